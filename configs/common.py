@@ -1,0 +1,147 @@
+"""Every field of a pretraining run, with its meaning and the papers' value.
+
+A field that is None is set by `recipe`; a value given explicitly wins.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from fsvfm_jax.models.vit import SIZES
+
+
+def get_config(size: str, arg: str = "") -> ConfigDict:
+    """The papers' recipe for a size of `models.vit.SIZES`.
+
+    Args:
+        size: Such as "vit_base_patch16".
+        arg: What follows the colon after the config file: nothing, or "smoke".
+    """
+    if arg not in ("", "smoke"):
+        raise ValueError(f"a config takes no argument {arg!r}; the only one is :smoke")
+    c = ConfigDict()
+    c.task = "pretrain"
+    c.seed = 0
+    # "paper": as the papers describe the method. "released": as the released weights were made
+    # (frozen teacher, zero positions in the representation decoder, a region per group of images,
+    # no clipping, a schedule of 800 epochs stopped early).
+    c.recipe = "paper"
+    c.epochs = 600
+    # Epochs over which learning rate and teacher momentum run. By recipe: `epochs`, or 800.
+    c.schedule_epochs = placeholder(int)
+    # Images per optimizer update, over all devices and micro-batches.
+    c.batch_size = 4096
+    # Micro-batches per update, one after another: 4096 = 8 devices x 128 x 4.
+    c.accum_steps = 1
+
+    c.model = ConfigDict()
+    c.model.image_size = 224
+    c.model.update(SIZES[size])  # width, depth, num_heads, patch_size
+    c.model.decoder_width = 512
+    c.model.decoder_depth = 8
+    c.model.decoder_num_heads = 16
+    c.model.rep_decoder_depth = 2
+    c.model.rep_decoder_num_heads = 16
+    c.model.projection_dim = 256
+    c.model.projection_hidden = 4096
+    # Positions of the representation decoder: "sincos" or "zeros". By recipe.
+    c.model.rep_pos = placeholder(str)
+    # Compute dtype: "bfloat16" or "float32". Parameters, losses and optimizer are float32 always.
+    c.model.dtype = "bfloat16"
+    # Recompute each block in the backward pass: less memory, about a third more time.
+    c.model.remat = False
+    # Blocks per iteration of the compiled loop over the depth.
+    c.model.unroll = 1
+
+    c.mask = ConfigDict()
+    # "crfr_p", "crfr_r", "frp", "fasking_i" or "random".
+    c.mask.strategy = "crfr_p"
+    c.mask.mask_ratio = 0.75
+    # The covered region is drawn "per_image" or "per_group" of consecutive images. By recipe.
+    c.mask.region_choice = placeholder(str)
+    c.mask.region_group_size = 256
+
+    c.loss = ConfigDict()
+    # Targets are pixels normalised per patch.
+    c.loss.norm_pix = True
+    c.loss.weight_region = 0.007
+    c.loss.weight_sim = 0.1
+    # "simsiam", "byol", "infonce" or "mocov3".
+    c.loss.similarity = "simsiam"
+
+    c.teacher = ConfigDict()
+    # "ema" or "frozen". By recipe.
+    c.teacher.mode = placeholder(str)
+    # At step 0; rises along a cosine to 1.
+    c.teacher.momentum = 0.996
+
+    c.optimizer = ConfigDict()
+    # The learning rate is blr * batch_size / 256.
+    c.optimizer.blr = 1.5e-4
+    c.optimizer.min_lr = 0.0
+    c.optimizer.warmup_epochs = 40
+    c.optimizer.betas = (0.9, 0.95)
+    c.optimizer.weight_decay = 0.05
+    # Greatest global norm of the gradient; 0 clips nothing. By recipe: 1, or 0.
+    c.optimizer.grad_clip = placeholder(float)
+
+    c.data = ConfigDict()
+    # "folder" (<path>/images/** and <path>/parsing_maps/**.npy) or "synthetic".
+    c.data.source = "folder"
+    # One or several roots, read as one set.
+    c.data.paths = ()
+    # Size of the synthetic set.
+    c.data.num_samples = 2048
+    # Of the set's pixels in [0, 1]. Both None: from `stats_file`, or else computed over the set
+    # and stored in the workdir.
+    c.data.mean = placeholder(tuple)
+    c.data.std = placeholder(tuple)
+    # JSON {"mean": [r, g, b], "std": [r, g, b]}.
+    c.data.stats_file = placeholder(str)
+    # Processes that read and decode on each host; 0 uses threads.
+    c.data.num_workers = 8
+
+    c.checkpoint = ConfigDict()
+    # Steps between checkpoints; the last step is always saved.
+    c.checkpoint.every = 1000
+    # Newest checkpoints to keep.
+    c.checkpoint.keep = 3
+    # Steps of which every multiple is kept for good; 0 keeps none beyond the newest.
+    c.checkpoint.keep_every = 0
+
+    c.tracking = ConfigDict()
+    # Steps between logged lines.
+    c.tracking.log_every = 50
+    # Steps between pictures of reconstructions.
+    c.tracking.picture_every = 1000
+
+    if arg == "smoke":
+        _make_smoke(c)
+    c.lock()
+    return c
+
+
+def _make_smoke(c: ConfigDict) -> None:
+    """A tiny network on synthetic faces: under 3 minutes on two CPU cores, no download."""
+    c.model.update(
+        image_size=64,
+        patch_size=8,
+        width=96,
+        depth=4,
+        num_heads=4,
+        decoder_width=64,
+        decoder_depth=2,
+        decoder_num_heads=4,
+        rep_decoder_depth=1,
+        rep_decoder_num_heads=4,
+        projection_dim=32,
+        projection_hidden=128,
+        dtype="float32",
+    )
+    c.data.update(source="synthetic", num_samples=1024, num_workers=0)
+    c.epochs = 10
+    c.batch_size = 32
+    # A few hundred steps need a larger rate than a few hundred thousand.
+    c.optimizer.update(blr=8e-3, warmup_epochs=1)
+    c.teacher.momentum = 0.99
+    c.checkpoint.every = 100
+    c.tracking.update(log_every=10, picture_every=100)

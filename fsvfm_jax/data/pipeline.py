@@ -1,0 +1,101 @@
+"""From a source to an endless, reproducible stream of NumPy batches.
+
+The stream is one sequence of samples: a permutation of the source per epoch, the next beginning
+where the last ends. Global batch k is its samples k * B to (k + 1) * B. It depends on the source,
+the seed and nothing else: not on the number of processes, workers or restarts.
+
+Nothing here uses JAX. Grain imports it wherever it is installed, in workers too, but starts no
+backend there, so a worker holds no memory of an accelerator.
+"""
+
+import functools
+import multiprocessing
+import os
+import signal
+import threading
+
+import grain
+
+from fsvfm_jax.data.sources import Source
+from fsvfm_jax.data.transforms import to_batch_element
+from fsvfm_jax.errors import ConfigError
+
+
+def make_iterator(
+    source: Source,
+    *,
+    global_batch_size: int,
+    patch_size: int,
+    seed: int,
+    start_sample: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_workers: int = 0,
+    prefetch: int = 2,
+) -> grain.DatasetIterator:
+    """Returns this process's rows of every global batch, without end.
+
+    A batch is {"image": uint8 [b, S, S, 3], "classes": uint16 [b, N]} with b = global_batch_size /
+    process_count; process h has rows h * b to (h + 1) * b of the global batch. Close the iterator
+    to end its threads and worker processes. An error in a worker is raised here as it was there.
+
+    Args:
+        source: Faces; at least one.
+        global_batch_size: Samples in a batch over all processes.
+        patch_size: Side of a patch in pixels.
+        seed: Seed of the permutations, at least 0.
+        start_sample: Number of samples of the stream that all processes together have consumed
+            already; k * global_batch_size continues with batch k.
+        process_index: This process, from 0.
+        process_count: Number of processes that share a global batch.
+        num_workers: Worker processes, each making whole batches; with 0, threads make them.
+        prefetch: Batches made ahead, per worker, or in as many threads without workers.
+
+    Raises:
+        ConfigError: The batch does not divide over the processes.
+    """
+    if global_batch_size % process_count:
+        raise ConfigError(
+            f"config.batch_size is {global_batch_size}, which does not divide over"
+            f" {process_count} processes; choose a multiple of {process_count}"
+        )
+    batches = (
+        grain.MapDataset.source(source)
+        .seed(seed)
+        .shuffle()  # another permutation in every epoch
+        .repeat()
+        .slice(slice(start_sample, None))
+        # Whatever is done to a sample is done before processes and workers divide the stream.
+        .map(functools.partial(to_batch_element, patch_size=patch_size))
+        # The stream has no remainder to drop; without this, Grain rounds its length as a float.
+        .batch(global_batch_size // process_count, drop_remainder=True)
+        .slice(slice(process_index, None, process_count))
+    )
+    threads = 0 if num_workers else prefetch
+    return iter(
+        batches.to_iter_dataset(
+            grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+        ).mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=prefetch),
+            worker_init_fn=_start_worker,
+        )
+    )
+
+
+def _start_worker(index: int, count: int) -> None:
+    """Makes a worker end when the trainer closes it or is gone, and for no other reason.
+
+    A signal to the process group must not take the batches from a trainer that still wants to
+    save; and workers of a trainer that was killed would otherwise stay, with their memory.
+    """
+    del index, count
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_trainer, daemon=True).start()
+
+
+def _end_with_trainer() -> None:
+    trainer = multiprocessing.parent_process()
+    if trainer is not None:
+        trainer.join()
+    os._exit(1)

@@ -1,0 +1,87 @@
+"""Mean and standard deviation of a data set's pixels, by which images are normalised.
+
+Kept as JSON, {"mean": [r, g, b], "std": [r, g, b]}, for pixels in 0 to 1; the reference's
+`pretrain_ds_mean_std.txt` has the same form.
+"""
+
+import json
+import math
+import os
+from typing import Any, NamedTuple
+
+import grain
+import numpy as np
+from etils import epath
+from jaxtyping import Int64
+
+from fsvfm_jax.data.sources import Source
+from fsvfm_jax.data.transforms import Face
+from fsvfm_jax.errors import DataError
+from fsvfm_jax.tracking import progress
+
+
+class Stats(NamedTuple):
+    """Mean and standard deviation of red, green and blue, for pixels in 0 to 1."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+def compute_stats(source: Source) -> Stats:
+    """Returns the mean and the (population) standard deviation over all pixels of a source.
+
+    The sums are of whole numbers and thus exact: the result does not depend on the order of the
+    images. Threads read them; progress goes to stderr.
+    """
+    threads = os.cpu_count() or 1
+    sums = iter(
+        grain.MapDataset.source(source)
+        .map(_power_sums)
+        .to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
+    )
+    totals = np.zeros((3, 3), np.int64)
+    for of_image in progress(sums, total=len(source), description="mean and std"):
+        totals += of_image
+    sums.close()
+    # Python's whole numbers have no limit; those of 64 bits would overflow in a product.
+    mean, std = [], []
+    for count, total, squares in totals.T.tolist():
+        mean.append(total / count / 255)
+        std.append(math.sqrt(count * squares - total * total) / count / 255)
+    return Stats(tuple(mean), tuple(std))
+
+
+def save_stats(path: epath.PathLike, stats: Stats) -> None:
+    """Writes the statistics as JSON."""
+    epath.Path(path).write_text(json.dumps(stats._asdict()) + "\n")
+
+
+def load_stats(path: epath.PathLike) -> Stats:
+    """Returns the statistics of a JSON file.
+
+    Raises:
+        DataError: The file is missing, is no such JSON, or holds a mean outside 0 to 1 or a
+            standard deviation that is not in 0 to 1 or is 0.
+    """
+    try:
+        stored = json.loads(epath.Path(path).read_text())
+        stats = Stats(_three_floats(stored["mean"]), _three_floats(stored["std"]))
+        if not all(0 <= mean <= 1 and 0 < std <= 1 for mean, std in zip(*stats, strict=True)):
+            raise ValueError("a mean is not in 0 to 1, or a std is not above 0 and up to 1")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(
+            f"statistics {path} cannot be read ({error}); the file must be JSON like"
+            ' {"mean": [r, g, b], "std": [r, g, b]} for pixels in 0 to 1'
+        ) from error
+    return stats
+
+
+def _three_floats(values: Any) -> tuple[float, float, float]:
+    red, green, blue = values
+    return float(red), float(green), float(blue)
+
+
+def _power_sums(face: Face) -> Int64[np.ndarray, "3 3"]:
+    """Returns, for the powers 0, 1 and 2 (rows), the sum of every channel's values to it."""
+    pixels = face["image"].reshape(-1, 3).astype(np.int64)
+    return np.stack([(pixels**power).sum(axis=0) for power in range(3)])

@@ -1,0 +1,35 @@
+"""Errors a user can mend, each with the exit code its command ends with."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake in what the user gave: `main` prints its message, not a traceback, and exits."""
+
+    exit_code = 70
+
+
+class DataError(UserError):
+    """A file, folder or array is missing, unreadable or of the wrong form; the message names it."""
+
+    exit_code = 65
+
+
+class NotFiniteError(UserError):
+    """The loss or the gradient became infinite or not a number."""
+
+    exit_code = 72
+
+
+class ConfigError(UserError):
+    """A configuration field, or a checkpoint of another configuration, does not fit."""
+
+    exit_code = 78
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Half a sentence that helps someone who mistyped: the nearest known name, or all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"

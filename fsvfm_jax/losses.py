@@ -1,0 +1,97 @@
+"""The three losses of 3C and the collapse signals: one pure function each, all in float32.
+
+Under a global `jit` every mean over the batch here is a mean over the global batch: nothing has to
+be all-reduced by hand.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Shaped
+
+from fsvfm_jax.models.layers import patchify
+
+INFO_NCE_TEMPERATURE = 0.1
+
+
+def patch_targets(
+    images: Float[Array, "B H W 3"], patch_size: int, *, norm_pix: bool
+) -> Float[Array, "B N P"]:
+    """Pixels of every patch; with `norm_pix` normalised per patch by the unbiased variance."""
+    patches = patchify(images, patch_size)
+    if not norm_pix:
+        return patches
+    mean = patches.mean(axis=-1, keepdims=True)
+    variance = patches.var(axis=-1, keepdims=True, ddof=1)
+    return (patches - mean) / jnp.sqrt(variance + 1e-6)
+
+
+def patch_errors(
+    prediction: Float[Array, "B N P"], target: Float[Array, "B N P"]
+) -> Float[Array, "B N"]:
+    """Mean squared error of every patch over its pixels."""
+    return jnp.square(prediction - target).mean(axis=-1)
+
+
+def masked_mean(errors: Float[Array, "B N"], mask: Shaped[Array, "B N"]) -> Float[Array, ""]:
+    """Sum over the batch of errors where the mask is 1, over the number of such patches.
+
+    L_rec with the whole mask, L_region with the region mask. 0 where the mask is empty, as when no
+    image of a batch shows the region.
+    """
+    mask = mask.astype(errors.dtype)
+    return (errors * mask).sum() / jnp.maximum(mask.sum(), 1.0)
+
+
+def simsiam(q: Float[Array, "B E"], z: Float[Array, "B E"]) -> Float[Array, ""]:
+    """-0.5 mean cos(q, z), for rows of unit length."""
+    return -0.5 * (q * z).sum(axis=-1).mean()
+
+
+def byol(q: Float[Array, "B E"], z: Float[Array, "B E"]) -> Float[Array, ""]:
+    """2 - 2 mean cos(q, z), for rows of unit length."""
+    return 2.0 - 2.0 * (q * z).sum(axis=-1).mean()
+
+
+def info_nce(q: Float[Array, "B E"], z: Float[Array, "B E"]) -> Float[Array, ""]:
+    """2t times the cross-entropy of q z^T / t, own z against those of the batch; unit rows."""
+    logits = q @ z.T / INFO_NCE_TEMPERATURE
+    log_probabilities = jax.nn.log_softmax(logits, axis=-1)
+    return -2.0 * INFO_NCE_TEMPERATURE * jnp.diagonal(log_probabilities).mean()
+
+
+class Similarity(NamedTuple):
+    """A similarity loss (L_sim, correspondence) and what it is worth without any learning.
+
+    Attributes:
+        loss: Of q and z, normalised rows.
+        constant: The least value that a q which is the same for every image can reach, given z.
+    """
+
+    loss: Callable[[Float[Array, "B E"], Float[Array, "B E"]], Float[Array, ""]]
+    constant: Callable[[Float[Array, "B E"]], Float[Array, ""]]
+
+
+def _mean_length(z: Float[Array, "B E"]) -> Float[Array, ""]:
+    return jnp.linalg.norm(z.mean(axis=0))
+
+
+def _info_nce_constant(z: Float[Array, "B E"]) -> Float[Array, ""]:
+    # By Jensen no constant beats equal logits, whose cross-entropy is log B.
+    return jnp.float32(2.0 * INFO_NCE_TEMPERATURE) * jnp.log(jnp.float32(z.shape[0]))
+
+
+SIMILARITIES = {
+    "simsiam": Similarity(simsiam, lambda z: -0.5 * _mean_length(z)),
+    "byol": Similarity(byol, lambda z: 2.0 - 2.0 * _mean_length(z)),
+    "infonce": Similarity(info_nce, _info_nce_constant),
+    # MoCo v3 normalises q and z once more, which changes nothing.
+    "mocov3": Similarity(info_nce, _info_nce_constant),
+}
+
+
+def batch_variance(x: Float[Array, "B E"]) -> Float[Array, ""]:
+    """Variance over the batch, mean over dimensions: towards 0 when representations collapse."""
+    return x.var(axis=0).mean()

@@ -1,0 +1,228 @@
+"""Facial-region masks, drawn on the device (the papers' section on CRFR-P masking).
+
+One idea serves every strategy: each patch of an image gets a small integer *tier*, the patches are
+sorted by (tier, random bits), and the first T of that order are removed. A mask therefore removes
+exactly T patches whatever the face looks like, and all shapes are static.
+
+Everything below `sample_masks` handles one image and is mapped over the batch with a key of its own
+per row, so a row depends only on the key, its index and its classes, never on how many rows there
+are or on how they are sharded.
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int, Integer, PRNGKeyArray, UInt16
+
+from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.regions import GROUP_CLASSES, GROUPS, NUM_COVERABLE, patch_classes
+
+__all__ = [
+    "REGION_CHOICES",
+    "STRATEGIES",
+    "Masks",
+    "group_members",
+    "num_removed",
+    "patch_classes",
+    "sample_masks",
+]
+
+STRATEGIES = ("random", "fasking_i", "frp", "crfr_r", "crfr_p")
+REGION_CHOICES = ("per_image", "per_group")
+
+
+class Masks(NamedTuple):
+    """The masks of a batch; T of the N patches of each image are removed.
+
+    `sample_masks` returns uint8 masks and int32 indices; readers accept bool and float masks too.
+    """
+
+    mask: jax.Array | np.ndarray  # [B, N], 1 where a patch is removed
+    region_mask: jax.Array | np.ndarray  # [B, N], 1 where it is removed as part of the region
+    ids_keep: jax.Array | np.ndarray  # [B, N-T], indices of the kept patches, in random order
+    ids_restore: jax.Array | np.ndarray  # [B, N], concat(kept, T mask tokens)[ids_restore] = image
+
+
+def group_members(
+    classes: UInt16[Array | np.ndarray, "*batch N"],
+) -> Bool[Array, "*batch G N"]:
+    """Returns which patches belong to each of the G groups of `regions.GROUPS`, in that order.
+
+    Args:
+        classes: Words of `patch_classes`, of one image or a batch. A patch is a member of every
+            group of which it shows a class.
+    """
+    members = {
+        group: (classes & np.uint16(sum(1 << c for c in wanted))) != 0
+        for group, wanted in GROUP_CLASSES.items()
+    }
+    members["boundary"] = members["skin"] & (members["hair"] | members["background"])
+    return jnp.stack([members[group] for group in GROUPS], axis=-2)
+
+
+def sample_masks(
+    key: PRNGKeyArray,
+    classes: UInt16[Array | np.ndarray, "B N"],
+    *,
+    strategy: str = "crfr_p",
+    mask_ratio: float | int = 0.75,
+    region_choice: str = "per_image",
+    region_group_size: int = 256,
+    region: int | None = None,
+) -> Masks:
+    """Draws masks that remove T = int(N * mask_ratio) patches of every image.
+
+    Everything but `key` and `classes` is static under `jit`; `classes` may be sharded over B.
+
+    Args:
+        key: The key of this batch. The first n rows equal the masks of a batch of n.
+        classes: Words of `patch_classes`.
+        strategy: One of `STRATEGIES`. `crfr_p` covers one region g* fully and removes the same
+            proportion of every other group, `crfr_r` fills up at random, `frp` takes the same
+            proportion of every group, `fasking_i` removes whole facial components in random order,
+            `random` is MAE's. The last three cover no region: their region mask is all 0.
+        mask_ratio: Share of the patches to remove.
+        region_choice: Draw g* `per_image`, or `per_group` of consecutive images.
+        region_group_size: Images in such a group.
+        region: Index into `regions.GROUPS` that forces g* instead of drawing it.
+
+    Returns:
+        The masks. Where g* has T patches or more, T of them are the mask and the region mask.
+
+    Raises:
+        ConfigError: An unknown name, a region that cannot be covered, an empty group of images, or
+            a ratio that removes no patch or all of them.
+    """
+    batch, num_patches = classes.shape
+    _check(strategy, region_choice, region_group_size, region)
+    region_key, row_key = jax.random.split(key)
+    fold_in_each = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+    rows = jnp.arange(batch)
+    if region is None:
+        images_per_region = region_group_size if region_choice == "per_group" else 1
+        keys = fold_in_each(region_key, rows // images_per_region)
+        # Uniform but for 4 parts in 2^32, and it compiles faster than `randint`.
+        regions = jax.vmap(jax.random.bits)(keys) % NUM_COVERABLE
+    else:
+        regions = jnp.full_like(rows, region)
+    sample = functools.partial(
+        _sample_one, strategy=strategy, num_removed=num_removed(num_patches, mask_ratio)
+    )
+    return jax.vmap(sample)(fold_in_each(row_key, rows), jnp.asarray(classes), regions)
+
+
+def num_removed(num_patches: int, mask_ratio: float | int) -> int:
+    """Returns T = int(N * mask_ratio).
+
+    Raises:
+        ConfigError: The ratio removes no patch or all of them.
+    """
+    removed = int(num_patches * mask_ratio) if math.isfinite(mask_ratio) else 0
+    if not 1 <= removed <= num_patches - 1:
+        raise ConfigError(
+            f"mask_ratio {mask_ratio} removes {removed} of N = {num_patches} patches; choose one"
+            " that removes at least one patch and keeps at least one"
+        )
+    return removed
+
+
+def _check(strategy: str, region_choice: str, region_group_size: int, region: int | None) -> None:
+    if strategy not in STRATEGIES:
+        raise ConfigError(f"unknown strategy {strategy!r}; choose one of {', '.join(STRATEGIES)}")
+    if region_choice not in REGION_CHOICES:
+        raise ConfigError(
+            f"unknown region_choice {region_choice!r}; choose one of {', '.join(REGION_CHOICES)}"
+        )
+    if region_group_size < 1:
+        raise ConfigError(f"region_group_size is {region_group_size}; it must be at least 1")
+    if region is not None and region not in range(NUM_COVERABLE):
+        allowed = ", ".join(f"{i} ({group})" for i, group in enumerate(GROUPS[:NUM_COVERABLE]))
+        raise ConfigError(f"region {region} cannot be covered; choose one of {allowed}")
+
+
+def _sample_one(
+    key: PRNGKeyArray,
+    classes: UInt16[Array, " N"],
+    region: Integer[Array, ""],
+    *,
+    strategy: str,
+    num_removed: int,
+) -> Masks:
+    tier_key, order_key = jax.random.split(key)
+    members = group_members(classes)
+    covers = strategy in ("crfr_r", "crfr_p")
+    covered = members[region] if covers else jnp.zeros(classes.shape, bool)
+    match strategy:
+        case "random" | "crfr_r":
+            tier = jnp.zeros(classes.shape, jnp.int32)
+        case "frp" | "crfr_p":
+            tier = _proportional_tier(tier_key, members, covered, num_removed=num_removed)
+        case "fasking_i":
+            tier = _component_tier(tier_key, members)
+    order = _random_order(order_key, jnp.where(covered, 0, 1 + tier))
+    num_kept = classes.size - num_removed
+    kept_first = jnp.roll(order, num_kept)
+    ids_restore = jnp.argsort(kept_first)
+    mask = ids_restore >= num_kept
+    return Masks(
+        mask=mask.astype(jnp.uint8),
+        region_mask=(covered & mask).astype(jnp.uint8),
+        ids_keep=kept_first[:num_kept],
+        ids_restore=ids_restore,
+    )
+
+
+def _random_order(key: PRNGKeyArray, tier: Int[Array, " N"]) -> Int[Array, " N"]:
+    """Returns the patches sorted by tier (0 to 15), at random within a tier."""
+    # One 32-bit sort key is two to four times faster than two; 28 random bits hardly ever tie.
+    bits = jax.random.bits(key, tier.shape, jnp.uint32)
+    return jnp.argsort((tier.astype(jnp.uint32) << 28) | (bits >> 4))
+
+
+def _proportional_tier(
+    key: PRNGKeyArray,
+    members: Bool[Array, "G N"],
+    covered: Bool[Array, " N"],
+    *,
+    num_removed: int,
+) -> Int[Array, " N"]:
+    """Returns 0 for the same rounded proportion of every group outside the region, 1 for the rest.
+
+    The number of zeros may miss the budget by the rounding. Removing the first T of the order then
+    repairs it: it leaves out some of tier 0, or adds some of tier 1, uniformly.
+    """
+    num_groups, num_patches = members.shape
+    # The first group owns a patch; the region's patches get an owner of their own.
+    owner = jnp.where(covered, num_groups, jnp.argmax(members, axis=0))
+    size = jnp.sum(owner == jnp.arange(num_groups + 1)[:, None], axis=1)
+    num_covered = size[num_groups]
+    # Integers keep halves exact; the bounds matter only where the region exceeds the budget.
+    quota = _divide_half_to_even(
+        size * jnp.maximum(num_removed - num_covered, 0),
+        jnp.maximum(num_patches - num_covered, 1),
+    )
+    place = jnp.argsort(_random_order(key, owner))
+    first_place = jnp.cumsum(size) - size
+    return (place >= (first_place + quota)[owner]).astype(jnp.int32)
+
+
+def _divide_half_to_even(a: Int[Array, " G"], b: Int[Array, ""]) -> Int[Array, " G"]:
+    quotient, remainder = jnp.divmod(a, b)
+    return quotient + (2 * remainder + quotient % 2 > b)
+
+
+def _component_tier(key: PRNGKeyArray, members: Bool[Array, "G N"]) -> Int[Array, " N"]:
+    """Returns each patch's first place among the shuffled facial components; all others are last.
+
+    MARLIN's facial masking, for images: the brows go with the eyes.
+    """
+    group = dict(zip(GROUPS, members, strict=True))
+    components = jnp.stack(
+        [group["brows"] | group["eyes"], group["nose"], group["mouth"], group["hair"]]
+    )
+    place = jax.random.permutation(key, len(components))
+    return jnp.min(jnp.where(components, place[:, None], len(components)), axis=0)

@@ -1,0 +1,63 @@
+"""Networks: `build` makes one from the name of a size or from its measures."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from fsvfm_jax.errors import ConfigError, nearest
+from fsvfm_jax.models.fsvfm import FSVFM
+from fsvfm_jax.models.vit import SIZES
+
+
+def build(size_or_dict: str | Mapping[str, Any] | ConfigDict) -> FSVFM:
+    """Builds the pretraining network.
+
+    Args:
+        size_or_dict: A name of `vit.SIZES` (224 pixels, float32), or the attributes of `FSVFM`
+            by name; those left out keep their defaults.
+
+    Raises:
+        ConfigError: An unknown name or attribute, or measures that do not divide.
+    """
+    if isinstance(size_or_dict, str):
+        if size_or_dict not in SIZES:
+            raise ConfigError(
+                f"no model is called {size_or_dict!r}; {nearest(size_or_dict, SIZES)}"
+            )
+        size_or_dict = SIZES[size_or_dict]
+    attributes = [f.name for f in fields(FSVFM) if f.name not in ("parent", "name")]
+    for name in size_or_dict:
+        if name not in attributes:
+            raise ConfigError(f"a model has no attribute {name!r}; {nearest(name, attributes)}")
+    model = FSVFM(**size_or_dict)
+    _check_measures(model)
+    return model
+
+
+def _check_measures(model: FSVFM) -> None:
+    if model.image_size % model.patch_size:
+        raise ConfigError(
+            f"image size {model.image_size} is not divisible by patch size {model.patch_size}:"
+            " change model.image_size or model.patch_size"
+        )
+    for width, heads in (
+        ("width", "num_heads"),
+        ("decoder_width", "decoder_num_heads"),
+        ("width", "rep_decoder_num_heads"),
+    ):
+        if getattr(model, width) % getattr(model, heads):
+            raise ConfigError(
+                f"model.{width} = {getattr(model, width)} is not divisible by"
+                f" model.{heads} = {getattr(model, heads)}"
+            )
+        if getattr(model, width) % 4:
+            raise ConfigError(
+                f"model.{width} = {getattr(model, width)} is not divisible by 4, as sine and cosine"
+                " of rows and columns need"
+            )
+    if model.dtype not in ("float32", "bfloat16"):
+        raise ConfigError(f"model.dtype = {model.dtype!r}; use 'float32' or 'bfloat16'")
+    if model.rep_pos not in ("sincos", "zeros"):
+        raise ConfigError(f"model.rep_pos = {model.rep_pos!r}; use 'sincos' or 'zeros'")

@@ -1,0 +1,157 @@
+"""The pieces every network here is made of: patches, positions, pre-norm transformer blocks."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+LAYER_NORM_EPSILON = 1e-6
+MLP_RATIO = 4
+
+dense_init = nn.initializers.xavier_uniform()
+token_init = nn.initializers.normal(stddev=0.02)
+
+
+def patchify(images: Float[Array, "B H W 3"], patch_size: int) -> Float[Array, "B N P"]:
+    """Cuts images into N patches, row by row; a patch's P values are in (row, column, channel)."""
+    b, h, w, c = images.shape
+    p = patch_size
+    x = images.reshape(b, h // p, p, w // p, p, c)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, (h // p) * (w // p), p * p * c)
+
+
+def unpatchify(patches: Float[Array, "B N P"], patch_size: int) -> Float[Array, "B H W 3"]:
+    """The inverse of `patchify` for square images."""
+    b, n, _ = patches.shape
+    side, p = round(n**0.5), patch_size
+    x = patches.reshape(b, side, side, p, p, 3)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, side * p, side * p, 3)
+
+
+def sincos_positions(side: int, width: int) -> Float[np.ndarray, "1 tokens width"]:
+    """Fixed 2-D sine-cosine positions of a class token (zeros) and `side` x `side` patches.
+
+    The first half of the channels encodes the column, the second the row; in each, the sines of
+    all frequencies precede the cosines.
+    """
+    frequencies = 10000.0 ** -(np.arange(width // 4) / (width // 4))
+    angles = np.arange(side)[:, None] * frequencies
+    axis = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+    columns = np.tile(axis, (side, 1))
+    rows = np.repeat(axis, side, axis=0)
+    patches = np.concatenate([columns, rows], axis=1)
+    return np.concatenate([np.zeros((1, width)), patches])[None].astype(np.float32)
+
+
+def layer_norm(dtype: str, *, epsilon: float = LAYER_NORM_EPSILON) -> nn.LayerNorm:
+    """LayerNorm whose statistics are taken in float32 whatever `dtype` the result has."""
+    return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False)
+
+
+def dense(width: int, dtype: str) -> nn.Dense:
+    return nn.Dense(width, dtype=dtype, kernel_init=dense_init)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; the softmax is taken in float32."""
+
+    width: int
+    num_heads: int
+    dtype: str
+
+    def setup(self) -> None:
+        self.qkv = dense(3 * self.width, self.dtype)
+        self.proj = dense(self.width, self.dtype)
+
+    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        batch, length, _ = x.shape
+        qkv = self.qkv(x).reshape(batch, length, 3, self.num_heads, -1)
+        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        x = jax.nn.dot_product_attention(q, k, v, implementation="xla")
+        return self.proj(x.reshape(batch, length, self.width))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with the exact GELU between them."""
+
+    width: int
+    dtype: str
+
+    def setup(self) -> None:
+        self.fc1 = dense(MLP_RATIO * self.width, self.dtype)
+        self.fc2 = dense(self.width, self.dtype)
+
+    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        return self.fc2(nn.gelu(self.fc1(x), approximate=False))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block, with the (carry, output) signature that `nn.scan` asks for."""
+
+    width: int
+    num_heads: int
+    dtype: str
+
+    def setup(self) -> None:
+        self.norm1 = layer_norm(self.dtype)
+        self.attn = Attention(self.width, self.num_heads, self.dtype)
+        self.norm2 = layer_norm(self.dtype)
+        self.mlp = Mlp(self.width, self.dtype)
+
+    def __call__(self, x: Float[Array, "B L D"], _: None) -> tuple[Float[Array, "B L D"], None]:
+        x = x + self.attn(self.norm1(x))
+        x = x + self.mlp(self.norm2(x))
+        return x, None
+
+
+def block_stack(
+    depth: int, *, width: int, num_heads: int, dtype: str, remat: bool, unroll: int
+) -> nn.Module:
+    """`depth` blocks as one scan, parameters stacked on axis 0.
+
+    The compiled program does not grow with the depth.
+
+    Args:
+        depth: Number of blocks.
+        width: Channels of the tokens.
+        num_heads: Attention heads; divides `width`.
+        dtype: Compute dtype.
+        remat: Recompute a block's activations in the backward pass instead of storing them.
+        unroll: Blocks per iteration of the compiled loop.
+
+    Returns:
+        A module taking `(tokens, None)` and returning `(tokens, None)`.
+    """
+    # Inside a scan common subexpressions cannot be merged, so remat needs no barrier against that.
+    block = nn.remat(Block, prevent_cse=False) if remat else Block
+    stack = nn.scan(
+        block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        length=depth,
+        unroll=unroll,
+    )
+    return stack(width, num_heads, dtype)
+
+
+class ProjectionHead(nn.Module):
+    """Projector and predictor: linear, LayerNorm (epsilon 1e-5 here alone), ReLU, linear."""
+
+    hidden: int
+    output: int
+    dtype: str
+
+    def setup(self) -> None:
+        self.fc1 = dense(self.hidden, self.dtype)
+        self.norm = layer_norm(self.dtype, epsilon=1e-5)
+        self.fc2 = dense(self.output, self.dtype)
+
+    def __call__(self, x: Float[Array, "B D"]) -> Float[Array, "B E"]:
+        return self.fc2(nn.relu(self.norm(self.fc1(x))))
+
+
+def normalize(x: Float[Array, "B E"]) -> Float[Array, "B E"]:
+    """Rows of unit length; a row of zeros stays zero and has a finite gradient."""
+    squares = jnp.square(x).sum(axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))

@@ -1,0 +1,91 @@
+"""The encoder: a plain vision transformer with a class token and fixed sine-cosine positions."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from fsvfm_jax.models import layers
+
+# `small` has 12 heads, unlike other libraries' ViT-S: shapes agree, outputs do not.
+SIZES = {
+    "vit_small_patch16": {"width": 384, "depth": 12, "num_heads": 12, "patch_size": 16},
+    "vit_base_patch16": {"width": 768, "depth": 12, "num_heads": 12, "patch_size": 16},
+    "vit_large_patch16": {"width": 1024, "depth": 24, "num_heads": 16, "patch_size": 16},
+    "vit_huge_patch14": {"width": 1280, "depth": 32, "num_heads": 16, "patch_size": 14},
+}
+
+
+class ViT(nn.Module):
+    """Pre-norm ViT encoder.
+
+    `pos_embed` is a leaf of the parameter tree that no initialiser of this module fills: whoever
+    makes the parameters adds `layers.sincos_positions` (or an imported table) under that name.
+
+    Attributes:
+        image_size: Side of the square images in pixels; a multiple of `patch_size`.
+        patch_size: Side of a patch in pixels.
+        width: Channels D of a token.
+        depth: Number of blocks.
+        num_heads: Attention heads.
+        dtype: Compute dtype, "float32" or "bfloat16"; parameters are float32 always.
+        remat: Recompute each block's activations in the backward pass.
+        unroll: Blocks per iteration of the compiled loop over the depth.
+    """
+
+    image_size: int = 224
+    patch_size: int = 16
+    width: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    dtype: str = "float32"
+    remat: bool = False
+    unroll: int = 1
+
+    @property
+    def num_patches(self) -> int:
+        return (self.image_size // self.patch_size) ** 2
+
+    def setup(self) -> None:
+        self.patch_embed = layers.dense(self.width, self.dtype)
+        self.cls_token = self.param("cls_token", layers.token_init, (1, 1, self.width))
+        self.blocks = self.stack(self.depth, self.width, self.num_heads)
+        self.norm = layers.layer_norm(self.dtype)
+
+    def stack(self, depth: int, width: int, num_heads: int) -> nn.Module:
+        """A scanned stack of blocks with this model's precision, remat and unroll settings."""
+        return layers.block_stack(
+            depth,
+            width=width,
+            num_heads=num_heads,
+            dtype=self.dtype,
+            remat=self.remat,
+            unroll=self.unroll,
+        )
+
+    def position_table(self, name: str) -> Float[Array, "1 tokens D"]:
+        return jnp.asarray(self.get_variable("params", name), self.dtype)
+
+    def encode(
+        self, images: Float[Array, "B H W 3"], ids_keep: Int[Array, "B K"] | None = None
+    ) -> Float[Array, "B L D"]:
+        """Encodes the kept patches, or all of them, after the final norm.
+
+        Args:
+            images: Normalised images.
+            ids_keep: Indices of the patches to see, in any order; None means all N.
+
+        Returns:
+            The class token followed by the K (or N) patch tokens: L = K + 1.
+        """
+        patches = layers.patchify(images, self.patch_size)
+        positions = self.position_table("pos_embed")
+        cls_position, patch_positions = positions[:, :1], positions[:, 1:]
+        if ids_keep is not None:
+            # Gathering pixels before the embedding embeds only what the student sees.
+            patches = jnp.take_along_axis(patches, ids_keep[:, :, None], axis=1)
+            patch_positions = patch_positions[0][ids_keep]
+        x = self.patch_embed(patches) + patch_positions
+        cls_token = self.cls_token.astype(self.dtype) + cls_position
+        cls_tokens = jnp.broadcast_to(cls_token, (x.shape[0], 1, self.width))
+        x, _ = self.blocks(jnp.concatenate([cls_tokens, x], axis=1), None)
+        return self.norm(x)

@@ -1,0 +1,68 @@
+"""The facial classes of a parsing map and the groups they form. NumPy only: data workers import it.
+
+A parsing map holds one LaPa class (0 to 10) per pixel. A patch is described by one 16-bit word in
+which bit `c` is set if any of its pixels has class `c`; that word is all the masks need to know.
+"""
+
+import numpy as np
+from jaxtyping import Integer, UInt16
+
+CLASSES = (
+    "background",
+    "skin",
+    "right_brow",
+    "left_brow",
+    "right_eye",
+    "left_eye",
+    "nose",
+    "upper_lip",
+    "inner_mouth",
+    "lower_lip",
+    "hair",
+)
+NUM_CLASSES = len(CLASSES)
+
+# In this order: where a patch belongs to several groups and needs one owner, the first has it.
+# `boundary` is the one group that is no set of classes: skin, and hair or background, in one patch.
+GROUPS = ("brows", "eyes", "nose", "mouth", "boundary", "hair", "skin", "background")
+GROUP_CLASSES = {
+    "brows": (2, 3),
+    "eyes": (4, 5),
+    "nose": (6,),
+    "mouth": (7, 8, 9),
+    "hair": (10,),
+    "skin": (1,),
+    "background": (0,),
+}
+# The groups a mask may cover fully: all before skin.
+NUM_COVERABLE = GROUPS.index("skin")
+
+
+def patch_classes(
+    parsing_maps: Integer[np.ndarray, "B H W"], patch_size: int
+) -> UInt16[np.ndarray, "B N"]:
+    """Returns one word per patch whose bit `c` says that class `c` occurs in it.
+
+    Args:
+        parsing_maps: LaPa classes 0 to 10, any integer dtype.
+        patch_size: Side of a square patch in pixels; divides H and W.
+
+    Returns:
+        Words for the N = (H / patch_size) * (W / patch_size) patches, row by row.
+
+    Raises:
+        ValueError: The size is not divisible, or a class is outside 0 to 10.
+    """
+    batch, height, width = parsing_maps.shape
+    if height % patch_size or width % patch_size:
+        raise ValueError(
+            f"a parsing map of {height} x {width} pixels does not divide into patches of"
+            f" {patch_size} x {patch_size}"
+        )
+    lowest, highest = parsing_maps.min(initial=0), parsing_maps.max(initial=0)
+    if lowest < 0 or highest >= NUM_CLASSES:
+        wrong = lowest if lowest < 0 else highest
+        raise ValueError(f"parsing map holds class {wrong}; LaPa's classes are 0 to 10")
+    bits = np.left_shift(np.uint16(1), parsing_maps.astype(np.uint16))
+    patches = bits.reshape(batch, height // patch_size, patch_size, width // patch_size, patch_size)
+    return np.bitwise_or.reduce(patches, axis=(2, 4)).reshape(batch, -1)

@@ -1,0 +1,286 @@
+"""What a run tells about itself: JSON lines, TensorBoard, pictures, and progress on stderr.
+
+The only file that knows TensorBoard. It takes Python floats and NumPy arrays.
+"""
+
+import json
+import logging
+import math
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import numpy as np
+from clu import parameter_overview
+from etils import epath
+from jaxtyping import UInt8
+from PIL import Image
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+_SECONDS_BETWEEN_LINES = 10
+_GRID_GAP = 2  # pixels
+
+
+class Tracker:
+    """Writes a run's numbers and pictures into its workdir and shows how far it is.
+
+    Files, all under `workdir`:
+        metrics.jsonl: One object per logged step: step, epoch (a float), the step's metrics, and
+            images_per_second over everything since the logged step before, saving and evaluation
+            included. The first step holds the compilation: time counts from its end, and if it is
+            logged, its line has no images_per_second.
+        epochs.jsonl: One object per finished epoch: epoch (from 0), step, steps (how many the mean
+            covers: fewer after a resume in mid-epoch) and the mean of every metric. A step whose
+            batch crosses into the next epoch counts for the one it finishes; one that finishes
+            several gives a line for the last; the run's last step ends an unfinished epoch.
+        tensorboard/: The same numbers, by step; epoch means under `epoch/`; pictures.
+        images/: Pictures as PNG files.
+
+    Floats are written so that reading them gives the same bits; what is not finite as JSON's
+    common extension NaN, Infinity. Opening drops the lines of steps after `start_step`, left by a
+    killed run. On a terminal a bar shows the progress, elsewhere a log line per logged step.
+
+    Args:
+        workdir: The run's folder; made if missing.
+        start_step: Updates already done, 0 for a new run.
+        total_steps: Updates done when the run ends.
+        steps_per_epoch: Images in the data set / images per step; may be below 1.
+        images_per_step: Images per update, over all processes.
+        log_every: Steps from one logged step to the next; step 1 and the last are always logged.
+        active: False makes a tracker that does nothing, for all processes but the first.
+    """
+
+    def __init__(
+        self,
+        workdir: epath.Path,
+        *,
+        start_step: int,
+        total_steps: int,
+        steps_per_epoch: float,
+        images_per_step: int,
+        log_every: int,
+        active: bool = True,
+    ) -> None:
+        self._active = active
+        if not active:
+            return
+        self._workdir = workdir
+        self._total_steps = total_steps
+        self._steps_per_epoch = steps_per_epoch
+        self._images_per_step = images_per_step
+        self._log_every = log_every
+        self._rate_from: tuple[int, float] | None = None  # step, seconds
+        self._epoch_values: dict[str, list[float]] = defaultdict(list)
+        self._epoch_steps = 0
+
+        workdir.mkdir(parents=True, exist_ok=True)
+        for name in ("metrics.jsonl", "epochs.jsonl"):
+            _drop_later_lines(workdir / name, start_step)
+        # The suffix keeps apart two runs that start within the one second in the file's name.
+        self._writer = SummaryWriter(
+            str(workdir / "tensorboard"),
+            purge_step=start_step + 1,
+            flush_secs=10,
+            filename_suffix=f".{start_step}",
+        )
+        # disable=None: no bar where stderr is no terminal.
+        self._bar = tqdm(
+            total=total_steps,
+            initial=start_step,
+            bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
+            dynamic_ncols=True,
+            disable=None,
+        )
+
+    def __enter__(self) -> "Tracker":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Takes the metrics of one update; to be called after every one.
+
+        Args:
+            step: Updates done, this one included: `start_step + 1` to `total_steps`.
+            metrics: Name to value.
+        """
+        if not self._active:
+            return
+        now = time.monotonic()
+        if self._rate_from is None:
+            self._rate_from = (step, now)
+            self._bar.unpause()
+        for name, value in metrics.items():
+            self._epoch_values[name].append(value)
+        self._epoch_steps += 1
+        is_last = step == self._total_steps
+        if step % self._log_every == 0 or step == 1 or is_last:
+            self._log_step(step, metrics, now)
+        epochs_done = self._epochs_done(step)
+        if epochs_done > self._epochs_done(step - 1):
+            self._log_epoch(epochs_done - 1, step)
+        elif is_last:
+            self._log_epoch(epochs_done, step)
+        self._bar.update()
+
+    def images(self, step: int, tag: str, grid: UInt8[np.ndarray, "H W 3"]) -> None:
+        """Writes a picture to TensorBoard and to `images/<tag>_<step>.png`."""
+        if not self._active:
+            return
+        self._writer.add_image(tag, grid, step, dataformats="HWC")
+        path = self._workdir / "images" / f"{tag}_{step:07d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            Image.fromarray(grid).save(file, format="PNG")
+
+    def close(self) -> None:
+        """Writes out what TensorBoard's writer still holds and ends the bar."""
+        if not self._active:
+            return
+        self._writer.close()
+        self._bar.close()
+
+    def _epochs_done(self, step: int) -> int:
+        # A step on the border may come out a rounding error below it. Steps beside the border are
+        # at least one image away, far more than 1e-9 epochs.
+        return math.floor(step / self._steps_per_epoch + 1e-9)
+
+    def _log_step(self, step: int, metrics: Mapping[str, float], now: float) -> None:
+        record = {"step": step, "epoch": step / self._steps_per_epoch, **metrics}
+        position = [f"step {step}/{self._total_steps}", f"epoch {record['epoch']:.2f}"]
+        values, speed, time_left = _metric_texts(metrics), [], []
+        rate_step, rate_time = self._rate_from
+        if now > rate_time:
+            rate = (step - rate_step) * self._images_per_step / (now - rate_time)
+            record["images_per_second"] = rate
+            speed = [f"{_rate_text(rate)} images/s"]
+            seconds_left = (self._total_steps - step) * self._images_per_step / rate
+            time_left = [f"{_clock_text(seconds_left)} left"]
+        self._rate_from = (step, now)
+        _append_line(self._workdir / "metrics.jsonl", record)
+        self._add_scalars(step, "", record)
+        if self._bar.disable:
+            logger.info("%s", "  ".join(position + values + speed + time_left))
+        else:  # A narrow terminal cuts off the end.
+            self._bar.set_postfix_str("  ".join(speed + values), refresh=False)
+
+    def _log_epoch(self, epoch: int, step: int) -> None:
+        means = {name: float(np.mean(values)) for name, values in self._epoch_values.items()}
+        record = {"epoch": epoch, "step": step, "steps": self._epoch_steps, **means}
+        _append_line(self._workdir / "epochs.jsonl", record)
+        self._add_scalars(step, "epoch/", means)
+        title = f"epoch {epoch} at step {step}, mean of {self._epoch_steps} steps"
+        text = "  ".join([title, *_metric_texts(means)])
+        if self._bar.disable:
+            logger.info("%s", text)
+        else:
+            self._bar.write(text, file=sys.stderr)
+        self._epoch_values.clear()
+        self._epoch_steps = 0
+
+    def _add_scalars(self, step: int, prefix: str, values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
+            if name != "step":
+                self._writer.add_scalar(prefix + name, value, step)
+
+
+def progress(iterable: Iterable[T], *, total: int, description: str) -> Iterator[T]:
+    """Yields the items and shows on stderr how far the caller has come with them.
+
+    On a terminal a bar; elsewhere a line every 10 seconds, between two items, and one at the end.
+
+    Args:
+        iterable: The items.
+        total: How many they are.
+        description: What is being done, such as "mean and std".
+    """
+    if sys.stderr.isatty():
+        yield from tqdm(iterable, total=total, desc=description, dynamic_ncols=True)
+        return
+
+    def say(done: int, seconds: float, ending: str) -> None:
+        share = f"{done}/{total} ({100 * done // max(total, 1)} %)"
+        rate = _rate_text(done / max(seconds, 1e-9))
+        print(f"{description}: {share}, {rate}/s, {ending}", file=sys.stderr, flush=True)
+
+    started = said = time.monotonic()
+    done = 0
+    for item in iterable:
+        yield item
+        done += 1
+        now = time.monotonic()
+        if now - said >= _SECONDS_BETWEEN_LINES and done < total:
+            said = now
+            seconds = now - started
+            say(done, seconds, f"{_clock_text((total - done) * seconds / done)} left")
+    seconds = time.monotonic() - started
+    say(done, seconds, f"took {_clock_text(seconds)}")
+
+
+def parameter_table(params: dict[str, Any]) -> str:
+    """Returns a table of a nested dict of arrays: name, shape, dtype, size, and the total.
+
+    Leaves need a shape and a dtype only: what `jax.eval_shape` gives will do.
+    """
+    return parameter_overview.get_parameter_overview(params, include_stats=False)
+
+
+def image_grid(columns: Sequence[UInt8[np.ndarray, "B S S 3"]]) -> UInt8[np.ndarray, "H W 3"]:
+    """Lays out one row per sample, the columns side by side, a thin white gap between all.
+
+    Args:
+        columns: C arrays of B pictures each, such as image, masked image, reconstruction.
+
+    Returns:
+        The picture: H = B * S + 2 * (B - 1), W = C * S + 2 * (C - 1).
+    """
+    cells = np.stack(columns, axis=1)  # [B, C, S, S, 3]
+    gap = (0, _GRID_GAP)
+    cells = np.pad(cells, ((0, 0), (0, 0), gap, gap, (0, 0)), constant_values=255)
+    rows, count, height, width, _ = cells.shape
+    grid = cells.transpose(0, 2, 1, 3, 4).reshape(rows * height, count * width, 3)
+    return grid[:-_GRID_GAP, :-_GRID_GAP]
+
+
+def _append_line(path: epath.Path, record: Mapping[str, Any]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def _drop_later_lines(path: epath.Path, step: int) -> None:
+    """Rewrites a file of JSON lines without those of later steps and without a torn one."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_bytes().splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:  # A killed run was writing this line.
+            continue
+        if record["step"] <= step:
+            kept.append(line + b"\n")
+    # A kill during the rewrite leaves the old file whole.
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(b"".join(kept))
+    temporary.replace(path)
+
+
+def _metric_texts(metrics: Mapping[str, float]) -> list[str]:
+    return [f"{name} {value:.4g}" for name, value in metrics.items()]
+
+
+def _rate_text(rate: float) -> str:
+    return f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
+
+
+def _clock_text(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))

@@ -1,0 +1,239 @@
+"""The training loop, read from top to bottom. It knows no task."""
+
+import logging
+import math
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from fsvfm_jax import config as config_lib
+from fsvfm_jax import sharding, tracking
+from fsvfm_jax.checkpoint import Checkpoints
+from fsvfm_jax.data.pipeline import make_iterator
+from fsvfm_jax.data.sources import Source, make_source
+from fsvfm_jax.data.stats import Stats, compute_stats, load_stats, save_stats
+from fsvfm_jax.data.transforms import to_batch_element
+from fsvfm_jax.errors import NotFiniteError
+from fsvfm_jax.optim import Schedule, make_schedule
+from fsvfm_jax.train_state import StepValues, Task
+
+logger = logging.getLogger(__name__)
+
+PICTURE_ROWS = 8
+
+
+def train(
+    config: ConfigDict,
+    workdir: epath.Path,
+    *,
+    make_task: Callable[..., Task],
+    check_only: bool = False,
+) -> None:
+    """Trains from the newest checkpoint of `workdir`, or from the start, to the last step.
+
+    Args:
+        config: The resolved config.
+        workdir: Where everything is written; nothing is, with `check_only`.
+        make_task: Takes the config and `stats`.
+        check_only: Stop before the first step: everything is read, planned and compiled.
+
+    Raises:
+        UserError: Of its kinds, each with one sentence.
+    """
+    # ── Mesh ──────────────────────────────────────────────────────────────────────────────────
+    mesh = sharding.make_mesh()
+    sharding.check_batch_size(config.batch_size, accum_steps=config.accum_steps, mesh=mesh)
+
+    # ── Data ──────────────────────────────────────────────────────────────────────────────────
+    source = make_source(
+        config.data.source,
+        image_size=config.model.image_size,
+        paths=config.data.paths,
+        num_samples=config.data.num_samples,
+        seed=config.seed,
+    )
+    logger.info("config %s", config_lib.to_json(config))
+    if not check_only:
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / "config.json").write_text(config_lib.to_json(config))
+    stats = _find_stats(config.data, source, workdir, compute=not check_only)
+    schedule = make_schedule(config, len(source))
+    _log_plan(config, schedule, num_samples=len(source), num_devices=mesh.size)
+
+    # ── State: shapes first, so that no array is ever made in the wrong place ──────────────────
+    task = make_task(config, stats=stats)
+    key = jax.random.key(config.seed)
+    template = sharding.with_sharding(jax.eval_shape(task.init, key), sharding.replicated(mesh))
+    logger.info("parameters of the student\n%s", tracking.parameter_table(template.params))
+
+    # ── Step ──────────────────────────────────────────────────────────────────────────────────
+    faces = [
+        to_batch_element(source[i], config.model.patch_size)
+        for i in range(min(PICTURE_ROWS, len(source)))
+    ]
+    faces = {name: np.stack([face[name] for face in faces]) for name in faces[0]}
+    batch_template = {
+        name: jax.ShapeDtypeStruct(
+            (config.batch_size, *rows.shape[1:]), rows.dtype, sharding=sharding.batch_sharding(mesh)
+        )
+        for name, rows in faces.items()
+    }
+    picture = jax.jit(task.picture, out_shardings=sharding.replicated(mesh))
+    if check_only:
+        _compile(task, template, batch_template)
+        batches = make_iterator(source, **_iterator_arguments(config), start_sample=0)
+        sharding.put_batch(next(batches), mesh)
+        logger.info("check: read one batch, compiled the step; nothing was trained or written")
+        return
+
+    # ── Restore, before the long compilation: what does not fit is refused at once ────────────
+    checkpoints = Checkpoints(
+        workdir / "checkpoints",
+        keep=config.checkpoint.keep,
+        keep_every=config.checkpoint.keep_every,
+    )
+    with checkpoints:
+        restored = checkpoints.restore_newest(template)
+        if restored is None:
+            state = jax.jit(task.init, out_shardings=sharding.replicated(mesh))(key)
+            start_step = start_sample = 0
+        else:
+            state, start_sample = restored
+            start_step = int(state.step)
+            logger.info("resumed at step %d of %d", start_step, schedule.total_steps)
+        train_step = _compile(task, template, batch_template)
+
+        # ── Loop ──────────────────────────────────────────────────────────────────────────────
+        batches = make_iterator(source, **_iterator_arguments(config), start_sample=start_sample)
+        tracker = tracking.Tracker(
+            workdir,
+            start_step=start_step,
+            total_steps=schedule.total_steps,
+            steps_per_epoch=schedule.steps_per_epoch,
+            images_per_step=config.batch_size,
+            log_every=config.tracking.log_every,
+            active=jax.process_index() == 0,
+        )
+        with tracker:
+            unreported = None
+            for step in range(start_step + 1, schedule.total_steps + 1):
+                batch = sharding.put_batch(next(batches), mesh)
+                values = StepValues(
+                    learning_rate=np.float32(schedule.learning_rate(step - 1)),
+                    teacher_rate=np.float32(schedule.teacher_rate(step - 1)),
+                )
+                state, metrics = train_step(state, batch, values)
+                # The device works on this step while the numbers of the one before are read.
+                if unreported is not None:
+                    _report(tracker, schedule, *unreported)
+                unreported = (step, metrics)
+
+                last = step == schedule.total_steps
+                draw = last or step % config.tracking.picture_every == 0
+                save = last or step % config.checkpoint.every == 0
+                if draw or save:
+                    # Nothing is saved before its step is known to be finite.
+                    _report(tracker, schedule, *unreported)
+                    unreported = None
+                if draw:
+                    columns = jax.device_get(picture(state, faces))
+                    tracker.images(step, "reconstruction", tracking.image_grid(list(columns)))
+                if save:
+                    samples_seen = start_sample + (step - start_step) * config.batch_size
+                    checkpoints.save(state, step=step, samples_seen=samples_seen)
+
+    # ── Finish: the last checkpoint is written once `checkpoints` is closed ────────────────────
+    logger.info("done: step %d of %d, in %s", int(state.step), schedule.total_steps, workdir)
+
+
+def _iterator_arguments(config: ConfigDict) -> dict[str, int]:
+    return {
+        "global_batch_size": config.batch_size,
+        "patch_size": config.model.patch_size,
+        "seed": config.seed,
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+        "num_workers": config.data.num_workers,
+    }
+
+
+def _find_stats(config: ConfigDict, source: Source, workdir: epath.Path, *, compute: bool) -> Stats:
+    """Mean and std from the config, a file, an earlier start of this run, or the set itself."""
+    stored = workdir / "data_stats.json"
+    if config.mean is not None:
+        stats = Stats(config.mean, config.std)
+    elif config.stats_file is not None:
+        stats = load_stats(config.stats_file)
+    elif stored.exists():
+        stats = load_stats(stored)
+    elif compute:
+        stats = compute_stats(source)
+        save_stats(stored, stats)
+    else:
+        logger.info("mean and std will be computed over the set when training starts")
+        return Stats((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    logger.info("mean %s  std %s", stats.mean, stats.std)
+    return stats
+
+
+def _log_plan(
+    config: ConfigDict, schedule: Schedule, *, num_samples: int, num_devices: int
+) -> None:
+    per_device = config.batch_size // (num_devices * config.accum_steps)
+    logger.info(
+        "effective batch: %d = %d devices x %d x %d",
+        config.batch_size,
+        num_devices,
+        per_device,
+        config.accum_steps,
+    )
+    logger.info(
+        "plan: %d samples, %g epochs of %.1f steps = %d steps; learning rate to %g in %g epochs,"
+        " schedule of %g epochs",
+        num_samples,
+        config.epochs,
+        schedule.steps_per_epoch,
+        schedule.total_steps,
+        schedule.peak_learning_rate,
+        schedule.warmup_epochs,
+        schedule.schedule_epochs,
+    )
+
+
+def _compile(task: Task, template: object, batch_template: object) -> jax.stages.Compiled:
+    started = time.monotonic()
+    values = StepValues(np.float32(0), np.float32(0))
+    train_step = jax.jit(task.train_step, donate_argnums=0)
+    compiled = train_step.lower(template, batch_template, values).compile()
+    memory = compiled.memory_analysis()
+    logger.info(
+        "compiled the training step in %.1f s; memory per device: arguments %.2f GB,"
+        " temporaries %.2f GB",
+        time.monotonic() - started,
+        memory.argument_size_in_bytes / 1e9,
+        memory.temp_size_in_bytes / 1e9,
+    )
+    return compiled
+
+
+def _report(
+    tracker: tracking.Tracker,
+    schedule: Schedule,
+    step: int,
+    metrics: dict[str, jax.Array],
+) -> None:
+    """Hands one step's numbers to the tracker; the loss is checked before anything is saved."""
+    numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    for name in ("loss", "grad_norm"):
+        if not math.isfinite(numbers[name]):
+            raise NotFiniteError(
+                f"{name} is {numbers[name]} at step {step}: training stops and this step is not"
+                " saved. Try a lower config.optimizer.blr, or model.dtype='float32'"
+            )
+    numbers["lr"] = schedule.learning_rate(step - 1)
+    numbers["teacher_momentum"] = 1 - schedule.teacher_rate(step - 1)
+    tracker.step(step, numbers)

@@ -1,0 +1,199 @@
+"""What the method does to faces, as pictures and tables: `python -m fsvfm_jax.visualize --help`."""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
+
+import jax
+import numpy as np
+from jaxtyping import Float, UInt8, UInt16
+from PIL import Image, ImageDraw, ImageFont
+
+from fsvfm_jax.data.sources import make_source
+from fsvfm_jax.data.transforms import to_batch_element
+from fsvfm_jax.errors import ConfigError, DataError, UserError
+from fsvfm_jax.masking import STRATEGIES, Masks, group_members, num_removed, sample_masks
+from fsvfm_jax.regions import GROUPS, NUM_COVERABLE
+from fsvfm_jax.tracking import image_grid
+
+ROWS = (*GROUPS, "all", "one region fully covered")
+MAX_FACES_SHOWN = 8
+TITLE_HEIGHT = 16
+
+REMOVED = np.array((128, 128, 128), np.uint8)
+COVERED = np.array((230, 140, 60), np.uint8)
+# One colour per entry of `regions.CLASSES`.
+# fmt: off
+PALETTE = np.array([
+    (40, 40, 40), (232, 190, 160),  # background, skin
+    (120, 70, 20), (190, 125, 50), (20, 90, 200), (90, 175, 255),  # brows, eyes: right, left
+    (70, 170, 90), (210, 30, 60), (120, 0, 60), (255, 110, 130),  # nose, lips around the mouth
+    (125, 85, 165),  # hair
+], np.uint8)
+# fmt: on
+
+
+class _Parser(argparse.ArgumentParser):
+    """Takes a wrong flag as any other mistake of the user: one sentence, not the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command; a user's mistake ends in one sentence and its exit code."""
+    try:
+        args = _parse(argv)
+        args.run(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def show_masks(
+    images: UInt8[np.ndarray, "B S S 3"], masks: Masks, patch_size: int
+) -> UInt8[np.ndarray, "B S S 3"]:
+    """Returns the images with removed patches grey, or orange where they are of the region."""
+    side = images.shape[1] // patch_size
+
+    def pixels(mask: jax.Array | np.ndarray) -> np.ndarray:
+        patches = np.asarray(mask != 0).reshape(-1, side, side, 1)
+        return patches.repeat(patch_size, axis=1).repeat(patch_size, axis=2)
+
+    shown = np.where(pixels(masks.mask), REMOVED, images)
+    return np.where(pixels(masks.region_mask), COVERED, shown)
+
+
+def masks_picture(
+    images: UInt8[np.ndarray, "B S S 3"],
+    parsing_maps: UInt8[np.ndarray, "B S S"],
+    masks: Mapping[str, Masks],
+    *,
+    patch_size: int,
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Returns one row per face: the face, its parsing map, and a column per entry of `masks`.
+
+    The size is that of `image_grid`, and TITLE_HEIGHT more for the titles above the columns.
+    """
+    shown = {name: show_masks(images, of_name, patch_size) for name, of_name in masks.items()}
+    columns = {"face": images, "parsing map": PALETTE[parsing_maps], **shown}
+    grid = image_grid(list(columns.values()))
+    above = ((TITLE_HEIGHT, 0), (0, 0), (0, 0))
+    picture = Image.fromarray(np.pad(grid, above, constant_values=255))
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default()
+    for column, title in enumerate(columns):
+        left = column * picture.width // len(columns)
+        draw.text((left + 2, 2), title, fill="black", font=font)
+    return np.array(picture)
+
+
+def removed_shares(
+    masks: UInt8[np.ndarray, "draws B N"], classes: UInt16[np.ndarray, "B N"]
+) -> Float[np.ndarray, " rows"]:
+    """Returns for each of ROWS the share removed, over all draws and faces.
+
+    A group's share is that of its patches in a face, averaged over the faces that show it (NaN if
+    none does); a patch counts for every group it belongs to. The last row is the share of masks
+    that remove all of at least one coverable region the face shows.
+    """
+    members = np.asarray(group_members(classes))
+    members = np.concatenate([members, np.ones_like(members[:, :1])], axis=1)  # "all"
+    size = members.sum(axis=-1)  # [B, rows - 1]
+    removed = members.astype(np.float32) @ masks.transpose(1, 2, 0).astype(np.float32)
+    share = removed.mean(axis=-1, dtype=np.float64) / np.maximum(size, 1)
+    with np.errstate(invalid="ignore"):
+        shares = share.sum(axis=0) / (size > 0).sum(axis=0)
+    whole = (removed == size[..., None]) & (size[..., None] > 0)
+    return np.append(shares, whole[:, :NUM_COVERABLE].any(axis=1).mean())
+
+
+def markdown_table(shares: Mapping[str, Float[np.ndarray, " rows"]]) -> str:
+    """Returns a table in percent: a row per entry of ROWS, a column per entry of `shares`."""
+    lines = [["", *shares], ["---", *["---:"] * len(shares)]]
+    for row, name in enumerate(ROWS):
+        values = [column[row] for column in shares.values()]
+        lines.append([name, *("-" if np.isnan(v) else f"{100 * v:.1f} %" for v in values)])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _masks(args: argparse.Namespace) -> None:
+    _check(args)
+    source = make_source(
+        "folder" if args.paths else "synthetic",
+        image_size=args.image_size,
+        paths=args.paths,
+        num_samples=args.count,
+        seed=args.seed,
+    )
+    count = min(args.count, len(source))
+    elements = (to_batch_element(source[i], args.patch_size) for i in range(count))
+    classes = np.stack([element["classes"] for element in elements])
+    faces = [source[i] for i in range(min(count, MAX_FACES_SHOWN))]
+
+    sample = jax.jit(sample_masks, static_argnames=("strategy", "mask_ratio"))
+    keys = jax.random.split(jax.random.key(args.seed), args.draws)
+    shown, shares = {}, {}
+    for name in STRATEGIES:
+        draws = [sample(k, classes, strategy=name, mask_ratio=args.mask_ratio) for k in keys]
+        shown[name] = Masks(*(array[: len(faces)] for array in draws[0]))
+        shares[name] = removed_shares(np.stack([masks.mask for masks in draws]), classes)
+
+    images = np.stack([face["image"] for face in faces])
+    parsing_maps = np.stack([face["parsing_map"] for face in faces])
+    _write(masks_picture(images, parsing_maps, shown, patch_size=args.patch_size), args.output)
+    print(markdown_table(shares))
+    removed, total = num_removed(classes.shape[1], args.mask_ratio), classes.shape[1]
+    print(f"\n{count} faces, {args.draws} draws; each removes {removed} of {total} patches.")
+
+
+def _check(args: argparse.Namespace) -> None:
+    for flag in ("count", "image_size", "patch_size", "draws", "seed"):
+        value, least = getattr(args, flag), 0 if flag == "seed" else 1
+        if value < least:
+            name = flag.replace("_", "-")
+            raise ConfigError(f"--{name} is {value}; it must be at least {least}")
+    if args.image_size % args.patch_size:
+        raise ConfigError(
+            f"--image-size {args.image_size} does not divide into patches of --patch-size"
+            f" {args.patch_size}; choose a multiple"
+        )
+
+
+def _write(picture: UInt8[np.ndarray, "H W 3"], output: str) -> None:
+    try:
+        Image.fromarray(picture).save(output, format="PNG")
+    except OSError as error:
+        raise DataError(
+            f"the picture {output} cannot be written ({error.strerror}); choose a file in a"
+            " writable folder"
+        ) from error
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _Parser(prog="python -m fsvfm_jax.visualize", description="Pictures of the method.")
+    masks = parser.add_subparsers(required=True, metavar="VERB").add_parser(
+        "masks",
+        help="a picture of the masks, and a table of the share of each region they remove",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    masks.set_defaults(run=_masks)
+    masks.add_argument(
+        "--paths",
+        nargs="+",
+        default=(),
+        metavar="DIR",
+        help="folders with images/ and parsing_maps/; without any, synthetic faces",
+    )
+    masks.add_argument("--count", type=int, default=16, help="use the first so many faces")
+    masks.add_argument("--image-size", type=int, default=224, help="in pixels")
+    masks.add_argument("--patch-size", type=int, default=16, help="in pixels")
+    masks.add_argument("--mask-ratio", type=float, default=0.75, help="share of patches removed")
+    masks.add_argument("--seed", type=int, default=0, help="of masks and synthetic faces")
+    masks.add_argument("--draws", type=int, default=200, help="masks drawn per face")
+    masks.add_argument("--output", required=True, metavar="PNG", help="file to write")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    main()

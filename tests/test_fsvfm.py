@@ -1,0 +1,136 @@
+"""Student and teacher: sizes, trees, precision, program size."""
+
+import golden_numbers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fsvfm_jax import pretrain
+from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.masking import sample_masks
+from fsvfm_jax.models import build
+from fsvfm_jax.models.fsvfm import POSITION_TABLES, split_positions, teacher_subset
+
+# Student trainable, student with positions, teacher with positions.
+PARAMETER_COUNTS = {
+    "vit_small_patch16": (55_990_656, 56_242_816, 28_221_056),
+    "vit_base_patch16": (133_330_944, 133_734_400, 105_516_032),
+    "vit_large_patch16": (363_898_624, 364_402_944, 336_053_504),
+    "vit_huge_patch14": (707_665_228, 708_454_732, 680_035_840),
+}
+
+
+def count(tree: dict) -> int:
+    return sum(x.size for x in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize(("size", "counts"), PARAMETER_COUNTS.items())
+def test_parameter_counts(size, counts):
+    params = jax.eval_shape(build(size).init_params, jax.random.key(0))
+    trained, positions = split_positions(params)
+    assert (count(trained), count(params), count(teacher_subset(params))) == counts
+    assert positions.keys() == set(POSITION_TABLES)
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(params))
+
+
+@pytest.fixture(scope="module")
+def tiny_params():
+    return jax.jit(build(golden_numbers.MODEL).init_params)(jax.random.key(0))
+
+
+def test_initial_values(tiny_params):
+    kernel = tiny_params["blocks"]["attn"]["qkv"]["kernel"]
+    limit = np.sqrt(6 / (48 + 3 * 48))  # Xavier over the whole [D, 3D] layer
+    assert 0.98 * limit < np.abs(kernel).max() <= limit
+    assert not np.array_equal(kernel[0], kernel[1])
+    for bias in (tiny_params["patch_embed"]["bias"], tiny_params["blocks"]["mlp"]["fc1"]["bias"]):
+        assert not np.any(bias)
+    assert 0.01 < np.std(tiny_params["cls_token"]) < 0.03
+    assert 0.01 < np.std(tiny_params["mask_token"]) < 0.03
+
+
+def test_position_tables(tiny_params):
+    golden = golden_numbers.params("init")
+    for name in ("pos_embed", "decoder_pos_embed", "rep_decoder_pos_embed"):
+        np.testing.assert_allclose(tiny_params[name], golden[name], atol=1e-6)
+    sincos = jax.jit(build(golden_numbers.MODEL | {"rep_pos": "sincos"}).init_params)(
+        jax.random.key(0)
+    )
+    np.testing.assert_array_equal(sincos["rep_decoder_pos_embed"], sincos["pos_embed"])
+
+
+def loss_and_gradient(changes: dict, params: dict) -> tuple[float, dict]:
+    model = build(golden_numbers.MODEL | changes)
+
+    @jax.jit
+    @jax.value_and_grad
+    def run(params):
+        loss, _ = pretrain.three_c_loss(
+            model,
+            params,
+            teacher_subset(params),
+            golden_numbers.images(0),
+            golden_numbers.masks(0),
+            loss=golden_numbers.LOSS,
+        )
+        return loss
+
+    return run(params)
+
+
+def test_remat_and_unroll_change_no_number(tiny_params):
+    loss, grads = loss_and_gradient({}, tiny_params)
+    for changes in ({"remat": True}, {"unroll": 2}):
+        other_loss, other_grads = loss_and_gradient(changes, tiny_params)
+        np.testing.assert_allclose(other_loss, loss, rtol=1e-6)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), other_grads, grads)
+
+
+def test_bfloat16_computes_in_bfloat16_and_answers_in_float32(tiny_params):
+    model = build(golden_numbers.MODEL | {"dtype": "bfloat16"})
+    images, masks = golden_numbers.images(0), golden_numbers.masks(0)
+    run = jax.jit(lambda p: model.apply({"params": p}, images, masks, method="student"))
+    student = run(tiny_params)
+    assert student.latent.dtype == jnp.bfloat16
+    assert student.prediction.dtype == student.q.dtype == jnp.float32
+    exact = build(golden_numbers.MODEL).apply(
+        {"params": tiny_params}, images, masks, method="student"
+    )
+    assert 1e-4 < golden_numbers.relative_difference(student.prediction, exact.prediction) < 0.05
+
+
+def test_program_does_not_grow_with_depth():
+    def lines(depth: int) -> int:
+        model = build({"width": 192, "depth": depth, "num_heads": 4, "image_size": 64})
+        params = jax.eval_shape(model.init_params, jax.random.key(0))
+        classes = jax.ShapeDtypeStruct((2, 16), jnp.uint16)
+        images = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
+
+        def loss(params, images, classes):
+            masks = sample_masks(jax.random.key(0), classes)
+            teacher = teacher_subset(params)
+            return pretrain.three_c_loss(
+                model, params, teacher, images, masks, loss=golden_numbers.LOSS
+            )[0]
+
+        return len(jax.jit(jax.grad(loss)).lower(params, images, classes).as_text().splitlines())
+
+    assert lines(24) <= lines(12) * 1.01
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("vit_smal_patch16", "did you mean 'vit_small_patch16'"),
+        ({"widht": 48}, "did you mean 'width'"),
+        ({"image_size": 65}, "image size 65 is not divisible by patch size 16"),
+        ({"num_heads": 5}, "width = 768 is not divisible by model.num_heads = 5"),
+        ({"decoder_num_heads": 7}, "decoder_width = 512 is not divisible"),
+        ({"dtype": "float16"}, "'float32' or 'bfloat16'"),
+        ({"rep_pos": "learned"}, "'sincos' or 'zeros'"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(wrong, message):
+    with pytest.raises(ConfigError, match=message):
+        build(wrong)

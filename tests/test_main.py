@@ -1,0 +1,143 @@
+"""The command itself, as a user types it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fsvfm_jax import main
+from fsvfm_jax.data.sources import SyntheticFaces
+from fsvfm_jax.errors import ConfigError
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*arguments: str, config: str = "configs/vit_s.py:smoke") -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "fsvfm_jax.main", f"--config={config}", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_smoke_learns_and_tells_about_it(tmp_path):
+    result = run(f"--workdir={tmp_path}", "--config.epochs=2", "--config.tracking.log_every=16")
+    assert result.returncode == 0, result.stderr
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 16, 32, 48, 64]
+    assert lines[-1]["loss_rec"] < 0.8 * lines[0]["loss_rec"]
+    for text in (
+        "mean and std: 1024/1024",
+        "effective batch: 32 = 1 devices x 32 x 1",
+        "decoder_blocks/attn/qkv/kernel",
+        "step 64/64",
+        "images/s",
+        "epoch 1 at step 64",
+        f"done: step 64 of 64, in {tmp_path}",
+    ):
+        assert text in result.stderr, text
+    assert (tmp_path / "images" / "reconstruction_0000064.png").exists()
+    assert list((tmp_path / "tensorboard").iterdir())
+    assert (tmp_path / "checkpoints" / "64").is_dir()
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    """Folders of two faces, each wrong in one way, by name."""
+    parent = tmp_path_factory.mktemp("faces")
+    source = SyntheticFaces(2, image_size=64, seed=0)
+    for name in ("good", "missing_map", "small_map", "class_11", "truncated"):
+        (parent / name / "images").mkdir(parents=True)
+        (parent / name / "parsing_maps").mkdir()
+        for i in range(2):
+            Image.fromarray(source[i]["image"]).save(parent / name / "images" / f"{i}.png")
+            np.save(parent / name / "parsing_maps" / f"{i}.npy", source[i]["parsing_map"][None])
+    (parent / "missing_map" / "parsing_maps" / "1.npy").unlink()
+    np.save(parent / "small_map" / "parsing_maps" / "1.npy", np.zeros((1, 32, 64), np.int8))
+    np.save(parent / "class_11" / "parsing_maps" / "1.npy", np.full((1, 64, 64), 11, np.int8))
+    broken = parent / "truncated" / "images" / "1.png"
+    broken.write_bytes(broken.read_bytes()[:-2000])
+    (parent / "empty").mkdir()
+    return parent
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("missing_map", "1 of 2 images"),
+        ("small_map", "1.npy has 32 x 64"),
+        ("class_11", "1.npy holds class 11"),
+        ("truncated", "1.png cannot be read"),
+        ("empty", "no PNG, JPEG or WebP image was found"),
+        ("nowhere", "does not exist"),
+    ],
+)
+def test_bad_data_ends_in_one_sentence(faces, tmp_path, folder, message):
+    result = run(
+        f"--workdir={tmp_path / 'run'}",
+        "--config.data.source=folder",
+        f"--config.data.paths=('{faces / folder}',)",
+    )
+    assert result.returncode == 65, result.stderr
+    assert_one_sentence(result.stderr, message)
+
+
+def assert_one_sentence(stderr: str, message: str) -> None:
+    assert "Traceback" not in stderr
+    last = stderr.strip().splitlines()[-1]
+    assert "error: " in last and message in last, stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config.modle.width=3"], 'Did you mean "model"'),
+        (["--config.model.widht=3"], 'Did you mean "width"'),
+        (["--config.epochs=many"], "config.epochs=many"),
+        (["--wrkdir=x"], "Did you mean: workdir"),
+        (["--config.mask.mask_ratio=1"], "mask_ratio 1.0 removes 64 of N = 64"),
+        (["--config.mask.mask_ratio=0"], "mask_ratio 0.0 removes 0 of N = 64"),
+        (["--config.model.image_size=60"], "image size 60 is not divisible by patch size 8"),
+        (["--config.task=pretrian"], "did you mean 'pretrain'"),
+        (["--config.data.stats_file=nowhere.json"], "nowhere.json"),
+        (["config.epochs=3"], "unexpected argument 'config.epochs=3'"),
+    ],
+)
+def test_a_bad_field_ends_in_one_sentence(tmp_path, arguments, message):
+    result = run(f"--workdir={tmp_path}", *arguments)
+    assert result.returncode in (65, 78), result.stderr
+    assert_one_sentence(result.stderr, message)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_the_bare_command_says_what_to_type():
+    result = run(config="configs/vit_l.py")
+    assert result.returncode == 78
+    assert_one_sentence(result.stderr, "config.data.paths is empty")
+    assert "--config.data.paths=\"('DIR',)\"" in result.stderr and ":smoke" in result.stderr
+    result = run(config="configs/vit_x.py")
+    assert result.returncode == 78
+    assert_one_sentence(result.stderr, "configs/vit_x.py")
+
+
+@pytest.mark.parametrize("device", ["nvidia0", "accel0", "vfio/0"])
+def test_an_accelerator_that_jax_does_not_see_is_an_error(tmp_path, monkeypatch, device):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    main.check_accelerator("cpu", devices=tmp_path)
+    path = tmp_path / device
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    extra = "cuda" if device == "nvidia0" else "tpu"
+    with pytest.raises(ConfigError, match=rf"\[{extra}\]"):
+        main.check_accelerator("cpu", devices=tmp_path)
+    main.check_accelerator("gpu", devices=tmp_path)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    main.check_accelerator("cpu", devices=tmp_path)

@@ -1,0 +1,49 @@
+"""What is promised of the project as a whole."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted((ROOT / "fsvfm_jax").rglob("*.py"))
+
+
+def test_ci_runs_exactly_the_readmes_test_command():
+    commands = re.findall(r"^python3 -m venv .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(commands) == 2
+    assert commands[1].endswith("python -m pytest")
+    assert (ROOT / ".ci" / "run").read_text().splitlines()[-1] == commands[1]
+
+
+@pytest.mark.parametrize("command", [["check"], ["format", "--check"]])
+def test_lint_and_format(command):
+    result = subprocess.run(
+        [sys.executable, "-m", "ruff", *command, "."], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout
+
+
+def test_the_core_imports_neither_tensorflow_nor_pytorch():
+    program = (
+        "import sys, fsvfm_jax.train, fsvfm_jax.pretrain, fsvfm_jax.convert.reference;"
+        "print(sorted({'tensorflow', 'torch', 'timm', 'transformers'} & set(sys.modules)))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.stdout.strip() == "[]", result.stderr
+
+
+def test_every_module_has_its_tests():
+    without = {"__init__", "errors", "train_state", "vit", "synthetic_parameters"}
+    names = {path.stem for path in MODULES} - without
+    assert names <= {path.stem.removeprefix("test_") for path in (ROOT / "tests").glob("test_*.py")}
+
+
+def test_nothing_is_unpickled():
+    for path in MODULES:
+        text = path.read_text()
+        assert not re.search(r"allow_pickle=True|import pickle|weights_only=False", text), path

@@ -1,0 +1,384 @@
+"""What a run writes about itself can be read back, and says what happened."""
+
+import io
+import json
+import logging
+import math
+import struct
+import sys
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from etils import epath
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from tensorboardX.proto import event_pb2
+
+from fsvfm_jax import tracking
+
+
+class Clock:
+    """Stands still until it is told to move."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(tracking, "time", SimpleNamespace(monotonic=clock.monotonic))
+    return clock
+
+
+@pytest.fixture
+def workdir(tmp_path) -> epath.Path:
+    return epath.Path(tmp_path) / "run"
+
+
+def open_tracker(workdir: epath.Path, **changes) -> tracking.Tracker:
+    arguments = dict(
+        start_step=0, total_steps=6, steps_per_epoch=2.0, images_per_step=8, log_every=1
+    )
+    return tracking.Tracker(workdir, **(arguments | changes))
+
+
+def run(workdir: epath.Path, losses: list[float], *, start_step: int = 0, **changes) -> None:
+    changes = {"total_steps": start_step + len(losses)} | changes
+    with open_tracker(workdir, start_step=start_step, **changes) as tracker:
+        for step, loss in enumerate(losses, start=start_step + 1):
+            tracker.step(step, {"loss": loss})
+
+
+def read_lines(path: epath.Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def read_events(workdir: epath.Path) -> Iterator[event_pb2.Event]:
+    """Reads all event files: records of length (8 bytes), checksum (4), event, checksum (4)."""
+    for path in sorted((workdir / "tensorboard").iterdir()):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack_from("<Q", data)
+            yield event_pb2.Event.FromString(data[12 : 12 + length])
+            data = data[16 + length :]
+
+
+def read_scalars(workdir: epath.Path) -> dict[tuple[str, int], float]:
+    return {
+        (value.tag, event.step): value.simple_value
+        for event in read_events(workdir)
+        for value in event.summary.value
+        if value.HasField("simple_value")
+    }
+
+
+def bits(value: float) -> bytes:
+    return struct.pack("<d", value)
+
+
+# JSON lines
+
+
+def test_metrics_file_has_the_first_step_every_log_every_and_the_last(workdir):
+    run(workdir, [0.1 * step for step in range(1, 8)], log_every=3)
+    lines = read_lines(workdir / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [1, 3, 6, 7]
+    assert [line["epoch"] for line in lines] == [0.5, 1.5, 3.0, 3.5]
+    assert list(lines[1]) == ["step", "epoch", "loss", "images_per_second"]
+
+
+def test_floats_come_back_bit_for_bit(workdir):
+    third = float(np.float32(1) / np.float32(3))
+    losses = [0.1, 1 / 3, third, 5e-324, 1.7976931348623157e308, -0.0, math.inf, math.nan]
+    run(workdir, losses)
+    read = [line["loss"] for line in read_lines(workdir / "metrics.jsonl")]
+    assert [bits(value) for value in read] == [bits(value) for value in losses]
+
+
+def test_lines_are_on_disk_while_the_run_goes_on(workdir):
+    with open_tracker(workdir) as tracker:
+        tracker.step(1, {"loss": 1.0})
+        tracker.step(2, {"loss": 2.0})
+        assert len(read_lines(workdir / "metrics.jsonl")) == 2
+        assert len(read_lines(workdir / "epochs.jsonl")) == 1
+
+
+# Rates
+
+
+def test_rate_starts_at_the_end_of_the_first_step(workdir, clock):
+    with open_tracker(workdir, total_steps=7, log_every=3) as tracker:
+        for step in range(1, 8):
+            clock.seconds += 60.0 if step == 1 else 0.5
+            tracker.step(step, {"loss": 1.0})
+    rates = [line.get("images_per_second") for line in read_lines(workdir / "metrics.jsonl")]
+    assert rates == [None, 16.0, 16.0, 16.0]
+
+
+def test_logged_first_step_has_no_rate(workdir, clock, caplog):
+    with caplog.at_level(logging.INFO, "fsvfm_jax"), open_tracker(workdir) as tracker:
+        for step in (1, 2):
+            clock.seconds += 60.0 if step == 1 else 2.0
+            tracker.step(step, {"loss": 1.0})
+    first, second = read_lines(workdir / "metrics.jsonl")
+    assert "images_per_second" not in first
+    assert second["images_per_second"] == 4.0
+    assert caplog.messages[0] == "step 1/6  epoch 0.50  loss 1"
+
+
+# Epoch means
+
+
+def test_epoch_means_of_a_series(workdir):
+    run(workdir, [1.0, 2.0, 4.0, 8.0, 16.0], log_every=5)
+    assert read_lines(workdir / "epochs.jsonl") == [
+        {"epoch": 0, "step": 2, "steps": 2, "loss": 1.5},
+        {"epoch": 1, "step": 4, "steps": 2, "loss": 6.0},
+        {"epoch": 2, "step": 5, "steps": 1, "loss": 16.0},
+    ]
+
+
+def test_epoch_of_a_fractional_number_of_steps(workdir):
+    # 10 images in steps of 4: the epochs end within steps 3, 5, 8, 10.
+    run(workdir, [float(step) for step in range(1, 11)], steps_per_epoch=10 / 4)
+    lines = read_lines(workdir / "epochs.jsonl")
+    assert [(line["epoch"], line["step"], line["steps"]) for line in lines] == [
+        (0, 3, 3),
+        (1, 5, 2),
+        (2, 8, 3),
+        (3, 10, 2),
+    ]
+    assert [line["loss"] for line in lines] == [2.0, 4.5, 7.0, 9.5]
+
+
+def test_step_of_several_epochs_gives_one_line_for_the_last(workdir):
+    # 2 images in steps of 5: after the steps 2.5, 5 and 7.5 epochs are done.
+    run(workdir, [1.0, 2.0, 3.0], steps_per_epoch=2 / 5)
+    assert read_lines(workdir / "epochs.jsonl") == [
+        {"epoch": 1, "step": 1, "steps": 1, "loss": 1.0},
+        {"epoch": 4, "step": 2, "steps": 1, "loss": 2.0},
+        {"epoch": 6, "step": 3, "steps": 1, "loss": 3.0},
+    ]
+
+
+@given(images=st.integers(1, 3_000_000), batch=st.integers(1, 8192), epochs=st.integers(1, 1000))
+def test_epochs_end_where_integers_say(images, batch, epochs):
+    tracker = tracking.Tracker.__new__(tracking.Tracker)
+    tracker._steps_per_epoch = images / batch
+    last = -(-epochs * images // batch)  # the step that finishes the last epoch
+    for step in (last - 1, last, last + 1, epochs * images):
+        assert tracker._epochs_done(step) == step * batch // images
+
+
+def test_epoch_mean_after_a_resume_covers_the_steps_since(workdir):
+    run(workdir, [1.0, 2.0, 3.0], steps_per_epoch=4.0, total_steps=8)
+    run(workdir, [5.0, 6.0], start_step=3, steps_per_epoch=4.0, total_steps=8)
+    assert read_lines(workdir / "epochs.jsonl") == [
+        {"epoch": 0, "step": 4, "steps": 1, "loss": 5.0}
+    ]
+
+
+# Resume
+
+
+def test_resume_drops_what_the_killed_run_did_later(workdir):
+    run(workdir, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    before = (workdir / "metrics.jsonl").read_text().splitlines()
+    run(workdir, [40.0], start_step=3, total_steps=6)
+    after = (workdir / "metrics.jsonl").read_text().splitlines()
+    assert after[:3] == before[:3]
+    assert [json.loads(line)["loss"] for line in after[3:]] == [40.0]
+    assert [line["step"] for line in read_lines(workdir / "epochs.jsonl")] == [2, 4]
+    assert not list(workdir.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("torn_bytes", [1, 5, 30])
+def test_resume_drops_a_torn_line(workdir, torn_bytes):
+    run(workdir, [1.0, 2.0, 3.0])
+    path = workdir / "metrics.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole.splitlines()[-1][:torn_bytes])
+    open_tracker(workdir, start_step=3).close()
+    assert path.read_bytes() == whole
+
+
+def test_resume_ends_a_line_that_lacks_only_its_end(workdir):
+    run(workdir, [1.0, 2.0])
+    path = workdir / "metrics.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    open_tracker(workdir, start_step=2).close()
+    assert path.read_bytes() == whole
+
+
+def test_new_run_in_an_old_workdir_drops_all(workdir):
+    run(workdir, [1.0, 2.0, 3.0])
+    open_tracker(workdir).close()
+    assert (workdir / "metrics.jsonl").read_bytes() == b""
+    assert (workdir / "epochs.jsonl").read_bytes() == b""
+
+
+# TensorBoard and pictures
+
+
+def test_tensorboard_holds_scalars_and_epoch_means(workdir, clock):
+    with open_tracker(workdir) as tracker:
+        for step, loss in [(1, 1.0), (2, 2.0)]:
+            clock.seconds += 2.0
+            tracker.step(step, {"loss": loss, "lr": 0.25})
+    assert read_scalars(workdir) == {
+        ("epoch", 1): 0.5,
+        ("loss", 1): 1.0,
+        ("lr", 1): 0.25,
+        ("epoch", 2): 1.0,
+        ("loss", 2): 2.0,
+        ("lr", 2): 0.25,
+        ("images_per_second", 2): 4.0,
+        ("epoch/loss", 2): 1.5,
+        ("epoch/lr", 2): 0.25,
+    }
+
+
+def test_resume_tells_tensorboard_to_hide_later_steps(workdir):
+    run(workdir, [1.0, 2.0, 3.0])
+    run(workdir, [20.0], start_step=1)
+    events = list(read_events(workdir))
+    restarts = [event.step for event in events if event.HasField("session_log")]
+    assert restarts == [1, 2]
+    assert read_scalars(workdir)["loss", 2] == 20.0
+
+
+def test_images_become_png_files_and_tensorboard_pictures(workdir):
+    grid = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8)
+    with open_tracker(workdir) as tracker:
+        tracker.images(3, "reconstruction", grid)
+    with Image.open(workdir / "images" / "reconstruction_0000003.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), grid)
+    (event,) = (event for event in read_events(workdir) if event.summary.value)
+    (value,) = event.summary.value
+    assert (event.step, value.tag) == (3, "reconstruction")
+    with Image.open(io.BytesIO(value.image.encoded_image_string)) as image:
+        np.testing.assert_array_equal(np.asarray(image), grid)
+
+
+def test_inactive_tracker_writes_nothing(workdir, caplog, capsys):
+    with caplog.at_level(logging.INFO, "fsvfm_jax"), open_tracker(workdir, active=False) as tracker:
+        tracker.step(1, {"loss": 1.0})
+        tracker.images(1, "reconstruction", np.zeros((2, 2, 3), np.uint8))
+    assert not workdir.exists()
+    assert not caplog.messages
+    assert capsys.readouterr() == ("", "")
+
+
+# Progress
+
+
+def test_tracker_logs_plain_lines_where_there_is_no_terminal(workdir, clock, caplog, capsys):
+    with (
+        caplog.at_level(logging.INFO, "fsvfm_jax"),
+        open_tracker(workdir, total_steps=4000, steps_per_epoch=240.0, log_every=120) as tracker,
+    ):
+        for step in range(1, 241):
+            clock.seconds += 0.1
+            tracker.step(step, {"loss": 0.81231, "loss_rec": 0.5, "lr": 1.2e-5})
+    assert caplog.messages == [
+        "step 1/4000  epoch 0.00  loss 0.8123  loss_rec 0.5  lr 1.2e-05",
+        "step 120/4000  epoch 0.50  loss 0.8123  loss_rec 0.5  lr 1.2e-05  80 images/s"
+        "  0:06:28 left",
+        "step 240/4000  epoch 1.00  loss 0.8123  loss_rec 0.5  lr 1.2e-05  80 images/s"
+        "  0:06:16 left",
+        "epoch 0 at step 240, mean of 240 steps  loss 0.8123  loss_rec 0.5  lr 1.2e-05",
+    ]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_tracker_shows_a_bar_on_a_terminal(workdir, clock, monkeypatch, caplog):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with caplog.at_level(logging.INFO, "fsvfm_jax"), open_tracker(workdir, start_step=2) as tracker:
+        for step in range(3, 7):
+            clock.seconds += 2.0
+            tracker.step(step, {"loss": 0.25})
+    shown = terminal.getvalue()
+    assert "2/6" in shown
+    assert "6/6" in shown
+    assert "4 images/s  loss 0.25]" in shown
+    assert "epoch 2 at step 6, mean of 2 steps  loss 0.25\n" in shown
+    assert not caplog.messages
+
+
+def test_progress_prints_a_line_every_ten_seconds_and_one_at_the_end(clock, capsys):
+    items = []
+    for item in tracking.progress(range(100), total=100, description="mean and std"):
+        items.append(item)
+        clock.seconds += 0.25
+    assert items == list(range(100))
+    assert capsys.readouterr().err.splitlines() == [
+        "mean and std: 40/100 (40 %), 4/s, 0:00:15 left",
+        "mean and std: 80/100 (80 %), 4/s, 0:00:05 left",
+        "mean and std: 100/100 (100 %), 4/s, took 0:00:25",
+    ]
+
+
+def test_progress_of_nothing(clock, capsys):
+    assert list(tracking.progress([], total=0, description="mean and std")) == []
+    assert capsys.readouterr().err == "mean and std: 0/0 (0 %), 0/s, took 0:00:00\n"
+
+
+def test_progress_shows_a_bar_on_a_terminal(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert list(tracking.progress(iter("abc"), total=3, description="mean and std")) == [*"abc"]
+    assert "mean and std: 100%" in terminal.getvalue()
+    assert "3/3" in terminal.getvalue()
+
+
+# Tables and grids
+
+
+def test_parameter_table_lists_every_array():
+    params = {
+        "encoder": {"kernel": np.zeros((3, 4), np.float32), "bias": np.zeros(4, np.float32)},
+        "scale": np.zeros((1000,), np.float16),
+    }
+    assert tracking.parameter_table(params).splitlines() == [
+        "+----------------+---------+---------+-------+",
+        "| Name           | Shape   | Dtype   | Size  |",
+        "+----------------+---------+---------+-------+",
+        "| encoder/bias   | (4,)    | float32 | 4     |",
+        "| encoder/kernel | (3, 4)  | float32 | 12    |",
+        "| scale          | (1000,) | float16 | 1,000 |",
+        "+----------------+---------+---------+-------+",
+        "Total: 1,016 -- 2,064 bytes",
+    ]
+
+
+def test_image_grid_has_a_row_per_sample_and_white_gaps():
+    columns = [np.full((2, 3, 3, 3), 10 * (column + 1), np.uint8) for column in range(3)]
+    for column in columns:
+        column[1] += 1
+    grid = tracking.image_grid(columns)
+    row = [10, 10, 10, 255, 255, 20, 20, 20, 255, 255, 30, 30, 30]
+    below = [11, 11, 11, 255, 255, 21, 21, 21, 255, 255, 31, 31, 31]
+    expected = [row] * 3 + [[255] * 13] * 2 + [below] * 3
+    assert grid.dtype == np.uint8
+    np.testing.assert_array_equal(grid, np.repeat(np.array(expected)[..., None], 3, axis=2))
+
+
+def test_image_grid_keeps_pixels_in_place():
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 2, 4, 4, 3), dtype=np.uint8)
+    grid = tracking.image_grid(list(pictures))
+    np.testing.assert_array_equal(grid[6:10, 6:10], pictures[1, 1])
+    np.testing.assert_array_equal(grid[0:4, 6:10], pictures[1, 0])

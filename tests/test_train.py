@@ -1,0 +1,254 @@
+"""The loop, end to end, in this process: resume, devices, accumulation, errors."""
+
+import itertools
+import json
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+from PIL import Image
+
+from configs import vit_s
+from fsvfm_jax import config as config_lib
+from fsvfm_jax import optim, pretrain, sharding, tracking, train
+from fsvfm_jax.checkpoint import Checkpoints
+from fsvfm_jax.data.pipeline import make_iterator
+from fsvfm_jax.data.sources import SyntheticFaces
+from fsvfm_jax.data.stats import Stats
+from fsvfm_jax.errors import ConfigError, DataError, NotFiniteError
+from fsvfm_jax.train_state import StepValues
+
+STEPS = 20
+TINY = {
+    "epochs": 8,  # 20 steps of 16 images from a set of 40
+    "batch_size": 16,
+    "model.image_size": 32,
+    "model.width": 32,
+    "model.depth": 2,
+    "model.decoder_width": 32,
+    "model.decoder_depth": 1,
+    "data.num_samples": 40,
+    "data.mean": (0.5, 0.4, 0.4),
+    "data.std": (0.2, 0.2, 0.2),
+    "checkpoint.every": 10,
+    "tracking.log_every": 1,
+    "tracking.picture_every": 10,
+}
+
+
+def tiny_config(changes: dict | None = None):
+    config = vit_s.get_config("smoke")
+    config.update_from_flattened_dict(TINY | (changes or {}))
+    return config_lib.resolve(config)
+
+
+def run(workdir, changes: dict | None = None, **options) -> None:
+    config = tiny_config(changes)
+    train.train(config, epath.Path(workdir), make_task=pretrain.make_task, **options)
+
+
+def read_metrics(workdir) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_rate(lines: list[dict]) -> list[dict]:
+    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
+
+
+def restore(workdir, config):
+    task = pretrain.make_task(config, stats=Stats(config.data.mean, config.data.std))
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    template = sharding.with_sharding(shapes, sharding.replicated(sharding.make_mesh()))
+    with Checkpoints(epath.Path(workdir) / "checkpoints", keep=3, keep_every=0) as checkpoints:
+        return checkpoints.restore_newest(template)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("straight")
+    run(workdir)
+    return workdir
+
+
+def test_a_run_leaves_what_its_users_look_for(straight):
+    lines = read_metrics(straight)
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    assert {
+        *("epoch", "loss", "loss_rec", "loss_region", "loss_sim", "loss_sim_constant"),
+        *("variance_q", "variance_z", "masked_fraction", "grad_norm", "lr", "teacher_momentum"),
+    } <= lines[1].keys()
+    assert lines[0]["lr"] == 0 and lines[0]["teacher_momentum"] == 0.99
+    assert all(line["masked_fraction"] == 0.75 for line in lines)
+    for line in lines:
+        total = line["loss_rec"] + 0.007 * line["loss_region"] + 0.1 * line["loss_sim"]
+        assert line["loss"] == pytest.approx(total, rel=1e-5)
+    stored = json.loads((straight / "config.json").read_text())
+    assert stored["teacher"]["mode"] == "ema"
+    with Image.open(straight / "images" / "reconstruction_0000020.png") as picture:
+        assert picture.size == (3 * 32 + 2 * 2, 8 * 32 + 7 * 2)
+    assert sorted(int(p.name) for p in (straight / "checkpoints").iterdir()) == [10, 20]
+
+
+def test_resume_is_bit_identical(straight, tmp_path, monkeypatch):
+    class Killed(Exception):
+        pass
+
+    original = tracking.Tracker.step
+
+    def step_until_12(self, step, metrics):
+        original(self, step, metrics)
+        if step == 12:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(tracking.Tracker, "step", step_until_12)
+        run(tmp_path)
+    assert [line["step"] for line in read_metrics(tmp_path)][-1] == 12
+    run(tmp_path)
+    assert without_rate(read_metrics(tmp_path)) == without_rate(read_metrics(straight))
+    ours, theirs = restore(tmp_path, tiny_config()), restore(straight, tiny_config())
+    assert ours.samples_seen == theirs.samples_seen == STEPS * 16
+    jax.tree.map(np.testing.assert_array_equal, ours.state, theirs.state)
+
+
+def test_a_finished_run_starts_and_ends_at_once(straight):
+    before = (straight / "metrics.jsonl").read_text()
+    run(straight)
+    assert (straight / "metrics.jsonl").read_text() == before
+
+
+def test_a_checkpoint_of_another_size_is_refused_and_kept(straight):
+    with pytest.raises(ConfigError, match="of another model"):
+        run(straight, {"model.width": 64})
+    assert restore(straight, tiny_config()).samples_seen == STEPS * 16
+
+
+def losses_on(devices, *, steps: int) -> list[float]:
+    config = tiny_config()
+    stats = Stats(config.data.mean, config.data.std)
+    task = pretrain.make_task(config, stats=stats)
+    mesh = sharding.make_mesh(devices)
+    replicated = sharding.replicated(mesh)
+    state = jax.jit(task.init, out_shardings=replicated)(jax.random.key(0))
+    step = jax.jit(task.train_step, donate_argnums=0)
+    source = SyntheticFaces(40, image_size=32, seed=0)
+    batches = make_iterator(source, global_batch_size=16, patch_size=8, seed=0)
+    losses = []
+    for batch in itertools.islice(batches, steps):
+        values = StepValues(np.float32(1e-3), np.float32(0.01))
+        state, metrics = step(state, sharding.put_batch(batch, mesh), values)
+        losses.append(float(metrics["loss"]))
+    batches.close()
+    return losses
+
+
+def test_one_device_and_eight_give_the_same_losses():
+    one, eight = (losses_on(jax.devices()[:n], steps=20) for n in (1, 8))
+    assert one[-1] < 0.9 * one[0]
+    np.testing.assert_allclose(eight, one, rtol=1e-5)
+
+
+def test_micro_batches_give_the_gradient_of_the_large_batch():
+    moments = []
+    for accum_steps in (1, 4):
+        config = tiny_config(
+            {
+                "accum_steps": accum_steps,
+                "mask.strategy": "random",
+                "batch_size": 32,
+                "optimizer.grad_clip": 0.0,
+            }
+        )
+        task = pretrain.make_task(config, stats=Stats(config.data.mean, config.data.std))
+        state = task.init(jax.random.key(0))
+        batches = make_iterator(
+            SyntheticFaces(40, image_size=32, seed=0), global_batch_size=32, patch_size=8, seed=0
+        )
+        batch = sharding.put_batch(next(batches), sharding.make_mesh())
+        values = StepValues(np.float32(1e-3), np.float32(0.01))
+        state, _ = jax.jit(task.train_step)(state, batch, values)
+        batches.close()
+        # The first moment after one step is the gradient times 1 - beta.
+        moments.append(next(s.mu for s in state.opt_state if hasattr(s, "mu")))
+    whole, micro = moments
+    largest = max(float(np.linalg.norm(x)) for x in jax.tree.leaves(whole))
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(whole), jax.tree.leaves(micro), strict=True
+    ):
+        difference = float(np.linalg.norm(np.asarray(a) - np.asarray(b)))
+        # Gradients that are zero by invariance (key biases) are rounding noise: judged absolutely.
+        scale = max(float(np.linalg.norm(a)), 1e-2 * largest)
+        assert difference < 1e-5 * scale, path
+
+
+def test_not_finite_names_the_step_and_saves_nothing(tmp_path):
+    with pytest.raises(NotFiniteError, match=r"(loss|grad_norm) is (nan|inf) at step \d+"):
+        run(tmp_path, {"optimizer.blr": 1e25, "optimizer.warmup_epochs": 0, "checkpoint.every": 20})
+    assert NotFiniteError.exit_code == 72
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_check_reads_plans_and_writes_nothing(tmp_path, caplog):
+    with caplog.at_level("INFO", "fsvfm_jax"):
+        run(tmp_path / "run", check_only=True)
+    assert not (tmp_path / "run").exists()
+    text = caplog.text
+    assert "effective batch: 16 = 8 devices x 2 x 1" in text
+    assert "40 samples, 8 epochs of 2.5 steps = 20 steps" in text
+    assert "memory per device" in text and "nothing was trained" in text
+
+
+def test_statistics_are_computed_once_and_stored(tmp_path, monkeypatch):
+    changes = {"epochs": 1, "schedule_epochs": 8, "data.mean": None, "data.std": None}
+    run(tmp_path, changes)
+    stored = json.loads((tmp_path / "data_stats.json").read_text())
+    assert all(0 < value < 1 for value in stored["mean"] + stored["std"])
+    monkeypatch.setattr(train, "compute_stats", None)  # not called again
+    run(tmp_path, changes | {"epochs": 2})
+
+
+@pytest.fixture
+def face_folder(tmp_path):
+    root = tmp_path / "faces"
+    (root / "images" / "sub").mkdir(parents=True)
+    (root / "parsing_maps" / "sub").mkdir(parents=True)
+    source = SyntheticFaces(5, image_size=48, seed=0)
+    for i in range(5):
+        Image.fromarray(source[i]["image"]).save(root / "images" / "sub" / f"{i}.png")
+        np.save(root / "parsing_maps" / "sub" / f"{i}.npy", source[i]["parsing_map"][None])
+    return root
+
+
+def test_a_folder_smaller_than_the_batch_is_trained_on(face_folder, tmp_path):
+    changes = {
+        "data.source": "folder",
+        "data.paths": (str(face_folder), str(face_folder)),
+        "epochs": 4,
+        "optimizer.warmup_epochs": 0,
+    }
+    run(tmp_path / "run", changes)
+    assert len(read_metrics(tmp_path / "run")) == 3  # ceil(4 * 10 / 16)
+
+
+def test_a_bad_file_ends_the_run_by_its_name(face_folder, tmp_path):
+    np.save(face_folder / "parsing_maps" / "sub" / "3.npy", np.full((1, 48, 48), 11, np.int8))
+    with pytest.raises(DataError, match=r"3\.npy holds class 11"):
+        run(
+            tmp_path / "run",
+            {"data.source": "folder", "data.paths": (str(face_folder),), "epochs": 30},
+        )
+
+
+def test_an_uneven_batch_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ConfigError, match=r"config\.batch_size = 12"):
+        run(tmp_path / "run", {"batch_size": 12})
+    assert not (tmp_path / "run").exists()
+
+
+def test_schedule_of_the_released_recipe_outlives_the_run():
+    config = tiny_config({"recipe": "released", "schedule_epochs": 16})
+    schedule = optim.make_schedule(config, 40)
+    assert schedule.total_steps == STEPS
+    assert schedule.learning_rate(STEPS) > 0.4 * schedule.peak_learning_rate
+    assert schedule.teacher_rate(0) == 0

@@ -1,0 +1,200 @@
+"""The picture shows exactly the masks, the table counts exactly what they remove."""
+
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from fsvfm_jax import visualize
+from fsvfm_jax.data.sources import SyntheticFaces
+from fsvfm_jax.masking import STRATEGIES, Masks, group_members, sample_masks
+from fsvfm_jax.regions import CLASSES, GROUPS, NUM_COVERABLE, patch_classes
+from fsvfm_jax.visualize import ROWS, masks_picture, removed_shares, show_masks
+
+SIZE, PATCH = 64, 8
+NUM_PATCHES = (SIZE // PATCH) ** 2
+RATIO, BUDGET = 0.7, 44
+SMALL = ("--image-size", f"{SIZE}", "--patch-size", f"{PATCH}", "--mask-ratio", f"{RATIO}")
+# The same for all tests, so that each strategy is compiled once.
+COUNT = 10
+
+sample_jitted = jax.jit(sample_masks, static_argnames=("strategy", "mask_ratio"))
+
+
+@pytest.fixture(scope="module")
+def faces() -> tuple[np.ndarray, np.ndarray]:
+    """Images and parsing maps of 2 * COUNT synthetic faces."""
+    source = SyntheticFaces(2 * COUNT, image_size=SIZE, seed=0)
+    elements = [source[i] for i in range(len(source))]
+    return tuple(np.stack([e[name] for e in elements]) for name in ("image", "parsing_map"))
+
+
+def random_masks(seed: int, batch: int) -> Masks:
+    """Masks that need not come from a strategy; a part of what is removed is of the region."""
+    rng = np.random.default_rng(seed)
+    mask = rng.random((batch, NUM_PATCHES)) < 0.75
+    region_mask = mask & (rng.random(mask.shape) < 0.3)
+    return Masks(mask.astype(np.uint8), region_mask.astype(np.uint8), *np.zeros((2, batch, 1)))
+
+
+def patch(images: np.ndarray, index: int) -> np.ndarray:
+    """The pixels of one patch, counted row by row."""
+    down, right = divmod(index, SIZE // PATCH)
+    return images[down * PATCH : (down + 1) * PATCH, right * PATCH : (right + 1) * PATCH]
+
+
+def rows_of(table: str) -> dict[str, list[str]]:
+    """The cells of a Markdown table's rows, by the first cell."""
+    lines = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("|")]
+    return {cells[0]: cells[1:] for cells in lines[2:]}
+
+
+def fails(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str]:
+    """The exit code and the message of a command that must print one line and nothing else."""
+    with pytest.raises(SystemExit) as raised:
+        visualize.main(["masks", *flags])
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1
+    return raised.value.code, captured.err
+
+
+# The picture
+
+
+def test_removed_patches_are_those_of_the_masks():
+    images = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), np.uint8)
+    masks = random_masks(1, batch=3)
+    shown = show_masks(images, masks, PATCH)
+    for face in range(3):
+        for index in range(NUM_PATCHES):
+            wanted = patch(images[face], index)
+            if masks.region_mask[face, index]:
+                wanted = np.broadcast_to(visualize.COVERED, wanted.shape)
+            elif masks.mask[face, index]:
+                wanted = np.broadcast_to(visualize.REMOVED, wanted.shape)
+            np.testing.assert_array_equal(patch(shown[face], index), wanted)
+
+
+def test_the_picture_has_a_row_per_face_and_titled_columns(faces):
+    images, maps = faces[0][:3], faces[1][:3]
+    masks = {"one": random_masks(1, batch=3), "other": random_masks(2, batch=3)}
+    picture = masks_picture(images, maps, masks, patch_size=PATCH)
+    pitch = SIZE + 2
+    assert picture.shape == (visualize.TITLE_HEIGHT + 3 * pitch - 2, 4 * pitch - 2, 3)
+    shown = [show_masks(images, of_name, PATCH) for of_name in masks.values()]
+    columns = [images, visualize.PALETTE[maps], *shown]
+    titles, grid = np.split(picture, [visualize.TITLE_HEIGHT])
+    for column, wanted in enumerate(columns):
+        left = column * pitch
+        assert titles[:, left : left + SIZE].min() < 128
+        for row in range(3):
+            cell = grid[row * pitch : row * pitch + SIZE, left : left + SIZE]
+            np.testing.assert_array_equal(cell, wanted[row])
+
+
+def test_every_class_has_a_colour_of_its_own():
+    assert visualize.PALETTE.shape == (len(CLASSES), 3)
+    assert len(np.unique(visualize.PALETTE, axis=0)) == len(CLASSES)
+
+
+# The table
+
+
+def test_shares_of_a_worked_example():
+    """Two faces of four patches, two draws of two patches each."""
+    background, skin, nose = 1 << 0, 1 << 1, 1 << 6
+    classes = np.array(
+        [[nose, nose + skin, skin, skin], [skin, skin, background, background]], np.uint16
+    )
+    masks = np.array(
+        [[[1, 1, 0, 0], [1, 1, 0, 0]], [[1, 0, 1, 0], [0, 0, 1, 1]]], np.uint8
+    )  # [draw, face, patch]
+    shares = dict(zip(ROWS, removed_shares(masks, classes), strict=True))
+    assert shares["nose"] == (2 + 1) / 4  # the second face shows none
+    assert shares["skin"] == ((1 + 1) / 6 + (2 + 0) / 4) / 2
+    assert shares["all"] == 0.5
+    assert shares["one region fully covered"] == 1 / 4  # the nose; skin does not count
+    assert np.isnan(shares["hair"])
+    table = rows_of(visualize.markdown_table({"some": np.array(list(shares.values()))}))
+    assert table["nose"] == ["75.0 %"]
+    assert table["hair"] == ["-"]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_covered_region_that_fits_the_budget_is_always_covered(faces, strategy):
+    classes = patch_classes(faces[1], PATCH)
+    sizes = np.asarray(group_members(classes))[:, :NUM_COVERABLE].sum(-1)
+    classes = classes[((sizes > 0) & (sizes <= BUDGET)).all(axis=1)][:COUNT]
+    assert len(classes) == COUNT
+    sample = partial(sample_jitted, strategy=strategy, mask_ratio=RATIO)
+    masks = [sample(key, classes).mask for key in jax.random.split(jax.random.key(0), 50)]
+    shares = dict(zip(ROWS, removed_shares(np.stack(masks), classes), strict=True))
+    assert shares["all"] == BUDGET / NUM_PATCHES
+    if strategy in ("crfr_r", "crfr_p"):
+        assert shares["one region fully covered"] == 1
+    if strategy in ("random", "frp"):
+        assert shares["one region fully covered"] < 1
+
+
+# The command
+
+
+def test_the_command_writes_the_picture_and_prints_the_table(tmp_path, capsys):
+    output = tmp_path / "masks.png"
+    visualize.main(
+        ["masks", *SMALL, "--count", f"{COUNT}", "--draws", "3", "--output", str(output)]
+    )
+    printed = capsys.readouterr().out
+    table = rows_of(printed)
+    assert tuple(table) == ROWS == (*GROUPS, "all", "one region fully covered")
+    assert table["all"] == [f"{100 * BUDGET / NUM_PATCHES:.1f} %"] * len(STRATEGIES)
+    assert printed.endswith("\n\n10 faces, 3 draws; each removes 44 of 64 patches.\n")
+    with Image.open(output, formats=["PNG"]) as picture:
+        columns = 2 + len(STRATEGIES)
+        # Eight of the ten faces are shown.
+        height = visualize.TITLE_HEIGHT + 8 * (SIZE + 2) - 2
+        assert picture.size == (columns * (SIZE + 2) - 2, height)
+
+
+def test_a_missing_folder_ends_in_one_sentence_and_exit_code_65(tmp_path):
+    missing = tmp_path / "nowhere"
+    command = [sys.executable, "-m", "fsvfm_jax.visualize", "masks", "--paths", str(missing)]
+    done = subprocess.run(
+        [*command, "--output", "masks.png"],
+        capture_output=True,
+        text=True,
+        cwd=Path(visualize.__file__).parents[1],
+    )
+    assert (done.returncode, done.stdout) == (65, "")
+    assert done.stderr.startswith(f"error: the data folder {missing} does not exist;")
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_output_that_cannot_be_written_is_named(tmp_path, capsys):
+    output = tmp_path / "nowhere" / "masks.png"
+    code, message = fails(
+        capsys, *SMALL, "--count", f"{COUNT}", "--draws", "1", "--output", str(output)
+    )
+    assert code == 65 and str(output) in message
+
+
+@pytest.mark.parametrize(
+    ("flags", "part"),
+    [
+        (("--patch-size", "15"), "--patch-size 15"),
+        (("--count", "0"), "--count is 0"),
+        (("--draws", "-1"), "--draws is -1"),
+        (("--seed", "-1"), "--seed is -1"),
+        ((*SMALL, "--count", "1", "--mask-ratio", "1"), "mask_ratio 1.0 removes 64 of N = 64"),
+        (("--count", "many"), "'many'"),
+        (("--colour", "red"), "--colour red"),
+    ],
+)
+def test_a_wrong_flag_ends_in_one_sentence_and_exit_code_78(capsys, flags, part):
+    code, message = fails(capsys, "--output", "masks.png", *flags)
+    assert code == 78 and part in message
