@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from pathlib import Path
 
 import pytest
 
@@ -101,3 +102,12 @@ def test_what_cannot_be_is_refused_by_name(path, value, message):
 def test_an_unknown_argument_is_refused():
     with pytest.raises(ValueError, match="the only one is :smoke"):
         get_config("vit_b", "smok")
+
+
+@pytest.mark.parametrize("name", ["vit_s", "vit_b", "vit_l", "vit_h", "vit_s-smoke"])
+def test_resolved_configs_are_those_on_file(name):
+    """A change of a default shows in a diff of `tests/golden`, or not at all."""
+    stored = Path(__file__).parent / "golden" / f"{name}.json"
+    assert config_lib.to_json(config_lib.resolve(get_config(*name.split("-")))) + "\n" == (
+        stored.read_text()
+    )

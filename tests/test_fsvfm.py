@@ -11,6 +11,7 @@ from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.masking import sample_masks
 from fsvfm_jax.models import build
 from fsvfm_jax.models.fsvfm import POSITION_TABLES, split_positions, teacher_subset
+from fsvfm_jax.tracking import parameter_table
 
 # Student trainable, student with positions, teacher with positions.
 PARAMETER_COUNTS = {
@@ -32,6 +33,12 @@ def test_parameter_counts(size, counts):
     assert (count(trained), count(params), count(teacher_subset(params))) == counts
     assert positions.keys() == set(POSITION_TABLES)
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(params))
+
+
+def test_names_shapes_and_dtypes_are_those_on_file():
+    params = jax.eval_shape(build("vit_base_patch16").init_params, jax.random.key(0))
+    stored = (golden_numbers.FOLDER / "vit_b_parameters.txt").read_text()
+    assert parameter_table(params) + "\n" == stored
 
 
 @pytest.fixture(scope="module")
