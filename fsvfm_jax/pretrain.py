@@ -38,7 +38,12 @@ def make_task(config: ConfigDict | FrozenConfigDict, *, stats: Stats) -> Task:
         grad_clip=config.optimizer.grad_clip,
     )
     sample = partial(sample_masks, **config.mask)
+    size = model.image_size
     return Task(
+        sample={
+            "image": jax.ShapeDtypeStruct((size, size, 3), jnp.uint8),
+            "classes": jax.ShapeDtypeStruct((model.num_patches,), jnp.uint16),
+        },
         init=partial(init_state, model, tx),
         train_step=partial(
             train_step,

@@ -1,5 +1,7 @@
 """The training loop, read from top to bottom. It knows no task."""
 
+import contextlib
+import functools
 import logging
 import math
 import time
@@ -8,6 +10,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 from etils import epath
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from fsvfm_jax import config as config_lib
@@ -19,7 +22,7 @@ from fsvfm_jax.data.stats import Stats, compute_stats, load_stats, save_stats
 from fsvfm_jax.data.transforms import to_batch_element
 from fsvfm_jax.errors import NotFiniteError
 from fsvfm_jax.optim import Schedule, make_schedule
-from fsvfm_jax.train_state import StepValues, Task
+from fsvfm_jax.train_state import StepValues, Task, TrainState
 
 logger = logging.getLogger(__name__)
 
@@ -67,26 +70,23 @@ def train(
     # ── State: shapes first, so that no array is ever made in the wrong place ──────────────────
     task = make_task(config, stats=stats)
     key = jax.random.key(config.seed)
-    template = sharding.with_sharding(jax.eval_shape(task.init, key), sharding.replicated(mesh))
+    template = state_template(task, mesh)
     logger.info("parameters of the student\n%s", tracking.parameter_table(template.params))
 
-    # ── Step ──────────────────────────────────────────────────────────────────────────────────
-    faces = [
-        to_batch_element(source[i], config.model.patch_size)
-        for i in range(min(PICTURE_ROWS, len(source)))
-    ]
-    faces = {name: np.stack([face[name] for face in faces]) for name in faces[0]}
-    batch_template = {
-        name: jax.ShapeDtypeStruct(
-            (config.batch_size, *rows.shape[1:]), rows.dtype, sharding=sharding.batch_sharding(mesh)
-        )
-        for name, rows in faces.items()
-    }
-    picture = jax.jit(task.picture, out_shardings=sharding.replicated(mesh))
+    open_stream = functools.partial(
+        make_iterator,
+        source,
+        global_batch_size=config.batch_size,
+        patch_size=config.model.patch_size,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        num_workers=config.data.num_workers,
+    )
     if check_only:
-        _compile(task, template, batch_template)
-        batches = make_iterator(source, **_iterator_arguments(config), start_sample=0)
-        sharding.put_batch(next(batches), mesh)
+        _compile(task, mesh, batch_size=config.batch_size)
+        with contextlib.closing(open_stream()) as batches:
+            sharding.put_batch(next(batches), mesh)
         logger.info("check: read one batch, compiled the step; nothing was trained or written")
         return
 
@@ -100,15 +100,18 @@ def train(
         restored = checkpoints.restore_newest(template)
         if restored is None:
             state = jax.jit(task.init, out_shardings=sharding.replicated(mesh))(key)
-            start_step = start_sample = 0
+            start_step = samples_seen = 0
         else:
-            state, start_sample = restored
+            state, samples_seen = restored
             start_step = int(state.step)
             logger.info("resumed at step %d of %d", start_step, schedule.total_steps)
-        train_step = _compile(task, template, batch_template)
+        train_step = _compile(task, mesh, batch_size=config.batch_size)
+
+        picture = jax.jit(task.picture, out_shardings=sharding.replicated(mesh))
+        faces = _picture_faces(source, config.model.patch_size)
 
         # ── Loop ──────────────────────────────────────────────────────────────────────────────
-        batches = make_iterator(source, **_iterator_arguments(config), start_sample=start_sample)
+        batches = open_stream(start_sample=samples_seen)
         tracker = tracking.Tracker(
             workdir,
             start_step=start_step,
@@ -118,7 +121,7 @@ def train(
             log_every=config.tracking.log_every,
             active=jax.process_index() == 0,
         )
-        with tracker:
+        with tracker, contextlib.closing(batches):
             unreported = None
             for step in range(start_step + 1, schedule.total_steps + 1):
                 batch = sharding.put_batch(next(batches), mesh)
@@ -127,6 +130,7 @@ def train(
                     teacher_rate=np.float32(schedule.teacher_rate(step - 1)),
                 )
                 state, metrics = train_step(state, batch, values)
+                samples_seen += config.batch_size
                 # The device works on this step while the numbers of the one before are read.
                 if unreported is not None:
                     _report(tracker, schedule, *unreported)
@@ -143,22 +147,10 @@ def train(
                     columns = jax.device_get(picture(state, faces))
                     tracker.images(step, "reconstruction", tracking.image_grid(list(columns)))
                 if save:
-                    samples_seen = start_sample + (step - start_step) * config.batch_size
                     checkpoints.save(state, step=step, samples_seen=samples_seen)
 
     # ── Finish: the last checkpoint is written once `checkpoints` is closed ────────────────────
     logger.info("done: step %d of %d, in %s", int(state.step), schedule.total_steps, workdir)
-
-
-def _iterator_arguments(config: ConfigDict) -> dict[str, int]:
-    return {
-        "global_batch_size": config.batch_size,
-        "patch_size": config.model.patch_size,
-        "seed": config.seed,
-        "process_index": jax.process_index(),
-        "process_count": jax.process_count(),
-        "num_workers": config.data.num_workers,
-    }
 
 
 def _find_stats(config: ConfigDict, source: Source, workdir: epath.Path, *, compute: bool) -> Stats:
@@ -204,11 +196,33 @@ def _log_plan(
     )
 
 
-def _compile(task: Task, template: object, batch_template: object) -> jax.stages.Compiled:
+def state_template(task: Task, mesh: Mesh) -> TrainState:
+    """Shapes, dtypes and shardings of the state: no array is ever made in the wrong place."""
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    return sharding.with_sharding(shapes, sharding.replicated(mesh))
+
+
+def lower_step(task: Task, mesh: Mesh, *, batch_size: int) -> jax.stages.Lowered:
+    """The training step as the loop runs it, traced for the mesh's devices but not compiled."""
+    batch = {
+        name: jax.ShapeDtypeStruct(
+            (batch_size, *x.shape), x.dtype, sharding=sharding.batch_sharding(mesh)
+        )
+        for name, x in task.sample.items()
+    }
+    template = state_template(task, mesh)
+    # The state leaves a step where it entered it, or the next step could not take it.
+    train_step = jax.jit(
+        task.train_step,
+        donate_argnums=0,
+        out_shardings=(jax.tree.map(lambda x: x.sharding, template), sharding.replicated(mesh)),
+    )
+    return train_step.lower(template, batch, StepValues(np.float32(0), np.float32(0)))
+
+
+def _compile(task: Task, mesh: Mesh, *, batch_size: int) -> jax.stages.Compiled:
     started = time.monotonic()
-    values = StepValues(np.float32(0), np.float32(0))
-    train_step = jax.jit(task.train_step, donate_argnums=0)
-    compiled = train_step.lower(template, batch_template, values).compile()
+    compiled = lower_step(task, mesh, batch_size=batch_size).compile()
     memory = compiled.memory_analysis()
     logger.info(
         "compiled the training step in %.1f s; memory per device: arguments %.2f GB,"
@@ -218,6 +232,12 @@ def _compile(task: Task, template: object, batch_template: object) -> jax.stages
         memory.temp_size_in_bytes / 1e9,
     )
     return compiled
+
+
+def _picture_faces(source: Source, patch_size: int) -> dict[str, np.ndarray]:
+    """The set's first faces, the same for every picture of a run."""
+    faces = [to_batch_element(source[i], patch_size) for i in range(min(PICTURE_ROWS, len(source)))]
+    return {name: np.stack([face[name] for face in faces]) for name in faces[0]}
 
 
 def _report(

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
@@ -43,11 +44,13 @@ class Task(NamedTuple):
     """All that the loop knows of what is trained; pure functions, jitted by the loop.
 
     Attributes:
+        sample: Shapes and dtypes of one sample of a batch, by name.
         init: Key to the state at step 0.
         train_step: One optimizer update.
         picture: State and batch to columns of uint8 images [columns, rows, H, W, 3] to look at.
     """
 
+    sample: dict[str, jax.ShapeDtypeStruct]
     init: Callable[[PRNGKeyArray], TrainState]
     train_step: Callable[[TrainState, Batch, StepValues], tuple[TrainState, Metrics]]
     picture: Callable[[TrainState, Batch], UInt8[Array, "columns rows H W 3"]]
