@@ -100,6 +100,13 @@ def get_config(size: str, arg: str = "") -> ConfigDict:
     # Processes that read and decode on each host; 0 uses threads.
     c.data.num_workers = 8
 
+    # The devices: `data` copies of the state, each split over `fsdp` devices. One of the two may be
+    # -1, the rest of the devices. fsdp=1 is plain data parallelism, right for S, B and L; raise
+    # fsdp when the state does not fit.
+    c.mesh = ConfigDict()
+    c.mesh.data = -1
+    c.mesh.fsdp = 1
+
     c.checkpoint = ConfigDict()
     # Steps between checkpoints; the last step is always saved.
     c.checkpoint.every = 1000

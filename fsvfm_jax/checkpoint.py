@@ -26,14 +26,14 @@ class Checkpoints:
     """The steps saved under one directory; saving goes on in the background while training does.
 
     Args:
-        directory: `<workdir>/checkpoints`, created if missing.
+        directory: `<workdir>/checkpoints`, relative or absolute, created if missing.
         keep: How many of the newest steps to keep.
         keep_every: Every multiple of it is kept for good; 0 for none.
     """
 
     def __init__(self, directory: epath.Path, *, keep: int, keep_every: int):
         self._manager = ocp.CheckpointManager(
-            directory,
+            directory.resolve(),  # Orbax takes absolute paths only.
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep, keep_period=keep_every or None, cleanup_tmp_directories=True
             ),
@@ -51,9 +51,7 @@ class Checkpoints:
         self._manager.close()
 
     def save(self, state: TrainState, *, step: int, samples_seen: int) -> None:
-        """Starts saving; a step that is there already is left as it is."""
-        if step == self._manager.latest_step():
-            return
+        """Starts saving; the state's memory may be given away as soon as this returns."""
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             data=ocp.args.JsonSave({"samples_seen": samples_seen}),

@@ -1,10 +1,12 @@
 """From a config file's fields to the resolved config that a run stores: recipes and checks."""
 
 import json
+import math
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from fsvfm_jax.data.stats import make_stats
 from fsvfm_jax.errors import ConfigError, nearest
 from fsvfm_jax.losses import SIMILARITIES
 from fsvfm_jax.masking import REGION_CHOICES, STRATEGIES, num_removed
@@ -33,17 +35,52 @@ CHOICES = {
     "loss.similarity": tuple(SIMILARITIES),
     "teacher.mode": ("ema", "frozen"),
 }
-POSITIVE = (
-    "epochs",
-    "batch_size",
-    "accum_steps",
-    "mask.region_group_size",
-    "data.num_samples",
-    "checkpoint.every",
-    "checkpoint.keep",
-    "tracking.log_every",
-    "tracking.picture_every",
-)
+# What a number may be, both ends included.
+RANGES = {
+    **dict.fromkeys(
+        [
+            "epochs",
+            "batch_size",
+            "accum_steps",
+            "model.image_size",
+            "model.patch_size",
+            "model.width",
+            "model.depth",
+            "model.num_heads",
+            "model.decoder_width",
+            "model.decoder_depth",
+            "model.decoder_num_heads",
+            "model.rep_decoder_depth",
+            "model.rep_decoder_num_heads",
+            "model.projection_dim",
+            "model.projection_hidden",
+            "model.unroll",
+            "mask.region_group_size",
+            "data.num_samples",
+            "checkpoint.every",
+            "checkpoint.keep",
+            "tracking.log_every",
+            "tracking.picture_every",
+        ],
+        (1, math.inf),
+    ),
+    **dict.fromkeys(
+        [
+            "loss.weight_region",
+            "loss.weight_sim",
+            "optimizer.blr",
+            "optimizer.min_lr",
+            "optimizer.warmup_epochs",
+            "optimizer.weight_decay",
+            "optimizer.grad_clip",
+            "data.num_workers",
+            "checkpoint.keep_every",
+        ],
+        (0, math.inf),
+    ),
+    "teacher.momentum": (0, 1),
+    "seed": (0, 2**31 - 1),
+}
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
@@ -70,26 +107,28 @@ def to_json(config: ConfigDict) -> str:
 def _check(config: ConfigDict) -> None:
     for path in CHOICES:
         _check_choice(config, path)
-    for path in POSITIVE:
+    for path, (low, high) in RANGES.items():
         section, name = _locate(config, path)
-        if section[name] <= 0:
-            raise ConfigError(f"config.{path} = {section[name]} must be greater than 0")
+        if not low <= section[name] <= high:
+            limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+            raise ConfigError(f"config.{path} = {section[name]} must be {limits}")
     if config.schedule_epochs < config.epochs:
         raise ConfigError(
-            f"config.schedule_epochs = {config.schedule_epochs} ends before config.epochs ="
-            f" {config.epochs}: raise it, or leave it None"
+            f"config.schedule_epochs = {config.schedule_epochs} (by recipe {config.recipe!r} unless"
+            f" you set it) ends before config.epochs = {config.epochs}: give it at least that"
         )
     if config.optimizer.warmup_epochs >= config.schedule_epochs:
         raise ConfigError(
             f"config.optimizer.warmup_epochs = {config.optimizer.warmup_epochs} leaves nothing of"
             f" config.schedule_epochs = {config.schedule_epochs}: lower the first"
         )
-    for name in ("mean", "std"):
-        value = config.data[name]
-        if value is not None and len(value) != 3:
-            raise ConfigError(f"config.data.{name} = {value} must have three values: r, g, b")
     if (config.data.mean is None) != (config.data.std is None):
         raise ConfigError("give both config.data.mean and config.data.std, or neither")
+    if config.data.mean is not None:
+        try:
+            make_stats(config.data.mean, config.data.std)
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"config.data.mean and config.data.std: {error}") from error
     model = build(config.model)
     num_removed(model.num_patches, config.mask.mask_ratio)
 

@@ -22,6 +22,12 @@ class NotFiniteError(UserError):
     exit_code = 72
 
 
+class StorageError(UserError):
+    """What the run writes to cannot be written."""
+
+    exit_code = 73
+
+
 class ConfigError(UserError):
     """A configuration field, or a checkpoint of another configuration, does not fit."""
 

@@ -23,9 +23,16 @@ def patch_targets(
     patches = patchify(images, patch_size)
     if not norm_pix:
         return patches
-    mean = patches.mean(axis=-1, keepdims=True)
+    mean, deviation = patch_moments(patches)
+    return (patches - mean) / deviation
+
+
+def patch_moments(
+    patches: Float[Array, "B N P"],
+) -> tuple[Float[Array, "B N 1"], Float[Array, "B N 1"]]:
+    """Mean and standard deviation of every patch, from the unbiased variance plus 1e-6."""
     variance = patches.var(axis=-1, keepdims=True, ddof=1)
-    return (patches - mean) / jnp.sqrt(variance + 1e-6)
+    return patches.mean(axis=-1, keepdims=True), jnp.sqrt(variance + 1e-6)
 
 
 def patch_errors(

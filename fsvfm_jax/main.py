@@ -114,10 +114,11 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
             raise flags.ValidationError("--config is missing; try --config=configs/vit_s.py:smoke")
         _CONFIG.value.lock()  # Raises what went wrong while the file was loaded.
         return remaining
-    # ml_collections raises the last two, with the nearest name, for an unknown field.
-    except (flags.Error, OSError, ImportError, ValueError, AttributeError, KeyError) as error:
+    except Exception as error:  # A config file is a program: it can raise anything.
+        # ml_collections says in a KeyError which field was meant; its `str` would be quoted.
+        text = str(error.args[0] if isinstance(error, KeyError) else error)
         # The last line says what is wrong; those before it where, and where it was looked for.
-        print(f"error: {str(error.args[-1]).splitlines()[-1].strip()}", file=sys.stderr)
+        print(f"error: {text.strip().splitlines()[-1].strip()}", file=sys.stderr)
         sys.exit(ConfigError.exit_code)
 
 

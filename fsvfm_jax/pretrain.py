@@ -13,7 +13,6 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from fsvfm_jax import losses
 from fsvfm_jax.data.stats import Stats
-from fsvfm_jax.errors import ConfigError, nearest
 from fsvfm_jax.masking import Masks, sample_masks
 from fsvfm_jax.models import build
 from fsvfm_jax.models.fsvfm import FSVFM, Params, split_positions, teacher_subset
@@ -21,17 +20,10 @@ from fsvfm_jax.models.layers import patchify, unpatchify
 from fsvfm_jax.optim import accumulate_gradients, apply_updates, make_optimizer
 from fsvfm_jax.train_state import Batch, Metrics, StepValues, Task, TrainState
 
-PICTURE_ROWS = 8
-
 
 def make_task(config: ConfigDict | FrozenConfigDict, *, stats: Stats) -> Task:
     """Binds the resolved config's sections and the data set's statistics to the functions below."""
     model = build(config.model)
-    if config.loss.similarity not in losses.SIMILARITIES:
-        raise ConfigError(
-            f"loss.similarity = {config.loss.similarity!r};"
-            f" {nearest(config.loss.similarity, losses.SIMILARITIES)}"
-        )
     tx = make_optimizer(
         betas=tuple(config.optimizer.betas),
         weight_decay=config.optimizer.weight_decay,
@@ -100,7 +92,8 @@ def train_step(
         accum_steps: Micro-batches one after another.
 
     Returns:
-        The next state, and scalars: those of `three_c_loss` and `grad_norm` before clipping.
+        The next state, and scalars: those of `three_c_loss`, `grad_norm` before clipping, and
+        `param_norm` after the update.
     """
     # 1. Masks of the whole batch: they depend on seed, step and row alone, not on devices.
     key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -136,7 +129,8 @@ def train_step(
         teacher_subset(params),
     )
     state = TrainState(state.step + 1, params, teacher_params, opt_state)
-    return state, metrics | {"grad_norm": optax.tree.norm(grads)}
+    norms = {"grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(trained)}
+    return state, metrics | norms
 
 
 def three_c_loss(
@@ -208,13 +202,13 @@ def picture(
     With `norm_pix` a predicted patch is given back the mean and variance of the true one. The
     masks are those of key 0, so that pictures of one run can be compared.
     """
-    images = normalize_images(batch["image"][:PICTURE_ROWS], stats)
-    masks = sample(jax.random.key(0), batch["classes"][:PICTURE_ROWS])
+    images = normalize_images(batch["image"], stats)
+    masks = sample(jax.random.key(0), batch["classes"])
     prediction = model.apply({"params": state.params}, images, masks, method="student").prediction
     patches = patchify(images, model.patch_size)
     if norm_pix:
-        variance = patches.var(axis=-1, keepdims=True, ddof=1)
-        prediction = prediction * jnp.sqrt(variance + 1e-6) + patches.mean(-1, keepdims=True)
+        patch_mean, patch_deviation = losses.patch_moments(patches)
+        prediction = prediction * patch_deviation + patch_mean
 
     mean, std = jnp.asarray(stats.mean), jnp.asarray(stats.std)
     removed = masks.mask[:, :, None].astype(bool)

@@ -1,26 +1,56 @@
-"""Where arrays live: one mesh over all devices, the state replicated, batches split over devices.
+"""Where arrays live: one mesh over all devices, with the axes `data` and `fsdp`.
+
+A batch is split over both axes. The state is replicated over `data` and split over `fsdp`, each
+array along one of its axes; with `fsdp` 1 that is plain data parallelism. The layer axis of a
+scanned stack is never split: the loop gathers one layer's parameters at a time.
 
 The only file that knows `PartitionSpec`.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree, Shaped
+from ml_collections import ConfigDict
 
 from fsvfm_jax.errors import ConfigError
 
 AXES = ("data", "fsdp")
+BATCH = PartitionSpec(AXES)
+# Splitting biases and scales saves nothing and costs a message each.
+SMALLEST_SPLIT = 2**12
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """All devices (or those given) in one line along `data`."""
+def make_mesh(
+    sizes: Mapping[str, int] | ConfigDict, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """Arranges all devices (or those given) by the config's mesh section.
+
+    Args:
+        sizes: `data` and `fsdp`; one may be -1, which stands for the rest of the devices.
+        devices: Instead of all of them.
+
+    Raises:
+        ConfigError: The sizes do not multiply to the number of devices: none may be idle.
+    """
     devices = jax.devices() if devices is None else devices
+    shape = [sizes[axis] for axis in AXES]
+    known = math.prod(size for size in shape if size != -1)
+    if shape.count(-1) == 1 and known > 0 and len(devices) % known == 0:
+        shape[shape.index(-1)] = len(devices) // known
+    if math.prod(shape) != len(devices) or min(shape) < 1:
+        raise ConfigError(
+            f"config.mesh.data = {sizes['data']} x config.mesh.fsdp = {sizes['fsdp']} does not"
+            f" make {len(devices)} devices: make one of them -1, and the other a divisor"
+        )
+    # In the order of processes, which `jax.make_mesh` may change: process h of H then holds the
+    # h-th of H equal parts of a batch, and the masks' rows meet the same faces everywhere.
     auto = (AxisType.Auto, AxisType.Auto)
-    return jax.make_mesh((len(devices), 1), AXES, axis_types=auto, devices=devices)
+    return Mesh(np.asarray(devices).reshape(shape), AXES, axis_types=auto)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -29,7 +59,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Axis 0 split over every device, whatever the mesh's shape."""
-    return NamedSharding(mesh, PartitionSpec(AXES))
+    return NamedSharding(mesh, BATCH)
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
@@ -40,9 +70,39 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     }
 
 
-def with_sharding(shapes: PyTree, sharding: NamedSharding) -> Any:
-    """A tree of `ShapeDtypeStruct` that also says where each array lives."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+def constrain_batch(x: Shaped[Array, "B ..."]) -> Shaped[Array, "B ..."]:
+    """Says under a mesh that axis 0 is the batch: else activations might follow the parameters."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, BATCH)
+
+
+def state_template(shapes: PyTree, mesh: Mesh) -> Any:
+    """A tree of `ShapeDtypeStruct` that also says where each array of the state lives."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: jax.ShapeDtypeStruct(
+            x.shape, x.dtype, sharding=NamedSharding(mesh, _fsdp_spec(path, x.shape, mesh))
+        ),
+        shapes,
+    )
+
+
+def shardings_of(template: PyTree) -> Any:
+    return jax.tree.map(lambda x: x.sharding, template)
+
+
+def _fsdp_spec(path: tuple[Any, ...], shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """Splits the longest axis that `fsdp` divides, the layers of a stack apart."""
+    size = mesh.shape["fsdp"]
+    names = [str(getattr(key, "key", "")) for key in path]
+    if names[-1].endswith("pos_embed"):  # gathered by index on every device
+        return PartitionSpec()
+    stacked = any(name.endswith("blocks") for name in names)
+    axes = [axis for axis in range(int(stacked), len(shape)) if shape[axis] % size == 0]
+    if size == 1 or math.prod(shape) < SMALLEST_SPLIT or not axes:
+        return PartitionSpec()
+    longest = max(axes, key=lambda axis: shape[axis])
+    return PartitionSpec(*(["fsdp" if axis == longest else None for axis in range(len(shape))]))
 
 
 def check_batch_size(batch_size: int, *, accum_steps: int, mesh: Mesh) -> None:

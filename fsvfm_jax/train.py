@@ -18,9 +18,9 @@ from fsvfm_jax import sharding, tracking
 from fsvfm_jax.checkpoint import Checkpoints
 from fsvfm_jax.data.pipeline import make_iterator
 from fsvfm_jax.data.sources import Source, make_source
-from fsvfm_jax.data.stats import Stats, compute_stats, load_stats, save_stats
+from fsvfm_jax.data.stats import Stats, compute_stats, load_stats, make_stats, save_stats
 from fsvfm_jax.data.transforms import to_batch_element
-from fsvfm_jax.errors import NotFiniteError
+from fsvfm_jax.errors import NotFiniteError, StorageError
 from fsvfm_jax.optim import Schedule, make_schedule
 from fsvfm_jax.train_state import StepValues, Task, TrainState
 
@@ -48,7 +48,7 @@ def train(
         UserError: Of its kinds, each with one sentence.
     """
     # ── Mesh ──────────────────────────────────────────────────────────────────────────────────
-    mesh = sharding.make_mesh()
+    mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(config.batch_size, accum_steps=config.accum_steps, mesh=mesh)
 
     # ── Data ──────────────────────────────────────────────────────────────────────────────────
@@ -61,8 +61,7 @@ def train(
     )
     logger.info("config %s", config_lib.to_json(config))
     if not check_only:
-        workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / "config.json").write_text(config_lib.to_json(config))
+        _make_folder(workdir)
     stats = _find_stats(config.data, source, workdir, compute=not check_only)
     schedule = make_schedule(config, len(source))
     _log_plan(config, schedule, num_samples=len(source), num_devices=mesh.size)
@@ -99,16 +98,21 @@ def train(
     with checkpoints:
         restored = checkpoints.restore_newest(template)
         if restored is None:
-            state = jax.jit(task.init, out_shardings=sharding.replicated(mesh))(key)
+            state = jax.jit(task.init, out_shardings=sharding.shardings_of(template))(key)
             start_step = samples_seen = 0
         else:
             state, samples_seen = restored
             start_step = int(state.step)
             logger.info("resumed at step %d of %d", start_step, schedule.total_steps)
+        if jax.process_index() == 0:
+            (workdir / "config.json").write_text(config_lib.to_json(config))
+        if start_step >= schedule.total_steps:
+            logger.info("nothing to do: %s is at its last step", workdir)
+            return
         train_step = _compile(task, mesh, batch_size=config.batch_size)
-
-        picture = jax.jit(task.picture, out_shardings=sharding.replicated(mesh))
         faces = _picture_faces(source, config.model.patch_size)
+        picture = jax.jit(task.picture, out_shardings=sharding.replicated(mesh))
+        picture = picture.lower(template, faces).compile()
 
         # ── Loop ──────────────────────────────────────────────────────────────────────────────
         batches = open_stream(start_sample=samples_seen)
@@ -143,21 +147,30 @@ def train(
                     # Nothing is saved before its step is known to be finite.
                     _report(tracker, schedule, *unreported)
                     unreported = None
+                if save:
+                    checkpoints.save(state, step=step, samples_seen=samples_seen)
                 if draw:
                     columns = jax.device_get(picture(state, faces))
                     tracker.images(step, "reconstruction", tracking.image_grid(list(columns)))
-                if save:
-                    checkpoints.save(state, step=step, samples_seen=samples_seen)
 
     # ── Finish: the last checkpoint is written once `checkpoints` is closed ────────────────────
     logger.info("done: step %d of %d, in %s", int(state.step), schedule.total_steps, workdir)
+
+
+def _make_folder(workdir: epath.Path) -> None:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"the workdir {workdir} cannot be made ({error}): give another --workdir"
+        ) from error
 
 
 def _find_stats(config: ConfigDict, source: Source, workdir: epath.Path, *, compute: bool) -> Stats:
     """Mean and std from the config, a file, an earlier start of this run, or the set itself."""
     stored = workdir / "data_stats.json"
     if config.mean is not None:
-        stats = Stats(config.mean, config.std)
+        stats = make_stats(config.mean, config.std)
     elif config.stats_file is not None:
         stats = load_stats(config.stats_file)
     elif stored.exists():
@@ -198,8 +211,7 @@ def _log_plan(
 
 def state_template(task: Task, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings of the state: no array is ever made in the wrong place."""
-    shapes = jax.eval_shape(task.init, jax.random.key(0))
-    return sharding.with_sharding(shapes, sharding.replicated(mesh))
+    return sharding.state_template(jax.eval_shape(task.init, jax.random.key(0)), mesh)
 
 
 def lower_step(task: Task, mesh: Mesh, *, batch_size: int) -> jax.stages.Lowered:
@@ -215,9 +227,10 @@ def lower_step(task: Task, mesh: Mesh, *, batch_size: int) -> jax.stages.Lowered
     train_step = jax.jit(
         task.train_step,
         donate_argnums=0,
-        out_shardings=(jax.tree.map(lambda x: x.sharding, template), sharding.replicated(mesh)),
+        out_shardings=(sharding.shardings_of(template), sharding.replicated(mesh)),
     )
-    return train_step.lower(template, batch, StepValues(np.float32(0), np.float32(0)))
+    with jax.set_mesh(mesh):
+        return train_step.lower(template, batch, StepValues(np.float32(0), np.float32(0)))
 
 
 def _compile(task: Task, mesh: Mesh, *, batch_size: int) -> jax.stages.Compiled:
@@ -246,9 +259,9 @@ def _report(
     step: int,
     metrics: dict[str, jax.Array],
 ) -> None:
-    """Hands one step's numbers to the tracker; the loss is checked before anything is saved."""
+    """Hands one step's numbers to the tracker, unless they say that the state is spoilt."""
     numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    for name in ("loss", "grad_norm"):
+    for name in ("loss", "grad_norm", "param_norm"):
         if not math.isfinite(numbers[name]):
             raise NotFiniteError(
                 f"{name} is {numbers[name]} at step {step}: training stops and this step is not"

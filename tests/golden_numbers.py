@@ -65,3 +65,15 @@ def relative_difference(ours: np.ndarray, theirs: np.ndarray) -> float:
     """Norm of the difference over the norm."""
     difference = np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)
     return float(np.linalg.norm(difference) / np.linalg.norm(theirs))
+
+
+def is_key_bias(name: str) -> bool:
+    return name.endswith("qkv.bias")
+
+
+def drop_key_third(name: str, array: np.ndarray) -> np.ndarray:
+    """The key bias has no gradient but rounding noise, which Adam turns into steps."""
+    if not is_key_bias(name):
+        return array
+    q, _, v = np.split(array, 3)
+    return np.concatenate([q, v])

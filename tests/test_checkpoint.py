@@ -26,7 +26,7 @@ def state():
 
 
 def template_of(state):
-    return sharding.with_sharding(state, sharding.replicated(sharding.make_mesh()))
+    return sharding.state_template(state, sharding.make_mesh({"data": -1, "fsdp": 1}))
 
 
 def open_checkpoints(path, **options) -> Checkpoints:

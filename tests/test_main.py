@@ -17,11 +17,15 @@ from fsvfm_jax.errors import ConfigError
 ROOT = Path(__file__).parent.parent
 
 
-def run(*arguments: str, config: str = "configs/vit_s.py:smoke") -> subprocess.CompletedProcess:
+def run(
+    *arguments: str, config: str = "configs/vit_s.py:smoke", cwd: Path = ROOT
+) -> subprocess.CompletedProcess:
+    # Compiled as for a user, not with the suite's flags.
+    env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     return subprocess.run(
-        [sys.executable, "-m", "fsvfm_jax.main", f"--config={config}", *arguments],
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        [sys.executable, "-m", "fsvfm_jax.main", f"--config={ROOT / config}", *arguments],
+        cwd=cwd,
+        env=env | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=300,
@@ -29,9 +33,11 @@ def run(*arguments: str, config: str = "configs/vit_s.py:smoke") -> subprocess.C
 
 
 def test_smoke_learns_and_tells_about_it(tmp_path):
-    result = run(f"--workdir={tmp_path}", "--config.epochs=2", "--config.tracking.log_every=16")
+    result = run("--config.epochs=2", "--config.tracking.log_every=16", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    (workdir,) = (tmp_path / "runs").iterdir()
+    assert workdir.name.startswith("vit_s-smoke-20")
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 16, 32, 48, 64]
     assert lines[-1]["loss_rec"] < 0.8 * lines[0]["loss_rec"]
     for text in (
@@ -41,12 +47,45 @@ def test_smoke_learns_and_tells_about_it(tmp_path):
         "step 64/64",
         "images/s",
         "epoch 1 at step 64",
-        f"done: step 64 of 64, in {tmp_path}",
+        f"done: step 64 of 64, in runs/{workdir.name}",
     ):
         assert text in result.stderr, text
-    assert (tmp_path / "images" / "reconstruction_0000064.png").exists()
-    assert list((tmp_path / "tensorboard").iterdir())
-    assert (tmp_path / "checkpoints" / "64").is_dir()
+    assert (workdir / "images" / "reconstruction_0000064.png").exists()
+    assert list((workdir / "tensorboard").iterdir())
+    assert (workdir / "checkpoints" / "64").is_dir()
+    # The same command with that workdir, relative as a user types it, finds the checkpoint.
+    result = run("--config.epochs=2", f"--workdir=runs/{workdir.name}", cwd=tmp_path)
+    assert result.returncode == 0 and "resumed at step 64 of 64" in result.stderr, result.stderr
+
+
+@pytest.mark.slow
+def test_the_whole_smoke_run(tmp_path):
+    result = run(cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (metrics,) = tmp_path.glob("runs/*/metrics.jsonl")
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert lines[-1]["step"] == 320
+    assert lines[-1]["loss_rec"] < 0.5 * lines[0]["loss_rec"]
+    # The student says more about a face than any constant could, and nothing has collapsed.
+    assert lines[-1]["loss_sim"] < lines[-1]["loss_sim_constant"]
+    assert lines[-1]["variance_z"] > 1e-3
+
+
+@pytest.mark.slow
+def test_a_float32_step_of_vit_l_on_this_machine(tmp_path):
+    result = run(
+        f"--workdir={tmp_path}",
+        "--config.model.dtype=float32",
+        "--config.data.source=synthetic",
+        "--config.data.num_samples=2",
+        "--config.batch_size=2",
+        "--config.epochs=1",
+        "--config.schedule_epochs=600",
+        config="configs/vit_l.py",
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Total: 364,402,944" in result.stderr
+    assert "done: step 1 of 1" in result.stderr
 
 
 @pytest.fixture(scope="module")
@@ -109,11 +148,13 @@ def assert_one_sentence(stderr: str, message: str) -> None:
         (["--config.task=pretrian"], "did you mean 'pretrain'"),
         (["--config.data.stats_file=nowhere.json"], "nowhere.json"),
         (["config.epochs=3"], "unexpected argument 'config.epochs=3'"),
+        (["--config.seed=-1"], "config.seed = -1 must be from 0"),
+        (["--workdir=README.md/x"], "cannot be made"),
     ],
 )
 def test_a_bad_field_ends_in_one_sentence(tmp_path, arguments, message):
     result = run(f"--workdir={tmp_path}", *arguments)
-    assert result.returncode in (65, 78), result.stderr
+    assert result.returncode in (65, 73, 78), result.stderr
     assert_one_sentence(result.stderr, message)
     assert not (tmp_path / "checkpoints").exists()
 

@@ -25,18 +25,6 @@ def model():
     return build(golden_numbers.MODEL)
 
 
-def is_key_bias(name: str) -> bool:
-    return name.endswith("qkv.bias")
-
-
-def drop_key_third(name: str, array: np.ndarray) -> np.ndarray:
-    """The key bias has no gradient but rounding noise, which Adam turns into steps."""
-    if not is_key_bias(name):
-        return array
-    q, _, v = np.split(array, 3)
-    return np.concatenate([q, v])
-
-
 def test_forward_pass_of_step_0(model):
     golden = golden_numbers.load()
     params = golden_numbers.params("init")
@@ -86,9 +74,12 @@ def test_gradients_of_step_0(model):
     assert grads.keys() == golden.keys()
     largest = max(np.linalg.norm(g) for g in golden.values())
     for name, theirs in golden.items():
-        if is_key_bias(name):
+        if golden_numbers.is_key_bias(name):
             assert np.abs(np.split(grads[name], 3)[1]).max() < 1e-6 * largest, name
-        ours, theirs = drop_key_third(name, grads[name]), drop_key_third(name, theirs)
+        ours, theirs = (
+            golden_numbers.drop_key_third(name, grads[name]),
+            golden_numbers.drop_key_third(name, theirs),
+        )
         assert golden_numbers.relative_difference(ours, theirs) < 1e-5, name
 
 
@@ -182,10 +173,13 @@ def test_final_parameters(eight_steps):
         ours = to_state_dict(params)
         assert ours.keys() == golden.keys()
         for name, theirs in golden.items():
-            if is_key_bias(name):
+            if golden_numbers.is_key_bias(name):
                 keys = np.split(ours[name], 3)[1] - np.split(theirs, 3)[1]
                 assert np.abs(keys).max() <= total_rate, name
-            mine, theirs = drop_key_third(name, ours[name]), drop_key_third(name, theirs)
+            mine, theirs = (
+                golden_numbers.drop_key_third(name, ours[name]),
+                golden_numbers.drop_key_third(name, theirs),
+            )
             if np.any(theirs):
                 assert golden_numbers.relative_difference(mine, theirs) < 1e-4, (prefix, name)
             else:

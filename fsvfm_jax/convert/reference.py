@@ -90,7 +90,7 @@ def to_params(state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Turns the reference's names and layouts into our nested tree, values and dtypes unchanged.
 
     Raises:
-        DataError: A key is not one of the reference's, or a stack lacks a block's array.
+        DataError: A key is not one of the reference's, or one is missing.
     """
     remaining = dict(state_dict)
     flat = {}
@@ -108,6 +108,11 @@ def to_params(state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
                     raise DataError(f"the state dict has {depth} {stack} but lacks {key!r}")
             blocks = [layout.to_ours(np.asarray(remaining.pop(key))) for key in keys]
             flat[f"{stack}/{ours}"] = np.stack(blocks)
+    is_student = any(ours.startswith(("decoder_", "predictor/")) for ours in flat)
+    for ours, reference, _ in TABLE:
+        of_teacher = not ours.startswith(("decoder_", "predictor/"))
+        if (is_student or of_teacher) and ours not in flat and not ours.endswith("pos_embed"):
+            raise DataError(f"the state dict lacks {reference!r}")
     if remaining:
         raise DataError(
             f"{len(remaining)} keys of the state dict are none of the reference's pretraining"

@@ -65,14 +65,25 @@ def load_stats(path: epath.PathLike) -> Stats:
     """
     try:
         stored = json.loads(epath.Path(path).read_text())
-        stats = Stats(_three_floats(stored["mean"]), _three_floats(stored["std"]))
-        if not all(0 <= mean <= 1 and 0 < std <= 1 for mean, std in zip(*stats, strict=True)):
-            raise ValueError("a mean is not in 0 to 1, or a std is not above 0 and up to 1")
+        stats = make_stats(stored["mean"], stored["std"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(
             f"statistics {path} cannot be read ({error}); the file must be JSON like"
             ' {"mean": [r, g, b], "std": [r, g, b]} for pixels in 0 to 1'
         ) from error
+    return stats
+
+
+def make_stats(mean: Any, std: Any) -> Stats:
+    """Whatever a file or a config holds as three means and deviations of pixels in 0 to 1.
+
+    Raises:
+        ValueError: They are not three each, or out of their range.
+        TypeError: They are no numbers.
+    """
+    stats = Stats(_three_floats(mean), _three_floats(std))
+    if not all(0 <= mean <= 1 and 0 < std <= 1 for mean, std in zip(*stats, strict=True)):
+        raise ValueError("a mean is not in 0 to 1, or a std is not above 0 and up to 1")
     return stats
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from fsvfm_jax.masking import Masks
 from fsvfm_jax.models import layers
 from fsvfm_jax.models.vit import ViT
+from fsvfm_jax.sharding import constrain_batch
 
 Params = dict[str, Any]
 
@@ -123,7 +124,8 @@ class FSVFM(ViT):
             x = self.insert_mask_tokens(x, ids_restore)
         x = x + self.position_table("rep_decoder_pos_embed")
         x, _ = self.rep_decoder_blocks(x, None)
-        return self.rep_decoder_pred(self.rep_decoder_norm(x)).mean(axis=1)
+        x = self.rep_decoder_pred(self.rep_decoder_norm(x))
+        return constrain_batch(x.mean(axis=1))
 
     def insert_mask_tokens(
         self, tokens: Float[Array, "B L D"], ids_restore: Int[Array, "B N"]

@@ -6,6 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from fsvfm_jax.sharding import constrain_batch
+
 LAYER_NORM_EPSILON = 1e-6
 MLP_RATIO = 4
 
@@ -100,8 +102,8 @@ class Block(nn.Module):
         self.mlp = Mlp(self.width, self.dtype)
 
     def __call__(self, x: Float[Array, "B L D"], _: None) -> tuple[Float[Array, "B L D"], None]:
-        x = x + self.attn(self.norm1(x))
-        x = x + self.mlp(self.norm2(x))
+        x = constrain_batch(x + self.attn(self.norm1(x)))
+        x = constrain_batch(x + self.mlp(self.norm2(x)))
         return x, None
 
 
@@ -123,8 +125,8 @@ def block_stack(
     Returns:
         A module taking `(tokens, None)` and returning `(tokens, None)`.
     """
-    # Inside a scan common subexpressions cannot be merged, so remat needs no barrier against that.
-    block = nn.remat(Block, prevent_cse=False) if remat else Block
+    # One block per iteration leaves nothing that the compiler could merge back; several might.
+    block = nn.remat(Block, prevent_cse=unroll > 1) if remat else Block
     stack = nn.scan(
         block,
         variable_axes={"params": 0},
@@ -148,7 +150,8 @@ class ProjectionHead(nn.Module):
         self.fc2 = dense(self.output, self.dtype)
 
     def __call__(self, x: Float[Array, "B D"]) -> Float[Array, "B E"]:
-        return self.fc2(nn.relu(self.norm(self.fc1(x))))
+        x = constrain_batch(self.fc1(x))
+        return constrain_batch(self.fc2(nn.relu(self.norm(x))))
 
 
 def normalize(x: Float[Array, "B E"]) -> Float[Array, "B E"]:
