@@ -33,7 +33,8 @@ class Checkpoints:
 
     def __init__(self, directory: epath.Path, *, keep: int, keep_every: int):
         self._manager = ocp.CheckpointManager(
-            directory.resolve(),  # Orbax takes absolute paths only.
+            # Orbax takes absolute paths only; a bucket's is one, and `resolve` would make it local.
+            directory if directory.is_absolute() else directory.resolve(),
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep, keep_period=keep_every or None, cleanup_tmp_directories=True
             ),

@@ -28,6 +28,12 @@ class StorageError(UserError):
     exit_code = 73
 
 
+class Preempted(UserError):
+    """The run was asked to stop and has saved its state: start it again."""
+
+    exit_code = 75
+
+
 class ConfigError(UserError):
     """A configuration field, or a checkpoint of another configuration, does not fit."""
 

@@ -17,7 +17,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from fsvfm_jax.errors import ConfigError, UserError, nearest
+from fsvfm_jax.errors import ConfigError, Preempted, UserError, nearest
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="Config file, such as configs/vit_l.py or configs/vit_l.py:smoke."
@@ -28,6 +28,14 @@ _WORKDIR = flags.DEFINE_string(
     "Folder of this run: config, metrics, pictures, checkpoints. A run that is there already goes"
     " on from its newest checkpoint. Default: runs/<config>-<date>.",
 )
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "host:port of process 0, where several processes train together and neither Slurm, a TPU VM nor"
+    " GKE says so; with --num_processes and --process_id.",
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes train together.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
 _CHECK = flags.DEFINE_bool(
     "check",
     False,
@@ -45,6 +53,9 @@ def main(argv: Sequence[str]) -> None:
         if len(argv) > 1:
             raise ConfigError(f"unexpected argument {argv[1]!r}; fields are --config.name=value")
         _run()
+    except Preempted as error:
+        logger.warning("%s", error)
+        sys.exit(error.exit_code)
     except UserError as error:
         logger.error("error: %s", error)
         sys.exit(error.exit_code)
@@ -58,7 +69,7 @@ def _run() -> None:
     from etils import epath
 
     from fsvfm_jax import config as config_lib
-    from fsvfm_jax import pretrain, train
+    from fsvfm_jax import distributed, pretrain, train
 
     tasks = {"pretrain": pretrain.make_task}
     config = config_lib.resolve(_CONFIG.value)
@@ -66,10 +77,19 @@ def _run() -> None:
         raise ConfigError(
             f"config.task = {config.task!r} is unknown; {nearest(config.task, tasks)}"
         )
+    distributed.start(
+        coordinator=_COORDINATOR.value,
+        num_processes=_NUM_PROCESSES.value,
+        process_id=_PROCESS_ID.value,
+    )
     check_accelerator(jax.default_backend())
+    if jax.process_index() > 0:  # Process 0 speaks for all.
+        logging.getLogger("fsvfm_jax").setLevel(logging.WARNING)
+    if _WORKDIR.value is None and jax.process_count() > 1:
+        raise ConfigError("several processes need one --workdir that all of them see")
     workdir = epath.Path(_WORKDIR.value or _default_workdir())
     logger.info("workdir %s", workdir)
-    logger.info("devices %s", ", ".join(map(str, jax.devices())))
+    logger.info("devices\n%s", distributed.device_table())
     train.train(config, workdir, make_task=tasks[config.task], check_only=_CHECK.value)
 
 

@@ -7,10 +7,12 @@ import json
 import logging
 import math
 import sys
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,6 +28,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LINES = 10
+_SECONDS_BETWEEN_SYNCS = 60
 _GRID_GAP = 2  # pixels
 
 
@@ -47,6 +50,9 @@ class Tracker:
     Floats are written so that reading them gives the same bits; what is not finite as JSON's
     common extension NaN, Infinity. Opening drops the lines of steps after `start_step`, left by a
     killed run. On a terminal a bar shows the progress, elsewhere a log line per logged step.
+
+    An object store (`gs://...`) can neither append nor rename: for such a workdir everything is
+    written to a local folder, whose changed files are copied there every minute and at the end.
 
     Args:
         workdir: The run's folder; made if missing.
@@ -73,6 +79,9 @@ class Tracker:
         if not active:
             return
         self._workdir = workdir
+        self._local = _staging_folder(workdir)
+        self._synced: dict[str, int] = {}  # relative path to size
+        self._synced_at = time.monotonic()
         self._total_steps = total_steps
         self._steps_per_epoch = steps_per_epoch
         self._images_per_step = images_per_step
@@ -83,10 +92,10 @@ class Tracker:
 
         workdir.mkdir(parents=True, exist_ok=True)
         for name in ("metrics.jsonl", "epochs.jsonl"):
-            _drop_later_lines(workdir / name, start_step)
+            _drop_later_lines(self._local / name, start_step)
         # The suffix keeps apart two runs that start within the one second in the file's name.
         self._writer = SummaryWriter(
-            str(workdir / "tensorboard"),
+            str(self._local / "tensorboard"),
             purge_step=start_step + 1,
             flush_secs=10,
             filename_suffix=f".{start_step}",
@@ -131,13 +140,15 @@ class Tracker:
         elif is_last:
             self._log_epoch(epochs_done, step)
         self._bar.update()
+        if time.monotonic() - self._synced_at >= _SECONDS_BETWEEN_SYNCS:
+            self._sync()
 
     def images(self, step: int, tag: str, grid: UInt8[np.ndarray, "H W 3"]) -> None:
         """Writes a picture to TensorBoard and to `images/<tag>_<step>.png`."""
         if not self._active:
             return
         self._writer.add_image(tag, grid, step, dataformats="HWC")
-        path = self._workdir / "images" / f"{tag}_{step:07d}.png"
+        path = self._local / "images" / f"{tag}_{step:07d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
             Image.fromarray(grid).save(file, format="PNG")
@@ -148,6 +159,20 @@ class Tracker:
             return
         self._writer.close()
         self._bar.close()
+        self._sync()
+
+    def _sync(self) -> None:
+        """Copies the files that have grown or are new, where the workdir is an object store."""
+        self._synced_at = time.monotonic()
+        if self._local == self._workdir:
+            return
+        for file in Path(self._local).rglob("*"):
+            name, size = str(file.relative_to(self._local)), file.stat().st_size
+            if file.is_file() and self._synced.get(name) != size:
+                target = self._workdir / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(file.read_bytes())
+                self._synced[name] = size
 
     def _epochs_done(self, step: int) -> int:
         # A step on the border may come out a rounding error below it. Steps beside the border are
@@ -166,7 +191,7 @@ class Tracker:
             seconds_left = (self._total_steps - step) * self._images_per_step / rate
             time_left = [f"{_clock_text(seconds_left)} left"]
         self._rate_from = (step, now)
-        _append_line(self._workdir / "metrics.jsonl", record)
+        _append_line(self._local / "metrics.jsonl", record)
         self._add_scalars(step, "", record)
         if self._bar.disable:
             logger.info("%s", "  ".join(position + values + speed + time_left))
@@ -176,7 +201,7 @@ class Tracker:
     def _log_epoch(self, epoch: int, step: int) -> None:
         means = {name: float(np.mean(values)) for name, values in self._epoch_values.items()}
         record = {"epoch": epoch, "step": step, "steps": self._epoch_steps, **means}
-        _append_line(self._workdir / "epochs.jsonl", record)
+        _append_line(self._local / "epochs.jsonl", record)
         self._add_scalars(step, "epoch/", means)
         title = f"epoch {epoch} at step {step}, mean of {self._epoch_steps} steps"
         text = "  ".join([title, *_metric_texts(means)])
@@ -249,6 +274,17 @@ def image_grid(columns: Sequence[UInt8[np.ndarray, "B S S 3"]]) -> UInt8[np.ndar
     rows, count, height, width, _ = cells.shape
     grid = cells.transpose(0, 2, 1, 3, 4).reshape(rows * height, count * width, 3)
     return grid[:-_GRID_GAP, :-_GRID_GAP]
+
+
+def _staging_folder(workdir: epath.Path) -> epath.Path:
+    """The workdir itself where it is local, else a new local folder with its lines so far."""
+    if "://" not in str(workdir):
+        return workdir
+    local = epath.Path(tempfile.mkdtemp(prefix="fsvfm-"))
+    for name in ("metrics.jsonl", "epochs.jsonl"):
+        if (workdir / name).exists():
+            (local / name).write_bytes((workdir / name).read_bytes())
+    return local
 
 
 def _append_line(path: epath.Path, record: Mapping[str, Any]) -> None:

@@ -10,18 +10,20 @@ from collections.abc import Callable
 import jax
 import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from fsvfm_jax import config as config_lib
-from fsvfm_jax import sharding, tracking
+from fsvfm_jax import distributed, sharding, tracking
 from fsvfm_jax.checkpoint import Checkpoints
 from fsvfm_jax.data.pipeline import make_iterator
 from fsvfm_jax.data.sources import Source, make_source
 from fsvfm_jax.data.stats import Stats, compute_stats, load_stats, make_stats, save_stats
 from fsvfm_jax.data.transforms import to_batch_element
-from fsvfm_jax.errors import NotFiniteError, StorageError
+from fsvfm_jax.errors import NotFiniteError, Preempted
 from fsvfm_jax.optim import Schedule, make_schedule
+from fsvfm_jax.preemption import Preemption
 from fsvfm_jax.train_state import StepValues, Task, TrainState
 
 logger = logging.getLogger(__name__)
@@ -61,7 +63,7 @@ def train(
     )
     logger.info("config %s", config_lib.to_json(config))
     if not check_only:
-        _make_folder(workdir)
+        distributed.share_workdir(workdir)
     stats = _find_stats(config.data, source, workdir, compute=not check_only)
     schedule = make_schedule(config, len(source))
     _log_plan(config, schedule, num_samples=len(source), num_devices=mesh.size)
@@ -125,7 +127,7 @@ def train(
             log_every=config.tracking.log_every,
             active=jax.process_index() == 0,
         )
-        with tracker, contextlib.closing(batches):
+        with tracker, contextlib.closing(batches), Preemption() as preemption:
             unreported = None
             for step in range(start_step + 1, schedule.total_steps + 1):
                 batch = sharding.put_batch(next(batches), mesh)
@@ -142,28 +144,22 @@ def train(
 
                 last = step == schedule.total_steps
                 draw = last or step % config.tracking.picture_every == 0
-                save = last or step % config.checkpoint.every == 0
+                stop = preemption.requested(step) and not last
+                save = last or stop or step % config.checkpoint.every == 0
                 if draw or save:
                     # Nothing is saved before its step is known to be finite.
                     _report(tracker, schedule, *unreported)
                     unreported = None
                 if save:
                     checkpoints.save(state, step=step, samples_seen=samples_seen)
+                if stop:
+                    raise Preempted(f"stopped at step {step} and saved; the same command goes on")
                 if draw:
                     columns = jax.device_get(picture(state, faces))
                     tracker.images(step, "reconstruction", tracking.image_grid(list(columns)))
 
     # ── Finish: the last checkpoint is written once `checkpoints` is closed ────────────────────
     logger.info("done: step %d of %d, in %s", int(state.step), schedule.total_steps, workdir)
-
-
-def _make_folder(workdir: epath.Path) -> None:
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"the workdir {workdir} cannot be made ({error}): give another --workdir"
-        ) from error
 
 
 def _find_stats(config: ConfigDict, source: Source, workdir: epath.Path, *, compute: bool) -> Stats:
@@ -176,8 +172,10 @@ def _find_stats(config: ConfigDict, source: Source, workdir: epath.Path, *, comp
     elif stored.exists():
         stats = load_stats(stored)
     elif compute:
-        stats = compute_stats(source)
-        save_stats(stored, stats)
+        if jax.process_index() == 0:
+            save_stats(stored, compute_stats(source))
+        multihost_utils.sync_global_devices("mean and std are stored")
+        stats = load_stats(stored)
     else:
         logger.info("mean and std will be computed over the set when training starts")
         return Stats((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -8,10 +8,13 @@ import struct
 import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import ClassVar
 
+import fsspec
 import numpy as np
 import pytest
 from etils import epath
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -382,3 +385,51 @@ def test_image_grid_keeps_pixels_in_place():
     grid = tracking.image_grid(list(pictures))
     np.testing.assert_array_equal(grid[6:10, 6:10], pictures[1, 1])
     np.testing.assert_array_equal(grid[0:4, 6:10], pictures[1, 0])
+
+
+# An object store
+
+
+class ObjectStore(MemoryFileSystem):
+    """Whole objects only: no append, no rename."""
+
+    protocol = ("gs", "gcs")
+    store: ClassVar[dict] = {}
+    pseudo_dirs: ClassVar[list] = [""]
+
+    def _open(self, path, mode="rb", **options):
+        assert "a" not in mode, "an object store cannot append"
+        return super()._open(path, mode, **options)
+
+    def mv(self, *arguments, **options):
+        raise AssertionError("an object store cannot rename")
+
+
+@pytest.fixture
+def bucket():
+    for protocol in ObjectStore.protocol:
+        fsspec.register_implementation(protocol, ObjectStore, clobber=True)
+    return epath.Path("gs://bucket/run")
+
+
+def test_a_bucket_gets_the_same_files(bucket, tmp_path, clock):
+    local = epath.Path(tmp_path / "run")
+    for workdir in (bucket, local):
+        for start, end in ((0, 3), (2, 6)):  # killed after step 3, resumed at 2
+            with open_tracker(workdir, start_step=start) as tracker:
+                for step in range(start + 1, end + 1):
+                    tracker.step(step, {"loss": 1 / step})
+                tracker.images(end, "faces", np.zeros((4, 4, 3), np.uint8))
+    for name in ("metrics.jsonl", "epochs.jsonl"):
+        assert (bucket / name).read_text() == (local / name).read_text()
+    assert (bucket / "images" / "faces_0000006.png").exists()
+    assert len(list((bucket / "tensorboard").iterdir())) == 2
+
+
+def test_a_bucket_is_brought_up_to_date_every_minute(bucket, clock):
+    with open_tracker(bucket / "other") as tracker:
+        tracker.step(1, {"loss": 1.0})
+        assert not (bucket / "other" / "metrics.jsonl").exists()
+        clock.seconds += 61.0
+        tracker.step(2, {"loss": 1.0})
+        assert len((bucket / "other" / "metrics.jsonl").read_text().splitlines()) == 2

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import os
+import signal
 
 import golden_numbers
 import jax
@@ -18,7 +20,7 @@ from fsvfm_jax.convert.reference import to_state_dict
 from fsvfm_jax.data.pipeline import make_iterator
 from fsvfm_jax.data.sources import SyntheticFaces
 from fsvfm_jax.data.stats import Stats
-from fsvfm_jax.errors import ConfigError, DataError, NotFiniteError
+from fsvfm_jax.errors import ConfigError, DataError, NotFiniteError, Preempted
 from fsvfm_jax.train_state import StepValues
 
 STEPS = 20
@@ -256,3 +258,21 @@ def test_schedule_of_the_released_recipe_outlives_the_run():
     assert schedule.total_steps == STEPS
     assert schedule.learning_rate(STEPS) > 0.4 * schedule.peak_learning_rate
     assert schedule.teacher_rate(0) == 0
+
+
+def test_sigterm_saves_the_step_and_says_so(straight, tmp_path, monkeypatch):
+    original = tracking.Tracker.step
+
+    def step_with_signal_at_3(self, step, metrics):
+        original(self, step, metrics)
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch, pytest.raises(Preempted, match="stopped at step [45]"):
+        patch.setattr(tracking.Tracker, "step", step_with_signal_at_3)
+        run(tmp_path)
+    assert Preempted.exit_code == 75
+    assert signal.getsignal(signal.SIGTERM) is before
+    run(tmp_path)
+    assert without_rate(read_metrics(tmp_path)) == without_rate(read_metrics(straight))

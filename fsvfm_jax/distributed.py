@@ -1,0 +1,128 @@
+"""Joining the processes of one run, and what must hold between them before anything is trained."""
+
+import logging
+import os
+import socket
+from collections import Counter
+from pathlib import Path
+
+import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+
+from fsvfm_jax.errors import ConfigError, StorageError
+
+logger = logging.getLogger(__name__)
+
+# What schedulers and TPU runtimes set for a process that has others beside it.
+HINTS = (
+    "SLURM_JOB_ID",
+    "SLURM_STEP_NUM_TASKS",
+    "SLURM_PROCID",
+    "TPU_WORKER_HOSTNAMES",
+    "TPU_WORKER_ID",
+    "MEGASCALE_COORDINATOR_ADDRESS",
+)
+
+
+def start(
+    *,
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    timeout_seconds: int = 300,
+) -> None:
+    """Joins the other processes, if there are any; the first thing a run does with JAX.
+
+    Slurm steps, TPU VMs and GKE are recognised by what they set; elsewhere the address is given.
+
+    Args:
+        coordinator: host:port of process 0; None looks at the surroundings.
+        num_processes: How many there are, with `coordinator`.
+        process_id: Which one this is, from 0, with `coordinator`.
+        timeout_seconds: How long to wait for the others.
+
+    Raises:
+        ConfigError: The address is incomplete, or what was seen does not make sense.
+    """
+    explicit = (coordinator, num_processes, process_id)
+    if any(x is not None for x in explicit) and None in explicit:
+        raise ConfigError(
+            "give --coordinator, --num_processes and --process_id together, or none of them"
+        )
+    if coordinator is None and not _has_company():
+        return
+    if coordinator is not None:
+        seen = f"coordinator {coordinator}, process {process_id} of {num_processes}"
+    else:
+        seen = ", ".join(f"{x}={os.environ[x]}" for x in HINTS if x in os.environ) or "a TPU VM"
+    # Said beforehand: where the others do not come, JAX ends the process without returning.
+    logger.info("waiting up to %d s for the other processes of this run: %s", timeout_seconds, seen)
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(
+            coordinator, num_processes, process_id, initialization_timeout=timeout_seconds
+        )
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"the processes of this run did not find each other ({seen}): start all of them, and"
+            f" let their hosts reach each other ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _has_company() -> bool:
+    slurm_tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    return (
+        ("SLURM_PROCID" in os.environ and slurm_tasks.isdigit() and int(slurm_tasks) > 1)
+        or "TPU_WORKER_HOSTNAMES" in os.environ
+        or _is_tpu_vm()
+    )
+
+
+def _is_tpu_vm() -> bool:
+    """A TPU VM's process does not know whether it is alone; JAX asks the machine's metadata."""
+    forced_elsewhere = os.environ.get("JAX_PLATFORMS", "tpu") != "tpu"
+    return not forced_elsewhere and any(Path("/dev").glob("accel[0-9]*"))
+
+
+def device_table() -> str:
+    """One line per process: its devices, as everybody sees them."""
+    counts = Counter((d.process_index, d.device_kind) for d in jax.devices())
+    lines = [
+        f"process {index}: {count} x {kind}" + (" (this one)" * (index == jax.process_index()))
+        for (index, kind), count in sorted(counts.items())
+    ]
+    return "\n".join(lines)
+
+
+def share_workdir(workdir: epath.Path) -> None:
+    """Makes the folder of the run and sees that every process has the same one.
+
+    Raises:
+        StorageError: It cannot be made, or is local to one of several hosts; on every process.
+    """
+    token = workdir / ".seen_by_all"
+    failure = ""
+    if jax.process_index() == 0:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            token.write_text(socket.gethostname())
+        except OSError as error:
+            failure = f" ({error})"
+    # Also a barrier: nobody looks before process 0 has written, nobody waits for one that failed.
+    if _number_of(bool(failure)):
+        raise StorageError(f"the workdir {workdir} cannot be written{failure}: give another")
+    blind = _number_of(not token.exists())
+    if jax.process_index() == 0:
+        token.unlink()
+    if blind:
+        raise StorageError(
+            f"the workdir {workdir} is local: {blind} of {jax.process_count()} processes do not see"
+            " it; give a --workdir on a file system that all hosts share"
+        )
+
+
+def _number_of(condition: bool) -> int:
+    """On how many processes it is true."""
+    return int(np.sum(multihost_utils.process_allgather(np.int32(condition))))

@@ -1,0 +1,95 @@
+"""Floating-point operations of a training step: the numerator of model FLOPs utilisation (MFU)."""
+
+from typing import NamedTuple
+
+from fsvfm_jax.masking import num_removed
+from fsvfm_jax.models.fsvfm import FSVFM
+from fsvfm_jax.models.layers import MLP_RATIO
+
+
+class Flops(NamedTuple):
+    """Operations per image.
+
+    Attributes:
+        student_encoder: The encoder's blocks on the kept patches.
+        rep_decoder: The student's representation decoder, its two linear layers included.
+        pixel_decoder: The pixel decoder, its two linear layers included.
+        student_forward: All of the student: the three above, patch embedding and heads.
+        teacher_forward: All of the teacher, which sees every patch.
+        total: A training step: 3 x student_forward + teacher_forward.
+    """
+
+    student_encoder: int
+    rep_decoder: int
+    pixel_decoder: int
+    student_forward: int
+    teacher_forward: int
+    total: int
+
+
+def training_flops_per_image(model: FSVFM, mask_ratio: float) -> Flops:
+    """Counts the matrix products that the method needs for one image, whatever the program does.
+
+    An [m, k] x [k, n] product counts 2mkn; norms, activations, softmax, losses and the optimizer
+    count nothing. The student's backward pass is twice its forward pass; the teacher has none.
+    Recomputed activations are never counted. To be comparable the count is that of the method as
+    published: the student embeds all N patches, and both decoders' linear layers see all N + 1
+    tokens (only the first one of the representation decoder comes before the mask tokens). A
+    program that saves some of this work gains in MFU.
+
+    Args:
+        model: The network.
+        mask_ratio: Share of the N patches that the student does not see.
+
+    Raises:
+        ConfigError: The ratio removes none or all of the patches.
+    """
+    n, d, wide = model.num_patches, model.width, model.decoder_width
+    seen = n - num_removed(n, mask_ratio) + 1  # with the class token
+    pixels = 3 * model.patch_size**2
+
+    patch_embed = _linear(n, pixels, d)
+    student_encoder = model.depth * _block(seen, d)
+    teacher_encoder = model.depth * _block(n + 1, d)
+    pixel_decoder = (
+        _linear(n + 1, d, wide)
+        + model.decoder_depth * _block(n + 1, wide)
+        + _linear(n + 1, wide, pixels)
+    )
+    represent = model.rep_decoder_depth * _block(n + 1, d) + _linear(n + 1, d, d)
+    rep_decoder = _linear(seen, d, d) + represent
+    teacher_rep_decoder = _linear(n + 1, d, d) + represent
+    projector = _head(d, model.projection_hidden, model.projection_dim)
+    predictor = _head(model.projection_dim, model.projection_hidden, model.projection_dim)
+
+    student = patch_embed + student_encoder + rep_decoder + pixel_decoder + projector + predictor
+    teacher = patch_embed + teacher_encoder + teacher_rep_decoder + projector
+    return Flops(
+        student_encoder=student_encoder,
+        rep_decoder=rep_decoder,
+        pixel_decoder=pixel_decoder,
+        student_forward=student,
+        teacher_forward=teacher,
+        total=3 * student + teacher,
+    )
+
+
+def model_flops_utilisation(
+    flops_per_image: int, images_per_second: float, *, num_devices: int, peak_tflops: float
+) -> float:
+    """The share of the devices' peak that the method's own operations make up."""
+    return flops_per_image * images_per_second / (num_devices * peak_tflops * 1e12)
+
+
+def _linear(tokens: int, inputs: int, outputs: int) -> int:
+    return 2 * tokens * inputs * outputs
+
+
+def _block(tokens: int, width: int) -> int:
+    """qkv and projection, scores and weighted sum, MLP: 24 t d^2 + 4 t^2 d at an MLP ratio of 4."""
+    attention = _linear(tokens, width, 4 * width) + 2 * _linear(tokens, width, tokens)
+    return attention + 2 * _linear(tokens, width, MLP_RATIO * width)
+
+
+def _head(inputs: int, hidden: int, outputs: int) -> int:
+    return _linear(1, inputs, hidden) + _linear(1, hidden, outputs)

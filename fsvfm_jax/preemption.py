@@ -1,0 +1,38 @@
+"""SIGTERM and SIGINT as a wish: finish the step, save, and end so that one can start again."""
+
+import signal
+from types import FrameType
+
+import jax
+from jax.experimental import multihost_utils
+
+
+class Preemption:
+    """While entered, SIGTERM and SIGINT are remembered instead of ending the process.
+
+    A second SIGINT ends it as usual, for whoever cannot wait.
+    """
+
+    def __init__(self) -> None:
+        self._signalled = False
+        self._handlers: dict[int, object] = {}
+
+    def __enter__(self) -> "Preemption":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._handlers[number] = signal.signal(number, self._remember)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def requested(self, step: int) -> bool:
+        """Whether to stop after this step; all processes get the same answer for the same step."""
+        if jax.process_count() == 1:
+            return self._signalled
+        return multihost_utils.reached_preemption_sync_point(step)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self._signalled = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# Runs a training command, and starts it again when its exit code asks for that.
+#
+#     launch/restart.sh [--print] [--hand-over] COMMAND ... --workdir=DIR ...
+#
+# 75 (preempted and saved)     starts again at once; with --hand-over ends the loop with 75, for a
+#                              scheduler that starts the job again itself
+# 70, 71, killed by a signal   starts again after a pause that doubles each time, at most
+#                              RESTART_LIMIT times without a newer <workdir>/checkpoints/<step>
+# anything else                ends the loop with that code
+#
+# SIGTERM and Ctrl-C are passed on as SIGTERM; once the command has ended so does the loop, with 75
+# where it would have started again.
+#
+# Settings: RESTART_LIMIT (default 5) and RESTART_PAUSE (the first pause in seconds, default 10).
+# --print shows the command and runs nothing.
+set -uo pipefail
+
+limit=${RESTART_LIMIT:-5}
+first_pause=${RESTART_PAUSE:-10}
+longest_pause=600
+
+say() {
+    echo "restart: $*" >&2
+}
+
+print='' hand_over='' workdir=''
+while [[ ${1-} == --print || ${1-} == --hand-over ]]; do
+    if [[ $1 == --print ]]; then print=1; else hand_over=1; fi
+    shift
+done
+for argument in "$@"; do
+    if [[ $argument == --workdir=?* ]]; then workdir=${argument#--workdir=}; fi
+done
+if [[ -z $workdir ]]; then
+    say "--workdir=DIR is missing: a restart goes on only in a workdir that has a name"
+    exit 78
+fi
+if [[ -n $print ]]; then
+    printf '%q ' "$@"
+    echo
+    exit
+fi
+
+newest_step() {
+    case $workdir in
+        gs://*) gcloud storage ls "$workdir/checkpoints/" ;;
+        *) find "$workdir/checkpoints" -mindepth 1 -maxdepth 1 ;;
+    esac 2>/dev/null | sed 's|/*$||; s|.*/||' | grep -xE '[0-9]+' | sort -n | tail -n 1
+}
+
+child='' stopping='' interrupted=''
+stop() {
+    stopping=1 interrupted=1
+    if [[ -n $child ]]; then kill -TERM "$child" 2>/dev/null; fi
+}
+trap stop TERM INT
+
+# In the background, for a shell runs its traps only while it waits.
+run() {
+    "$@" &
+    child=$!
+    if [[ -n $stopping ]]; then kill -TERM "$child" 2>/dev/null; fi
+    interrupted=''
+    wait "$child"
+    local code=$?
+    # A signal ends `wait`, not the command, which may be saving still.
+    while [[ -n $interrupted ]]; do
+        interrupted=''
+        wait "$child"
+        code=$?
+    done
+    child=''
+    return "$code"
+}
+
+step=$(newest_step)
+failures=0
+pause=$first_pause
+while true; do
+    run "$@"
+    code=$?
+    # Most deaths by a signal are a lost peer (134, from JAX) or lack of memory (137).
+    if [[ $code -ne 70 && $code -ne 71 && $code -ne 75 && $code -le 128 ]]; then exit "$code"; fi
+    if [[ -n $stopping ]]; then
+        say "stopped (exit code $code); the same command goes on from the newest checkpoint"
+        exit 75
+    fi
+    if [[ $code -eq 75 ]]; then
+        if [[ -n $hand_over ]]; then exit 75; fi
+        say "exit code 75: starting again"
+        continue
+    fi
+
+    before=$step
+    step=$(newest_step)
+    if [[ ${step:--1} -gt ${before:--1} ]]; then
+        failures=0
+        pause=$first_pause
+    fi
+    if [[ $failures -ge $limit ]]; then
+        say "exit code $code: giving up after $limit restarts without a checkpoint newer than" \
+            "${step:-none} in $workdir"
+        exit "$code"
+    fi
+    failures=$((failures + 1))
+    say "exit code $code: starting again in $pause s" \
+        "(restart $failures of $limit; newest checkpoint: ${step:-none})"
+    run sleep "$pause"
+    if [[ -n $stopping ]]; then exit 75; fi
+    pause=$((pause * 2 < longest_pause ? pause * 2 : longest_pause))
+done

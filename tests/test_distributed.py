@@ -1,0 +1,110 @@
+"""Real processes on one machine: they find each other, and compute what one process would."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fsvfm_jax import distributed
+from fsvfm_jax.errors import ConfigError
+
+ROOT = Path(__file__).parent.parent
+TINY = [
+    "--config=configs/vit_s.py:smoke",
+    "--config.schedule_epochs=4",
+    "--config.model.image_size=32",
+    "--config.model.width=32",
+    "--config.model.depth=2",
+    "--config.model.decoder_width=32",
+    "--config.model.decoder_depth=1",
+    "--config.data.num_samples=40",
+    "--config.batch_size=16",
+    "--config.tracking.log_every=1",
+]
+
+
+def train(workdir: Path, *, processes: int, epochs: int, devices: int = 1) -> str:
+    """Runs the command in so many processes to its end; returns what process 0 said."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    command = [sys.executable, "-m", "fsvfm_jax.main", *TINY, f"--workdir={workdir}"]
+    command.append(f"--config.epochs={epochs}")
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
+    children = []
+    for index in range(processes):
+        joined = [f"--coordinator={address}", f"--num_processes={processes}"]
+        joined = [*joined, f"--process_id={index}"] if processes > 1 else []
+        children.append(
+            subprocess.Popen(command + joined, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
+        )
+    said = [child.communicate(timeout=300)[1] for child in children]
+    for child, text in zip(children, said, strict=True):
+        assert child.returncode == 0, text
+    assert all("step" not in text for text in said[1:])  # only process 0 speaks
+    return said[0]
+
+
+def losses(workdir: Path) -> list[float]:
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("one")
+    train(workdir, processes=1, epochs=4)
+    return workdir
+
+
+def test_two_processes_and_a_change_of_their_number(one_process, tmp_path):
+    said = train(tmp_path, processes=2, epochs=2, devices=2)
+    assert "process 1: 2 x cpu" in said
+    assert "effective batch: 16 = 4 devices x 4 x 1" in said
+    said = train(tmp_path, processes=1, epochs=4)
+    assert "resumed at step 5 of 10" in said
+    np.testing.assert_allclose(losses(tmp_path), losses(one_process), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_four_processes_go_on_from_one(one_process, tmp_path):
+    train(tmp_path, processes=1, epochs=2)
+    said = train(tmp_path, processes=4, epochs=4, devices=2)
+    assert "effective batch: 16 = 8 devices x 2 x 1" in said
+    np.testing.assert_allclose(losses(tmp_path), losses(one_process), rtol=1e-5)
+
+
+def test_an_incomplete_address_is_refused():
+    with pytest.raises(ConfigError, match="--num_processes and --process_id together"):
+        distributed.start(coordinator="localhost:1", num_processes=2)
+
+
+def test_a_lonely_process_says_whom_it_waits_for_and_ends():
+    program = (
+        "import logging; from fsvfm_jax import distributed;"
+        "logging.basicConfig(level=logging.INFO);"
+        "distributed.start(coordinator='localhost:1', num_processes=2, process_id=1,"
+        " timeout_seconds=2)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode != 0
+    assert "waiting up to 2 s" in result.stderr
+    assert "coordinator localhost:1, process 1 of 2" in result.stderr
+
+
+def test_a_plain_machine_stays_alone(monkeypatch):
+    for name in distributed.HINTS:
+        monkeypatch.delenv(name, raising=False)
+    distributed.start()

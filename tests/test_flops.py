@@ -1,0 +1,105 @@
+"""The count agrees with the published table and with the products that the network traces."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.extend.core import Jaxpr, jaxprs_in_params
+
+from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.flops import model_flops_utilisation, training_flops_per_image
+from fsvfm_jax.masking import Masks, num_removed
+from fsvfm_jax.models import build
+
+# GFLOP per image at 224 pixels and ratio 0.75, in the order of `Flops`; the teacher's share in %.
+TABLE = {
+    "vit_small_patch16": (("2.17", "1.59", "10.78", "14.66", "10.83", "54.83"), 20),
+    "vit_base_patch16": (("8.59", "6.11", "10.86", "25.80", "41.42", "118.81"), 35),
+    "vit_large_patch16": (("30.44", "10.75", "10.91", "52.43", "134.18", "291.47"), 46),
+}
+TINY = {
+    "image_size": 32,
+    "patch_size": 8,
+    "width": 32,
+    "depth": 3,
+    "num_heads": 4,
+    "decoder_width": 16,
+    "decoder_depth": 2,
+    "decoder_num_heads": 2,
+    "rep_decoder_depth": 1,
+    "rep_decoder_num_heads": 4,
+    "projection_dim": 8,
+    "projection_hidden": 64,
+}
+
+
+@pytest.mark.parametrize("size", TABLE)
+def test_the_table(size):
+    printed, teacher_share = TABLE[size]
+    flops = training_flops_per_image(build(size), 0.75)
+    assert tuple(f"{count / 1e9:.2f}" for count in flops) == printed
+    assert round(100 * flops.teacher_forward / flops.total) == teacher_share
+    assert flops.total == 3 * flops.student_forward + flops.teacher_forward
+
+
+@pytest.mark.parametrize("mask_ratio", [0.25, 0.75])
+def test_the_count_is_that_of_the_traced_network(mask_ratio):
+    """All matrix products of the forward passes, loops unrolled, from the traced program."""
+    model = build(TINY)
+    n = model.num_patches
+    removed = num_removed(n, mask_ratio)
+    images = jnp.zeros((1, 32, 32, 3))
+    params = jax.eval_shape(model.init_params, jax.random.key(0))
+    ids = jnp.arange(n)[None]
+
+    def student(params):
+        masks = Masks(jnp.zeros((1, n)), jnp.zeros((1, n)), ids[:, : n - removed], ids)
+        return model.apply({"params": params}, images, masks, method="student")
+
+    def teacher(params):
+        return model.apply({"params": params}, images, method="teacher")
+
+    flops = training_flops_per_image(model, mask_ratio)
+    assert traced_flops(jax.make_jaxpr(teacher)(params).jaxpr) == flops.teacher_forward
+    # The program embeds only the patches it sees; the count has all of them.
+    not_embedded = 2 * removed * 3 * model.patch_size**2 * model.width
+    assert traced_flops(jax.make_jaxpr(student)(params).jaxpr) == (
+        flops.student_forward - not_embedded
+    )
+
+
+def traced_flops(jaxpr: Jaxpr) -> int:
+    """2mkn of every dot_general, times the length of the loops around it."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            depth = math.prod(shape[axis] for axis in contracted)
+            total += 2 * equation.outvars[0].aval.size * depth
+        times = equation.params["length"] if equation.primitive.name == "scan" else 1
+        for inner in jaxprs_in_params(equation.params):
+            total += times * traced_flops(inner)
+    return total
+
+
+def test_a_ratio_that_removes_all_patches_is_an_error():
+    with pytest.raises(ConfigError, match=r"mask_ratio 1\.0"):
+        training_flops_per_image(build(TINY), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("size", "images_per_second", "mfu"),
+    [
+        ("vit_large_patch16", 1357.0, 0.40),
+        ("vit_base_patch16", 2914.0, 0.35),
+        ("vit_small_patch16", 4509.0, 0.25),
+    ],
+)
+def test_utilisation_of_an_h200(size, images_per_second, mfu):
+    flops = training_flops_per_image(build(size), 0.75).total
+    one = model_flops_utilisation(flops, images_per_second, num_devices=1, peak_tflops=989.0)
+    assert one == pytest.approx(mfu, rel=1e-3)
+    eight = model_flops_utilisation(flops, 8 * images_per_second, num_devices=8, peak_tflops=989.0)
+    assert eight == pytest.approx(one)
