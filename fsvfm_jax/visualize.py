@@ -1,18 +1,17 @@
 """What the method does to faces, as pictures and tables: `python -m fsvfm_jax.visualize --help`."""
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
 
 import jax
 import numpy as np
 from jaxtyping import Float, UInt8, UInt16
 from PIL import Image, ImageDraw, ImageFont
 
+from fsvfm_jax import cli
 from fsvfm_jax.data.sources import make_source
 from fsvfm_jax.data.transforms import to_batch_element
-from fsvfm_jax.errors import ConfigError, DataError, UserError
+from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.masking import STRATEGIES, Masks, group_members, num_removed, sample_masks
 from fsvfm_jax.regions import GROUPS, NUM_COVERABLE
 from fsvfm_jax.tracking import image_grid
@@ -34,21 +33,12 @@ PALETTE = np.array([
 # fmt: on
 
 
-class _Parser(argparse.ArgumentParser):
-    """Takes a wrong flag as any other mistake of the user: one sentence, not the whole usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see {self.prog} --help")
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command; a user's mistake ends in one sentence and its exit code."""
-    try:
+    cli.set_up_logging()
+    with cli.exit_codes():
         args = _parse(argv)
         args.run(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
 
 
 def show_masks(
@@ -171,7 +161,7 @@ def _write(picture: UInt8[np.ndarray, "H W 3"], output: str) -> None:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(prog="python -m fsvfm_jax.visualize", description="Pictures of the method.")
+    parser = cli.Parser(prog="python -m fsvfm_jax.visualize", description="Pictures of the method.")
     masks = parser.add_subparsers(required=True, metavar="VERB").add_parser(
         "masks",
         help="a picture of the masks, and a table of the share of each region they remove",

@@ -38,7 +38,15 @@ def test_the_core_imports_neither_tensorflow_nor_pytorch():
 
 
 def test_every_module_has_its_tests():
-    without = {"__init__", "errors", "train_state", "vit", "synthetic_parameters", "preemption"}
+    without = {
+        "__init__",
+        "errors",
+        "train_state",
+        "vit",
+        "synthetic_parameters",
+        "preemption",
+        "chips",
+    }
     names = {path.stem for path in MODULES} - without
     assert names <= {path.stem.removeprefix("test_") for path in (ROOT / "tests").glob("test_*.py")}
 

@@ -1,0 +1,390 @@
+"""How fast the training step is on these devices: `python -m fsvfm_jax.benchmark step --help`."""
+
+# What needs much is imported inside functions: data workers import this module again.
+
+import argparse
+import contextlib
+import itertools
+import json
+import math
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+import jax
+import jaxlib
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from fsvfm_jax import cli
+from fsvfm_jax.chips import find_chip
+from fsvfm_jax.errors import ConfigError, NotFiniteError, StorageError
+
+COMMAND = "python -m fsvfm_jax.benchmark"
+# Synthetic batches, made once and taken in turn; the masks are new in every step all the same.
+NUM_BATCHES = 4
+# Steps that --profile traces, after those that are timed: tracing costs time.
+PROFILED_STEPS = 3
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command; a user's mistake ends in one sentence and its exit code."""
+    cli.set_up_logging()
+    with cli.exit_codes():
+        args, rest = _parser().parse_known_args(argv)
+        unexpected = cli.parse_flags([COMMAND, *rest])[1:]
+        if unexpected:
+            raise ConfigError(f"unexpected argument {unexpected[0]!r}; see {COMMAND} --help")
+        cli.start_devices()
+        benchmark_step(args, cli.CONFIG.value, command=f"{COMMAND} {shlex.join(argv)}")
+
+
+def benchmark_step(args: argparse.Namespace, config: ConfigDict, *, command: str) -> None:
+    """Measures and prints: a summary for people on stderr, one JSON line on stdout.
+
+    Raises:
+        ConfigError: A flag or field has a value it cannot have, or the batch does not fit.
+        StorageError: `args.output` cannot be written.
+    """
+    for flag, least in (("batch_size", 1), ("steps", 1), ("warmup", 0), ("peak_tflops", 1e-3)):
+        value = getattr(args, flag)
+        if value is not None and not value >= least:
+            name = flag.replace("_", "-")
+            raise ConfigError(f"--{name} is {value}; it must be at least {least}")
+    if args.batch_size is not None:
+        config.batch_size = args.batch_size
+    with contextlib.ExitStack() as stack:
+        outputs = [sys.stdout]
+        if args.output is not None and jax.process_index() == 0:
+            # Opened first: an hour's measurement is not lost to a wrong name.
+            outputs.append(stack.enter_context(_open_for_append(args.output)))
+        try:
+            record = measure_step(
+                config,
+                steps=args.steps,
+                warmup=args.warmup,
+                real_input=args.input == "real",
+                profile=args.profile,
+                peak_tflops=args.peak_tflops,
+            )
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise ConfigError(
+                f"batches of {config.batch_size} images do not fit in the devices' memory: lower"
+                " --batch-size, raise config.accum_steps, or set config.model.remat"
+            ) from error
+        if jax.process_index() == 0:
+            print(summary(record), file=sys.stderr)
+            name = cli.config_filename()
+            for output in outputs:
+                print(json.dumps({"command": command, "config": name} | record), file=output)
+
+
+def measure_step(
+    config: ConfigDict,
+    *,
+    steps: int,
+    warmup: int,
+    real_input: bool = False,
+    profile: str | None = None,
+    peak_tflops: float | None = None,
+) -> dict[str, Any]:
+    """Compiles the training step and times it on another batch in every step.
+
+    Args:
+        config: As loaded from its file.
+        steps: Steps that are timed.
+        warmup: Steps before them.
+        real_input: Read the config's data while the devices work, as in training; otherwise
+            batches of random pixels and regions are on the devices already.
+        profile: Folder for a trace of a few more steps.
+        peak_tflops: Of one device; None takes the datasheet's, where the device is known.
+
+    Returns:
+        What was measured, and on what, ready for JSON.
+
+    Raises:
+        NotFiniteError: The network diverged, so that its times mean little.
+        UserError: Of its other kinds, where the config does not fit.
+    """
+    from fsvfm_jax import config as config_lib
+    from fsvfm_jax import pretrain, sharding, train
+    from fsvfm_jax.data.stats import Stats
+
+    config = config_lib.resolve(config)
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_batch_size(config.batch_size, accum_steps=config.accum_steps, mesh=mesh)
+    task = pretrain.make_task(config, stats=Stats((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
+
+    started = time.perf_counter()
+    compiled = train.lower_step(task, mesh, batch_size=config.batch_size).compile()
+    compile_seconds = time.perf_counter() - started
+
+    shardings = sharding.shardings_of(train.state_template(task, mesh))
+    state = jax.jit(task.init, out_shardings=shardings)(jax.random.key(config.seed))
+    if real_input:
+        batches = _real_batches(config, mesh)
+    else:
+        batches = _synthetic_batches(config, task.sample, mesh)
+    with contextlib.closing(batches):
+        running = run_steps(compiled, state, batches)
+        seconds = time_steps(running, steps=steps, warmup=warmup)
+        if profile is not None:
+            with jax.profiler.trace(profile):
+                time_steps(running, steps=PROFILED_STEPS, warmup=0)
+        check_finite(next(running))
+
+    return {
+        **_conditions(config, mesh),
+        "input": "real" if real_input else "synthetic",
+        "data": {"source": config.data.source, "num_workers": config.data.num_workers},
+        "steps": steps,
+        "warmup": warmup,
+        "compile_seconds": compile_seconds,
+        **_peak_memory(compiled, mesh),
+        **_speed(config, mesh, seconds, real_input=real_input, peak_tflops=peak_tflops),
+    }
+
+
+def run_steps(
+    train_step: Callable[..., tuple[Any, Metrics]], state: Any, batches: Iterator[Batch]
+) -> Iterator[Metrics]:
+    """Yields the numbers of each step when it has ended.
+
+    As in the training loop the next step has then been handed to the devices already, and its
+    batch been read while they worked.
+    """
+    from fsvfm_jax.train_state import StepValues
+
+    # The values make no difference to the time; the network should not diverge.
+    values = StepValues(np.float32(1e-5), np.float32(4e-3))
+    previous = None
+    for batch in batches:
+        state, metrics = train_step(state, batch, values)
+        if previous is not None:
+            yield jax.block_until_ready(previous)
+        previous = metrics
+
+
+def time_steps(running: Iterator[Any], *, steps: int, warmup: int) -> list[float]:
+    """Seconds from the end of each step to the end of the next, after `warmup` and one more."""
+    for _ in range(warmup + 1):
+        next(running)
+    ends = [time.perf_counter()]
+    for _ in range(steps):
+        next(running)
+        ends.append(time.perf_counter())
+    return [end - start for start, end in itertools.pairwise(ends)]
+
+
+def step_times_ms(seconds: Sequence[float]) -> dict[str, float]:
+    """Median, mean, 10th and 90th percentile in milliseconds, and the `spread` between these."""
+    p10, median, p90 = np.percentile(np.asarray(seconds) * 1e3, [10, 50, 90]).tolist()
+    mean = sum(seconds) / len(seconds) * 1e3
+    return {"median": median, "mean": mean, "p10": p10, "p90": p90, "spread": p90 - p10}
+
+
+def find_peak(device_kind: str, peak_tflops: float | None) -> tuple[float | None, str | None]:
+    """TFLOP/s of one device, and whose word that is; both None where nobody knows."""
+    if peak_tflops is not None:
+        return peak_tflops, "--peak-tflops"
+    chip = find_chip(device_kind)
+    return (None, None) if chip is None else (chip.bf16_flops / 1e12, "datasheet")
+
+
+def check_finite(metrics: Metrics) -> None:
+    """Raises NotFiniteError where the steps that were timed led to no usable numbers."""
+    for name in ("loss", "grad_norm"):
+        value = float(metrics[name])
+        if not math.isfinite(value):
+            raise NotFiniteError(
+                f"{name} is {value} after the timed steps, whose times then mean little: try"
+                " another config.model.dtype"
+            )
+
+
+def summary(record: dict[str, Any]) -> str:
+    """Three lines for people."""
+    times, mfu = record["step_time_ms"], "MFU unknown without --peak-tflops"
+    if record["mfu"] is not None:
+        mfu = f"MFU {record['mfu']:.1%} of {record['peak_tflops']:g} TFLOP/s a device"
+    return "\n".join(
+        [
+            f"{record['images_per_second']:.4g} images/s on {record['device_count']} x"
+            f" {record['device_kind']}, batch {record['batch_size']},"
+            f" {record['model']['dtype']}, {record['input']} input",
+            f"step {times['median']:.1f} ms (median of {record['steps']}; 10 to 90 %:"
+            f" {times['p10']:.1f} to {times['p90']:.1f}), {mfu}"
+            f" ({record['flops_per_image'] / 1e9:.2f} GFLOP/image)",
+            f"memory {record['peak_memory_bytes'] / 1e9:.2f} GB a device (by the"
+            f" {record['peak_memory_source']}), compiled in {record['compile_seconds']:.1f} s",
+        ]
+    )
+
+
+def _synthetic_batches(
+    config: ConfigDict, sample: dict[str, jax.ShapeDtypeStruct], mesh: Mesh
+) -> Generator[Batch, None, None]:
+    from fsvfm_jax import sharding
+
+    rng = np.random.default_rng((config.seed, jax.process_index()))
+    rows = config.batch_size // jax.process_count()
+
+    def draw(x: jax.ShapeDtypeStruct) -> np.ndarray:
+        high = np.iinfo(x.dtype).max
+        return rng.integers(high, size=(rows, *x.shape), dtype=x.dtype, endpoint=True)
+
+    batches = [
+        sharding.put_batch({name: draw(x) for name, x in sample.items()}, mesh)
+        for _ in range(NUM_BATCHES)
+    ]
+    yield from itertools.cycle(batches)
+
+
+def _real_batches(config: ConfigDict, mesh: Mesh) -> Generator[Batch, None, None]:
+    from fsvfm_jax import sharding
+    from fsvfm_jax.data.pipeline import make_iterator
+    from fsvfm_jax.data.sources import make_source
+
+    source = make_source(
+        config.data.source,
+        image_size=config.model.image_size,
+        paths=config.data.paths,
+        num_samples=config.data.num_samples,
+        seed=config.seed,
+    )
+    stream = make_iterator(
+        source,
+        global_batch_size=config.batch_size,
+        patch_size=config.model.patch_size,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        num_workers=config.data.num_workers,
+    )
+    with contextlib.closing(stream):
+        for batch in stream:
+            yield sharding.put_batch(batch, mesh)
+
+
+def _conditions(config: ConfigDict, mesh: Mesh) -> dict[str, Any]:
+    """All that a time depends on and that can be asked for."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+        "device_kind": mesh.devices.flat[0].device_kind,
+        "device_count": mesh.size,
+        "process_count": jax.process_count(),
+        "host_cores": os.cpu_count(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "compilation_cache": jax.config.jax_compilation_cache_dir is not None,
+        "model": config.model.to_dict(),
+        "mask": config.mask.to_dict(),
+        "mesh": dict(mesh.shape),
+        "batch_size": config.batch_size,
+        "accum_steps": config.accum_steps,
+    }
+
+
+def _peak_memory(compiled: jax.stages.Compiled, mesh: Mesh) -> dict[str, Any]:
+    """Of the fullest of this process's devices: its own figure, or else the compiler's."""
+    stats = [device.memory_stats() for device in mesh.local_devices]
+    if all(stats):
+        peak, by = max(device["peak_bytes_in_use"] for device in stats), "device"
+    else:
+        memory = compiled.memory_analysis()
+        # A donated argument and the output in its place are one.
+        own = memory.output_size_in_bytes - memory.alias_size_in_bytes
+        peak = memory.argument_size_in_bytes + own + memory.temp_size_in_bytes
+        by = "compiler"
+    return {"peak_memory_bytes": peak, "peak_memory_source": by}
+
+
+def _speed(
+    config: ConfigDict,
+    mesh: Mesh,
+    seconds: Sequence[float],
+    *,
+    real_input: bool,
+    peak_tflops: float | None,
+) -> dict[str, Any]:
+    from fsvfm_jax.flops import model_flops_utilisation, training_flops_per_image
+    from fsvfm_jax.models import build
+
+    times = step_times_ms(seconds)
+    # Waits for data come in bursts, which a median does not see.
+    images_per_second = config.batch_size * 1e3 / times["mean" if real_input else "median"]
+    flops = training_flops_per_image(build(config.model), config.mask.mask_ratio).total
+    peak_tflops, peak_source = find_peak(mesh.devices.flat[0].device_kind, peak_tflops)
+    mfu = None
+    if peak_tflops is not None:
+        mfu = model_flops_utilisation(
+            flops, images_per_second, num_devices=mesh.size, peak_tflops=peak_tflops
+        )
+    return {
+        "images_per_second": images_per_second,
+        "step_time_ms": times,
+        "flops_per_image": flops,
+        "peak_tflops": peak_tflops,
+        "peak_source": peak_source,
+        "mfu": mfu,
+    }
+
+
+def _open_for_append(path: str) -> TextIO:
+    try:
+        return open(path, "a", encoding="utf-8")
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be written ({error.strerror}); choose a file in a writable folder"
+        ) from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = cli.Parser(prog=COMMAND, description="Speed of training.", allow_abbrev=False)
+    step = parser.add_subparsers(required=True, metavar="VERB").add_parser(
+        "step",
+        help="images per second, step time, MFU, memory and compile time of the training step",
+        usage=f"{COMMAND} step --config=FILE.py[:smoke] [--config.path.to.field=value ...] [flags]",
+        description="Compiles the config's training step, runs it on other input in every step,"
+        " and prints a summary and one JSON line. MFU = FLOPs per image of the method"
+        " (fsvfm_jax/flops.py; recomputation is not counted) x images per second / peak of all"
+        " devices. Images per second are those of the median step, or with real input of the mean.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    step.add_argument("--batch-size", type=int, metavar="N", help="instead of config.batch_size")
+    step.add_argument("--steps", type=int, default=30, metavar="N", help="timed")
+    step.add_argument("--warmup", type=int, default=5, metavar="N", help="steps before those")
+    step.add_argument(
+        "--input",
+        choices=("synthetic", "real"),
+        default="synthetic",
+        help="batches on the devices already, or read from the config's data as in training; then"
+        " let --warmup be more than the 2 x config.data.num_workers batches read ahead",
+    )
+    step.add_argument("--profile", metavar="DIR", help="write a trace of three more steps there")
+    step.add_argument("--output", metavar="JSONL", help="append the JSON line to this file too")
+    step.add_argument(
+        "--peak-tflops",
+        type=float,
+        metavar="P",
+        help="of one device; the datasheet's for dense bf16 products where the device is known",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,131 @@
+"""What the commands share: a config from the command line, devices, logging, exit codes.
+
+JAX is imported inside functions: data workers import a command's module again and need none of it.
+"""
+
+import argparse
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from absl import flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+
+from fsvfm_jax.errors import ConfigError, Preempted, UserError
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", help_string="Config file, such as configs/vit_l.py or configs/vit_l.py:smoke."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "host:port of process 0, where several processes work together and neither Slurm, a TPU VM nor"
+    " GKE says so; with --num_processes and --process_id.",
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes work together.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
+
+logger = logging.getLogger(__name__)
+
+
+class Parser(argparse.ArgumentParser):
+    """Takes a wrong flag as any other mistake of the user: one sentence, not the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+@contextlib.contextmanager
+def exit_codes() -> Iterator[None]:
+    """Ends a command as errors.py says: a user's mistake in one sentence, the rest by traceback."""
+    try:
+        yield
+    except Preempted as error:
+        logger.warning("%s", error)
+        sys.exit(error.exit_code)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except Exception:
+        logger.exception("internal error")
+        sys.exit(UserError.exit_code)
+
+
+def set_up_logging() -> None:
+    """Our lines on stderr, bare; other libraries' only from warnings up."""
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    package = logging.getLogger("fsvfm_jax")
+    package.handlers = [handler]
+    package.propagate = False
+    package.setLevel(logging.INFO)
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """Parses --config, the fields that follow it, and the other absl flags.
+
+    Args:
+        argv: The program's name first.
+
+    Returns:
+        The name and what is no flag. A mistake ends the program with one sentence.
+    """
+    try:
+        remaining = flags.FLAGS(argv)
+        if CONFIG.value is None:
+            raise flags.ValidationError("--config is missing; try --config=configs/vit_s.py:smoke")
+        CONFIG.value.lock()  # Raises what went wrong while the file was loaded.
+        return remaining
+    except Exception as error:  # A config file is a program: it can raise anything.
+        # ml_collections says in a KeyError which field was meant; its `str` would be quoted.
+        text = str(error.args[0] if isinstance(error, KeyError) else error)
+        # The last line says what is wrong; those before it where, and where it was looked for.
+        print(f"error: {text.strip().splitlines()[-1].strip()}", file=sys.stderr)
+        sys.exit(ConfigError.exit_code)
+
+
+def config_filename() -> str:
+    """What --config named, argument included."""
+    return flags.FLAGS["config"].config_filename
+
+
+def start_devices() -> None:
+    """Joins the other processes if there are any; from then on process 0 speaks for all.
+
+    Raises:
+        ConfigError: The others are not there, or JAX does not see the machine's accelerator.
+    """
+    import jax
+
+    from fsvfm_jax import distributed
+
+    distributed.start(
+        coordinator=_COORDINATOR.value,
+        num_processes=_NUM_PROCESSES.value,
+        process_id=_PROCESS_ID.value,
+    )
+    check_accelerator(jax.default_backend())
+    if jax.process_index() > 0:
+        logging.getLogger("fsvfm_jax").setLevel(logging.WARNING)
+
+
+def check_accelerator(backend: str, *, devices: Path = Path("/dev")) -> None:
+    """Raises ConfigError where the machine has an accelerator and JAX would use the CPU."""
+    if backend != "cpu" or os.environ.get("JAX_PLATFORMS") == "cpu":
+        return
+    for kind, extra, pattern in (
+        ("an NVIDIA GPU", "cuda", "nvidia[0-9]*"),
+        ("a TPU", "tpu", "accel[0-9]*"),
+        ("a TPU", "tpu", "vfio/[0-9]*"),
+    ):
+        if any(devices.glob(pattern)):
+            raise ConfigError(
+                f"this machine has {kind} but JAX sees only the CPU: pip install '.[{extra}]', or"
+                " set JAX_PLATFORMS=cpu to use the CPU"
+            )

@@ -1,0 +1,50 @@
+"""What the commands share; `test_main` sees the rest of it as a user does."""
+
+import logging
+
+import pytest
+
+from fsvfm_jax import cli
+from fsvfm_jax.errors import ConfigError, DataError, NotFiniteError, Preempted, StorageError
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (DataError("x.png is broken"), 65),
+        (NotFiniteError("loss is nan"), 72),
+        (StorageError("disk is full"), 73),
+        (Preempted("saved"), 75),
+        (ConfigError("no such field"), 78),
+        (ZeroDivisionError("unforeseen"), 70),
+    ],
+)
+def test_exit_codes(error, code, caplog, capsys):
+    with caplog.at_level(logging.INFO), pytest.raises(SystemExit) as ended, cli.exit_codes():
+        raise error
+    assert ended.value.code == code
+    said = caplog.text + capsys.readouterr().err
+    assert ("Traceback" in said) == (code == 70)
+    assert str(error) in said
+
+
+def test_a_wrong_flag_is_one_sentence():
+    parser = cli.Parser(prog="command")
+    parser.add_argument("--steps", type=int)
+    with pytest.raises(ConfigError, match=r"--steps: invalid int value: 'x'; see command --help"):
+        parser.parse_args(["--steps", "x"])
+
+
+@pytest.mark.parametrize("device", ["nvidia0", "accel0", "vfio/0"])
+def test_an_accelerator_that_jax_does_not_see_is_an_error(tmp_path, monkeypatch, device):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    cli.check_accelerator("cpu", devices=tmp_path)
+    path = tmp_path / device
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    extra = "cuda" if device == "nvidia0" else "tpu"
+    with pytest.raises(ConfigError, match=rf"\[{extra}\]"):
+        cli.check_accelerator("cpu", devices=tmp_path)
+    cli.check_accelerator("gpu", devices=tmp_path)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    cli.check_accelerator("cpu", devices=tmp_path)
