@@ -80,7 +80,7 @@ def test_four_processes_go_on_from_one(one_process, tmp_path):
 
 
 def test_an_incomplete_address_is_refused():
-    with pytest.raises(ConfigError, match="--num_processes and --process_id together"):
+    with pytest.raises(ConfigError, match=r"--num_processes and --process_id together"):
         distributed.start(coordinator="localhost:1", num_processes=2)
 
 

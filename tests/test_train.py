@@ -269,7 +269,7 @@ def test_sigterm_saves_the_step_and_says_so(straight, tmp_path, monkeypatch):
             os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
-    with monkeypatch.context() as patch, pytest.raises(Preempted, match="stopped at step [45]"):
+    with monkeypatch.context() as patch, pytest.raises(Preempted, match=r"stopped at step [45]"):
         patch.setattr(tracking.Tracker, "step", step_with_signal_at_3)
         run(tmp_path)
     assert Preempted.exit_code == 75
