@@ -21,7 +21,7 @@ from fsvfm_jax.data.pipeline import make_iterator
 from fsvfm_jax.data.sources import SyntheticFaces
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.errors import ConfigError, DataError, NotFiniteError, Preempted
-from fsvfm_jax.train_state import StepValues
+from fsvfm_jax.train_state import StepValues, TrainState
 
 STEPS = 20
 TINY = {
@@ -130,14 +130,13 @@ def test_a_checkpoint_of_another_size_is_refused_and_kept(straight):
     assert restore(straight, tiny_config()).samples_seen == STEPS * 16
 
 
-def losses_on(devices, *, steps: int) -> list[float]:
-    config = tiny_config()
-    stats = Stats(config.data.mean, config.data.std)
-    task = pretrain.make_task(config, stats=stats)
-    mesh = sharding.make_mesh(config.mesh, devices)
-    replicated = sharding.replicated(mesh)
-    state = jax.jit(task.init, out_shardings=replicated)(jax.random.key(0))
-    step = jax.jit(task.train_step, donate_argnums=0)
+def train_on(data: int, fsdp: int, *, steps: int) -> tuple[list[float], TrainState]:
+    config = tiny_config({"mesh.data": data, "mesh.fsdp": fsdp})
+    task = pretrain.make_task(config, stats=Stats(config.data.mean, config.data.std))
+    mesh = sharding.make_mesh(config.mesh, jax.devices()[: data * fsdp])
+    template = train.state_template(task, mesh)
+    state = jax.jit(task.init, out_shardings=sharding.shardings_of(template))(jax.random.key(0))
+    step = train.lower_step(task, mesh, batch_size=16).compile()
     source = SyntheticFaces(40, image_size=32, seed=0)
     batches = make_iterator(source, global_batch_size=16, patch_size=8, seed=0)
     losses = []
@@ -146,13 +145,31 @@ def losses_on(devices, *, steps: int) -> list[float]:
         state, metrics = step(state, sharding.put_batch(batch, mesh), values)
         losses.append(float(metrics["loss"]))
     batches.close()
-    return losses
+    return losses, state
 
 
 def test_one_device_and_eight_give_the_same_losses():
-    one, eight = (losses_on(jax.devices()[:n], steps=20) for n in (1, 8))
+    one, _ = train_on(1, 1, steps=20)
     assert one[-1] < 0.9 * one[0]
-    np.testing.assert_allclose(eight, one, rtol=1e-5)
+    for data, fsdp in ((8, 1), (2, 4)):
+        losses, _ = train_on(data, fsdp, steps=20)
+        np.testing.assert_allclose(losses, one, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_every_mesh_gives_the_same_losses_and_parameters():
+    one, state = train_on(1, 1, steps=50)
+    for data, fsdp in ((8, 1), (1, 8), (2, 4), (4, 2)):
+        losses, other = train_on(data, fsdp, steps=50)
+        np.testing.assert_allclose(losses, one, rtol=1e-5)
+        for branch in ("params", "teacher_params"):
+            theirs = to_state_dict(getattr(state, branch))
+            ours = to_state_dict(getattr(other, branch))
+            for name in theirs:
+                if not np.any(theirs[name]):
+                    continue
+                pair = (golden_numbers.drop_key_third(name, x[name]) for x in (ours, theirs))
+                assert golden_numbers.relative_difference(*pair) < 1e-5, (data, fsdp, name)
 
 
 def test_micro_batches_give_the_gradient_of_the_large_batch():
