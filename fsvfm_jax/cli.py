@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -30,8 +31,6 @@ _COORDINATOR = flags.DEFINE_string(
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes work together.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
 
-logger = logging.getLogger(__name__)
-
 
 class Parser(argparse.ArgumentParser):
     """Takes a wrong flag as any other mistake of the user: one sentence, not the whole usage."""
@@ -46,13 +45,17 @@ def exit_codes() -> Iterator[None]:
     try:
         yield
     except Preempted as error:
-        logger.warning("%s", error)
+        print(error, file=sys.stderr)
         sys.exit(error.exit_code)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted: nothing since the newest checkpoint was saved", file=sys.stderr)
+        sys.exit(130)
     except Exception:
-        logger.exception("internal error")
+        traceback.print_exc()
+        print("internal error", file=sys.stderr)
         sys.exit(UserError.exit_code)
 
 
@@ -83,7 +86,9 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         CONFIG.value.lock()  # Raises what went wrong while the file was loaded.
         return remaining
     except Exception as error:  # A config file is a program: it can raise anything.
-        # ml_collections says in a KeyError which field was meant; its `str` would be quoted.
+        # ml_collections wraps a KeyError that says which field was meant; its `str` is quoted.
+        while error.args and isinstance(error.args[0], Exception):
+            error = error.args[0]
         text = str(error.args[0] if isinstance(error, KeyError) else error)
         # The last line says what is wrong; those before it where, and where it was looked for.
         print(f"error: {text.strip().splitlines()[-1].strip()}", file=sys.stderr)

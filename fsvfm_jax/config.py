@@ -120,7 +120,12 @@ def _check(config: ConfigDict) -> None:
     if config.optimizer.warmup_epochs >= config.schedule_epochs:
         raise ConfigError(
             f"config.optimizer.warmup_epochs = {config.optimizer.warmup_epochs} leaves nothing of"
-            f" config.schedule_epochs = {config.schedule_epochs}: lower the first"
+            f" config.schedule_epochs = {config.schedule_epochs}: set"
+            " --config.optimizer.warmup_epochs below that, such as 0"
+        )
+    if config.data.source == "synthetic" and config.data.paths:
+        raise ConfigError(
+            "config.data.source = 'synthetic' reads no paths: set --config.data.source=folder too"
         )
     if (config.data.mean is None) != (config.data.std is None):
         raise ConfigError("give both config.data.mean and config.data.std, or neither")

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import logging
 import math
+import os
 import time
 from collections.abc import Callable
 
@@ -86,6 +87,7 @@ def train(
     )
     if check_only:
         _compile(task, mesh, batch_size=config.batch_size)
+        logger.info("reading one batch of %d", config.batch_size)
         with contextlib.closing(open_stream()) as batches:
             sharding.put_batch(next(batches), mesh)
         logger.info("check: read one batch, compiled the step; nothing was trained or written")
@@ -153,7 +155,10 @@ def train(
                 if save:
                     checkpoints.save(state, step=step, samples_seen=samples_seen)
                 if stop:
-                    raise Preempted(f"stopped at step {step} and saved; the same command goes on")
+                    raise Preempted(
+                        f"stopped at step {step} and saved; the same command with"
+                        f" --workdir={workdir} goes on"
+                    )
                 if draw:
                     columns = jax.device_get(picture(state, faces))
                     tracker.images(step, "reconstruction", tracking.image_grid(list(columns)))
@@ -195,7 +200,7 @@ def _log_plan(
         config.accum_steps,
     )
     logger.info(
-        "plan: %d samples, %g epochs of %.1f steps = %d steps; learning rate to %g in %g epochs,"
+        "plan: %d samples, %g epochs of %.4g steps = %d steps; learning rate to %g in %g epochs,"
         " schedule of %g epochs",
         num_samples,
         config.epochs,
@@ -242,7 +247,25 @@ def _compile(task: Task, mesh: Mesh, *, batch_size: int) -> jax.stages.Compiled:
         memory.argument_size_in_bytes / 1e9,
         memory.temp_size_in_bytes / 1e9,
     )
+    needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    there = _device_memory()
+    if needed > there:
+        logger.warning(
+            "this will probably not fit: %.1f GB of %.1f GB per device. Raise config.accum_steps,"
+            " set config.model.remat=True, raise config.mesh.fsdp, or lower config.batch_size",
+            needed / 1e9,
+            there / 1e9,
+        )
     return compiled
+
+
+def _device_memory() -> float:
+    """Bytes that a device may use; the CPU's devices share the machine's memory."""
+    device = jax.local_devices()[0]
+    limit = (device.memory_stats() or {}).get("bytes_limit")
+    if limit is None and device.platform == "cpu":
+        limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / jax.local_device_count()
+    return math.inf if limit is None else limit
 
 
 def _picture_faces(source: Source, patch_size: int) -> dict[str, np.ndarray]:

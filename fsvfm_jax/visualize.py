@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from fsvfm_jax import cli
 from fsvfm_jax.data.sources import make_source
 from fsvfm_jax.data.transforms import to_batch_element
-from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.errors import ConfigError, StorageError
 from fsvfm_jax.masking import STRATEGIES, Masks, group_members, num_removed, sample_masks
 from fsvfm_jax.regions import GROUPS, NUM_COVERABLE
 from fsvfm_jax.tracking import image_grid
@@ -135,6 +135,7 @@ def _masks(args: argparse.Namespace) -> None:
     print(markdown_table(shares))
     removed, total = num_removed(classes.shape[1], args.mask_ratio), classes.shape[1]
     print(f"\n{count} faces, {args.draws} draws; each removes {removed} of {total} patches.")
+    print(f"The picture is {args.output}: removed patches grey, the covered region's orange.")
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -154,7 +155,7 @@ def _write(picture: UInt8[np.ndarray, "H W 3"], output: str) -> None:
     try:
         Image.fromarray(picture).save(output, format="PNG")
     except OSError as error:
-        raise DataError(
+        raise StorageError(
             f"the picture {output} cannot be written ({error.strerror}); choose a file in a"
             " writable folder"
         ) from error

@@ -1,9 +1,12 @@
 """Eight virtual CPU devices for every test, set before JAX starts."""
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import pytest
 from absl import flags
 
 # Tests compile much and compute little. What the environment asks for comes last and wins.
@@ -17,3 +20,13 @@ jax.config.update("jax_compilation_cache_dir", str(CACHE))
 
 # Grain's workers read absl flags, which nobody parses under pytest.
 flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Commands called in this process set our logger up for a terminal."""
+    logger = logging.getLogger("fsvfm_jax")
+    before = logger.handlers, logger.propagate, logger.level
+    yield
+    logger.handlers, logger.propagate, level = before
+    logger.setLevel(level)

@@ -1,7 +1,5 @@
 """What the commands share; `test_main` sees the rest of it as a user does."""
 
-import logging
-
 import pytest
 
 from fsvfm_jax import cli
@@ -17,13 +15,14 @@ from fsvfm_jax.errors import ConfigError, DataError, NotFiniteError, Preempted, 
         (Preempted("saved"), 75),
         (ConfigError("no such field"), 78),
         (ZeroDivisionError("unforeseen"), 70),
+        (KeyboardInterrupt(), 130),
     ],
 )
-def test_exit_codes(error, code, caplog, capsys):
-    with caplog.at_level(logging.INFO), pytest.raises(SystemExit) as ended, cli.exit_codes():
+def test_exit_codes(error, code, capsys):
+    with pytest.raises(SystemExit) as ended, cli.exit_codes():
         raise error
     assert ended.value.code == code
-    said = caplog.text + capsys.readouterr().err
+    said = capsys.readouterr().err
     assert ("Traceback" in said) == (code == 70)
     assert str(error) in said
 

@@ -138,6 +138,8 @@ def assert_one_sentence(stderr: str, message: str) -> None:
     [
         (["--config.modle.width=3"], 'Did you mean "model"'),
         (["--config.model.widht=3"], 'Did you mean "width"'),
+        (["--config.num_epochs=3"], 'error: Did you mean "epochs" instead of "num_epochs"?'),
+        (["--config.data.paths=DIR"], "config.data.source = 'synthetic' reads no paths"),
         (["--config.epochs=many"], "config.epochs=many"),
         (["--wrkdir=x"], "Did you mean: workdir"),
         (["--config.mask.mask_ratio=1"], "mask_ratio 1.0 removes 64 of N = 64"),
