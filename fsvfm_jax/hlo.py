@@ -1,0 +1,341 @@
+"""Reads the text of a compiled program, and lists the exchanges between devices in it.
+
+`compiled.as_text()` is the optimized program of one device. XLA's own cost analysis counts the body
+of a loop once; here it counts as often as it runs.
+"""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+COLLECTIVES = (
+    "all-reduce",
+    "all-gather",
+    "reduce-scatter",
+    "all-to-all",
+    "ragged-all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+)
+# What a device sends of each byte of a collective over n devices, on rings or better.
+SENT = {"all-reduce": lambda n: 2 * (n - 1) / n, "collective-permute": lambda n: 1.0}
+
+
+ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
+INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = ")
+COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
+NAME = re.compile(r"%([\w.\-]+)")
+CALLED = re.compile(r"(\w+)=(?:%?([\w.\-]+)|\{(%[^}]*)\})")
+CALLING = ("body", "condition", "calls", "to_apply", "branch_computations", "called_computations")
+
+
+class HloArray(NamedTuple):
+    """An array as the program declares it, of one device.
+
+    Attributes:
+        dtype: XLA's name, such as "bf16".
+        shape: Elements per axis.
+        in_hbm: False in a faster or a foreign memory, such as a TPU's VMEM.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    in_hbm: bool
+
+    @property
+    def bytes(self) -> int:
+        return math.ceil(math.prod(self.shape) * _bits(self.dtype) / 8)
+
+
+class Instruction(NamedTuple):
+    """One line of a computation.
+
+    Attributes:
+        name: Unique in the program.
+        opcode: Such as "fusion" or "all-reduce".
+        result: Its arrays; a tuple, nested or not, is flattened.
+        arguments: The text between its parentheses.
+        attributes: The rest of the line.
+    """
+
+    name: str
+    opcode: str
+    result: tuple[HloArray, ...]
+    arguments: str
+    attributes: str
+
+    @property
+    def operands(self) -> list[str]:
+        return NAME.findall(self.arguments)
+
+
+class Computation(NamedTuple):
+    """A function of the program: its instructions by name, and the one it returns."""
+
+    name: str
+    instructions: dict[str, Instruction]
+    root: str
+
+
+class Program(NamedTuple):
+    """A parsed program.
+
+    Attributes:
+        computations: By name.
+        entry: The name of the first to run.
+        num_devices: It is compiled for.
+    """
+
+    computations: dict[str, Computation]
+    entry: str
+    num_devices: int
+
+
+class Run(NamedTuple):
+    """A computation as part of a step.
+
+    Attributes:
+        computation: What runs.
+        executions: How often in a step.
+        in_loop: Whether inside a loop.
+        caller: The instruction that runs it; None for the whole program.
+    """
+
+    computation: Computation
+    executions: int
+    in_loop: bool
+    caller: Instruction | None
+
+
+class Collective(NamedTuple):
+    """An exchange between devices.
+
+    Attributes:
+        kind: One of `COLLECTIVES`.
+        arrays: What it is about, in full: gathered, summed, or before it is scattered.
+        group_size: Devices that exchange with each other.
+        executions: How often it runs in a step.
+        in_loop: Whether it is inside a loop's body, such as that over the layers.
+        source: Where it comes from, by JAX's name stack; may be empty.
+    """
+
+    kind: str
+    arrays: tuple[HloArray, ...]
+    group_size: int
+    executions: int
+    in_loop: bool
+    source: str
+
+    @property
+    def bytes(self) -> int:
+        """Of all arrays, in one execution."""
+        return sum(array.bytes for array in self.arrays)
+
+    @property
+    def sent_bytes(self) -> float:
+        """What one device sends in a step, at the least."""
+        share = SENT.get(self.kind, lambda n: (n - 1) / n)(self.group_size)
+        return self.bytes * self.executions * share
+
+
+def collectives(hlo_text: str) -> list[Collective]:
+    """Lists every exchange between devices in a compiled program, each once.
+
+    An asynchronous pair of start and done is one collective, and so are the pieces of one that a
+    TPU spreads over several fusions. An all-reduce fused with the slicing of its sum, as the TPU
+    writes it, is a reduce-scatter; the CPU's all-reduce with a slice after it stays an all-reduce.
+
+    Args:
+        hlo_text: `compiled.as_text()`.
+    """
+    program = parse(hlo_text)
+    found, chains = [], set()
+    for run in runs(program, program.entry):
+        for instruction in run.computation.instructions.values():
+            if instruction.opcode.removesuffix("-start") not in COLLECTIVES:
+                continue
+            if chain := re.search(r'chain_id="\d+"', instruction.attributes):
+                if chain[0] in chains:
+                    continue
+                chains.add(chain[0])
+            found.append(_collective(program, run, instruction))
+    return found
+
+
+def collective_table(hlo_text: str) -> list[dict[str, Any]]:
+    """Collectives by kind and place: how many, and the bytes of a step on one device."""
+    groups = defaultdict(list)
+    for collective in collectives(hlo_text):
+        groups[collective.kind, collective.in_loop].append(collective)
+    return [
+        {
+            "kind": kind,
+            "in_loop": in_loop,
+            "count": len(group),
+            "executions": sum(c.executions for c in group),
+            "bytes": sum(c.bytes * c.executions for c in group),
+            "largest_bytes": max(array.bytes for c in group for array in c.arrays),
+            "sent_bytes": int(sum(c.sent_bytes for c in group)),
+        }
+        for (kind, in_loop), group in sorted(groups.items())
+    ]
+
+
+def parse(hlo_text: str) -> Program:
+    """Reads the text of an optimized program."""
+    computations: dict[str, Computation] = {}
+    entry = ""
+    for line in hlo_text.splitlines():
+        if head := COMPUTATION.match(line):
+            name, instructions = head[2], {}
+            computations[name] = Computation(name, instructions, root="")
+            entry = name if head[1] else entry
+        elif computations and (start := INSTRUCTION.match(line)):
+            instruction = _parse_instruction(start[2], line[start.end() :])
+            instructions[instruction.name] = instruction
+            if start[1]:
+                computations[name] = computations[name]._replace(root=instruction.name)
+    counts = re.findall(r"(?:num_partitions|replica_count)=(\d+)", hlo_text.partition("\n")[0])
+    return Program(computations, entry, num_devices=math.prod(map(int, counts)))
+
+
+def runs(program: Program, name: str, *, fusions: bool = True) -> Iterator[Run]:
+    """Every computation that a step runs, from the one of this name inwards.
+
+    One that is called from several places comes several times; with `fusions` False, those that
+    only say what is fused into one instruction are left out.
+    """
+    return _runs(program, Run(program.computations[name], 1, False, None), fusions=fusions)
+
+
+def _runs(program: Program, run: Run, *, fusions: bool) -> Iterator[Run]:
+    yield run
+    for instruction in run.computation.instructions.values():
+        # The done half of a pair names again what its start half runs.
+        if instruction.opcode.endswith(("-update", "-done")):
+            continue
+        if not fusions and instruction.opcode not in ("while", "conditional", "call"):
+            continue
+        loop = instruction.opcode == "while"
+        executions = run.executions * (_trip_count(program, instruction) if loop else 1)
+        for name in called(instruction).values():
+            inner = Run(program.computations[name], executions, run.in_loop or loop, instruction)
+            yield from _runs(program, inner, fusions=fusions)
+
+
+def called(instruction: Instruction) -> dict[str, str]:
+    """The computations that an instruction names, by their part in it, such as "body"."""
+    names = {}
+    for key, one, several in CALLED.findall(instruction.attributes):
+        if key in CALLING:
+            listed = NAME.findall(several)
+            names |= {f"{key} {k}": name for k, name in enumerate(listed)} or {key: one}
+    return names
+
+
+def _parse_instruction(name: str, text: str) -> Instruction:
+    end = _closing(text, 0) if text.startswith("(") else text.index(" ")
+    result, text = text[:end], text[end:].lstrip()
+    start = text.index("(")
+    end = _closing(text, start)
+    return Instruction(
+        name=name,
+        opcode=text[:start],
+        result=tuple(_array(*match) for match in ARRAY.findall(result)),
+        arguments=text[start + 1 : end - 1],
+        attributes=text[end:],
+    )
+
+
+def _closing(text: str, start: int) -> int:
+    """The index after the parenthesis that closes the one at `start`."""
+    depth = 0
+    for match in re.compile(r"[()]").finditer(text, start):
+        depth += 1 if match[0] == "(" else -1
+        if depth == 0:
+            return match.end()
+    raise ValueError(f"unbalanced parentheses in {text[:80]!r}")
+
+
+def _array(dtype: str, shape: str, layout: str) -> HloArray:
+    space = re.search(r"S\((\d+)\)", layout)
+    return HloArray(
+        dtype, tuple(int(size) for size in shape.split(",") if size), in_hbm=space is None
+    )
+
+
+def _bits(dtype: str) -> int:
+    """Such as 16 of "bf16" and 8 of "f8e4m3fn"; tokens have none."""
+    width = re.search(r"\d+", dtype)
+    return 8 if dtype == "pred" else int(width[0]) if width else 0
+
+
+def _trip_count(program: Program, loop: Instruction) -> int:
+    """Iterations of a loop that counts from 0; 1 where the text does not tell."""
+    if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
+        return int(known[1])
+    names = called(loop)
+    condition, body = program.computations[names["condition"]], program.computations[names["body"]]
+    test = condition.instructions[condition.root]
+    if test.opcode != "compare" or "direction=LT" not in test.attributes:
+        return 1
+    counter, limit = (_behind_copies(condition, name) for name in test.operands)
+    index = re.search(r"index=(\d+)", counter.attributes)
+    if index is None or _literal(limit) is None:
+        return 1
+    step = _behind_copies(body, body.instructions[body.root].operands[int(index[1])])
+    sizes = [_literal(_behind_copies(body, name)) for name in step.operands]
+    return math.ceil(_literal(limit) / next((size for size in sizes if size), 1))
+
+
+def _behind_copies(computation: Computation, name: str) -> Instruction:
+    instruction = computation.instructions[name]
+    while instruction.opcode == "copy":
+        instruction = computation.instructions[instruction.operands[0]]
+    return instruction
+
+
+def _literal(instruction: Instruction) -> int | None:
+    scalar = instruction.opcode == "constant" and instruction.arguments.isdigit()
+    return int(instruction.arguments) if scalar else None
+
+
+def _collective(program: Program, run: Run, instruction: Instruction) -> Collective:
+    kind = instruction.opcode.removesuffix("-start")
+    operands = [run.computation.instructions[name] for name in instruction.operands]
+    if kind == "all-gather":
+        # The start half of a pair returns what it was given before what it makes.
+        arrays = instruction.result[-len(operands) :]
+    else:
+        arrays = tuple(array for operand in operands for array in operand.result)
+    if kind == "all-reduce" and run.computation.name.startswith("all-reduce-scatter"):
+        kind = "reduce-scatter"
+    sources = [
+        re.search(r'op_name="([^"]*)"', place.attributes)
+        for place in (instruction, run.caller)
+        if place is not None
+    ]
+    return Collective(
+        kind=kind,
+        arrays=arrays,
+        group_size=_group_size(instruction.attributes) or program.num_devices,
+        executions=run.executions,
+        in_loop=run.in_loop,
+        source=next((source[1] for source in sources if source), ""),
+    )
+
+
+def _group_size(attributes: str) -> int | None:
+    """Devices per group, from any of the ways to write groups down; None where all are one."""
+    if lists := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
+        return len(lists[1].split(","))
+    if iota := re.search(r"replica_groups=\[\d+,(\d+)\]<=", attributes):
+        return int(iota[1])
+    if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\].*?\{([^}]*)\}", attributes):
+        sizes = dict(re.findall(r"('\w+')=(\d+)", mesh[1]))
+        # An axis may be cut: 'x':(2)4 is its part of size 4 behind one of 2.
+        axes = re.findall(r"('\w+')(?::\(\d+\)(\d+))?", mesh[2])
+        return math.prod(int(part or sizes[axis]) for axis, part in axes)
+    return None

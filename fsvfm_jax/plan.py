@@ -1,0 +1,345 @@
+"""Does a run fit, how long will it take, what will it cost: `python -m fsvfm_jax.plan --help`.
+
+The training step is lowered as `train.py` lowers it and compiled by the real compiler, for devices
+that need not be there. From the compiled program come memory, collectives and a bound on the speed
+(`roofline.py`). What to expect is
+
+    step time = bound / efficiency
+
+with an efficiency that is assumed, or follows from an MFU that `fsvfm_jax.benchmark` measured: then
+the estimate has that MFU, unless the bound forbids it. Hours and cost are those of the estimate,
++-25 %, or +-10 % where this model was measured on this chip.
+"""
+
+import argparse
+import contextlib
+import importlib.metadata
+import json
+import logging
+import math
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, TextIO
+
+import jax
+from ml_collections import ConfigDict
+
+from fsvfm_jax import cli, pretrain, sharding, train
+from fsvfm_jax import config as config_lib
+from fsvfm_jax.chips import EXAMPLES, GIB, Chip, topology_devices
+from fsvfm_jax.data.stats import Stats
+from fsvfm_jax.errors import ConfigError, StorageError
+from fsvfm_jax.flops import training_flops_per_image
+from fsvfm_jax.hlo import collective_table, collectives
+from fsvfm_jax.memory import Memory, compile_step, possible_changes
+from fsvfm_jax.models import build
+from fsvfm_jax.optim import make_schedule
+from fsvfm_jax.roofline import (
+    assumed_efficiency,
+    measured_efficiency,
+    predict,
+    read_benchmark,
+    roofline,
+)
+from fsvfm_jax.traffic import memory_traffic
+from fsvfm_jax.train_state import TrainState
+
+COMMAND = "python -m fsvfm_jax.plan"
+VGGFACE2 = 2_973_696  # faces
+
+# By name: run with -m, `__name__` is "__main__".
+logger = logging.getLogger("fsvfm_jax.plan")
+
+
+class Target(NamedTuple):
+    """What a run is planned for.
+
+    Attributes:
+        devices: To compile for.
+        chip: Its facts; None where they are not known.
+        num_samples: Images in the data set.
+        price: Of one chip and hour, in any currency.
+        benchmark: A record of `roofline.read_benchmark`.
+    """
+
+    devices: list[jax.Device]
+    chip: Chip | None
+    num_samples: int = VGGFACE2
+    price: float | None = None
+    benchmark: dict[str, Any] | None = None
+
+    @property
+    def by_model(self) -> bool:
+        """Whether the CPU's compiler stands for that of another chip."""
+        return self.chip is not None and self.devices[0].platform == "cpu"
+
+    @property
+    def available_bytes(self) -> int | None:
+        if self.devices[0].platform == "gpu":
+            return self.devices[0].memory_stats()["bytes_limit"]
+        return self.chip and self.chip.hbm_bytes
+
+
+def make_plan(config: ConfigDict, target: Target) -> dict[str, Any]:
+    """Compiles the training step, predicts the run, and looks for a change if it does not fit.
+
+    Args:
+        config: As loaded from its file.
+        target: What for.
+
+    Returns:
+        The plan, ready for JSON; `change` is a plan as well, of the first that fits.
+
+    Raises:
+        ConfigError: The config does not suit the devices.
+    """
+    config = config_lib.resolve(config)
+    plan, memory = describe(config, target)
+    plan["change"] = None
+    if memory.fits is not False:
+        return plan
+    changes = possible_changes(
+        memory,
+        state_bytes=plan["state_bytes"],
+        images_per_device=plan["images_per_device"] // config.accum_steps,
+        num_devices=len(target.devices),
+        fsdp=plan["mesh"]["fsdp"],
+        accum_steps=config.accum_steps,
+        remat=config.model.remat,
+    )
+    for change in changes:
+        logger.info("%.2f GiB do not fit; trying %s", memory.total / GIB, as_flags(change))
+        changed = config.copy_and_resolve_references()
+        changed.update_from_flattened_dict(change)
+        plan_then, memory = describe(config_lib.resolve(changed), target)
+        if memory.fits:
+            return plan | {"change": {"fields": change} | plan_then}
+    return plan
+
+
+def describe(config: ConfigDict, target: Target) -> tuple[dict[str, Any], Memory]:
+    """Compiles the step that training would run; what is then known of it and of a run with it."""
+    devices, chip = target.devices, target.chip
+    mesh = sharding.make_mesh(config.mesh, devices)
+    sharding.check_batch_size(config.batch_size, accum_steps=config.accum_steps, mesh=mesh)
+    # The statistics are two constants of the program.
+    task = pretrain.make_task(config, stats=Stats((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
+    lowered = train.lower_step(task, mesh, batch_size=config.batch_size)
+    started = time.monotonic()
+    compiled, memory = compile_step(lowered, available=target.available_bytes)
+    compile_seconds = time.monotonic() - started
+
+    images_per_device = config.batch_size // len(devices)
+    flops = training_flops_per_image(build(config.model), config.mask.mask_ratio).total
+    hlo_text = compiled and compiled.as_text()
+    plan = {
+        "chip": chip and chip.name,
+        "devices": len(devices),
+        "mesh": dict(mesh.shape),
+        "batch_size": config.batch_size,
+        "accum_steps": config.accum_steps,
+        "images_per_device": images_per_device,
+        "remat": config.model.remat,
+        "num_samples": target.num_samples,
+        "total_steps": make_schedule(config, target.num_samples).total_steps,
+        "flops_per_image": flops,
+        "fits": memory.fits,
+        "memory": memory._asdict(),
+        "memory_source": "model: the CPU's compiler" if target.by_model else "compiler",
+        "state_bytes": _state_bytes(train.state_template(task, mesh)),
+        "compile_seconds": compile_seconds,
+        "collectives": hlo_text and collective_table(hlo_text),
+        "bound": None,
+        "estimate": None,
+    }
+    if chip is None or hlo_text is None:
+        return plan, memory
+    # How the CPU fuses says nothing of another chip; what a step starts and ends with, it moves.
+    moved = memory.argument + memory.output if target.by_model else memory_traffic(hlo_text)
+    roof = roofline(
+        chip,
+        flops=flops * images_per_device,
+        traffic=moved,
+        sent=math.fsum(collective.sent_bytes for collective in collectives(hlo_text)),
+    )
+    efficiency = assumed_efficiency()
+    if target.benchmark:
+        model = config.model.to_dict()
+        efficiency = measured_efficiency(roof, target.benchmark, chip=chip, model=model)
+    prediction = predict(
+        roof,
+        efficiency,
+        batch_size=config.batch_size,
+        total_steps=plan["total_steps"],
+        num_devices=len(devices),
+        price=target.price,
+    )
+    return plan | prediction, memory
+
+
+def _state_bytes(template: TrainState) -> int:
+    """Of the part that one device holds."""
+    return sum(
+        x.dtype.itemsize * math.prod(x.sharding.shard_shape(x.shape))
+        for x in jax.tree.leaves(template)
+    )
+
+
+def as_flags(change: dict[str, Any]) -> str:
+    return " ".join(f"--config.{path}={value}" for path, value in change.items())
+
+
+def summary(plan: dict[str, Any]) -> str:
+    """A plan for people."""
+    lines = [
+        f"{plan['config']} for {plan['topology']}: batch {plan['batch_size']} ="
+        f" {plan['devices']} devices x {plan['images_per_device'] // plan['accum_steps']} images x"
+        f" {plan['accum_steps']}, mesh {plan['mesh']['data']} x {plan['mesh']['fsdp']}"
+        f" (compiled in {plan['compile_seconds']:.0f} s)",
+        *_summary(plan),
+    ]
+    if plan["change"]:
+        lines += [f"it fits with {as_flags(plan['change']['fields'])}", *_summary(plan["change"])]
+    elif plan["fits"] is False:
+        lines.append("no change of model.remat, mesh.fsdp and accum_steps makes it fit: take more")
+    return "\n".join(lines)
+
+
+def _summary(plan: dict[str, Any]) -> Iterator[str]:
+    memory = plan["memory"]
+    parts = [f"{memory[name] / GIB:.2f} {name}" for name in memory if memory[name] is not None]
+    verdict = {True: "fits", False: "DOES NOT FIT", None: "fits as far as the CPU has memory"}
+    yield f"{verdict[plan['fits']]}: GiB per device: {', '.join(parts)} ({plan['memory_source']})"
+    for row in plan["collectives"] or ():
+        where = "in the loops over layers" if row["in_loop"] else "outside of loops"
+        yield (
+            f"  {row['count']} x {row['kind']} {where}: {row['bytes'] / 1e6:.1f} MB a step, a"
+            f" device sends {row['sent_bytes'] / 1e6:.1f} MB"
+        )
+    yield f"{plan['flops_per_image'] / 1e9:.2f} GFLOP per image"
+    if not plan["bound"]:
+        return
+    bound, estimate = plan["bound"], plan["estimate"]
+    yield (
+        f"bound: {_speed(bound)}; set by {bound['limit']} (compute"
+        f" {bound['compute_seconds'] * 1e3:.1f}, memory {bound['memory_seconds'] * 1e3:.1f},"
+        f" interconnect {bound['interconnect_seconds'] * 1e3:.1f} ms)"
+    )
+    yield (
+        f"estimate: {_speed(estimate)}; efficiency {estimate['efficiency']:.2f},"
+        f" {estimate['efficiency_source']}"
+    )
+    low, high = estimate["hours_range"]
+    cost = "no cost without --price"
+    if estimate["cost_range"]:
+        cost = "cost {:,.0f} to {:,.0f}".format(*estimate["cost_range"])
+    yield f"recipe: {plan['total_steps']:,} steps in {low:,.0f} to {high:,.0f} hours, {cost}"
+
+
+def _speed(speed: dict[str, float]) -> str:
+    return (
+        f"{speed['step_seconds'] * 1e3:.1f} ms a step, {speed['images_per_second']:,.0f} images/s,"
+        f" MFU {speed['mfu']:.1%}, {speed['hours']:,.1f} hours"
+    )
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command; a user's mistake ends in one sentence and its exit code."""
+    cli.set_up_logging()
+    with cli.exit_codes():
+        args, rest = _parser().parse_known_args(argv)
+        unexpected = cli.parse_flags([COMMAND, *rest])[1:]
+        if unexpected:
+            raise ConfigError(f"unexpected argument {unexpected[0]!r}; see {COMMAND} --help")
+        run(args, cli.CONFIG.value, command=f"{COMMAND} {shlex.join(argv)}")
+
+
+def run(args: argparse.Namespace, config: ConfigDict, *, command: str) -> None:
+    """Plans, prints, and writes JSON."""
+    benchmark = read_benchmark(args.calibrate) if args.calibrate else None
+    _set_up_jax(args.topology)
+    devices, chip = topology_devices(args.topology)
+    target = Target(devices, chip, args.num_samples, args.price, benchmark)
+    with _open_for_write(args.output) if args.output else contextlib.nullcontext() as output:
+        plan = {
+            "command": command,
+            "config": cli.config_filename(),
+            "topology": args.topology,
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": _versions(),
+        } | make_plan(config, target)
+        print(summary(plan))
+        if output:
+            json.dump(plan, output, indent=2)
+
+
+def _set_up_jax(topology: str) -> None:
+    """Before JAX starts: as many CPU devices as the name says, and no search for TPUs."""
+    # libtpu asks the network what machine this is, and complains where it is no TPU's.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+    number = topology.partition(":")[2]
+    if topology != "gpu":
+        jax.config.update("jax_platforms", "cpu")
+    if number.isdigit() and int(number) > 0:
+        jax.config.update("jax_num_cpu_devices", int(number))
+
+
+def _versions() -> dict[str, str]:
+    names = ("jax", "jaxlib", "libtpu")
+    installed = {d.name for d in importlib.metadata.distributions()}
+    return {name: importlib.metadata.version(name) for name in names if name in installed}
+
+
+def _open_for_write(path: str) -> TextIO:
+    """Opened first: minutes of compilation are not lost to a wrong name."""
+    try:
+        return open(path, "w", encoding="utf-8")
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be written ({error.strerror}); choose a file in a writable folder"
+        ) from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = cli.Parser(
+        prog=COMMAND,
+        usage=f"{COMMAND} --config=FILE.py --topology=NAME [--config.path.to.field=value ...]"
+        " [flags]",
+        description="Compiles the config's training step for devices that need not be there, and"
+        " tells whether it fits, how fast it may be, how long the recipe takes and what it costs.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--topology", required=True, metavar="NAME", help=f"such as {EXAMPLES}")
+    parser.add_argument("--price", type=_positive(float), metavar="P", help="of a chip and hour")
+    parser.add_argument(
+        "--calibrate", metavar="JSON", help="a line of `python -m fsvfm_jax.benchmark step`"
+    )
+    parser.add_argument(
+        "--num-samples",
+        type=_positive(int),
+        default=VGGFACE2,
+        metavar="N",
+        help="images in the data set",
+    )
+    parser.add_argument("--output", metavar="JSON", help="write the plan to this file")
+    return parser
+
+
+def _positive(kind: type) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        if not 0 < (value := kind(text)) < math.inf:
+            raise argparse.ArgumentTypeError(f"{text} must be greater than 0")
+        return value
+
+    return parse
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

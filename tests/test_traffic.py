@@ -1,0 +1,132 @@
+"""Bytes between a device and its memory."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fsvfm_jax.traffic import memory_traffic
+
+KIB = 1024
+
+
+def program(body: str, *, computations: str = "") -> str:
+    return f"HloModule jit_f\n\n{computations}\nENTRY %main () -> f32[] {{\n{body}}}\n"
+
+
+def test_on_the_cpu_an_elementwise_function_reads_and_writes_once():
+    x = jax.ShapeDtypeStruct((KIB,), np.float32)
+    text = jax.jit(lambda x: jnp.tanh(x) * 2 + x).lower(x).compile().as_text()
+    assert memory_traffic(text) == 2 * 4 * KIB
+
+
+def test_a_loop_over_a_stack_reads_a_layer_at_a_time():
+    layers, width = 64, 128
+
+    def forward(x, stack):
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, stack)[0]
+
+    shapes = [((8, width),), ((layers, width, width),)]
+    arguments = [jax.ShapeDtypeStruct(*shape, np.float32) for shape in shapes]
+    text = jax.jit(forward).lower(*arguments).compile().as_text()
+    stack_bytes = layers * width * width * 4
+    # Once from the stack; the CPU copies each layer out of it first, and may copy the stack.
+    assert stack_bytes < memory_traffic(text) < 6 * stack_bytes
+
+
+@pytest.mark.parametrize(
+    ("body", "bytes_moved"),
+    [
+        ("  ROOT %y = f32[1024]{0} add(%x, %x)\n", 3 * 4096),
+        ("  ROOT %y = f32[1024]{0:T(1024)S(1)} add(%x, %x)\n", 2 * 4096),
+        ("  ROOT %y = f32[32,32]{1,0} bitcast(%x)\n", 0),
+        ("  ROOT %y = f32[8]{0} slice(%x), slice={[0:8]}\n", 2 * 32),
+        ("  ROOT %y = f32[1024]{0} dynamic-update-slice(%x, %part, %i)\n", 2 * 32),
+        # From slow to fast memory: read once, written to what is free.
+        (
+            "  %s = (f32[1024]{0:S(1)}, f32[1024]{0}, u32[]) copy-start(%x)\n"
+            "  ROOT %y = f32[1024]{0:S(1)} copy-done(%s)\n",
+            4096,
+        ),
+        (
+            "  %s = ((f32[1024]{0}), f32[8]{0:S(1)}, s32[]{:S(2)}) slice-start(%x)\n"
+            "  ROOT %y = f32[8]{0:S(1)} slice-done(%s)\n",
+            32,
+        ),
+        ('  ROOT %y = f32[1024]{0} custom-call(), custom_call_target="AllocateBuffer"\n', 0),
+        ('  ROOT %y = f32[1024]{0} custom-call(%x), custom_call_target="TopK"\n', 2 * 4096),
+    ],
+)
+def test_single_instructions(body, bytes_moved):
+    arguments = (
+        "  %x = f32[1024]{0} parameter(0)\n"
+        "  %part = f32[8]{0} parameter(1)\n"
+        "  %i = s32[] parameter(2)\n"
+    )
+    assert memory_traffic(program(arguments + body)) == bytes_moved
+
+
+FUSED = """\
+%inner (q: f32[24,1024]) -> f32[1,1024] {
+  %q = f32[24,1024]{1,0} parameter(0)
+  %k = s32[] constant(3)
+  ROOT %layer = f32[1,1024]{1,0} dynamic-slice(%q, %k, %k), dynamic_slice_sizes={1,1024}
+}
+
+%fused (stack: f32[24,1024], x: f32[1,1024], i: s32[]) -> (f32[24,1024], f32[1,1024]) {
+  %stack = f32[24,1024]{1,0} parameter(0)
+  %x = f32[1,1024]{1,0} parameter(1)
+  %i = s32[] parameter(2)
+  %same = f32[24,1024]{1,0} bitcast(%stack)
+  %layer = f32[1,1024]{1,0} fusion(%same), kind=kLoop, calls=%inner
+  %sum = f32[1,1024]{1,0} add(%layer, %x)
+  %updated = f32[24,1024]{1,0} dynamic-update-slice(%stack, %sum, %i, %i)
+  ROOT %both = (f32[24,1024]{1,0}, f32[1,1024]{1,0}) tuple(%updated, %sum)
+}
+
+"""
+
+
+def test_a_fusion_that_slices_and_updates_a_stack_moves_only_the_slices():
+    body = """\
+  %a = f32[24,1024]{1,0} parameter(0)
+  %b = f32[1,1024]{1,0} parameter(1)
+  %c = s32[] parameter(2)
+  ROOT %f = (f32[24,1024]{1,0}, f32[1,1024]{1,0}) fusion(%a, %b, %c), kind=kLoop, calls=%fused
+"""
+    # Read: a layer of the stack, x and the index; written: a layer of the stack, and the sum.
+    assert memory_traffic(program(body, computations=FUSED)) == 4 * 4096 + 4
+
+
+def test_a_fusion_that_needs_all_of_its_operand_reads_all():
+    whole = FUSED.replace("%same = f32[24,1024]{1,0} bitcast", "%same = f32[24,1024]{1,0} negate")
+    body = """\
+  %a = f32[24,1024]{1,0} parameter(0)
+  %b = f32[1,1024]{1,0} parameter(1)
+  %c = s32[] parameter(2)
+  ROOT %f = (f32[24,1024]{1,0}, f32[1,1024]{1,0}) fusion(%a, %b, %c), kind=kLoop, calls=%fused
+"""
+    assert memory_traffic(program(body, computations=whole)) == 24 * 4096 + 3 * 4096 + 4
+
+
+def test_a_loop_counts_as_often_as_it_runs():
+    loop = """\
+%body (c: (s32[], f32[1024])) -> (s32[], f32[1024]) {
+  %c = (s32[], f32[1024]{0}) parameter(0)
+  %i = s32[] get-tuple-element(%c), index=0
+  %x = f32[1024]{0} get-tuple-element(%c), index=1
+  %y = f32[1024]{0} negate(%x)
+  ROOT %t = (s32[], f32[1024]{0}) tuple(%i, %y)
+}
+
+%condition (d: (s32[], f32[1024])) -> pred[] {
+  %d = (s32[], f32[1024]{0}) parameter(0)
+  ROOT %p = pred[] constant(true)
+}
+
+"""
+    body = """\
+  %x = (s32[], f32[1024]{0}) parameter(0)
+  ROOT %w = (s32[], f32[1024]{0}) while(%x), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"7"}}
+"""  # noqa: E501
+    assert memory_traffic(program(body, computations=loop)) == 7 * 2 * 4096
