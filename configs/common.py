@@ -4,7 +4,7 @@ A field that is None is set by `recipe`; a value given explicitly wins.
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+from ml_collections.config_dict import FieldReference, placeholder
 
 from fsvfm_jax.models.vit import SIZES
 
@@ -30,8 +30,9 @@ def get_config(size: str, arg: str = "") -> ConfigDict:
     c.schedule_epochs = placeholder(int)
     # Images per optimizer update, over all devices and micro-batches.
     c.batch_size = 4096
-    # Micro-batches per update, one after another: 4096 = 8 devices x 128 x 4.
-    c.accum_steps = 1
+    # Micro-batches per update, one after another: 4096 = 8 devices x 128 x 4. "auto": the fewest
+    # that fit into the devices' memory.
+    c.accum_steps = FieldReference(1, field_type=object)
 
     c.model = ConfigDict()
     c.model.image_size = 224
@@ -47,8 +48,11 @@ def get_config(size: str, arg: str = "") -> ConfigDict:
     c.model.rep_pos = placeholder(str)
     # Compute dtype: "bfloat16" or "float32". Parameters, losses and optimizer are float32 always.
     c.model.dtype = "bfloat16"
-    # Recompute each block in the backward pass: less memory, about a third more time.
-    c.model.remat = False
+    # "xla", or "cudnn" on NVIDIA GPUs with bfloat16. By kind of device: fsvfm_jax/backends.py.
+    c.model.attention = placeholder(str)
+    # What each block computes again in the backward pass, to save memory: "none", "dots" (all but
+    # its matrix products), "full" (everything: about a third more time).
+    c.model.remat = "none"
     # Blocks per iteration of the compiled loop over the depth.
     c.model.unroll = 1
 
@@ -106,6 +110,10 @@ def get_config(size: str, arg: str = "") -> ConfigDict:
     c.mesh = ConfigDict()
     c.mesh.data = -1
     c.mesh.fsdp = 1
+
+    # XLA's options for the training step, such as "{'xla_gpu_enable_triton_gemm': False}". By kind
+    # of device: fsvfm_jax/backends.py.
+    c.compiler_options = placeholder(ConfigDict)
 
     c.checkpoint = ConfigDict()
     # Steps between checkpoints; the last step is always saved.

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 import jaxlib
@@ -24,7 +24,8 @@ from ml_collections import ConfigDict
 
 from fsvfm_jax import cli
 from fsvfm_jax.chips import find_chip
-from fsvfm_jax.errors import ConfigError, NotFiniteError, StorageError
+from fsvfm_jax.errors import ConfigError, NotFiniteError
+from fsvfm_jax.memory import Memory
 
 COMMAND = "python -m fsvfm_jax.benchmark"
 # Synthetic batches, made once and taken in turn; the masks are new in every step all the same.
@@ -40,10 +41,7 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command; a user's mistake ends in one sentence and its exit code."""
     cli.set_up_logging()
     with cli.exit_codes():
-        args, rest = _parser().parse_known_args(argv)
-        unexpected = cli.parse_flags([COMMAND, *rest])[1:]
-        if unexpected:
-            raise ConfigError(f"unexpected argument {unexpected[0]!r}; see {COMMAND} --help")
+        args = cli.parse_command(_parser(), argv)
         cli.start_devices()
         benchmark_step(args, cli.CONFIG.value, command=f"{COMMAND} {shlex.join(argv)}")
 
@@ -66,7 +64,7 @@ def benchmark_step(args: argparse.Namespace, config: ConfigDict, *, command: str
         outputs = [sys.stdout]
         if args.output is not None and jax.process_index() == 0:
             # Opened first: an hour's measurement is not lost to a wrong name.
-            outputs.append(stack.enter_context(_open_for_append(args.output)))
+            outputs.append(stack.enter_context(cli.open_output(args.output, "a")))
         try:
             record = measure_step(
                 config,
@@ -119,25 +117,28 @@ def measure_step(
     """
     from fsvfm_jax import config as config_lib
     from fsvfm_jax import pretrain, sharding, train
+    from fsvfm_jax.backends import settings_for
+    from fsvfm_jax.compilation import state_template
     from fsvfm_jax.data.stats import Stats
 
     config = config_lib.resolve(config)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(config.batch_size, accum_steps=config.accum_steps, mesh=mesh)
+    config = settings_for(config, mesh.devices.flat[0].platform)
     task = pretrain.make_task(config, stats=Stats((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
 
     started = time.perf_counter()
-    compiled = train.lower_step(task, mesh, batch_size=config.batch_size).compile()
+    step = train.compile_for_devices(task, mesh, config)
     compile_seconds = time.perf_counter() - started
 
-    shardings = sharding.shardings_of(train.state_template(task, mesh))
+    shardings = sharding.shardings_of(state_template(task, mesh))
     state = jax.jit(task.init, out_shardings=shardings)(jax.random.key(config.seed))
     if real_input:
         batches = _real_batches(config, mesh)
     else:
         batches = _synthetic_batches(config, task.sample, mesh)
     with contextlib.closing(batches):
-        running = run_steps(compiled, state, batches)
+        running = run_steps(step.program, state, batches)
         seconds = time_steps(running, steps=steps, warmup=warmup)
         if profile is not None:
             with jax.profiler.trace(profile):
@@ -146,12 +147,13 @@ def measure_step(
 
     return {
         **_conditions(config, mesh),
+        "accum_steps": step.accum_steps,
         "input": "real" if real_input else "synthetic",
         "data": {"source": config.data.source, "num_workers": config.data.num_workers},
         "steps": steps,
         "warmup": warmup,
         "compile_seconds": compile_seconds,
-        **_peak_memory(compiled, mesh),
+        **_peak_memory(step.memory, mesh),
         **_speed(config, mesh, seconds, real_input=real_input, peak_tflops=peak_tflops),
     }
 
@@ -252,27 +254,9 @@ def _synthetic_batches(
 
 
 def _real_batches(config: ConfigDict, mesh: Mesh) -> Generator[Batch, None, None]:
-    from fsvfm_jax import sharding
-    from fsvfm_jax.data.pipeline import make_iterator
-    from fsvfm_jax.data.sources import make_source
+    from fsvfm_jax import sharding, train
 
-    source = make_source(
-        config.data.source,
-        image_size=config.model.image_size,
-        paths=config.data.paths,
-        num_samples=config.data.num_samples,
-        seed=config.seed,
-    )
-    stream = make_iterator(
-        source,
-        global_batch_size=config.batch_size,
-        patch_size=config.model.patch_size,
-        seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        num_workers=config.data.num_workers,
-    )
-    with contextlib.closing(stream):
+    with contextlib.closing(train.open_stream(config, train.open_source(config))) as stream:
         for batch in stream:
             yield sharding.put_batch(batch, mesh)
 
@@ -294,21 +278,17 @@ def _conditions(config: ConfigDict, mesh: Mesh) -> dict[str, Any]:
         "mask": config.mask.to_dict(),
         "mesh": dict(mesh.shape),
         "batch_size": config.batch_size,
-        "accum_steps": config.accum_steps,
+        "compiler_options": config.compiler_options.to_dict(),
     }
 
 
-def _peak_memory(compiled: jax.stages.Compiled, mesh: Mesh) -> dict[str, Any]:
+def _peak_memory(memory: Memory, mesh: Mesh) -> dict[str, Any]:
     """Of the fullest of this process's devices: its own figure, or else the compiler's."""
     stats = [device.memory_stats() for device in mesh.local_devices]
     if all(stats):
         peak, by = max(device["peak_bytes_in_use"] for device in stats), "device"
     else:
-        memory = compiled.memory_analysis()
-        # A donated argument and the output in its place are one.
-        own = memory.output_size_in_bytes - memory.alias_size_in_bytes
-        peak = memory.argument_size_in_bytes + own + memory.temp_size_in_bytes
-        by = "compiler"
+        peak, by = memory.total, "compiler"
     return {"peak_memory_bytes": peak, "peak_memory_source": by}
 
 
@@ -341,15 +321,6 @@ def _speed(
         "peak_source": peak_source,
         "mfu": mfu,
     }
-
-
-def _open_for_append(path: str) -> TextIO:
-    try:
-        return open(path, "a", encoding="utf-8")
-    except OSError as error:
-        raise StorageError(
-            f"{path} cannot be written ({error.strerror}); choose a file in a writable folder"
-        ) from error
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,13 +11,13 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from absl import flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from fsvfm_jax.errors import ConfigError, Preempted, UserError
+from fsvfm_jax.errors import ConfigError, Preempted, StorageError, UserError
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="Config file, such as configs/vit_l.py or configs/vit_l.py:smoke."
@@ -93,6 +93,33 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         # The last line says what is wrong; those before it where, and where it was looked for.
         print(f"error: {text.strip().splitlines()[-1].strip()}", file=sys.stderr)
         sys.exit(ConfigError.exit_code)
+
+
+def parse_command(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """Parses a command's own flags by its parser, and --config with its fields by absl.
+
+    Raises:
+        ConfigError: Something is neither.
+    """
+    args, rest = parser.parse_known_args(argv)
+    unexpected = parse_flags([parser.prog, *rest])[1:]
+    if unexpected:
+        raise ConfigError(f"unexpected argument {unexpected[0]!r}; see {parser.prog} --help")
+    return args
+
+
+def open_output(path: str, mode: str) -> TextIO:
+    """Opens a file to write, before the work: minutes of it are not lost to a wrong name.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    try:
+        return open(path, mode, encoding="utf-8")
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be written ({error.strerror}); choose a file in a writable folder"
+        ) from error
 
 
 def config_filename() -> str:

@@ -41,7 +41,6 @@ RANGES = {
         [
             "epochs",
             "batch_size",
-            "accum_steps",
             "model.image_size",
             "model.patch_size",
             "model.width",
@@ -112,6 +111,7 @@ def _check(config: ConfigDict) -> None:
         if not low <= section[name] <= high:
             limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
             raise ConfigError(f"config.{path} = {section[name]} must be {limits}")
+    _check_accum_steps(config.accum_steps, similarity=config.loss.similarity)
     if config.schedule_epochs < config.epochs:
         raise ConfigError(
             f"config.schedule_epochs = {config.schedule_epochs} (by recipe {config.recipe!r} unless"
@@ -136,6 +136,17 @@ def _check(config: ConfigDict) -> None:
             raise ConfigError(f"config.data.mean and config.data.std: {error}") from error
     model = build(config.model)
     num_removed(model.num_patches, config.mask.mask_ratio)
+
+
+def _check_accum_steps(accum_steps: Any, *, similarity: str) -> None:
+    if accum_steps == "auto" and similarity in ("infonce", "mocov3"):
+        raise ConfigError(
+            f"config.accum_steps = 'auto' would let the devices' memory decide how many faces"
+            f" config.loss.similarity = {similarity!r} compares with each other: give a number"
+        )
+    number = isinstance(accum_steps, int) and accum_steps >= 1
+    if accum_steps != "auto" and not number:
+        raise ConfigError(f"config.accum_steps = {accum_steps!r} must be 'auto' or at least 1")
 
 
 def _check_choice(config: ConfigDict, path: str) -> None:

@@ -1,15 +1,15 @@
 """What a compiled step needs of a device's memory, and what to change where that is too much."""
 
 import itertools
-import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 
 # Low guesses, to pass over only what cannot fit: gradients as a share of the state, and the share
-# of the activations that remat keeps.
-GRADIENT_SHARE, REMAT_KEEPS = 0.2, 0.05
+# of the activations that each `remat` keeps, the cheapest in time first.
+GRADIENT_SHARE = 0.2
+REMAT_KEEPS = {"none": 1.0, "dots": 0.3, "full": 0.05}
 
 
 class Memory(NamedTuple):
@@ -33,45 +33,35 @@ class Memory(NamedTuple):
     total: int
     available: int | None
 
+    @classmethod
+    def of(cls, compiled: jax.stages.Compiled, *, available: int | None) -> "Memory":
+        """By the compiler's own analysis of the program."""
+        stats = compiled.memory_analysis()
+        parts = (
+            stats.argument_size_in_bytes,
+            stats.output_size_in_bytes,
+            stats.alias_size_in_bytes,
+            stats.temp_size_in_bytes,
+            stats.generated_code_size_in_bytes,
+        )
+        return cls(*parts, sum(parts) - 2 * stats.alias_size_in_bytes, available)
+
     @property
     def fits(self) -> bool | None:
         return None if self.available is None else self.total <= self.available
 
 
-def compile_step(
-    lowered: jax.stages.Lowered, *, available: int | None
-) -> tuple[jax.stages.Compiled | None, Memory]:
-    """Compiles a step and says what it needs; a TPU's compiler refuses what does not fit.
+def fits_with(memory: Memory, *, state_bytes: int, micro_batches: float) -> bool:
+    """Whether so many times as many micro-batches may fit; False only where they cannot.
 
     Args:
-        lowered: Of `train.lower_step`.
-        available: Bytes that a program may use.
-
-    Returns:
-        The compiled step, or None where it was refused; and its memory.
+        memory: Of the step as it is.
+        state_bytes: The part of the state that one device holds.
+        micro_batches: How many now take the place of one.
     """
-    try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        needed = _needed_bytes(str(error))
-        if needed is None:
-            raise
-        return None, Memory(None, None, None, None, None, needed, available)
-    stats = compiled.memory_analysis()
-    parts = (
-        stats.argument_size_in_bytes,
-        stats.output_size_in_bytes,
-        stats.alias_size_in_bytes,
-        stats.temp_size_in_bytes,
-        stats.generated_code_size_in_bytes,
-    )
-    return compiled, Memory(*parts, sum(parts) - 2 * stats.alias_size_in_bytes, available)
-
-
-def _needed_bytes(message: str) -> int | None:
-    """Such as 40.36 GiB of "RESOURCE_EXHAUSTED: ... (40.36G) exceeds available HBM (15.75G)"."""
-    size = re.search(r"RESOURCE_EXHAUSTED.*?([\d.]+)([KMGT])\b", message, re.DOTALL)
-    return int(float(size[1]) * 1024 ** (1 + "KMGT".index(size[2]))) if size else None
+    assert memory.available is not None
+    fixed = state_bytes * (1 + GRADIENT_SHARE)
+    return fixed + (memory.total - fixed) / micro_batches <= memory.available
 
 
 def possible_changes(
@@ -82,7 +72,7 @@ def possible_changes(
     num_devices: int,
     fsdp: int,
     accum_steps: int,
-    remat: bool,
+    remat: str,
 ) -> Iterator[dict[str, Any]]:
     """Changes of config fields that may let a step fit, the least intrusive first.
 
@@ -96,20 +86,19 @@ def possible_changes(
         num_devices: All.
         fsdp: Devices that share a state.
         accum_steps: Micro-batches in a step.
-        remat: Whether activations are recomputed already.
+        remat: What is recomputed now, of `models.layers.REMATS`.
     """
     assert memory.available is not None
     fixed = state_bytes * (1 + GRADIENT_SHARE)
     activations = memory.total - fixed
     splits = [n for n in _doublings(num_devices // fsdp) if fixed / n <= memory.available / 2]
     splits = dict.fromkeys([1, *splits[:1]])
-    for micro, split, recompute in itertools.product(
-        _doublings(images_per_device), splits, (False, True)
-    ):
-        kept = activations / micro * (REMAT_KEEPS if recompute else 1)
-        if fixed / split + kept > memory.available or (recompute and remat):
+    remats = list(REMAT_KEEPS)[list(REMAT_KEEPS).index(remat) :]
+    for micro, split, name in itertools.product(_doublings(images_per_device), splits, remats):
+        kept = activations / micro * REMAT_KEEPS[name] / REMAT_KEEPS[remat]
+        if fixed / split + kept > memory.available:
             continue
-        change: dict[str, Any] = {"model.remat": True} if recompute else {}
+        change: dict[str, Any] = {"model.remat": name} if name != remat else {}
         if split > 1:
             change |= {"mesh.data": -1, "mesh.fsdp": fsdp * split}
         if micro > 1:

@@ -1,6 +1,6 @@
 """Does a run fit, how long will it take, what will it cost: `python -m fsvfm_jax.plan --help`.
 
-The training step is lowered as `train.py` lowers it and compiled by the real compiler, for devices
+The training step is the one of `train.py`, compiled by the real compiler, for devices
 that need not be there. From the compiled program come memory, collectives and a bound on the speed
 (`roofline.py`). What to expect is
 
@@ -23,19 +23,20 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
 
-from fsvfm_jax import cli, pretrain, sharding, train
+from fsvfm_jax import cli, pretrain, sharding
 from fsvfm_jax import config as config_lib
+from fsvfm_jax.backends import settings_for
 from fsvfm_jax.chips import EXAMPLES, GIB, Chip, topology_devices
+from fsvfm_jax.compilation import compile_step, state_template
 from fsvfm_jax.data.stats import Stats
-from fsvfm_jax.errors import ConfigError, StorageError
 from fsvfm_jax.flops import training_flops_per_image
 from fsvfm_jax.hlo import collective_table, collectives
-from fsvfm_jax.memory import Memory, compile_step, possible_changes
+from fsvfm_jax.memory import Memory, possible_changes
 from fsvfm_jax.models import build
 from fsvfm_jax.optim import make_schedule
 from fsvfm_jax.roofline import (
@@ -46,7 +47,6 @@ from fsvfm_jax.roofline import (
     roofline,
 )
 from fsvfm_jax.traffic import memory_traffic
-from fsvfm_jax.train_state import TrainState
 
 COMMAND = "python -m fsvfm_jax.plan"
 VGGFACE2 = 2_973_696  # faces
@@ -105,10 +105,10 @@ def make_plan(config: ConfigDict, target: Target) -> dict[str, Any]:
     changes = possible_changes(
         memory,
         state_bytes=plan["state_bytes"],
-        images_per_device=plan["images_per_device"] // config.accum_steps,
+        images_per_device=plan["images_per_device"] // plan["accum_steps"],
         num_devices=len(target.devices),
         fsdp=plan["mesh"]["fsdp"],
-        accum_steps=config.accum_steps,
+        accum_steps=plan["accum_steps"],
         remat=config.model.remat,
     )
     for change in changes:
@@ -126,11 +126,18 @@ def describe(config: ConfigDict, target: Target) -> tuple[dict[str, Any], Memory
     devices, chip = target.devices, target.chip
     mesh = sharding.make_mesh(config.mesh, devices)
     sharding.check_batch_size(config.batch_size, accum_steps=config.accum_steps, mesh=mesh)
+    config = settings_for(config, devices[0].platform)
     # The statistics are two constants of the program.
     task = pretrain.make_task(config, stats=Stats((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
-    lowered = train.lower_step(task, mesh, batch_size=config.batch_size)
     started = time.monotonic()
-    compiled, memory = compile_step(lowered, available=target.available_bytes)
+    compiled, memory, accum_steps = compile_step(
+        task,
+        mesh,
+        batch_size=config.batch_size,
+        accum_steps=config.accum_steps,
+        available=target.available_bytes,
+        options=config.compiler_options.to_dict(),
+    )
     compile_seconds = time.monotonic() - started
 
     images_per_device = config.batch_size // len(devices)
@@ -141,16 +148,18 @@ def describe(config: ConfigDict, target: Target) -> tuple[dict[str, Any], Memory
         "devices": len(devices),
         "mesh": dict(mesh.shape),
         "batch_size": config.batch_size,
-        "accum_steps": config.accum_steps,
+        "accum_steps": accum_steps,
         "images_per_device": images_per_device,
         "remat": config.model.remat,
+        "attention": config.model.attention,
+        "compiler_options": config.compiler_options.to_dict(),
         "num_samples": target.num_samples,
         "total_steps": make_schedule(config, target.num_samples).total_steps,
         "flops_per_image": flops,
         "fits": memory.fits,
         "memory": memory._asdict(),
         "memory_source": "model: the CPU's compiler" if target.by_model else "compiler",
-        "state_bytes": _state_bytes(train.state_template(task, mesh)),
+        "state_bytes": sharding.bytes_per_device(state_template(task, mesh)),
         "compile_seconds": compile_seconds,
         "collectives": hlo_text and collective_table(hlo_text),
         "bound": None,
@@ -179,14 +188,6 @@ def describe(config: ConfigDict, target: Target) -> tuple[dict[str, Any], Memory
         price=target.price,
     )
     return plan | prediction, memory
-
-
-def _state_bytes(template: TrainState) -> int:
-    """Of the part that one device holds."""
-    return sum(
-        x.dtype.itemsize * math.prod(x.sharding.shard_shape(x.shape))
-        for x in jax.tree.leaves(template)
-    )
 
 
 def as_flags(change: dict[str, Any]) -> str:
@@ -251,10 +252,7 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command; a user's mistake ends in one sentence and its exit code."""
     cli.set_up_logging()
     with cli.exit_codes():
-        args, rest = _parser().parse_known_args(argv)
-        unexpected = cli.parse_flags([COMMAND, *rest])[1:]
-        if unexpected:
-            raise ConfigError(f"unexpected argument {unexpected[0]!r}; see {COMMAND} --help")
+        args = cli.parse_command(_parser(), argv)
         run(args, cli.CONFIG.value, command=f"{COMMAND} {shlex.join(argv)}")
 
 
@@ -264,7 +262,7 @@ def run(args: argparse.Namespace, config: ConfigDict, *, command: str) -> None:
     _set_up_jax(args.topology)
     devices, chip = topology_devices(args.topology)
     target = Target(devices, chip, args.num_samples, args.price, benchmark)
-    with _open_for_write(args.output) if args.output else contextlib.nullcontext() as output:
+    with cli.open_output(args.output, "w") if args.output else contextlib.nullcontext() as output:
         plan = {
             "command": command,
             "config": cli.config_filename(),
@@ -283,6 +281,8 @@ def _set_up_jax(topology: str) -> None:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+    # No TPU is used, so that several plans, or one after a crash, may be made on a machine.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     number = topology.partition(":")[2]
     if topology != "gpu":
         jax.config.update("jax_platforms", "cpu")
@@ -294,16 +294,6 @@ def _versions() -> dict[str, str]:
     names = ("jax", "jaxlib", "libtpu")
     installed = {d.name for d in importlib.metadata.distributions()}
     return {name: importlib.metadata.version(name) for name in names if name in installed}
-
-
-def _open_for_write(path: str) -> TextIO:
-    """Opened first: minutes of compilation are not lost to a wrong name."""
-    try:
-        return open(path, "w", encoding="utf-8")
-    except OSError as error:
-        raise StorageError(
-            f"{path} cannot be written ({error.strerror}); choose a file in a writable folder"
-        ) from error
 
 
 def _parser() -> argparse.ArgumentParser:

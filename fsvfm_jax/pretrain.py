@@ -45,7 +45,6 @@ def make_task(config: ConfigDict | FrozenConfigDict, *, stats: Stats) -> Task:
             stats=stats,
             loss=config.loss,
             seed=config.seed,
-            accum_steps=config.accum_steps,
         ),
         picture=partial(picture, model, sample=sample, stats=stats, norm_pix=config.loss.norm_pix),
     )

@@ -21,8 +21,6 @@ from fsvfm_jax.errors import ConfigError
 
 AXES = ("data", "fsdp")
 BATCH = PartitionSpec(AXES)
-# Splitting biases and scales saves nothing and costs a message each.
-SMALLEST_SPLIT = 2**12
 
 
 def make_mesh(
@@ -91,22 +89,37 @@ def shardings_of(template: PyTree) -> Any:
     return jax.tree.map(lambda x: x.sharding, template)
 
 
+def bytes_per_device(template: PyTree) -> int:
+    """Of the part of the state that one device holds."""
+    return sum(
+        x.dtype.itemsize * math.prod(x.sharding.shard_shape(x.shape))
+        for x in jax.tree.leaves(template)
+    )
+
+
 def _fsdp_spec(path: tuple[Any, ...], shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """Splits the longest axis that `fsdp` divides, the layers of a stack apart."""
+    """Splits matrices along the longest axis that `fsdp` divides, the layers of a stack apart."""
     size = mesh.shape["fsdp"]
     names = [str(getattr(key, "key", "")) for key in path]
     if names[-1].endswith("pos_embed"):  # gathered by index on every device
         return PartitionSpec()
-    stacked = any(name.endswith("blocks") for name in names)
-    axes = [axis for axis in range(int(stacked), len(shape)) if shape[axis] % size == 0]
-    if size == 1 or math.prod(shape) < SMALLEST_SPLIT or not axes:
+    first = int(any(name.endswith("blocks") for name in names))
+    axes = [axis for axis in range(first, len(shape)) if shape[axis] % size == 0]
+    # Splitting biases, scales and tokens saves nothing and costs a message each.
+    matrix = sum(length > 1 for length in shape[first:]) >= 2
+    if size == 1 or not matrix or not axes:
         return PartitionSpec()
     longest = max(axes, key=lambda axis: shape[axis])
     return PartitionSpec(*(["fsdp" if axis == longest else None for axis in range(len(shape))]))
 
 
-def check_batch_size(batch_size: int, *, accum_steps: int, mesh: Mesh) -> None:
-    """Raises ConfigError unless all devices get as many images in every micro-batch."""
+def check_batch_size(batch_size: int, *, accum_steps: int | str, mesh: Mesh) -> None:
+    """Raises ConfigError unless all devices get as many images in every micro-batch.
+
+    The number of micro-batches that "auto" stands for divides whatever a device gets.
+    """
+    if accum_steps == "auto":
+        accum_steps = 1
     if batch_size % (mesh.size * accum_steps):
         raise ConfigError(
             f"config.batch_size = {batch_size} does not divide over {mesh.size} devices x"

@@ -1,13 +1,12 @@
 """The training loop, read from top to bottom. It knows no task."""
 
 import contextlib
-import functools
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 
+import grain
 import jax
 import numpy as np
 from etils import epath
@@ -17,15 +16,23 @@ from ml_collections import ConfigDict
 
 from fsvfm_jax import config as config_lib
 from fsvfm_jax import distributed, sharding, tracking
+from fsvfm_jax.backends import settings_for
 from fsvfm_jax.checkpoint import Checkpoints
+from fsvfm_jax.compilation import (
+    AUTO,
+    CompiledStep,
+    available_bytes,
+    compile_step,
+    state_template,
+)
 from fsvfm_jax.data.pipeline import make_iterator
 from fsvfm_jax.data.sources import Source, make_source
 from fsvfm_jax.data.stats import Stats, compute_stats, load_stats, make_stats, save_stats
 from fsvfm_jax.data.transforms import to_batch_element
-from fsvfm_jax.errors import NotFiniteError, Preempted
+from fsvfm_jax.errors import ConfigError, NotFiniteError, Preempted
 from fsvfm_jax.optim import Schedule, make_schedule
 from fsvfm_jax.preemption import Preemption
-from fsvfm_jax.train_state import StepValues, Task, TrainState
+from fsvfm_jax.train_state import StepValues, Task
 
 logger = logging.getLogger(__name__)
 
@@ -53,21 +60,16 @@ def train(
     # ── Mesh ──────────────────────────────────────────────────────────────────────────────────
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(config.batch_size, accum_steps=config.accum_steps, mesh=mesh)
+    config = settings_for(config, mesh.devices.flat[0].platform)
 
     # ── Data ──────────────────────────────────────────────────────────────────────────────────
-    source = make_source(
-        config.data.source,
-        image_size=config.model.image_size,
-        paths=config.data.paths,
-        num_samples=config.data.num_samples,
-        seed=config.seed,
-    )
+    source = open_source(config)
     logger.info("config %s", config_lib.to_json(config))
     if not check_only:
         distributed.share_workdir(workdir)
     stats = _find_stats(config.data, source, workdir, compute=not check_only)
     schedule = make_schedule(config, len(source))
-    _log_plan(config, schedule, num_samples=len(source), num_devices=mesh.size)
+    _log_plan(config, schedule, num_samples=len(source))
 
     # ── State: shapes first, so that no array is ever made in the wrong place ──────────────────
     task = make_task(config, stats=stats)
@@ -75,20 +77,10 @@ def train(
     template = state_template(task, mesh)
     logger.info("parameters of the student\n%s", tracking.parameter_table(template.params))
 
-    open_stream = functools.partial(
-        make_iterator,
-        source,
-        global_batch_size=config.batch_size,
-        patch_size=config.model.patch_size,
-        seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        num_workers=config.data.num_workers,
-    )
     if check_only:
-        _compile(task, mesh, batch_size=config.batch_size)
+        compile_for_devices(task, mesh, config)
         logger.info("reading one batch of %d", config.batch_size)
-        with contextlib.closing(open_stream()) as batches:
+        with contextlib.closing(open_stream(config, source)) as batches:
             sharding.put_batch(next(batches), mesh)
         logger.info("check: read one batch, compiled the step; nothing was trained or written")
         return
@@ -113,13 +105,13 @@ def train(
         if start_step >= schedule.total_steps:
             logger.info("nothing to do: %s is at its last step", workdir)
             return
-        train_step = _compile(task, mesh, batch_size=config.batch_size)
+        train_step = compile_for_devices(task, mesh, config).program
         faces = _picture_faces(source, config.model.patch_size)
         picture = jax.jit(task.picture, out_shardings=sharding.replicated(mesh))
         picture = picture.lower(template, faces).compile()
 
         # ── Loop ──────────────────────────────────────────────────────────────────────────────
-        batches = open_stream(start_sample=samples_seen)
+        batches = open_stream(config, source, start_sample=samples_seen)
         tracker = tracking.Tracker(
             workdir,
             start_step=start_step,
@@ -188,17 +180,7 @@ def _find_stats(config: ConfigDict, source: Source, workdir: epath.Path, *, comp
     return stats
 
 
-def _log_plan(
-    config: ConfigDict, schedule: Schedule, *, num_samples: int, num_devices: int
-) -> None:
-    per_device = config.batch_size // (num_devices * config.accum_steps)
-    logger.info(
-        "effective batch: %d = %d devices x %d x %d",
-        config.batch_size,
-        num_devices,
-        per_device,
-        config.accum_steps,
-    )
+def _log_plan(config: ConfigDict, schedule: Schedule, *, num_samples: int) -> None:
     logger.info(
         "plan: %d samples, %g epochs of %.4g steps = %d steps; learning rate to %g in %g epochs,"
         " schedule of %g epochs",
@@ -212,60 +194,76 @@ def _log_plan(
     )
 
 
-def state_template(task: Task, mesh: Mesh) -> TrainState:
-    """Shapes, dtypes and shardings of the state: no array is ever made in the wrong place."""
-    return sharding.state_template(jax.eval_shape(task.init, jax.random.key(0)), mesh)
-
-
-def lower_step(task: Task, mesh: Mesh, *, batch_size: int) -> jax.stages.Lowered:
-    """The training step as the loop runs it, traced for the mesh's devices but not compiled."""
-    batch = {
-        name: jax.ShapeDtypeStruct(
-            (batch_size, *x.shape), x.dtype, sharding=sharding.batch_sharding(mesh)
-        )
-        for name, x in task.sample.items()
-    }
-    template = state_template(task, mesh)
-    # The state leaves a step where it entered it, or the next step could not take it.
-    train_step = jax.jit(
-        task.train_step,
-        donate_argnums=0,
-        out_shardings=(sharding.shardings_of(template), sharding.replicated(mesh)),
+def open_source(config: ConfigDict) -> Source:
+    """The faces that the config's data section names."""
+    return make_source(
+        config.data.source,
+        image_size=config.model.image_size,
+        paths=config.data.paths,
+        num_samples=config.data.num_samples,
+        seed=config.seed,
     )
-    with jax.set_mesh(mesh):
-        return train_step.lower(template, batch, StepValues(np.float32(0), np.float32(0)))
 
 
-def _compile(task: Task, mesh: Mesh, *, batch_size: int) -> jax.stages.Compiled:
+def open_stream(
+    config: ConfigDict, source: Source, *, start_sample: int = 0
+) -> grain.DatasetIterator:
+    """This process's rows of the endless stream of batches, to be closed in the end."""
+    return make_iterator(
+        source,
+        global_batch_size=config.batch_size,
+        patch_size=config.model.patch_size,
+        seed=config.seed,
+        start_sample=start_sample,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        num_workers=config.data.num_workers,
+    )
+
+
+def compile_for_devices(task: Task, mesh: Mesh, config: ConfigDict) -> CompiledStep:
+    """Compiles the training step for the devices there are, and says what it needs.
+
+    Raises:
+        ConfigError: It does not fit, by the word of a compiler that is sure of it.
+    """
     started = time.monotonic()
-    compiled = lower_step(task, mesh, batch_size=batch_size).compile()
-    memory = compiled.memory_analysis()
-    logger.info(
-        "compiled the training step in %.1f s; memory per device: arguments %.2f GB,"
-        " temporaries %.2f GB",
-        time.monotonic() - started,
-        memory.argument_size_in_bytes / 1e9,
-        memory.temp_size_in_bytes / 1e9,
+    step = compile_step(
+        task,
+        mesh,
+        batch_size=config.batch_size,
+        accum_steps=config.accum_steps,
+        available=available_bytes(),
+        options=config.compiler_options.to_dict(),
     )
-    needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    there = _device_memory()
-    if needed > there:
-        logger.warning(
-            "this will probably not fit: %.1f GB of %.1f GB per device. Raise config.accum_steps,"
-            " set config.model.remat=True, raise config.mesh.fsdp, or lower config.batch_size",
-            needed / 1e9,
-            there / 1e9,
+    memory = step.memory
+    if memory.argument is not None:
+        logger.info(
+            "compiled the training step in %.1f s; memory per device: arguments %.2f GB,"
+            " temporaries %.2f GB",
+            time.monotonic() - started,
+            memory.argument / 1e9,
+            memory.temporary / 1e9,
         )
-    return compiled
-
-
-def _device_memory() -> float:
-    """Bytes that a device may use; the CPU's devices share the machine's memory."""
-    device = jax.local_devices()[0]
-    limit = (device.memory_stats() or {}).get("bytes_limit")
-    if limit is None and device.platform == "cpu":
-        limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / jax.local_device_count()
-    return math.inf if limit is None else limit
+    if memory.fits is False:
+        advice = (
+            f"{memory.total / 1e9:.1f} GB of {memory.available / 1e9:.1f} GB per device. Set"
+            " config.accum_steps='auto', config.model.remat='full', raise config.mesh.fsdp, or"
+            " lower config.batch_size"
+        )
+        if step.program is None:
+            raise ConfigError(f"the training step does not fit: {advice}")
+        logger.warning("this will probably not fit: %s", advice)
+    per_device = config.batch_size // (mesh.size * step.accum_steps)
+    logger.info(
+        "effective batch: %d = %d devices x %d x %d%s",
+        config.batch_size,
+        mesh.size,
+        per_device,
+        step.accum_steps,
+        " micro-batches, the fewest that fit" * (config.accum_steps == AUTO and bool(memory.fits)),
+    )
+    return step
 
 
 def _picture_faces(source: Source, patch_size: int) -> dict[str, np.ndarray]:

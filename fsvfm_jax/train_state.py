@@ -46,11 +46,11 @@ class Task(NamedTuple):
     Attributes:
         sample: Shapes and dtypes of one sample of a batch, by name.
         init: Key to the state at step 0.
-        train_step: One optimizer update.
+        train_step: One optimizer update, in `accum_steps` micro-batches (by keyword).
         picture: State and batch to columns of uint8 images [columns, rows, H, W, 3] to look at.
     """
 
     sample: dict[str, jax.ShapeDtypeStruct]
     init: Callable[[PRNGKeyArray], TrainState]
-    train_step: Callable[[TrainState, Batch, StepValues], tuple[TrainState, Metrics]]
+    train_step: Callable[..., tuple[TrainState, Metrics]]
     picture: Callable[[TrainState, Batch], UInt8[Array, "columns rows H W 3"]]

@@ -28,11 +28,15 @@ TINY = [
 ]
 
 
-def train(workdir: Path, *, processes: int, epochs: int, devices: int = 1) -> str:
-    """Runs the command in so many processes to its end; returns what process 0 said."""
+def free_address() -> str:
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
+        return f"localhost:{free.getsockname()[1]}"
+
+
+def train(workdir: Path, *, processes: int, epochs: int, devices: int = 1) -> str:
+    """Runs the command in so many processes to its end; returns what process 0 said."""
+    address = free_address()
     command = [sys.executable, "-m", "fsvfm_jax.main", *TINY, f"--workdir={workdir}"]
     command.append(f"--config.epochs={epochs}")
     env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
@@ -77,6 +81,41 @@ def test_four_processes_go_on_from_one(one_process, tmp_path):
     said = train(tmp_path, processes=4, epochs=4, devices=2)
     assert "effective batch: 16 = 8 devices x 2 x 1" in said
     np.testing.assert_allclose(losses(tmp_path), losses(one_process), rtol=1e-5)
+
+
+def digest(folder: Path, *, processes: int, devices: int, fsdp: int) -> str:
+    """What process 0 of `state_digest.py` says: saved or restored, devices, hash of the state."""
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
+    command = [sys.executable, "tests/state_digest.py", folder, str(fsdp), free_address()]
+    children = [
+        subprocess.Popen(
+            [*command, str(processes), str(index)],
+            cwd=ROOT,
+            env=env | {"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(processes)
+    ]
+    said = [child.communicate(timeout=300) for child in children]
+    for child, (_, errors) in zip(children, said, strict=True):
+        assert child.returncode == 0, errors
+    return said[0][0].strip()
+
+
+@pytest.mark.slow
+def test_a_state_of_eight_devices_in_four_processes_is_restored_on_one_and_back(tmp_path):
+    eight, one = {"processes": 4, "devices": 2}, {"processes": 1, "devices": 1}
+    for fsdp in (8, 1):
+        for saves, restores in ((eight, one), (one, eight)):
+            folder = tmp_path / f"{fsdp}-{saves['processes']}"
+            split = {4: fsdp, 1: 1}  # by the number of processes
+            saved = digest(folder, **saves, fsdp=split[saves["processes"]])
+            restored = digest(folder, **restores, fsdp=split[restores["processes"]])
+            assert saved.split()[:2] == ["saved", str(saves["processes"] * saves["devices"])]
+            assert restored.split()[:2] == ["restored", str(9 - int(saved.split()[1]))]
+            assert restored.split()[2] == saved.split()[2]
 
 
 def test_an_incomplete_address_is_refused():

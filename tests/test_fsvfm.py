@@ -88,7 +88,7 @@ def loss_and_gradient(changes: dict, params: dict) -> tuple[float, dict]:
 
 def test_remat_and_unroll_change_no_number(tiny_params):
     loss, grads = loss_and_gradient({}, tiny_params)
-    for changes in ({"remat": True}, {"unroll": 2}):
+    for changes in ({"remat": "full"}, {"remat": "dots"}, {"unroll": 2}):
         other_loss, other_grads = loss_and_gradient(changes, tiny_params)
         np.testing.assert_allclose(other_loss, loss, rtol=1e-6)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), other_grads, grads)
@@ -134,8 +134,11 @@ def test_program_does_not_grow_with_depth():
         ({"image_size": 65}, "image size 65 is not divisible by patch size 16"),
         ({"num_heads": 5}, "width = 768 is not divisible by model.num_heads = 5"),
         ({"decoder_num_heads": 7}, "decoder_width = 512 is not divisible"),
-        ({"dtype": "float16"}, "'float32' or 'bfloat16'"),
-        ({"rep_pos": "learned"}, "'sincos' or 'zeros'"),
+        ({"dtype": "float16"}, "did you mean 'bfloat16'"),
+        ({"rep_pos": "learned"}, "known: sincos, zeros"),
+        ({"remat": "True"}, "model.remat = 'True' is unknown; known: none, dots, full"),
+        ({"attention": "flash"}, "known: xla, cudnn"),
+        ({"attention": "cudnn"}, "'cudnn' has no float32"),
     ],
 )
 def test_what_cannot_be_built_is_refused(wrong, message):

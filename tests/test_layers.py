@@ -1,9 +1,12 @@
 """Patches, positions and blocks."""
 
+from functools import partial
+
 import golden_numbers
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from fsvfm_jax.models import layers
 
@@ -38,3 +41,72 @@ def test_layer_norm_takes_its_statistics_in_float32():
     result = norm.apply(params, x)
     assert result.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(result, np.float64), expected, atol=0.02)
+
+
+@pytest.fixture
+def cudnn_on_the_cpu(monkeypatch):
+    """XLA in cuDNN's place, with its condition that there be an even number of tokens."""
+    original = jax.nn.dot_product_attention
+    lengths = []
+
+    def attend(q, k, v, *, implementation, **options):
+        assert implementation == "cudnn" and q.shape[1] % 2 == 0
+        lengths.append(q.shape[1])
+        return original(q, k, v, implementation="xla", **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", attend)
+    return original, lengths
+
+
+@pytest.mark.parametrize(("length", "padded"), [(197, 198), (50, 50), (65, 66)])
+def test_cudnn_gets_an_even_length_and_the_token_more_changes_nothing(
+    length, padded, cudnn_on_the_cpu
+):
+    original, lengths = cudnn_on_the_cpu
+    keys = jax.random.split(jax.random.key(0), 4)
+    q, k, v, weights = (jax.random.normal(key, (2, length, 3, 16)) for key in keys)
+
+    def total(attend, q, k, v):
+        x = attend(q, k, v)
+        return (x * weights).sum(), x
+
+    ours = partial(layers.attend, implementation="cudnn")
+    grads, x = jax.grad(partial(total, ours), argnums=(0, 1, 2), has_aux=True)(q, k, v)
+    assert lengths == [padded]
+    expected_grads, expected = jax.grad(partial(total, original), (0, 1, 2), has_aux=True)(q, k, v)
+    np.testing.assert_allclose(x, expected, atol=1e-6)
+    for grad, expected_grad in zip(grads, expected_grads, strict=True):
+        np.testing.assert_allclose(grad, expected_grad, atol=2e-5)
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN needs an NVIDIA GPU")
+@pytest.mark.parametrize("length", [50, 65, 197, 257])
+def test_gradients_of_cudnn_are_finite_and_those_of_xla(length):
+    keys = jax.random.split(jax.random.key(0), 4)
+    shape = (8, length, 12, 64)
+    q, k, v, weights = (jax.random.normal(key, shape, jnp.bfloat16) for key in keys)
+
+    def grads(implementation):
+        def total(q, k, v):
+            x = layers.attend(q, k, v, implementation=implementation)
+            return (x * weights).astype(jnp.float32).sum()
+
+        return jax.jit(jax.grad(total, (0, 1, 2)))(q, k, v)
+
+    for ours, expected in zip(grads("cudnn"), grads("xla"), strict=True):
+        ours, expected = np.asarray(ours, np.float32), np.asarray(expected, np.float32)
+        assert np.isfinite(ours).all()
+        assert golden_numbers.relative_difference(ours, expected) < 0.02
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_float32_is_multiplied_in_float32_everywhere(dtype):
+    block = layers.block_stack(
+        2, width=32, num_heads=4, dtype=dtype, attention="xla", remat="none", unroll=1
+    )
+    x = jnp.zeros((2, 5, 32))
+    params = jax.eval_shape(block.init, jax.random.key(0), x, None)
+    text = str(jax.make_jaxpr(block.apply)(params, x, None))
+    # qkv, two of the attention, proj, fc1, fc2
+    assert text.count("dot_general") == 6
+    assert text.count("Precision.HIGHEST, Precision.HIGHEST") == (6 if dtype == "float32" else 0)

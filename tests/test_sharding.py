@@ -65,7 +65,8 @@ def test_the_rule_of_fsdp():
     assert spec_of((4096, 48, 96), "blocks", "mlp", "kernel") == P(None, None, "fsdp")
     assert spec_of((4096, 63, 61), "blocks", "mlp", "kernel") == P()
     assert spec_of((1, 4096, 768), "pos_embed") == P()
-    assert spec_of((768,), "norm", "scale") == P()
+    assert spec_of((768,), "norm", "scale") == spec_of((1, 1, 768), "cls_token") == P()
+    assert spec_of((24, 3072), "blocks", "mlp", "bias") == P()
     assert spec_of((768, 512), "decoder_embed", "kernel", fsdp=1) == P()
 
 
@@ -76,7 +77,7 @@ def test_no_device_holds_the_whole_state():
     for fsdp in (2, 4, 8):
         template = sharding.state_template(shapes, sharding.make_mesh({"data": -1, "fsdp": fsdp}))
         held = sum(math.prod(x.sharding.shard_shape(x.shape)) for x in jax.tree.leaves(template))
-        assert held < 1.03 * whole / fsdp
+        assert held < 1.05 * whole / fsdp  # biases and tokens are not split
 
 
 def test_constrain_batch_is_nothing_without_a_mesh():

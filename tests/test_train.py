@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import signal
+from functools import partial
 
 import golden_numbers
 import jax
@@ -13,8 +14,8 @@ from etils import epath
 from PIL import Image
 
 from configs import vit_s
+from fsvfm_jax import compilation, optim, pretrain, sharding, tracking, train
 from fsvfm_jax import config as config_lib
-from fsvfm_jax import optim, pretrain, sharding, tracking, train
 from fsvfm_jax.checkpoint import Checkpoints
 from fsvfm_jax.convert.reference import to_state_dict
 from fsvfm_jax.data.pipeline import make_iterator
@@ -62,7 +63,7 @@ def without_rate(lines: list[dict]) -> list[dict]:
 
 def restore(workdir, config):
     task = pretrain.make_task(config, stats=Stats(config.data.mean, config.data.std))
-    template = train.state_template(task, sharding.make_mesh(config.mesh))
+    template = compilation.state_template(task, sharding.make_mesh(config.mesh))
     with Checkpoints(epath.Path(workdir) / "checkpoints", keep=3, keep_every=0) as checkpoints:
         return checkpoints.restore_newest(template)
 
@@ -116,7 +117,7 @@ def test_resume_is_bit_identical(straight, tmp_path, monkeypatch):
 
 
 def test_a_finished_run_starts_and_ends_at_once(straight, monkeypatch):
-    monkeypatch.setattr(train, "lower_step", None)  # nothing is compiled
+    monkeypatch.setattr(train, "compile_step", None)  # nothing is compiled
     before = (straight / "metrics.jsonl").read_text()
     run(straight)
     assert (straight / "metrics.jsonl").read_text() == before
@@ -134,9 +135,9 @@ def train_on(data: int, fsdp: int, *, steps: int) -> tuple[list[float], TrainSta
     config = tiny_config({"mesh.data": data, "mesh.fsdp": fsdp})
     task = pretrain.make_task(config, stats=Stats(config.data.mean, config.data.std))
     mesh = sharding.make_mesh(config.mesh, jax.devices()[: data * fsdp])
-    template = train.state_template(task, mesh)
+    template = compilation.state_template(task, mesh)
     state = jax.jit(task.init, out_shardings=sharding.shardings_of(template))(jax.random.key(0))
-    step = train.lower_step(task, mesh, batch_size=16).compile()
+    step = compilation.lower_step(task, mesh, batch_size=16).compile()
     source = SyntheticFaces(40, image_size=32, seed=0)
     batches = make_iterator(source, global_batch_size=16, patch_size=8, seed=0)
     losses = []
@@ -177,7 +178,6 @@ def test_micro_batches_give_the_gradient_of_the_large_batch():
     for accum_steps in (1, 4):
         config = tiny_config(
             {
-                "accum_steps": accum_steps,
                 "mask.strategy": "random",
                 "batch_size": 32,
                 "optimizer.grad_clip": 0.0,
@@ -190,7 +190,8 @@ def test_micro_batches_give_the_gradient_of_the_large_batch():
         )
         batch = sharding.put_batch(next(batches), sharding.make_mesh(config.mesh))
         values = StepValues(np.float32(1e-3), np.float32(0.01))
-        state, _ = jax.jit(task.train_step)(state, batch, values)
+        step = partial(task.train_step, accum_steps=accum_steps)
+        state, _ = jax.jit(step)(state, batch, values)
         batches.close()
         # The first moment after one step is the gradient times 1 - beta.
         moments.append(next(s.mu for s in state.opt_state if hasattr(s, "mu")))

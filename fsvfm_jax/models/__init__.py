@@ -8,7 +8,15 @@ from ml_collections import ConfigDict
 
 from fsvfm_jax.errors import ConfigError, nearest
 from fsvfm_jax.models.fsvfm import FSVFM
+from fsvfm_jax.models.layers import ATTENTIONS, REMATS
 from fsvfm_jax.models.vit import SIZES
+
+CHOICES = {
+    "dtype": ("float32", "bfloat16"),
+    "attention": ATTENTIONS,
+    "remat": tuple(REMATS),
+    "rep_pos": ("sincos", "zeros"),
+}
 
 
 def build(size_or_dict: str | Mapping[str, Any] | ConfigDict) -> FSVFM:
@@ -57,7 +65,14 @@ def _check_measures(model: FSVFM) -> None:
                 f"model.{width} = {getattr(model, width)} is not divisible by 4, as sine and cosine"
                 " of rows and columns need"
             )
-    if model.dtype not in ("float32", "bfloat16"):
-        raise ConfigError(f"model.dtype = {model.dtype!r}; use 'float32' or 'bfloat16'")
-    if model.rep_pos not in ("sincos", "zeros"):
-        raise ConfigError(f"model.rep_pos = {model.rep_pos!r}; use 'sincos' or 'zeros'")
+    for name, choices in CHOICES.items():
+        value = getattr(model, name)
+        if value not in choices and (name, value) != ("attention", None):
+            raise ConfigError(
+                f"model.{name} = {value!r} is unknown; {nearest(str(value), choices)}"
+            )
+    if model.attention == "cudnn" and model.dtype == "float32":
+        raise ConfigError(
+            "model.attention = 'cudnn' has no float32: use model.attention='xla', or"
+            " model.dtype='bfloat16'"
+        )

@@ -11,6 +11,15 @@ from fsvfm_jax.sharding import constrain_batch
 LAYER_NORM_EPSILON = 1e-6
 MLP_RATIO = 4
 
+ATTENTIONS = ("xla", "cudnn")
+# What a block keeps for the backward pass, which computes the rest again: everything, what its
+# linear layers return, or only its input.
+REMATS = {
+    "none": jax.checkpoint_policies.everything_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
 dense_init = nn.initializers.xavier_uniform()
 token_init = nn.initializers.normal(stddev=0.02)
 
@@ -51,8 +60,38 @@ def layer_norm(dtype: str, *, epsilon: float = LAYER_NORM_EPSILON) -> nn.LayerNo
     return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False)
 
 
+def precision(dtype: str) -> str | None:
+    """Of matrix products: TPUs and GPUs multiply float32 in fewer bits unless told otherwise."""
+    return "highest" if dtype == "float32" else None
+
+
 def dense(width: int, dtype: str) -> nn.Dense:
-    return nn.Dense(width, dtype=dtype, kernel_init=dense_init)
+    return nn.Dense(width, dtype=dtype, kernel_init=dense_init, precision=precision(dtype))
+
+
+def attend(
+    q: Float[Array, "B L H D"],
+    k: Float[Array, "B L H D"],
+    v: Float[Array, "B L H D"],
+    *,
+    implementation: str | None,
+) -> Float[Array, "B L H D"]:
+    """Scaled dot-product attention of every token to every token, one of `ATTENTIONS` or None."""
+    length = q.shape[1]
+    if implementation != "cudnn" or length % 2 == 0:
+        return jax.nn.dot_product_attention(q, k, v, implementation=implementation)
+    # cuDNN has gradients for even lengths only: a last token is added that nobody attends to.
+    q, k, v = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (q, k, v))
+    lengths = jnp.full(q.shape[0], length, jnp.int32)
+    x = jax.nn.dot_product_attention(
+        q,
+        k,
+        v,
+        query_seq_lengths=lengths,
+        key_value_seq_lengths=lengths,
+        implementation=implementation,
+    )
+    return x[:, :length]
 
 
 class Attention(nn.Module):
@@ -61,6 +100,7 @@ class Attention(nn.Module):
     width: int
     num_heads: int
     dtype: str
+    attention: str | None
 
     def setup(self) -> None:
         self.qkv = dense(3 * self.width, self.dtype)
@@ -68,9 +108,10 @@ class Attention(nn.Module):
 
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         batch, length, _ = x.shape
-        qkv = self.qkv(x).reshape(batch, length, 3, self.num_heads, -1)
+        qkv = constrain_batch(self.qkv(x)).reshape(batch, length, 3, self.num_heads, -1)
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        x = jax.nn.dot_product_attention(q, k, v, implementation="xla")
+        with jax.default_matmul_precision(precision(self.dtype)):
+            x = constrain_batch(attend(q, k, v, implementation=self.attention))
         return self.proj(x.reshape(batch, length, self.width))
 
 
@@ -85,7 +126,8 @@ class Mlp(nn.Module):
         self.fc2 = dense(self.width, self.dtype)
 
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        return self.fc2(nn.gelu(self.fc1(x), approximate=False))
+        x = constrain_batch(self.fc1(x))
+        return self.fc2(nn.gelu(x, approximate=False))
 
 
 class Block(nn.Module):
@@ -94,10 +136,11 @@ class Block(nn.Module):
     width: int
     num_heads: int
     dtype: str
+    attention: str | None
 
     def setup(self) -> None:
         self.norm1 = layer_norm(self.dtype)
-        self.attn = Attention(self.width, self.num_heads, self.dtype)
+        self.attn = Attention(self.width, self.num_heads, self.dtype, self.attention)
         self.norm2 = layer_norm(self.dtype)
         self.mlp = Mlp(self.width, self.dtype)
 
@@ -108,7 +151,14 @@ class Block(nn.Module):
 
 
 def block_stack(
-    depth: int, *, width: int, num_heads: int, dtype: str, remat: bool, unroll: int
+    depth: int,
+    *,
+    width: int,
+    num_heads: int,
+    dtype: str,
+    attention: str | None,
+    remat: str,
+    unroll: int,
 ) -> nn.Module:
     """`depth` blocks as one scan, parameters stacked on axis 0.
 
@@ -119,14 +169,17 @@ def block_stack(
         width: Channels of the tokens.
         num_heads: Attention heads; divides `width`.
         dtype: Compute dtype.
-        remat: Recompute a block's activations in the backward pass instead of storing them.
+        attention: One of `ATTENTIONS`; None is JAX's choice.
+        remat: One of `REMATS`.
         unroll: Blocks per iteration of the compiled loop.
 
     Returns:
         A module taking `(tokens, None)` and returning `(tokens, None)`.
     """
     # One block per iteration leaves nothing that the compiler could merge back; several might.
-    block = nn.remat(Block, prevent_cse=unroll > 1) if remat else Block
+    block = Block
+    if remat != "none":
+        block = nn.remat(Block, policy=REMATS[remat], prevent_cse=unroll > 1)
     stack = nn.scan(
         block,
         variable_axes={"params": 0},
@@ -134,7 +187,7 @@ def block_stack(
         length=depth,
         unroll=unroll,
     )
-    return stack(width, num_heads, dtype)
+    return stack(width, num_heads, dtype, attention)
 
 
 class ProjectionHead(nn.Module):

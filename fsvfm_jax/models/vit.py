@@ -28,7 +28,8 @@ class ViT(nn.Module):
         depth: Number of blocks.
         num_heads: Attention heads.
         dtype: Compute dtype, "float32" or "bfloat16"; parameters are float32 always.
-        remat: Recompute each block's activations in the backward pass.
+        attention: One of `layers.ATTENTIONS`; None is JAX's own choice, "xla".
+        remat: What is computed again in the backward pass, one of `layers.REMATS`.
         unroll: Blocks per iteration of the compiled loop over the depth.
     """
 
@@ -38,7 +39,8 @@ class ViT(nn.Module):
     depth: int = 12
     num_heads: int = 12
     dtype: str = "float32"
-    remat: bool = False
+    attention: str | None = None
+    remat: str = "none"
     unroll: int = 1
 
     @property
@@ -52,12 +54,13 @@ class ViT(nn.Module):
         self.norm = layers.layer_norm(self.dtype)
 
     def stack(self, depth: int, width: int, num_heads: int) -> nn.Module:
-        """A scanned stack of blocks with this model's precision, remat and unroll settings."""
+        """A scanned stack of blocks with this model's precision, attention, remat and unroll."""
         return layers.block_stack(
             depth,
             width=width,
             num_heads=num_heads,
             dtype=self.dtype,
+            attention=self.attention,
             remat=self.remat,
             unroll=self.unroll,
         )

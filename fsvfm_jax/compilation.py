@@ -1,0 +1,140 @@
+"""From a task to the compiled training step: lowered for a mesh, in micro-batches that fit."""
+
+import os
+import re
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from fsvfm_jax import sharding
+from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.memory import Memory, fits_with
+from fsvfm_jax.train_state import StepValues, Task, TrainState
+
+AUTO = "auto"
+
+
+class CompiledStep(NamedTuple):
+    """The training step as a program.
+
+    Attributes:
+        program: None where the compiler refused it for its memory.
+        memory: What a device needs for it.
+        accum_steps: Micro-batches in a step.
+    """
+
+    program: jax.stages.Compiled | None
+    memory: Memory
+    accum_steps: int
+
+
+def state_template(task: Task, mesh: Mesh) -> TrainState:
+    """Shapes, dtypes and shardings of the state: no array is ever made in the wrong place."""
+    return sharding.state_template(jax.eval_shape(task.init, jax.random.key(0)), mesh)
+
+
+def lower_step(
+    task: Task, mesh: Mesh, *, batch_size: int, accum_steps: int = 1
+) -> jax.stages.Lowered:
+    """The training step as the loop runs it, traced for the mesh's devices but not compiled."""
+    batch = {
+        name: jax.ShapeDtypeStruct(
+            (batch_size, *x.shape), x.dtype, sharding=sharding.batch_sharding(mesh)
+        )
+        for name, x in task.sample.items()
+    }
+    template = state_template(task, mesh)
+    # The state leaves a step where it entered it, or the next step could not take it.
+    train_step = jax.jit(
+        partial(task.train_step, accum_steps=accum_steps),
+        donate_argnums=0,
+        out_shardings=(sharding.shardings_of(template), sharding.replicated(mesh)),
+    )
+    with jax.set_mesh(mesh):
+        return train_step.lower(template, batch, StepValues(np.float32(0), np.float32(0)))
+
+
+def compile_step(
+    task: Task,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    accum_steps: int | str,
+    available: int | None,
+    options: Mapping[str, Any],
+) -> CompiledStep:
+    """Compiles the training step; with "auto", in the fewest micro-batches that fit.
+
+    Numbers of micro-batches that cannot fit by proportion are passed over, not compiled.
+
+    Args:
+        task: What is trained.
+        mesh: Over the devices to compile for.
+        batch_size: Images per update, over all devices.
+        accum_steps: Micro-batches per update, or "auto".
+        available: Bytes that a program may use on a device; None fits always.
+        options: XLA's, by name.
+
+    Returns:
+        The step; with "auto" and if none fits, the one with the smallest micro-batches.
+
+    Raises:
+        ConfigError: The compiler does not know an option.
+    """
+    counts = [accum_steps]
+    if accum_steps == AUTO:
+        images = batch_size // mesh.size
+        counts = [n for n in range(1, images + 1) if images % n == 0]
+    state_bytes = sharding.bytes_per_device(state_template(task, mesh))
+    step = None
+    for count in counts:
+        if step is not None and count != counts[-1]:
+            more = count / step.accum_steps
+            if not fits_with(step.memory, state_bytes=state_bytes, micro_batches=more):
+                continue
+        lowered = lower_step(task, mesh, batch_size=batch_size, accum_steps=count)
+        step = CompiledStep(*_compile(lowered, available=available, options=options), count)
+        if step.memory.fits is not False:
+            break
+    return step
+
+
+def _compile(
+    lowered: jax.stages.Lowered, *, available: int | None, options: Mapping[str, Any]
+) -> tuple[jax.stages.Compiled | None, Memory]:
+    """A TPU's compiler refuses what does not fit, and says only how much it would need."""
+    try:
+        compiled = lowered.compile(compiler_options=dict(options))
+    except jax.errors.JaxRuntimeError as error:
+        if needed := _needed_bytes(str(error)):
+            return None, Memory(None, None, None, None, None, needed, available)
+        if "compile option" in str(error) or "setting option" in str(error):
+            raise ConfigError(f"config.compiler_options: {str(error).splitlines()[0]}") from error
+        raise
+    return compiled, Memory.of(compiled, available=available)
+
+
+def _needed_bytes(message: str) -> int | None:
+    """Such as 40.36 GiB of "RESOURCE_EXHAUSTED: ... (40.36G) exceeds available HBM (15.75G)"."""
+    size = re.search(r"RESOURCE_EXHAUSTED.*?([\d.]+)([KMGT])\b", message, re.DOTALL)
+    return int(float(size[1]) * 1024 ** (1 + "KMGT".index(size[2]))) if size else None
+
+
+def available_bytes() -> int | None:
+    """What a program may use on each device, by the poorest process; None where nobody knows.
+
+    The CPU's devices share the machine's memory.
+    """
+    device = jax.local_devices()[0]
+    limit = (device.memory_stats() or {}).get("bytes_limit")
+    if limit is None and device.platform == "cpu":
+        limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
+    # All must decide alike on what fits.
+    limits = multihost_utils.process_allgather(np.float64(np.nan if limit is None else limit))
+    poorest = np.min(limits)
+    return None if np.isnan(poorest) else int(poorest)

@@ -1,0 +1,38 @@
+"""Settings by kind of device, and their place in the config."""
+
+import jax
+import pytest
+from ml_collections import ConfigDict
+
+from configs import vit_b
+from fsvfm_jax import config as config_lib
+from fsvfm_jax.backends import BACKENDS, settings_for
+from fsvfm_jax.models.layers import ATTENTIONS
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_a_backend_fills_what_is_none(platform):
+    config = config_lib.resolve(vit_b.get_config())
+    assert config.model.attention is None and config.compiler_options is None
+    settled = settings_for(config, platform)
+    assert settled.model.attention == BACKENDS[platform].attention in ATTENTIONS
+    assert settled.compiler_options.to_dict() == BACKENDS[platform].compiler_options
+    assert config.model.attention is None  # a copy
+
+
+def test_what_the_config_says_wins():
+    config = vit_b.get_config()
+    config.update_from_flattened_dict(
+        {"model.attention": "cudnn", "compiler_options": ConfigDict()}
+    )
+    settled = settings_for(config_lib.resolve(config), "gpu")
+    assert settled.model.attention == "cudnn"
+    assert settled.compiler_options.to_dict() == {}
+
+
+def test_this_version_of_xla_knows_the_options_of_gpus():
+    # Every build of XLA knows those of GPUs; TPUs' are compiled with in test_compilation.py.
+    step = jax.jit(lambda x: x + 1).lower(1.0)
+    step.compile(compiler_options=BACKENDS["gpu"].compiler_options)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option"):
+        step.compile(compiler_options={"xla_gpu_enable_latency_hiding": True})

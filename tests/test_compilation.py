@@ -1,0 +1,219 @@
+"""The real step as a program: which exchanges are in it, and the micro-batches that fit."""
+
+import importlib.util
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from configs import vit_b, vit_s
+from fsvfm_jax import compilation, hlo, pretrain, sharding
+from fsvfm_jax import config as config_lib
+from fsvfm_jax.backends import settings_for
+from fsvfm_jax.chips import topology_devices
+from fsvfm_jax.data.stats import Stats
+from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.memory import Memory
+
+STATS = Stats((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+# Stacks of more than one block each, so that a layer is less than its stack.
+SMALL = {
+    "batch_size": 16,
+    "model.image_size": 32,
+    "model.width": 192,
+    "model.depth": 3,
+    "model.decoder_width": 128,
+    "model.decoder_depth": 2,
+    "model.rep_decoder_depth": 2,
+}
+
+
+def lower(changes: dict, devices=None, *, get_config=vit_s.get_config, arg: str = "smoke"):
+    """The step of a config, its task and mesh."""
+    config = get_config(arg)
+    config.update_from_flattened_dict(changes)
+    mesh = sharding.make_mesh(config.mesh, devices)
+    config = settings_for(config_lib.resolve(config), mesh.devices.flat[0].platform)
+    task = pretrain.make_task(config, stats=STATS)
+    lowered = compilation.lower_step(
+        task, mesh, batch_size=config.batch_size, accum_steps=config.accum_steps
+    )
+    return lowered, task, mesh
+
+
+def trained_arrays(task) -> list[jax.ShapeDtypeStruct]:
+    """Of the gradient: what the optimizer has a first moment for."""
+    opt_state = jax.eval_shape(task.init, jax.random.key(0)).opt_state
+    [adam] = [part for part in opt_state if hasattr(part, "mu")]
+    return jax.tree.leaves(adam.mu)
+
+
+def check_data_parallel(lowered, task) -> None:
+    """The gradient is summed once over the devices, and a few scalars; nothing is gathered."""
+    found = hlo.collectives(lowered.compile().as_text())
+    assert {collective.kind for collective in found} == {"all-reduce"}
+    gradient = sum(x.size for x in trained_arrays(task)) * 4
+    reduced = sum(collective.bytes * collective.executions for collective in found)
+    # The statistics of q and z over the batch are one row of each, beside scalars.
+    assert gradient <= reduced <= 1.05 * gradient, reduced / gradient
+
+
+def check_fsdp(lowered, task, mesh) -> list[dict]:
+    """Only parameters are gathered, one layer at a time; the gradient is summed once."""
+    text = lowered.compile().as_text()
+    found = hlo.collectives(text)
+    stacks, at_once = _arrays(task)
+    for gather in (collective for collective in found if collective.kind == "all-gather"):
+        for array in gather.arrays:
+            assert array.shape not in stacks and array.bytes <= 4 * at_once, gather
+    assert any(c.kind == "all-gather" and c.in_loop for c in found)
+    assert {c.kind for c in found} <= {"all-gather", "all-reduce", "reduce-scatter"}
+    summed = [c for c in found if c.kind in ("all-reduce", "reduce-scatter")]
+    reduced = sum(c.bytes * c.executions for c in summed)
+    gradient = sum(x.size for x in trained_arrays(task)) * 4
+    # Summed over the devices that share a state, each then sums its part over the others. Layers
+    # may be summed in bfloat16.
+    most = gradient * (1 + (mesh.shape["data"] > 1) / mesh.shape["fsdp"])
+    assert gradient / 2 <= reduced <= 1.05 * most, reduced / gradient
+    held = sharding.bytes_per_device(compilation.state_template(task, mesh))
+    state = jax.eval_shape(task.init, jax.random.key(0))
+    whole = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    assert held < 1.2 * whole / mesh.shape["fsdp"]
+    return hlo.collective_table(text)
+
+
+def _arrays(task) -> tuple[set[tuple[int, ...]], int]:
+    """Shapes of the stacked arrays, and elements of the largest that is used at once."""
+    params = jax.eval_shape(task.init, jax.random.key(0)).params
+    stacks, at_once = set(), 0
+    for path, x in jax.tree_util.tree_leaves_with_path(params):
+        stacked = path[0].key.endswith("blocks")
+        if stacked:
+            stacks.add(x.shape)
+        at_once = max(at_once, math.prod(x.shape[int(stacked) :]))
+    return stacks, at_once
+
+
+def test_data_parallel_training_all_reduces_its_gradient_and_nothing_else():
+    lowered, task, _ = lower(SMALL)
+    check_data_parallel(lowered, task)
+
+
+@pytest.mark.parametrize(("data", "fsdp"), [(1, 8), (2, 4)])
+def test_fsdp_gathers_a_layer_at_a_time(data, fsdp):
+    table = check_fsdp(*lower(SMALL | {"mesh.data": data, "mesh.fsdp": fsdp}))
+    print(json.dumps(table, indent=1))  # seen with -s
+    # The CPU's compiler sums, and slices the sum.
+    assert {row["kind"] for row in table} == {"all-gather", "all-reduce"}
+
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is missing: pip install '.[plan]'"
+)
+
+
+@pytest.mark.slow
+@needs_libtpu
+@pytest.mark.parametrize("topology", ["v5e:4x4", "v5p:2x2x4"])
+def test_what_a_tpu_exchanges(topology):
+    devices, _ = topology_devices(topology)
+    options = {"get_config": vit_b.get_config, "arg": ""}
+    lowered, task, _ = lower({"batch_size": 256}, devices, **options)
+    check_data_parallel(lowered, task)
+    changes = {"batch_size": 256, "mesh.data": 1, "mesh.fsdp": 16}
+    table = check_fsdp(*lower(changes, devices, **options))
+    print(json.dumps(table, indent=1))
+    assert "reduce-scatter" in {row["kind"] for row in table}
+
+
+def auto(available: int | None) -> compilation.CompiledStep:
+    config = vit_s.get_config("smoke")
+    tiny = {"model.width": 32, "model.depth": 1, "model.decoder_depth": 1}
+    config.update_from_flattened_dict(SMALL | tiny | {"batch_size": 96})
+    task = pretrain.make_task(settings_for(config_lib.resolve(config), "cpu"), stats=STATS)
+    mesh = sharding.make_mesh(config.mesh)
+    return compilation.compile_step(
+        task, mesh, batch_size=96, accum_steps="auto", available=available, options={}
+    )
+
+
+def test_auto_halves_what_does_not_fit():
+    whole = auto(None)
+    assert whole.accum_steps == 1 and whole.memory.fits is None
+    half = auto(whole.memory.total - 1)
+    assert half.accum_steps == 2 and half.memory.fits is True
+
+
+@pytest.fixture
+def compile_by_proportion(monkeypatch):
+    """Steps of which each image takes 10**6 bytes; lists the micro-batches that are compiled."""
+    compiled = []
+
+    def lower(task, mesh, *, batch_size, accum_steps):
+        compiled.append(accum_steps)
+        return batch_size // mesh.size // accum_steps
+
+    def compile_(images, *, available, options):
+        total = sharding.bytes_per_device(state) * 2 + 10**6 * images
+        return None, Memory(None, None, None, None, None, total, available)
+
+    config = settings_for(config_lib.resolve(vit_s.get_config("smoke")), "cpu")
+    task = pretrain.make_task(config, stats=STATS)
+    state = compilation.state_template(task, sharding.make_mesh(config.mesh))
+    monkeypatch.setattr(compilation, "lower_step", lower)
+    monkeypatch.setattr(compilation, "_compile", compile_)
+    return compiled
+
+
+@pytest.mark.parametrize(("spare", "number"), [(1, 12), (2, 6), (3, 4), (5, 3), (6, 2), (12, 1)])
+def test_auto_takes_the_fewest_micro_batches_that_fit(compile_by_proportion, spare, number):
+    """12 images a device: 1, 2, 3, 4, 6 and 12 micro-batches are possible."""
+    one_image = auto(10**12).memory.total - 12 * 10**6
+    step = auto(one_image + spare * 10**6)
+    assert step.accum_steps == number and step.memory.fits is True
+    assert auto(one_image + spare * 10**6 + 10**6 - 1).accum_steps <= number
+
+
+def test_auto_gives_the_smallest_where_nothing_fits(compile_by_proportion):
+    step = auto(1)
+    assert step.accum_steps == 12 and step.memory.fits is False
+    assert compile_by_proportion == [1, 12]  # what cannot fit by proportion is not compiled
+
+
+REFUSED = (
+    "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries"
+    " (40.50G) exceeds available HBM (15.75G)."
+)
+
+
+@pytest.fixture
+def compile_with_error(monkeypatch):
+    def compile_with(message: str) -> compilation.CompiledStep:
+        def refuse(self: jax.stages.Lowered, compiler_options: dict) -> None:
+            raise jax.errors.JaxRuntimeError(message)
+
+        monkeypatch.setattr(jax.stages.Lowered, "compile", refuse)
+        return auto(int(15.75 * 2**30))
+
+    return compile_with
+
+
+def test_what_the_compiler_refuses_has_a_size(compile_with_error):
+    step = compile_with_error(REFUSED)
+    assert step.program is None
+    assert step.memory.total == 40.5 * 2**30 and step.memory.argument is None
+    assert step.memory.fits is False
+
+
+def test_another_error_of_the_compiler_stays_one(compile_with_error):
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        compile_with_error("INTERNAL: 3.00G of something")
+
+
+def test_an_unknown_option_is_a_mistake_in_the_config():
+    lowered = jax.jit(lambda x: x + 1).lower(np.float32(1))
+    for options in ({"xla_no_such": True}, {"xla_gpu_enable_triton_gemm": "maybe"}):
+        with pytest.raises(ConfigError, match=r"config\.compiler_options: .*xla_"):
+            compilation._compile(lowered, available=None, options=options)
