@@ -1,5 +1,6 @@
 """Joining the processes of one run, and what must hold between them before anything is trained."""
 
+import importlib.util
 import logging
 import os
 import socket
@@ -96,6 +97,21 @@ def device_table() -> str:
     return "\n".join(lines)
 
 
+def check_workdir(workdir: epath.Path) -> None:
+    """Sees that what is installed can write there; before anything else is done.
+
+    Raises:
+        ConfigError: It is in a bucket whose client is missing, or in another kind of store.
+    """
+    scheme = _scheme(workdir)
+    if scheme == "gs" and importlib.util.find_spec("gcsfs") is None:
+        raise ConfigError(
+            f"the workdir {workdir} is in a bucket: pip install '.[gcs]' to write there"
+        )
+    if scheme not in ("", "gs"):  # Checkpoints elsewhere would rely on renaming.
+        raise ConfigError(f"the workdir {workdir} is neither a folder nor in a bucket gs://...")
+
+
 def share_workdir(workdir: epath.Path) -> None:
     """Makes the folder of the run and sees that every process has the same one.
 
@@ -106,13 +122,18 @@ def share_workdir(workdir: epath.Path) -> None:
     failure = ""
     if jax.process_index() == 0:
         try:
-            workdir.mkdir(parents=True, exist_ok=True)
+            if _scheme(workdir) == "gs":  # Has no folders; `mkdir` would make a missing bucket.
+                _read_bucket(workdir)
+            else:
+                workdir.mkdir(parents=True, exist_ok=True)
             token.write_text(socket.gethostname())
-        except OSError as error:
-            failure = f" ({error})"
+        except Exception as error:  # Clients of buckets raise kinds of their own.
+            failure = f" ({type(error).__name__}: {' '.join(str(error).split())})"
     # Also a barrier: nobody looks before process 0 has written, nobody waits for one that failed.
     if _number_of(bool(failure)):
-        raise StorageError(f"the workdir {workdir} cannot be written{failure}: give another")
+        raise StorageError(
+            f"the workdir {workdir} cannot be written{failure}: give another, or permission"
+        )
     blind = _number_of(not token.exists())
     if jax.process_index() == 0:
         token.unlink()
@@ -121,6 +142,18 @@ def share_workdir(workdir: epath.Path) -> None:
             f"the workdir {workdir} is local: {blind} of {jax.process_count()} processes do not see"
             " it; give a --workdir on a file system that all hosts share"
         )
+
+
+def _read_bucket(workdir: epath.Path) -> None:
+    """Reads what the bucket is, as Orbax will, though only once it deletes or restores a step."""
+    from google.cloud import storage
+
+    storage.Client().get_bucket(str(workdir).split("/")[2])
+
+
+def _scheme(path: epath.Path) -> str:
+    """What is before :// in a path, or nothing."""
+    return str(path).rpartition("://")[0]
 
 
 def _number_of(condition: bool) -> int:

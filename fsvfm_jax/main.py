@@ -51,10 +51,11 @@ def _run() -> None:
         raise ConfigError(
             f"config.task = {config.task!r} is unknown; {nearest(config.task, tasks)}"
         )
+    workdir = epath.Path(_WORKDIR.value or _default_workdir())
+    distributed.check_workdir(workdir)
     cli.start_devices()
     if _WORKDIR.value is None and jax.process_count() > 1:
         raise ConfigError("several processes need one --workdir that all of them see")
-    workdir = epath.Path(_WORKDIR.value or _default_workdir())
     logger.info("workdir %s", workdir)
     logger.info("devices\n%s", distributed.device_table())
     train.train(config, workdir, make_task=tasks[config.task], check_only=_CHECK.value)

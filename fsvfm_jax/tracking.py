@@ -52,7 +52,8 @@ class Tracker:
     killed run. On a terminal a bar shows the progress, elsewhere a log line per logged step.
 
     An object store (`gs://...`) can neither append nor rename: for such a workdir everything is
-    written to a local folder, whose changed files are copied there every minute and at the end.
+    written to a local folder, whose changed files are copied there every minute, at the end and by
+    `sync`.
 
     Args:
         workdir: The run's folder; made if missing.
@@ -141,7 +142,7 @@ class Tracker:
             self._log_epoch(epochs_done, step)
         self._bar.update()
         if time.monotonic() - self._synced_at >= _SECONDS_BETWEEN_SYNCS:
-            self._sync()
+            self.sync()
 
     def images(self, step: int, tag: str, grid: UInt8[np.ndarray, "H W 3"]) -> None:
         """Writes a picture to TensorBoard and to `images/<tag>_<step>.png`."""
@@ -159,19 +160,22 @@ class Tracker:
             return
         self._writer.close()
         self._bar.close()
-        self._sync()
+        self.sync()
 
-    def _sync(self) -> None:
-        """Copies the files that have grown or are new, where the workdir is an object store."""
-        self._synced_at = time.monotonic()
-        if self._local == self._workdir:
+    def sync(self) -> None:
+        """Copies the files that have grown or are new, where the workdir is an object store.
+
+        To be called before each checkpoint: a run that is killed goes on from there, and what it
+        said until then would be missing.
+        """
+        if not self._active or self._local == self._workdir:
             return
+        self._synced_at = time.monotonic()
+        self._writer.flush()
         for file in Path(self._local).rglob("*"):
             name, size = str(file.relative_to(self._local)), file.stat().st_size
             if file.is_file() and self._synced.get(name) != size:
-                target = self._workdir / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(file.read_bytes())
+                (self._workdir / name).write_bytes(file.read_bytes())
                 self._synced[name] = size
 
     def _epochs_done(self, step: int) -> int:

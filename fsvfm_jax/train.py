@@ -145,6 +145,8 @@ def train(
                     _report(tracker, schedule, *unreported)
                     unreported = None
                 if save:
+                    # What was said until then is stored first: a run that is killed leaves no gap.
+                    tracker.sync()
                     checkpoints.save(state, step=step, samples_seen=samples_seen)
                 if stop:
                     raise Preempted(

@@ -44,7 +44,8 @@ fi
 
 newest_step() {
     case $workdir in
-        gs://*) gcloud storage ls "$workdir/checkpoints/" ;;
+        # There, one that is not finished has its name already, but not this object.
+        gs://*) gcloud storage ls "$workdir/checkpoints/*/commit_success.txt" | xargs -n1 dirname ;;
         *) find "$workdir/checkpoints" -mindepth 1 -maxdepth 1 ;;
     esac 2>/dev/null | sed 's|/*$||; s|.*/||' | grep -xE '[0-9]+' | sort -n | tail -n 1
 }

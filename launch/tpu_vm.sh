@@ -144,7 +144,7 @@ setup() {
         tpus tpu-vm scp "$archive" "$name:fsvfm_jax.tar.gz" --worker=all &&
         on_workers all "curl -LsSf https://astral.sh/uv/$uv_version/install.sh | sh \
 && mkdir -p fsvfm_jax && tar -xzf fsvfm_jax.tar.gz -C fsvfm_jax && cd fsvfm_jax \
-&& ~/.local/bin/uv venv --clear --python=3.12 && ~/.local/bin/uv pip install -e '.[tpu]'"
+&& ~/.local/bin/uv venv --clear --python=3.12 && ~/.local/bin/uv pip install -e '.[tpu,gcs]'"
 }
 
 stage() {

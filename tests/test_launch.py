@@ -200,9 +200,11 @@ def test_only_a_finished_newer_checkpoint_is_progress(desk, suffix, runs, code):
 def test_checkpoints_are_found_in_a_bucket(desk):
     desk.environment["RESTART_LIMIT"] = "0"
     desk.will("python3", "|70", "|70", "|70")
-    desk.will("gcloud", "gs://bucket/l/checkpoints/900/|0", "gs://bucket/l/checkpoints/1000/|0")
+    markers = [f"gs://bucket/l/checkpoints/{step}/commit_success.txt|0" for step in (900, 1000)]
+    desk.will("gcloud", *markers)
     result = desk.run("local.sh", "--workdir=gs://bucket/l")
-    assert desk.calls("gcloud") == ["gcloud storage ls gs://bucket/l/checkpoints/"] * 2
+    listing = "gcloud storage ls gs://bucket/l/checkpoints/*/commit_success.txt"
+    assert desk.calls("gcloud") == [listing] * 2
     assert "newer than 1000 in gs://bucket/l" in result.stderr
 
 
@@ -278,7 +280,7 @@ def test_dockerfile_names_what_there_is():
     assert all((ROOT / source).exists() for source in sources)
     with (ROOT / "pyproject.toml").open("rb") as file:
         extras = tomllib.load(file)["project"]["optional-dependencies"]
-    assert {"cuda", "tpu"} <= extras.keys()
+    assert {"cuda", "tpu", "gcs"} <= extras.keys()
 
 
 def test_readme_shows_each_example_on_one_screen_and_its_commands_are_accepted(desk):

@@ -433,3 +433,6 @@ def test_a_bucket_is_brought_up_to_date_every_minute(bucket, clock):
         clock.seconds += 61.0
         tracker.step(2, {"loss": 1.0})
         assert len((bucket / "other" / "metrics.jsonl").read_text().splitlines()) == 2
+        tracker.step(3, {"loss": 1.0})
+        tracker.sync()
+        assert len((bucket / "other" / "metrics.jsonl").read_text().splitlines()) == 3
