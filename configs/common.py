@@ -1,6 +1,6 @@
 """Every field of a pretraining run, with its meaning and the papers' value.
 
-A field that is None is set by `recipe`; a value given explicitly wins.
+A field that is None is set by `recipe`, or as its comment says; a value given explicitly wins.
 """
 
 from ml_collections import ConfigDict

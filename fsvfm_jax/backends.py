@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from fsvfm_jax.errors import ConfigError, nearest
+
 
 class Backend(NamedTuple):
     """Settings of one kind of device.
@@ -37,7 +39,19 @@ def settings_for(config: ConfigDict, platform: str) -> ConfigDict:
     Args:
         config: The resolved config.
         platform: Of the devices that it is compiled for, such as "tpu".
+
+    Raises:
+        ConfigError: The devices cannot do what the config asks for.
     """
+    if platform not in BACKENDS:
+        raise ConfigError(
+            f"no settings for devices of kind {platform!r}; {nearest(platform, BACKENDS)}"
+        )
+    if config.model.attention == "cudnn" and platform != "gpu":
+        raise ConfigError(
+            f"config.model.attention = 'cudnn' needs NVIDIA GPUs, and these devices are of kind"
+            f" {platform!r}: use 'xla' (and to plan for GPUs that are not here)"
+        )
     config = config.copy_and_resolve_references()
     backend = BACKENDS[platform]
     if config.model.attention is None:

@@ -116,9 +116,9 @@ def measure_step(
         UserError: Of its other kinds, where the config does not fit.
     """
     from fsvfm_jax import config as config_lib
-    from fsvfm_jax import pretrain, sharding, train
+    from fsvfm_jax import pretrain, sharding
     from fsvfm_jax.backends import settings_for
-    from fsvfm_jax.compilation import state_template
+    from fsvfm_jax.compilation import compile_for_devices, state_template
     from fsvfm_jax.data.stats import Stats
 
     config = config_lib.resolve(config)
@@ -128,7 +128,7 @@ def measure_step(
     task = pretrain.make_task(config, stats=Stats((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
 
     started = time.perf_counter()
-    step = train.compile_for_devices(task, mesh, config)
+    step = compile_for_devices(task, mesh, config)
     compile_seconds = time.perf_counter() - started
 
     shardings = sharding.shardings_of(state_template(task, mesh))
@@ -273,6 +273,7 @@ def _conditions(config: ConfigDict, mesh: Mesh) -> dict[str, Any]:
         "process_count": jax.process_count(),
         "host_cores": os.cpu_count(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "libtpu_init_args": os.environ.get("LIBTPU_INIT_ARGS", ""),
         "compilation_cache": jax.config.jax_compilation_cache_dir is not None,
         "model": config.model.to_dict(),
         "mask": config.mask.to_dict(),

@@ -12,6 +12,7 @@ changes that.
 
 import importlib.util
 import math
+import os
 from typing import NamedTuple
 
 import jax
@@ -64,6 +65,14 @@ CHIPS = {
 FLAT_SHAPES = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 SMALL_CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
 MOST_CHIPS = {"v4": 4096, "v5p": 6144}
+# Otherwise libtpu asks the network what machine this is, complains where it is no TPU's, and lets
+# one process alone use TPUs, of which none is used here.
+LIBTPU = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
 EXAMPLES = "v5e:16x16, v6e:8x8, v5p:4x4x8, v4:4x4x4, h200:8, h100:8, cpu:8, gpu"
 
 
@@ -117,6 +126,12 @@ def _tpu_devices(kind: str, shape: str) -> list[jax.Device]:
     options = {"chip_config_name": "megacore"} if kind == "v4" else {}
     if shape == "1x1":
         options["chips_per_host_bounds"] = (1, 1, 1)
-    return topologies.get_topology_desc(
-        platform="tpu", topology_name=f"{kind}:{shape}", **options
-    ).devices
+    before = dict(os.environ)
+    os.environ.update(LIBTPU | before)
+    try:
+        return topologies.get_topology_desc(
+            platform="tpu", topology_name=f"{kind}:{shape}", **options
+        ).devices
+    finally:  # Other programs that are started from here should not take this for a TPU VM.
+        for name in LIBTPU.keys() - before.keys():
+            del os.environ[name]

@@ -1,7 +1,9 @@
 """From a task to the compiled training step: lowered for a mesh, in micro-batches that fit."""
 
+import logging
 import os
 import re
+import time
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,13 +12,15 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
-from fsvfm_jax import sharding
+from fsvfm_jax import distributed, sharding
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.memory import Memory, fits_with
+from fsvfm_jax.sharding import AUTO
 from fsvfm_jax.train_state import StepValues, Task, TrainState
 
-AUTO = "auto"
+logger = logging.getLogger(__name__)
 
 
 class CompiledStep(NamedTuple):
@@ -99,8 +103,54 @@ def compile_step(
                 continue
         lowered = lower_step(task, mesh, batch_size=batch_size, accum_steps=count)
         step = CompiledStep(*_compile(lowered, available=available, options=options), count)
-        if step.memory.fits is not False:
+        # Compilers may differ in their figures, but not the processes in what they run.
+        if distributed.number_of_processes(step.memory.fits is False) == 0:
             break
+    return step
+
+
+def compile_for_devices(task: Task, mesh: Mesh, config: ConfigDict) -> CompiledStep:
+    """Compiles the training step for the devices there are, and says what it needs.
+
+    Raises:
+        ConfigError: The compiler refuses it for its memory.
+    """
+    started = time.monotonic()
+    step = compile_step(
+        task,
+        mesh,
+        batch_size=config.batch_size,
+        accum_steps=config.accum_steps,
+        available=available_bytes(),
+        options=config.compiler_options.to_dict(),
+    )
+    memory = step.memory
+    if memory.argument is not None:
+        logger.info(
+            "compiled the training step in %.1f s; memory per device: arguments %.2f GB,"
+            " temporaries %.2f GB",
+            time.monotonic() - started,
+            memory.argument / 1e9,
+            memory.temporary / 1e9,
+        )
+    advice = (
+        "raise config.mesh.fsdp, set config.model.remat='full' or config.accum_steps='auto', or"
+        " lower config.batch_size"
+    )
+    if distributed.number_of_processes(step.program is None):
+        needed = f"{memory.total / 1e9:.1f} GB per device are needed"
+        raise ConfigError(f"the training step does not fit, {needed}: {advice}")
+    if memory.fits is False:
+        needed = f"{memory.total / 1e9:.1f} GB of {memory.available / 1e9:.1f} GB per device"
+        logger.warning("this will probably not fit, %s: %s", needed, advice)
+    logger.info(
+        "effective batch: %d = %d devices x %d x %d%s",
+        config.batch_size,
+        mesh.size,
+        config.batch_size // (mesh.size * step.accum_steps),
+        step.accum_steps,
+        " micro-batches, the fewest that fit" if config.accum_steps == AUTO and memory.fits else "",
+    )
     return step
 
 
@@ -120,13 +170,15 @@ def _compile(
 
 
 def _needed_bytes(message: str) -> int | None:
-    """Such as 40.36 GiB of "RESOURCE_EXHAUSTED: ... (40.36G) exceeds available HBM (15.75G)"."""
-    size = re.search(r"RESOURCE_EXHAUSTED.*?([\d.]+)([KMGT])\b", message, re.DOTALL)
+    """Such as 40.36 GiB of "RESOURCE_EXHAUSTED: ... hbm ... (40.36G) exceeds available ..."."""
+    size = re.search(
+        r"RESOURCE_EXHAUSTED.*?\bHBM\b.*?([\d.]+)([KMGT])\b", message, re.DOTALL | re.I
+    )
     return int(float(size[1]) * 1024 ** (1 + "KMGT".index(size[2]))) if size else None
 
 
 def available_bytes() -> int | None:
-    """What a program may use on each device, by the poorest process; None where nobody knows.
+    """What a program may use on each device, by the poorest process; None where one does not know.
 
     The CPU's devices share the machine's memory.
     """
@@ -134,7 +186,7 @@ def available_bytes() -> int | None:
     limit = (device.memory_stats() or {}).get("bytes_limit")
     if limit is None and device.platform == "cpu":
         limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
-    # All must decide alike on what fits.
-    limits = multihost_utils.process_allgather(np.float64(np.nan if limit is None else limit))
-    poorest = np.min(limits)
-    return None if np.isnan(poorest) else int(poorest)
+    # In MiB, for int32; all processes must decide alike on what fits.
+    mebibytes = np.int32(-1 if limit is None else limit >> 20)
+    poorest = int(np.min(multihost_utils.process_allgather(mebibytes)))
+    return None if poorest < 0 else poorest << 20

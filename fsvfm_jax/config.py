@@ -11,6 +11,7 @@ from fsvfm_jax.errors import ConfigError, nearest
 from fsvfm_jax.losses import SIMILARITIES
 from fsvfm_jax.masking import REGION_CHOICES, STRATEGIES, num_removed
 from fsvfm_jax.models import build
+from fsvfm_jax.sharding import AUTO
 
 # What each recipe gives to the fields left None; `schedule_epochs` of "paper" is `epochs`.
 RECIPES: dict[str, dict[str, Any]] = {
@@ -139,13 +140,13 @@ def _check(config: ConfigDict) -> None:
 
 
 def _check_accum_steps(accum_steps: Any, *, similarity: str) -> None:
-    if accum_steps == "auto" and similarity in ("infonce", "mocov3"):
+    if accum_steps == AUTO and similarity in ("infonce", "mocov3"):
         raise ConfigError(
             f"config.accum_steps = 'auto' would let the devices' memory decide how many faces"
             f" config.loss.similarity = {similarity!r} compares with each other: give a number"
         )
     number = isinstance(accum_steps, int) and accum_steps >= 1
-    if accum_steps != "auto" and not number:
+    if accum_steps != AUTO and not number:
         raise ConfigError(f"config.accum_steps = {accum_steps!r} must be 'auto' or at least 1")
 
 

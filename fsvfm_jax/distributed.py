@@ -130,18 +130,25 @@ def share_workdir(workdir: epath.Path) -> None:
         except Exception as error:  # Clients of buckets raise kinds of their own.
             failure = f" ({type(error).__name__}: {' '.join(str(error).split())})"
     # Also a barrier: nobody looks before process 0 has written, nobody waits for one that failed.
-    if _number_of(bool(failure)):
+    if number_of_processes(bool(failure)):
         raise StorageError(
             f"the workdir {workdir} cannot be written{failure}: give another, or permission"
         )
-    blind = _number_of(not token.exists())
+    blind = number_of_processes(not _exists(token))
     if jax.process_index() == 0:
-        token.unlink()
+        token.unlink(missing_ok=True)
     if blind:
         raise StorageError(
             f"the workdir {workdir} is local: {blind} of {jax.process_count()} processes do not see"
             " it; give a --workdir on a file system that all hosts share"
         )
+
+
+def _exists(path: epath.Path) -> bool:
+    try:
+        return path.exists()
+    except Exception:  # Whoever may not look does not see it.
+        return False
 
 
 def _read_bucket(workdir: epath.Path) -> None:
@@ -156,6 +163,6 @@ def _scheme(path: epath.Path) -> str:
     return str(path).rpartition("://")[0]
 
 
-def _number_of(condition: bool) -> int:
-    """On how many processes it is true."""
+def number_of_processes(condition: bool) -> int:
+    """On how many of them it is true; all ask at the same time."""
     return int(np.sum(multihost_utils.process_allgather(np.int32(condition))))

@@ -22,7 +22,7 @@ class Memory(NamedTuple):
         temporary: Gradients, activations and all else that lives within a step.
         code: The program.
         total: What a step needs.
-        available: What a program may use; None for a CPU.
+        available: What a program may use; None where nobody knows.
     """
 
     argument: int | None
@@ -48,6 +48,8 @@ class Memory(NamedTuple):
 
     @property
     def fits(self) -> bool | None:
+        if self.argument is None:
+            return False
         return None if self.available is None else self.total <= self.available
 
 
@@ -59,7 +61,8 @@ def fits_with(memory: Memory, *, state_bytes: int, micro_batches: float) -> bool
         state_bytes: The part of the state that one device holds.
         micro_batches: How many now take the place of one.
     """
-    assert memory.available is not None
+    if memory.available is None:
+        return True
     fixed = state_bytes * (1 + GRADIENT_SHARE)
     return fixed + (memory.total - fixed) / micro_batches <= memory.available
 

@@ -17,7 +17,6 @@ import importlib.metadata
 import json
 import logging
 import math
-import os
 import shlex
 import sys
 import time
@@ -32,7 +31,7 @@ from fsvfm_jax import cli, pretrain, sharding
 from fsvfm_jax import config as config_lib
 from fsvfm_jax.backends import settings_for
 from fsvfm_jax.chips import EXAMPLES, GIB, Chip, topology_devices
-from fsvfm_jax.compilation import compile_step, state_template
+from fsvfm_jax.compilation import available_bytes, compile_step, state_template
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.flops import training_flops_per_image
 from fsvfm_jax.hlo import collective_table, collectives
@@ -80,7 +79,7 @@ class Target(NamedTuple):
     @property
     def available_bytes(self) -> int | None:
         if self.devices[0].platform == "gpu":
-            return self.devices[0].memory_stats()["bytes_limit"]
+            return available_bytes()
         return self.chip and self.chip.hbm_bytes
 
 
@@ -277,12 +276,6 @@ def run(args: argparse.Namespace, config: ConfigDict, *, command: str) -> None:
 
 def _set_up_jax(topology: str) -> None:
     """Before JAX starts: as many CPU devices as the name says, and no search for TPUs."""
-    # libtpu asks the network what machine this is, and complains where it is no TPU's.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
-    # No TPU is used, so that several plans, or one after a crash, may be made on a machine.
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     number = topology.partition(":")[2]
     if topology != "gpu":
         jax.config.update("jax_platforms", "cpu")

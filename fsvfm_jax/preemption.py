@@ -10,7 +10,8 @@ from jax.experimental import multihost_utils
 class Preemption:
     """While entered, SIGTERM and SIGINT are remembered instead of ending the process.
 
-    A second SIGINT ends it as usual, for whoever cannot wait.
+    A second SIGINT ends it as usual, for whoever cannot wait. Of several processes JAX itself hears
+    SIGTERM (SIGINT ends them), since `jax.distributed.initialize`: all stop if one is told to.
     """
 
     def __init__(self) -> None:
@@ -18,6 +19,8 @@ class Preemption:
         self._handlers: dict[int, object] = {}
 
     def __enter__(self) -> "Preemption":
+        if jax.process_count() > 1:
+            return self
         for number in (signal.SIGTERM, signal.SIGINT):
             self._handlers[number] = signal.signal(number, self._remember)
         return self

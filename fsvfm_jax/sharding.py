@@ -21,6 +21,8 @@ from fsvfm_jax.errors import ConfigError
 
 AXES = ("data", "fsdp")
 BATCH = PartitionSpec(AXES)
+# A number of micro-batches: the fewest that fit.
+AUTO = "auto"
 
 
 def make_mesh(
@@ -116,9 +118,9 @@ def _fsdp_spec(path: tuple[Any, ...], shape: tuple[int, ...], mesh: Mesh) -> Par
 def check_batch_size(batch_size: int, *, accum_steps: int | str, mesh: Mesh) -> None:
     """Raises ConfigError unless all devices get as many images in every micro-batch.
 
-    The number of micro-batches that "auto" stands for divides whatever a device gets.
+    The number of micro-batches that `AUTO` stands for divides whatever a device gets.
     """
-    if accum_steps == "auto":
+    if accum_steps == AUTO:
         accum_steps = 1
     if batch_size % (mesh.size * accum_steps):
         raise ConfigError(

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import math
-import time
 from collections.abc import Callable
 
 import grain
@@ -11,25 +10,18 @@ import jax
 import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from fsvfm_jax import config as config_lib
 from fsvfm_jax import distributed, sharding, tracking
 from fsvfm_jax.backends import settings_for
 from fsvfm_jax.checkpoint import Checkpoints
-from fsvfm_jax.compilation import (
-    AUTO,
-    CompiledStep,
-    available_bytes,
-    compile_step,
-    state_template,
-)
+from fsvfm_jax.compilation import compile_for_devices, state_template
 from fsvfm_jax.data.pipeline import make_iterator
 from fsvfm_jax.data.sources import Source, make_source
 from fsvfm_jax.data.stats import Stats, compute_stats, load_stats, make_stats, save_stats
 from fsvfm_jax.data.transforms import to_batch_element
-from fsvfm_jax.errors import ConfigError, NotFiniteError, Preempted
+from fsvfm_jax.errors import NotFiniteError, Preempted
 from fsvfm_jax.optim import Schedule, make_schedule
 from fsvfm_jax.preemption import Preemption
 from fsvfm_jax.train_state import StepValues, Task
@@ -221,51 +213,6 @@ def open_stream(
         process_count=jax.process_count(),
         num_workers=config.data.num_workers,
     )
-
-
-def compile_for_devices(task: Task, mesh: Mesh, config: ConfigDict) -> CompiledStep:
-    """Compiles the training step for the devices there are, and says what it needs.
-
-    Raises:
-        ConfigError: It does not fit, by the word of a compiler that is sure of it.
-    """
-    started = time.monotonic()
-    step = compile_step(
-        task,
-        mesh,
-        batch_size=config.batch_size,
-        accum_steps=config.accum_steps,
-        available=available_bytes(),
-        options=config.compiler_options.to_dict(),
-    )
-    memory = step.memory
-    if memory.argument is not None:
-        logger.info(
-            "compiled the training step in %.1f s; memory per device: arguments %.2f GB,"
-            " temporaries %.2f GB",
-            time.monotonic() - started,
-            memory.argument / 1e9,
-            memory.temporary / 1e9,
-        )
-    if memory.fits is False:
-        advice = (
-            f"{memory.total / 1e9:.1f} GB of {memory.available / 1e9:.1f} GB per device. Set"
-            " config.accum_steps='auto', config.model.remat='full', raise config.mesh.fsdp, or"
-            " lower config.batch_size"
-        )
-        if step.program is None:
-            raise ConfigError(f"the training step does not fit: {advice}")
-        logger.warning("this will probably not fit: %s", advice)
-    per_device = config.batch_size // (mesh.size * step.accum_steps)
-    logger.info(
-        "effective batch: %d = %d devices x %d x %d%s",
-        config.batch_size,
-        mesh.size,
-        per_device,
-        step.accum_steps,
-        " micro-batches, the fewest that fit" * (config.accum_steps == AUTO and bool(memory.fits)),
-    )
-    return step
 
 
 def _picture_faces(source: Source, patch_size: int) -> dict[str, np.ndarray]:

@@ -42,6 +42,10 @@ if [[ -n $print ]]; then
     exit
 fi
 
+if [[ $workdir == gs://* ]] && ! command -v gcloud >/dev/null; then
+    say "gcloud is not installed: progress in $workdir is not seen, and every failure counts"
+fi
+
 newest_step() {
     case $workdir in
         # There, one that is not finished has its name already, but not this object.

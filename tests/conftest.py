@@ -12,7 +12,7 @@ from absl import flags
 # Tests compile much and compute little. What the environment asks for comes last and wins.
 FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 os.environ["XLA_FLAGS"] = f"{FLAGS} {os.environ.get('XLA_FLAGS', '')}"
-jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
 jax.config.update("jax_num_cpu_devices", 8)
 # Several tests compile the same step; the cache is of this machine and this checkout.
 CACHE = Path(__file__).parent.parent / ".pytest_cache" / "jax"

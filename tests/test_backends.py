@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from configs import vit_b
 from fsvfm_jax import config as config_lib
 from fsvfm_jax.backends import BACKENDS, settings_for
+from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.models.layers import ATTENTIONS
 
 
@@ -36,3 +37,13 @@ def test_this_version_of_xla_knows_the_options_of_gpus():
     step.compile(compiler_options=BACKENDS["gpu"].compiler_options)
     with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option"):
         step.compile(compiler_options={"xla_gpu_enable_latency_hiding": True})
+
+
+@pytest.mark.parametrize(
+    ("platform", "message"), [("cpu", "'cudnn' needs NVIDIA GPUs"), ("metal", "of kind 'metal'")]
+)
+def test_what_the_devices_cannot_do_is_refused(platform, message):
+    config = vit_b.get_config()
+    config.model.attention = "cudnn"
+    with pytest.raises(ConfigError, match=message):
+        settings_for(config_lib.resolve(config), platform)

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -34,19 +36,31 @@ def free_address() -> str:
         return f"localhost:{free.getsockname()[1]}"
 
 
-def train(workdir: Path, *, processes: int, epochs: int, devices: int = 1) -> str:
-    """Runs the command in so many processes to its end; returns what process 0 said."""
-    address = free_address()
-    command = [sys.executable, "-m", "fsvfm_jax.main", *TINY, f"--workdir={workdir}"]
-    command.append(f"--config.epochs={epochs}")
+def start(workdirs: list[Path], *arguments: str, devices: int = 1) -> list[subprocess.Popen]:
+    """Starts the command in as many processes as there are workdirs."""
+    joined = [f"--coordinator={free_address()}", f"--num_processes={len(workdirs)}"]
     env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
     children = []
-    for index in range(processes):
-        joined = [f"--coordinator={address}", f"--num_processes={processes}"]
-        joined = [*joined, f"--process_id={index}"] if processes > 1 else []
+    for index, workdir in enumerate(workdirs):
+        command = [
+            sys.executable,
+            "-m",
+            "fsvfm_jax.main",
+            *TINY,
+            f"--workdir={workdir}",
+            *arguments,
+        ]
+        if len(workdirs) > 1:
+            command += [*joined, f"--process_id={index}"]
         children.append(
-            subprocess.Popen(command + joined, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
+            subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
         )
+    return children
+
+
+def train(workdir: Path, *, processes: int, epochs: int, devices: int = 1) -> str:
+    """Runs the command in so many processes to its end; returns what process 0 said."""
+    children = start([workdir] * processes, f"--config.epochs={epochs}", devices=devices)
     said = [child.communicate(timeout=300)[1] for child in children]
     for child, text in zip(children, said, strict=True):
         assert child.returncode == 0, text
@@ -81,6 +95,28 @@ def test_four_processes_go_on_from_one(one_process, tmp_path):
     said = train(tmp_path, processes=4, epochs=4, devices=2)
     assert "effective batch: 16 = 8 devices x 2 x 1" in said
     np.testing.assert_allclose(losses(tmp_path), losses(one_process), rtol=1e-5)
+
+
+def test_sigterm_to_one_process_saves_and_stops_both(one_process, tmp_path):
+    """As long as the others are not told, they train on; all save the same step."""
+    children = start([tmp_path, tmp_path], "--config.epochs=4000", "--config.schedule_epochs=4000")
+    metrics = tmp_path / "metrics.jsonl"
+    while not metrics.exists() or len(metrics.read_text().splitlines()) < 3:
+        assert all(child.poll() is None for child in children)
+        time.sleep(0.2)
+    children[1].terminate()
+    said = [child.communicate(timeout=120)[1] for child in children]
+    assert [child.returncode for child in children] == [75, 75], said
+    step = re.search(r"stopped at step (\d+) and saved", said[1])[1]
+    assert f"stopped at step {step} and saved" in said[0]
+    assert [x.name for x in (tmp_path / "checkpoints").iterdir()] == [step]
+
+
+def test_a_workdir_of_each_hosts_own_is_refused_by_all(tmp_path):
+    children = start([tmp_path / "a", tmp_path / "b"], "--config.epochs=4")
+    said = [child.communicate(timeout=120)[1] for child in children]
+    assert [child.returncode for child in children] == [73, 73], said
+    assert all("is local: 1 of 2 processes do not see it" in text for text in said)
 
 
 def digest(folder: Path, *, processes: int, devices: int, fsdp: int) -> str:

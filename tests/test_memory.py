@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsvfm_jax.memory import GRADIENT_SHARE, Memory, fits_with, possible_changes
+from fsvfm_jax.memory import GRADIENT_SHARE, REMAT_KEEPS, Memory, fits_with, possible_changes
+from fsvfm_jax.models.layers import REMATS
 
 GIB = 2**30
 
@@ -49,15 +50,19 @@ def test_no_number_of_micro_batches_that_fits_is_passed_over(
 ):
     """Whatever is fixed beyond the guess, and even if accumulating took no memory of its own."""
     fixed = int(state * (1 + GRADIENT_SHARE)) + 1 + extra
-    memory = Memory(None, None, None, None, None, fixed + activations, available)
+    memory = Memory(0, 0, 0, 0, 0, fixed + activations, available)
     if fixed + activations / number <= available:
         assert fits_with(memory, state_bytes=state, micro_batches=number / 1)
 
 
 def changes(total: float, state: float, *, available: float = 16, **others) -> list[dict]:
-    memory = Memory(None, None, None, None, None, int(total * GIB), int(available * GIB))
+    memory = Memory(0, 0, 0, 0, 0, int(total * GIB), int(available * GIB))
     step = {"images_per_device": 64, "num_devices": 8, "fsdp": 1, "accum_steps": 1, "remat": "none"}
     return list(possible_changes(memory, state_bytes=int(state * GIB), **(step | others)))
+
+
+def test_every_remat_has_a_share():
+    assert list(REMAT_KEEPS) == list(REMATS)
 
 
 def test_the_least_intrusive_change_comes_first():

@@ -117,7 +117,7 @@ def test_resume_is_bit_identical(straight, tmp_path, monkeypatch):
 
 
 def test_a_finished_run_starts_and_ends_at_once(straight, monkeypatch):
-    monkeypatch.setattr(train, "compile_step", None)  # nothing is compiled
+    monkeypatch.setattr(train, "compile_for_devices", None)  # nothing is compiled
     before = (straight / "metrics.jsonl").read_text()
     run(straight)
     assert (straight / "metrics.jsonl").read_text() == before

@@ -15,7 +15,7 @@ ATTENTIONS = ("xla", "cudnn")
 # What a block keeps for the backward pass, which computes the rest again: everything, what its
 # linear layers return, or only its input.
 REMATS = {
-    "none": jax.checkpoint_policies.everything_saveable,
+    "none": None,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
@@ -178,8 +178,8 @@ def block_stack(
     """
     # One block per iteration leaves nothing that the compiler could merge back; several might.
     block = Block
-    if remat != "none":
-        block = nn.remat(Block, policy=REMATS[remat], prevent_cse=unroll > 1)
+    if policy := REMATS[remat]:
+        block = nn.remat(Block, policy=policy, prevent_cse=unroll > 1)
     stack = nn.scan(
         block,
         variable_axes={"params": 0},
