@@ -222,7 +222,13 @@ def test_a_signal_is_passed_on_and_ends_the_loop(desk, stop):
         " touch ready; while true; do sleep 0.05; done"
     )
     command = ["bash", "launch/restart.sh", "bash", "-c", program, "train", "--workdir=w"]
-    process = subprocess.Popen(command, cwd=desk.repository, env=desk.environment)
+    # A suite that runs in the background ignores SIGINT, and so would what it starts.
+    process = subprocess.Popen(
+        command,
+        cwd=desk.repository,
+        env=desk.environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while not (desk.repository / "ready").exists():
         time.sleep(0.02)
     process.send_signal(stop)

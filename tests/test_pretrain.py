@@ -1,15 +1,18 @@
 """The 3C step against the reference's numbers, and its own promises."""
 
+from functools import partial
+
 import golden_numbers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from fsvfm_jax import pretrain
 from fsvfm_jax.convert.reference import to_state_dict
 from fsvfm_jax.data.stats import Stats
-from fsvfm_jax.masking import Masks
+from fsvfm_jax.masking import Masks, sample_masks
 from fsvfm_jax.models import build
 from fsvfm_jax.models.fsvfm import split_positions, teacher_subset
 from fsvfm_jax.optim import Schedule, make_optimizer
@@ -184,3 +187,54 @@ def test_final_parameters(eight_steps):
                 assert golden_numbers.relative_difference(mine, theirs) < 1e-4, (prefix, name)
             else:
                 assert not np.any(mine), (prefix, name)
+
+
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
+def test_the_teacher_still_moves_at_momentum_above_9999(dtype):
+    tiny = {"image_size": 32, "depth": 1, "decoder_depth": 1, "dtype": dtype}
+    model = build(golden_numbers.MODEL | tiny)
+    tx = make_optimizer(betas=(0.9, 0.95), weight_decay=0.05, grad_clip=0.0)
+    shapes = jax.eval_shape(partial(pretrain.init_state, model, tx), jax.random.key(0))
+    noise = np.random.default_rng(0)
+
+    def draw(x):
+        return noise.normal(scale=0.1, size=x.shape).astype(x.dtype)
+
+    # A student 10 % away from its teacher, where a learning rate of 0 holds it.
+    teacher = jax.tree.map(draw, shapes.teacher_params)
+    student = jax.tree.map(lambda x: x + x * draw(x), teacher)
+    state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)._replace(
+        params=jax.tree.map(draw, shapes.params) | student, teacher_params=teacher
+    )
+    target = flat(student)
+    batch = {
+        "image": noise.integers(0, 256, (4, 32, 32, 3), np.uint8),
+        "classes": noise.integers(0, 2**11, (4, 4), np.uint16),
+    }
+    step = jax.jit(
+        partial(
+            pretrain.train_step,
+            model,
+            tx,
+            sample=partial(sample_masks, strategy="random"),
+            stats=IDENTITY,
+            loss=golden_numbers.LOSS,
+            seed=0,
+            accum_steps=1,
+        )
+    )
+    for rate in (5e-5, 2e-5, 1e-5):
+        before = flat(state.teacher_params)
+        state, _ = step(state, batch, StepValues(np.float32(0), np.float32(rate)))
+        change = np.linalg.norm(flat(state.teacher_params) - before) / np.linalg.norm(before)
+        expected = rate * np.linalg.norm(target - before) / np.linalg.norm(before)
+        # Rounding to float32 is felt in steps of 1e-6; bfloat16, of 8 bits, would not move at all.
+        assert change == pytest.approx(expected, rel=1e-3)
+    np.testing.assert_array_equal(flat(teacher_subset(state.params)), target)
+
+
+def flat(params) -> np.ndarray:
+    """All numbers of a float32 tree, in float64."""
+    vector, _ = ravel_pytree(params)
+    assert vector.dtype == np.float32
+    return np.asarray(vector, np.float64)
