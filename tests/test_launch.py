@@ -223,11 +223,12 @@ def test_a_signal_is_passed_on_and_ends_the_loop(desk, stop):
     )
     command = ["bash", "launch/restart.sh", "bash", "-c", program, "train", "--workdir=w"]
     # A suite that runs in the background ignores SIGINT, and so would what it starts.
+    heard = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL);"
+        " os.execvp(sys.argv[1], sys.argv[1:])"
+    )
     process = subprocess.Popen(
-        command,
-        cwd=desk.repository,
-        env=desk.environment,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        [sys.executable, "-c", heard, *command], cwd=desk.repository, env=desk.environment
     )
     while not (desk.repository / "ready").exists():
         time.sleep(0.02)
