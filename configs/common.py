@@ -56,6 +56,16 @@ def get_config(size: str, arg: str = "") -> ConfigDict:
     # Blocks per iteration of the compiled loop over the depth.
     c.model.unroll = 1
 
+    # Weights to start from, and only they: the run begins at step 0.
+    c.init = ConfigDict()
+    # A workdir, an exported folder, a .pth file of the reference or of MAE, a folder or safetensors
+    # file of timm or Hugging Face. What they lack is drawn. "": everything is.
+    c.init.params = ""
+    # Of a workdir: "student" or "teacher".
+    c.init.branch = "student"
+    # The teacher starts as a copy of the "student", or from the "checkpoint".
+    c.init.teacher = "student"
+
     c.mask = ConfigDict()
     # "crfr_p", "crfr_r", "frp", "fasking_i" or "random".
     c.mask.strategy = "crfr_p"

@@ -35,6 +35,8 @@ CHOICES = {
     "mask.region_choice": REGION_CHOICES,
     "loss.similarity": tuple(SIMILARITIES),
     "teacher.mode": ("ema", "frozen"),
+    "init.branch": ("student", "teacher"),
+    "init.teacher": ("student", "checkpoint"),
 }
 # What a number may be, both ends included.
 RANGES = {

@@ -17,6 +17,7 @@ from fsvfm_jax import distributed, sharding, tracking
 from fsvfm_jax.backends import settings_for
 from fsvfm_jax.checkpoint import Checkpoints
 from fsvfm_jax.compilation import compile_for_devices, state_template
+from fsvfm_jax.convert.warm_start import load_weights
 from fsvfm_jax.data.pipeline import make_iterator
 from fsvfm_jax.data.sources import Source, make_source
 from fsvfm_jax.data.stats import Stats, compute_stats, load_stats, make_stats, save_stats
@@ -87,6 +88,8 @@ def train(
         restored = checkpoints.restore_newest(template)
         if restored is None:
             state = jax.jit(task.init, out_shardings=sharding.shardings_of(template))(key)
+            if config.init.params:
+                state = load_weights(state, init=config.init, model=config.model)
             start_step = samples_seen = 0
         else:
             state, samples_seen = restored

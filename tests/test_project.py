@@ -40,6 +40,7 @@ def test_the_core_imports_neither_tensorflow_nor_pytorch():
 def test_every_module_has_its_tests():
     without = {
         "__init__",
+        "__main__",
         "errors",
         "train_state",
         "vit",

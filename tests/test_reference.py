@@ -1,14 +1,16 @@
 """Our parameter names beside the reference's."""
 
+import golden_files
 import golden_numbers
 import jax
 import numpy as np
 import pytest
+from random_weights import TINY, detector_params
 
 from fsvfm_jax.convert import reference
 from fsvfm_jax.errors import DataError
 from fsvfm_jax.models import build
-from fsvfm_jax.models.fsvfm import teacher_subset
+from fsvfm_jax.models.fsvfm import encoder_subset, teacher_subset
 
 
 @pytest.mark.parametrize("prefix", ["init", "final/online", "final/target", "step0/grad"])
@@ -42,8 +44,53 @@ def test_every_size_has_a_name_for_every_parameter():
 
 
 def test_the_table_is_one_to_one():
-    rows = reference.TABLE + reference.BLOCK_TABLE
+    rows = [row[-3:] for row in reference.TABLE] + list(reference.BLOCK_TABLE)
     assert len({ours for ours, _, _ in rows}) == len({theirs for _, theirs, _ in rows}) == len(rows)
+
+
+@pytest.mark.parametrize("name", golden_files.DETECTORS)
+def test_a_detector_goes_there_and_back_unchanged(name):
+    original = golden_files.detector(name)
+    params = reference.to_params(original)
+    assert reference.kind(params) == "detector"
+    back = reference.to_state_dict(params)
+    assert back.keys() == original.keys()
+    for key, array in original.items():
+        np.testing.assert_array_equal(back[key], array)
+        assert back[key].dtype == array.dtype
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"pool": "token"},
+        {"adapter_reduction": 4},
+        {"adapter_reduction": 4, "pool": "token"},
+        {"fas": True},
+        {"fas": True, "adapter_reduction": 4},
+    ],
+)
+def test_every_detector_goes_there_and_back_from_ours(options):
+    params = detector_params(TINY | options)
+    back = reference.to_params(reference.to_state_dict(params))
+    assert jax.tree.structure(back) == jax.tree.structure(params)
+    jax.tree.map(np.testing.assert_array_equal, back, params)
+
+
+def test_kinds_are_told_apart():
+    student = golden_numbers.params("init")
+    assert reference.kind(student) == "student"
+    assert reference.kind(teacher_subset(student)) == "teacher"
+    assert reference.kind(encoder_subset(student)) == "encoder"
+    with pytest.raises(DataError, match="head"):
+        reference.kind(student | {"head": {"bias": np.zeros(2)}})
+
+
+def test_the_order_is_that_of_the_references_keys():
+    for branch in ("student", "teacher"):
+        original = golden_files.under(f"{branch}/", golden_files.run())
+        assert list(reference.to_state_dict(reference.to_params(original))) == list(original)
 
 
 def test_unknown_keys_are_refused_by_name():
@@ -59,3 +106,35 @@ def test_a_missing_block_array_is_named():
     del state_dict["blocks.1.mlp.fc1.bias"]
     with pytest.raises(DataError, match=r"blocks\.1\.mlp\.fc1\.bias"):
         reference.to_params(state_dict)
+
+
+def without(state_dict, *keys):
+    return {key: array for key, array in state_dict.items() if key not in keys}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: without(s, "norm.weight"), r"student, but lacks 'norm\.weight'"),
+        (lambda s: without(s, "patch_embed.proj.bias"), r"patch_embed\.proj\.bias"),
+        (lambda s: s | {"blocks.7.norm1.weight": s["norm.weight"]}, r"keys, the first 'blocks\.\d"),
+        (lambda s: {f"module.{k}": v for k, v in s.items()}, r"has \d+ keys, the first 'module"),
+        (lambda s: {"conv1.weight": s["norm.weight"]}, r"conv1"),
+        (lambda s: {}, r"lacks"),
+        (lambda s: s | {"norm.weight": np.ones((2, 2))}, r"'norm\.weight' has shape \[2, 2\]"),
+        (lambda s: s | {"decoder_embed.weight": np.ones(9)}, r"'decoder_embed\.weight' has shape"),
+        (lambda s: s | {"norm.bias": np.ones(0)}, r"'norm\.bias' has shape \[0\]"),
+        (lambda s: s | {"blocks.1.mlp.fc1.weight": np.ones((9, 9))}, r"unlike that of block 0"),
+    ],
+)
+def test_what_differs_is_named(change, message):
+    with pytest.raises(DataError, match=message):
+        reference.to_params(change(golden_numbers.state_dict("init")))
+
+
+def test_the_two_copies_of_an_embedder_must_agree():
+    state_dict = golden_files.detector("fas")
+    key = "embedder.bottleneck_layer.0.bias"
+    with pytest.raises(DataError, match=r"bottleneck_layer\.0\.bias"):
+        reference.to_params(state_dict | {key: state_dict[key] + 1})
+    reference.to_params(without(state_dict, key))

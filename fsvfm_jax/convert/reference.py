@@ -2,10 +2,11 @@
 
 A PyTorch linear weight is [out, in] and ours [in, out]; a patch embedding is [out, 3, p, p] there
 and a linear layer over (row, column, channel) here; blocks are numbered there and stacked on
-axis 0 here. Trees may be a student's, a teacher's, or gradients (position tables missing).
+axis 0 here. Trees may be a student's, a teacher's, an encoder's or a detector's, or gradients
+(position tables missing).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,10 +16,27 @@ from fsvfm_jax.errors import DataError
 
 
 class Layout(NamedTuple):
-    """How one array is laid out again, from the reference's and to it."""
+    """How one array is laid out again, from the reference's and to it.
+
+    Attributes:
+        to_ours: From the reference's array to ours.
+        to_reference: The inverse.
+        ndim: Dimensions of the reference's array.
+    """
 
     to_ours: Callable[[np.ndarray], np.ndarray]
     to_reference: Callable[[np.ndarray], np.ndarray]
+    ndim: int
+
+
+class Row(NamedTuple):
+    """One array: the part of a network it belongs to, its two names, its layout, its block."""
+
+    part: str
+    ours: str
+    reference: str
+    layout: Layout
+    block: int | None = None
 
 
 def _patch_kernel_to_reference(kernel: np.ndarray) -> np.ndarray:
@@ -26,117 +44,221 @@ def _patch_kernel_to_reference(kernel: np.ndarray) -> np.ndarray:
     return kernel.reshape(patch_size, patch_size, 3, -1).transpose(3, 2, 0, 1)
 
 
-SAME = Layout(lambda x: x, lambda x: x)
-LINEAR = Layout(np.transpose, np.transpose)
+VECTOR = Layout(lambda x: x, lambda x: x, 1)
+TOKENS = Layout(lambda x: x, lambda x: x, 3)
+LINEAR = Layout(np.transpose, np.transpose, 2)
 PATCHES = Layout(
-    lambda x: x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0]), _patch_kernel_to_reference
+    lambda x: x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0]), _patch_kernel_to_reference, 4
 )
+# No array but a stack of blocks, whose arrays are BLOCK_TABLE's.
+STACK = None
 
-# ours, reference, layout
+# part, ours, reference, layout; in the order of the reference's keys. In a stack, ours is
+# `<stack>/<name>` with the blocks on axis 0, theirs `<stack>.<i>.<name>`, names of BLOCK_TABLE.
 TABLE = (
-    ("cls_token", "cls_token", SAME),
-    ("mask_token", "mask_token", SAME),
-    ("pos_embed", "pos_embed", SAME),
-    ("decoder_pos_embed", "decoder_pos_embed", SAME),
-    ("rep_decoder_pos_embed", "rep_decoder_pos_embed", SAME),
-    ("patch_embed/kernel", "patch_embed.proj.weight", PATCHES),
-    ("patch_embed/bias", "patch_embed.proj.bias", SAME),
-    ("norm/scale", "norm.weight", SAME),
-    ("norm/bias", "norm.bias", SAME),
-    ("decoder_embed/kernel", "decoder_embed.weight", LINEAR),
-    ("decoder_embed/bias", "decoder_embed.bias", SAME),
-    ("decoder_norm/scale", "decoder_norm.weight", SAME),
-    ("decoder_norm/bias", "decoder_norm.bias", SAME),
-    ("decoder_pred/kernel", "decoder_pred.weight", LINEAR),
-    ("decoder_pred/bias", "decoder_pred.bias", SAME),
-    ("rep_decoder_embed/kernel", "rep_decoder_embed.weight", LINEAR),
-    ("rep_decoder_embed/bias", "rep_decoder_embed.bias", SAME),
-    ("rep_decoder_norm/scale", "rep_decoder_norm.weight", SAME),
-    ("rep_decoder_norm/bias", "rep_decoder_norm.bias", SAME),
-    ("rep_decoder_pred/kernel", "rep_decoder_pred.weight", LINEAR),
-    ("rep_decoder_pred/bias", "rep_decoder_pred.bias", SAME),
-    ("projector/fc1/kernel", "projector.projection_head.0.weight", LINEAR),
-    ("projector/fc1/bias", "projector.projection_head.0.bias", SAME),
-    ("projector/norm/scale", "projector.projection_head.1.weight", SAME),
-    ("projector/norm/bias", "projector.projection_head.1.bias", SAME),
-    ("projector/fc2/kernel", "projector.projection_head.3.weight", LINEAR),
-    ("projector/fc2/bias", "projector.projection_head.3.bias", SAME),
-    ("predictor/fc1/kernel", "predictor.projection_head.0.weight", LINEAR),
-    ("predictor/fc1/bias", "predictor.projection_head.0.bias", SAME),
-    ("predictor/norm/scale", "predictor.projection_head.1.weight", SAME),
-    ("predictor/norm/bias", "predictor.projection_head.1.bias", SAME),
-    ("predictor/fc2/kernel", "predictor.projection_head.3.weight", LINEAR),
-    ("predictor/fc2/bias", "predictor.projection_head.3.bias", SAME),
+    ("encoder", "cls_token", "cls_token", TOKENS),
+    ("encoder", "pos_embed", "pos_embed", TOKENS),
+    ("teacher", "mask_token", "mask_token", TOKENS),
+    ("teacher", "rep_decoder_pos_embed", "rep_decoder_pos_embed", TOKENS),
+    ("student", "decoder_pos_embed", "decoder_pos_embed", TOKENS),
+    ("encoder", "patch_embed/kernel", "patch_embed.proj.weight", PATCHES),
+    ("encoder", "patch_embed/bias", "patch_embed.proj.bias", VECTOR),
+    ("encoder", "blocks", "blocks", STACK),
+    ("norm", "norm/scale", "norm.weight", VECTOR),
+    ("norm", "norm/bias", "norm.bias", VECTOR),
+    ("teacher", "projector/fc1/kernel", "projector.projection_head.0.weight", LINEAR),
+    ("teacher", "projector/fc1/bias", "projector.projection_head.0.bias", VECTOR),
+    ("teacher", "projector/norm/scale", "projector.projection_head.1.weight", VECTOR),
+    ("teacher", "projector/norm/bias", "projector.projection_head.1.bias", VECTOR),
+    ("teacher", "projector/fc2/kernel", "projector.projection_head.3.weight", LINEAR),
+    ("teacher", "projector/fc2/bias", "projector.projection_head.3.bias", VECTOR),
+    ("student", "predictor/fc1/kernel", "predictor.projection_head.0.weight", LINEAR),
+    ("student", "predictor/fc1/bias", "predictor.projection_head.0.bias", VECTOR),
+    ("student", "predictor/norm/scale", "predictor.projection_head.1.weight", VECTOR),
+    ("student", "predictor/norm/bias", "predictor.projection_head.1.bias", VECTOR),
+    ("student", "predictor/fc2/kernel", "predictor.projection_head.3.weight", LINEAR),
+    ("student", "predictor/fc2/bias", "predictor.projection_head.3.bias", VECTOR),
+    ("teacher", "rep_decoder_embed/kernel", "rep_decoder_embed.weight", LINEAR),
+    ("teacher", "rep_decoder_embed/bias", "rep_decoder_embed.bias", VECTOR),
+    ("teacher", "rep_decoder_blocks", "rep_decoder_blocks", STACK),
+    ("teacher", "rep_decoder_norm/scale", "rep_decoder_norm.weight", VECTOR),
+    ("teacher", "rep_decoder_norm/bias", "rep_decoder_norm.bias", VECTOR),
+    ("teacher", "rep_decoder_pred/kernel", "rep_decoder_pred.weight", LINEAR),
+    ("teacher", "rep_decoder_pred/bias", "rep_decoder_pred.bias", VECTOR),
+    ("student", "decoder_embed/kernel", "decoder_embed.weight", LINEAR),
+    ("student", "decoder_embed/bias", "decoder_embed.bias", VECTOR),
+    ("student", "decoder_blocks", "decoder_blocks", STACK),
+    ("student", "decoder_norm/scale", "decoder_norm.weight", VECTOR),
+    ("student", "decoder_norm/bias", "decoder_norm.bias", VECTOR),
+    ("student", "decoder_pred/kernel", "decoder_pred.weight", LINEAR),
+    ("student", "decoder_pred/bias", "decoder_pred.bias", VECTOR),
+    ("fc_norm", "fc_norm/scale", "fc_norm.weight", VECTOR),
+    ("fc_norm", "fc_norm/bias", "fc_norm.bias", VECTOR),
+    ("head", "head/kernel", "head.weight", LINEAR),
+    ("head", "head/bias", "head.bias", VECTOR),
+    ("adapter", "adapter/linear1/kernel", "adapter.linear1.weight", LINEAR),
+    ("adapter", "adapter/linear2/kernel", "adapter.linear2.weight", LINEAR),
+    ("adapter", "projector/kernel", "projector.weight", LINEAR),
+    ("adapter", "projector/bias", "projector.bias", VECTOR),
+    ("fas", "embedder/kernel", "embedder.bottleneck_layer_fc.weight", LINEAR),
+    ("fas", "embedder/bias", "embedder.bottleneck_layer_fc.bias", VECTOR),
+    ("fas", "classifier/kernel", "classifier.classifier_layer.weight", LINEAR),
+    ("fas", "classifier/bias", "classifier.classifier_layer.bias", VECTOR),
 )
-# In each stack, ours is `<stack>/<row>` with the blocks on axis 0, theirs `<stack>.<i>.<row>`.
-STACKS = ("blocks", "decoder_blocks", "rep_decoder_blocks")
 BLOCK_TABLE = (
-    ("norm1/scale", "norm1.weight", SAME),
-    ("norm1/bias", "norm1.bias", SAME),
+    ("norm1/scale", "norm1.weight", VECTOR),
+    ("norm1/bias", "norm1.bias", VECTOR),
     ("attn/qkv/kernel", "attn.qkv.weight", LINEAR),
-    ("attn/qkv/bias", "attn.qkv.bias", SAME),
+    ("attn/qkv/bias", "attn.qkv.bias", VECTOR),
     ("attn/proj/kernel", "attn.proj.weight", LINEAR),
-    ("attn/proj/bias", "attn.proj.bias", SAME),
-    ("norm2/scale", "norm2.weight", SAME),
-    ("norm2/bias", "norm2.bias", SAME),
+    ("attn/proj/bias", "attn.proj.bias", VECTOR),
+    ("norm2/scale", "norm2.weight", VECTOR),
+    ("norm2/bias", "norm2.bias", VECTOR),
     ("mlp/fc1/kernel", "mlp.fc1.weight", LINEAR),
-    ("mlp/fc1/bias", "mlp.fc1.bias", SAME),
+    ("mlp/fc1/bias", "mlp.fc1.bias", VECTOR),
     ("mlp/fc2/kernel", "mlp.fc2.weight", LINEAR),
-    ("mlp/fc2/bias", "mlp.fc2.bias", SAME),
+    ("mlp/fc2/bias", "mlp.fc2.bias", VECTOR),
 )
+# Networks by the parts they have, all whole.
+NETWORKS = {
+    "encoder": ({"encoder", "norm"},),
+    "teacher": ({"encoder", "norm", "teacher"},),
+    "student": ({"encoder", "norm", "teacher", "student"},),
+    "detector": (
+        {"encoder", "fc_norm", "head"},
+        {"encoder", "norm", "head"},
+        {"encoder", "fc_norm", "head", "adapter"},
+        {"encoder", "norm", "head", "adapter"},
+        {"encoder", "fc_norm", "fas"},
+        {"encoder", "fc_norm", "head", "adapter", "fas"},
+    ),
+}
+# An anti-spoofing file has this before every key but those of its own head, ...
+FAS_PREFIX = "backbone.vit."
+# ... and keeps its embedder a second time.
+FAS_COPIES = {
+    f"embedder.bottleneck_layer.0.{name}": f"embedder.bottleneck_layer_fc.{name}"
+    for name in ("weight", "bias")
+}
 
 
 def to_params(state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Turns the reference's names and layouts into our nested tree, values and dtypes unchanged.
 
     Raises:
-        DataError: A key is not one of the reference's, or one is missing.
+        DataError: The keys are not those of one of the reference's networks, or an array has a
+            shape that its layer cannot have.
     """
-    remaining = dict(state_dict)
-    flat = {}
-    for ours, reference, layout in TABLE:
-        if reference in remaining:
-            flat[ours] = layout.to_ours(np.asarray(remaining.pop(reference)))
-    for stack in STACKS:
-        depth = len({key.split(".")[1] for key in remaining if key.startswith(f"{stack}.")})
-        if depth == 0:
+    prefix = FAS_PREFIX if any(key.startswith(FAS_PREFIX) for key in state_dict) else ""
+    rows = list(_rows(lambda stack: _depth(state_dict, f"{prefix}{stack}."), prefix))
+    _check_keys(state_dict, rows)
+    arrays: dict[str, list[np.ndarray]] = {}
+    for row in rows:
+        if row.reference not in state_dict:
             continue
-        for ours, reference, layout in BLOCK_TABLE:
-            keys = [f"{stack}.{i}.{reference}" for i in range(depth)]
-            for key in keys:
-                if key not in remaining:
-                    raise DataError(f"the state dict has {depth} {stack} but lacks {key!r}")
-            blocks = [layout.to_ours(np.asarray(remaining.pop(key))) for key in keys]
-            flat[f"{stack}/{ours}"] = np.stack(blocks)
-    is_student = any(ours.startswith(("decoder_", "predictor/")) for ours in flat)
-    for ours, reference, _ in TABLE:
-        of_teacher = not ours.startswith(("decoder_", "predictor/"))
-        if (is_student or of_teacher) and ours not in flat and not ours.endswith("pos_embed"):
-            raise DataError(f"the state dict lacks {reference!r}")
-    if remaining:
-        raise DataError(
-            f"{len(remaining)} keys of the state dict are none of the reference's pretraining"
-            f" network, the first {min(remaining)!r}"
-        )
+        array = np.asarray(state_dict[row.reference])
+        blocks = arrays.setdefault(row.ours, [])
+        if array.ndim != row.layout.ndim or not array.size:
+            raise DataError(
+                f"{row.reference!r} has shape {list(array.shape)} and should have"
+                f" {row.layout.ndim} dimensions, none of them 0"
+            )
+        blocks.append(row.layout.to_ours(array))
+        if blocks[-1].shape != blocks[0].shape:
+            raise DataError(
+                f"{row.reference!r} has shape {list(array.shape)}, unlike that of block 0"
+            )
+    flat = {name: np.stack(x) if "blocks/" in name else x[0] for name, x in arrays.items()}
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
 def to_state_dict(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The inverse of `to_params`.
+    """The inverse of `to_params`, in the order of the reference's keys.
 
     Raises:
-        DataError: A parameter is not one of the pretraining network's.
+        DataError: A parameter is not one of the reference's networks'.
     """
-    remaining = traverse_util.flatten_dict(dict(params), sep="/")
+    flat = traverse_util.flatten_dict(dict(params), sep="/")
+    depths = {name.split("/")[0]: len(x) for name, x in flat.items() if "blocks/" in name}
+    prefix = FAS_PREFIX if "embedder" in params else ""
+    rows = list(_rows(lambda stack: depths.get(stack, 0), prefix))
+    unknown = min(
+        (
+            flat.keys() - {row.ours for row in rows if row.part in parts}
+            for networks in NETWORKS.values()
+            for parts in networks
+        ),
+        key=len,
+    )
+    if unknown:
+        raise DataError(f"the reference has no name for parameter {min(unknown)!r}")
     state_dict = {}
-    for ours, reference, layout in TABLE:
-        if ours in remaining:
-            state_dict[reference] = layout.to_reference(np.asarray(remaining.pop(ours)))
-    for stack in STACKS:
-        for ours, reference, layout in BLOCK_TABLE:
-            if f"{stack}/{ours}" in remaining:
-                for i, array in enumerate(np.asarray(remaining.pop(f"{stack}/{ours}"))):
-                    state_dict[f"{stack}.{i}.{reference}"] = layout.to_reference(array)
-    if remaining:
-        raise DataError(f"the reference has no name for parameter {min(remaining)!r}")
-    return state_dict
+    for row in rows:
+        if row.ours in flat:
+            array = np.asarray(flat[row.ours])
+            array = array if row.block is None else array[row.block]
+            state_dict[row.reference] = row.layout.to_reference(array)
+    copies = {key: state_dict[kept] for key, kept in FAS_COPIES.items() if kept in state_dict}
+    return state_dict | copies
+
+
+def kind(params: Mapping[str, Any]) -> str:
+    """Which of `NETWORKS` a tree of ours is.
+
+    Raises:
+        DataError: None of them.
+    """
+    flat = traverse_util.flatten_dict(dict(params), sep="/")
+    parts = {row.part for row in _rows(lambda stack: 1, "") if row.ours in flat}
+    for name, networks in NETWORKS.items():
+        if parts in networks:
+            return name
+    raise DataError(f"parameters of {', '.join(sorted(parts))} together make no network known here")
+
+
+def _rows(depth_of: Callable[[str], int], prefix: str) -> Iterator[Row]:
+    """Every array that a network of these depths can have, in the order of the reference's keys."""
+    for part, ours, reference, layout in TABLE:
+        before = "" if part == "fas" else prefix
+        if layout is not None:
+            yield Row(part, ours, before + reference, layout)
+            continue
+        for block in range(depth_of(reference)):
+            for name, theirs, block_layout in BLOCK_TABLE:
+                key = f"{before}{reference}.{block}.{theirs}"
+                yield Row(part, f"{ours}/{name}", key, block_layout, block)
+
+
+def _depth(state_dict: Mapping[str, np.ndarray], start: str) -> int:
+    return len({k.removeprefix(start).split(".")[0] for k in state_dict if k.startswith(start)})
+
+
+def _check_keys(state_dict: Mapping[str, np.ndarray], rows: Sequence[Row]) -> None:
+    """Compares with the network that differs least, whose keys must all be there and no others."""
+    keys = state_dict.keys()
+
+    def differences(parts: Set[str]) -> tuple[list[str], list[str]]:
+        wanted = [row.reference for row in rows if row.part in parts]
+        missing = [key for key in wanted if key not in keys and not key.endswith("pos_embed")]
+        return missing, sorted(keys - set(wanted) - FAS_COPIES.keys())
+
+    candidates = [
+        (name, *differences(parts)) for name, networks in NETWORKS.items() for parts in networks
+    ]
+    name, missing, unknown = min(candidates, key=lambda c: len(c[1]) + len(c[2]))
+    problems = [f"lacks {_some(missing)}"] * bool(missing)
+    problems += [f"has {_some(unknown)}, which the reference has not"] * bool(unknown)
+    problems += [
+        f"holds different arrays in {key!r} and {kept!r}, which are one"
+        for key, kept in FAS_COPIES.items()
+        if key in keys and not np.array_equal(state_dict[key], state_dict.get(kept))
+    ]
+    if problems:
+        raise DataError(
+            f"the state dict is nearest to the reference's {name}, but {'; it '.join(problems)}"
+        )
+
+
+def _some(keys: Sequence[str]) -> str:
+    named = ", ".join(repr(key) for key in keys[:3])
+    return named if len(keys) <= 3 else f"{len(keys)} keys, the first {named}"

@@ -1,21 +1,24 @@
-"""Networks: `build` makes one from the name of a size or from its measures."""
+"""Networks: `build` and `build_detector` make one from the name of a size or its measures."""
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
 from fsvfm_jax.errors import ConfigError, nearest
+from fsvfm_jax.models.adapter import POOLS, Detector
 from fsvfm_jax.models.fsvfm import FSVFM
 from fsvfm_jax.models.layers import ATTENTIONS, REMATS
-from fsvfm_jax.models.vit import SIZES
+from fsvfm_jax.models.vit import SIZES, ViT
 
+Network = TypeVar("Network", bound=ViT)
 CHOICES = {
     "dtype": ("float32", "bfloat16"),
     "attention": ATTENTIONS,
     "remat": tuple(REMATS),
     "rep_pos": ("sincos", "zeros"),
+    "pool": POOLS,
 }
 
 
@@ -29,22 +32,52 @@ def build(size_or_dict: str | Mapping[str, Any] | ConfigDict) -> FSVFM:
     Raises:
         ConfigError: An unknown name or attribute, or measures that do not divide.
     """
+    return _make(FSVFM, size_or_dict)
+
+
+def build_detector(size_or_dict: str | Mapping[str, Any] | ConfigDict) -> Detector:
+    """Builds a downstream network: an encoder with a head, an adapter, or both.
+
+    Args:
+        size_or_dict: A name of `vit.SIZES` (mean pool and a linear head), or the attributes of
+            `Detector` by name; those left out keep their defaults.
+
+    Raises:
+        ConfigError: An unknown name or attribute, or measures that do not fit together.
+    """
+    model = _make(Detector, size_or_dict)
+    if model.fas and model.pool != "mean":
+        raise ConfigError(
+            f"model.pool = {model.pool!r} has no anti-spoofing head: use model.pool='mean', or"
+            " model.fas=False"
+        )
+    if model.adapter_reduction and model.width % model.adapter_reduction:
+        raise ConfigError(
+            f"model.width = {model.width} is not divisible by model.adapter_reduction ="
+            f" {model.adapter_reduction}"
+        )
+    if not 0 <= model.drop_path < 1:
+        raise ConfigError(f"model.drop_path = {model.drop_path} is not from 0 to below 1")
+    return model
+
+
+def _make(network: type[Network], size_or_dict: str | Mapping[str, Any] | ConfigDict) -> Network:
     if isinstance(size_or_dict, str):
         if size_or_dict not in SIZES:
             raise ConfigError(
                 f"no model is called {size_or_dict!r}; {nearest(size_or_dict, SIZES)}"
             )
         size_or_dict = SIZES[size_or_dict]
-    attributes = [f.name for f in fields(FSVFM) if f.name not in ("parent", "name")]
+    attributes = [f.name for f in fields(network) if f.name not in ("parent", "name")]
     for name in size_or_dict:
         if name not in attributes:
             raise ConfigError(f"a model has no attribute {name!r}; {nearest(name, attributes)}")
-    model = FSVFM(**size_or_dict)
+    model = network(**size_or_dict)
     _check_measures(model)
     return model
 
 
-def _check_measures(model: FSVFM) -> None:
+def _check_measures(model: ViT) -> None:
     if model.image_size % model.patch_size:
         raise ConfigError(
             f"image size {model.image_size} is not divisible by patch size {model.patch_size}:"
@@ -55,6 +88,8 @@ def _check_measures(model: FSVFM) -> None:
         ("decoder_width", "decoder_num_heads"),
         ("width", "rep_decoder_num_heads"),
     ):
+        if not hasattr(model, heads):
+            continue
         if getattr(model, width) % getattr(model, heads):
             raise ConfigError(
                 f"model.{width} = {getattr(model, width)} is not divisible by"
@@ -66,7 +101,7 @@ def _check_measures(model: FSVFM) -> None:
                 " of rows and columns need"
             )
     for name, choices in CHOICES.items():
-        value = getattr(model, name)
+        value = getattr(model, name, choices[0])
         if value not in choices and (name, value) != ("attention", None):
             raise ConfigError(
                 f"model.{name} = {value!r} is unknown; {nearest(str(value), choices)}"

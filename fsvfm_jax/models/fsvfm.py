@@ -31,6 +31,9 @@ STUDENT_ONLY = (
     "decoder_pred",
 )
 
+# What student and teacher share with a plain ViT.
+ENCODER = ("cls_token", "pos_embed", "patch_embed", "blocks", "norm")
+
 
 class StudentOutput(NamedTuple):
     """What the student makes of a masked face.
@@ -172,6 +175,11 @@ class FSVFM(ViT):
 def teacher_subset(params: Params) -> Params:
     """The part of a student's tree that the teacher has, unused mask token included."""
     return {name: value for name, value in params.items() if name not in STUDENT_ONLY}
+
+
+def encoder_subset(params: Params) -> Params:
+    """The encoder of a student's or a teacher's tree."""
+    return {name: value for name, value in params.items() if name in ENCODER}
 
 
 def split_positions(params: Params) -> tuple[Params, Params]:

@@ -1,5 +1,7 @@
 """The pieces every network here is made of: patches, positions, pre-norm transformer blocks."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -65,8 +67,10 @@ def precision(dtype: str) -> str | None:
     return "highest" if dtype == "float32" else None
 
 
-def dense(width: int, dtype: str) -> nn.Dense:
-    return nn.Dense(width, dtype=dtype, kernel_init=dense_init, precision=precision(dtype))
+def dense(width: int, dtype: str, **options: Any) -> nn.Dense:
+    """A linear layer, Xavier-uniform unless `options` of `nn.Dense` say otherwise."""
+    options = {"kernel_init": dense_init} | options
+    return nn.Dense(width, dtype=dtype, precision=precision(dtype), **options)
 
 
 def attend(
@@ -131,7 +135,11 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block, with the (carry, output) signature that `nn.scan` asks for."""
+    """Pre-norm transformer block, with the (carry, output) signature that `nn.scan` asks for.
+
+    With a `drop_rate`, each branch of each image is left out with that probability (stochastic
+    depth), on the random stream "drop_path".
+    """
 
     width: int
     num_heads: int
@@ -144,10 +152,21 @@ class Block(nn.Module):
         self.norm2 = layer_norm(self.dtype)
         self.mlp = Mlp(self.width, self.dtype)
 
-    def __call__(self, x: Float[Array, "B L D"], _: None) -> tuple[Float[Array, "B L D"], None]:
-        x = constrain_batch(x + self.attn(self.norm1(x)))
-        x = constrain_batch(x + self.mlp(self.norm2(x)))
+    def __call__(
+        self, x: Float[Array, "B L D"], drop_rate: Float[Array, ""] | None
+    ) -> tuple[Float[Array, "B L D"], None]:
+        x = constrain_batch(x + self.drop_path(self.attn(self.norm1(x)), drop_rate))
+        x = constrain_batch(x + self.drop_path(self.mlp(self.norm2(x)), drop_rate))
         return x, None
+
+    def drop_path(
+        self, branch: Float[Array, "B L D"], drop_rate: Float[Array, ""] | None
+    ) -> Float[Array, "B L D"]:
+        if drop_rate is None:
+            return branch
+        shape = (branch.shape[0], 1, 1)
+        kept = jax.random.bernoulli(self.make_rng("drop_path"), 1 - drop_rate, shape)
+        return branch * (kept / (1 - drop_rate)).astype(branch.dtype)
 
 
 def block_stack(
@@ -174,7 +193,8 @@ def block_stack(
         unroll: Blocks per iteration of the compiled loop.
 
     Returns:
-        A module taking `(tokens, None)` and returning `(tokens, None)`.
+        A module taking tokens and None, or the blocks' drop rates [depth], and returning
+        `(tokens, None)`.
     """
     # One block per iteration leaves nothing that the compiler could merge back; several might.
     block = Block
@@ -183,7 +203,7 @@ def block_stack(
     stack = nn.scan(
         block,
         variable_axes={"params": 0},
-        split_rngs={"params": True},
+        split_rngs={"params": True, "drop_path": True},
         length=depth,
         unroll=unroll,
     )

@@ -71,11 +71,21 @@ class ViT(nn.Module):
     def encode(
         self, images: Float[Array, "B H W 3"], ids_keep: Int[Array, "B K"] | None = None
     ) -> Float[Array, "B L D"]:
-        """Encodes the kept patches, or all of them, after the final norm.
+        """Encodes the kept patches, or all of them, after the final norm; see `tokens`."""
+        return self.norm(self.tokens(images, ids_keep))
+
+    def tokens(
+        self,
+        images: Float[Array, "B H W 3"],
+        ids_keep: Int[Array, "B K"] | None = None,
+        drop_rates: Float[Array, " depth"] | None = None,
+    ) -> Float[Array, "B L D"]:
+        """What the blocks make of the kept patches, or of all of them, before the final norm.
 
         Args:
             images: Normalised images.
             ids_keep: Indices of the patches to see, in any order; None means all N.
+            drop_rates: Of stochastic depth, block by block; None drops nothing.
 
         Returns:
             The class token followed by the K (or N) patch tokens: L = K + 1.
@@ -90,5 +100,5 @@ class ViT(nn.Module):
         x = self.patch_embed(patches) + patch_positions
         cls_token = self.cls_token.astype(self.dtype) + cls_position
         cls_tokens = jnp.broadcast_to(cls_token, (x.shape[0], 1, self.width))
-        x, _ = self.blocks(jnp.concatenate([cls_tokens, x], axis=1), None)
-        return self.norm(x)
+        x, _ = self.blocks(jnp.concatenate([cls_tokens, x], axis=1), drop_rates)
+        return x

@@ -1,0 +1,214 @@
+"""Weights from and to other formats: `python -m fsvfm_jax.convert --help`."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from etils import epath
+
+from fsvfm_jax import cli, optim
+from fsvfm_jax.checkpoint import Checkpoints
+from fsvfm_jax.convert import pth, reference
+from fsvfm_jax.convert.card import AUTHORS_LICENSE, Description
+from fsvfm_jax.convert.folder import write_folder
+from fsvfm_jax.convert.measures import network
+from fsvfm_jax.convert.positions import resize_positions
+from fsvfm_jax.convert.safetensors import read_header
+from fsvfm_jax.convert.training import from_train_state, to_train_state
+from fsvfm_jax.convert.weights import Source, read_run, read_source
+from fsvfm_jax.data.stats import load_stats, save_stats
+from fsvfm_jax.errors import ConfigError, StorageError, nearest
+from fsvfm_jax.models.fsvfm import encoder_subset
+from fsvfm_jax.models.vit import SIZES
+
+COMMAND = "python -m fsvfm_jax.convert"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command; a user's mistake ends in one sentence and its exit code."""
+    cli.set_up_logging()
+    with cli.exit_codes():
+        args = _parser().parse_args(argv)
+        args.run(args)
+
+
+def to_folder(args: argparse.Namespace) -> None:
+    """Writes one folder for timm, Hugging Face, PyTorch and us."""
+    source = _read(args)
+    params, model = source.params, dict(source.model)
+    if args.image_size is not None:
+        params = resize_positions(params, args.image_size)
+        model["image_size"] = args.image_size
+    if reference.kind(params) != "detector":
+        params = encoder_subset(params)
+        names = ("image_size", "patch_size", "width", "depth", "num_heads")
+        model = {name: model[name] for name in names} | {"pool": args.pool}
+    facts = dict(source.facts)
+    if args.stats is not None:
+        facts["stats"] = load_stats(args.stats)
+    if args.labels is not None:
+        facts["label_names"] = tuple(args.labels)
+    if args.license is not None and facts.setdefault("license", args.license) != args.license:
+        raise ConfigError(f"--license: these weights are and stay under {facts['license']}")
+    for name, flag in (("stats", "--stats FILE"), ("license", "--license NAME")):
+        if name not in facts:
+            raise ConfigError(f"{args.src} does not tell its {name}: give {flag}")
+    description = Description(model=model, **facts)
+    write_folder(args.dst, params, description, with_encoder=not args.without_encoder)
+    print(f"{args.dst}: {reference.kind(params)}, {_measures(model)}; see its README.md")
+
+
+def to_reference(args: argparse.Namespace) -> None:
+    """Writes files that the reference loads, strict."""
+    if not (args.src / "checkpoints").is_dir():
+        source = _read(args)
+        key = "state_dict" if "embedder" in source.params else "model"
+        _check_new(args.dst)
+        pth.write(args.dst, reference.to_state_dict(source.params), key=key)
+        print(f"{args.dst}: {reference.kind(source.params)}, {_measures(source.model)}")
+        return
+    run = read_run(args.src)
+    written = from_train_state(
+        jax.device_get(run.state),
+        learning_rate=run.config.optimizer.blr * run.config.batch_size / 256,
+        betas=tuple(run.config.optimizer.betas),
+        weight_decay=run.config.optimizer.weight_decay,
+    )
+    step = int(run.state.step)
+    for name, state_dict in (("checkpoint", written.student), ("checkpoint-te", written.teacher)):
+        file = args.dst / f"{name}-{step}.pth"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _check_new(file)
+        pth.write(file, state_dict, extra={"optimizer": written.optimizer, "epoch": step})
+        print(file)
+    save_stats(args.dst / "pretrain_ds_mean_std.txt", run.stats)
+
+
+def to_training(args: argparse.Namespace) -> None:
+    """Writes a checkpoint of ours to go on pretraining from, optimizer included."""
+    student, teacher = pth.read(args.src, sha256=args.sha256), pth.read(args.teacher)
+    tx = optim.make_optimizer(betas=(0.9, 0.95), weight_decay=0.05, grad_clip=1.0)
+    state = to_train_state(student, teacher, tx=tx)
+    network(state.params, **_told(args))
+    if (args.dst / "checkpoints").exists():
+        raise StorageError(f"{args.dst} holds a run already; name another folder")
+    stats = args.stats or args.src.with_name("pretrain_ds_mean_std.txt")
+    args.dst.mkdir(parents=True, exist_ok=True)
+    save_stats(args.dst / "data_stats.json", load_stats(stats))
+    with Checkpoints(epath.Path(args.dst) / "checkpoints", keep=1, keep_every=0) as checkpoints:
+        checkpoints.save(state, step=int(state.step), samples_seen=args.samples_seen)
+    print(f"{args.dst}: step {int(state.step)}; train with --workdir={args.dst}")
+
+
+def inspect(args: argparse.Namespace) -> None:
+    """Says what a file is; nothing in it is executed."""
+    if args.src.suffix == ".safetensors":
+        header = read_header(args.src)
+        arrays = {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+        print(json.dumps({"format": "safetensors", "arrays": arrays}, indent=1))
+        return
+    source = _read(args)
+    record = {
+        "kind": reference.kind(source.params),
+        "model": source.model,
+        "parameters": sum(x.size for x in jax.tree.leaves(source.params)),
+        **{name: getattr(x, "_asdict", lambda x=x: x)() for name, x in source.facts.items()},
+    }
+    print(json.dumps(record, indent=1, default=str))
+
+
+def _read(args: argparse.Namespace) -> Source:
+    return read_source(args.src, branch=args.branch, told=_told(args), sha256=args.sha256)
+
+
+def _told(args: argparse.Namespace) -> dict[str, Any]:
+    """Measures that no shape says: of a named size, or the heads."""
+    told: dict[str, Any] = {}
+    if args.model is not None:
+        if args.model not in SIZES:
+            raise ConfigError(f"--model={args.model} is unknown; {nearest(args.model, SIZES)}")
+        told |= SIZES[args.model]
+    for name in ("num_heads", "decoder_num_heads", "rep_decoder_num_heads"):
+        if getattr(args, name) is not None:
+            told[name] = getattr(args, name)
+    return told
+
+
+def _measures(model: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {model[name]}" for name in ("width", "depth", "num_heads"))
+
+
+def _check_new(file: Path) -> None:
+    if file.exists():
+        raise StorageError(f"{file} is there already; name another")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = cli.Parser(prog=COMMAND, description="Weights from and to other formats.")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    to = verbs.add_parser("to", help="convert to a format")
+    formats = to.add_subparsers(required=True, metavar="FORMAT")
+    folder = _command(
+        formats,
+        "folder",
+        to_folder,
+        "one folder that timm, Hugging Face, plain PyTorch and this project load",
+    )
+    folder.add_argument("--pool", choices=("mean", "token"), default="mean", help="of an encoder")
+    folder.add_argument("--labels", nargs="+", metavar="NAME", help="in the order of the logits")
+    folder.add_argument(
+        "--license",
+        metavar="NAME",
+        help=f"such as apache-2.0; {AUTHORS_LICENSE}"
+        " for conversions of the authors' weights, and they stay under it",
+    )
+    folder.add_argument("--image-size", type=int, metavar="N", help="another size, in pixels")
+    folder.add_argument(
+        "--without-encoder", action="store_true", help="an adapter's few MB without what it is on"
+    )
+    _command(
+        formats,
+        "reference",
+        to_reference,
+        ".pth for the reference: a file of an encoder or detector; a folder with student, teacher"
+        " and optimizer of a workdir",
+    )
+    training = _command(
+        formats, "training", to_training, "a workdir to go on pretraining in, from a student's .pth"
+    )
+    training.add_argument("--teacher", type=Path, required=True, metavar="FILE", help="its .pth")
+    training.add_argument(
+        "--samples-seen", type=int, default=0, metavar="N", help="where in the data to go on"
+    )
+    _command(verbs, "inspect", inspect, "what a file or folder is", has_destination=False)
+    return parser
+
+
+def _command(
+    parsers: Any, name: str, run: Any, text: str, *, has_destination: bool = True
+) -> argparse.ArgumentParser:
+    parser = parsers.add_parser(name, help=text, description=f"Converts to {text}.")
+    parser.set_defaults(run=run)
+    parser.add_argument("src", type=Path, metavar="SRC", help="workdir, folder or file")
+    if has_destination:
+        parser.add_argument("dst", type=Path, metavar="DST", help="new folder or file")
+    parser.add_argument("--model", metavar="SIZE", help=f"one of {', '.join(SIZES)}")
+    parser.add_argument("--num-heads", type=int, metavar="N", help="of a network of another size")
+    parser.add_argument("--decoder-num-heads", type=int, metavar="N", help="of its pixel decoder")
+    parser.add_argument(
+        "--rep-decoder-num-heads", type=int, metavar="N", help="of its representation decoder"
+    )
+    parser.add_argument(
+        "--branch", choices=("student", "teacher"), default="student", help="of a workdir"
+    )
+    parser.add_argument("--sha256", metavar="HASH", help="refuse a file with another hash")
+    parser.add_argument("--stats", type=Path, metavar="JSON", help="mean and std of the pixels")
+    return parser
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

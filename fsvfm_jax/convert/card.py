@@ -1,0 +1,244 @@
+"""What an exported folder says of its weights: config.json, preprocess.json, the model card."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fsvfm_jax.data.stats import Stats
+from fsvfm_jax.models.layers import LAYER_NORM_EPSILON
+
+# timm's names by width; all measures are given beside it, so a network of another width has one.
+ARCHITECTURES = {
+    384: "vit_small_patch16_224",
+    768: "vit_base_patch16_224",
+    1024: "vit_large_patch16_224",
+    1280: "vit_huge_patch14_224",
+}
+
+AUTHORS_LICENSE = "cc-by-nc-4.0"
+POOLING = {
+    "avg": "mean of the patch tokens, without the class token",
+    "token": "class token",
+}
+
+FRONT_MATTER = """\
+---
+license: {license}
+library_name: timm
+pipeline_tag: {task}
+tags:
+- timm
+- transformers
+- face
+---"""
+LABELS = """\
+{names}: this is the order of the logits. Other tools for the same task use the other order; go by
+the names."""
+NON_COMMERCIAL = """\
+CC BY-NC 4.0: a conversion of the authors' weights stays under their licence."""
+CLASSIFIER = """\
+```python
+import timm, torch; from PIL import Image
+model = timm.create_model("local-dir:{name}", pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+p = model(transform(Image.open("face.png").convert("RGB"))[None]).softmax(dim=1)[0].tolist()
+print(dict(zip(model.pretrained_cfg["label_names"], p)))
+```
+
+or, with transformers beside timm:
+
+```python
+from transformers import pipeline
+print(pipeline("image-classification", "{name}")("face.png"))
+```
+"""
+ENCODER = """\
+```python
+import timm, torch; from PIL import Image
+model = timm.create_model("local-dir:{name}", pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+image = transform(Image.open("face.png").convert("RGB"))[None]
+tokens, features = model.forward_features(image), model(image)  # class token first; pooled
+```
+"""
+LOADER = """\
+timm has no place for this head: `load_fsvfm.py` puts it on timm's network. In this folder:
+
+```python
+import timm, torch; from PIL import Image; from load_fsvfm import load
+model = load({arguments}).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model.backbone))
+p = model(transform(Image.open("face.png").convert("RGB"))[None]).softmax(dim=1)[0].tolist()
+print(dict(zip(model.label_names, p)))
+```
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What whoever uses the weights must know and no array says.
+
+    Attributes:
+        model: Measures: those of `models.build_detector`, or of an encoder's `ViT` with the `pool`
+            ("token" or "mean") by which others shall take its features.
+        stats: Mean and standard deviation by which pixels in 0 to 1 are normalised.
+        label_names: The classes in the order of the logits; none for an encoder.
+        license: The Hub's name, such as "cc-by-nc-4.0", under which any conversion of the authors'
+            weights stays.
+        source: Name of the file or checkpoint that the weights came from.
+        source_sha256: Its SHA-256.
+        recipe: Of the training, if known.
+        step: Of the training, if known.
+        dataset_fingerprint: Of the training set, if known.
+        interpolation: By which an image comes to the network's size.
+        crop_pct: Part of the resized image's shorter side that the centre crop keeps.
+        face_detector: What found the faces, if known.
+        crop_margin: Added around a face's box on each side, as a part of the box, if known.
+    """
+
+    model: Mapping[str, Any]
+    stats: Stats
+    label_names: tuple[str, ...] = ()
+    license: str
+    source: str
+    source_sha256: str
+    recipe: str | None = None
+    step: int | None = None
+    dataset_fingerprint: str | None = None
+    interpolation: str = "bicubic"
+    crop_pct: float = 1.0
+    face_detector: str | None = None
+    crop_margin: float | None = None
+
+
+def timm_config(
+    params: Mapping[str, Any], description: Description, *, num_classes: int
+) -> dict[str, Any]:
+    """What timm and transformers build the network from, and the description under `fsvfm_jax`.
+
+    Args:
+        params: Encoder's or detector's tree.
+        description: Of these parameters.
+        num_classes: Of a linear head; 0 where timm's part of the network ends before the classes.
+    """
+    model, stats = description.model, description.stats
+    global_pool = {"mean": "avg", "token": "token"}[model["pool"]]
+    width, image_size = model["width"], model["image_size"]
+    return {
+        "architecture": ARCHITECTURES.get(width, "vit_base_patch16_224"),
+        "num_classes": num_classes,
+        "num_features": width,
+        "global_pool": global_pool,
+        **({"label_names": list(description.label_names)} if num_classes else {}),
+        "model_args": {
+            "img_size": image_size,
+            "patch_size": model["patch_size"],
+            "embed_dim": width,
+            "depth": model["depth"],
+            # timm's own ViT-S has 6 heads where this one has 12, and no array would tell.
+            "num_heads": model["num_heads"],
+            "class_token": True,
+            "global_pool": global_pool,
+            "fc_norm": "fc_norm" in params,
+        },
+        "pretrained_cfg": {
+            "custom_load": False,
+            "input_size": [3, image_size, image_size],
+            "fixed_input_size": True,
+            "interpolation": description.interpolation,
+            "crop_pct": description.crop_pct,
+            "crop_mode": "center",
+            "mean": list(stats.mean),
+            "std": list(stats.std),
+            "num_classes": num_classes,
+            "pool_size": None,
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+            "license": description.license,
+        },
+        "model_type": "timm_wrapper",
+        "architectures": [
+            "TimmWrapperForImageClassification" if num_classes else "TimmWrapperModel"
+        ],
+        "fsvfm_jax": {
+            **asdict(description),
+            "model": dict(model),
+            "stats": {"mean": list(stats.mean), "std": list(stats.std)},
+            "layer_norm_epsilon": LAYER_NORM_EPSILON,
+        },
+    }
+
+
+def preprocess(description: Description) -> dict[str, Any]:
+    """The way from a photograph to the network's input, for whoever does it without timm."""
+    image_size = description.model["image_size"]
+    return {
+        "face_detector": description.face_detector,
+        "crop_margin": description.crop_margin,
+        "resize_shorter_side": int(image_size / description.crop_pct),
+        "interpolation": description.interpolation,
+        "center_crop": image_size,
+        "channels": "RGB",
+        "rescale": 1 / 255,
+        "mean": list(description.stats.mean),
+        "std": list(description.stats.std),
+    }
+
+
+def model_card(name: str, config: Mapping[str, Any]) -> str:
+    """Returns the README.md of a folder: the Hub's front matter, how to load it, what to know.
+
+    Args:
+        name: Of the folder.
+        config: Its config.json, hashes of the files included.
+    """
+    ours, args = config["fsvfm_jax"], config["model_args"]
+    labels = ours["label_names"]
+    if "head_file" in ours:
+        whole = len(ours["sha256"]) == 2
+        loading = LOADER.format(arguments='"."' if whole else '".", backbone="ENCODER_FOLDER"')
+    else:
+        loading = (CLASSIFIER if labels else ENCODER).format(name=name)
+    facts = {
+        "pixels, patch": f"{args['img_size']}, {args['patch_size']}",
+        "width, depth": f"{args['embed_dim']}, {args['depth']}",
+        "heads": f"{args['num_heads']} (no array tells; timm's networks of this width may differ)",
+        "LayerNorm epsilon": ours["layer_norm_epsilon"],
+        "pooling": POOLING[config["global_pool"]],
+        "mean": ours["stats"]["mean"],
+        "std": ours["stats"]["std"],
+        "interpolation": ours["interpolation"],
+        "face detector": ours["face_detector"],
+        "margin around the face's box": ours["crop_margin"],
+        "recipe": ours["recipe"],
+        "training step": ours["step"],
+        "fingerprint of the training set": ours["dataset_fingerprint"],
+        "made from": ours["source"],
+        "SHA-256 of that": ours["source_sha256"],
+        **{f"SHA-256 of {file}": digest for file, digest in ours["sha256"].items()},
+    }
+    table = [f"| {name} | {'not known' if x is None else x} |" for name, x in facts.items()]
+    parts = [
+        FRONT_MATTER.format(
+            license=ours["license"],
+            task="image-classification" if labels else "image-feature-extraction",
+        ),
+        f"# {name}",
+        f"A vision transformer for faces (FSFM / FS-VFM), {'a detector' if labels else 'encoder'},"
+        " exported by fsvfm_jax.",
+        *(
+            [
+                "## Labels",
+                LABELS.format(names=", ".join(f"{i} = {x}" for i, x in enumerate(labels))),
+            ]
+            if labels
+            else []
+        ),
+        "## Loading",
+        loading.strip(),
+        "## Facts",
+        "\n".join(["| | |", "|---|---|", *table]),
+        "## Licence",
+        NON_COMMERCIAL if ours["license"] == AUTHORS_LICENSE else f"{ours['license']}.",
+    ]
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,229 @@
+"""One folder that timm, Hugging Face and plain PyTorch load, and `read_folder` reads back.
+
+`model.safetensors` holds the encoder, and a linear head, under timm's names; what timm has no place
+for (FS-Adapter, anti-spoofing head) is in a file of its own with a loader in PyTorch beside it.
+`config.json` is timm's and Hugging Face's, with the `Description` under `fsvfm_jax`.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fsvfm_jax.convert import reference
+from fsvfm_jax.convert.card import Description, model_card, preprocess, timm_config
+from fsvfm_jax.convert.measures import network
+from fsvfm_jax.convert.safetensors import load_safetensors, save_safetensors
+from fsvfm_jax.data.stats import make_stats
+from fsvfm_jax.errors import ConfigError, DataError, StorageError
+from fsvfm_jax.models.adapter import POOLS
+
+Params = dict[str, Any]
+StateDict = dict[str, np.ndarray]
+
+MODEL_FILE = "model.safetensors"
+ADAPTER_FILE = "adapter.safetensors"
+FAS_FILE = "head.safetensors"
+MAX_JSON_BYTES = 4 * 2**20
+LOADER = Path(__file__).with_name("load_fsvfm.py")
+# What the loader puts on top of timm's network; `head` too, where one of these is there.
+OUTSIDE_TIMM = ("adapter.", "projector.", "embedder.", "classifier.")
+
+
+class Exported(NamedTuple):
+    """A folder's content: our parameters, float32, and what is known of them."""
+
+    params: Params
+    description: Description
+
+
+def write_folder(
+    folder: Path, params: Mapping[str, Any], description: Description, *, with_encoder: bool = True
+) -> None:
+    """Writes an encoder or a detector.
+
+    Args:
+        folder: Is made; if it exists it must be empty.
+        params: Encoder's or detector's tree.
+        description: Of these parameters.
+        with_encoder: False leaves out the encoder that an FS-Adapter stands on: a few MB, to be
+            loaded with an encoder's folder.
+
+    Raises:
+        ConfigError: The description or `with_encoder` does not fit the parameters.
+        StorageError: The folder is not empty or cannot be written.
+    """
+    num_classes = _check_description(params, description)
+    model, outside = split(timm_names(params))
+    if not with_encoder and "adapter" not in params:
+        raise ConfigError("only a detector with an adapter can be written without its encoder")
+    # Of an adapter's or an anti-spoofing network timm has all but the classes.
+    config = timm_config(params, description, num_classes=0 if outside else num_classes)
+    files = {MODEL_FILE: model} if with_encoder else {}
+    if outside:
+        config["fsvfm_jax"] |= {
+            "head_file": ADAPTER_FILE if "adapter" in params else FAS_FILE,
+            "encoder_sha256": encoder_sha256(model),
+        }
+        files[config["fsvfm_jax"]["head_file"]] = outside
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise StorageError(f"{folder} is not empty; name a new folder")
+        for name, arrays in files.items():
+            # The Hub and transformers read "pt" as: laid out for PyTorch.
+            save_safetensors(folder / name, arrays, metadata={"format": "pt"})
+        config["fsvfm_jax"]["sha256"] = {name: file_sha256(folder / name) for name in files}
+        _write_json(folder / "config.json", config)
+        _write_json(folder / "preprocess.json", preprocess(description))
+        (folder / "README.md").write_text(model_card(folder.name, config), encoding="utf-8")
+        if outside:
+            shutil.copyfile(LOADER, folder / LOADER.name)
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be written ({error.strerror})") from error
+
+
+def read_folder(folder: Path, *, encoder: Path | None = None) -> Exported:
+    """Reads what `write_folder` wrote.
+
+    Args:
+        folder: Of an encoder or a detector.
+        encoder: Folder with the encoder, where `folder` has an adapter only.
+
+    Raises:
+        DataError: A file is missing, damaged or not as config.json says, or the encoder is not the
+            one that the adapter stands on.
+    """
+    config = read_json(folder / "config.json")
+    try:
+        stored = dict(config["fsvfm_jax"])
+        given = {field.name: stored[field.name] for field in fields(Description)} | {
+            "stats": make_stats(**stored["stats"]),
+            "label_names": tuple(stored["label_names"]),
+        }
+        description = Description(**given)
+        hashes = dict(stored["sha256"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{folder}/config.json is not that of a folder written by fsvfm_jax ({error!r})"
+        ) from error
+    state_dict: StateDict = {}
+    for name, sha256 in hashes.items():
+        if name not in (MODEL_FILE, ADAPTER_FILE, FAS_FILE):
+            raise DataError(f"{folder}/config.json names {name!r}, which is no file of ours")
+        if file_sha256(folder / name) != sha256:
+            raise DataError(f"{folder / name} is damaged: its SHA-256 is not that in config.json")
+        state_dict |= load_safetensors(folder / name)
+    if MODEL_FILE not in hashes:
+        state_dict |= _encoder_for(folder, encoder, state_dict, stored.get("encoder_sha256"))
+    params = reference.to_params(state_dict)
+    try:
+        _check_description(params, description)
+    except (ConfigError, TypeError, ValueError, ArithmeticError) as error:
+        raise DataError(
+            f"{folder}/config.json and the weights beside it differ: {error}"
+        ) from error
+    return Exported(params, description)
+
+
+def timm_names(params: Mapping[str, Any]) -> StateDict:
+    """The parameters under timm's names; those it has none for under the reference's, no prefix."""
+    state_dict = reference.to_state_dict(params)
+    return {
+        name.removeprefix(reference.FAS_PREFIX): array
+        for name, array in state_dict.items()
+        if name not in reference.FAS_COPIES
+    }
+
+
+def split(state_dict: StateDict) -> tuple[StateDict, StateDict]:
+    """Splits into timm's network and what stands on it.
+
+    The norm of pooled features is in both: it belongs to timm's network, and is no part of the
+    encoder that an adapter is given.
+    """
+    outside = {name: x for name, x in state_dict.items() if name.startswith(OUTSIDE_TIMM)}
+    if not outside:
+        return state_dict, {}
+    heads = {name: x for name, x in state_dict.items() if name.startswith("head.")}
+    norm = {name: x for name, x in state_dict.items() if name.startswith("fc_norm.")}
+    model = {name: x for name, x in state_dict.items() if name not in outside | heads}
+    return model, outside | heads | norm
+
+
+def encoder_sha256(state_dict: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of an encoder's arrays in the order of their names, as the loader takes it."""
+    digest = hashlib.sha256()
+    for name in sorted(state_dict):
+        if not name.startswith(("fc_norm.", "head.")):
+            digest.update(np.ascontiguousarray(state_dict[name], np.float32).tobytes())
+    return digest.hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file; raises DataError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; raises DataError if there is none."""
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ValueError(f"more than {MAX_JSON_BYTES} bytes")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} holds no JSON object")
+    return content
+
+
+def _check_description(params: Mapping[str, Any], description: Description) -> int:
+    """Returns the number of classes; raises ConfigError where description and arrays differ."""
+    told = dict(description.model)
+    if told.get("pool") not in POOLS or "num_heads" not in told:
+        raise ConfigError(f"a description's model tells pool ({' or '.join(POOLS)}) and num_heads")
+    kind = reference.kind(params)
+    if kind not in ("encoder", "detector"):
+        raise ConfigError(f"a {kind} has no place in a folder: give its encoder_subset")
+    is_detector = kind == "detector"
+    if not is_detector:
+        del told["pool"]  # how others shall use it, no part of it
+    network(params, **told)
+    num_classes = len(params.get("classifier", params.get("head"))["bias"]) if is_detector else 0
+    names = description.label_names
+    if len(names) != num_classes or len(set(names)) != num_classes:
+        raise ConfigError(f"{num_classes} classes need as many different names, not {list(names)}")
+    return num_classes
+
+
+def _encoder_for(
+    folder: Path, encoder: Path | None, detector: StateDict, sha256: str | None
+) -> StateDict:
+    """Reads the encoder that the adapter in `folder` stands on."""
+    if encoder is None:
+        raise DataError(f"{folder} has an adapter only: name the folder of its encoder too")
+    dropped = ("fc_norm.", "head.")
+    if "fc_norm.weight" in detector:
+        dropped += ("norm.",)
+    arrays = {
+        name: array
+        for name, array in load_safetensors(encoder / MODEL_FILE).items()
+        if not name.startswith(dropped)
+    }
+    if encoder_sha256(arrays) != sha256:
+        raise DataError(f"{encoder} holds another encoder than the adapter in {folder} stands on")
+    return arrays
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

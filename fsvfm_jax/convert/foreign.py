@@ -1,0 +1,99 @@
+"""Encoders of timm, MAE and Hugging Face as ours, for warm starts and comparisons."""
+
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fsvfm_jax.convert import huggingface, timm
+from fsvfm_jax.convert.folder import MODEL_FILE, read_json
+from fsvfm_jax.convert.measures import measures
+from fsvfm_jax.convert.safetensors import load_safetensors
+from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.models.layers import LAYER_NORM_EPSILON
+
+LOG = logging.getLogger(__name__)
+
+# Of timm's plain vision transformers, where config.json gives a name only.
+TIMM_HEADS = {"vit_tiny": 3, "vit_small": 6, "vit_base": 12, "vit_large": 16, "vit_huge": 16}
+# The exact GELU, as both libraries call it.
+GELU = (None, "gelu")
+
+
+class Encoder(NamedTuple):
+    """Parameters of an encoder, float32, and its measures, as `ViT` takes them."""
+
+    params: dict[str, Any]
+    model: dict[str, Any]
+
+
+def read_encoder(path: Path, *, num_heads: int | None = None) -> Encoder:
+    """Reads a folder with model.safetensors and config.json, or a safetensors file alone.
+
+    Args:
+        path: The folder or the file.
+        num_heads: Attention heads, needed where config.json does not tell them.
+
+    Raises:
+        DataError: A file is damaged, or the network is no plain vision transformer.
+        ConfigError: The number of heads is not told, or told otherwise by config.json.
+    """
+    if not path.is_dir():
+        return to_encoder(load_safetensors(path), num_heads=num_heads)
+    config = read_json(path / "config.json")
+    return to_encoder(load_safetensors(path / MODEL_FILE), config=config, num_heads=num_heads)
+
+
+def to_encoder(
+    state_dict: Mapping[str, np.ndarray],
+    *,
+    config: Mapping[str, Any] | None = None,
+    num_heads: int | None = None,
+) -> Encoder:
+    """Turns a state dict into our encoder; which library it is of, its keys say.
+
+    Args:
+        state_dict: Of timm, of MAE (a `.pth` has timm's keys) or of Hugging Face.
+        config: The config.json that came with it, if one did.
+        num_heads: Attention heads, needed where `config` does not tell them.
+
+    Raises:
+        DataError: The network is no plain vision transformer with class token and final norm.
+        ConfigError: The number of heads is not told, or told otherwise by `config`.
+    """
+    is_huggingface = any(key.endswith("embeddings.cls_token") for key in state_dict)
+    config = config or {}
+    if is_huggingface:
+        params = huggingface.to_encoder(state_dict)
+        activation, known_heads = config.get("hidden_act"), config.get("num_attention_heads")
+        epsilon = config.get("layer_norm_eps", LAYER_NORM_EPSILON)
+        if epsilon != LAYER_NORM_EPSILON:
+            LOG.warning(
+                "config.json has layer_norm_eps %g; our encoder adds %g, which changes outputs a"
+                " little where tokens vary little",
+                epsilon,
+                LAYER_NORM_EPSILON,
+            )
+    else:
+        params = timm.to_encoder(state_dict)
+        name, args = str(config.get("architecture")), config.get("model_args") or {}
+        activation = "quick_gelu" if "quickgelu" in name else args.get("act_layer")
+        size = re.match(r"vit_[a-z]+(?=_patch)", name)
+        known_heads = args.get("num_heads") or TIMM_HEADS.get(size[0] if size else "")
+    if activation not in GELU:
+        raise DataError(f"the network's activation is {activation!r}, ours the exact GELU")
+    return Encoder(params, measures(params, num_heads=_agree(known_heads, num_heads)))
+
+
+def _agree(known: int | None, told: int | None) -> int:
+    if known is None and told is None:
+        raise ConfigError(
+            "the number of attention heads is in no state dict (timm's ViT-S has 6, ours 12): tell"
+            " it by num_heads"
+        )
+    if None not in (known, told) and known != told:
+        raise ConfigError(f"config.json says {known} attention heads, not {told} as told")
+    return known or told

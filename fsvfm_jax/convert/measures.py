@@ -1,0 +1,168 @@
+"""What the shapes of a parameter tree say about its network, and what has to be told.
+
+The number of attention heads changes no shape. It is known where all shapes are those of a size
+of `models.vit.SIZES`; of every other network it must be told, since a wrong number loads without
+complaint and computes something else.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from fsvfm_jax.convert.reference import kind
+from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.models import build, build_detector
+from fsvfm_jax.models.fsvfm import encoder_subset, teacher_subset
+from fsvfm_jax.models.vit import SIZES, ViT
+
+# The decoders of every published size.
+PIXEL_DECODER = {"decoder_width": 512, "decoder_depth": 8}
+REP_DECODER = {"rep_decoder_depth": 2}
+DECODER_HEADS = 16
+
+
+def measures(params: Mapping[str, Any], **told: Any) -> dict[str, Any]:
+    """The attributes of a tree's network, for `build`, `build_detector` or `ViT`.
+
+    Args:
+        params: A tree of ours: student, teacher, encoder or detector.
+        told: Attributes that no shape says, such as `num_heads`.
+
+    Raises:
+        DataError: The tree is of no network known here.
+        ConfigError: A number of heads is neither told nor known, or what is told is not so.
+    """
+    name = kind(params)
+    arrays = traverse_util.flatten_dict(dict(params), sep="/")
+    found = _encoder_measures(arrays)
+    if name == "detector":
+        found |= _detector_measures(arrays)
+    if name in ("student", "teacher"):
+        found |= _teacher_measures(arrays)
+    if name == "student":
+        found |= _student_measures(arrays)
+    for attribute, value in told.items():
+        if found.setdefault(attribute, value) != value:
+            raise ConfigError(
+                f"{attribute} is {found[attribute]} by the arrays' shapes, not {value} as told"
+            )
+    return _known_heads(found, name) | found
+
+
+def network(params: Mapping[str, Any], **told: Any) -> ViT:
+    """The network of a tree, an `FSVFM`, a `Detector` or a `ViT`, every array's shape checked.
+
+    Args:
+        params: A tree of ours: student, teacher, encoder or detector.
+        told: Attributes that no shape says, such as `num_heads`.
+
+    Raises:
+        DataError: The tree is of no network known here, or some arrays do not fit the others.
+        ConfigError: As `measures`.
+    """
+    name, attributes = kind(params), measures(params, **told)
+    if name == "encoder":
+        # Any head will do to get the shapes of what it stands on.
+        shapes = encoder_subset(_shapes(build_detector(attributes | {"pool": "token"})))
+        _check_shapes(params, shapes)
+        return ViT(**attributes)
+    model = build_detector(attributes) if name == "detector" else build(attributes)
+    shapes = _shapes(model)
+    _check_shapes(params, teacher_subset(shapes) if name == "teacher" else shapes)
+    return model
+
+
+def _encoder_measures(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    if "pos_embed" not in arrays:
+        raise DataError("the tree has no 'pos_embed', so its image size is unknown")
+    pixels = arrays["patch_embed/kernel"].shape[0]
+    patch_size = math.isqrt(pixels // 3)
+    if 3 * patch_size**2 != pixels:
+        raise DataError(f"'patch_embed' takes {pixels} values: not a square patch of three colours")
+    tokens = arrays["pos_embed"].shape[1:2] or (0,)
+    side = math.isqrt(max(tokens[0] - 1, 0))
+    if side == 0 or side**2 + 1 != tokens[0]:
+        raise DataError(
+            f"'pos_embed' has shape {list(arrays['pos_embed'].shape)}: not [1, 1 + N, width] for N"
+            " patches of a square image"
+        )
+    return {
+        "image_size": side * patch_size,
+        "patch_size": patch_size,
+        "width": arrays["cls_token"].shape[-1],
+        "depth": arrays["blocks/norm1/scale"].shape[0],
+    }
+
+
+def _detector_measures(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    reduction = 0
+    if "adapter/linear1/kernel" in arrays:
+        width, narrow = arrays["adapter/linear1/kernel"].shape
+        reduction = width // narrow
+    fas = "embedder/kernel" in arrays
+    return {
+        "num_classes": arrays["classifier/bias" if fas else "head/bias"].shape[0],
+        "pool": "mean" if "fc_norm/scale" in arrays else "token",
+        "adapter_reduction": reduction,
+        "fas": fas,
+    }
+
+
+def _teacher_measures(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "rep_decoder_depth": arrays["rep_decoder_blocks/norm1/scale"].shape[0],
+        "projection_hidden": arrays["projector/fc1/bias"].shape[0],
+        "projection_dim": arrays["projector/fc2/bias"].shape[0],
+        "rep_pos": "sincos" if np.any(arrays.get("rep_decoder_pos_embed", 0)) else "zeros",
+    }
+
+
+def _student_measures(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "decoder_width": arrays["decoder_embed/bias"].shape[0],
+        "decoder_depth": arrays["decoder_blocks/norm1/scale"].shape[0],
+    }
+
+
+def _known_heads(found: Mapping[str, Any], name: str) -> dict[str, int]:
+    """Every number of heads of the network, from the table of sizes where it was not told."""
+    encoder = {key: found[key] for key in ("width", "depth", "patch_size")}
+    size = next((size for size in SIZES.values() if encoder.items() <= size.items()), None)
+    heads = {"num_heads": size and size["num_heads"]}
+    if name in ("student", "teacher"):
+        known = size and REP_DECODER.items() <= found.items()
+        heads["rep_decoder_num_heads"] = DECODER_HEADS if known else None
+    if name == "student":
+        known = size and PIXEL_DECODER.items() <= found.items()
+        heads["decoder_num_heads"] = DECODER_HEADS if known else None
+    unknown = [
+        attribute for attribute, value in heads.items() if value is None and attribute not in found
+    ]
+    if unknown:
+        raise ConfigError(
+            f"{', '.join(unknown)} must be told: heads are in no shape, and width"
+            f" {found['width']}, depth {found['depth']}, patch {found['patch_size']} and its"
+            f" decoders are of no size known here ({', '.join(SIZES)})"
+        )
+    return {attribute: value for attribute, value in heads.items() if value is not None}
+
+
+def _shapes(model: ViT) -> dict[str, Any]:
+    return jax.eval_shape(model.init_params, jax.random.key(0))
+
+
+def _check_shapes(params: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    arrays = traverse_util.flatten_dict(dict(params), sep="/")
+    wanted = traverse_util.flatten_dict(dict(expected), sep="/")
+    problems = [
+        f"{name} is {list(arrays[name].shape) if name in arrays else 'missing'} and not"
+        f" {list(wanted[name].shape)}"
+        for name in wanted
+        if name not in arrays or arrays[name].shape != wanted[name].shape
+    ]
+    if problems:
+        raise DataError(f"arrays do not fit the network: {'; '.join(problems[:3])}")

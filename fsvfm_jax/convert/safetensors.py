@@ -1,0 +1,133 @@
+"""Safetensors files, whose header is checked before the library reads them."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from fsvfm_jax.errors import DataError, StorageError
+
+# The largest network's header takes 100 kB; what Python makes of it takes some 50 times as much.
+MAX_HEADER_BYTES = 2**20
+MAX_DIMENSIONS = 8
+ITEM_BYTES = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+}
+
+
+def load_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """Reads all arrays of a file: names, values and dtypes as they are there.
+
+    Raises:
+        DataError: The file cannot be read, or its header does not describe exactly its bytes.
+    """
+    read_header(path)
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError, ValueError, TypeError) as error:
+        raise DataError(f"{path} cannot be read as safetensors ({error})") from error
+
+
+def save_safetensors(
+    path: Path, arrays: Mapping[str, np.ndarray], *, metadata: Mapping[str, str]
+) -> None:
+    """Writes arrays and metadata; the same input gives the same bytes.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    # The library writes an array's memory as it lies, strides left aside.
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    try:
+        save_file(contiguous, path, metadata=dict(metadata))
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"{path} cannot be written ({error})") from error
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Reads and checks what a file says of itself, without reading its arrays.
+
+    Returns:
+        For each array its `dtype`, `shape` and `data_offsets`; and `__metadata__`, if any.
+
+    Raises:
+        DataError: The file is no safetensors file, or its header is not one that describes exactly
+            the bytes that follow: each of them once.
+    """
+    try:
+        file_bytes = path.stat().st_size
+        with path.open("rb") as file:
+            header_bytes = int.from_bytes(file.read(8), "little")
+            if not 2 <= header_bytes <= min(file_bytes - 8, MAX_HEADER_BYTES):
+                raise DataError(
+                    f"{path} is no whole safetensors file: its first 8 bytes announce a header of"
+                    f" {header_bytes} bytes, the file has {file_bytes} (and a header may have"
+                    f" {MAX_HEADER_BYTES})"
+                )
+            text = file.read(header_bytes)
+        header = json.loads(text, object_pairs_hook=_unique)
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read as safetensors ({error})") from error
+    if not isinstance(header, dict):
+        raise DataError(f"{path} has a safetensors header that is no table of arrays")
+    arrays = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
+    spans = sorted((*_span(path, name, entry), name) for name, entry in arrays)
+    position = 0
+    for begin, end, name in spans:
+        if begin != position:
+            raise DataError(
+                f"{path} is damaged: array {name[:80]!r} begins at byte {begin} of the data, the"
+                f" one before it ends at {position}"
+            )
+        position = end
+    if position != file_bytes - 8 - header_bytes:
+        raise DataError(
+            f"{path} is damaged: its arrays take {position} bytes, the file has"
+            f" {file_bytes - 8 - header_bytes} for them"
+        )
+    return header
+
+
+def _span(path: Path, name: str, entry: Any) -> tuple[int, int]:
+    """Where an array begins and ends; raises DataError if that is not as its shape says."""
+    entry = entry if isinstance(entry, dict) else {}
+    dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
+    fits = (
+        isinstance(dtype, str)
+        and dtype in ITEM_BYTES
+        and _naturals(shape)
+        and len(shape) <= MAX_DIMENSIONS
+        and _naturals(offsets)
+        and len(offsets) == 2
+        and offsets[1] - offsets[0] == math.prod(shape) * ITEM_BYTES[dtype]
+    )
+    if not fits:
+        raise DataError(
+            f"{path} describes array {name[:80]!r} as {str(entry)[:200]}, which is no dtype, shape"
+            " and data_offsets that agree"
+        )
+    return offsets[0], offsets[1]
+
+
+def _naturals(values: Any) -> bool:
+    return isinstance(values, list) and all(type(x) is int and x >= 0 for x in values)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("a name occurs twice in the header")
+    return dict(pairs)

@@ -1,0 +1,102 @@
+"""Starting weights of a pretraining run, from `config.init`: weights only, at step 0."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from fsvfm_jax.convert.weights import read_source
+from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.models.fsvfm import Params, teacher_subset
+from fsvfm_jax.train_state import TrainState
+
+logger = logging.getLogger(__name__)
+
+
+HEADS = ("num_heads", "decoder_num_heads", "rep_decoder_num_heads")
+
+
+def load_weights(state: TrainState, *, init: ConfigDict, model: ConfigDict) -> TrainState:
+    """Puts weights from elsewhere into a fresh state; what they lack stays as it was drawn.
+
+    Args:
+        state: At step 0.
+        init: The config's init section.
+        model: The config's model section; it tells numbers of heads, which no array does.
+
+    Returns:
+        The state with those weights, every array where it was.
+
+    Raises:
+        DataError: The weights cannot be read or are of another network.
+        ConfigError: The teacher is asked for and there is none, or the weights are known to be of
+            another number of heads.
+    """
+    path, heads = Path(init.params), {name: model[name] for name in HEADS}
+    source = read_source(path, branch=init.branch, told=heads, sha256=None)
+    if source.model["num_heads"] != model.num_heads:
+        raise ConfigError(
+            f"{path} has {source.model['num_heads']} attention heads, config.model.num_heads ="
+            f" {model.num_heads}: the arrays would fit, and compute something else"
+        )
+    params = _replace(state.params, source.params, path)
+    teacher = teacher_subset(params)
+    if init.teacher == "checkpoint":
+        logger.warning(
+            "config.init.teacher = 'checkpoint': the teachers of released checkpoints were never"
+            " updated, they are as they were drawn; 'student' starts from what was learnt"
+        )
+        beside = _teacher_of(path)
+        theirs = read_source(beside, branch="teacher", told=heads, sha256=None)
+        teacher = _replace(state.teacher_params, theirs.params, beside)
+    return state._replace(
+        params=_put(params, state.params), teacher_params=_put(teacher, state.teacher_params)
+    )
+
+
+def _teacher_of(path: Path) -> Path:
+    """A workdir holds both; a reference's checkpoint-N.pth has checkpoint-te-N.pth beside it."""
+    if (path / "checkpoints").is_dir():
+        return path
+    beside = path.with_name(path.name.replace("checkpoint-", "checkpoint-te-"))
+    if not beside.is_file() or beside == path:
+        raise ConfigError(
+            f"config.init.teacher = 'checkpoint', but {path} has no teacher beside it; use"
+            " config.init.teacher='student'"
+        )
+    return beside
+
+
+def _replace(params: Params, weights: dict[str, Any], path: Path) -> Params:
+    """The tree with the arrays that `weights` has, heads of detectors left aside."""
+    flat = traverse_util.flatten_dict(params, sep="/")
+    theirs = traverse_util.flatten_dict(weights, sep="/")
+    used = {name: x for name, x in theirs.items() if name in flat}
+    for name, x in used.items():
+        if x.shape != flat[name].shape:
+            raise DataError(
+                f"{path} is of another network: {name} is {list(x.shape)} there and"
+                f" {list(flat[name].shape)} in this config; another image size is made by"
+                " python -m fsvfm_jax.convert to folder --image-size"
+            )
+    fresh = sorted({name.split("/")[0] for name in flat.keys() - used.keys()})
+    logger.info("weights from %s%s", path, f"; new are {', '.join(fresh)}" if fresh else "")
+    return traverse_util.unflatten_dict(flat | used, sep="/")
+
+
+def _put(params: Params, like: Params) -> Params:
+    """Float32 arrays where those of `like` are; copies, since a step gives its arguments away."""
+    return jax.tree.map(
+        lambda x, old: (
+            jax.device_put(jnp.array(np.asarray(x), jnp.float32), old.sharding)
+            if not isinstance(x, jax.Array)
+            else jnp.copy(x)
+        ),
+        params,
+        like,
+    )

@@ -1,0 +1,167 @@
+"""Downstream networks: the encoder with a linear head, the FS-Adapter, the anti-spoofing head.
+
+images ─ tokens ─ pool ─ f ─┬───────────────────────┬─ [f; a] ─ head ─ logits
+                            └─ W1, ReLU ─ b ─ W2, ReLU ─ a
+                                          └─ projector ─ z              (FS-Adapter)
+
+Anti-spoofing puts an embedder and a classifier with unit columns in the head's place.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from fsvfm_jax.models import layers
+from fsvfm_jax.models.fsvfm import Params
+from fsvfm_jax.models.vit import ViT
+
+POOLS = ("mean", "token")
+EMBEDDING = 512
+FAS_DROPOUT = 0.5
+
+head_init = nn.initializers.normal(stddev=2e-5)
+
+
+class DetectorOutput(NamedTuple):
+    """What a detector makes of a face.
+
+    Attributes:
+        logits: One per class, float32.
+        features: The pooled feature f after its norm.
+        projection: z of the real-anchor loss, rows of unit length, A = D / reduction; None without
+            an adapter.
+    """
+
+    logits: Float[Array, "B C"]
+    features: Float[Array, "B D"]
+    projection: Float[Array, "B A"] | None
+
+
+class Detector(ViT):
+    """The encoder with what turns its tokens into classes.
+
+    The position table is a parameter here, trained like the others in full fine-tuning. The
+    pre-trained final norm is dropped when pooling the mean.
+
+    Attributes:
+        num_classes: Number of logits.
+        pool: "mean" of the patch tokens, then a norm of its own; or the class "token" after the
+            final norm.
+        adapter_reduction: Width over the adapter's width; 0 for no adapter.
+        fas: The anti-spoofing head in place of the linear one.
+        drop_path: Probability of leaving out a branch of the last block; it grows linearly from 0.
+    """
+
+    num_classes: int = 2
+    pool: str = "mean"
+    adapter_reduction: int = 0
+    fas: bool = False
+    drop_path: float = 0.0
+
+    def setup(self) -> None:
+        super().setup()  # its `norm` gets no parameters where it is not called
+        self.fc_norm = layers.layer_norm(self.dtype)
+        if self.adapter_reduction:
+            narrow = self.width // self.adapter_reduction
+            self.adapter = Adapter(narrow, self.width, self.dtype)
+            self.projector = layers.dense(narrow, self.dtype)
+        if self.adapter_reduction or not self.fas:
+            self.head = layers.dense(self.num_classes, self.dtype, kernel_init=head_init)
+        if self.fas:
+            self.embedder = layers.dense(
+                EMBEDDING,
+                self.dtype,
+                kernel_init=nn.initializers.normal(stddev=0.005),
+                bias_init=nn.initializers.constant(0.1),
+            )
+            self.dropout = nn.Dropout(FAS_DROPOUT)
+            self.classifier = UnitColumns(self.num_classes)
+
+    def __call__(
+        self, images: Float[Array | np.ndarray, "B H W 3"], *, deterministic: bool = True
+    ) -> DetectorOutput:
+        """Classifies normalised images.
+
+        Args:
+            images: Normalised with the mean and deviation of the pretraining set.
+            deterministic: False in training: drops paths and features, on the random streams
+                "drop_path" and "dropout".
+        """
+        rates = None
+        if self.drop_path and not deterministic:
+            rates = jnp.linspace(0.0, self.drop_path, self.depth)
+        x = self.tokens(jnp.asarray(images), drop_rates=rates)
+        f = self.norm(x)[:, 0] if self.pool == "token" else self.fc_norm(x[:, 1:].mean(axis=1))
+
+        joined, projection = f, None
+        if self.adapter_reduction:
+            b, a = self.adapter(f)
+            projection = layers.normalize(self.projector(b).astype(jnp.float32))
+            joined = jnp.concatenate([f, a], axis=-1)
+        # An anti-spoofing network with an adapter keeps the adapter's head and never uses it.
+        logits = self.head(joined) if self.adapter_reduction or not self.fas else None
+        if self.fas and self.adapter_reduction:
+            logits = self.classify_liveness(joined, axis=-1, deterministic=deterministic)
+        elif self.fas:
+            # The norm of this variant is taken over the tokens, f in the class token's place.
+            tokens = jnp.concatenate([f[:, None], x[:, 1:]], axis=1)
+            logits = self.classify_liveness(tokens, axis=1, deterministic=deterministic)[:, 0]
+        return DetectorOutput(logits.astype(jnp.float32), f, projection)
+
+    def classify_liveness(
+        self, x: Float[Array, "B *tokens D"], *, axis: int, deterministic: bool
+    ) -> Float[Array, "B *tokens C"]:
+        """Embedding divided by sqrt(2 * its norm along `axis`), then the unit classifier."""
+        x = self.dropout(nn.relu(self.embedder(x)), deterministic=deterministic)
+        x = x.astype(jnp.float32)
+        norm = jnp.sqrt(jnp.maximum(jnp.square(x).sum(axis=axis, keepdims=True), 1e-24))
+        return self.classifier(x / jnp.sqrt(2 * norm))
+
+    def init_params(self, key: PRNGKeyArray) -> Params:
+        """Returns fresh parameters, float32, the position table at its sines and cosines."""
+        side = self.image_size // self.patch_size
+        tables = {"pos_embed": jnp.asarray(layers.sincos_positions(side, self.width))}
+        images = jnp.zeros((1, self.image_size, self.image_size, 3))
+        # `apply` with mutable parameters fills in all that the table leaves missing.
+        _, variables = self.apply(
+            {"params": tables}, images, rngs={"params": key}, mutable=["params"]
+        )
+        return variables["params"]
+
+
+class Adapter(nn.Module):
+    """FS-Adapter: down to a bottleneck b, up again to a; neither layer has a bias."""
+
+    narrow: int
+    width: int
+    dtype: str
+
+    def setup(self) -> None:
+        self.linear1 = layers.dense(self.narrow, self.dtype, use_bias=False)
+        self.linear2 = layers.dense(self.width, self.dtype, use_bias=False)
+
+    def __call__(self, f: Float[Array, "B D"]) -> tuple[Float[Array, "B A"], Float[Array, "B D"]]:
+        b = nn.relu(self.linear1(f))
+        return b, nn.relu(self.linear2(b))
+
+
+class UnitColumns(nn.Module):
+    """Linear layer whose weights, across the classes, have unit length at every forward pass.
+
+    The length is no path for the gradient: training replaces the weights by the unit ones.
+    """
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B C"]:
+        kernel_init = nn.initializers.normal(stddev=0.01)
+        kernel = self.param("kernel", kernel_init, (x.shape[-1], self.num_classes))
+        bias = self.param("bias", nn.initializers.zeros, (self.num_classes,))
+        length = jnp.sqrt(jnp.maximum(jnp.square(kernel).sum(axis=1, keepdims=True), 1e-24))
+        kernel = kernel / jax.lax.stop_gradient(length)
+        return jnp.matmul(x, kernel, precision="highest") + bias

@@ -1,0 +1,53 @@
+"""Networks with weights that are not tiny, unlike fresh ones, and what describes them."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from fsvfm_jax.convert.card import Description
+from fsvfm_jax.data.stats import Stats
+from fsvfm_jax.models import build_detector
+from fsvfm_jax.models.fsvfm import Params, encoder_subset
+
+TINY = {"image_size": 64, "patch_size": 16, "width": 48, "depth": 2, "num_heads": 4}
+STATS = Stats(mean=(0.54822, 0.42341, 0.36547), std=(0.27892, 0.24385, 0.23494))
+
+
+def detector_params(attributes: dict[str, Any], *, seed: int = 0) -> Params:
+    """A detector's: kernels and biases N(0, 0.05), scales N(1, 0.2), everything at random."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path: jax.tree_util.KeyPath, like: jax.ShapeDtypeStruct) -> np.ndarray:
+        noise = rng.standard_normal(like.shape, np.float32)
+        is_scale = jax.tree_util.keystr(path).endswith("['scale']")
+        return 1 + np.float32(0.2) * noise if is_scale else np.float32(0.05) * noise
+
+    shapes = jax.eval_shape(build_detector(attributes).init_params, jax.random.key(0))
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def encoder_params(measures: dict[str, Any], *, seed: int = 0) -> Params:
+    """An encoder's, as `detector_params`."""
+    return encoder_subset(detector_params({**measures, "pool": "token"}, seed=seed))
+
+
+def images(image_size: int, *, batch: int = 1) -> np.ndarray:
+    """Normalised images of noise, [B, H, W, 3], float32."""
+    rng = np.random.default_rng(7)
+    return rng.standard_normal((batch, image_size, image_size, 3), np.float32)
+
+
+def describe(
+    attributes: dict[str, Any], *, labels: tuple[str, ...] = (), **others: Any
+) -> Description:
+    """Of an encoder, or of a detector if there are labels; pool is by mean if not told."""
+    fields = {
+        "model": {"pool": "mean", **attributes},
+        "stats": STATS,
+        "label_names": labels,
+        "license": "cc-by-nc-4.0",
+        "source": "checkpoint-399.pth",
+        "source_sha256": "0" * 64,
+    }
+    return Description(**(fields | others))

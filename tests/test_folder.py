@@ -1,0 +1,266 @@
+"""One folder for timm, Hugging Face and us: it loads everywhere and comes back unchanged."""
+
+import json
+import os
+
+import golden_numbers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden_files import need
+from PIL import Image
+from random_weights import STATS, TINY, describe, detector_params, encoder_params, images
+
+from fsvfm_jax.convert.folder import read_folder, split, timm_names, write_folder
+from fsvfm_jax.errors import ConfigError, DataError, StorageError
+from fsvfm_jax.models import build_detector
+from fsvfm_jax.models.vit import ViT
+
+LABELS = ("fake", "real")
+KINDS = {
+    "mean": {},
+    "token": {"pool": "token"},
+    "adapter": {"adapter_reduction": 4},
+    "fas": {"fas": True},
+    "fas_adapter": {"fas": True, "adapter_reduction": 4},
+}
+
+
+@pytest.fixture(scope="module")
+def face():
+    """A photograph that is neither square nor of the network's size."""
+    pixels = np.random.default_rng(3).integers(0, 256, (90, 80, 3), np.uint8)
+    return Image.fromarray(pixels).resize((120, 100))
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported") / "tiny-detector"
+    params = detector_params(TINY)
+    write_folder(folder, params, describe(TINY, labels=LABELS, recipe="paper", step=7))
+    return folder, params
+
+
+def prepare(image: Image.Image) -> np.ndarray:
+    """Shorter side to 64, bicubic; the centre; normalised."""
+    width, height = image.size
+    resized = image.resize((64 * width // height, 64), Image.Resampling.BICUBIC)
+    left = round((resized.width - 64) / 2)
+    pixels = np.asarray(resized.crop((left, 0, left + 64, 64)), np.float32) / 255
+    return ((pixels - np.array(STATS.mean)) / np.array(STATS.std)).astype(np.float32)[None]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_written_is_read(tmp_path, kind):
+    attributes = {**TINY, **KINDS[kind]}
+    params = detector_params(attributes)
+    description = describe(
+        attributes, labels=LABELS, step=3, face_detector="dlib", crop_margin=0.3, crop_pct=0.875
+    )
+    write_folder(tmp_path / "x", params, description)
+    read = read_folder(tmp_path / "x")
+    assert read.description == description
+    assert jax.tree.structure(read.params) == jax.tree.structure(params)
+    jax.tree.map(np.testing.assert_array_equal, read.params, params)
+
+
+def test_timm_loads_it(detector, face):
+    torch, timm = need("torch"), need("timm")
+    folder, params = detector
+    network = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network))
+    pixels = transform(face)[None]
+    np.testing.assert_allclose(pixels.permute(0, 2, 3, 1).numpy(), prepare(face), atol=0.03)
+    ours = build_detector(TINY).apply({"params": params}, prepare(face)).logits
+    with torch.inference_mode():
+        logits = network(torch.from_numpy(prepare(face)).permute(0, 3, 1, 2))
+    np.testing.assert_allclose(logits.numpy(), ours, rtol=0, atol=1e-5)
+    assert tuple(network.pretrained_cfg["label_names"]) == LABELS
+
+
+def test_the_cards_five_lines_run_with_timm_alone(detector, face, capsys, monkeypatch):
+    need("timm")
+    folder, params = detector
+    face.save(folder.parent / "face.png")
+    monkeypatch.chdir(folder.parent)
+    program = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    assert len(program.strip().splitlines()) == 5
+    exec(program, {})
+    printed = eval(capsys.readouterr().out, {"__builtins__": {}})
+    logits = build_detector(TINY).apply({"params": params}, prepare(face)).logits
+    expected = np.asarray(jax.nn.softmax(logits))[0]
+    assert list(printed) == ["fake", "real"]
+    np.testing.assert_allclose(list(printed.values()), expected, atol=0.02)
+
+
+def test_hugging_face_loads_it(detector, face):
+    torch, transformers = need("torch"), need("transformers")
+    folder, params = detector
+    network, info = transformers.AutoModelForImageClassification.from_pretrained(
+        folder, output_loading_info=True
+    )
+    assert not any(info.values()), info
+    assert network.config.id2label == {0: "fake", 1: "real"}
+    assert network.config.label2id == {"fake": 0, "real": 1}
+    ours = build_detector(TINY).apply({"params": params}, images(64)).logits
+    with torch.inference_mode():
+        logits = network(torch.from_numpy(images(64)).permute(0, 3, 1, 2)).logits
+    np.testing.assert_allclose(logits.numpy(), ours, rtol=0, atol=1e-5)
+
+    processor = transformers.AutoImageProcessor.from_pretrained(folder)
+    pixels = processor(face)["pixel_values"]
+    timm = need("timm")
+    network = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network))
+    torch.testing.assert_close(pixels[0], transform(face), rtol=0, atol=0)
+
+    classify = transformers.pipeline("image-classification", str(folder))
+    scores = {result["label"]: result["score"] for result in classify(face)}
+    logits = (
+        build_detector(TINY).apply({"params": params}, pixels.permute(0, 2, 3, 1).numpy()).logits
+    )
+    expected = np.asarray(jax.nn.softmax(logits))[0]
+    np.testing.assert_allclose([scores["fake"], scores["real"]], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("pool", ["mean", "token"])
+def test_an_encoder_loads_in_timm_and_hugging_face(tmp_path, pool):
+    torch, timm, transformers = need("torch"), need("timm"), need("transformers")
+    params = encoder_params(TINY)
+    write_folder(tmp_path / "x", params, describe({**TINY, "pool": pool}))
+    ours = ViT(**TINY).apply({"params": params}, jnp.asarray(images(64)), method="encode")
+    pooled = ours[:, 0] if pool == "token" else ours[:, 1:].mean(axis=1)
+    pixels = torch.from_numpy(images(64)).permute(0, 3, 1, 2)
+    in_timm = timm.create_model(f"local-dir:{tmp_path / 'x'}", pretrained=True).eval()
+    in_transformers = transformers.AutoModel.from_pretrained(tmp_path / "x").eval()
+    with torch.inference_mode():
+        output = in_transformers(pixels)
+        for tokens, features in (
+            (in_timm.forward_features(pixels), in_timm(pixels)),
+            (output.last_hidden_state, output.pooler_output),
+        ):
+            np.testing.assert_allclose(tokens.numpy(), ours, rtol=0, atol=1e-5)
+            np.testing.assert_allclose(features.numpy(), pooled, rtol=0, atol=1e-5)
+
+
+def test_an_adapters_encoder_is_found_and_checked(tmp_path):
+    attributes = {**TINY, "adapter_reduction": 4}
+    params, description = detector_params(attributes), describe(attributes, labels=LABELS)
+    write_folder(tmp_path / "adapter", params, description, with_encoder=False)
+    assert sorted(path.name for path in (tmp_path / "adapter").iterdir()) == [
+        "README.md",
+        "adapter.safetensors",
+        "config.json",
+        "load_fsvfm.py",
+        "preprocess.json",
+    ]
+    write_folder(tmp_path / "whole", params, description)
+    write_folder(tmp_path / "other", detector_params(attributes, seed=1), description)
+    read = read_folder(tmp_path / "adapter", encoder=tmp_path / "whole")
+    jax.tree.map(np.testing.assert_array_equal, read.params, params)
+    with pytest.raises(DataError, match="name the folder of its encoder too"):
+        read_folder(tmp_path / "adapter")
+    with pytest.raises(DataError, match="holds another encoder"):
+        read_folder(tmp_path / "adapter", encoder=tmp_path / "other")
+
+
+def test_a_split_loses_nothing():
+    state_dict = timm_names(detector_params({**TINY, "fas": True, "adapter_reduction": 4}))
+    model, outside = split(state_dict)
+    assert model.keys() | outside.keys() == state_dict.keys()
+    assert model.keys() & outside.keys() == {"fc_norm.weight", "fc_norm.bias"}
+    assert all(name.startswith(("blocks", "cls", "pos", "patch", "fc_norm")) for name in model)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "labels", "message"),
+    [
+        ({**TINY, "width": 64}, LABELS, "width is 48 by the arrays' shapes, not 64"),
+        ({**TINY, "depth": 3}, LABELS, "depth is 2"),
+        ({**TINY, "image_size": 96}, LABELS, "image_size is 64"),
+        ({**TINY, "pool": "token"}, LABELS, "pool is mean"),
+        ({**TINY, "pool": "avg"}, LABELS, "tells pool"),
+        ({k: v for k, v in TINY.items() if k != "num_heads"}, LABELS, "tells pool"),
+        (TINY, (), r"2 classes need as many different names, not \[\]"),
+        (TINY, ("fake", "fake"), "2 classes need"),
+        (TINY, ("fake", "real", "spoof"), "2 classes need"),
+    ],
+)
+def test_a_description_of_something_else_is_refused(tmp_path, attributes, labels, message):
+    with pytest.raises(ConfigError, match=message):
+        write_folder(tmp_path / "x", detector_params(TINY), describe(attributes, labels=labels))
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_student_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="a student has no place in a folder"):
+        write_folder(tmp_path / "x", golden_numbers.params("init"), describe(TINY))
+
+
+def test_only_an_adapter_stands_on_an_encoder(tmp_path):
+    with pytest.raises(ConfigError, match="only a detector with an adapter"):
+        write_folder(
+            tmp_path / "x",
+            detector_params(TINY),
+            describe(TINY, labels=LABELS),
+            with_encoder=False,
+        )
+
+
+def test_nothing_is_overwritten(detector, tmp_path):
+    folder, params = detector
+    description = describe(TINY, labels=LABELS)
+    with pytest.raises(StorageError, match="is not empty"):
+        write_folder(folder, params, description)
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="cannot be written"):
+        write_folder(tmp_path / "file" / "x", params, description)
+
+
+def damage(folder, name, change):
+    config = json.loads((folder / "config.json").read_text())
+    if name == "config.json":
+        change(config)
+        (folder / name).write_text(json.dumps(config))
+    else:
+        content = bytearray((folder / name).read_bytes())
+        change(content)
+        (folder / name).write_bytes(content)
+
+
+def flip(content):
+    content[-100] ^= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("model.safetensors", flip, "SHA-256"),
+        ("model.safetensors", lambda x: x.clear(), "SHA-256"),
+        ("config.json", lambda x: x.clear(), "not that of a folder written by fsvfm_jax"),
+        ("config.json", lambda x: x.update(fsvfm_jax=3), "not that of a folder"),
+        ("config.json", lambda x: x["fsvfm_jax"].pop("license"), "'license'"),
+        ("config.json", lambda x: x["fsvfm_jax"].update(stats={"mean": 1}), "not that of a folder"),
+        ("config.json", lambda x: x["fsvfm_jax"].update(model=[1]), "config.json"),
+        ("config.json", lambda x: x["fsvfm_jax"]["model"].update(width=64), "width is 48"),
+        ("config.json", lambda x: x["fsvfm_jax"]["model"].update(num_heads=0), "differ"),
+        ("config.json", lambda x: x["fsvfm_jax"].update(label_names=["real"]), "2 classes need"),
+        ("config.json", lambda x: x["fsvfm_jax"]["sha256"].update({"/etc/x": ""}), "'/etc/x'"),
+        ("config.json", lambda x: x["fsvfm_jax"]["sha256"].clear(), "adapter only"),
+    ],
+)
+def test_a_damaged_folder_is_refused(tmp_path, name, change, message):
+    write_folder(tmp_path / "x", detector_params(TINY), describe(TINY, labels=LABELS))
+    damage(tmp_path / "x", name, change)
+    with pytest.raises(DataError, match=message):
+        read_folder(tmp_path / "x")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"config\.json cannot be read"):
+        read_folder(tmp_path)
+    write_folder(tmp_path / "x", detector_params(TINY), describe(TINY, labels=LABELS))
+    os.remove(tmp_path / "x" / "model.safetensors")
+    with pytest.raises(DataError, match=r"model\.safetensors cannot be read"):
+        read_folder(tmp_path / "x")

@@ -1,0 +1,73 @@
+"""Starting weights, through the loop and by themselves."""
+
+import jax
+import numpy as np
+import pytest
+from test_train import run, tiny_config
+
+from fsvfm_jax import pretrain
+from fsvfm_jax.convert.warm_start import load_weights
+from fsvfm_jax.convert.weights import read_run
+from fsvfm_jax.data.stats import Stats
+from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.models.fsvfm import teacher_subset
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A run of 5 steps, with its config and a checkpoint."""
+    workdir = tmp_path_factory.mktemp("run")
+    run(workdir, {"epochs": 2, "schedule_epochs": 8})
+    return workdir
+
+
+def fresh(changes: dict | None = None):
+    config = tiny_config({"seed": 1} | (changes or {}))
+    task = pretrain.make_task(config, stats=Stats((0.5, 0.5, 0.5), (0.2, 0.2, 0.2)))
+    return config, jax.jit(task.init)(jax.random.key(1))
+
+
+def load(workdir, **init):
+    config, state = fresh({f"init.{name}": value for name, value in init.items()})
+    config.init.params = str(workdir)
+    return load_weights(state, init=config.init, model=config.model)
+
+
+@pytest.mark.parametrize("branch", ["student", "teacher"])
+def test_the_teacher_starts_as_the_students_copy(workdir, branch):
+    stored = read_run(workdir).state
+    state = load(workdir, branch=branch)
+    wanted = stored.params if branch == "student" else stored.teacher_params
+    ours = {name: state.params[name] for name in wanted}
+    jax.tree.map(np.testing.assert_array_equal, ours, wanted)
+    jax.tree.map(np.testing.assert_array_equal, state.teacher_params, teacher_subset(state.params))
+    assert int(state.step) == 0
+
+
+def test_the_teacher_may_be_the_checkpoints_with_a_warning(workdir, caplog):
+    with caplog.at_level("INFO", "fsvfm_jax"):
+        state = load(workdir, teacher="checkpoint")
+    assert "never updated" in caplog.text.replace("\n", " ")
+    stored = read_run(workdir).state
+    jax.tree.map(np.testing.assert_array_equal, state.teacher_params, stored.teacher_params)
+
+
+def test_training_starts_from_them_at_step_0(workdir, tmp_path, caplog):
+    with caplog.at_level("INFO", "fsvfm_jax"):
+        run(tmp_path, {"epochs": 1, "schedule_epochs": 8, "init.params": str(workdir)})
+    assert f"weights from {workdir}" in caplog.text
+    assert int(read_run(tmp_path).state.step) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"model.num_heads": 8}, ConfigError, "4 attention heads"),
+        ({"model.image_size": 64}, DataError, "of another network: "),
+    ],
+)
+def test_weights_of_another_network_are_refused(workdir, changes, error, message):
+    config, state = fresh(changes)
+    config.init.params = str(workdir)
+    with pytest.raises(error, match=message):
+        load_weights(state, init=config.init, model=config.model)
