@@ -11,6 +11,7 @@ from fsvfm_jax.convert import reference
 from fsvfm_jax.errors import DataError
 from fsvfm_jax.models import build
 from fsvfm_jax.models.fsvfm import encoder_subset, teacher_subset
+from fsvfm_jax.models.vit import SIZES
 
 
 @pytest.mark.parametrize("prefix", ["init", "final/online", "final/target", "step0/grad"])
@@ -41,6 +42,17 @@ def test_every_size_has_a_name_for_every_parameter():
         names = reference.to_state_dict(params)
         assert sum(x.size for x in names.values()) == sum(x.size for x in jax.tree.leaves(shapes))
         assert f"blocks.{params['blocks']['norm1']['scale'].shape[0] - 1}.mlp.fc2.bias" in names
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", SIZES)
+def test_random_weights_of_every_size_go_there_and_back_unchanged(size):
+    shapes = jax.eval_shape(build(size).init_params, jax.random.key(0))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: rng.standard_normal(x.shape, np.float32), shapes)
+    back = reference.to_params(reference.to_state_dict(params))
+    assert jax.tree.structure(back) == jax.tree.structure(params)
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, back, params)))
 
 
 def test_the_table_is_one_to_one():
