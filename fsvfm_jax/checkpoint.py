@@ -29,15 +29,24 @@ class Checkpoints:
         directory: `<workdir>/checkpoints`, relative or absolute, created if missing.
         keep: How many of the newest steps to keep.
         keep_every: Every multiple of it is kept for good; 0 for none.
+        read_only: Leave the directory as it is: the run may be going on, and saving.
     """
 
-    def __init__(self, directory: epath.Path, *, keep: int, keep_every: int):
+    def __init__(
+        self, directory: epath.Path, *, keep: int, keep_every: int, read_only: bool = False
+    ):
+        if read_only:
+            options = ocp.CheckpointManagerOptions(
+                read_only=True, save_interval_steps=0, create=False
+            )
+        else:
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=keep, keep_period=keep_every or None, cleanup_tmp_directories=True
+            )
         self._manager = ocp.CheckpointManager(
             # Orbax takes absolute paths only; a bucket's is one, and `resolve` would make it local.
             directory if directory.is_absolute() else directory.resolve(),
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, keep_period=keep_every or None, cleanup_tmp_directories=True
-            ),
+            options=options,
             # Named here, so that a checkpoint can be described before it is restored.
             item_handlers={
                 "state": ocp.StandardCheckpointHandler(),

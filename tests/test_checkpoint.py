@@ -56,6 +56,19 @@ def test_the_newest_is_restored_and_the_policy_kept(tmp_path, state):
         assert checkpoints.restore_newest(template_of(state)).samples_seen == 7
 
 
+def test_whoever_only_reads_leaves_a_save_that_is_going_on_alone(tmp_path, state):
+    with open_checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(state, step=7, samples_seen=448)
+    going_on = tmp_path / "c" / "8.orbax-checkpoint-tmp-1"
+    going_on.mkdir()
+    with open_checkpoints(tmp_path / "c", keep=1, read_only=True) as checkpoints:
+        assert checkpoints.restore_newest(template_of(state)).samples_seen == 448
+    assert going_on.exists()
+    with open_checkpoints(tmp_path / "c"):
+        pass
+    assert not going_on.exists()  # of a run that is dead, to whoever trains
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
