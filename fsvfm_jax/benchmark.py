@@ -116,27 +116,22 @@ def measure_step(
         UserError: Of its other kinds, where the config does not fit.
     """
     from fsvfm_jax import config as config_lib
-    from fsvfm_jax import pretrain, sharding
-    from fsvfm_jax.backends import settings_for
-    from fsvfm_jax.compilation import compile_for_devices, state_template
+    from fsvfm_jax import pretrain
+    from fsvfm_jax.compilation import compile_for_devices, fresh_state, place, state_template
     from fsvfm_jax.data.stats import Stats
 
-    config = config_lib.resolve(config)
-    mesh = sharding.make_mesh(config.mesh)
-    sharding.check_batch_size(config.batch_size, accum_steps=config.accum_steps, mesh=mesh)
-    config = settings_for(config, mesh.devices.flat[0].platform)
+    mesh, config = place(config_lib.resolve(config))
     task = pretrain.make_task(config, stats=Stats((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
 
     started = time.perf_counter()
     step = compile_for_devices(task, mesh, config)
     compile_seconds = time.perf_counter() - started
 
-    shardings = sharding.shardings_of(state_template(task, mesh))
-    state = jax.jit(task.init, out_shardings=shardings)(jax.random.key(config.seed))
     if real_input:
         batches = _real_batches(config, mesh)
     else:
         batches = _synthetic_batches(config, task.sample, mesh)
+    state = fresh_state(task, state_template(task, mesh), seed=config.seed)
     with contextlib.closing(batches):
         running = run_steps(step.program, state, batches)
         seconds = time_steps(running, steps=steps, warmup=warmup)

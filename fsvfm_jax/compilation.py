@@ -4,7 +4,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from fsvfm_jax import distributed, sharding
+from fsvfm_jax.backends import settings_for
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.memory import Memory, fits_with
 from fsvfm_jax.sharding import AUTO
@@ -37,9 +38,33 @@ class CompiledStep(NamedTuple):
     accum_steps: int
 
 
+def place(
+    config: ConfigDict, devices: Sequence[jax.Device] | None = None
+) -> tuple[Mesh, ConfigDict]:
+    """The mesh over all devices (or those given), and the config with their kind's settings.
+
+    Args:
+        config: The resolved config.
+        devices: Instead of all of them.
+
+    Raises:
+        ConfigError: The mesh or the batch does not divide over them, or they cannot do what the
+            config asks for.
+    """
+    mesh = sharding.make_mesh(config.mesh, devices)
+    sharding.check_batch_size(config.batch_size, accum_steps=config.accum_steps, mesh=mesh)
+    return mesh, settings_for(config, mesh.devices.flat[0].platform)
+
+
 def state_template(task: Task, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings of the state: no array is ever made in the wrong place."""
     return sharding.state_template(jax.eval_shape(task.init, jax.random.key(0)), mesh)
+
+
+def fresh_state(task: Task, template: TrainState, *, seed: int) -> TrainState:
+    """The state at step 0, every array made where `state_template` says that it lives."""
+    init = jax.jit(task.init, out_shardings=sharding.shardings_of(template))
+    return init(jax.random.key(seed))
 
 
 def lower_step(
@@ -94,12 +119,15 @@ def compile_step(
     if accum_steps == AUTO:
         images = batch_size // mesh.size
         counts = [n for n in range(1, images + 1) if images % n == 0]
-    state_bytes = sharding.bytes_per_device(state_template(task, mesh))
     step = None
     for count in counts:
         if step is not None and count != counts[-1]:
-            more = count / step.accum_steps
-            if not fits_with(step.memory, state_bytes=state_bytes, micro_batches=more):
+            may_fit = fits_with(
+                step.memory,
+                state_bytes=sharding.bytes_per_device(state_template(task, mesh)),
+                micro_batches=count / step.accum_steps,
+            )
+            if distributed.number_of_processes(not may_fit):
                 continue
         lowered = lower_step(task, mesh, batch_size=batch_size, accum_steps=count)
         step = CompiledStep(*_compile(lowered, available=available, options=options), count)

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from fsvfm_jax.data.stats import make_stats
 from fsvfm_jax.errors import ConfigError, nearest
-from fsvfm_jax.losses import SIMILARITIES
+from fsvfm_jax.losses import SIMILARITIES, info_nce
 from fsvfm_jax.masking import REGION_CHOICES, STRATEGIES, num_removed
 from fsvfm_jax.models import build
 from fsvfm_jax.sharding import AUTO
@@ -142,7 +142,7 @@ def _check(config: ConfigDict) -> None:
 
 
 def _check_accum_steps(accum_steps: Any, *, similarity: str) -> None:
-    if accum_steps == AUTO and similarity in ("infonce", "mocov3"):
+    if accum_steps == AUTO and SIMILARITIES[similarity].loss is info_nce:
         raise ConfigError(
             f"config.accum_steps = 'auto' would let the devices' memory decide how many faces"
             f" config.loss.similarity = {similarity!r} compares with each other: give a number"

@@ -56,6 +56,11 @@ class Schedule:
         return (1 - self.teacher_momentum) * (1 + math.cos(math.pi * progress)) / 2
 
 
+def peak_learning_rate(config: ConfigDict) -> float:
+    """blr * batch / 256."""
+    return config.optimizer.blr * config.batch_size / 256
+
+
 def make_schedule(config: ConfigDict, num_samples: int) -> Schedule:
     """Turns a resolved config's epochs, batch and blr into steps and learning rate.
 
@@ -68,7 +73,7 @@ def make_schedule(config: ConfigDict, num_samples: int) -> Schedule:
         total_steps=math.ceil(config.epochs * num_samples / config.batch_size),
         schedule_epochs=float(config.schedule_epochs),
         warmup_epochs=float(config.optimizer.warmup_epochs),
-        peak_learning_rate=config.optimizer.blr * config.batch_size / 256,
+        peak_learning_rate=peak_learning_rate(config),
         min_learning_rate=config.optimizer.min_lr,
         teacher_momentum=1.0 if config.teacher.mode == "frozen" else config.teacher.momentum,
     )

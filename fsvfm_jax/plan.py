@@ -29,9 +29,8 @@ from ml_collections import ConfigDict
 
 from fsvfm_jax import cli, pretrain, sharding
 from fsvfm_jax import config as config_lib
-from fsvfm_jax.backends import settings_for
 from fsvfm_jax.chips import EXAMPLES, GIB, Chip, topology_devices
-from fsvfm_jax.compilation import available_bytes, compile_step, state_template
+from fsvfm_jax.compilation import available_bytes, compile_step, place, state_template
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.flops import training_flops_per_image
 from fsvfm_jax.hlo import collective_table, collectives
@@ -122,10 +121,7 @@ def make_plan(config: ConfigDict, target: Target) -> dict[str, Any]:
 
 def describe(config: ConfigDict, target: Target) -> tuple[dict[str, Any], Memory]:
     """Compiles the step that training would run; what is then known of it and of a run with it."""
-    devices, chip = target.devices, target.chip
-    mesh = sharding.make_mesh(config.mesh, devices)
-    sharding.check_batch_size(config.batch_size, accum_steps=config.accum_steps, mesh=mesh)
-    config = settings_for(config, devices[0].platform)
+    mesh, config = place(config, target.devices)
     # The statistics are two constants of the program.
     task = pretrain.make_task(config, stats=Stats((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
     started = time.monotonic()
@@ -139,16 +135,15 @@ def describe(config: ConfigDict, target: Target) -> tuple[dict[str, Any], Memory
     )
     compile_seconds = time.monotonic() - started
 
-    images_per_device = config.batch_size // len(devices)
     flops = training_flops_per_image(build(config.model), config.mask.mask_ratio).total
     hlo_text = compiled and compiled.as_text()
     plan = {
-        "chip": chip and chip.name,
-        "devices": len(devices),
+        "chip": target.chip and target.chip.name,
+        "devices": mesh.size,
         "mesh": dict(mesh.shape),
         "batch_size": config.batch_size,
         "accum_steps": accum_steps,
-        "images_per_device": images_per_device,
+        "images_per_device": config.batch_size // mesh.size,
         "remat": config.model.remat,
         "attention": config.model.attention,
         "compiler_options": config.compiler_options.to_dict(),
@@ -164,29 +159,35 @@ def describe(config: ConfigDict, target: Target) -> tuple[dict[str, Any], Memory
         "bound": None,
         "estimate": None,
     }
-    if chip is None or hlo_text is None:
-        return plan, memory
+    if target.chip is not None and hlo_text is not None:
+        plan |= _predict(config, target, plan=plan, memory=memory, hlo_text=hlo_text)
+    return plan, memory
+
+
+def _predict(
+    config: ConfigDict, target: Target, *, plan: dict[str, Any], memory: Memory, hlo_text: str
+) -> dict[str, Any]:
+    """Bound and estimate of the run, by the compiled step."""
     # How the CPU fuses says nothing of another chip; what a step starts and ends with, it moves.
     moved = memory.argument + memory.output if target.by_model else memory_traffic(hlo_text)
     roof = roofline(
-        chip,
-        flops=flops * images_per_device,
+        target.chip,
+        flops=plan["flops_per_image"] * plan["images_per_device"],
         traffic=moved,
         sent=math.fsum(collective.sent_bytes for collective in collectives(hlo_text)),
     )
     efficiency = assumed_efficiency()
     if target.benchmark:
         model = config.model.to_dict()
-        efficiency = measured_efficiency(roof, target.benchmark, chip=chip, model=model)
-    prediction = predict(
+        efficiency = measured_efficiency(roof, target.benchmark, chip=target.chip, model=model)
+    return predict(
         roof,
         efficiency,
         batch_size=config.batch_size,
         total_steps=plan["total_steps"],
-        num_devices=len(devices),
+        num_devices=plan["devices"],
         price=target.price,
     )
-    return plan | prediction, memory
 
 
 def as_flags(change: dict[str, Any]) -> str:

@@ -14,13 +14,12 @@ from ml_collections import ConfigDict
 
 from fsvfm_jax import config as config_lib
 from fsvfm_jax import distributed, sharding, tracking
-from fsvfm_jax.backends import settings_for
 from fsvfm_jax.checkpoint import Checkpoints
-from fsvfm_jax.compilation import compile_for_devices, state_template
+from fsvfm_jax.compilation import compile_for_devices, fresh_state, place, state_template
 from fsvfm_jax.convert.warm_start import load_weights
 from fsvfm_jax.data.pipeline import make_iterator
 from fsvfm_jax.data.sources import Source, make_source
-from fsvfm_jax.data.stats import Stats, compute_stats, load_stats, make_stats, save_stats
+from fsvfm_jax.data.stats import STATS_FILE, Stats, compute_stats, known_stats, save_stats
 from fsvfm_jax.data.transforms import to_batch_element
 from fsvfm_jax.errors import NotFiniteError, Preempted
 from fsvfm_jax.optim import Schedule, make_schedule
@@ -51,9 +50,7 @@ def train(
         UserError: Of its kinds, each with one sentence.
     """
     # ── Mesh ──────────────────────────────────────────────────────────────────────────────────
-    mesh = sharding.make_mesh(config.mesh)
-    sharding.check_batch_size(config.batch_size, accum_steps=config.accum_steps, mesh=mesh)
-    config = settings_for(config, mesh.devices.flat[0].platform)
+    mesh, config = place(config)
 
     # ── Data ──────────────────────────────────────────────────────────────────────────────────
     source = open_source(config)
@@ -66,7 +63,6 @@ def train(
 
     # ── State: shapes first, so that no array is ever made in the wrong place ──────────────────
     task = make_task(config, stats=stats)
-    key = jax.random.key(config.seed)
     template = state_template(task, mesh)
     logger.info("parameters of the student\n%s", tracking.parameter_table(template.params))
 
@@ -87,7 +83,7 @@ def train(
     with checkpoints:
         restored = checkpoints.restore_newest(template)
         if restored is None:
-            state = jax.jit(task.init, out_shardings=sharding.shardings_of(template))(key)
+            state = fresh_state(task, template, seed=config.seed)
             if config.init.params:
                 state = load_weights(state, init=config.init, model=config.model)
             start_step = samples_seen = 0
@@ -158,19 +154,13 @@ def train(
 
 def _find_stats(config: ConfigDict, source: Source, workdir: epath.Path, *, compute: bool) -> Stats:
     """Mean and std from the config, a file, an earlier start of this run, or the set itself."""
-    stored = workdir / "data_stats.json"
-    if config.mean is not None:
-        stats = make_stats(config.mean, config.std)
-    elif config.stats_file is not None:
-        stats = load_stats(config.stats_file)
-    elif stored.exists():
-        stats = load_stats(stored)
-    elif compute:
+    stats = known_stats(config, workdir)
+    if stats is None and compute:
         if jax.process_index() == 0:
-            save_stats(stored, compute_stats(source))
+            save_stats(workdir / STATS_FILE, compute_stats(source))
         multihost_utils.sync_global_devices("mean and std are stored")
-        stats = load_stats(stored)
-    else:
+        stats = known_stats(config, workdir)
+    if stats is None:
         logger.info("mean and std will be computed over the set when training starts")
         return Stats((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     logger.info("mean %s  std %s", stats.mean, stats.std)

@@ -4,6 +4,8 @@ import json
 from functools import cache
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fsvfm_jax.convert.reference import to_params
@@ -25,6 +27,7 @@ MODEL = {
     "projection_hidden": 64,
     "rep_pos": "zeros",
 }
+KEPT = 4  # of 16 patches
 LOSS = {"norm_pix": True, "weight_region": 0.007, "weight_sim": 0.1, "similarity": "simsiam"}
 
 
@@ -59,6 +62,13 @@ def masks(step: int) -> Masks:
     order = np.argsort(mask, axis=1, kind="stable")
     num_kept = int((1 - mask[0]).sum())
     return Masks(mask, load()["region_mask"][step], order[:, :num_kept], np.argsort(order, axis=1))
+
+
+def masks_of_bits(_: jax.Array, bits: jax.Array) -> Masks:
+    """In `sample_masks`' place: masks that come as the two lowest bits of what would be classes."""
+    mask, region_mask = bits & 1, bits >> 1
+    order = jnp.argsort(mask, axis=1)
+    return Masks(mask, region_mask, order[:, :KEPT], jnp.argsort(order, axis=1))
 
 
 def relative_difference(ours: np.ndarray, theirs: np.ndarray) -> float:

@@ -32,8 +32,7 @@ def main(folder: str, fsdp: str, coordinator: str, num_processes: str, process_i
     with Checkpoints(epath.Path(folder), keep=3, keep_every=0) as checkpoints:
         restored = checkpoints.restore_newest(template)
         if restored is None:
-            init = jax.jit(task.init, out_shardings=sharding.shardings_of(template))
-            state = init(jax.random.key(0))
+            state = compilation.fresh_state(task, template, seed=0)
             checkpoints.save(state, step=1, samples_seen=32)
         else:
             state = restored.state

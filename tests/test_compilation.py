@@ -34,8 +34,7 @@ def lower(changes: dict, devices=None, *, get_config=vit_s.get_config, arg: str 
     """The step of a config, its task and mesh."""
     config = get_config(arg)
     config.update_from_flattened_dict(changes)
-    mesh = sharding.make_mesh(config.mesh, devices)
-    config = settings_for(config_lib.resolve(config), mesh.devices.flat[0].platform)
+    mesh, config = compilation.place(config_lib.resolve(config), devices)
     task = pretrain.make_task(config, stats=STATS)
     lowered = compilation.lower_step(
         task, mesh, batch_size=config.batch_size, accum_steps=config.accum_steps

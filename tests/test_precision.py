@@ -64,8 +64,7 @@ def train(dtype: str, *, seed: int, faces: list) -> tuple[dict[str, np.ndarray],
     schedule = optim.make_schedule(config, len(faces))
     task = pretrain.make_task(config, stats=Stats(config.data.mean, config.data.std))
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-    shardings = sharding.shardings_of(compilation.state_template(task, mesh))
-    state = jax.jit(task.init, out_shardings=shardings)(jax.random.key(seed))
+    state = compilation.fresh_state(task, compilation.state_template(task, mesh), seed=seed)
     step = compilation.lower_step(task, mesh, batch_size=BATCH).compile()
     batches = make_iterator(faces, global_batch_size=BATCH, patch_size=8, seed=seed)
     history, moves = [], []

@@ -12,14 +12,13 @@ from jax.flatten_util import ravel_pytree
 from fsvfm_jax import pretrain
 from fsvfm_jax.convert.reference import to_state_dict
 from fsvfm_jax.data.stats import Stats
-from fsvfm_jax.masking import Masks, sample_masks
+from fsvfm_jax.masking import sample_masks
 from fsvfm_jax.models import build
 from fsvfm_jax.models.fsvfm import split_positions, teacher_subset
 from fsvfm_jax.optim import Schedule, make_optimizer
 from fsvfm_jax.train_state import StepValues, TrainState
 
 STEPS = 8
-KEPT = 4
 IDENTITY = Stats((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
@@ -112,11 +111,6 @@ def eight_steps(model):
 
     # The step draws masks and normalises bytes itself; here both are given by the reference, the
     # masks as the two lowest bits of what would be the classes.
-    def sample(_, bits):
-        mask, region_mask = bits & 1, bits >> 1
-        order = jnp.argsort(mask, axis=1)
-        return Masks(mask, region_mask, order[:, :KEPT], jnp.argsort(order, axis=1))
-
     @jax.jit
     def step(state, images, bits, values):
         return pretrain.train_step(
@@ -125,7 +119,7 @@ def eight_steps(model):
             state,
             {"image": images, "classes": bits},
             values,
-            sample=sample,
+            sample=golden_numbers.masks_of_bits,
             stats=IDENTITY,
             loss=golden_numbers.LOSS,
             seed=0,

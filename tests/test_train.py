@@ -136,7 +136,7 @@ def train_on(data: int, fsdp: int, *, steps: int) -> tuple[list[float], TrainSta
     task = pretrain.make_task(config, stats=Stats(config.data.mean, config.data.std))
     mesh = sharding.make_mesh(config.mesh, jax.devices()[: data * fsdp])
     template = compilation.state_template(task, mesh)
-    state = jax.jit(task.init, out_shardings=sharding.shardings_of(template))(jax.random.key(0))
+    state = compilation.fresh_state(task, template, seed=0)
     step = compilation.lower_step(task, mesh, batch_size=16).compile()
     source = SyntheticFaces(40, image_size=32, seed=0)
     batches = make_iterator(source, global_batch_size=16, patch_size=8, seed=0)

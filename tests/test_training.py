@@ -3,7 +3,6 @@
 import golden_files
 import golden_numbers
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -14,14 +13,12 @@ from fsvfm_jax.convert import pth, training
 from fsvfm_jax.convert.measures import network
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.errors import DataError
-from fsvfm_jax.masking import Masks
 from fsvfm_jax.models.fsvfm import split_positions
 from fsvfm_jax.optim import make_optimizer
 from fsvfm_jax.train_state import StepValues
 
 torch = need("torch")
 
-KEPT = 4
 SETTINGS = {"learning_rate": 0.002, "betas": (0.9, 0.95), "weight_decay": 0.05}
 
 
@@ -56,11 +53,6 @@ def test_the_state_is_whole_and_placed_by_name(state):
 def test_training_goes_on_as_in_the_reference(state):
     model = network(state.params, **golden_files.RUN_HEADS)
 
-    def sample(_, bits):
-        mask, region_mask = bits & 1, bits >> 1
-        order = jnp.argsort(mask, axis=1)
-        return Masks(mask, region_mask, order[:, :KEPT], jnp.argsort(order, axis=1))
-
     @jax.jit
     def step(state, images, bits, values):
         return pretrain.train_step(
@@ -69,7 +61,7 @@ def test_training_goes_on_as_in_the_reference(state):
             state,
             {"image": images, "classes": bits},
             values,
-            sample=sample,
+            sample=golden_numbers.masks_of_bits,
             stats=Stats((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
             loss=golden_numbers.LOSS,
             seed=0,

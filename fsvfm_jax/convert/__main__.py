@@ -15,12 +15,12 @@ from fsvfm_jax.checkpoint import Checkpoints
 from fsvfm_jax.convert import pth, reference
 from fsvfm_jax.convert.card import AUTHORS_LICENSE, Description
 from fsvfm_jax.convert.folder import write_folder
-from fsvfm_jax.convert.measures import network
+from fsvfm_jax.convert.measures import HEADS, network
 from fsvfm_jax.convert.positions import resize_positions
 from fsvfm_jax.convert.safetensors import read_header
 from fsvfm_jax.convert.training import from_train_state, to_train_state
-from fsvfm_jax.convert.weights import Source, read_run, read_source
-from fsvfm_jax.data.stats import load_stats, save_stats
+from fsvfm_jax.convert.weights import Source, is_run, read_run, read_source
+from fsvfm_jax.data.stats import STATS_FILE, load_stats, save_stats
 from fsvfm_jax.errors import ConfigError, StorageError, nearest
 from fsvfm_jax.models.fsvfm import encoder_subset
 from fsvfm_jax.models.vit import SIZES
@@ -64,7 +64,7 @@ def to_folder(args: argparse.Namespace) -> None:
 
 def to_reference(args: argparse.Namespace) -> None:
     """Writes files that the reference loads, strict."""
-    if not (args.src / "checkpoints").is_dir():
+    if not is_run(args.src):
         source = _read(args)
         key = "state_dict" if "embedder" in source.params else "model"
         _check_new(args.dst)
@@ -74,14 +74,14 @@ def to_reference(args: argparse.Namespace) -> None:
     run = read_run(args.src)
     written = from_train_state(
         jax.device_get(run.state),
-        learning_rate=run.config.optimizer.blr * run.config.batch_size / 256,
+        learning_rate=optim.peak_learning_rate(run.config),
         betas=tuple(run.config.optimizer.betas),
         weight_decay=run.config.optimizer.weight_decay,
     )
     step = int(run.state.step)
+    args.dst.mkdir(parents=True, exist_ok=True)
     for name, state_dict in (("checkpoint", written.student), ("checkpoint-te", written.teacher)):
         file = args.dst / f"{name}-{step}.pth"
-        file.parent.mkdir(parents=True, exist_ok=True)
         _check_new(file)
         pth.write(file, state_dict, extra={"optimizer": written.optimizer, "epoch": step})
         print(file)
@@ -91,6 +91,7 @@ def to_reference(args: argparse.Namespace) -> None:
 def to_training(args: argparse.Namespace) -> None:
     """Writes a checkpoint of ours to go on pretraining from, optimizer included."""
     student, teacher = pth.read(args.src, sha256=args.sha256), pth.read(args.teacher)
+    # Its state has the same form with any settings.
     tx = optim.make_optimizer(betas=(0.9, 0.95), weight_decay=0.05, grad_clip=1.0)
     state = to_train_state(student, teacher, tx=tx)
     network(state.params, **_told(args))
@@ -98,7 +99,7 @@ def to_training(args: argparse.Namespace) -> None:
         raise StorageError(f"{args.dst} holds a run already; name another folder")
     stats = args.stats or args.src.with_name("pretrain_ds_mean_std.txt")
     args.dst.mkdir(parents=True, exist_ok=True)
-    save_stats(args.dst / "data_stats.json", load_stats(stats))
+    save_stats(args.dst / STATS_FILE, load_stats(stats))
     with Checkpoints(epath.Path(args.dst) / "checkpoints", keep=1, keep_every=0) as checkpoints:
         checkpoints.save(state, step=int(state.step), samples_seen=args.samples_seen)
     print(f"{args.dst}: step {int(state.step)}; train with --workdir={args.dst}")
@@ -132,7 +133,7 @@ def _told(args: argparse.Namespace) -> dict[str, Any]:
         if args.model not in SIZES:
             raise ConfigError(f"--model={args.model} is unknown; {nearest(args.model, SIZES)}")
         told |= SIZES[args.model]
-    for name in ("num_heads", "decoder_num_heads", "rep_decoder_num_heads"):
+    for name in HEADS:
         if getattr(args, name) is not None:
             told[name] = getattr(args, name)
     return told

@@ -16,13 +16,14 @@ from flax import traverse_util
 from fsvfm_jax.convert.reference import kind
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.models import build, build_detector
-from fsvfm_jax.models.fsvfm import encoder_subset, teacher_subset
+from fsvfm_jax.models.fsvfm import FSVFM, encoder_subset, teacher_subset
 from fsvfm_jax.models.vit import SIZES, ViT
 
-# The decoders of every published size.
-PIXEL_DECODER = {"decoder_width": 512, "decoder_depth": 8}
-REP_DECODER = {"rep_decoder_depth": 2}
-DECODER_HEADS = 16
+# What no array tells.
+HEADS = ("num_heads", "decoder_num_heads", "rep_decoder_num_heads")
+# The decoders of every published size are the network's defaults.
+PIXEL_DECODER = {"decoder_width": FSVFM.decoder_width, "decoder_depth": FSVFM.decoder_depth}
+REP_DECODER = {"rep_decoder_depth": FSVFM.rep_decoder_depth}
 
 
 def measures(params: Mapping[str, Any], **told: Any) -> dict[str, Any]:
@@ -135,10 +136,10 @@ def _known_heads(found: Mapping[str, Any], name: str) -> dict[str, int]:
     heads = {"num_heads": size and size["num_heads"]}
     if name in ("student", "teacher"):
         known = size and REP_DECODER.items() <= found.items()
-        heads["rep_decoder_num_heads"] = DECODER_HEADS if known else None
+        heads["rep_decoder_num_heads"] = FSVFM.rep_decoder_num_heads if known else None
     if name == "student":
         known = size and PIXEL_DECODER.items() <= found.items()
-        heads["decoder_num_heads"] = DECODER_HEADS if known else None
+        heads["decoder_num_heads"] = FSVFM.decoder_num_heads if known else None
     unknown = [
         attribute for attribute, value in heads.items() if value is None and attribute not in found
     ]

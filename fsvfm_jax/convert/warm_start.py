@@ -10,15 +10,13 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from fsvfm_jax.convert.weights import read_source
+from fsvfm_jax.convert.measures import HEADS
+from fsvfm_jax.convert.weights import is_run, read_source
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.models.fsvfm import Params, teacher_subset
 from fsvfm_jax.train_state import TrainState
 
 logger = logging.getLogger(__name__)
-
-
-HEADS = ("num_heads", "decoder_num_heads", "rep_decoder_num_heads")
 
 
 def load_weights(state: TrainState, *, init: ConfigDict, model: ConfigDict) -> TrainState:
@@ -61,7 +59,7 @@ def load_weights(state: TrainState, *, init: ConfigDict, model: ConfigDict) -> T
 
 def _teacher_of(path: Path) -> Path:
     """A workdir holds both; a reference's checkpoint-N.pth has checkpoint-te-N.pth beside it."""
-    if (path / "checkpoints").is_dir():
+    if is_run(path):
         return path
     beside = path.with_name(path.name.replace("checkpoint-", "checkpoint-te-"))
     if not beside.is_file() or beside == path:
@@ -91,12 +89,10 @@ def _replace(params: Params, weights: dict[str, Any], path: Path) -> Params:
 
 def _put(params: Params, like: Params) -> Params:
     """Float32 arrays where those of `like` are; copies, since a step gives its arguments away."""
-    return jax.tree.map(
-        lambda x, old: (
-            jax.device_put(jnp.array(np.asarray(x), jnp.float32), old.sharding)
-            if not isinstance(x, jax.Array)
-            else jnp.copy(x)
-        ),
-        params,
-        like,
-    )
+
+    def put(x: np.ndarray | jax.Array, old: jax.Array) -> jax.Array:
+        if isinstance(x, jax.Array):
+            return jnp.copy(x)
+        return jax.device_put(np.asarray(x, np.float32), old.sharding, may_alias=False)
+
+    return jax.tree.map(put, params, like)

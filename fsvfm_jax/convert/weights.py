@@ -12,8 +12,8 @@ from fsvfm_jax.checkpoint import Checkpoints
 from fsvfm_jax.convert import foreign, pth, reference
 from fsvfm_jax.convert.card import AUTHORS_LICENSE
 from fsvfm_jax.convert.folder import file_sha256, read_folder, read_json
-from fsvfm_jax.convert.measures import measures
-from fsvfm_jax.data.stats import Stats, load_stats
+from fsvfm_jax.convert.measures import HEADS, measures
+from fsvfm_jax.data.stats import STATS_FILE, Stats, known_stats, load_stats
 from fsvfm_jax.errors import DataError
 from fsvfm_jax.train_state import TrainState
 
@@ -54,7 +54,7 @@ def read_source(path: Path, *, branch: str, told: dict[str, Any], sha256: str | 
         DataError: There are no such weights, or they are damaged.
         ConfigError: A number of heads is neither told nor known.
     """
-    if (path / "checkpoints").is_dir():
+    if is_run(path):
         return _of_run(path, branch=branch)
     if (path / "config.json").is_file() and "fsvfm_jax" in read_json(path / "config.json"):
         exported = read_folder(path)
@@ -77,6 +77,11 @@ def read_source(path: Path, *, branch: str, told: dict[str, Any], sha256: str | 
     return _of_pth(path, told=told, sha256=sha256)
 
 
+def is_run(path: Path) -> bool:
+    """Whether it is a workdir of ours that has checkpoints."""
+    return (path / "checkpoints").is_dir()
+
+
 def read_run(workdir: Path) -> Run:
     """The newest checkpoint of a workdir, by the config and statistics stored in it.
 
@@ -86,10 +91,13 @@ def read_run(workdir: Path) -> Run:
     config = ConfigDict(read_json(workdir / "config.json"))
     if config.get("task") != "pretrain":
         raise DataError(f"{workdir / 'config.json'} is not that of a pretraining run")
-    stats = _stats_of_run(workdir, config)
+    stats = known_stats(config.data, epath.Path(workdir))
+    if stats is None:
+        raise DataError(f"{workdir} has no mean and std: {STATS_FILE} is missing")
     task = pretrain.make_task(config, stats=stats)
     mesh = sharding.make_mesh({"data": 1, "fsdp": 1}, jax.local_devices()[:1])
-    with Checkpoints(epath.Path(workdir) / "checkpoints", keep=1, keep_every=1) as checkpoints:
+    directory = epath.Path(workdir) / "checkpoints"
+    with Checkpoints(directory, keep=1, keep_every=0, read_only=True) as checkpoints:
         restored = checkpoints.restore_newest(compilation.state_template(task, mesh))
     if restored is None:
         raise DataError(f"{workdir} has no checkpoint")
@@ -100,7 +108,8 @@ def _of_run(workdir: Path, *, branch: str) -> Source:
     run = read_run(workdir)
     params = run.state.params if branch == "student" else run.state.teacher_params
     params = jax.device_get(params)
-    heads = {name: run.config.model[name] for name in _heads(reference.kind(params))}
+    names = [name for name in HEADS if branch == "student" or name != "decoder_num_heads"]
+    heads = {name: run.config.model[name] for name in names}
     facts = {
         "stats": run.stats,
         "recipe": run.config.recipe,
@@ -131,14 +140,3 @@ def _of_pth(path: Path, *, told: dict[str, Any], sha256: str | None) -> Source:
 
 def _facts(file: Path, sha256: str) -> dict[str, Any]:
     return {"source": file.name, "source_sha256": sha256}
-
-
-def _heads(kind: str) -> tuple[str, ...]:
-    heads = {"student": ("num_heads", "rep_decoder_num_heads", "decoder_num_heads")}
-    return heads.get(kind, ("num_heads", "rep_decoder_num_heads"))
-
-
-def _stats_of_run(workdir: Path, config: ConfigDict) -> Stats:
-    if config.data.mean is not None:
-        return Stats(tuple(config.data.mean), tuple(config.data.std))
-    return load_stats(config.data.stats_file or workdir / "data_stats.json")

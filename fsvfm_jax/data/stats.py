@@ -13,11 +13,15 @@ import grain
 import numpy as np
 from etils import epath
 from jaxtyping import Int64
+from ml_collections import ConfigDict
 
 from fsvfm_jax.data.sources import Source
 from fsvfm_jax.data.transforms import Face
 from fsvfm_jax.errors import DataError
 from fsvfm_jax.tracking import progress
+
+# Of a run, in its workdir.
+STATS_FILE = "data_stats.json"
 
 
 class Stats(NamedTuple):
@@ -72,6 +76,21 @@ def load_stats(path: epath.PathLike) -> Stats:
             ' {"mean": [r, g, b], "std": [r, g, b]} for pixels in 0 to 1'
         ) from error
     return stats
+
+
+def known_stats(config: ConfigDict, workdir: epath.Path) -> Stats | None:
+    """Those of the config, of its file, or of an earlier start of the run; None before the first.
+
+    Args:
+        config: The config's data section.
+        workdir: Of the run.
+    """
+    if config.mean is not None:
+        return make_stats(config.mean, config.std)
+    if config.stats_file is not None:
+        return load_stats(config.stats_file)
+    stored = workdir / STATS_FILE
+    return load_stats(stored) if stored.exists() else None
 
 
 def make_stats(mean: Any, std: Any) -> Stats:
