@@ -133,6 +133,11 @@ def get_config(size: str, arg: str = "") -> ConfigDict:
     # Steps of which every multiple is kept for good; 0 keeps none beyond the newest.
     c.checkpoint.keep_every = 0
 
+    c.resume = ConfigDict()
+    # Go on although the data, their order, the batch or the masks are not those that the workdir
+    # was trained with; what changed is noted in its fingerprint.json.
+    c.resume.accept_changes = False
+
     c.tracking = ConfigDict()
     # Steps between logged lines.
     c.tracking.log_every = 50

@@ -36,9 +36,8 @@ class Checkpoints:
         self, directory: epath.Path, *, keep: int, keep_every: int, read_only: bool = False
     ):
         if read_only:
-            options = ocp.CheckpointManagerOptions(
-                read_only=True, save_interval_steps=0, create=False
-            )
+            # Not Orbax's own `read_only`, which warns of being that.
+            options = ocp.CheckpointManagerOptions(create=False)
         else:
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=keep, keep_period=keep_every or None, cleanup_tmp_directories=True

@@ -1,5 +1,6 @@
 """Joining the processes of one run, and what must hold between them before anything is trained."""
 
+import hashlib
 import importlib.util
 import logging
 import os
@@ -161,6 +162,18 @@ def _read_bucket(workdir: epath.Path) -> None:
 def _scheme(path: epath.Path) -> str:
     """What is before :// in a path, or nothing."""
     return str(path).rpartition("://")[0]
+
+
+def check_same(text: str, *, what: str) -> None:
+    """Raises ConfigError, on all processes, unless all have the same text; `what` names it."""
+    digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+    digests = multihost_utils.process_allgather(digest).reshape(-1, digest.size)
+    differing = np.flatnonzero((digests != digests[0]).any(axis=1)).tolist()
+    if differing:
+        raise ConfigError(
+            f"processes {differing} have other {what} than process 0: start all with the same"
+            " command, and give all hosts the same files"
+        )
 
 
 def number_of_processes(condition: bool) -> int:

@@ -18,10 +18,11 @@ from fsvfm_jax.checkpoint import Checkpoints
 from fsvfm_jax.compilation import compile_for_devices, fresh_state, place, state_template
 from fsvfm_jax.convert.warm_start import load_weights
 from fsvfm_jax.data.pipeline import make_iterator
-from fsvfm_jax.data.sources import Source, make_source
+from fsvfm_jax.data.sources import FaceSet, Source, make_source
 from fsvfm_jax.data.stats import STATS_FILE, Stats, compute_stats, known_stats, save_stats
 from fsvfm_jax.data.transforms import to_batch_element
 from fsvfm_jax.errors import NotFiniteError, Preempted
+from fsvfm_jax.fingerprint import check_fingerprint, make_fingerprint
 from fsvfm_jax.optim import Schedule, make_schedule
 from fsvfm_jax.preemption import Preemption
 from fsvfm_jax.train_state import StepValues, Task
@@ -91,6 +92,12 @@ def train(
             state, samples_seen = restored
             start_step = int(state.step)
             logger.info("resumed at step %d of %d", start_step, schedule.total_steps)
+        check_fingerprint(
+            workdir,
+            make_fingerprint(config, dataset=source.fingerprint(), stats=stats),
+            step=start_step,
+            accept_changes=config.resume.accept_changes,
+        )
         if jax.process_index() == 0:
             (workdir / "config.json").write_text(config_lib.to_json(config))
         if start_step >= schedule.total_steps:
@@ -181,7 +188,7 @@ def _log_plan(config: ConfigDict, schedule: Schedule, *, num_samples: int) -> No
     )
 
 
-def open_source(config: ConfigDict) -> Source:
+def open_source(config: ConfigDict) -> FaceSet:
     """The faces that the config's data section names."""
     return make_source(
         config.data.source,

@@ -1,7 +1,9 @@
 """Stored files of the reference, as numbers: a stopped pretraining run and a detector per kind."""
 
 import argparse
+import importlib
 import json
+import os
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +19,9 @@ RUN_HEADS = {"num_heads": 4, "decoder_num_heads": 4, "rep_decoder_num_heads": 4}
 
 
 def need(name: str) -> ModuleType:
-    """Imports what only the extra `convert` installs; a test without it is skipped."""
+    """Imports what only the extra `convert` installs; without it a test is skipped, never in CI."""
+    if os.environ.get("CI"):
+        return importlib.import_module(name)
     return pytest.importorskip(name, reason=f"{name} is not installed: pip install '.[convert]'")
 
 

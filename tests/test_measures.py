@@ -35,7 +35,7 @@ def test_the_sizes_of_the_papers_are_known_whole(of_a_size):
     assert found.items() >= size.items()
     assert found["decoder_num_heads"] == found["rep_decoder_num_heads"] == 16
     assert build(found) == build(size)
-    assert measures(encoder_subset(params)) == size
+    assert measures(encoder_subset(params), num_heads=size["num_heads"]) == size
     assert measures(teacher_subset(params)).items() >= size.items()
 
 
@@ -78,10 +78,20 @@ def test_one_block_more_or_less_is_no_size_known():
         measures(params)
 
 
-def test_heads_told_win_over_the_table():
-    params = empty(build_detector("vit_small_patch16"))
-    assert measures(params)["num_heads"] == 12
-    assert measures(params, num_heads=6)["num_heads"] == 6
+@pytest.mark.parametrize("name", ["vit_small_patch16", "vit_base_patch16"])
+def test_a_plain_small_network_may_be_another_librarys(name):
+    detector = empty(build_detector(name))
+    encoder = empty(build_detector(SIZES[name] | {"pool": "token"}))
+    del encoder["head"]
+    adapter = empty(build_detector(SIZES[name] | {"adapter_reduction": 4}))
+    assert measures(adapter)["num_heads"] == 12
+    for params in (detector, encoder):
+        assert measures(params, num_heads=6)["num_heads"] == 6
+        if name == "vit_base_patch16":
+            assert measures(params)["num_heads"] == 12
+            continue
+        with pytest.raises(ConfigError, match=r"12 \(--model=vit_small_patch16\) and timm's 6"):
+            measures(params)
 
 
 def test_what_is_told_against_the_shapes_is_refused():

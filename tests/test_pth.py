@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import pickle
+import struct
 import subprocess
 import sys
 import tarfile
@@ -82,6 +83,20 @@ def test_what_is_written_pytorch_loads_strict(path, key):
     again = pth.read(path)
     assert again.extra["epoch"] == 3
     np.testing.assert_array_equal(again.state_dict["head.weight"], WEIGHTS["head.weight"])
+
+
+def test_numbers_of_numpy_become_pythons(path):
+    numbers = [np.float32(0.5), np.int64(7), np.bool_(True)]
+    torch.save({"model": {}, "threshold": np.float64(0.37), "more": numbers}, path)
+    extra = pth.read(path).extra
+    assert extra == {"threshold": 0.37, "more": [0.5, 7, True]}
+    assert [type(number) for number in extra["more"]] == [float, int, bool]
+
+
+def test_arrays_of_many_megabytes_are_read(path):
+    tensor = torch.arange(2**23, dtype=torch.float32)
+    torch.save({"model": {"x": tensor}}, path)
+    np.testing.assert_array_equal(pth.read(path).state_dict["x"], tensor.numpy())
 
 
 def refused(path, match, **options):
@@ -242,6 +257,38 @@ def test_nonsense_is_refused(good, edit):
     rewrite(good, edit)
     assert good.read_bytes() != before
     refused(good, "refused|damaged|no network|500000 at most")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "content", "reason"),
+    [
+        ("f8", b"12345678", "holds a float"),  # a number indeed, but no network
+        ("O8", b"12345678", "has the dtype 'O8'"),
+        ("V8", b"12345678", "has the dtype 'V8'"),
+        ("f8", b"1234567", "ValueError"),
+        ("f8", b"1234567812345678", "ValueError"),
+    ],
+)
+def test_numbers_that_numpy_would_trust_are_refused(good, dtype, content, reason):
+    program = (
+        b"\x80\x02cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(U\x02"
+        + dtype.encode()
+        + b"\x89\x88tRc_codecs\nencode\n(X"
+        + len(content).to_bytes(4, "little")
+        + content
+        + b"X\x06\x00\x00\x00latin1tRtR."
+    )
+    rewrite(good, lambda _: program)
+    refused(good, reason)
+
+
+def test_a_directory_larger_than_any_checkpoints_is_not_taken_in(path):
+    entry = b"PK\x01\x02" + bytes(42)
+    count = 2**24 // len(entry) + 1
+    directory = entry * count
+    end = b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, 1, 1, len(directory), 4, 0)
+    path.write_bytes(b"PK\x03\x04" + directory + end)
+    refused(path, "directory of 167")
 
 
 def test_the_longest_pickle_let_in_is_read_in_time(good):

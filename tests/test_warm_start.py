@@ -1,11 +1,16 @@
 """Starting weights, through the loop and by themselves."""
 
+import golden_files
+import golden_numbers
 import jax
 import numpy as np
 import pytest
+from golden_files import need
 from test_train import run, tiny_config
 
 from fsvfm_jax import pretrain
+from fsvfm_jax.convert import pth
+from fsvfm_jax.convert.reference import to_params
 from fsvfm_jax.convert.warm_start import load_weights
 from fsvfm_jax.convert.weights import read_run
 from fsvfm_jax.data.stats import Stats
@@ -57,6 +62,21 @@ def test_training_starts_from_them_at_step_0(workdir, tmp_path, caplog):
         run(tmp_path, {"epochs": 1, "schedule_epochs": 8, "init.params": str(workdir)})
     assert f"weights from {workdir}" in caplog.text
     assert int(read_run(tmp_path).state.step) == 3
+
+
+@pytest.mark.parametrize("teacher", ["student", "checkpoint"])
+def test_the_references_files_are_taken_too(tmp_path, teacher, caplog):
+    files = golden_files.write_run(tmp_path, need("torch"))
+    model = {f"model.{name}": value for name, value in golden_numbers.MODEL.items()}
+    config, state = fresh(model | {"init.params": str(files[0]), "init.teacher": teacher})
+    with caplog.at_level("WARNING", "fsvfm_jax"):
+        state = load_weights(state, init=config.init, model=config.model)
+    student, theirs = (to_params(pth.read(file).state_dict) for file in files)
+    jax.tree.map(np.testing.assert_array_equal, state.params, student)
+    wanted = theirs if teacher == "checkpoint" else teacher_subset(student)
+    jax.tree.map(np.testing.assert_array_equal, state.teacher_params, wanted)
+    assert ("never updated" in caplog.text.replace("\n", " ")) == (teacher == "checkpoint")
+    assert not any(np.any(moment) for moment in jax.tree.leaves(state.opt_state))
 
 
 @pytest.mark.parametrize(

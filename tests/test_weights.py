@@ -1,17 +1,25 @@
-"""The command `convert`, on weights of ours; those of PyTorch are in test_pth, test_training."""
+"""The command `convert`, end to end."""
 
 import json
 
+import golden_files
+import golden_numbers
 import jax
 import numpy as np
 import pytest
+from golden_files import need
+from random_weights import STATS, encoder_params
 from test_train import run
 
+from fsvfm_jax.convert import pth
 from fsvfm_jax.convert.__main__ import main
 from fsvfm_jax.convert.folder import read_folder
+from fsvfm_jax.convert.reference import to_state_dict
 from fsvfm_jax.convert.weights import read_run, read_source
+from fsvfm_jax.data.stats import save_stats
 from fsvfm_jax.errors import DataError
 from fsvfm_jax.models.fsvfm import encoder_subset
+from fsvfm_jax.models.vit import SIZES
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +37,7 @@ def test_a_run_becomes_a_folder_without_changing_a_digit(workdir, tmp_path, caps
     wanted = encoder_subset(read_run(workdir).state.params)
     jax.tree.map(np.testing.assert_array_equal, exported.params, wanted)
     assert exported.description.step == 5 and exported.description.model["num_heads"] == 4
-    again = read_source(folder, branch="student", told={}, sha256=None)
+    again = read_source(folder, branch="student", told={})
     assert again.model["width"] == 32 and again.facts["license"] == "apache-2.0"
 
 
@@ -69,3 +77,93 @@ def test_a_workdir_without_a_run_is_refused(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(DataError, match=r"config\.json"):
         read_run(tmp_path)
+
+
+HEADS = ["--num-heads=4", "--decoder-num-heads=4", "--rep-decoder-num-heads=4"]
+LABELS = ["--labels=fake,real"]
+
+
+@pytest.fixture
+def reference_run(tmp_path):
+    """The two files of a stopped run of the reference, and its mean and deviation."""
+    folder = tmp_path / "reference"
+    folder.mkdir()
+    save_stats(folder / "pretrain_ds_mean_std.txt", STATS)
+    return golden_files.write_run(folder, need("torch"))
+
+
+def write_detector(folder, name):
+    file = folder / f"{name}.pth"
+    state_dict = golden_files.detector(name)
+    key = "state_dict" if any(x.startswith("embedder") for x in state_dict) else "model"
+    pth.write(file, state_dict, key=key)
+    save_stats(folder / "pretrain_ds_mean_std.txt", STATS)
+    return file
+
+
+def assert_same_file(written, original):
+    written, original = pth.read(written).state_dict, pth.read(original).state_dict
+    assert written.keys() == original.keys()
+    for name, array in written.items():
+        np.testing.assert_array_equal(array, original[name], err_msg=name)
+
+
+@pytest.mark.parametrize("name", golden_files.DETECTORS)
+def test_a_detector_of_the_reference_goes_out_and_comes_back(tmp_path, name):
+    need("torch")
+    file = write_detector(tmp_path, name)
+    main(["to", "folder", str(file), str(tmp_path / "folder"), *HEADS[:1], *LABELS])
+    main(["to", "reference", str(tmp_path / "folder"), str(tmp_path / "again.pth")])
+    assert_same_file(tmp_path / "again.pth", file)
+    description = read_folder(tmp_path / "folder").description
+    assert description.license == "cc-by-nc-4.0" and description.stats == STATS
+
+
+def test_an_adapter_alone_finds_its_encoder(tmp_path, capsys):
+    need("torch")
+    file = write_detector(tmp_path, "adapter")
+    command = ["to", "folder", str(file), *HEADS[:1], *LABELS]
+    main([*command, str(tmp_path / "whole")])
+    main([*command, str(tmp_path / "alone"), "--without-encoder"])
+    back = ["to", "reference", str(tmp_path / "alone"), str(tmp_path / "again.pth")]
+    with pytest.raises(SystemExit, match="65"):
+        main(back)
+    assert "--encoder" in capsys.readouterr().err
+    main([*back, "--encoder", str(tmp_path / "whole")])
+    assert_same_file(tmp_path / "again.pth", file)
+
+
+def test_a_reference_run_goes_on_here_and_back_there(reference_run, tmp_path, capsys):
+    student, teacher = reference_run
+    workdir = tmp_path / "run"
+    main(["to", "training", str(student), str(workdir), "--teacher", str(teacher), *HEADS])
+    model = {f"model.{name}": value for name, value in golden_numbers.MODEL.items()}
+    computed = {"data.mean": None, "data.std": None}
+    run(workdir, model | {"epochs": 2, "schedule_epochs": 8, **computed})
+    assert "resumed at step 2 of 5" in capsys.readouterr().err
+    assert read_run(workdir).stats == STATS
+    main(["to", "reference", str(workdir), str(tmp_path / "back")])
+    assert {file.name for file in (tmp_path / "back").iterdir()} == {
+        "checkpoint-5.pth",
+        "checkpoint-te-5.pth",
+        "pretrain_ds_mean_std.txt",
+    }
+    assert pth.read(tmp_path / "back" / "checkpoint-5.pth").extra["epoch"] == 5
+
+
+def test_inspect_says_what_a_file_is(reference_run, capsys):
+    main(["inspect", str(reference_run[1]), *HEADS[:1], HEADS[2]])
+    record = json.loads(capsys.readouterr().out)
+    assert record["kind"] == "teacher" and record["step"] == 2
+    assert record["license"] == "cc-by-nc-4.0" and len(record["source_sha256"]) == 64
+
+
+def test_a_plain_small_file_is_not_guessed_at(tmp_path, capsys):
+    need("torch")
+    file = tmp_path / "small.pth"
+    pth.write(file, to_state_dict(encoder_params(SIZES["vit_small_patch16"])))
+    with pytest.raises(SystemExit, match="78"):
+        main(["inspect", str(file)])
+    assert "--model=vit_small_patch16" in capsys.readouterr().err
+    main(["inspect", str(file), "--model=vit_small_patch16"])
+    assert json.loads(capsys.readouterr().out)["model"]["num_heads"] == 12

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,7 +52,7 @@ def to_folder(args: argparse.Namespace) -> None:
     if args.stats is not None:
         facts["stats"] = load_stats(args.stats)
     if args.labels is not None:
-        facts["label_names"] = tuple(args.labels)
+        facts["label_names"] = tuple(args.labels.split(","))
     if args.license is not None and facts.setdefault("license", args.license) != args.license:
         raise ConfigError(f"--license: these weights are and stay under {facts['license']}")
     for name, flag in (("stats", "--stats FILE"), ("license", "--license NAME")):
@@ -123,7 +124,13 @@ def inspect(args: argparse.Namespace) -> None:
 
 
 def _read(args: argparse.Namespace) -> Source:
-    return read_source(args.src, branch=args.branch, told=_told(args), sha256=args.sha256)
+    return read_source(
+        args.src,
+        branch=args.branch,
+        told=_told(args),
+        sha256=args.sha256,
+        encoder=args.encoder,
+    )
 
 
 def _told(args: argparse.Namespace) -> dict[str, Any]:
@@ -160,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
         "one folder that timm, Hugging Face, plain PyTorch and this project load",
     )
     folder.add_argument("--pool", choices=("mean", "token"), default="mean", help="of an encoder")
-    folder.add_argument("--labels", nargs="+", metavar="NAME", help="in the order of the logits")
+    folder.add_argument("--labels", metavar="NAME,NAME", help="in the order of the logits")
     folder.add_argument(
         "--license",
         metavar="NAME",
@@ -206,10 +213,15 @@ def _command(
     parser.add_argument(
         "--branch", choices=("student", "teacher"), default="student", help="of a workdir"
     )
+    parser.add_argument(
+        "--encoder", type=Path, metavar="DIR", help="folder of the encoder, of an adapter alone"
+    )
     parser.add_argument("--sha256", metavar="HASH", help="refuse a file with another hash")
     parser.add_argument("--stats", type=Path, metavar="JSON", help="mean and std of the pixels")
     return parser
 
 
 if __name__ == "__main__":
+    # As other commands do: end without a word where the reader, such as `head`, has gone.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     main(sys.argv[1:])

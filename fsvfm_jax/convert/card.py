@@ -38,7 +38,7 @@ NON_COMMERCIAL = """\
 CC BY-NC 4.0: a conversion of the authors' weights stays under their licence."""
 CLASSIFIER = """\
 ```python
-import timm, torch; from PIL import Image
+import timm; from PIL import Image
 model = timm.create_model("local-dir:{name}", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
 p = model(transform(Image.open("face.png").convert("RGB"))[None]).softmax(dim=1)[0].tolist()
@@ -54,7 +54,7 @@ print(pipeline("image-classification", "{name}")("face.png"))
 """
 ENCODER = """\
 ```python
-import timm, torch; from PIL import Image
+import timm; from PIL import Image
 model = timm.create_model("local-dir:{name}", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
 image = transform(Image.open("face.png").convert("RGB"))[None]
@@ -65,7 +65,7 @@ LOADER = """\
 timm has no place for this head: `load_fsvfm.py` puts it on timm's network. In this folder:
 
 ```python
-import timm, torch; from PIL import Image; from load_fsvfm import load
+import timm; from PIL import Image; from load_fsvfm import load
 model = load({arguments}).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model.backbone))
 p = model(transform(Image.open("face.png").convert("RGB"))[None]).softmax(dim=1)[0].tolist()

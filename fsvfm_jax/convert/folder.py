@@ -211,7 +211,9 @@ def _encoder_for(
 ) -> StateDict:
     """Reads the encoder that the adapter in `folder` stands on."""
     if encoder is None:
-        raise DataError(f"{folder} has an adapter only: name the folder of its encoder too")
+        raise DataError(
+            f"{folder} has an adapter only: name the folder of its encoder too (--encoder)"
+        )
     dropped = ("fc_norm.", "head.")
     if "fc_norm.weight" in detector:
         dropped += ("norm.",)

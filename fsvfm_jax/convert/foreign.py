@@ -10,15 +10,13 @@ import numpy as np
 
 from fsvfm_jax.convert import huggingface, timm
 from fsvfm_jax.convert.folder import MODEL_FILE, read_json
-from fsvfm_jax.convert.measures import measures
+from fsvfm_jax.convert.measures import TIMM_HEADS, measures
 from fsvfm_jax.convert.safetensors import load_safetensors
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.models.layers import LAYER_NORM_EPSILON
 
 LOG = logging.getLogger(__name__)
 
-# Of timm's plain vision transformers, where config.json gives a name only.
-TIMM_HEADS = {"vit_tiny": 3, "vit_small": 6, "vit_base": 12, "vit_large": 16, "vit_huge": 16}
 # The exact GELU, as both libraries call it.
 GELU = (None, "gelu")
 
@@ -82,6 +80,7 @@ def to_encoder(
         name, args = str(config.get("architecture")), config.get("model_args") or {}
         activation = "quick_gelu" if "quickgelu" in name else args.get("act_layer")
         size = re.match(r"vit_[a-z]+(?=_patch)", name)
+        # Where config.json gives a name only.
         known_heads = args.get("num_heads") or TIMM_HEADS.get(size[0] if size else "")
     if activation not in GELU:
         raise DataError(f"the network's activation is {activation!r}, ours the exact GELU")

@@ -1,8 +1,9 @@
 """What the shapes of a parameter tree say about its network, and what has to be told.
 
 The number of attention heads changes no shape. It is known where all shapes are those of a size
-of `models.vit.SIZES`; of every other network it must be told, since a wrong number loads without
-complaint and computes something else.
+of `models.vit.SIZES`, but for a plain ViT-S, which other libraries give other heads; of every
+other network it must be told, since a wrong number loads without complaint and computes something
+else.
 """
 
 import math
@@ -21,6 +22,8 @@ from fsvfm_jax.models.vit import SIZES, ViT
 
 # What no array tells.
 HEADS = ("num_heads", "decoder_num_heads", "rep_decoder_num_heads")
+# Of timm's plain vision transformers, which have our encoders' shapes and names.
+TIMM_HEADS = {"vit_tiny": 3, "vit_small": 6, "vit_base": 12, "vit_large": 16, "vit_huge": 16}
 # The decoders of every published size are the network's defaults.
 PIXEL_DECODER = {"decoder_width": FSVFM.decoder_width, "decoder_depth": FSVFM.decoder_depth}
 REP_DECODER = {"rep_decoder_depth": FSVFM.rep_decoder_depth}
@@ -132,8 +135,11 @@ def _student_measures(arrays: Mapping[str, Any]) -> dict[str, Any]:
 def _known_heads(found: Mapping[str, Any], name: str) -> dict[str, int]:
     """Every number of heads of the network, from the table of sizes where it was not told."""
     encoder = {key: found[key] for key in ("width", "depth", "patch_size")}
-    size = next((size for size in SIZES.values() if encoder.items() <= size.items()), None)
-    heads = {"num_heads": size and size["num_heads"]}
+    size = next((name for name, x in SIZES.items() if encoder.items() <= x.items()), None)
+    heads = {"num_heads": SIZES[size]["num_heads"] if size else None}
+    plain = name == "encoder" or {"adapter_reduction": 0, "fas": False}.items() <= found.items()
+    if size and plain and "num_heads" not in found:
+        _check_same_at_timm(size)
     if name in ("student", "teacher"):
         known = size and REP_DECODER.items() <= found.items()
         heads["rep_decoder_num_heads"] = FSVFM.rep_decoder_num_heads if known else None
@@ -150,6 +156,16 @@ def _known_heads(found: Mapping[str, Any], name: str) -> dict[str, int]:
             f" decoders are of no size known here ({', '.join(SIZES)})"
         )
     return {attribute: value for attribute, value in heads.items() if value is not None}
+
+
+def _check_same_at_timm(size: str) -> None:
+    """Raises ConfigError where timm has a network of these shapes with another number of heads."""
+    ours, theirs = SIZES[size]["num_heads"], TIMM_HEADS[size.rsplit("_", 1)[0]]
+    if ours != theirs:
+        raise ConfigError(
+            f"num_heads must be told: of these shapes this project's network has {ours}"
+            f" (--model={size}) and timm's {theirs} (--num-heads={theirs})"
+        )
 
 
 def _shapes(model: ViT) -> dict[str, Any]:

@@ -7,6 +7,7 @@ calls are known, and whatever names another one is refused before PyTorch sees i
 
 import argparse
 import hashlib
+import io
 import os
 import zipfile
 from collections.abc import Mapping
@@ -20,11 +21,16 @@ import numpy as np
 
 from fsvfm_jax.errors import ConfigError, DataError
 
-# All that a checkpoint's pickle has to name. Also the reference's options, which are inert.
+# All that a checkpoint's pickle has to name: tensors, the reference's options, which are inert, and
+# NumPy's single numbers (a threshold, an epoch's error), for which something inert stands in.
 ALLOWED = {
     "collections OrderedDict",
     "torch._utils _rebuild_tensor_v2",
     "argparse Namespace",
+    "numpy.core.multiarray scalar",
+    "numpy._core.multiarray scalar",
+    "numpy dtype",
+    "_codecs encode",
     *(
         f"torch {kind}Storage"
         for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Byte", "Bool")
@@ -33,6 +39,8 @@ ALLOWED = {
 # ViT-H with its optimizer: 0.25 MB of pickle and 2,200 arrays.
 MAX_PICKLE_BYTES = 500_000
 MAX_ENTRIES = 100_000
+MAX_DIRECTORY_BYTES = 2**24
+NUMBERS = ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u1", "b1")
 # Before it a file could write past the end of an array in spite of weights_only: CVE-2026-24747.
 MIN_TORCH = (2, 10)
 STATE_DICT_KEYS = ("model", "state_dict")
@@ -66,12 +74,12 @@ def read(path: str | os.PathLike[str], *, sha256: str | None = None) -> Pth:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
+        with _SmallReads(io.FileIO(path)) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             if sha256 is not None and digest != sha256.lower():
                 raise DataError(f"{path} has SHA-256 {digest}, not {sha256} as was asked for")
             _check_archive(path, file)
-            content = _load(path, file)
+            content = _load(path, file.raw)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
@@ -154,6 +162,15 @@ def _check_archive(path: Path, file: BinaryIO) -> None:
         raise DataError(f"{path} is damaged, perhaps cut off: {error}") from error
 
 
+class _SmallReads(io.BufferedReader):
+    """A file for zipfile, which would take in a directory of any length before anyone can look."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is not None and size > MAX_DIRECTORY_BYTES:
+            raise ValueError(f"its directory of {size} bytes is no checkpoint's")
+        return super().read(size)
+
+
 def _check_pickle(path: Path, program: bytes) -> None:
     """Reads the pickle's names without running it."""
     strings: list[str] = []
@@ -175,7 +192,7 @@ def _load(path: Path, file: BinaryIO) -> dict[Any, Any]:
     torch = _import_torch()
     file.seek(0)
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace, *INERT]):
             content = torch.load(file, map_location="cpu", weights_only=True)
         if not isinstance(content, dict):
             raise DataError(f"it holds a {type(content).__name__} and no network")
@@ -184,6 +201,31 @@ def _load(path: Path, file: BinaryIO) -> dict[Any, Any]:
     except Exception as error:
         reason = str(error).split("\n")[0] if isinstance(error, DataError) else type(error).__name__
         raise DataError(f"{path} cannot be loaded safely ({reason}): it is refused") from error
+
+
+class _Dtype:
+    """Stands in for NumPy's, which would take a stranger's state without looking."""
+
+    def __init__(self, code: str, *_: Any):
+        if code not in NUMBERS:
+            raise DataError(f"a number in it has the dtype {code!r:.20}")
+        self.code = code
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if state[1] not in ("<", "|"):
+            raise DataError("a number in it has another byte order")
+
+
+def _scalar(dtype: _Dtype, content: bytes) -> float | int | bool:
+    (number,) = np.frombuffer(content, dtype.code)
+    return number.item()
+
+
+INERT = (
+    (_Dtype, "numpy.dtype"),
+    (_scalar, "numpy.core.multiarray.scalar"),
+    (_scalar, "numpy._core.multiarray.scalar"),
+)
 
 
 def _to_numpy(value: Any, torch: ModuleType, *, limit: int, seen: dict[int, Any]) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from fsvfm_jax.errors import DataError, StorageError
 
@@ -53,7 +53,8 @@ def save_safetensors(
     # The library writes an array's memory as it lies, strides left aside.
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     try:
-        save_file(contiguous, path, metadata=dict(metadata))
+        # Not by `save_file`, whose files nobody else may read.
+        path.write_bytes(save(contiguous, metadata=dict(metadata)))
     except (OSError, SafetensorError) as error:
         raise StorageError(f"{path} cannot be written ({error})") from error
 

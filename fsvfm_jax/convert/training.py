@@ -67,7 +67,7 @@ def from_train_state(
 
     Args:
         state: The state.
-        learning_rate: Of the last update.
+        learning_rate: The peak; the reference sets its optimizer's anew at every step.
         betas: Decay rates of the two moments.
         weight_decay: Of the decayed group.
     """
@@ -96,6 +96,14 @@ def from_train_state(
     ]
     teacher = reference.to_state_dict(state.teacher_params)
     return ReferenceRun(student, teacher, {"state": entries, "param_groups": param_groups})
+
+
+def number_of_updates(file: Pth) -> int | None:
+    """How many the optimizer in a file has made; None where there is none."""
+    optimizer = file.extra.get("optimizer")
+    entries = optimizer.get("state") if isinstance(optimizer, dict) else None
+    steps = [x.get("step") for x in entries.values()] if isinstance(entries, dict) else []
+    return int(max(steps)) if steps and None not in steps else None
 
 
 def _read_params(state_dict: Mapping[str, np.ndarray], wanted: str) -> Params:

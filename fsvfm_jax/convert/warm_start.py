@@ -36,7 +36,7 @@ def load_weights(state: TrainState, *, init: ConfigDict, model: ConfigDict) -> T
             another number of heads.
     """
     path, heads = Path(init.params), {name: model[name] for name in HEADS}
-    source = read_source(path, branch=init.branch, told=heads, sha256=None)
+    source = read_source(path, branch=init.branch, told=heads)
     if source.model["num_heads"] != model.num_heads:
         raise ConfigError(
             f"{path} has {source.model['num_heads']} attention heads, config.model.num_heads ="
@@ -50,7 +50,7 @@ def load_weights(state: TrainState, *, init: ConfigDict, model: ConfigDict) -> T
             " updated, they are as they were drawn; 'student' starts from what was learnt"
         )
         beside = _teacher_of(path)
-        theirs = read_source(beside, branch="teacher", told=heads, sha256=None)
+        theirs = read_source(beside, branch="teacher", told=heads)
         teacher = _replace(state.teacher_params, theirs.params, beside)
     return state._replace(
         params=_put(params, state.params), teacher_params=_put(teacher, state.teacher_params)

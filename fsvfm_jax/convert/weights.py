@@ -13,8 +13,10 @@ from fsvfm_jax.convert import foreign, pth, reference
 from fsvfm_jax.convert.card import AUTHORS_LICENSE
 from fsvfm_jax.convert.folder import file_sha256, read_folder, read_json
 from fsvfm_jax.convert.measures import HEADS, measures
+from fsvfm_jax.convert.training import number_of_updates
 from fsvfm_jax.data.stats import STATS_FILE, Stats, known_stats, load_stats
 from fsvfm_jax.errors import DataError
+from fsvfm_jax.fingerprint import FINGERPRINT_FILE
 from fsvfm_jax.train_state import TrainState
 
 
@@ -33,14 +35,22 @@ class Source(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A pretraining run of ours at a checkpoint."""
+    """A pretraining run of ours at a checkpoint; its set's fingerprint is None where not stored."""
 
     state: TrainState
     config: ConfigDict
     stats: Stats
+    dataset_fingerprint: str | None
 
 
-def read_source(path: Path, *, branch: str, told: dict[str, Any], sha256: str | None) -> Source:
+def read_source(
+    path: Path,
+    *,
+    branch: str,
+    told: dict[str, Any],
+    sha256: str | None = None,
+    encoder: Path | None = None,
+) -> Source:
     """Reads weights of any kind; what kind, the path says.
 
     Args:
@@ -49,6 +59,7 @@ def read_source(path: Path, *, branch: str, told: dict[str, Any], sha256: str | 
         branch: "student" or "teacher", of a workdir.
         told: Measures that no shape says, such as `num_heads`.
         sha256: What the file's hash must be.
+        encoder: Folder of the encoder, where `path` is that of an adapter alone.
 
     Raises:
         DataError: There are no such weights, or they are damaged.
@@ -57,7 +68,7 @@ def read_source(path: Path, *, branch: str, told: dict[str, Any], sha256: str | 
     if is_run(path):
         return _of_run(path, branch=branch)
     if (path / "config.json").is_file() and "fsvfm_jax" in read_json(path / "config.json"):
-        exported = read_folder(path)
+        exported = read_folder(path, encoder=encoder)
         description = exported.description
         facts = {
             name: value
@@ -101,7 +112,9 @@ def read_run(workdir: Path) -> Run:
         restored = checkpoints.restore_newest(compilation.state_template(task, mesh))
     if restored is None:
         raise DataError(f"{workdir} has no checkpoint")
-    return Run(restored.state, config, stats)
+    stored = workdir / FINGERPRINT_FILE
+    dataset = read_json(stored)["fingerprint"]["dataset"] if stored.exists() else None
+    return Run(restored.state, config, stats, dataset)
 
 
 def _of_run(workdir: Path, *, branch: str) -> Source:
@@ -114,6 +127,7 @@ def _of_run(workdir: Path, *, branch: str) -> Source:
         "stats": run.stats,
         "recipe": run.config.recipe,
         "step": int(run.state.step),
+        "dataset_fingerprint": run.dataset_fingerprint,
         "source": f"{workdir.name}, {branch}",
         "source_sha256": file_sha256(workdir / "config.json"),
     }
@@ -123,6 +137,8 @@ def _of_run(workdir: Path, *, branch: str) -> Source:
 def _of_pth(path: Path, *, told: dict[str, Any], sha256: str | None) -> Source:
     content = pth.read(path, sha256=sha256)
     facts = _facts(path, content.sha256) | {"license": AUTHORS_LICENSE}
+    if (step := number_of_updates(content)) is not None:
+        facts["step"] = step
     beside = path.with_name("pretrain_ds_mean_std.txt")
     if beside.exists():
         facts["stats"] = load_stats(beside)

@@ -4,6 +4,7 @@ A source has a length and returns, for an index, a `Face` of the wanted size. Wh
 a file is a `DataError` that names it.
 """
 
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,6 +34,14 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Face: ...
 
 
+class FaceSet(Source, Protocol):
+    """A source that says which faces it has."""
+
+    def fingerprint(self) -> str:
+        """SHA-256, in hexadecimal, of what the faces are and in which order."""
+        ...
+
+
 class SyntheticFaces:
     """Faces rendered on demand; the same index and seed give the same face everywhere."""
 
@@ -43,6 +52,11 @@ class SyntheticFaces:
 
     def __len__(self) -> int:
         return len(self._indices)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of number, size and seed."""
+        told = f"synthetic {len(self)} {self._image_size} {self._seed}"
+        return hashlib.sha256(told.encode()).hexdigest()
 
     def __getitem__(self, index: int) -> Face:
         image, parsing_map = render_face(
@@ -75,6 +89,12 @@ class FaceFolders:
     def __len__(self) -> int:
         return len(self._names)
 
+    def fingerprint(self) -> str:
+        """SHA-256 of the images' relative paths, root by root; where the roots lie is left out."""
+        digest = hashlib.sha256(np.bincount(self._root_of).tobytes())
+        digest.update(b"\n".join(self._names))
+        return digest.hexdigest()
+
     def __getitem__(self, index: int) -> Face:
         root, name = self._roots[self._root_of[index]], os.fsdecode(self._names[index])
         image_file = root / "images" / name
@@ -91,7 +111,7 @@ class FaceFolders:
 
 def make_source(
     name: str, *, image_size: int, paths: Sequence[str] = (), num_samples: int, seed: int
-) -> Source:
+) -> FaceSet:
     """Returns the source that `config.data.source` names.
 
     Args:

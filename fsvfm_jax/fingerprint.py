@@ -1,0 +1,91 @@
+"""What the stream of batches hangs on: a run goes on with the same, or with a note of what changed.
+
+A position in the stream is a number of samples and says nothing of the stream itself: with another
+seed, batch or list of files it would be taken without complaint, and some faces would be seen twice
+and others never.
+"""
+
+import json
+import logging
+from typing import Any
+
+import jax
+from etils import epath
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from fsvfm_jax import distributed
+from fsvfm_jax.data.stats import Stats
+from fsvfm_jax.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+FINGERPRINT_FILE = "fingerprint.json"
+
+
+def make_fingerprint(config: ConfigDict, *, dataset: str, stats: Stats) -> dict[str, Any]:
+    """By name, all that decides which faces come when and what is done to them.
+
+    Args:
+        config: The resolved config.
+        dataset: The source's own fingerprint.
+        stats: Mean and deviation that normalise the images.
+    """
+    return {
+        "dataset": dataset,
+        "mean": list(stats.mean),
+        "std": list(stats.std),
+        "seed": config.seed,
+        "batch_size": config.batch_size,
+        "model.image_size": config.model.image_size,
+        "model.patch_size": config.model.patch_size,
+        **{f"mask.{name}": value for name, value in config.mask.items()},
+    }
+
+
+def check_fingerprint(
+    workdir: epath.Path, fingerprint: dict[str, Any], *, step: int, accept_changes: bool
+) -> None:
+    """Compares with the one stored in the workdir; a fresh run stores it.
+
+    Args:
+        workdir: Of the run.
+        fingerprint: Of `make_fingerprint`.
+        step: At which the run goes on; 0 for a fresh one.
+        accept_changes: Go on in spite of changes, and add them to the file.
+
+    Raises:
+        ConfigError: The processes have different ones, or it has changed; on every process.
+    """
+    distributed.check_same(json.dumps(fingerprint), what="data or seeds")
+    file = workdir / FINGERPRINT_FILE
+    if jax.process_index() == 0 and (step == 0 or not file.exists()):
+        _write(file, fingerprint, accepted=[])
+    multihost_utils.sync_global_devices("the fingerprint is stored")
+    stored = json.loads(file.read_text())
+    old = stored["fingerprint"]
+    changes = {
+        name: [old.get(name), value]
+        for name, value in fingerprint.items()
+        if old.get(name) != value
+    }
+    if not changes:
+        return
+    difference = "; ".join(f"{name} was {was} and is {now}" for name, (was, now) in changes.items())
+    if not accept_changes:
+        raise ConfigError(
+            f"{workdir} was trained until step {step} with other data or another order of them:"
+            f" {difference}. Give what it was trained with, another --workdir, or"
+            " --config.resume.accept_changes=True, which goes on and notes it in"
+            f" {FINGERPRINT_FILE}"
+        )
+    logger.warning("accepted from step %d on: %s", step, difference)
+    # Nobody may still be reading.
+    multihost_utils.sync_global_devices("the fingerprint is compared")
+    if jax.process_index() == 0:
+        _write(file, fingerprint, accepted=[*stored["accepted"], {"step": step} | changes])
+
+
+def _write(file: epath.Path, fingerprint: dict[str, Any], *, accepted: list[Any]) -> None:
+    content = {"fingerprint": fingerprint, "accepted": accepted}
+    file.write_text(json.dumps(content, indent=1) + "\n")
