@@ -1,13 +1,23 @@
 """Checkpoints: the state and the position in the data together, through Orbax."""
 
+import logging
+import shutil
+import threading
 from typing import NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 
-from fsvfm_jax.errors import ConfigError
+from fsvfm_jax import distributed, integrity
+from fsvfm_jax.errors import ConfigError, StorageError
 from fsvfm_jax.train_state import TrainState
+
+logger = logging.getLogger(__name__)
+
+NONE = -1
 
 
 class Restored(NamedTuple):
@@ -25,27 +35,39 @@ class Restored(NamedTuple):
 class Checkpoints:
     """The steps saved under one directory; saving goes on in the background while training does.
 
+    Orbax writes and commits a step, then its manifest is written (`integrity.py`): only then does
+    it count, and only then are older ones given up.
+
     Args:
         directory: `<workdir>/checkpoints`, relative or absolute, created if missing.
         keep: How many of the newest steps to keep.
         keep_every: Every multiple of it is kept for good; 0 for none.
         read_only: Leave the directory as it is: the run may be going on, and saving.
+
+    Raises:
+        StorageError: What a killed run left cannot be cleaned up.
     """
 
     def __init__(
         self, directory: epath.Path, *, keep: int, keep_every: int, read_only: bool = False
     ):
-        if read_only:
-            # Not Orbax's own `read_only`, which warns of being that.
-            options = ocp.CheckpointManagerOptions(create=False)
-        else:
-            options = ocp.CheckpointManagerOptions(
-                max_to_keep=keep, keep_period=keep_every or None, cleanup_tmp_directories=True
+        # Orbax takes absolute paths only; a bucket's is one, and `resolve` would make it local.
+        self._directory = directory if directory.is_absolute() else directory.resolve()
+        self._keep, self._keep_every, self._read_only = keep, keep_every, read_only
+        self._finishing: threading.Thread | None = None
+        self._failure: Exception | None = None
+        if not read_only:
+            distributed.on_first_process(
+                lambda: integrity.tidy(self._directory),
+                refusal=f"what a killed run left in {directory} cannot be cleaned up",
             )
         self._manager = ocp.CheckpointManager(
-            # Orbax takes absolute paths only; a bucket's is one, and `resolve` would make it local.
-            directory if directory.is_absolute() else directory.resolve(),
-            options=options,
+            self._directory,
+            # Not Orbax's own `read_only`, which warns of being that; nor its deletion of old steps,
+            # which knows no manifest.
+            options=ocp.CheckpointManagerOptions(
+                create=not read_only, cleanup_tmp_directories=not read_only
+            ),
             # Named here, so that a checkpoint can be described before it is restored.
             item_handlers={
                 "state": ocp.StandardCheckpointHandler(),
@@ -56,27 +78,58 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self._manager.close()
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        """Waits for the save that is going on; its failure is raised unless another error is."""
+        self._join()
+        if self._failure is None:
+            self._manager.close()
+        elif kind is None:
+            self.check()
+        else:
+            logger.error("%s", self._failure)
 
     def save(self, state: TrainState, *, step: int, samples_seen: int) -> None:
-        """Starts saving; the state's memory may be given away as soon as this returns."""
+        """Starts saving; the state's memory may be given away as soon as this returns.
+
+        Raises:
+            StorageError: The one before has failed, or there is no room for this one.
+        """
+        self.wait()
+        self._check_space(state)
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             data=ocp.args.JsonSave({"samples_seen": samples_seen}),
         )
-        self._manager.save(step, args=items)
+        try:
+            self._manager.save(step, args=items)
+        except Exception as error:  # Storage has many ways to fail.
+            raise _storage_error(self._directory, step, error) from error
+        self._finishing = threading.Thread(target=self._finish, args=(step,), name="checkpoint")
+        self._finishing.start()
 
-    def restore_newest(self, template: TrainState) -> Restored | None:
-        """Returns the newest checkpoint, or None where there is none.
+    def check(self) -> None:
+        """Raises StorageError if a save has failed since; to be called after every step."""
+        if self._failure is not None:
+            raise self._failure
+
+    def wait(self) -> None:
+        """Waits until the last save counts; raises StorageError if it failed."""
+        self._join()
+        self.check()
+
+    def restore_newest_valid(self, template: TrainState) -> Restored | None:
+        """Returns the newest checkpoint whose files are as written, or None where there is none.
+
+        Newer ones that are damaged are quarantined, with a warning.
 
         Args:
             template: Shapes, dtypes and shardings to restore to.
 
         Raises:
             ConfigError: The checkpoint is of another network or optimizer.
+            StorageError: There are steps, and all of them are damaged.
         """
-        step = self._manager.latest_step()
+        step = self._newest_valid()
         if step is None:
             return None
         self._check_tree(step, template)
@@ -88,6 +141,67 @@ class Checkpoints:
         )
         return Restored(items.state, items.data["samples_seen"])
 
+    def _newest_valid(self) -> int | None:
+        """Found by process 0 for all; whoever may write has the damaged ones moved away."""
+        newest, reasons = NONE, {}
+        if jax.process_index() == 0:
+            for step in reversed(integrity.steps(self._directory)):
+                reason = integrity.damage(self._directory / str(step))
+                if reason is None:
+                    newest = step
+                    break
+                reasons[step] = reason
+                if not self._read_only:
+                    integrity.quarantine(self._directory / str(step), reason)
+            if reasons and not self._read_only:
+                integrity.tidy(self._directory)
+        newest = int(multihost_utils.broadcast_one_to_all(np.int64(newest)))
+        if distributed.number_of_processes(bool(reasons)):
+            self._manager.reload()
+            if newest == NONE and distributed.number_of_processes(
+                set(reasons.values()) - {integrity.UNFINISHED} != set()
+            ):
+                raise StorageError(
+                    f"no checkpoint in {self._directory} can be trusted: {reasons}. They are in"
+                    " the folder quarantine beside it; give another --workdir to start anew"
+                )
+        return None if newest == NONE else newest
+
+    def _finish(self, step: int) -> None:
+        """In the background: waits for Orbax, then makes the step valid and older ones go."""
+        try:
+            self._manager.wait_until_finished()
+            if jax.process_index() == 0:
+                integrity.write_manifest(self._directory / str(step))
+                self._retire()
+        except Exception as error:  # Of whatever kind, the main thread must hear of it.
+            self._failure = _storage_error(self._directory, step, error)
+
+    def _retire(self) -> None:
+        numbers = integrity.steps(self._directory)
+        kept = integrity.retained(numbers, keep=self._keep, keep_every=self._keep_every)
+        for number in numbers:
+            if number not in kept:
+                integrity.retire(self._directory / str(number))
+
+    def _join(self) -> None:
+        if self._finishing is not None:
+            self._finishing.join()
+            self._finishing = None
+
+    def _check_space(self, state: TrainState) -> None:
+        if "://" in str(self._directory):  # A bucket is never full.
+            return
+        free = shutil.disk_usage(self._directory).free
+        needed = sum(x.nbytes for x in jax.tree.leaves(state))
+        # Together or not at all: saving waits for everybody.
+        if distributed.number_of_processes(free < needed):
+            raise StorageError(
+                f"{self._directory} has {free / 1e9:.2f} GB left and a checkpoint takes"
+                f" {needed / 1e9:.2f}: it was not saved. Free some space, or lower"
+                " config.checkpoint.keep; the same command goes on from the newest checkpoint"
+            )
+
     def _check_tree(self, step: int, template: TrainState) -> None:
         saved = _describe(self._manager.item_metadata(step).state)
         wanted = _describe(template)
@@ -96,7 +210,7 @@ class Checkpoints:
         for name in names:
             if saved.get(name) != wanted.get(name):
                 raise ConfigError(
-                    f"checkpoint {step} in {self._manager.directory} is of another model: {name} is"
+                    f"checkpoint {step} in {self._directory} is of another model: {name} is"
                     f" {saved.get(name, 'missing')} there and {wanted.get(name, 'missing')} in this"
                     " config. Give the config it was trained with, or another --workdir"
                 )
@@ -107,3 +221,11 @@ def _describe(tree: object) -> dict[str, str]:
         jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
+
+
+def _storage_error(directory: epath.Path, step: int, error: Exception) -> StorageError:
+    reason = " ".join(str(error).split())[:300]
+    return StorageError(
+        f"checkpoint {step} could not be saved in {directory} ({type(error).__name__}: {reason}):"
+        " older ones are as they were. Once this is mended, the same command goes on from them"
+    )

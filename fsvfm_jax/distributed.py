@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -120,21 +121,16 @@ def share_workdir(workdir: epath.Path) -> None:
         StorageError: It cannot be made, or is local to one of several hosts; on every process.
     """
     token = workdir / ".seen_by_all"
-    failure = ""
-    if jax.process_index() == 0:
-        try:
-            if _scheme(workdir) == "gs":  # Has no folders; `mkdir` would make a missing bucket.
-                _read_bucket(workdir)
-            else:
-                workdir.mkdir(parents=True, exist_ok=True)
-            token.write_text(socket.gethostname())
-        except Exception as error:  # Clients of buckets raise kinds of their own.
-            failure = f" ({type(error).__name__}: {' '.join(str(error).split())})"
-    # Also a barrier: nobody looks before process 0 has written, nobody waits for one that failed.
-    if number_of_processes(bool(failure)):
-        raise StorageError(
-            f"the workdir {workdir} cannot be written{failure}: give another, or permission"
-        )
+
+    def make() -> None:
+        if _scheme(workdir) == "gs":  # Has no folders; `mkdir` would make a missing bucket.
+            _read_bucket(workdir)
+        else:
+            workdir.mkdir(parents=True, exist_ok=True)
+        token.write_text(socket.gethostname())
+
+    refusal = f"the workdir {workdir} cannot be written: give another, or permission"
+    on_first_process(make, refusal=refusal)
     blind = number_of_processes(not _exists(token))
     if jax.process_index() == 0:
         token.unlink(missing_ok=True)
@@ -162,6 +158,22 @@ def _read_bucket(workdir: epath.Path) -> None:
 def _scheme(path: epath.Path) -> str:
     """What is before :// in a path, or nothing."""
     return str(path).rpartition("://")[0]
+
+
+def on_first_process(action: Callable[[], None], *, refusal: str) -> None:
+    """Does something with files on process 0; all wait for it, and nobody for one that failed.
+
+    Raises:
+        StorageError: It failed, for whatever reason; on every process, with `refusal`.
+    """
+    failure = ""
+    if jax.process_index() == 0:
+        try:
+            action()
+        except Exception as error:  # Clients of buckets raise kinds of their own.
+            failure = f" ({type(error).__name__}: {' '.join(str(error).split())})"
+    if number_of_processes(bool(failure)):
+        raise StorageError(f"{refusal}{failure}")
 
 
 def check_same(text: str, *, what: str) -> None:

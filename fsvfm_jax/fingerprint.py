@@ -23,16 +23,20 @@ logger = logging.getLogger(__name__)
 FINGERPRINT_FILE = "fingerprint.json"
 
 
-def make_fingerprint(config: ConfigDict, *, dataset: str, stats: Stats) -> dict[str, Any]:
+def make_fingerprint(
+    config: ConfigDict, *, dataset: str, images: int, stats: Stats
+) -> dict[str, Any]:
     """By name, all that decides which faces come when and what is done to them.
 
     Args:
         config: The resolved config.
         dataset: The source's own fingerprint.
+        images: How many it has.
         stats: Mean and deviation that normalise the images.
     """
     return {
         "dataset": dataset,
+        "images": images,
         "mean": list(stats.mean),
         "std": list(stats.std),
         "seed": config.seed,

@@ -17,6 +17,7 @@ from fsvfm_jax import distributed, sharding, tracking
 from fsvfm_jax.checkpoint import Checkpoints
 from fsvfm_jax.compilation import compile_for_devices, fresh_state, place, state_template
 from fsvfm_jax.convert.warm_start import load_weights
+from fsvfm_jax.convert.weights import save_origin
 from fsvfm_jax.data.pipeline import make_iterator
 from fsvfm_jax.data.sources import FaceSet, Source, make_source
 from fsvfm_jax.data.stats import STATS_FILE, Stats, compute_stats, known_stats, save_stats
@@ -82,11 +83,13 @@ def train(
         keep_every=config.checkpoint.keep_every,
     )
     with checkpoints:
-        restored = checkpoints.restore_newest(template)
+        restored = checkpoints.restore_newest_valid(template)
         if restored is None:
             state = fresh_state(task, template, seed=config.seed)
             if config.init.params:
-                state = load_weights(state, init=config.init, model=config.model)
+                state, origin = load_weights(state, init=config.init, model=config.model)
+                if jax.process_index() == 0:
+                    save_origin(workdir, origin)
             start_step = samples_seen = 0
         else:
             state, samples_seen = restored
@@ -94,7 +97,7 @@ def train(
             logger.info("resumed at step %d of %d", start_step, schedule.total_steps)
         check_fingerprint(
             workdir,
-            make_fingerprint(config, dataset=source.fingerprint(), stats=stats),
+            make_fingerprint(config, dataset=source.fingerprint(), images=len(source), stats=stats),
             step=start_step,
             accept_changes=config.resume.accept_changes,
         )
@@ -128,6 +131,7 @@ def train(
                     teacher_rate=np.float32(schedule.teacher_rate(step - 1)),
                 )
                 state, metrics = train_step(state, batch, values)
+                checkpoints.check()
                 samples_seen += config.batch_size
                 # The device works on this step while the numbers of the one before are read.
                 if unreported is not None:

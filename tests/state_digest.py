@@ -30,7 +30,7 @@ def main(folder: str, fsdp: str, coordinator: str, num_processes: str, process_i
     mesh = sharding.make_mesh(config.mesh)
     template = compilation.state_template(task, mesh)
     with Checkpoints(epath.Path(folder), keep=3, keep_every=0) as checkpoints:
-        restored = checkpoints.restore_newest(template)
+        restored = checkpoints.restore_newest_valid(template)
         if restored is None:
             state = compilation.fresh_state(task, template, seed=0)
             checkpoints.save(state, step=1, samples_seen=32)

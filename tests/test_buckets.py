@@ -172,7 +172,7 @@ def test_two_processes_share_a_bucket(resumed, store, monkeypatch):
 @pytest.mark.parametrize(
     ("bucket", "denied", "message"),
     [
-        ("other", set(), "gs://other/run cannot be written .NotFound: 404 .*/b/other"),
+        ("other", set(), "gs://other/run cannot be written: .* .NotFound: 404 .*/b/other"),
         ("bucket", {"storage.buckets.get"}, "Forbidden: .* storage.buckets.get is denied"),
     ],
 )

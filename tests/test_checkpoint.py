@@ -1,5 +1,10 @@
 """Saving and restoring the state with the position in the data."""
 
+import errno
+import shutil
+import time
+from types import SimpleNamespace
+
 import golden_numbers
 import jax
 import jax.numpy as jnp
@@ -7,9 +12,9 @@ import numpy as np
 import pytest
 from etils import epath
 
-from fsvfm_jax import optim, pretrain, sharding
+from fsvfm_jax import integrity, optim, pretrain, sharding
 from fsvfm_jax.checkpoint import Checkpoints
-from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.errors import ConfigError, StorageError
 from fsvfm_jax.models import build
 
 TX = optim.make_optimizer(betas=(0.9, 0.95), weight_decay=0.05, grad_clip=1.0)
@@ -35,10 +40,10 @@ def open_checkpoints(path, **options) -> Checkpoints:
 
 def test_a_state_comes_back_bit_for_bit(tmp_path, state):
     with open_checkpoints(tmp_path / "c") as checkpoints:
-        assert checkpoints.restore_newest(template_of(state)) is None
+        assert checkpoints.restore_newest_valid(template_of(state)) is None
         checkpoints.save(state, step=7, samples_seen=448)
     with open_checkpoints(tmp_path / "c") as checkpoints:
-        restored, samples_seen = checkpoints.restore_newest(template_of(state))
+        restored, samples_seen = checkpoints.restore_newest_valid(template_of(state))
     assert samples_seen == 448
     assert jax.tree.structure(restored) == jax.tree.structure(state)
     for ours, theirs in zip(jax.tree.leaves(restored), jax.tree.leaves(state), strict=True):
@@ -53,7 +58,7 @@ def test_the_newest_is_restored_and_the_policy_kept(tmp_path, state):
             checkpoints.save(state, step=step, samples_seen=step)
     assert sorted(int(p.name) for p in (tmp_path / "c").iterdir()) == [4, 6, 7]
     with open_checkpoints(tmp_path / "c") as checkpoints:
-        assert checkpoints.restore_newest(template_of(state)).samples_seen == 7
+        assert checkpoints.restore_newest_valid(template_of(state)).samples_seen == 7
 
 
 def test_whoever_only_reads_leaves_a_save_that_is_going_on_alone(tmp_path, state):
@@ -62,7 +67,7 @@ def test_whoever_only_reads_leaves_a_save_that_is_going_on_alone(tmp_path, state
     going_on = tmp_path / "c" / "8.orbax-checkpoint-tmp-1"
     going_on.mkdir()
     with open_checkpoints(tmp_path / "c", keep=1, read_only=True) as checkpoints:
-        assert checkpoints.restore_newest(template_of(state)).samples_seen == 448
+        assert checkpoints.restore_newest_valid(template_of(state)).samples_seen == 448
     assert going_on.exists()
     with open_checkpoints(tmp_path / "c"):
         pass
@@ -83,7 +88,7 @@ def test_a_checkpoint_of_another_size_is_refused(tmp_path, state, changes, messa
     with open_checkpoints(tmp_path / "c") as checkpoints:
         other = template_of(jax.eval_shape(lambda: make_state(**changes)))
         with pytest.raises(ConfigError, match=message):
-            checkpoints.restore_newest(other)
+            checkpoints.restore_newest_valid(other)
 
 
 def test_a_saved_state_is_not_the_donated_one(tmp_path, state):
@@ -94,5 +99,126 @@ def test_a_saved_state_is_not_the_donated_one(tmp_path, state):
         checkpoints.save(moving, step=1, samples_seen=1)
         moving = step(moving)
     with open_checkpoints(tmp_path / "c") as checkpoints:
-        restored, _ = checkpoints.restore_newest(template_of(state))
+        restored, _ = checkpoints.restore_newest_valid(template_of(state))
     jax.tree.map(np.testing.assert_array_equal, restored.params, state.params)
+
+
+def save_two(path, state, **options):
+    """Steps 1 and 2, of which the second has every number raised by 1."""
+    with open_checkpoints(path, **options) as checkpoints:
+        checkpoints.save(state, step=1, samples_seen=1)
+        checkpoints.save(jax.tree.map(lambda x: x + 1, state), step=2, samples_seen=2)
+
+
+def newest(path, state) -> int | None:
+    with open_checkpoints(path) as checkpoints:
+        restored = checkpoints.restore_newest_valid(template_of(state))
+    if restored is None:
+        return None
+    expected = jax.tree.map(lambda x: x + (restored.samples_seen - 1), state)
+    jax.tree.map(np.testing.assert_array_equal, restored.state, expected)
+    return restored.samples_seen
+
+
+@pytest.mark.parametrize("damage", ["truncated", "zeroed", "deleted"])
+def test_the_valid_step_before_a_damaged_one_is_restored(tmp_path, state, damage, caplog):
+    """Each file of the newest step in turn."""
+    save_two(tmp_path / "original", state)
+    names = [
+        path.relative_to(tmp_path / "original" / "2")
+        for path in (tmp_path / "original" / "2").rglob("*")
+        if path.is_file() and path.stat().st_size
+    ]
+    assert len(names) > 5
+    for index, name in enumerate(names):
+        workdir = tmp_path / str(index)
+        shutil.copytree(tmp_path / "original", workdir / "c")
+        file = workdir / "c" / "2" / name
+        content = file.read_bytes()
+        if damage == "deleted":
+            file.unlink()
+        else:
+            file.write_bytes(content[: len(content) // 2] if damage == "truncated" else bytes(9))
+        caplog.clear()
+        assert newest(workdir / "c", state) == 1, name
+        assert "quarantined" in caplog.text and (workdir / "quarantine" / "2-1").is_dir()
+        # The number is free again, and what is saved under it is the newest.
+        if index == 0:
+            save_two(workdir / "c", state)
+            assert newest(workdir / "c", state) == 2
+
+
+def test_without_any_valid_step_nothing_is_begun_anew(tmp_path, state):
+    save_two(tmp_path / "c", state)
+    for step in ("1", "2"):
+        (tmp_path / "c" / step / "data" / "metadata").write_text("{}")
+    with pytest.raises(StorageError, match=r"no checkpoint in .* can be trusted: .*has changed"):
+        newest(tmp_path / "c", state)
+    assert len(list((tmp_path / "quarantine").iterdir())) == 2
+
+
+def test_a_run_that_died_before_its_first_step_was_whole_begins_anew(tmp_path, state):
+    save_two(tmp_path / "c", state)
+    for step in ("1", "2"):
+        (tmp_path / "c" / step / "manifest.json").unlink()
+    assert newest(tmp_path / "c", state) is None
+
+
+def test_a_reader_passes_over_what_is_damaged_and_touches_nothing(tmp_path, state):
+    save_two(tmp_path / "c", state)
+    (tmp_path / "c" / "2" / "data" / "metadata").write_text("{}")
+    with open_checkpoints(tmp_path / "c", read_only=True) as checkpoints:
+        assert checkpoints.restore_newest_valid(template_of(state)).samples_seen == 1
+    assert sorted(path.name for path in tmp_path.rglob("*")).count("quarantined.txt") == 0
+
+
+def test_older_steps_go_only_once_the_newer_one_counts(tmp_path, state, monkeypatch):
+    seen = []
+
+    def write_manifest(step):
+        seen.append(sorted(path.name for path in (tmp_path / "c").iterdir()))
+        original(step)
+
+    original = integrity.write_manifest
+    monkeypatch.setattr(integrity, "write_manifest", write_manifest)
+    save_two(tmp_path / "c", state, keep=1)
+    assert seen == [["1"], ["1", "2"]]
+    assert [path.name for path in (tmp_path / "c").iterdir()] == ["2"]
+
+
+def full_disk(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_save_that_fails_in_the_background_is_noticed(tmp_path, state, monkeypatch):
+    save_two(tmp_path / "c", state)
+    with monkeypatch.context() as patch:
+        patch.setattr(integrity, "write_manifest", full_disk)
+        with (
+            pytest.raises(StorageError, match=r"checkpoint 3 could not be saved .*No space left"),
+            open_checkpoints(tmp_path / "c") as checkpoints,
+        ):
+            checkpoints.save(state, step=3, samples_seen=3)
+            for _ in range(100):
+                time.sleep(0.1)
+                checkpoints.check()
+    assert newest(tmp_path / "c", state) == 2
+    with open_checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(jax.tree.map(lambda x: x + 2, state), step=3, samples_seen=3)
+    assert newest(tmp_path / "c", state) == 3
+
+
+def test_the_last_save_may_fail_too(tmp_path, state, monkeypatch):
+    monkeypatch.setattr(integrity, "write_manifest", full_disk)
+    checkpoints = open_checkpoints(tmp_path / "c")
+    with pytest.raises(StorageError, match="No space left"), checkpoints:
+        checkpoints.save(state, step=1, samples_seen=1)
+
+
+def test_without_room_nothing_is_written(tmp_path, state, monkeypatch):
+    save_two(tmp_path / "c", state)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    checkpoints = open_checkpoints(tmp_path / "c")
+    with pytest.raises(StorageError, match=r"0\.00 GB left and a checkpoint takes"), checkpoints:
+        checkpoints.save(state, step=3, samples_seen=3)
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["1", "2"]

@@ -71,7 +71,8 @@ def test_another_list_of_files_is_refused_and_accepted_with_a_note(workdir, tmp_
     before = stored(workdir)["fingerprint"]["dataset"]
     run(workdir, changes | {"resume.accept_changes": True})
     after = stored(workdir)
-    assert after["accepted"] == [{"step": 3, "dataset": [before, after["fingerprint"]["dataset"]]}]
+    now = after["fingerprint"]["dataset"]
+    assert after["accepted"] == [{"step": 3, "dataset": [before, now], "images": [20, 21]}]
     assert read_run(workdir).dataset_fingerprint == after["fingerprint"]["dataset"] != before
 
 

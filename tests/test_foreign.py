@@ -13,7 +13,7 @@ from fsvfm_jax.convert.folder import timm_names
 from fsvfm_jax.convert.foreign import read_encoder, to_encoder
 from fsvfm_jax.convert.safetensors import save_safetensors
 from fsvfm_jax.errors import ConfigError, DataError
-from fsvfm_jax.models.vit import ViT
+from fsvfm_jax.models.vit import SIZES, ViT
 
 PARAMS = encoder_params(TINY)
 TIMM = timm_names(PARAMS)
@@ -48,7 +48,7 @@ def test_timms_names_say_how_many_heads():
 
 @pytest.mark.parametrize("config", [None, {}, {"architecture": "vit_odd_patch16_224"}])
 def test_heads_are_never_guessed(config):
-    with pytest.raises(ConfigError, match="tell it by num_heads"):
+    with pytest.raises(ConfigError, match="num_heads must be told"):
         to_encoder(TIMM, config=config)
 
 
@@ -72,7 +72,10 @@ def test_another_epsilon_is_warned_of(caplog):
     assert "layer_norm_eps 1e-12; our encoder adds 1e-06" in caplog.text
     caplog.clear()
     to_encoder(HUGGINGFACE, config=config | {"layer_norm_eps": 1e-6})
+    to_encoder(HUGGINGFACE, num_heads=4)
     assert not caplog.text
+    to_encoder(HUGGINGFACE, config={"num_attention_heads": 4})
+    assert "layer_norm_eps 1e-12" in caplog.text
 
 
 def test_a_file_and_a_folder_are_read(tmp_path):
@@ -85,6 +88,10 @@ def test_a_file_and_a_folder_are_read(tmp_path):
         read_encoder(tmp_path, num_heads=4)
     (tmp_path / "config.json").write_text(json.dumps({"model_args": {"num_heads": 4}}))
     assert read_encoder(tmp_path).model == TINY
+    with pytest.raises(ConfigError, match="says 4 attention heads, not 12"):
+        read_encoder(tmp_path / "model.safetensors", num_heads=12)
+    with pytest.raises(ConfigError, match="width is 48 by the arrays' shapes, not 1280"):
+        read_encoder(tmp_path, **SIZES["vit_huge_patch14"] | {"num_heads": 4})
 
 
 @pytest.mark.parametrize("pool", ["token", "avg"])

@@ -44,9 +44,12 @@ def save(tmp_path, params, config):
     [
         (S, 224),
         (S, 160),
-        pytest.param(B, 224, marks=slow),
-        pytest.param(L, 160, marks=slow),
+        (B, 224),
+        pytest.param(B, 160, marks=slow),
+        pytest.param(L, 224, marks=slow),
+        pytest.param(L, 288, marks=slow),
         pytest.param(H, 224, marks=slow),
+        pytest.param(H, 280, marks=slow),
     ],
 )
 def test_features_and_logits_are_transformers(tmp_path, size, image_size):
@@ -67,8 +70,19 @@ def test_features_and_logits_are_transformers(tmp_path, size, image_size):
     np.testing.assert_allclose(ours.logits, logits.numpy(), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("params", [detector_params({**TINY, "pool": "token"}), encoder_params(S)])
-def test_there_and_back_changes_nothing(params):
+@pytest.mark.parametrize(
+    "size",
+    [S, pytest.param(B, marks=slow), pytest.param(L, marks=slow), pytest.param(H, marks=slow)],
+)
+def test_an_encoder_goes_there_and_back_unchanged(size):
+    check_back(encoder_params(size))
+
+
+def test_a_detector_goes_there_and_back_unchanged():
+    check_back(detector_params({**TINY, "pool": "token"}))
+
+
+def check_back(params):
     back = huggingface.to_params(huggingface.to_state_dict(params))
     assert jax.tree.structure(back) == jax.tree.structure(params)
     jax.tree.map(np.testing.assert_array_equal, back, params)

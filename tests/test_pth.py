@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import pickle
+import resource
 import struct
 import subprocess
 import sys
@@ -21,7 +22,7 @@ import pytest
 from golden_files import need
 
 from fsvfm_jax.convert import pth
-from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.errors import ConfigError, DataError, StorageError
 
 torch = need("torch")
 
@@ -51,10 +52,9 @@ def test_reading_gives_arrays_and_plain_values(good):
     for name, array in WEIGHTS.items():
         np.testing.assert_array_equal(content.state_dict[name], array)
         assert content.state_dict[name].dtype == np.float32
-    options = {"model": "fsfm_vit_tiny", "data_path": ["x"], "betas": [0.9, 0.95]}
+    options = {"model": "fsfm_vit_tiny", "data_path": ["x"], "betas": (0.9, 0.95)}
     assert content.extra == {"epoch": 7, "args": options, "scaler": {}}
     assert content.sha256 == hashlib.sha256(good.read_bytes()).hexdigest()
-    assert pth.read(good, sha256=content.sha256.upper()).sha256 == content.sha256
 
 
 def test_a_bare_state_dict_is_read_too(path):
@@ -99,17 +99,14 @@ def test_arrays_of_many_megabytes_are_read(path):
     np.testing.assert_array_equal(pth.read(path).state_dict["x"], tensor.numpy())
 
 
-def refused(path, match, **options):
-    """Within 5 s of work, and naming the file."""
-    start = time.process_time()
+def refused(path, match):
+    """Within 5 s of work and 1 GB, and naming the file."""
+    start, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(DataError, match=match) as caught:
-        pth.read(path, **options)
+        pth.read(path)
     assert time.process_time() - start < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 10**6  # kB
     assert str(path) in str(caught.value)
-
-
-def test_another_hash_is_refused(good):
-    refused(good, "SHA-256", sha256="0" * 64)
 
 
 def test_a_missing_file_and_a_folder_are_refused(path):
@@ -219,9 +216,8 @@ def test_hostile_files_are_refused_and_not_run(path, name, save, monkeypatch):
 
 
 def test_a_refusal_names_what_the_file_wanted(path):
-    for save in (as_zip, as_zip_of_newer_pickle):
-        save({"model": HOSTILE["os.system"]}, path)
-        refused(path, "'posix.system'")
+    as_zip({"model": HOSTILE["os.system"]}, path)
+    refused(path, "'posix.system'")
 
 
 @pytest.mark.parametrize("opcode", [b"cos\nsystem\n", b"ios\nsystem\n", b"\x82\x01"])
@@ -256,30 +252,7 @@ def test_nonsense_is_refused(good, edit):
     before = good.read_bytes()
     rewrite(good, edit)
     assert good.read_bytes() != before
-    refused(good, "refused|damaged|no network|500000 at most")
-
-
-@pytest.mark.parametrize(
-    ("dtype", "content", "reason"),
-    [
-        ("f8", b"12345678", "holds a float"),  # a number indeed, but no network
-        ("O8", b"12345678", "has the dtype 'O8'"),
-        ("V8", b"12345678", "has the dtype 'V8'"),
-        ("f8", b"1234567", "ValueError"),
-        ("f8", b"1234567812345678", "ValueError"),
-    ],
-)
-def test_numbers_that_numpy_would_trust_are_refused(good, dtype, content, reason):
-    program = (
-        b"\x80\x02cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(U\x02"
-        + dtype.encode()
-        + b"\x89\x88tRc_codecs\nencode\n(X"
-        + len(content).to_bytes(4, "little")
-        + content
-        + b"X\x06\x00\x00\x00latin1tRtR."
-    )
-    rewrite(good, lambda _: program)
-    refused(good, reason)
+    refused(good, "makes no sense|no network|its storage at|500000 at most")
 
 
 def test_a_directory_larger_than_any_checkpoints_is_not_taken_in(path):
@@ -296,9 +269,22 @@ def test_the_longest_pickle_let_in_is_read_in_time(good):
     refused(good, "no network")
 
 
-def test_arrays_larger_than_the_file_are_refused(path):
-    torch.save({"model": {"norm.weight": torch.zeros(1).expand(10**10)}}, path)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("count", [1, 1000])
+def test_arrays_larger_than_the_file_are_refused(path, dtype, count):
+    """One, or all together."""
+    one = torch.zeros(1, dtype=getattr(torch, dtype))
+    torch.save({"model": {str(i): one.expand(10**10 // count**2) for i in range(count)}}, path)
     refused(path, "larger than the file")
+
+
+def test_of_two_archives_in_one_file_the_checked_one_is_read(path):
+    """zipfile takes the directory at the end, other readers another one; we have one reader."""
+    torch.save({"model": {"x": torch.full((4,), 1.0)}}, path)
+    first = path.read_bytes()
+    torch.save({"model": {"x": torch.full((4,), 2.0)}}, path)
+    path.write_bytes(first + path.read_bytes())
+    np.testing.assert_array_equal(pth.read(path).state_dict["x"], np.full(4, 2.0))
 
 
 def test_lists_of_lists_of_the_same_list_take_no_time(path):
@@ -359,15 +345,17 @@ def test_a_file_without_a_network_is_refused(path, content):
     refused(path, "no network")
 
 
-def test_without_pytorch_one_sentence_says_how_to_get_it(good, monkeypatch):
+def test_reading_needs_no_pytorch_and_writing_says_how_to_get_it(good, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "torch", None)
+        assert pth.read(good).state_dict.keys() == WEIGHTS.keys()
         with pytest.raises(ConfigError, match=r"pip install '\.\[convert\]'"):
-            pth.read(good)
-    with monkeypatch.context() as patch:
-        patch.setattr(torch, "__version__", "2.9.1+cpu")
-        with pytest.raises(ConfigError, match="too old"):
-            pth.read(good)
+            pth.write(good, WEIGHTS)
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(StorageError, match=r"missing/x\.pth cannot be written"):
+        pth.write(tmp_path / "missing" / "x.pth", WEIGHTS)
 
 
 def test_no_refusal_advises_to_load_unsafely(path):

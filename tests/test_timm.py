@@ -36,10 +36,10 @@ def timm_network(params, attributes, *, num_classes):
     [
         (S, 224, "mean"),
         (S, 224, "token"),
-        (S, 160, "mean"),
+        (S, 160, "token"),
         (B, 224, "mean"),
-        pytest.param(B, 160, "token", marks=slow),
-        pytest.param(L, 224, "mean", marks=slow),
+        (B, 160, "token"),
+        (L, 224, "mean"),
         pytest.param(L, 288, "token", marks=slow),
         pytest.param(H, 224, "mean", marks=slow),
         pytest.param(H, 280, "token", marks=slow),

@@ -6,11 +6,14 @@ import jax
 import numpy as np
 import pytest
 from golden_files import need
+from random_weights import TINY, encoder_params
 from test_train import run, tiny_config
 
 from fsvfm_jax import pretrain
 from fsvfm_jax.convert import pth
+from fsvfm_jax.convert.folder import timm_names
 from fsvfm_jax.convert.reference import to_params
+from fsvfm_jax.convert.safetensors import save_safetensors
 from fsvfm_jax.convert.warm_start import load_weights
 from fsvfm_jax.convert.weights import read_run
 from fsvfm_jax.data.stats import Stats
@@ -35,7 +38,7 @@ def fresh(changes: dict | None = None):
 def load(workdir, **init):
     config, state = fresh({f"init.{name}": value for name, value in init.items()})
     config.init.params = str(workdir)
-    return load_weights(state, init=config.init, model=config.model)
+    return load_weights(state, init=config.init, model=config.model).state
 
 
 @pytest.mark.parametrize("branch", ["student", "teacher"])
@@ -70,7 +73,8 @@ def test_the_references_files_are_taken_too(tmp_path, teacher, caplog):
     model = {f"model.{name}": value for name, value in golden_numbers.MODEL.items()}
     config, state = fresh(model | {"init.params": str(files[0]), "init.teacher": teacher})
     with caplog.at_level("WARNING", "fsvfm_jax"):
-        state = load_weights(state, init=config.init, model=config.model)
+        state, origin = load_weights(state, init=config.init, model=config.model)
+    assert origin["license"] == "cc-by-nc-4.0" and len(origin["source_sha256"]) == 64
     student, theirs = (to_params(pth.read(file).state_dict) for file in files)
     jax.tree.map(np.testing.assert_array_equal, state.params, student)
     wanted = theirs if teacher == "checkpoint" else teacher_subset(student)
@@ -82,7 +86,8 @@ def test_the_references_files_are_taken_too(tmp_path, teacher, caplog):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"model.num_heads": 8}, ConfigError, "4 attention heads"),
+        ({"model.num_heads": 8}, ConfigError, "num_heads = 4"),
+        ({"model.decoder_num_heads": 2}, ConfigError, "decoder_num_heads = 4"),
         ({"model.image_size": 64}, DataError, "of another network: "),
     ],
 )
@@ -91,3 +96,24 @@ def test_weights_of_another_network_are_refused(workdir, changes, error, message
     config.init.params = str(workdir)
     with pytest.raises(error, match=message):
         load_weights(state, init=config.init, model=config.model)
+
+
+def test_heads_that_nothing_tells_are_taken_from_the_config_with_a_warning(tmp_path, caplog):
+    encoder = encoder_params({**TINY, "image_size": 32, "patch_size": 8})
+    save_safetensors(tmp_path / "encoder.safetensors", timm_names(encoder), metadata={})
+    config, state = fresh({"model.width": 48})
+    config.init.params = str(tmp_path / "encoder.safetensors")
+    with caplog.at_level("WARNING", "fsvfm_jax"):
+        state, origin = load_weights(state, init=config.init, model=config.model)
+    assert "num_heads must be told" in caplog.text
+    assert "taken from config.model: {'num_heads': 4}" in caplog.text.replace("\n", " ")
+    np.testing.assert_array_equal(state.params["cls_token"], encoder["cls_token"])
+    assert origin["license"] is None
+
+
+def test_the_licence_of_what_a_run_started_from_stays(tmp_path):
+    files = golden_files.write_run(tmp_path, need("torch"))
+    model = {f"model.{name}": value for name, value in golden_numbers.MODEL.items()}
+    workdir = tmp_path / "run"
+    run(workdir, model | {"epochs": 1, "schedule_epochs": 8, "init.params": str(files[0])})
+    assert read_run(workdir).license == "cc-by-nc-4.0"

@@ -1,6 +1,8 @@
 """The command `convert`, end to end."""
 
+import hashlib
 import json
+import shutil
 
 import golden_files
 import golden_numbers
@@ -8,13 +10,14 @@ import jax
 import numpy as np
 import pytest
 from golden_files import need
-from random_weights import STATS, encoder_params
+from random_weights import STATS, TINY, encoder_params
 from test_train import run
 
 from fsvfm_jax.convert import pth
 from fsvfm_jax.convert.__main__ import main
-from fsvfm_jax.convert.folder import read_folder
+from fsvfm_jax.convert.folder import file_sha256, read_folder, timm_names
 from fsvfm_jax.convert.reference import to_state_dict
+from fsvfm_jax.convert.safetensors import save_safetensors
 from fsvfm_jax.convert.weights import read_run, read_source
 from fsvfm_jax.data.stats import save_stats
 from fsvfm_jax.errors import DataError
@@ -36,6 +39,8 @@ def test_a_run_becomes_a_folder_without_changing_a_digit(workdir, tmp_path, caps
     exported = read_folder(folder)
     wanted = encoder_subset(read_run(workdir).state.params)
     jax.tree.map(np.testing.assert_array_equal, exported.params, wanted)
+    manifest = (workdir / "checkpoints" / "5" / "manifest.json").read_bytes()
+    assert exported.description.source_sha256 == hashlib.sha256(manifest).hexdigest()
     assert exported.description.step == 5 and exported.description.model["num_heads"] == 4
     again = read_source(folder, branch="student", told={})
     assert again.model["width"] == 32 and again.facts["license"] == "apache-2.0"
@@ -61,6 +66,9 @@ def test_inspect_says_what_a_run_is(workdir, capsys):
         (["to", "folder", "nowhere", "OUT"], 65, "nowhere cannot be read"),
         (["to", "foldr", "WORKDIR", "OUT"], 78, "invalid choice: 'foldr'"),
         (["inspect", "WORKDIR", "--model=vit_smal_patch16"], 78, "did you mean"),
+        (["inspect", "WORKDIR", "--num-heads=8"], 78, "has num_heads 4, not 8 as told"),
+        (["inspect", "WORKDIR", f"--sha256={'0' * 64}"], 78, "pins a file"),
+        (["to", "training", "x.pth", "WORKDIR", "--teacher=x"], 73, "is there already"),
         (["to", "folder", "WORKDIR", "WORKDIR", "--license=mit"], 73, "is not empty"),
     ],
 )
@@ -71,6 +79,34 @@ def test_a_mistake_ends_in_one_sentence(workdir, tmp_path, capsys, arguments, co
     assert ended.value.code == code
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and message in error
+
+
+def test_a_run_of_ones_own_is_under_no_licence_of_others(workdir, tmp_path, capsys):
+    need("torch")
+    main(["to", "reference", str(workdir), str(tmp_path / "files")])
+    file = tmp_path / "files" / "checkpoint-1.pth"  # 5 steps of 16, of 40 images
+    assert pth.read(file).extra["epoch"] == 1
+    capsys.readouterr()
+    main(["inspect", str(file), *HEADS])
+    assert "license" not in json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("name", ["fingerprint.json", "config.json"])
+@pytest.mark.parametrize("content", ["{", "{}", '{"fingerprint": 1}', '{"task": "pretrain"}'])
+def test_a_workdir_that_is_not_whole_is_refused(workdir, tmp_path, name, content):
+    shutil.copytree(workdir, tmp_path / "copy")
+    (tmp_path / "copy" / name).write_text(content)
+    with pytest.raises(DataError, match="copy"):
+        read_run(tmp_path / "copy")
+
+
+def test_a_pinned_file_is_that_file(tmp_path, capsys):
+    file = tmp_path / "model.safetensors"
+    save_safetensors(file, timm_names(encoder_params(TINY)), metadata={})
+    main(["inspect", str(file), f"--sha256={file_sha256(file).upper()}"])
+    with pytest.raises(SystemExit, match="65"):
+        main(["to", "folder", str(file), str(tmp_path / "x"), f"--sha256={'0' * 64}"])
+    assert "has SHA-256" in capsys.readouterr().err and not (tmp_path / "x").exists()
 
 
 def test_a_workdir_without_a_run_is_refused(tmp_path):
@@ -144,11 +180,16 @@ def test_a_reference_run_goes_on_here_and_back_there(reference_run, tmp_path, ca
     assert read_run(workdir).stats == STATS
     main(["to", "reference", str(workdir), str(tmp_path / "back")])
     assert {file.name for file in (tmp_path / "back").iterdir()} == {
-        "checkpoint-5.pth",
-        "checkpoint-te-5.pth",
+        "checkpoint-0.pth",
+        "checkpoint-te-0.pth",
         "pretrain_ds_mean_std.txt",
     }
-    assert pth.read(tmp_path / "back" / "checkpoint-5.pth").extra["epoch"] == 5
+    extra = pth.read(tmp_path / "back" / "checkpoint-0.pth").extra
+    assert extra["epoch"] == 0  # 3 steps of 16 after the conversion, of 40 images
+    assert extra["fsvfm_jax"] == {"license": "cc-by-nc-4.0"}
+    capsys.readouterr()
+    main(["inspect", str(tmp_path / "back" / "checkpoint-te-0.pth"), *HEADS])
+    assert json.loads(capsys.readouterr().out)["license"] == "cc-by-nc-4.0"
 
 
 def test_inspect_says_what_a_file_is(reference_run, capsys):
@@ -163,7 +204,11 @@ def test_a_plain_small_file_is_not_guessed_at(tmp_path, capsys):
     file = tmp_path / "small.pth"
     pth.write(file, to_state_dict(encoder_params(SIZES["vit_small_patch16"])))
     with pytest.raises(SystemExit, match="78"):
-        main(["inspect", str(file)])
+        main(["to", "folder", str(file), str(tmp_path / "folder")])
     assert "--model=vit_small_patch16" in capsys.readouterr().err
+    main(["inspect", str(file)])
+    record = json.loads(capsys.readouterr().out)
+    assert record["model"]["num_heads"] is None and record["model"]["width"] == 384
+    assert record["kind"] == "encoder" and "--num-heads=6" in record["heads"]
     main(["inspect", str(file), "--model=vit_small_patch16"])
     assert json.loads(capsys.readouterr().out)["model"]["num_heads"] == 12

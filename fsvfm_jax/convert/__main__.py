@@ -15,12 +15,22 @@ from fsvfm_jax import cli, optim
 from fsvfm_jax.checkpoint import Checkpoints
 from fsvfm_jax.convert import pth, reference
 from fsvfm_jax.convert.card import AUTHORS_LICENSE, Description
-from fsvfm_jax.convert.folder import write_folder
-from fsvfm_jax.convert.measures import HEADS, network
+from fsvfm_jax.convert.folder import read_json, write_folder
+from fsvfm_jax.convert.measures import HEADS, UnknownHeads, network
 from fsvfm_jax.convert.positions import resize_positions
 from fsvfm_jax.convert.safetensors import read_header
 from fsvfm_jax.convert.training import from_train_state, to_train_state
-from fsvfm_jax.convert.weights import Source, is_run, read_run, read_source
+from fsvfm_jax.convert.weights import (
+    ORIGIN,
+    OUR_KEY,
+    Source,
+    check_sha256,
+    is_exported,
+    is_run,
+    read_run,
+    read_source,
+    save_origin,
+)
 from fsvfm_jax.data.stats import STATS_FILE, load_stats, save_stats
 from fsvfm_jax.errors import ConfigError, StorageError, nearest
 from fsvfm_jax.models.fsvfm import encoder_subset
@@ -69,7 +79,8 @@ def to_reference(args: argparse.Namespace) -> None:
         source = _read(args)
         key = "state_dict" if "embedder" in source.params else "model"
         _check_new(args.dst)
-        pth.write(args.dst, reference.to_state_dict(source.params), key=key)
+        extra = {OUR_KEY: {"license": source.facts.get("license")}}
+        pth.write(args.dst, reference.to_state_dict(source.params), key=key, extra=extra)
         print(f"{args.dst}: {reference.kind(source.params)}, {_measures(source.model)}")
         return
     run = read_run(args.src)
@@ -79,28 +90,36 @@ def to_reference(args: argparse.Namespace) -> None:
         betas=tuple(run.config.optimizer.betas),
         weight_decay=run.config.optimizer.weight_decay,
     )
-    step = int(run.state.step)
-    args.dst.mkdir(parents=True, exist_ok=True)
+    _check_new(args.dst)
+    args.dst.mkdir(parents=True)
+    epoch = max(run.epoch, 0)
+    extra = {
+        "optimizer": written.optimizer,
+        "epoch": epoch,
+        OUR_KEY: {"license": run.license},
+    }
     for name, state_dict in (("checkpoint", written.student), ("checkpoint-te", written.teacher)):
-        file = args.dst / f"{name}-{step}.pth"
-        _check_new(file)
-        pth.write(file, state_dict, extra={"optimizer": written.optimizer, "epoch": step})
+        file = args.dst / f"{name}-{epoch}.pth"
+        pth.write(file, state_dict, extra=extra)
         print(file)
     save_stats(args.dst / "pretrain_ds_mean_std.txt", run.stats)
 
 
 def to_training(args: argparse.Namespace) -> None:
     """Writes a checkpoint of ours to go on pretraining from, optimizer included."""
-    student, teacher = pth.read(args.src, sha256=args.sha256), pth.read(args.teacher)
+    check_sha256(args.src, args.sha256)
+    _check_new(args.dst)
+    student, teacher = pth.read(args.src), pth.read(args.teacher)
     # Its state has the same form with any settings.
     tx = optim.make_optimizer(betas=(0.9, 0.95), weight_decay=0.05, grad_clip=1.0)
     state = to_train_state(student, teacher, tx=tx)
     network(state.params, **_told(args))
-    if (args.dst / "checkpoints").exists():
-        raise StorageError(f"{args.dst} holds a run already; name another folder")
     stats = args.stats or args.src.with_name("pretrain_ds_mean_std.txt")
-    args.dst.mkdir(parents=True, exist_ok=True)
-    save_stats(args.dst / STATS_FILE, load_stats(stats))
+    stats = load_stats(stats)
+    args.dst.mkdir(parents=True)
+    save_stats(args.dst / STATS_FILE, stats)
+    source = read_source(args.src, branch="student", told=_told(args))
+    save_origin(args.dst, {name: source.facts.get(name) for name in ORIGIN})
     with Checkpoints(epath.Path(args.dst) / "checkpoints", keep=1, keep_every=0) as checkpoints:
         checkpoints.save(state, step=int(state.step), samples_seen=args.samples_seen)
     print(f"{args.dst}: step {int(state.step)}; train with --workdir={args.dst}")
@@ -108,12 +127,21 @@ def to_training(args: argparse.Namespace) -> None:
 
 def inspect(args: argparse.Namespace) -> None:
     """Says what a file is; nothing in it is executed."""
+    check_sha256(args.src, args.sha256)
     if args.src.suffix == ".safetensors":
         header = read_header(args.src)
         arrays = {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
         print(json.dumps({"format": "safetensors", "arrays": arrays}, indent=1))
         return
-    source = _read(args)
+    if is_exported(args.src):
+        print(json.dumps(read_json(args.src / "config.json")["fsvfm_jax"], indent=1))
+        return
+    try:
+        source = _read(args)
+    except UnknownHeads as error:
+        record = {"kind": error.kind, "model": error.measures, "heads": str(error)}
+        print(json.dumps(record, indent=1))
+        return
     record = {
         "kind": reference.kind(source.params),
         "model": source.model,

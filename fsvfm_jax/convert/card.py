@@ -110,6 +110,10 @@ class Description:
     face_detector: str | None = None
     crop_margin: float | None = None
 
+    def __post_init__(self) -> None:
+        if not 0 < self.crop_pct <= 1:
+            raise ValueError(f"crop_pct is {self.crop_pct}, not above 0 and up to 1")
+
 
 def timm_config(
     params: Mapping[str, Any], description: Description, *, num_classes: int

@@ -10,7 +10,7 @@ import numpy as np
 
 from fsvfm_jax.convert import huggingface, timm
 from fsvfm_jax.convert.folder import MODEL_FILE, read_json
-from fsvfm_jax.convert.measures import TIMM_HEADS, measures
+from fsvfm_jax.convert.measures import TIMM_HEADS, measures, network
 from fsvfm_jax.convert.safetensors import load_safetensors
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.models.layers import LAYER_NORM_EPSILON
@@ -19,6 +19,7 @@ LOG = logging.getLogger(__name__)
 
 # The exact GELU, as both libraries call it.
 GELU = (None, "gelu")
+HUGGING_FACE_EPSILON = 1e-12
 
 
 class Encoder(NamedTuple):
@@ -28,46 +29,48 @@ class Encoder(NamedTuple):
     model: dict[str, Any]
 
 
-def read_encoder(path: Path, *, num_heads: int | None = None) -> Encoder:
-    """Reads a folder with model.safetensors and config.json, or a safetensors file alone.
+def read_encoder(path: Path, **told: Any) -> Encoder:
+    """Reads a folder with model.safetensors and config.json, or a safetensors file.
 
     Args:
-        path: The folder or the file.
-        num_heads: Attention heads, needed where config.json does not tell them.
+        path: The folder, or the file, of which a config.json beside it is taken to be.
+        told: Measures, such as `num_heads`, needed where config.json does not tell them.
 
     Raises:
         DataError: A file is damaged, or the network is no plain vision transformer.
         ConfigError: The number of heads is not told, or told otherwise by config.json.
     """
-    if not path.is_dir():
-        return to_encoder(load_safetensors(path), num_heads=num_heads)
-    config = read_json(path / "config.json")
-    return to_encoder(load_safetensors(path / MODEL_FILE), config=config, num_heads=num_heads)
+    weights = path / MODEL_FILE if path.is_dir() else path
+    beside = weights.with_name("config.json")
+    config = read_json(beside) if path.is_dir() or beside.exists() else None
+    return to_encoder(load_safetensors(weights), config=config, **told)
 
 
 def to_encoder(
     state_dict: Mapping[str, np.ndarray],
     *,
     config: Mapping[str, Any] | None = None,
-    num_heads: int | None = None,
+    **told: Any,
 ) -> Encoder:
     """Turns a state dict into our encoder; which library it is of, its keys say.
 
     Args:
         state_dict: Of timm, of MAE (a `.pth` has timm's keys) or of Hugging Face.
         config: The config.json that came with it, if one did.
-        num_heads: Attention heads, needed where `config` does not tell them.
+        told: Measures, such as `num_heads`, needed where `config` does not tell them.
 
     Raises:
         DataError: The network is no plain vision transformer with class token and final norm.
         ConfigError: The number of heads is not told, or told otherwise by `config`.
     """
     is_huggingface = any(key.endswith("embeddings.cls_token") for key in state_dict)
+    # Hugging Face writes no field that has its default.
+    default_epsilon = LAYER_NORM_EPSILON if config is None else HUGGING_FACE_EPSILON
     config = config or {}
     if is_huggingface:
         params = huggingface.to_encoder(state_dict)
         activation, known_heads = config.get("hidden_act"), config.get("num_attention_heads")
-        epsilon = config.get("layer_norm_eps", LAYER_NORM_EPSILON)
+        epsilon = config.get("layer_norm_eps", default_epsilon)
         if epsilon != LAYER_NORM_EPSILON:
             LOG.warning(
                 "config.json has layer_norm_eps %g; our encoder adds %g, which changes outputs a"
@@ -84,15 +87,9 @@ def to_encoder(
         known_heads = args.get("num_heads") or TIMM_HEADS.get(size[0] if size else "")
     if activation not in GELU:
         raise DataError(f"the network's activation is {activation!r}, ours the exact GELU")
-    return Encoder(params, measures(params, num_heads=_agree(known_heads, num_heads)))
-
-
-def _agree(known: int | None, told: int | None) -> int:
-    if known is None and told is None:
+    if known_heads is not None and told.setdefault("num_heads", known_heads) != known_heads:
         raise ConfigError(
-            "the number of attention heads is in no state dict (timm's ViT-S has 6, ours 12): tell"
-            " it by num_heads"
+            f"config.json says {known_heads} attention heads, not {told['num_heads']} as told"
         )
-    if None not in (known, told) and known != told:
-        raise ConfigError(f"config.json says {known} attention heads, not {told} as told")
-    return known or told
+    network(params, **told)
+    return Encoder(params, measures(params, **told))

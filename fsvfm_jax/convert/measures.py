@@ -22,6 +22,12 @@ from fsvfm_jax.models.vit import SIZES, ViT
 
 # What no array tells.
 HEADS = ("num_heads", "decoder_num_heads", "rep_decoder_num_heads")
+HEADS_OF = {
+    "encoder": ("num_heads",),
+    "detector": ("num_heads",),
+    "teacher": ("num_heads", "rep_decoder_num_heads"),
+    "student": HEADS,
+}
 # Of timm's plain vision transformers, which have our encoders' shapes and names.
 TIMM_HEADS = {"vit_tiny": 3, "vit_small": 6, "vit_base": 12, "vit_large": 16, "vit_huge": 16}
 # The decoders of every published size are the network's defaults.
@@ -29,16 +35,30 @@ PIXEL_DECODER = {"decoder_width": FSVFM.decoder_width, "decoder_depth": FSVFM.de
 REP_DECODER = {"rep_decoder_depth": FSVFM.rep_decoder_depth}
 
 
+class UnknownHeads(ConfigError):
+    """A number of heads must be told.
+
+    Attributes:
+        kind: Of the network.
+        measures: What is known of it.
+    """
+
+    def __init__(self, message: str, *, kind: str, measures: dict[str, Any]):
+        super().__init__(message)
+        self.kind, self.measures = kind, measures
+
+
 def measures(params: Mapping[str, Any], **told: Any) -> dict[str, Any]:
     """The attributes of a tree's network, for `build`, `build_detector` or `ViT`.
 
     Args:
         params: A tree of ours: student, teacher, encoder or detector.
-        told: Attributes that no shape says, such as `num_heads`.
+        told: Attributes that no shape says, such as `num_heads`; heads that it has not are ignored.
 
     Raises:
         DataError: The tree is of no network known here.
-        ConfigError: A number of heads is neither told nor known, or what is told is not so.
+        UnknownHeads: A number of heads is neither told nor known.
+        ConfigError: What is told is not so.
     """
     name = kind(params)
     arrays = traverse_util.flatten_dict(dict(params), sep="/")
@@ -49,8 +69,9 @@ def measures(params: Mapping[str, Any], **told: Any) -> dict[str, Any]:
         found |= _teacher_measures(arrays)
     if name == "student":
         found |= _student_measures(arrays)
+    others = set(HEADS) - set(HEADS_OF[name])
     for attribute, value in told.items():
-        if found.setdefault(attribute, value) != value:
+        if attribute not in others and found.setdefault(attribute, value) != value:
             raise ConfigError(
                 f"{attribute} is {found[attribute]} by the arrays' shapes, not {value} as told"
             )
@@ -87,19 +108,30 @@ def _encoder_measures(arrays: Mapping[str, Any]) -> dict[str, Any]:
     patch_size = math.isqrt(pixels // 3)
     if 3 * patch_size**2 != pixels:
         raise DataError(f"'patch_embed' takes {pixels} values: not a square patch of three colours")
-    tokens = arrays["pos_embed"].shape[1:2] or (0,)
-    side = math.isqrt(max(tokens[0] - 1, 0))
-    if side == 0 or side**2 + 1 != tokens[0]:
-        raise DataError(
-            f"'pos_embed' has shape {list(arrays['pos_embed'].shape)}: not [1, 1 + N, width] for N"
-            " patches of a square image"
-        )
+    width = arrays["cls_token"].shape[-1]
     return {
-        "image_size": side * patch_size,
+        "image_size": side_of_table("pos_embed", arrays["pos_embed"], width=width) * patch_size,
         "patch_size": patch_size,
-        "width": arrays["cls_token"].shape[-1],
+        "width": width,
         "depth": arrays["blocks/norm1/scale"].shape[0],
     }
+
+
+def side_of_table(name: str, table: np.ndarray | jax.Array, *, width: int) -> int:
+    """Patches along a side of the image that a position table is for.
+
+    Building a network makes its tables: one that is promised and not there must not cost memory.
+
+    Raises:
+        DataError: It is not of a class token and a square of patches, of this width.
+    """
+    side = math.isqrt(max(table.shape[1] - 1, 0)) if table.ndim == 3 else 0
+    if side == 0 or table.shape != (1, side**2 + 1, width):
+        raise DataError(
+            f"{name!r} has shape {list(table.shape)}: not [1, 1 + N, {width}] for N patches of a"
+            " square image"
+        )
+    return side
 
 
 def _detector_measures(arrays: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,6 +149,9 @@ def _detector_measures(arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _teacher_measures(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    if "rep_decoder_pos_embed" in arrays:
+        width = arrays["cls_token"].shape[-1]
+        side_of_table("rep_decoder_pos_embed", arrays["rep_decoder_pos_embed"], width=width)
     return {
         "rep_decoder_depth": arrays["rep_decoder_blocks/norm1/scale"].shape[0],
         "projection_hidden": arrays["projector/fc1/bias"].shape[0],
@@ -126,20 +161,23 @@ def _teacher_measures(arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _student_measures(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    width = arrays["decoder_embed/bias"].shape[0]
+    if "decoder_pos_embed" in arrays:
+        side_of_table("decoder_pos_embed", arrays["decoder_pos_embed"], width=width)
     return {
-        "decoder_width": arrays["decoder_embed/bias"].shape[0],
+        "decoder_width": width,
         "decoder_depth": arrays["decoder_blocks/norm1/scale"].shape[0],
     }
 
 
-def _known_heads(found: Mapping[str, Any], name: str) -> dict[str, int]:
+def _known_heads(found: dict[str, Any], name: str) -> dict[str, int]:
     """Every number of heads of the network, from the table of sizes where it was not told."""
     encoder = {key: found[key] for key in ("width", "depth", "patch_size")}
     size = next((name for name, x in SIZES.items() if encoder.items() <= x.items()), None)
     heads = {"num_heads": SIZES[size]["num_heads"] if size else None}
     plain = name == "encoder" or {"adapter_reduction": 0, "fas": False}.items() <= found.items()
     if size and plain and "num_heads" not in found:
-        _check_same_at_timm(size)
+        _check_same_at_timm(size, found=found, name=name)
     if name in ("student", "teacher"):
         known = size and REP_DECODER.items() <= found.items()
         heads["rep_decoder_num_heads"] = FSVFM.rep_decoder_num_heads if known else None
@@ -150,21 +188,25 @@ def _known_heads(found: Mapping[str, Any], name: str) -> dict[str, int]:
         attribute for attribute, value in heads.items() if value is None and attribute not in found
     ]
     if unknown:
-        raise ConfigError(
+        raise UnknownHeads(
             f"{', '.join(unknown)} must be told: heads are in no shape, and width"
             f" {found['width']}, depth {found['depth']}, patch {found['patch_size']} and its"
-            f" decoders are of no size known here ({', '.join(SIZES)})"
+            f" decoders are of no size known here ({', '.join(SIZES)})",
+            kind=name,
+            measures=dict.fromkeys(HEADS_OF[name]) | heads | found,
         )
     return {attribute: value for attribute, value in heads.items() if value is not None}
 
 
-def _check_same_at_timm(size: str) -> None:
-    """Raises ConfigError where timm has a network of these shapes with another number of heads."""
+def _check_same_at_timm(size: str, *, found: dict[str, Any], name: str) -> None:
+    """Raises UnknownHeads where timm has a network of these shapes with another number of heads."""
     ours, theirs = SIZES[size]["num_heads"], TIMM_HEADS[size.rsplit("_", 1)[0]]
     if ours != theirs:
-        raise ConfigError(
+        raise UnknownHeads(
             f"num_heads must be told: of these shapes this project's network has {ours}"
-            f" (--model={size}) and timm's {theirs} (--num-heads={theirs})"
+            f" (--model={size}) and timm's {theirs} (--num-heads={theirs})",
+            kind=name,
+            measures={"num_heads": None} | found,
         )
 
 

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from fsvfm_jax.convert import reference
+from fsvfm_jax.convert.measures import side_of_table
 from fsvfm_jax.errors import DataError
 from fsvfm_jax.models.adapter import Detector
 
@@ -63,12 +64,9 @@ def blank_encoder(
             found = "no array of that name" if array is None else f"one of shape {array.shape}"
             raise DataError(f"an encoder needs a {name} of shape {form}, but there is {found}")
     patch_size, width = patches.shape[-1], cls_token.shape[-1]
-    side = round((positions.shape[1] - 1) ** 0.5)
-    if depth == 0 or width % 4 or side == 0 or side**2 + 1 != positions.shape[1]:
-        raise DataError(
-            f"{depth} blocks, {width} channels and {positions.shape[1]} positions make no encoder"
-            " with a class token and a square of patches"
-        )
+    side = side_of_table("position table", positions, width=width)
+    if depth == 0 or width % 4:
+        raise DataError(f"{depth} blocks of {width} channels make no encoder")
     model = Detector(
         image_size=side * patch_size,
         patch_size=patch_size,

@@ -22,6 +22,8 @@ from fsvfm_jax.train_state import TrainState
 # optax's names of the moments and PyTorch's.
 MOMENTS = (("mu", "exp_avg"), ("nu", "exp_avg_sq"))
 ADAM_EPSILON = 1e-8
+# What goes wrong with whatever else is found in its place.
+NOT_AN_OPTIMIZER = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 
 class ReferenceRun(NamedTuple):
@@ -99,11 +101,17 @@ def from_train_state(
 
 
 def number_of_updates(file: Pth) -> int | None:
-    """How many the optimizer in a file has made; None where there is none."""
-    optimizer = file.extra.get("optimizer")
-    entries = optimizer.get("state") if isinstance(optimizer, dict) else None
-    steps = [x.get("step") for x in entries.values()] if isinstance(entries, dict) else []
-    return int(max(steps)) if steps and None not in steps else None
+    """How many the optimizer in a file has made; None where there is none.
+
+    Raises:
+        DataError: It is no optimizer's state.
+    """
+    if "optimizer" not in file.extra:
+        return None
+    try:
+        return max(int(entry["step"]) for entry in file.extra["optimizer"]["state"].values())
+    except NOT_AN_OPTIMIZER as error:
+        raise DataError(f"the file's optimizer state makes no sense ({error!r})") from error
 
 
 def _read_params(state_dict: Mapping[str, np.ndarray], wanted: str) -> Params:
@@ -137,7 +145,7 @@ def _read_optimizer(student: Pth) -> tuple[dict[str, Params], jax.Array]:
             }
             for ours, theirs in MOMENTS
         }
-    except (KeyError, TypeError, ValueError) as error:
+    except NOT_AN_OPTIMIZER as error:
         raise DataError(
             f"the student's file has no optimizer state to go on from (missing: {error}): only its"
             " weights can be used"

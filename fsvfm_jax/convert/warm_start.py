@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,8 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from fsvfm_jax.convert.measures import HEADS
-from fsvfm_jax.convert.weights import is_run, read_source
+from fsvfm_jax.convert.measures import HEADS, UnknownHeads
+from fsvfm_jax.convert.weights import ORIGIN, Source, is_run, read_source
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.models.fsvfm import Params, teacher_subset
 from fsvfm_jax.train_state import TrainState
@@ -19,7 +19,14 @@ from fsvfm_jax.train_state import TrainState
 logger = logging.getLogger(__name__)
 
 
-def load_weights(state: TrainState, *, init: ConfigDict, model: ConfigDict) -> TrainState:
+class WarmStart(NamedTuple):
+    """A state at step 0 with weights from elsewhere, and what is known of where they are from."""
+
+    state: TrainState
+    origin: dict[str, Any]
+
+
+def load_weights(state: TrainState, *, init: ConfigDict, model: ConfigDict) -> WarmStart:
     """Puts weights from elsewhere into a fresh state; what they lack stays as it was drawn.
 
     Args:
@@ -28,7 +35,7 @@ def load_weights(state: TrainState, *, init: ConfigDict, model: ConfigDict) -> T
         model: The config's model section; it tells numbers of heads, which no array does.
 
     Returns:
-        The state with those weights, every array where it was.
+        The state with those weights, every array where it was, and their origin.
 
     Raises:
         DataError: The weights cannot be read or are of another network.
@@ -36,12 +43,13 @@ def load_weights(state: TrainState, *, init: ConfigDict, model: ConfigDict) -> T
             another number of heads.
     """
     path, heads = Path(init.params), {name: model[name] for name in HEADS}
-    source = read_source(path, branch=init.branch, told=heads)
-    if source.model["num_heads"] != model.num_heads:
-        raise ConfigError(
-            f"{path} has {source.model['num_heads']} attention heads, config.model.num_heads ="
-            f" {model.num_heads}: the arrays would fit, and compute something else"
-        )
+    source = _read(path, branch=init.branch, heads=heads)
+    for name, number in source.model.items():
+        if name in HEADS and number != model[name]:
+            raise ConfigError(
+                f"{path} has {name} = {number}, config.model.{name} = {model[name]}: the arrays"
+                " would fit, and compute something else"
+            )
     params = _replace(state.params, source.params, path)
     teacher = teacher_subset(params)
     if init.teacher == "checkpoint":
@@ -50,11 +58,22 @@ def load_weights(state: TrainState, *, init: ConfigDict, model: ConfigDict) -> T
             " updated, they are as they were drawn; 'student' starts from what was learnt"
         )
         beside = _teacher_of(path)
-        theirs = read_source(beside, branch="teacher", told=heads)
+        theirs = _read(beside, branch="teacher", heads=heads)
         teacher = _replace(state.teacher_params, theirs.params, beside)
-    return state._replace(
+    state = state._replace(
         params=_put(params, state.params), teacher_params=_put(teacher, state.teacher_params)
     )
+    return WarmStart(state, {name: source.facts.get(name) for name in ORIGIN})
+
+
+def _read(path: Path, *, branch: str, heads: dict[str, int]) -> Source:
+    """Heads that nothing in the source tells are taken from the config, with a warning."""
+    try:
+        return read_source(path, branch=branch, told={})
+    except UnknownHeads as error:
+        taken = {name: heads[name] for name, number in error.measures.items() if number is None}
+        logger.warning("%s: %s; taken from config.model: %s", path, error, taken)
+        return read_source(path, branch=branch, told=taken)
 
 
 def _teacher_of(path: Path) -> Path:

@@ -1,5 +1,6 @@
 """Weights wherever they come from: our runs, our folders, the reference, other libraries."""
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,13 +12,19 @@ from fsvfm_jax import compilation, pretrain, sharding
 from fsvfm_jax.checkpoint import Checkpoints
 from fsvfm_jax.convert import foreign, pth, reference
 from fsvfm_jax.convert.card import AUTHORS_LICENSE
-from fsvfm_jax.convert.folder import file_sha256, read_folder, read_json
-from fsvfm_jax.convert.measures import HEADS, measures
+from fsvfm_jax.convert.folder import MODEL_FILE, file_sha256, read_folder, read_json
+from fsvfm_jax.convert.measures import HEADS, measures, network
 from fsvfm_jax.convert.training import number_of_updates
 from fsvfm_jax.data.stats import STATS_FILE, Stats, known_stats, load_stats
-from fsvfm_jax.errors import DataError
+from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.fingerprint import FINGERPRINT_FILE
+from fsvfm_jax.integrity import MANIFEST_FILE
 from fsvfm_jax.train_state import TrainState
+
+ORIGIN_FILE = "origin.json"
+ORIGIN = ("source", "source_sha256", "license")
+# Under it a `.pth` of ours says what the reference's files do not.
+OUR_KEY = "fsvfm_jax"
 
 
 class Source(NamedTuple):
@@ -35,12 +42,25 @@ class Source(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A pretraining run of ours at a checkpoint; its set's fingerprint is None where not stored."""
+    """A pretraining run of ours at its newest checkpoint.
+
+    Attributes:
+        state: The state.
+        config: Resolved.
+        stats: Mean and deviation that normalise the images.
+        epoch: The last one that was finished, from 0; -1 before.
+        dataset_fingerprint: Of its set.
+        sha256: Of the checkpoint's manifest, which lists the hashes of all its files.
+        license: Of the weights that it started from, if there were any and it is known.
+    """
 
     state: TrainState
     config: ConfigDict
     stats: Stats
-    dataset_fingerprint: str | None
+    epoch: int
+    dataset_fingerprint: str
+    sha256: str
+    license: str | None
 
 
 def read_source(
@@ -62,30 +82,24 @@ def read_source(
         encoder: Folder of the encoder, where `path` is that of an adapter alone.
 
     Raises:
-        DataError: There are no such weights, or they are damaged.
-        ConfigError: A number of heads is neither told nor known.
+        DataError: There are no such weights, or they are damaged, or have another hash.
+        ConfigError: A number of heads is neither told nor known, or what is told is not so.
     """
+    check_sha256(path, sha256)
     if is_run(path):
-        return _of_run(path, branch=branch)
-    if (path / "config.json").is_file() and "fsvfm_jax" in read_json(path / "config.json"):
-        exported = read_folder(path, encoder=encoder)
-        description = exported.description
-        facts = {
-            name: value
-            for name, value in vars(description).items()
-            if name not in ("model", "source", "source_sha256")
-        }
-        digest = file_sha256(path / "config.json")
-        return Source(
-            exported.params,
-            dict(description.model),
-            facts | {"source": path.name, "source_sha256": digest},
-        )
-    if path.is_dir() or path.suffix == ".safetensors":
-        encoder = foreign.read_encoder(path, num_heads=told.get("num_heads"))
-        file = path / "model.safetensors" if path.is_dir() else path
-        return Source(encoder.params, encoder.model, _facts(file, file_sha256(file)))
-    return _of_pth(path, told=told, sha256=sha256)
+        source = _of_run(path, branch=branch)
+    elif is_exported(path):
+        source = _of_exported(path, encoder=encoder)
+    elif path.is_dir() or path.suffix == ".safetensors":
+        found = foreign.read_encoder(path, **told)
+        file = path / MODEL_FILE if path.is_dir() else path
+        source = Source(found.params, found.model, _facts(file, file_sha256(file)))
+    else:
+        source = _of_pth(path, told=told)
+    for name, value in told.items():
+        if name in source.model and source.model[name] != value:
+            raise ConfigError(f"{path} has {name} {source.model[name]}, not {value} as told")
+    return source
 
 
 def is_run(path: Path) -> bool:
@@ -93,62 +107,110 @@ def is_run(path: Path) -> bool:
     return (path / "checkpoints").is_dir()
 
 
+def is_exported(path: Path) -> bool:
+    """Whether it is a folder that `convert.folder` wrote."""
+    return (path / "config.json").is_file() and "fsvfm_jax" in read_json(path / "config.json")
+
+
+def check_sha256(path: Path, sha256: str | None) -> None:
+    """Raises DataError unless the file has this hash, in hexadecimal; None is any."""
+    if sha256 is None:
+        return
+    if path.is_dir():
+        raise ConfigError(f"--sha256 pins a file, and {path} is a folder")
+    found = file_sha256(path)
+    if found != sha256.lower():
+        raise DataError(f"{path} has SHA-256 {found}, not {sha256} as was asked for")
+
+
+def save_origin(workdir: epath.PathLike, origin: dict[str, Any]) -> None:
+    """Notes in a workdir what it started from: the licence of that goes with what comes of it."""
+    (epath.Path(workdir) / ORIGIN_FILE).write_text(json.dumps(origin, indent=1) + "\n")
+
+
 def read_run(workdir: Path) -> Run:
     """The newest checkpoint of a workdir, by the config and statistics stored in it.
 
     Raises:
-        DataError: The workdir holds no run.
+        DataError: The workdir holds no run, or not whole.
     """
     config = ConfigDict(read_json(workdir / "config.json"))
     if config.get("task") != "pretrain":
         raise DataError(f"{workdir / 'config.json'} is not that of a pretraining run")
-    stats = known_stats(config.data, epath.Path(workdir))
-    if stats is None:
-        raise DataError(f"{workdir} has no mean and std: {STATS_FILE} is missing")
-    task = pretrain.make_task(config, stats=stats)
-    mesh = sharding.make_mesh({"data": 1, "fsdp": 1}, jax.local_devices()[:1])
-    directory = epath.Path(workdir) / "checkpoints"
-    with Checkpoints(directory, keep=1, keep_every=0, read_only=True) as checkpoints:
-        restored = checkpoints.restore_newest(compilation.state_template(task, mesh))
-    if restored is None:
-        raise DataError(f"{workdir} has no checkpoint")
-    stored = workdir / FINGERPRINT_FILE
-    dataset = read_json(stored)["fingerprint"]["dataset"] if stored.exists() else None
-    return Run(restored.state, config, stats, dataset)
+    try:
+        stats = known_stats(config.data, epath.Path(workdir))
+        if stats is None:
+            raise DataError(f"{workdir} has no mean and std: {STATS_FILE} is missing")
+        data = read_json(workdir / FINGERPRINT_FILE)["fingerprint"]
+        task = pretrain.make_task(config, stats=stats)
+        mesh = sharding.make_mesh({"data": 1, "fsdp": 1}, jax.local_devices()[:1])
+        template = compilation.state_template(task, mesh)
+        directory = workdir / "checkpoints"
+        with Checkpoints(epath.Path(directory), keep=1, keep_every=0, read_only=True) as saved:
+            restored = saved.restore_newest_valid(template)
+        if restored is None:
+            raise DataError(f"{workdir} has no checkpoint")
+        origin = workdir / ORIGIN_FILE
+        return Run(
+            restored.state,
+            config,
+            stats,
+            epoch=restored.samples_seen // data["images"] - 1,
+            dataset_fingerprint=data["dataset"],
+            sha256=file_sha256(directory / str(int(restored.state.step)) / MANIFEST_FILE),
+            license=read_json(origin)["license"] if origin.exists() else None,
+        )
+    except (KeyError, AttributeError, TypeError) as error:
+        raise DataError(
+            f"{workdir} is not whole, or of another version: what lies beside its checkpoints lacks"
+            f" {error}"
+        ) from error
 
 
 def _of_run(workdir: Path, *, branch: str) -> Source:
     run = read_run(workdir)
     params = run.state.params if branch == "student" else run.state.teacher_params
     params = jax.device_get(params)
-    names = [name for name in HEADS if branch == "student" or name != "decoder_num_heads"]
-    heads = {name: run.config.model[name] for name in names}
     facts = {
         "stats": run.stats,
         "recipe": run.config.recipe,
         "step": int(run.state.step),
         "dataset_fingerprint": run.dataset_fingerprint,
         "source": f"{workdir.name}, {branch}",
-        "source_sha256": file_sha256(workdir / "config.json"),
+        "source_sha256": run.sha256,
     }
-    return Source(params, measures(params, **heads), facts)
+    if run.license is not None:
+        facts["license"] = run.license
+    return Source(params, measures(params, **{x: run.config.model[x] for x in HEADS}), facts)
 
 
-def _of_pth(path: Path, *, told: dict[str, Any], sha256: str | None) -> Source:
-    content = pth.read(path, sha256=sha256)
-    facts = _facts(path, content.sha256) | {"license": AUTHORS_LICENSE}
-    if (step := number_of_updates(content)) is not None:
-        facts["step"] = step
+def _of_exported(folder: Path, *, encoder: Path | None) -> Source:
+    exported = read_folder(folder, encoder=encoder)
+    facts = vars(exported.description) | _facts(folder, file_sha256(folder / "config.json"))
+    return Source(exported.params, dict(facts.pop("model")), facts)
+
+
+def _of_pth(path: Path, *, told: dict[str, Any]) -> Source:
+    content = pth.read(path)
+    facts = _facts(path, content.sha256)
+    # Files that we wrote say under which licence; all others are the authors', or made of theirs.
+    ours = content.extra.get(OUR_KEY)
+    license = ours.get("license") if isinstance(ours, dict) else AUTHORS_LICENSE
+    if license is not None:
+        facts["license"] = license
     beside = path.with_name("pretrain_ds_mean_std.txt")
     if beside.exists():
         facts["stats"] = load_stats(beside)
     keys = content.state_dict.keys()
-    # MAE's names are timm's; it has a pixel decoder but no representation decoder.
-    if "decoder_embed.weight" in keys and "rep_decoder_embed.weight" not in keys:
-        encoder = foreign.to_encoder(content.state_dict, num_heads=told.get("num_heads"))
-        return Source(encoder.params, encoder.model, facts)
     try:
+        if (step := number_of_updates(content)) is not None:
+            facts["step"] = step
+        # MAE's names are timm's; it has a pixel decoder but no representation decoder.
+        if "decoder_embed.weight" in keys and "rep_decoder_embed.weight" not in keys:
+            encoder = foreign.to_encoder(content.state_dict, **told)
+            return Source(encoder.params, encoder.model, facts)
         params = reference.to_params(content.state_dict)
+        network(params, **told)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     return Source(params, measures(params, **told), facts)

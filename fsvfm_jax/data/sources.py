@@ -38,7 +38,7 @@ class FaceSet(Source, Protocol):
     """A source that says which faces it has."""
 
     def fingerprint(self) -> str:
-        """SHA-256, in hexadecimal, of what the faces are and in which order."""
+        """SHA-256, in hexadecimal, of which faces there are, by name, and in which order."""
         ...
 
 
