@@ -114,7 +114,7 @@ OTHERS = {
     "SwiGLU": ({f"{BLOCK}mlp.fc1.weight": (256, 48)}, (), r"\(256, 48\) instead of \(192, 48\)"),
     "no class token": ({}, ("cls_token",), "needs a class token"),
     "no positions": ({}, ("pos_embed",), "needs a position table"),
-    "no position for the class token": ({"pos_embed": (1, 16, 48)}, (), "a square of patches"),
+    "no position for the class token": ({"pos_embed": (1, 16, 48)}, (), "of a square image"),
     "one channel": ({"patch_embed.proj.weight": (48, 1, 16, 16)}, (), r"\(48, 1, 16, 16\) instead"),
     "video": ({"patch_embed.proj.weight": (48, 3, 2, 16, 16)}, (), "needs a patch embedding"),
     "no final norm": ({}, ("norm.weight", "norm.bias"), r"2 missing: norm\.bias, norm\.weight"),

@@ -1,0 +1,48 @@
+"""Going back to an earlier checkpoint: once, however often the command asks for it."""
+
+import json
+import logging
+from collections.abc import Sequence
+
+import jax
+from etils import epath
+from jax.experimental import multihost_utils
+
+from fsvfm_jax.checkpoint import Checkpoints
+
+logger = logging.getLogger(__name__)
+
+REWINDS_FILE = "rewinds.json"
+
+
+def rewind(
+    workdir: epath.Path,
+    checkpoints: Checkpoints,
+    *,
+    step: int | None,
+    skip_ranges: Sequence[tuple[int, int]],
+) -> None:
+    """Makes `step` the newest checkpoint, unless that was done already with the same ranges.
+
+    Args:
+        workdir: Of the run; what was done is noted in its `rewinds.json`.
+        checkpoints: Of the run.
+        step: The config's `resume.step`; None does nothing.
+        skip_ranges: The config's `data.skip_ranges`.
+
+    Raises:
+        ConfigError: There is no such checkpoint, or it is damaged.
+    """
+    if step is None:
+        return
+    file = workdir / REWINDS_FILE
+    done = json.loads(file.read_text()) if file.exists() else []
+    wanted = {"step": step, "skip_ranges": [list(ends) for ends in skip_ranges]}
+    if wanted in done:
+        logger.info("config.resume.step = %d: gone back to already, see %s", step, file)
+        return
+    checkpoints.rewind(step)
+    # Nobody may still be reading.
+    multihost_utils.sync_global_devices("gone back")
+    if jax.process_index() == 0:
+        file.write_text(json.dumps([*done, wanted], indent=1) + "\n")

@@ -1,0 +1,73 @@
+"""Going back to an earlier checkpoint, and leaving out a part of the data from there on."""
+
+import json
+
+import pytest
+from test_train import read_metrics, restore, run, tiny_config, without_rate
+
+from fsvfm_jax.errors import ConfigError
+
+RUN = {"epochs": 4, "schedule_epochs": 8, "checkpoint.every": 2, "checkpoint.keep": 9}
+# Steps 5 and 6 would see samples 64 to 96.
+BACK = {"resume.step": 4, "data.skip_ranges": ((64, 96),)}
+
+
+@pytest.fixture(scope="module")
+def gone_back(tmp_path_factory):
+    """A run of 10 steps that went back to step 4, and the losses that it had before."""
+    workdir = tmp_path_factory.mktemp("run")
+    run(workdir, RUN)
+    before = without_rate(read_metrics(workdir))
+    run(workdir, RUN | BACK)
+    return workdir, before
+
+
+def steps(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_came_after_is_replaced_and_kept_aside(gone_back):
+    workdir, before = gone_back
+    assert steps(workdir / "checkpoints") == ["10", "2", "4", "6", "8"]
+    assert steps(workdir / "quarantine") == ["10-1", "6-1", "8-1"]
+    after = without_rate(read_metrics(workdir))
+    assert after[:4] == before[:4] and [line["step"] for line in after] == list(range(1, 11))
+    assert restore(workdir, tiny_config()).samples_seen == 10 * 16 + 32
+
+
+def test_the_range_is_left_out_and_all_else_comes_in_its_order(gone_back):
+    """Faces of step k + 2 come at step k, under other masks."""
+    workdir, _ = gone_back
+    record = json.loads((workdir / "rewinds.json").read_text())
+    assert record == [{"step": 4, "skip_ranges": [[64, 96]]}]
+
+
+def test_the_same_command_again_goes_on_instead_of_back(gone_back, caplog):
+    workdir, _ = gone_back
+    with caplog.at_level("INFO", "fsvfm_jax"):
+        run(workdir, RUN | BACK)
+    assert "gone back to already" in caplog.text and "nothing to do" in caplog.text
+
+
+def test_it_can_be_replayed_bit_for_bit(gone_back, tmp_path):
+    workdir, before = gone_back
+    run(tmp_path, RUN)
+    assert without_rate(read_metrics(tmp_path)) == before
+    run(tmp_path, RUN | BACK)
+    assert without_rate(read_metrics(tmp_path)) == without_rate(read_metrics(workdir))
+
+
+@pytest.mark.parametrize("step", [3, 12])
+def test_a_step_that_is_not_there_is_refused_and_nothing_moved(gone_back, step):
+    workdir, _ = gone_back
+    before = steps(workdir / "checkpoints")
+    with pytest.raises(ConfigError, match=rf"config.resume.step = {step}: .* there are \[2, 4, 6"):
+        run(workdir, RUN | {"resume.step": step})
+    assert steps(workdir / "checkpoints") == before
+
+
+def test_a_damaged_step_is_refused(gone_back):
+    workdir, _ = gone_back
+    (workdir / "checkpoints" / "2" / "data" / "metadata").write_text("{}")
+    with pytest.raises(ConfigError, match="cannot be gone back to, data/metadata has changed"):
+        run(workdir, RUN | {"resume.step": 2})

@@ -1,0 +1,349 @@
+"""What a run survives, in full numbers and on the real command.
+
+Run with `pytest -m slow tests/test_survival.py`; docs/operating.md has the table of the last run.
+
+The short forms are in the suite: test_train, test_checkpoint, test_integrity, test_lock,
+test_skipped_steps, test_rewind, test_watchdog, test_distributed, test_buckets.
+"""
+
+import hashlib
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from conftest import CACHE
+from test_distributed import ROOT, TINY, start
+
+from fsvfm_jax import integrity
+
+pytestmark = pytest.mark.slow
+
+STEPS = 300
+LONG = [f"--config.epochs={STEPS * 16 // 40}", "--config.schedule_epochs=200"]
+WATCHED = [f"--config.watchdog.{name}_seconds=8" for name in ("step", "save")]
+
+
+def begin(workdir: Path, *arguments: str, fault: str = "") -> subprocess.Popen:
+    """Starts the command in a session of its own, as a shell does."""
+    environment = {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(CACHE),
+        "FSVFM_FAULT": fault,
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "fsvfm_jax.main", *TINY, f"--workdir={workdir}", *arguments],
+        cwd=ROOT,
+        env=os.environ | environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def end(process: subprocess.Popen, *, code: int, timeout: float = 300) -> str:
+    said = process.communicate(timeout=timeout)[1]
+    assert process.returncode == code, said
+    return said
+
+
+def until(condition: Callable[[], bool], process: subprocess.Popen, seconds: float = 120) -> None:
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+
+
+def lines(workdir: Path) -> list[dict]:
+    file = workdir / "metrics.jsonl"
+    if not file.exists():
+        return []
+    whole = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    records = [json.loads(line) for line in whole]
+    return [{k: v for k, v in record.items() if k != "images_per_second"} for record in records]
+
+
+def steps_done(workdir: Path) -> int:
+    return max((line["step"] for line in lines(workdir)), default=0)
+
+
+def digest(workdir: Path, step: int) -> str:
+    """SHA-256 over all arrays of a saved state."""
+    state = ocp.StandardCheckpointer().restore(workdir / "checkpoints" / str(step) / "state")
+    digest = hashlib.sha256()
+    for path, array in jax.tree_util.tree_leaves_with_path(state):
+        digest.update(jax.tree_util.keystr(path).encode() + np.asarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def valid_steps(workdir: Path) -> list[int]:
+    directory = workdir / "checkpoints"
+    return [s for s in integrity.steps(directory) if integrity.damage(directory / str(s)) is None]
+
+
+def workers_of(session: int) -> list[int]:
+    """Processes of a session that still run."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:  # gone meanwhile
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("straight")
+    end(begin(workdir, *LONG, "--config.checkpoint.every=100"), code=0)
+    return workdir
+
+
+SAVER = """
+import sys, jax, numpy as np
+from pathlib import Path
+from etils import epath
+from fsvfm_jax.checkpoint import Checkpoints
+from fsvfm_jax.sharding import make_mesh, state_template
+from fsvfm_jax.train_state import TrainState
+jax.config.update("jax_platforms", "cpu")
+template = state_template(
+    TrainState(*(jax.ShapeDtypeStruct((200_000,), np.float32) for _ in range(4))),
+    make_mesh({"data": -1, "fsdp": 1}),
+)
+fill = jax.jit(lambda step: TrainState(*(jax.numpy.full((200_000,), step + i) for i in range(4))))
+with Checkpoints(epath.Path(sys.argv[1]), keep=3, keep_every=0) as checkpoints:
+    restored = checkpoints.restore_newest_valid(template)
+    step = 0 if restored is None else restored.samples_seen
+    if step:
+        for i, array in enumerate(restored.state):
+            assert (np.asarray(array) == np.float32(step + i)).all()
+    temporary = [p.name for p in Path(sys.argv[1]).iterdir() if not p.name.isdigit()]
+    print("restored", step, "temporary", len(temporary), flush=True)
+    while len(sys.argv) == 2:
+        step += 1
+        checkpoints.save(fill(np.float32(step)), step=step, samples_seen=step)
+        checkpoints.wait()
+        print("counts", step, flush=True)
+"""
+
+
+def test_1_killed_at_50_random_moments_of_saving(tmp_path):
+    command = [sys.executable, "-c", SAVER, str(tmp_path / "checkpoints")]
+    rng, counted = random.Random(0), 0
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    for _ in range(50):
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        line = process.stdout.readline()
+        restored = re.match(r"restored (\d+) temporary 0$", line)
+        assert restored is not None, line
+        assert int(restored[1]) in (counted, counted + 1)  # it may count without having said so
+        time.sleep(rng.uniform(0.0, 0.5))
+        process.kill()
+        said = re.findall(r"counts (\d+)", process.communicate()[0])
+        counted = int(said[-1]) if said else int(restored[1])
+    print(f"{counted} steps saved between 50 kills")
+    command.append("end")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and counted > 50, done.stderr
+
+
+def test_2_killed_three_times_the_run_is_the_same_to_the_bit(straight, tmp_path):
+    options = [*LONG, "--config.checkpoint.every=20", "--config.data.num_workers=2"]
+    for stop in (47, 133, 218):
+        process = begin(tmp_path, *options)
+        until(lambda stop=stop: steps_done(tmp_path) >= stop, process)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    end(begin(tmp_path, *options), code=0)
+    assert lines(tmp_path) == lines(straight)
+    assert digest(tmp_path, STEPS) == digest(straight, STEPS)
+
+
+@pytest.mark.parametrize("phase", ["train", "save", "data"])
+def test_3_sigterm_to_the_whole_group_20_times(tmp_path, phase):
+    fault = {"train": "", "save": "", "data": "data:7:sleep"}[phase]
+    every = {"train": 1000, "save": 1, "data": 1000}[phase]
+    for count in range(20):
+        workdir = tmp_path / str(count)
+        options = [*LONG, f"--config.checkpoint.every={every}", "--config.data.num_workers=2"]
+        process = begin(workdir, *options, fault=fault)
+        until(lambda workdir=workdir: steps_done(workdir) >= 4, process)
+        if phase == "data":
+            time.sleep(1)
+        told, started = steps_done(workdir), time.monotonic()
+        os.killpg(process.pid, signal.SIGTERM)
+        said = end(process, code=75)
+        assert time.monotonic() - started < 15
+        step = int(re.search(r"stopped at step (\d+) and saved", said)[1])
+        # A step's line is written while the next one runs.
+        assert step == 6 if phase == "data" else told <= step <= told + 4
+        assert valid_steps(workdir)[-1] == step
+        assert workers_of(process.pid) == []
+
+
+@pytest.mark.parametrize("point", ["start", "restore", "compile"])
+def test_3_sigterm_before_the_first_step(straight, tmp_path, point):
+    said = end(begin(tmp_path, *LONG, fault=f"{point}:0:term"), code=75)
+    assert "nothing new was saved" in said and valid_steps(tmp_path) == []
+
+
+@pytest.mark.parametrize("how", ["peer killed", "coordinator killed", "peer stopped"])
+def test_4_survivors_end_within_the_heartbeat(tmp_path, how):
+    heartbeat = 10
+    for count in range(5):
+        workdir = tmp_path / str(count)
+        options = ["--config.epochs=40000", "--config.schedule_epochs=40000"]
+        children = start([workdir] * 2, *options, f"--heartbeat_seconds={heartbeat}")
+        until(lambda workdir=workdir: steps_done(workdir) >= 3, children[0], 200)
+        victim = children[0 if how == "coordinator killed" else 1]
+        survivor = children[1 if victim is children[0] else 0]
+        victim.send_signal(signal.SIGSTOP if how == "peer stopped" else signal.SIGKILL)
+        started = time.monotonic()
+        survivor.communicate(timeout=120)
+        seconds = time.monotonic() - started
+        victim.kill()
+        victim.communicate()
+        assert survivor.returncode not in (0, None) and seconds < heartbeat + 5, seconds
+
+
+@pytest.mark.parametrize("fsdp", [1, 4])
+def test_9_saved_on_eight_devices_restored_on_fewer(tmp_path, fsdp):
+    """The loss of the next step within 1e-6; that the state is the same, test_distributed shows."""
+    short = ["--config.schedule_epochs=200", "--config.epochs=4"]  # 10 steps
+    first = start([tmp_path / "8"], *short, f"--config.mesh.fsdp={fsdp}", devices=8)
+    assert first[0].communicate(timeout=300) and first[0].returncode == 0
+    found = {}
+    for devices, split in ((1, 1), (2, 2), (4, 1), (8, 8), (8, 1)):
+        workdir = tmp_path / f"{devices}-{split}"
+        subprocess.run(["cp", "-r", tmp_path / "8", workdir], check=True)
+        more = ["--config.schedule_epochs=200", "--config.epochs=5", f"--config.mesh.fsdp={split}"]
+        (process,) = start([workdir], *more, devices=devices)
+        said = process.communicate(timeout=300)[1]
+        assert process.returncode == 0 and "resumed at step 10 of 13" in said, said
+        found[devices, split] = lines(workdir)[10]["loss"]
+    values = list(found.values())
+    assert max(values) - min(values) < 1e-6, found
+
+
+@pytest.mark.parametrize("fault", ["step:5:sleep", "commit:10:sleep", "data:7:sleep"])
+def test_12_a_hang_ends_with_all_stacks(tmp_path, fault):
+    process = begin(tmp_path, *LONG, *WATCHED, "--config.checkpoint.every=10", fault=fault)
+    before = {"step:5:sleep": 3, "commit:10:sleep": 9, "data:7:sleep": 5}[fault]
+    until(lambda: steps_done(tmp_path) >= before, process)
+    started = time.monotonic()
+    said = end(process, code=71)
+    assert time.monotonic() - started < 8 + 5 + 1
+    assert "exit code 71" in said and "most recent call first" in said
+    time.sleep(1)
+    assert workers_of(process.pid) == []
+
+
+def test_12_a_start_that_hangs_ends_too(tmp_path):
+    limit = "--config.watchdog.start_seconds=8"
+    started = time.monotonic()
+    said = end(begin(tmp_path, *LONG, limit, fault="restore:0:sleep"), code=71)
+    assert "the start (config.watchdog.start_seconds) has not ended" in said
+    assert time.monotonic() - started < 8 + 5 + 30  # the imports come before
+
+
+def test_13_nothing_grows_in_20000_steps(tmp_path):
+    process = begin(
+        tmp_path,
+        "--config.epochs=8000",
+        "--config.schedule_epochs=8000",
+        "--config.checkpoint.every=400",
+        "--config.tracking.picture_every=400",
+        "--config.tracking.log_every=100",
+    )
+    memory, descriptors, segments = {}, {}, {}
+    while process.poll() is None:
+        step = steps_done(tmp_path)
+        try:
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            descriptors[step] = len(os.listdir(f"/proc/{process.pid}/fd"))
+            memory[step] = int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1e3
+        except (OSError, TypeError):  # ended meanwhile
+            break
+        segments[step] = len(list(Path("/dev/shm").iterdir()))
+        time.sleep(2)
+    end(process, code=0)
+    late = sorted(step for step in memory if step > 4000)
+    slope = np.polyfit(late, [memory[step] for step in late], 1)[0] * 1000
+    print(f"slope {slope:.3f} MB per 1000 steps, memory {memory[late[0]]} to {memory[late[-1]]} MB")
+    assert slope < 1
+    assert abs(descriptors[late[0]] - descriptors[late[-1]]) <= 4
+    assert segments[late[0]] == segments[late[-1]]
+
+
+def test_14_chaos(tmp_path):
+    """Killed at random, started again by the wrapper; the end is that of the undisturbed run.
+
+    CHAOS_MINUTES (20) is about how long it takes, with a kill every 2 minutes on average.
+    """
+    minutes = float(os.environ.get("CHAOS_MINUTES", 20))
+    options = ["--config.checkpoint.every=50", "--config.data.num_workers=2"]
+    # How fast is this machine?
+    end(begin(tmp_path / "fast", *options, *LONG), code=0)
+    rates = [json.loads(x) for x in (tmp_path / "fast" / "metrics.jsonl").read_text().splitlines()]
+    seconds = float(np.median([16 / x["images_per_second"] for x in rates[1:]]))
+    epochs = int(0.8 * minutes * 60 / seconds * 16 / 40)
+    options += [f"--config.epochs={epochs}", f"--config.schedule_epochs={epochs}"]
+
+    workdir = tmp_path / "disturbed"
+    command = [sys.executable, "-m", "fsvfm_jax.main", *TINY, f"--workdir={workdir}", *options]
+    environment = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "RESTART_PAUSE": "1"}
+    environment |= {"JAX_COMPILATION_CACHE_DIR": str(CACHE)}
+    with (tmp_path / "said").open("w") as said:
+        wrapper = subprocess.Popen(
+            ["launch/restart.sh", *command],
+            cwd=ROOT,
+            env=os.environ | environment,
+            stderr=said,
+            start_new_session=True,
+        )
+        rng, kills, started = random.Random(0), 0, time.monotonic()
+        following = started + rng.expovariate(1 / 120)
+        while wrapper.poll() is None:
+            time.sleep(0.2)
+            if time.monotonic() > following:
+                trainers = [p for p in workers_of(wrapper.pid) if is_trainer(p)]
+                for pid in trainers[:1]:
+                    os.kill(pid, signal.SIGKILL)
+                    kills += 1
+                following = time.monotonic() + rng.expovariate(1 / 120)
+        disturbed = time.monotonic() - started
+    assert wrapper.returncode == 0, (tmp_path / "said").read_text()[-2000:]
+    started = time.monotonic()
+    end(begin(tmp_path / "straight", *options), code=0, timeout=3600)
+    undisturbed = time.monotonic() - started
+    assert lines(workdir) == lines(tmp_path / "straight")
+    last = max(valid_steps(workdir))
+    assert digest(workdir, last) == digest(tmp_path / "straight", last)
+    print(f"{kills} kills in {disturbed:.0f} s, {undisturbed:.0f} s without: {last} steps")
+    assert kills >= minutes / 5 and undisturbed / disturbed > 0.9
+
+
+def is_trainer(pid: int) -> bool:
+    """Not the shell that started it, nor a worker of its."""
+    try:
+        words = (Path("/proc") / str(pid) / "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return words[1:3] == [b"-m", b"fsvfm_jax.main"]
