@@ -111,6 +111,8 @@ def get_config(size: str, arg: str = "") -> ConfigDict:
     c.data.std = placeholder(tuple)
     # JSON {"mean": [r, g, b], "std": [r, g, b]}.
     c.data.stats_file = placeholder(str)
+    # Samples of the stream to leave out, such as "((4096, 8192),)": first and one past the last.
+    c.data.skip_ranges = ()
     # Processes that read and decode on each host; 0 uses threads.
     c.data.num_workers = 8
 
@@ -137,6 +139,22 @@ def get_config(size: str, arg: str = "") -> ConfigDict:
     # Go on although the data, their order, the batch or the masks are not those that the workdir
     # was trained with; what changed is noted in its fingerprint.json.
     c.resume.accept_changes = False
+    # The checkpoint to go back to, once: newer ones are moved to the folder quarantine. Given again
+    # with the same `data.skip_ranges`, as a restart does, it changes nothing.
+    c.resume.step = placeholder(int)
+
+    # Steps in a row whose loss or gradient is not finite, which change nothing but the position in
+    # the data; one more ends the run.
+    c.max_skipped_steps = 3
+
+    # Seconds after which the run is taken to hang: it prints all threads' stacks and ends with exit
+    # code 71. 0 is no limit.
+    c.watchdog = ConfigDict()
+    # From the start to the first step, computing mean and std of the set excepted; it compiles.
+    c.watchdog.start_seconds = 7200
+    c.watchdog.step_seconds = 1800
+    # Until a checkpoint is written and its manifest, in the background.
+    c.watchdog.save_seconds = 3600
 
     c.tracking = ConfigDict()
     # Steps between logged lines.

@@ -1,5 +1,6 @@
 """Checkpoints: the state and the position in the data together, through Orbax."""
 
+import contextlib
 import logging
 import shutil
 import threading
@@ -13,7 +14,9 @@ from jax.experimental import multihost_utils
 
 from fsvfm_jax import distributed, integrity
 from fsvfm_jax.errors import ConfigError, StorageError
+from fsvfm_jax.faults import fault
 from fsvfm_jax.train_state import TrainState
+from fsvfm_jax.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -43,17 +46,27 @@ class Checkpoints:
         keep: How many of the newest steps to keep.
         keep_every: Every multiple of it is kept for good; 0 for none.
         read_only: Leave the directory as it is: the run may be going on, and saving.
+        watchdog: Ends the process if a save takes longer than `save_seconds`.
+        save_seconds: From the start of a save until it counts; 0 is no limit.
 
     Raises:
         StorageError: What a killed run left cannot be cleaned up.
     """
 
     def __init__(
-        self, directory: epath.Path, *, keep: int, keep_every: int, read_only: bool = False
+        self,
+        directory: epath.Path,
+        *,
+        keep: int,
+        keep_every: int,
+        read_only: bool = False,
+        watchdog: Watchdog | None = None,
+        save_seconds: float | int = 0,
     ):
         # Orbax takes absolute paths only; a bucket's is one, and `resolve` would make it local.
         self._directory = directory if directory.is_absolute() else directory.resolve()
         self._keep, self._keep_every, self._read_only = keep, keep_every, read_only
+        self._watchdog, self._save_seconds = watchdog, save_seconds
         self._finishing: threading.Thread | None = None
         self._failure: Exception | None = None
         if not read_only:
@@ -101,7 +114,9 @@ class Checkpoints:
             data=ocp.args.JsonSave({"samples_seen": samples_seen}),
         )
         try:
-            self._manager.save(step, args=items)
+            with self._limit(step):
+                fault("save", step, process=jax.process_index())
+                self._manager.save(step, args=items)
         except Exception as error:  # Storage has many ways to fail.
             raise _storage_error(self._directory, step, error) from error
         self._finishing = threading.Thread(target=self._finish, args=(step,), name="checkpoint")
@@ -141,6 +156,30 @@ class Checkpoints:
         )
         return Restored(items.state, items.data["samples_seen"])
 
+    def rewind(self, step: int) -> None:
+        """Makes a step the newest one: those after it are quarantined.
+
+        Raises:
+            ConfigError: There is no such step, or it is damaged; nothing is changed then.
+        """
+        directory = self._directory
+        numbers = integrity.steps(directory)
+        # Looked at by all, whose answers agree: files are as they are.
+        reason = integrity.damage(directory / str(step)) if step in numbers else "it is not there"
+        if reason is not None:
+            raise ConfigError(
+                f"config.resume.step = {step}: checkpoint {step} in {directory} cannot be gone back"
+                f" to, {reason}; there are {numbers}"
+            )
+
+        def quarantine() -> None:
+            for newer in (number for number in numbers if number > step):
+                integrity.quarantine(directory / str(newer), f"the run went back to step {step}")
+            integrity.tidy(directory)
+
+        distributed.on_first_process(quarantine, refusal=f"{directory} cannot be written")
+        self._manager.reload()
+
     def _newest_valid(self) -> int | None:
         """Found by process 0 for all; whoever may write has the damaged ones moved away."""
         newest, reasons = NONE, {}
@@ -169,13 +208,23 @@ class Checkpoints:
 
     def _finish(self, step: int) -> None:
         """In the background: waits for Orbax, then makes the step valid and older ones go."""
+        process = jax.process_index()
         try:
-            self._manager.wait_until_finished()
-            if jax.process_index() == 0:
-                integrity.write_manifest(self._directory / str(step))
-                self._retire()
+            with self._limit(step):
+                fault("commit", step, process=process)
+                self._manager.wait_until_finished()
+                fault("manifest", step, process=process)
+                if process == 0:
+                    integrity.write_manifest(self._directory / str(step))
+                    self._retire()
         except Exception as error:  # Of whatever kind, the main thread must hear of it.
             self._failure = _storage_error(self._directory, step, error)
+
+    def _limit(self, step: int) -> contextlib.AbstractContextManager[None]:
+        if self._watchdog is None:
+            return contextlib.nullcontext()
+        what = f"saving checkpoint {step} (config.watchdog.save_seconds)"
+        return self._watchdog.limit(what, self._save_seconds)
 
     def _retire(self) -> None:
         numbers = integrity.steps(self._directory)

@@ -7,10 +7,12 @@ import argparse
 import contextlib
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn, TextIO
 
 from absl import flags
@@ -30,6 +32,9 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes work together.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
+_HEARTBEAT = flags.DEFINE_integer(
+    "heartbeat_seconds", 60, "How long after another process's death this one ends too."
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -57,6 +62,19 @@ def exit_codes() -> Iterator[None]:
         traceback.print_exc()
         print("internal error", file=sys.stderr)
         sys.exit(UserError.exit_code)
+
+
+def stop_at_once() -> None:
+    """From here on SIGTERM ends the process as preempted, for as long as there is nothing to save.
+
+    Python hears it when the call that is going on returns, such as a compilation.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        raise Preempted("stopped before the first step: nothing is lost, nothing new was saved")
+
+    signal.signal(signal.SIGTERM, stop)
 
 
 def set_up_logging() -> None:
@@ -141,6 +159,7 @@ def start_devices() -> None:
         coordinator=_COORDINATOR.value,
         num_processes=_NUM_PROCESSES.value,
         process_id=_PROCESS_ID.value,
+        heartbeat_seconds=_HEARTBEAT.value,
     )
     check_accelerator(jax.default_backend())
     if jax.process_index() > 0:

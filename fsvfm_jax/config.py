@@ -1,5 +1,6 @@
 """From a config file's fields to the resolved config that a run stores: recipes and checks."""
 
+import itertools
 import json
 import math
 from typing import Any
@@ -77,6 +78,10 @@ RANGES = {
             "optimizer.grad_clip",
             "data.num_workers",
             "checkpoint.keep_every",
+            "max_skipped_steps",
+            "watchdog.start_seconds",
+            "watchdog.step_seconds",
+            "watchdog.save_seconds",
         ],
         (0, math.inf),
     ),
@@ -137,6 +142,7 @@ def _check(config: ConfigDict) -> None:
             make_stats(config.data.mean, config.data.std)
         except (ValueError, TypeError) as error:
             raise ConfigError(f"config.data.mean and config.data.std: {error}") from error
+    _check_skip_ranges(config.data.skip_ranges)
     model = build(config.model)
     num_removed(model.num_patches, config.mask.mask_ratio)
 
@@ -150,6 +156,22 @@ def _check_accum_steps(accum_steps: Any, *, similarity: str) -> None:
     number = isinstance(accum_steps, int) and accum_steps >= 1
     if accum_steps != AUTO and not number:
         raise ConfigError(f"config.accum_steps = {accum_steps!r} must be 'auto' or at least 1")
+
+
+def _check_skip_ranges(ranges: Any) -> None:
+    """Ascending, apart, and none of them empty."""
+    try:
+        ends = [end for pair in ranges for end in pair]
+        pairs = all(len(pair) == 2 for pair in ranges)
+        fine = pairs and all(isinstance(end, int) and end >= 0 for end in ends)
+        fine = fine and all(a < b for a, b in itertools.pairwise(ends))
+    except TypeError:
+        fine = False
+    if not fine:
+        raise ConfigError(
+            f"config.data.skip_ranges = {ranges!r} must be pairs of samples of the stream, first"
+            " and one past the last, ascending and apart, such as ((4096, 8192),)"
+        )
 
 
 def _check_choice(config: ConfigDict, path: str) -> None:

@@ -35,6 +35,7 @@ def start(
     num_processes: int | None = None,
     process_id: int | None = None,
     timeout_seconds: int = 300,
+    heartbeat_seconds: int = 60,
 ) -> None:
     """Joins the other processes, if there are any; the first thing a run does with JAX.
 
@@ -45,6 +46,8 @@ def start(
         num_processes: How many there are, with `coordinator`.
         process_id: Which one this is, from 0, with `coordinator`.
         timeout_seconds: How long to wait for the others.
+        heartbeat_seconds: After how long without a sign of life another process counts as dead; JAX
+            then ends this one too.
 
     Raises:
         ConfigError: The address is incomplete, or what was seen does not make sense.
@@ -65,7 +68,11 @@ def start(
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(
-            coordinator, num_processes, process_id, initialization_timeout=timeout_seconds
+            coordinator,
+            num_processes,
+            process_id,
+            initialization_timeout=timeout_seconds,
+            heartbeat_timeout_seconds=heartbeat_seconds,
         )
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
@@ -160,20 +167,23 @@ def _scheme(path: epath.Path) -> str:
     return str(path).rpartition("://")[0]
 
 
-def on_first_process(action: Callable[[], None], *, refusal: str) -> None:
+def on_first_process(action: Callable[[], object], *, refusal: str) -> None:
     """Does something with files on process 0; all wait for it, and nobody for one that failed.
 
     Raises:
         StorageError: It failed, for whatever reason; on every process, with `refusal`.
     """
-    failure = ""
+    failure = False
     if jax.process_index() == 0:
         try:
             action()
+        except StorageError as error:  # says it all
+            refusal, failure = str(error), True
         except Exception as error:  # Clients of buckets raise kinds of their own.
-            failure = f" ({type(error).__name__}: {' '.join(str(error).split())})"
-    if number_of_processes(bool(failure)):
-        raise StorageError(f"{refusal}{failure}")
+            refusal += f" ({type(error).__name__}: {' '.join(str(error).split())})"
+            failure = True
+    if number_of_processes(failure):
+        raise StorageError(refusal)
 
 
 def check_same(text: str, *, what: str) -> None:

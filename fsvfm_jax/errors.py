@@ -17,7 +17,7 @@ class DataError(UserError):
 
 
 class NotFiniteError(UserError):
-    """The loss or the gradient became infinite or not a number."""
+    """Loss, gradient or parameters were infinite or not a number, more often than is accepted."""
 
     exit_code = 72
 

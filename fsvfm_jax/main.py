@@ -33,6 +33,7 @@ logger = logging.getLogger("fsvfm_jax.main")
 def main(argv: Sequence[str]) -> None:
     cli.set_up_logging()
     with cli.exit_codes():
+        cli.stop_at_once()
         if len(argv) > 1:
             raise ConfigError(f"unexpected argument {argv[1]!r}; fields are --config.name=value")
         _run()

@@ -1,10 +1,16 @@
 """SIGTERM and SIGINT as a wish: finish the step, save, and end so that one can start again."""
 
+import contextlib
 import signal
+from collections.abc import Iterator
 from types import FrameType
 
 import jax
 from jax.experimental import multihost_utils
+
+
+class StopWaiting(Exception):
+    """The wish came while nothing was being done but waiting."""
 
 
 class Preemption:
@@ -16,6 +22,7 @@ class Preemption:
 
     def __init__(self) -> None:
         self._signalled = False
+        self._waiting = False
         self._handlers: dict[int, object] = {}
 
     def __enter__(self) -> "Preemption":
@@ -35,7 +42,26 @@ class Preemption:
             return self._signalled
         return multihost_utils.reached_preemption_sync_point(step)
 
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The body only waits, perhaps for ever: the wish ends it.
+
+        Several processes go on waiting, since they can stop only together, after the same step.
+
+        Raises:
+            StopWaiting: The wish came, or is there already.
+        """
+        self._waiting = True
+        try:
+            if self._signalled:
+                raise StopWaiting
+            yield
+        finally:
+            self._waiting = False
+
     def _remember(self, number: int, frame: FrameType | None) -> None:
         del frame
         self._signalled = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self._waiting:
+            raise StopWaiting

@@ -83,7 +83,7 @@ def train_step(
         tx: The optimizer less its learning rate.
         state: The state, to be donated.
         batch: `image` uint8 [B, H, W, 3] and `classes` uint16 [B, N].
-        values: Learning rate and teacher rate of this step.
+        values: Learning rate, teacher rate and fault of this step.
         sample: `sample_masks` with the config's mask section bound.
         stats: Mean and standard deviation that normalise the images.
         loss: The config's loss section.
@@ -91,8 +91,9 @@ def train_step(
         accum_steps: Micro-batches one after another.
 
     Returns:
-        The next state, and scalars: those of `three_c_loss`, `grad_norm` before clipping, and
-        `param_norm` after the update.
+        The next state, and scalars: those of `three_c_loss`, `grad_norm` before clipping,
+        `param_norm` after the update, and `skipped`: 1 where loss or gradient was not finite and
+        everything but the number of the step is as it was, bit for bit.
     """
     # 1. Masks of the whole batch: they depend on seed, step and row alone, not on devices.
     key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -103,7 +104,7 @@ def train_step(
 
     def loss_fn(trained: Params, micro: tuple[Array, Masks]) -> tuple[Array, Metrics]:
         images, masks = micro
-        return three_c_loss(
+        total, metrics = three_c_loss(
             model,
             {**trained, **positions},
             state.teacher_params,
@@ -111,6 +112,8 @@ def train_step(
             masks,
             loss=loss,
         )
+        total = total * values.fault
+        return total, metrics | {"loss": total}
 
     grads, metrics = accumulate_gradients(
         loss_fn, trained, (batch["image"], masks), accum_steps=accum_steps
@@ -118,8 +121,7 @@ def train_step(
 
     # 5. Update of the student.
     updates, opt_state = tx.update(grads, state.opt_state, trained)
-    trained = apply_updates(trained, updates, learning_rate=values.learning_rate)
-    params = {**trained, **positions}
+    params = apply_updates(trained, updates, learning_rate=values.learning_rate) | positions
 
     # 6. The teacher follows, once per optimizer update.
     teacher_params = jax.tree.map(
@@ -127,9 +129,18 @@ def train_step(
         state.teacher_params,
         teacher_subset(params),
     )
-    state = TrainState(state.step + 1, params, teacher_params, opt_state)
-    norms = {"grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(trained)}
-    return state, metrics | norms
+
+    # 7. All of it, or nothing of it where loss or gradient is not finite.
+    grad_norm = optax.tree.norm(grads)
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
+    updated = TrainState(state.step, params, teacher_params, opt_state)
+    state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
+    metrics |= {
+        "grad_norm": grad_norm,
+        "param_norm": optax.tree.norm(split_positions(state.params)[0]),
+        "skipped": 1 - finite.astype(jnp.float32),
+    }
+    return state._replace(step=state.step + 1), metrics
 
 
 def three_c_loss(

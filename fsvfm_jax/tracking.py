@@ -41,7 +41,8 @@ class Tracker:
             included. The first step holds the compilation: time counts from its end, and if it is
             logged, its line has no images_per_second.
         epochs.jsonl: One object per finished epoch: epoch (from 0), step, steps (how many the mean
-            covers: fewer after a resume in mid-epoch) and the mean of every metric. A step whose
+            covers: fewer after a resume in mid-epoch) and the mean of every metric over the steps
+            where it is finite. A step whose
             batch crosses into the next epoch counts for the one it finishes; one that finishes
             several gives a line for the last; the run's last step ends an unfinished epoch.
         tensorboard/: The same numbers, by step; epoch means under `epoch/`; pictures.
@@ -203,7 +204,7 @@ class Tracker:
             self._bar.set_postfix_str("  ".join(speed + values), refresh=False)
 
     def _log_epoch(self, epoch: int, step: int) -> None:
-        means = {name: float(np.mean(values)) for name, values in self._epoch_values.items()}
+        means = {name: _mean_of_finite(values) for name, values in self._epoch_values.items()}
         record = {"epoch": epoch, "step": step, "steps": self._epoch_steps, **means}
         _append_line(self._local / "epochs.jsonl", record)
         self._add_scalars(step, "epoch/", means)
@@ -312,6 +313,11 @@ def _drop_later_lines(path: epath.Path, step: int) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_bytes(b"".join(kept))
     temporary.replace(path)
+
+
+def _mean_of_finite(values: Sequence[float]) -> float:
+    finite = [value for value in values if math.isfinite(value)]
+    return float(np.mean(finite)) if finite else math.nan
 
 
 def _metric_texts(metrics: Mapping[str, float]) -> list[str]:

@@ -2,14 +2,15 @@
 
 import contextlib
 import logging
-import math
 from collections.abc import Callable
+from typing import Any, NoReturn
 
 import grain
 import jax
 import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from fsvfm_jax import config as config_lib
@@ -18,15 +19,20 @@ from fsvfm_jax.checkpoint import Checkpoints
 from fsvfm_jax.compilation import compile_for_devices, fresh_state, place, state_template
 from fsvfm_jax.convert.warm_start import load_weights
 from fsvfm_jax.convert.weights import save_origin
-from fsvfm_jax.data.pipeline import make_iterator
+from fsvfm_jax.data.pipeline import advance, make_iterator, sample_indices
 from fsvfm_jax.data.sources import FaceSet, Source, make_source
 from fsvfm_jax.data.stats import STATS_FILE, Stats, compute_stats, known_stats, save_stats
 from fsvfm_jax.data.transforms import to_batch_element
-from fsvfm_jax.errors import NotFiniteError, Preempted
+from fsvfm_jax.errors import Preempted
+from fsvfm_jax.faults import fault, poison
 from fsvfm_jax.fingerprint import check_fingerprint, make_fingerprint
+from fsvfm_jax.lock import RunLock
 from fsvfm_jax.optim import Schedule, make_schedule
-from fsvfm_jax.preemption import Preemption
-from fsvfm_jax.train_state import StepValues, Task
+from fsvfm_jax.preemption import Preemption, StopWaiting
+from fsvfm_jax.rewind import rewind
+from fsvfm_jax.skipped_steps import SkippedSteps
+from fsvfm_jax.train_state import Metrics, StepValues, Task
+from fsvfm_jax.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -53,42 +59,52 @@ def train(
     """
     # ── Mesh ──────────────────────────────────────────────────────────────────────────────────
     mesh, config = place(config)
+    process = jax.process_index()
+    fault("start", 0, process=process)
 
     # ── Data ──────────────────────────────────────────────────────────────────────────────────
     source = open_source(config)
     logger.info("config %s", config_lib.to_json(config))
-    if not check_only:
-        distributed.share_workdir(workdir)
-    stats = _find_stats(config.data, source, workdir, compute=not check_only)
+    if check_only:
+        _check(config, mesh, source, workdir, make_task)
+        return
+    distributed.share_workdir(workdir)
+    stats = _find_stats(config.data, source, workdir, compute=True)
     schedule = make_schedule(config, len(source))
     _log_plan(config, schedule, num_samples=len(source))
 
-    # ── State: shapes first, so that no array is ever made in the wrong place ──────────────────
-    task = make_task(config, stats=stats)
-    template = state_template(task, mesh)
-    logger.info("parameters of the student\n%s", tracking.parameter_table(template.params))
+    with contextlib.ExitStack() as stack:
+        preemption = stack.enter_context(Preemption())
+        watchdog = stack.enter_context(Watchdog())
+        watchdog.beat("the start (config.watchdog.start_seconds)", config.watchdog.start_seconds)
+        lock = RunLock(workdir)
+        distributed.on_first_process(
+            lambda: stack.enter_context(lock), refusal=f"{workdir} cannot be locked"
+        )
 
-    if check_only:
-        compile_for_devices(task, mesh, config)
-        logger.info("reading one batch of %d", config.batch_size)
-        with contextlib.closing(open_stream(config, source)) as batches:
-            sharding.put_batch(next(batches), mesh)
-        logger.info("check: read one batch, compiled the step; nothing was trained or written")
-        return
+        # ── State: shapes first, so that no array is ever made in the wrong place ──────────────
+        task = make_task(config, stats=stats)
+        template = state_template(task, mesh)
+        logger.info("parameters of the student\n%s", tracking.parameter_table(template.params))
 
-    # ── Restore, before the long compilation: what does not fit is refused at once ────────────
-    checkpoints = Checkpoints(
-        workdir / "checkpoints",
-        keep=config.checkpoint.keep,
-        keep_every=config.checkpoint.keep_every,
-    )
-    with checkpoints:
+        # ── Restore, before the long compilation: what does not fit is refused at once ────────
+        fault("restore", 0, process=process)
+        checkpoints = stack.enter_context(
+            Checkpoints(
+                workdir / "checkpoints",
+                keep=config.checkpoint.keep,
+                keep_every=config.checkpoint.keep_every,
+                watchdog=watchdog,
+                save_seconds=config.watchdog.save_seconds,
+            )
+        )
+        rewind(workdir, checkpoints, step=config.resume.step, skip_ranges=config.data.skip_ranges)
         restored = checkpoints.restore_newest_valid(template)
         if restored is None:
             state = fresh_state(task, template, seed=config.seed)
             if config.init.params:
                 state, origin = load_weights(state, init=config.init, model=config.model)
-                if jax.process_index() == 0:
+                if process == 0:
                     save_origin(workdir, origin)
             start_step = samples_seen = 0
         else:
@@ -101,66 +117,129 @@ def train(
             step=start_step,
             accept_changes=config.resume.accept_changes,
         )
-        if jax.process_index() == 0:
+        if process == 0:
             (workdir / "config.json").write_text(config_lib.to_json(config))
         if start_step >= schedule.total_steps:
             logger.info("nothing to do: %s is at its last step", workdir)
             return
+
+        # ── Compile ───────────────────────────────────────────────────────────────────────────
+        fault("compile", 0, process=process)
         train_step = compile_for_devices(task, mesh, config).program
         faces = _picture_faces(source, config.model.patch_size)
         picture = jax.jit(task.picture, out_shardings=sharding.replicated(mesh))
         picture = picture.lower(template, faces).compile()
 
         # ── Loop ──────────────────────────────────────────────────────────────────────────────
-        batches = open_stream(config, source, start_sample=samples_seen)
-        tracker = tracking.Tracker(
-            workdir,
-            start_step=start_step,
-            total_steps=schedule.total_steps,
-            steps_per_epoch=schedule.steps_per_epoch,
-            images_per_step=config.batch_size,
-            log_every=config.tracking.log_every,
-            active=jax.process_index() == 0,
+        first_sample = {}  # of the steps whose numbers are not read yet
+        skipped = SkippedSteps(
+            workdir if process == 0 else None,
+            limit=config.max_skipped_steps,
+            describe=lambda step: _describe_batch(config, source, first_sample[step]),
         )
-        with tracker, contextlib.closing(batches), Preemption() as preemption:
-            unreported = None
-            for step in range(start_step + 1, schedule.total_steps + 1):
-                batch = sharding.put_batch(next(batches), mesh)
-                values = StepValues(
-                    learning_rate=np.float32(schedule.learning_rate(step - 1)),
-                    teacher_rate=np.float32(schedule.teacher_rate(step - 1)),
-                )
-                state, metrics = train_step(state, batch, values)
-                checkpoints.check()
-                samples_seen += config.batch_size
-                # The device works on this step while the numbers of the one before are read.
-                if unreported is not None:
-                    _report(tracker, schedule, *unreported)
-                unreported = (step, metrics)
+        tracker = stack.enter_context(
+            tracking.Tracker(
+                workdir,
+                start_step=start_step,
+                total_steps=schedule.total_steps,
+                steps_per_epoch=schedule.steps_per_epoch,
+                images_per_step=config.batch_size,
+                log_every=config.tracking.log_every,
+                active=process == 0,
+            )
+        )
+        batches = open_stream(config, source, start_sample=samples_seen)
+        stack.enter_context(contextlib.closing(batches))
+        unreported: list[tuple[int, Metrics]] = []
+        saved_step = start_step
 
-                last = step == schedule.total_steps
-                draw = last or step % config.tracking.picture_every == 0
-                stop = preemption.requested(step) and not last
-                save = last or stop or step % config.checkpoint.every == 0
-                if draw or save:
-                    # Nothing is saved before its step is known to be finite.
-                    _report(tracker, schedule, *unreported)
-                    unreported = None
-                if save:
-                    # What was said until then is stored first: a run that is killed leaves no gap.
-                    tracker.sync()
-                    checkpoints.save(state, step=step, samples_seen=samples_seen)
-                if stop:
-                    raise Preempted(
-                        f"stopped at step {step} and saved; the same command with"
-                        f" --workdir={workdir} goes on"
-                    )
-                if draw:
-                    columns = jax.device_get(picture(state, faces))
-                    tracker.images(step, "reconstruction", tracking.image_grid(list(columns)))
+        def report() -> None:
+            for step, metrics in unreported:
+                _report(tracker, schedule, skipped, step, metrics)
+            unreported.clear()
 
-    # ── Finish: the last checkpoint is written once `checkpoints` is closed ────────────────────
+        def save(step: int) -> None:
+            nonlocal saved_step
+            # Nothing is saved before its step is known to be finite; and what was said until then
+            # is stored first: a run that is killed leaves no gap.
+            report()
+            tracker.sync()
+            checkpoints.save(state, step=step, samples_seen=samples_seen)
+            saved_step = step
+
+        def stop(step: int) -> NoReturn:
+            if step > saved_step:
+                save(step)
+            raise Preempted(
+                f"stopped at step {step} and saved; the same command with --workdir={workdir} goes"
+                " on"
+            )
+
+        if preemption.requested(start_step):
+            raise Preempted("stopped before the first step: nothing new was saved")
+        for step in range(start_step + 1, schedule.total_steps + 1):
+            try:
+                with preemption.waiting():
+                    fault("data", step, process=process)
+                    rows = next(batches)
+            except StopWaiting:
+                stop(step - 1)
+            values = StepValues(
+                learning_rate=np.float32(schedule.learning_rate(step - 1)),
+                teacher_rate=np.float32(schedule.teacher_rate(step - 1)),
+                fault=np.float32(poison(step, process=process)),
+            )
+            state, metrics = train_step(state, sharding.put_batch(rows, mesh), values)
+            fault("step", step, process=process)
+            first_sample = {step - 1: first_sample.get(step - 1, 0), step: samples_seen}
+            samples_seen = advance(
+                samples_seen, config.batch_size, skip_ranges=config.data.skip_ranges
+            )
+            # The device works on this step while the numbers of the one before are read.
+            report()
+            unreported.append((step, metrics))
+            watchdog.beat(
+                f"step {step + 1} (config.watchdog.step_seconds)", config.watchdog.step_seconds
+            )
+            checkpoints.check()
+            if process == 0:
+                lock.check()
+
+            last = step == schedule.total_steps
+            if last or step % config.checkpoint.every == 0:
+                save(step)
+            if preemption.requested(step) and not last:
+                stop(step)
+            if last or step % config.tracking.picture_every == 0:
+                report()
+                fault("picture", step, process=process)
+                columns = jax.device_get(picture(state, faces))
+                tracker.images(step, "reconstruction", tracking.image_grid(list(columns)))
+        watchdog.rest()
+
+    # ── Finish: the last checkpoint counts once `checkpoints` is closed ────────────────────────
     logger.info("done: step %d of %d, in %s", int(state.step), schedule.total_steps, workdir)
+
+
+def _check(
+    config: ConfigDict,
+    mesh: Mesh,
+    source: FaceSet,
+    workdir: epath.Path,
+    make_task: Callable[..., Task],
+) -> None:
+    """All up to the first step: plan, compilation, a batch; nothing is trained or written."""
+    stats = _find_stats(config.data, source, workdir, compute=False)
+    schedule = make_schedule(config, len(source))
+    _log_plan(config, schedule, num_samples=len(source))
+    task = make_task(config, stats=stats)
+    params = state_template(task, mesh).params
+    logger.info("parameters of the student\n%s", tracking.parameter_table(params))
+    compile_for_devices(task, mesh, config)
+    logger.info("reading one batch of %d", config.batch_size)
+    with contextlib.closing(open_stream(config, source)) as batches:
+        sharding.put_batch(next(batches), mesh)
+    logger.info("check: read one batch, compiled the step; nothing was trained or written")
 
 
 def _find_stats(config: ConfigDict, source: Source, workdir: epath.Path, *, compute: bool) -> Stats:
@@ -215,6 +294,7 @@ def open_stream(
         start_sample=start_sample,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        skip_ranges=config.data.skip_ranges,
         num_workers=config.data.num_workers,
     )
 
@@ -225,20 +305,28 @@ def _picture_faces(source: Source, patch_size: int) -> dict[str, np.ndarray]:
     return {name: np.stack([face[name] for face in faces]) for name in faces[0]}
 
 
+def _describe_batch(config: ConfigDict, source: FaceSet, first_sample: int) -> dict[str, Any]:
+    """Where in the stream a batch begins, and the faces in it."""
+    indices = sample_indices(
+        len(source),
+        seed=config.seed,
+        start=first_sample,
+        count=config.batch_size,
+        skip_ranges=config.data.skip_ranges,
+    )
+    return {"first_sample": first_sample, "faces": [source.name(index) for index in indices]}
+
+
 def _report(
     tracker: tracking.Tracker,
     schedule: Schedule,
+    skipped: SkippedSteps,
     step: int,
-    metrics: dict[str, jax.Array],
+    metrics: Metrics,
 ) -> None:
-    """Hands one step's numbers to the tracker, unless they say that the state is spoilt."""
+    """Hands one step's numbers to the tracker, unless they say that the run must end."""
     numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    for name in ("loss", "grad_norm", "param_norm"):
-        if not math.isfinite(numbers[name]):
-            raise NotFiniteError(
-                f"{name} is {numbers[name]} at step {step}: training stops and this step is not"
-                " saved. Try a lower config.optimizer.blr, or model.dtype='float32'"
-            )
+    skipped.take(step, numbers)
     numbers["lr"] = schedule.learning_rate(step - 1)
     numbers["teacher_momentum"] = 1 - schedule.teacher_rate(step - 1)
     tracker.step(step, numbers)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
@@ -30,10 +31,12 @@ class StepValues(NamedTuple):
     Attributes:
         learning_rate: Of the update about to be made.
         teacher_rate: 1 - momentum of the teacher's move after it.
+        fault: Factor of the loss: 1, or NaN where `faults.py` is asked for it.
     """
 
     learning_rate: float | Float[Array, ""]
     teacher_rate: float | Float[Array, ""]
+    fault: float | np.float32 | Float[Array, ""] = np.float32(1)
 
 
 Batch = dict[str, Array]

@@ -6,7 +6,7 @@
 # 75 (preempted and saved)     starts again at once; with --hand-over ends the loop with 75, for a
 #                              scheduler that starts the job again itself
 # 70, 71, killed by a signal   starts again after a pause that doubles each time, at most
-#                              RESTART_LIMIT times without a newer <workdir>/checkpoints/<step>
+#                              RESTART_LIMIT times without a newer checkpoint that counts
 # anything else                ends the loop with that code
 #
 # SIGTERM and Ctrl-C are passed on as SIGTERM; once the command has ended so does the loop, with 75
@@ -47,11 +47,11 @@ if [[ $workdir == gs://* ]] && ! command -v gcloud >/dev/null; then
 fi
 
 newest_step() {
+    # A step counts once its manifest is there.
     case $workdir in
-        # There, one that is not finished has its name already, but not this object.
-        gs://*) gcloud storage ls "$workdir/checkpoints/*/commit_success.txt" | xargs -n1 dirname ;;
-        *) find "$workdir/checkpoints" -mindepth 1 -maxdepth 1 ;;
-    esac 2>/dev/null | sed 's|/*$||; s|.*/||' | grep -xE '[0-9]+' | sort -n | tail -n 1
+        gs://*) gcloud storage ls "$workdir/checkpoints/*/manifest.json" ;;
+        *) find "$workdir/checkpoints" -mindepth 2 -maxdepth 2 -name manifest.json ;;
+    esac 2>/dev/null | xargs -n1 dirname 2>/dev/null | sed 's|/*$||; s|.*/||' | grep -xE '[0-9]+' | sort -n | tail -n 1
 }
 
 child='' stopping='' interrupted=''

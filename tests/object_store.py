@@ -8,6 +8,7 @@ import json
 import re
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ class ObjectStore(ThreadingHTTPServer):
             connection, and nothing is written.
         denied: Permissions that the client has not, such as "storage.buckets.get".
         unknown: Requests for what is not served.
+        age: Seconds since objects were written, as they are said to be.
     """
 
     daemon_threads = True
@@ -34,6 +36,7 @@ class ObjectStore(ThreadingHTTPServer):
         self.denied: set[str] = set()
         self.unknown: list[str] = []
         self.writes = 0
+        self.age = 0.0
         self.lock = threading.Lock()
 
     def __enter__(self) -> "ObjectStore":
@@ -127,9 +130,16 @@ class _Request(BaseHTTPRequestHandler):
         self._answer(206, content[first : last + 1], headers)
 
     def _delete(self, name: str) -> None:
+        generation, _ = self.server.objects.get(name, (0, b""))
+        if self.query.get("ifGenerationMatch", str(generation)) != str(generation):
+            return self._answer(412)
         self._answer(204 if self.server.objects.pop(name, None) else 404)
 
     def _upload(self) -> None:
+        if self.query["uploadType"] == "multipart":
+            about, self.content = _parts(self.content)
+            self.query["name"] = json.loads(about)["name"]
+            del self.headers["Content-Range"]
         name = self.query["name"]
         if self.query["uploadType"] == "resumable" and "upload_id" not in self.query:
             place = self.server.environment["STORAGE_EMULATOR_HOST"] + self.path
@@ -147,7 +157,9 @@ class _Request(BaseHTTPRequestHandler):
 
     def _resource(self, name: str) -> dict[str, str]:
         generation, content = self.server.objects[name]
+        written = datetime.now(UTC) - timedelta(seconds=self.server.age)
         about = {"name": name, "bucket": "bucket", "size": str(len(content))}
+        about["updated"] = written.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         return about | {"generation": str(generation), "metageneration": "1"}
 
     def _refuse(self) -> None:
@@ -166,6 +178,12 @@ class _Request(BaseHTTPRequestHandler):
 
     def log_message(self, *message: object) -> None:
         pass
+
+
+def _parts(body: bytes) -> list[bytes]:
+    """The two parts of a multipart body, less their headers."""
+    parts = body.split(body.partition(b"\r\n")[0])[1:3]
+    return [part.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n") for part in parts]
 
 
 _B, _O = r"/storage/v1/b/(?P<bucket>[^/]+)", r"/o/([^/]+)"

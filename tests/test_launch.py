@@ -189,7 +189,8 @@ def test_only_a_finished_newer_checkpoint_is_progress(desk, suffix, runs, code):
     desk.environment["RESTART_LIMIT"] = "1"
     # Fails after steps 9, 10, 11, ...; the fifth time for good.
     program = (
-        "echo >>runs; n=$(wc -l <runs); mkdir -p w/checkpoints/$((n + 8))$0;"
+        "echo >>runs; n=$(wc -l <runs); c=w/checkpoints/$((n + 8))$0; mkdir -p $c;"
+        " touch $c/manifest.json;"
         " [[ $n -lt 5 ]] || exit 72; exit 70"
     )
     result = desk.run("restart.sh", "bash", "-c", program, suffix, "--workdir=w")
@@ -200,10 +201,10 @@ def test_only_a_finished_newer_checkpoint_is_progress(desk, suffix, runs, code):
 def test_checkpoints_are_found_in_a_bucket(desk):
     desk.environment["RESTART_LIMIT"] = "0"
     desk.will("python3", "|70", "|70", "|70")
-    markers = [f"gs://bucket/l/checkpoints/{step}/commit_success.txt|0" for step in (900, 1000)]
+    markers = [f"gs://bucket/l/checkpoints/{step}/manifest.json|0" for step in (900, 1000)]
     desk.will("gcloud", *markers)
     result = desk.run("local.sh", "--workdir=gs://bucket/l")
-    listing = "gcloud storage ls gs://bucket/l/checkpoints/*/commit_success.txt"
+    listing = "gcloud storage ls gs://bucket/l/checkpoints/*/manifest.json"
     assert desk.calls("gcloud") == [listing] * 2
     assert "newer than 1000 in gs://bucket/l" in result.stderr
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fsvfm_jax.data.pipeline import make_iterator
+from fsvfm_jax.data.pipeline import advance, make_iterator, sample_indices
 from fsvfm_jax.data.sources import SyntheticFaces
 from fsvfm_jax.data.transforms import Face
 from fsvfm_jax.errors import ConfigError, DataError
@@ -161,7 +161,7 @@ def test_what_workers_run_does_not_import_jax() -> None:
 TRAINER = """
 import multiprocessing, os, signal
 from absl import flags
-from fsvfm_jax.data.pipeline import make_iterator
+from fsvfm_jax.data.pipeline import advance, make_iterator, sample_indices
 from fsvfm_jax.data.sources import SyntheticFaces
 
 if __name__ == "__main__":
@@ -189,3 +189,31 @@ def test_a_worker_outlives_a_signal_but_not_its_trainer(tmp_path: Path) -> None:
     )
     assert trainer.returncode == -signal.SIGKILL
     assert trainer.stdout == b"20 batches after SIGTERM\n"
+
+
+@st.composite
+def ranges(draw: st.DrawFn) -> tuple[tuple[int, int], ...]:
+    ends = sorted(draw(st.sets(st.integers(0, 80), max_size=6)))
+    return tuple(zip(ends[:-1:2], ends[1::2], strict=True))
+
+
+@settings(max_examples=25, deadline=None)
+@given(ranges(), st.integers(0, 90), st.sampled_from([1, 2]))
+def test_what_is_left_out_shifts_what_follows_and_nothing_else(
+    skip_ranges: tuple[tuple[int, int], ...], start: int, process_count: int
+) -> None:
+    source = Numbered(13)
+    whole = list(itertools.chain(*numbers(source, 60, global_batch_size=4)))
+    kept = [p for p in range(240) if not any(a <= p < b for a, b in skip_ranges) and p >= start]
+    options = {"start_sample": start, "skip_ranges": skip_ranges, "process_count": process_count}
+    found = [
+        numbers(source, 5, global_batch_size=4, process_index=index, **options)
+        for index in range(process_count)
+    ]
+    rows = [row for parts in zip(*found, strict=True) for part in parts for row in part]
+    assert rows == [whole[p] for p in kept[:20]]
+    place = {"skip_ranges": skip_ranges}
+    assert sample_indices(13, seed=0, start=start, count=20, **place) == rows
+    # Where a run that stops after five batches goes on.
+    position = advance(start, 20, **place)
+    assert [p for p in kept if p >= position] == kept[20:]

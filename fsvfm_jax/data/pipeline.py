@@ -1,18 +1,21 @@
 """From a source to an endless, reproducible stream of NumPy batches.
 
 The stream is one sequence of samples: a permutation of the source per epoch, the next beginning
-where the last ends. Global batch k is its samples k * B to (k + 1) * B. It depends on the source,
-the seed and nothing else: not on the number of processes, workers or restarts.
+where the last ends. Global batch k is its samples k * B to (k + 1) * B (less what is left out, by
+`skip_ranges`). It depends on the source, the seed and nothing else: not on the number of processes,
+workers or restarts.
 
 Nothing here uses JAX. Grain imports it wherever it is installed, in workers too, but starts no
 backend there, so a worker holds no memory of an accelerator.
 """
 
 import functools
+import itertools
 import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Sequence
 
 import grain
 
@@ -28,6 +31,7 @@ def make_iterator(
     patch_size: int,
     seed: int,
     start_sample: int = 0,
+    skip_ranges: Sequence[tuple[int, int]] = (),
     process_index: int = 0,
     process_count: int = 1,
     num_workers: int = 0,
@@ -46,6 +50,8 @@ def make_iterator(
         seed: Seed of the permutations, at least 0.
         start_sample: Number of samples of the stream that all processes together have consumed
             already; k * global_batch_size continues with batch k.
+        skip_ranges: Samples of the stream that are left out, as (first, one past the last),
+            ascending and apart.
         process_index: This process, from 0.
         process_count: Number of processes that share a global batch.
         num_workers: Worker processes, each making whole batches; with 0, threads make them.
@@ -59,12 +65,12 @@ def make_iterator(
             f"config.batch_size is {global_batch_size}, which does not divide over"
             f" {process_count} processes; choose a multiple of {process_count}"
         )
+    stream = _stream(grain.MapDataset.source(source), seed=seed)
+    kept = [
+        stream.slice(slice(first, end)) for first, end in _kept_ranges(start_sample, skip_ranges)
+    ]
     batches = (
-        grain.MapDataset.source(source)
-        .seed(seed)
-        .shuffle()  # another permutation in every epoch
-        .repeat()
-        .slice(slice(start_sample, None))
+        (kept[0] if len(kept) == 1 else grain.MapDataset.concatenate(kept))
         # Whatever is done to a sample is done before processes and workers divide the stream.
         .map(functools.partial(to_batch_element, patch_size=patch_size))
         # The stream has no remainder to drop; without this, Grain rounds its length as a float.
@@ -80,6 +86,50 @@ def make_iterator(
             worker_init_fn=_start_worker,
         )
     )
+
+
+def advance(position: int, count: int, *, skip_ranges: Sequence[tuple[int, int]] = ()) -> int:
+    """Where the stream is after `count` more samples from `position` that are not left out."""
+    for first, end in _kept_ranges(position, skip_ranges):
+        if end is None or count <= end - first:
+            return first + count
+        count -= end - first
+    raise AssertionError("the last range has no end")
+
+
+def sample_indices(
+    num_samples: int,
+    *,
+    seed: int,
+    start: int,
+    count: int,
+    skip_ranges: Sequence[tuple[int, int]] = (),
+) -> list[int]:
+    """Which of the source's samples the stream holds at `count` places from `start` on."""
+    stream = _stream(grain.MapDataset.range(num_samples), seed=seed)
+    places = (
+        place
+        for first, end in _kept_ranges(start, skip_ranges)
+        for place in (itertools.count(first) if end is None else range(first, end))
+    )
+    return [int(stream[place]) for place in itertools.islice(places, count)]
+
+
+def _stream(samples: grain.MapDataset, *, seed: int) -> grain.MapDataset:
+    """The endless stream: another permutation in every epoch."""
+    return samples.seed(seed).shuffle().repeat()
+
+
+def _kept_ranges(
+    start: int, skip_ranges: Sequence[tuple[int, int]]
+) -> list[tuple[int, int | None]]:
+    """What is left of the stream from `start` on; the last range has no end."""
+    kept = []
+    for first, end in skip_ranges:
+        if start < first:
+            kept.append((start, first))
+        start = max(start, end)
+    return [*kept, (start, None)]
 
 
 def _start_worker(index: int, count: int) -> None:

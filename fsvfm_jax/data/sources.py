@@ -41,6 +41,10 @@ class FaceSet(Source, Protocol):
         """SHA-256, in hexadecimal, of which faces there are, by name, and in which order."""
         ...
 
+    def name(self, index: int) -> str:
+        """What a person would look the face up by."""
+        ...
+
 
 class SyntheticFaces:
     """Faces rendered on demand; the same index and seed give the same face everywhere."""
@@ -57,6 +61,10 @@ class SyntheticFaces:
         """SHA-256 of number, size and seed."""
         told = f"synthetic {len(self)} {self._image_size} {self._seed}"
         return hashlib.sha256(told.encode()).hexdigest()
+
+    def name(self, index: int) -> str:
+        """Its number."""
+        return f"synthetic face {index}"
 
     def __getitem__(self, index: int) -> Face:
         image, parsing_map = render_face(
@@ -95,9 +103,13 @@ class FaceFolders:
         digest.update(b"\n".join(self._names))
         return digest.hexdigest()
 
+    def name(self, index: int) -> str:
+        """Its file."""
+        return str(self._image_file(index))
+
     def __getitem__(self, index: int) -> Face:
+        image_file = self._image_file(index)
         root, name = self._roots[self._root_of[index]], os.fsdecode(self._names[index])
-        image_file = root / "images" / name
         map_file = root / "parsing_maps" / _map_name(name)
         image, parsing_map = _read_image(image_file), _read_map(map_file)
         if image.shape[:2] != parsing_map.shape:
@@ -107,6 +119,9 @@ class FaceFolders:
                 " anew from this image"
             )
         return resize_face(image, parsing_map, image_size=self._image_size)
+
+    def _image_file(self, index: int) -> Path:
+        return self._roots[self._root_of[index]] / "images" / os.fsdecode(self._names[index])
 
 
 def make_source(
