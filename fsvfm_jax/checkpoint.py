@@ -145,8 +145,22 @@ class Checkpoints:
             StorageError: There are steps, and all of them are damaged.
         """
         step = self._newest_valid()
-        if step is None:
-            return None
+        return None if step is None else self._read(step, template)
+
+    def restore(self, template: TrainState, *, step: int) -> Restored:
+        """Returns the checkpoint of a step.
+
+        Args:
+            template: Shapes, dtypes and shardings to restore to.
+            step: Which.
+
+        Raises:
+            ConfigError: There is none, it is damaged, or it is of another network or optimizer.
+        """
+        self._check_step(step)
+        return self._read(step, template)
+
+    def _read(self, step: int, template: TrainState) -> Restored:
         self._check_tree(step, template)
         items = self._manager.restore(
             step,
@@ -163,14 +177,9 @@ class Checkpoints:
             ConfigError: There is no such step, or it is damaged; nothing is changed then.
         """
         directory = self._directory
-        numbers = integrity.steps(directory)
         # Looked at by all, whose answers agree: files are as they are.
-        reason = integrity.damage(directory / str(step)) if step in numbers else "it is not there"
-        if reason is not None:
-            raise ConfigError(
-                f"config.resume.step = {step}: checkpoint {step} in {directory} cannot be gone back"
-                f" to, {reason}; there are {numbers}"
-            )
+        self._check_step(step)
+        numbers = integrity.steps(directory)
 
         def quarantine() -> None:
             for newer in (number for number in numbers if number > step):
@@ -179,6 +188,15 @@ class Checkpoints:
 
         distributed.on_first_process(quarantine, refusal=f"{directory} cannot be written")
         self._manager.reload()
+
+    def _check_step(self, step: int) -> None:
+        numbers = integrity.steps(self._directory)
+        damage = integrity.damage(self._directory / str(step)) if step in numbers else "not there"
+        if damage is not None:
+            raise ConfigError(
+                f"checkpoint {step} in {self._directory} cannot be used: {damage}; there are"
+                f" {', '.join(map(str, numbers)) or 'none'}"
+            )
 
     def _newest_valid(self) -> int | None:
         """Found by process 0 for all; whoever may write has the damaged ones moved away."""

@@ -287,8 +287,8 @@ def _take(file: _File | _Object, content: bytes) -> None:
         if not reason:
             raise StorageError(
                 f"the workdir is in use by {holder.name}, which renewed {file.path} {age:.0f} s"
-                f" ago: wait until its lease ends in {LEASE_SECONDS - age:.0f} s, stop it, or"
-                " remove the file if it is certain that it is gone"
+                f" ago: give another --workdir, or stop it; if it is gone already, its lease ends"
+                f" in {LEASE_SECONDS - age:.0f} s"
             )
         if file.replace(content, found):
             logger.warning(

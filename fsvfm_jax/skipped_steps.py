@@ -21,21 +21,21 @@ class SkippedSteps:
     Args:
         workdir: Where the list is written, to `not_finite.json`; None writes none.
         limit: How many in a row are accepted.
-        describe: What a step's batch held.
     """
 
-    def __init__(
-        self,
-        workdir: epath.Path | None,
-        *,
-        limit: int,
-        describe: Callable[[int], dict[str, Any]],
-    ):
-        self._workdir, self._limit, self._describe = workdir, limit, describe
+    def __init__(self, workdir: epath.Path | None, *, limit: int):
+        self._workdir, self._limit = workdir, limit
         self._row: list[dict[str, Any]] = []
 
-    def take(self, step: int, numbers: Mapping[str, float]) -> None:
+    def take(
+        self, step: int, numbers: Mapping[str, float], *, describe: Callable[[], dict[str, Any]]
+    ) -> None:
         """Counts a step by its metrics.
+
+        Args:
+            step: Its number.
+            numbers: Its metrics.
+            describe: What its batch held; asked of skipped steps only.
 
         Raises:
             NotFiniteError: It is one too many, or the parameters themselves are not finite.
@@ -49,7 +49,7 @@ class SkippedSteps:
             self._row = []
             return
         norms = {name: numbers[name] for name in ("loss", "grad_norm")}
-        self._row.append({"step": step, **norms, **self._describe(step)})
+        self._row.append({"step": step, **norms, **describe()})
         logger.warning("step %d is skipped: %s; %d in a row", step, norms, len(self._row))
         if len(self._row) <= self._limit:
             return

@@ -3,7 +3,8 @@
 import contextlib
 import logging
 from collections.abc import Callable
-from typing import Any, NoReturn
+from functools import partial
+from typing import Any, NamedTuple, NoReturn
 
 import grain
 import jax
@@ -39,6 +40,14 @@ logger = logging.getLogger(__name__)
 PICTURE_ROWS = 8
 
 
+class Unreported(NamedTuple):
+    """A step whose numbers are not read yet, since the device may still be working on it."""
+
+    step: int
+    metrics: Metrics
+    describe: Callable[[], dict[str, Any]]  # its batch
+
+
 def train(
     config: ConfigDict,
     workdir: epath.Path,
@@ -69,18 +78,17 @@ def train(
         _check(config, mesh, source, workdir, make_task)
         return
     distributed.share_workdir(workdir)
-    stats = _find_stats(config.data, source, workdir, compute=True)
-    schedule = make_schedule(config, len(source))
-    _log_plan(config, schedule, num_samples=len(source))
-
     with contextlib.ExitStack() as stack:
-        preemption = stack.enter_context(Preemption())
-        watchdog = stack.enter_context(Watchdog())
-        watchdog.beat("the start (config.watchdog.start_seconds)", config.watchdog.start_seconds)
         lock = RunLock(workdir)
         distributed.on_first_process(
             lambda: stack.enter_context(lock), refusal=f"{workdir} cannot be locked"
         )
+        stats = _find_stats(config.data, source, workdir, compute=True)
+        schedule = make_schedule(config, len(source))
+        _log_plan(config, schedule, num_samples=len(source))
+        preemption = stack.enter_context(Preemption())
+        watchdog = stack.enter_context(Watchdog())
+        watchdog.beat("the start (config.watchdog.start_seconds)", config.watchdog.start_seconds)
 
         # ── State: shapes first, so that no array is ever made in the wrong place ──────────────
         task = make_task(config, stats=stats)
@@ -110,13 +118,14 @@ def train(
         else:
             state, samples_seen = restored
             start_step = int(state.step)
-            logger.info("resumed at step %d of %d", start_step, schedule.total_steps)
         check_fingerprint(
             workdir,
             make_fingerprint(config, dataset=source.fingerprint(), images=len(source), stats=stats),
             step=start_step,
             accept_changes=config.resume.accept_changes,
         )
+        if start_step:
+            logger.info("resumed at step %d of %d", start_step, schedule.total_steps)
         if process == 0:
             (workdir / "config.json").write_text(config_lib.to_json(config))
         if start_step >= schedule.total_steps:
@@ -131,12 +140,7 @@ def train(
         picture = picture.lower(template, faces).compile()
 
         # ── Loop ──────────────────────────────────────────────────────────────────────────────
-        first_sample = {}  # of the steps whose numbers are not read yet
-        skipped = SkippedSteps(
-            workdir if process == 0 else None,
-            limit=config.max_skipped_steps,
-            describe=lambda step: _describe_batch(config, source, first_sample[step]),
-        )
+        skipped = SkippedSteps(workdir if process == 0 else None, limit=config.max_skipped_steps)
         tracker = stack.enter_context(
             tracking.Tracker(
                 workdir,
@@ -150,13 +154,12 @@ def train(
         )
         batches = open_stream(config, source, start_sample=samples_seen)
         stack.enter_context(contextlib.closing(batches))
-        unreported: list[tuple[int, Metrics]] = []
+        unreported: list[Unreported] = []
         saved_step = start_step
 
         def report() -> None:
-            for step, metrics in unreported:
-                _report(tracker, schedule, skipped, step, metrics)
-            unreported.clear()
+            while unreported:
+                _report(unreported.pop(), tracker, schedule, skipped)
 
         def save(step: int) -> None:
             nonlocal saved_step
@@ -168,6 +171,8 @@ def train(
             saved_step = step
 
         def stop(step: int) -> NoReturn:
+            if step == start_step:
+                raise Preempted("stopped before the first step: nothing new was saved")
             if step > saved_step:
                 save(step)
             raise Preempted(
@@ -176,7 +181,7 @@ def train(
             )
 
         if preemption.requested(start_step):
-            raise Preempted("stopped before the first step: nothing new was saved")
+            stop(start_step)
         for step in range(start_step + 1, schedule.total_steps + 1):
             try:
                 with preemption.waiting():
@@ -191,13 +196,13 @@ def train(
             )
             state, metrics = train_step(state, sharding.put_batch(rows, mesh), values)
             fault("step", step, process=process)
-            first_sample = {step - 1: first_sample.get(step - 1, 0), step: samples_seen}
+            # The device works on this step while the numbers of the one before are read.
+            report()
+            describe = partial(_describe_batch, config, source, first_sample=samples_seen)
+            unreported.append(Unreported(step, metrics, describe))
             samples_seen = advance(
                 samples_seen, config.batch_size, skip_ranges=config.data.skip_ranges
             )
-            # The device works on this step while the numbers of the one before are read.
-            report()
-            unreported.append((step, metrics))
             watchdog.beat(
                 f"step {step + 1} (config.watchdog.step_seconds)", config.watchdog.step_seconds
             )
@@ -305,7 +310,7 @@ def _picture_faces(source: Source, patch_size: int) -> dict[str, np.ndarray]:
     return {name: np.stack([face[name] for face in faces]) for name in faces[0]}
 
 
-def _describe_batch(config: ConfigDict, source: FaceSet, first_sample: int) -> dict[str, Any]:
+def _describe_batch(config: ConfigDict, source: FaceSet, *, first_sample: int) -> dict[str, Any]:
     """Where in the stream a batch begins, and the faces in it."""
     indices = sample_indices(
         len(source),
@@ -318,15 +323,15 @@ def _describe_batch(config: ConfigDict, source: FaceSet, first_sample: int) -> d
 
 
 def _report(
+    unreported: Unreported,
     tracker: tracking.Tracker,
     schedule: Schedule,
     skipped: SkippedSteps,
-    step: int,
-    metrics: Metrics,
 ) -> None:
     """Hands one step's numbers to the tracker, unless they say that the run must end."""
+    step, metrics, describe = unreported
     numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    skipped.take(step, numbers)
+    skipped.take(step, numbers, describe=describe)
     numbers["lr"] = schedule.learning_rate(step - 1)
     numbers["teacher_momentum"] = 1 - schedule.teacher_rate(step - 1)
     tracker.step(step, numbers)

@@ -92,19 +92,19 @@ def test_one_more_ends_the_run_and_nothing_of_it_is_saved(tmp_path, ask):
     np.testing.assert_equal(without_rate(read_metrics(tmp_path)), without_rate(read_metrics(other)))
 
 
-def test_the_count_begins_anew_after_a_finite_step(tmp_path):
-    skipped = SkippedSteps(None, limit=1, describe=lambda step: {"first_sample": step})
+def test_the_count_begins_anew_after_a_finite_step():
+    skipped = SkippedSteps(None, limit=1)
     for step in range(1, 9):
-        skipped.take(step, SKIPPED if step % 2 else FINITE)
-    skipped.take(9, SKIPPED)
+        skipped.take(step, SKIPPED if step % 2 else FINITE, describe=dict)
+    skipped.take(9, SKIPPED, describe=dict)
     with pytest.raises(NotFiniteError, match="2 steps in a row, the last 10"):
-        skipped.take(10, SKIPPED)
+        skipped.take(10, SKIPPED, describe=dict)
 
 
 def test_parameters_that_are_not_finite_end_the_run_at_once():
-    skipped = SkippedSteps(None, limit=9, describe=lambda step: {})
+    skipped = SkippedSteps(None, limit=9)
     with pytest.raises(NotFiniteError, match="the parameters are not finite at step 7"):
-        skipped.take(7, FINITE | {"param_norm": math.inf})
+        skipped.take(7, FINITE | {"param_norm": math.inf}, describe=dict)
 
 
 def test_none_is_accepted_where_none_is_wanted(tmp_path, ask):

@@ -23,6 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from conftest import CACHE
+from etils import epath
 from test_distributed import ROOT, TINY, start
 
 from fsvfm_jax import integrity
@@ -89,7 +90,7 @@ def digest(workdir: Path, step: int) -> str:
 
 
 def valid_steps(workdir: Path) -> list[int]:
-    directory = workdir / "checkpoints"
+    directory = epath.Path(workdir / "checkpoints")
     return [s for s in integrity.steps(directory) if integrity.damage(directory / str(s)) is None]
 
 

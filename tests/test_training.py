@@ -170,3 +170,22 @@ def test_a_table_missing_is_named(files):
     state_dict = {k: v for k, v in student.state_dict.items() if k != "decoder_pos_embed"}
     with pytest.raises(DataError, match="decoder_pos_embed"):
         training.to_train_state(student._replace(state_dict=state_dict), teacher, tx=optimizer())
+
+
+@pytest.mark.parametrize(
+    ("extra", "updates"),
+    [
+        ({}, None),
+        ({"optimizer": {"state": {}}}, None),
+        ({"optimizer": {"state": {3: {"step": 7.0}}}}, 7),
+    ],
+)
+def test_the_number_of_updates(extra, updates):
+    assert training.number_of_updates(pth.Pth({}, extra, "")) == updates
+
+
+@pytest.mark.parametrize("entry", [{"step": "x"}, {"step": float("inf")}, {}, 5])
+def test_an_optimizer_that_is_none_is_refused(entry):
+    file = pth.Pth({}, {"optimizer": {"state": {0: entry}}}, "")
+    with pytest.raises(DataError, match="makes no sense"):
+        training.number_of_updates(file)

@@ -65,7 +65,13 @@ def to_folder(args: argparse.Namespace) -> None:
         facts["label_names"] = tuple(args.labels.split(","))
     if args.license is not None and facts.setdefault("license", args.license) != args.license:
         raise ConfigError(f"--license: these weights are and stay under {facts['license']}")
-    for name, flag in (("stats", "--stats FILE"), ("license", "--license NAME")):
+    for name in ("face_detector", "crop_margin"):
+        if getattr(args, name) is not None:
+            facts[name] = getattr(args, name)
+    wanted = {"stats": "--stats FILE", "license": "--license NAME"}
+    if reference.kind(params) == "detector":
+        wanted["label_names"] = "--labels NAME,NAME in the order of the logits"
+    for name, flag in wanted.items():
         if name not in facts:
             raise ConfigError(f"{args.src} does not tell its {name}: give {flag}")
     description = Description(model=model, **facts)
@@ -83,7 +89,7 @@ def to_reference(args: argparse.Namespace) -> None:
         pth.write(args.dst, reference.to_state_dict(source.params), key=key, extra=extra)
         print(f"{args.dst}: {reference.kind(source.params)}, {_measures(source.model)}")
         return
-    run = read_run(args.src)
+    run = read_run(args.src, step=args.step)
     written = from_train_state(
         jax.device_get(run.state),
         learning_rate=optim.peak_learning_rate(run.config),
@@ -122,7 +128,8 @@ def to_training(args: argparse.Namespace) -> None:
     save_origin(args.dst, {name: source.facts.get(name) for name in ORIGIN})
     with Checkpoints(epath.Path(args.dst) / "checkpoints", keep=1, keep_every=0) as checkpoints:
         checkpoints.save(state, step=int(state.step), samples_seen=args.samples_seen)
-    print(f"{args.dst}: step {int(state.step)}; train with --workdir={args.dst}")
+    fields = " ".join(f"--config.model.{name}={value}" for name, value in source.model.items())
+    print(f"{args.dst}: step {int(state.step)}; train with --workdir={args.dst} and {fields}")
 
 
 def inspect(args: argparse.Namespace) -> None:
@@ -134,7 +141,9 @@ def inspect(args: argparse.Namespace) -> None:
         print(json.dumps({"format": "safetensors", "arrays": arrays}, indent=1))
         return
     if is_exported(args.src):
-        print(json.dumps(read_json(args.src / "config.json")["fsvfm_jax"], indent=1))
+        ours = read_json(args.src / "config.json")["fsvfm_jax"]
+        name = "detector" if ours.get("label_names") else "encoder"
+        print(json.dumps({"kind": name, **ours}, indent=1))
         return
     try:
         source = _read(args)
@@ -155,6 +164,7 @@ def _read(args: argparse.Namespace) -> Source:
     return read_source(
         args.src,
         branch=args.branch,
+        step=args.step,
         told=_told(args),
         sha256=args.sha256,
         encoder=args.encoder,
@@ -196,6 +206,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     folder.add_argument("--pool", choices=("mean", "token"), default="mean", help="of an encoder")
     folder.add_argument("--labels", metavar="NAME,NAME", help="in the order of the logits")
+    folder.add_argument("--face-detector", metavar="NAME", help="what found the faces")
+    folder.add_argument(
+        "--crop-margin", type=float, metavar="PART", help="around a face's box, as a part of it"
+    )
     folder.add_argument(
         "--license",
         metavar="NAME",
@@ -227,7 +241,8 @@ def _parser() -> argparse.ArgumentParser:
 def _command(
     parsers: Any, name: str, run: Any, text: str, *, has_destination: bool = True
 ) -> argparse.ArgumentParser:
-    parser = parsers.add_parser(name, help=text, description=f"Converts to {text}.")
+    does = "Converts to" if has_destination else "Says"
+    parser = parsers.add_parser(name, help=text, description=f"{does} {text}.")
     parser.set_defaults(run=run)
     parser.add_argument("src", type=Path, metavar="SRC", help="workdir, folder or file")
     if has_destination:
@@ -240,6 +255,9 @@ def _command(
     )
     parser.add_argument(
         "--branch", choices=("student", "teacher"), default="student", help="of a workdir"
+    )
+    parser.add_argument(
+        "--step", type=int, metavar="N", help="of a workdir; the newest if not given"
     )
     parser.add_argument(
         "--encoder", type=Path, metavar="DIR", help="folder of the encoder, of an adapter alone"

@@ -109,7 +109,8 @@ def number_of_updates(file: Pth) -> int | None:
     if "optimizer" not in file.extra:
         return None
     try:
-        return max(int(entry["step"]) for entry in file.extra["optimizer"]["state"].values())
+        entries = file.extra["optimizer"]["state"].values()  # none, in some detectors' files
+        return max((int(entry["step"]) for entry in entries), default=None)
     except NOT_AN_OPTIMIZER as error:
         raise DataError(f"the file's optimizer state makes no sense ({error!r})") from error
 

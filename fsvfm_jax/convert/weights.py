@@ -42,7 +42,7 @@ class Source(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A pretraining run of ours at its newest checkpoint.
+    """A pretraining run of ours at a checkpoint.
 
     Attributes:
         state: The state.
@@ -68,6 +68,7 @@ def read_source(
     *,
     branch: str,
     told: dict[str, Any],
+    step: int | None = None,
     sha256: str | None = None,
     encoder: Path | None = None,
 ) -> Source:
@@ -78,6 +79,7 @@ def read_source(
             or a `.pth` file of the reference's or of MAE.
         branch: "student" or "teacher", of a workdir.
         told: Measures that no shape says, such as `num_heads`.
+        step: Of a workdir's checkpoints; None is the newest.
         sha256: What the file's hash must be.
         encoder: Folder of the encoder, where `path` is that of an adapter alone.
 
@@ -87,7 +89,7 @@ def read_source(
     """
     check_sha256(path, sha256)
     if is_run(path):
-        source = _of_run(path, branch=branch)
+        source = _of_run(path, branch=branch, step=step)
     elif is_exported(path):
         source = _of_exported(path, encoder=encoder)
     elif path.is_dir() or path.suffix == ".safetensors":
@@ -128,12 +130,19 @@ def save_origin(workdir: epath.PathLike, origin: dict[str, Any]) -> None:
     (epath.Path(workdir) / ORIGIN_FILE).write_text(json.dumps(origin, indent=1) + "\n")
 
 
-def read_run(workdir: Path) -> Run:
-    """The newest checkpoint of a workdir, by the config and statistics stored in it.
+def read_run(workdir: Path, *, step: int | None = None) -> Run:
+    """A checkpoint of a workdir, by the config and statistics stored in it.
+
+    Args:
+        workdir: Of the run, which may be going on.
+        step: Which; None is the newest.
 
     Raises:
         DataError: The workdir holds no run, or not whole.
+        ConfigError: There is no checkpoint of that step, or it is damaged.
     """
+    if not (workdir / "config.json").exists():
+        raise DataError(f"in {workdir} no run has started yet: start it, or use what it is made of")
     config = ConfigDict(read_json(workdir / "config.json"))
     if config.get("task") != "pretrain":
         raise DataError(f"{workdir / 'config.json'} is not that of a pretraining run")
@@ -147,7 +156,10 @@ def read_run(workdir: Path) -> Run:
         template = compilation.state_template(task, mesh)
         directory = workdir / "checkpoints"
         with Checkpoints(epath.Path(directory), keep=1, keep_every=0, read_only=True) as saved:
-            restored = saved.restore_newest_valid(template)
+            if step is None:
+                restored = saved.restore_newest_valid(template)
+            else:
+                restored = saved.restore(template, step=step)
         if restored is None:
             raise DataError(f"{workdir} has no checkpoint")
         origin = workdir / ORIGIN_FILE
@@ -167,8 +179,8 @@ def read_run(workdir: Path) -> Run:
         ) from error
 
 
-def _of_run(workdir: Path, *, branch: str) -> Source:
-    run = read_run(workdir)
+def _of_run(workdir: Path, *, branch: str, step: int | None) -> Source:
+    run = read_run(workdir, step=step)
     params = run.state.params if branch == "student" else run.state.teacher_params
     params = jax.device_get(params)
     facts = {
