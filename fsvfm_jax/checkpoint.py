@@ -77,10 +77,8 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             self._directory,
             # Not Orbax's own `read_only`, which warns of being that; nor its deletion of old steps,
-            # which knows no manifest.
-            options=ocp.CheckpointManagerOptions(
-                create=not read_only, cleanup_tmp_directories=not read_only
-            ),
+            # which knows no manifest, and of temporary ones, which is still going on afterwards.
+            options=ocp.CheckpointManagerOptions(create=not read_only),
             # Named here, so that a checkpoint can be described before it is restored.
             item_handlers={
                 "state": ocp.StandardCheckpointHandler(),
@@ -201,7 +199,9 @@ class Checkpoints:
     def _newest_valid(self) -> int | None:
         """Found by process 0 for all; whoever may write has the damaged ones moved away."""
         newest, reasons = NONE, {}
-        if jax.process_index() == 0:
+
+        def look() -> None:
+            nonlocal newest
             for step in reversed(integrity.steps(self._directory)):
                 reason = integrity.damage(self._directory / str(step))
                 if reason is None:
@@ -212,6 +212,8 @@ class Checkpoints:
                     integrity.quarantine(self._directory / str(step), reason)
             if reasons and not self._read_only:
                 integrity.tidy(self._directory)
+
+        distributed.on_first_process(look, refusal=f"{self._directory} cannot be read or tidied")
         newest = int(multihost_utils.broadcast_one_to_all(np.int64(newest)))
         if distributed.number_of_processes(bool(reasons)):
             self._manager.reload()

@@ -9,6 +9,7 @@ delete a folder at once: what is interrupted between marking and moving is done 
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -22,6 +23,9 @@ MANIFEST_FILE = "manifest.json"
 QUARANTINE_FILE = "quarantined.txt"
 # In a step that the retention policy gives up, while it is being deleted.
 RETIRED_FILE = "retired.txt"
+# Orbax's own: what it writes last, and what is in the names of folders that it has not finished.
+COMMIT_FILE = "commit_success.txt"
+TEMPORARY = ".orbax-checkpoint-tmp"
 MARKERS = (MANIFEST_FILE, QUARANTINE_FILE, RETIRED_FILE)
 UNFINISHED = f"it has no {MANIFEST_FILE}: the run died while saving it, or the file was removed"
 CHUNK_BYTES = 2**22
@@ -76,26 +80,42 @@ def retire(step: epath.Path) -> None:
 
 
 def tidy(directory: epath.Path) -> None:
-    """Finishes what a killed run began: moves marked steps out of the way, or deletes them.
+    """Finishes what a killed run began: moves marked steps out of the way, deletes unwritten ones.
 
     Args:
         directory: `<workdir>/checkpoints`; what is quarantined goes to `<workdir>/quarantine`.
     """
+    for path in list(directory.iterdir()) if directory.exists() else []:
+        if TEMPORARY in path.name:
+            path.rmtree()
     for number in steps(directory):
         step = directory / str(number)
-        if (step / RETIRED_FILE).exists():
+        # Where Orbax cannot rename, a step has its name from the beginning.
+        unwritten = not any((step / name).exists() for name in (COMMIT_FILE, *MARKERS))
+        if unwritten or (step / RETIRED_FILE).exists():
             step.rmtree()
         elif (step / QUARANTINE_FILE).exists():
             room = directory.parent / "quarantine"
-            room.mkdir(parents=True, exist_ok=True)
-            taken = {path.name for path in room.iterdir()}
+            taken = {path.name for path in room.iterdir()} if room.exists() else set()
             names = (f"{number}-{count}" for count in range(1, len(taken) + 2))
-            step.rename(room / next(name for name in names if name not in taken))
+            _move(step, room / next(name for name in names if name not in taken))
 
 
 def retained(numbers: list[int], *, keep: int, keep_every: int) -> set[int]:
     """Of ascending steps the `keep` newest, and every multiple of `keep_every` unless that is 0."""
     return {n for n in numbers if n in numbers[-keep:] or (keep_every and n % keep_every == 0)}
+
+
+def _move(step: epath.Path, target: epath.Path) -> None:
+    if "://" not in str(step):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        step.rename(target)
+        return
+    # A bucket has no folders to rename.
+    for name in [*_walk(step, ""), *(name for name in MARKERS if (step / name).exists())]:
+        with (step / name).open("rb") as source, (target / name).open("wb") as copy:
+            shutil.copyfileobj(source, copy, CHUNK_BYTES)
+    step.rmtree()
 
 
 def _hashes(step: epath.Path) -> dict[str, str]:

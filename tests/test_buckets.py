@@ -205,3 +205,17 @@ def test_a_missing_client_ends_in_one_sentence():
     assert result.stderr == (
         "error: the workdir gs://bucket/run is in a bucket: pip install '.[gcs]' to write there\n"
     )
+
+
+def test_a_damaged_step_is_moved_aside_and_the_one_before_restored(resumed):
+    """The last test here: it changes the bucket."""
+    store = resumed.store
+    name = "run/checkpoints/10/data/metadata"
+    store.writes += 1
+    store.objects[name] = (store.writes, store.objects[name][1] + b" ")
+    said = end(start(store))
+    assert "data/metadata has changed" in said and "resumed at step 8 of 10" in said
+    assert {"10-1/quarantined.txt", "10-1/manifest.json"} <= store.names("run/quarantine/")
+    assert {name.split("/")[0] for name in store.names("run/checkpoints/")} == {"8", "10"}
+    assert "run/run.lock" not in store.names()
+    assert store.unknown == []

@@ -83,7 +83,7 @@ def test_what_is_quarantined_is_moved_whole_and_nothing_is_lost(step):
         assert (moved / "quarantined.txt").read_text() == "a reason\n"
         assert len(files(moved)) == (7 if count == 1 else 2)
         step.mkdir()
-        (step / "metadata").write_text("again")
+        (step / "commit_success.txt").write_text("again")
 
 
 def test_a_deletion_that_was_cut_off_is_finished(step):
@@ -94,13 +94,14 @@ def test_a_deletion_that_was_cut_off_is_finished(step):
     assert list(directory.iterdir()) == []
 
 
-def test_other_names_are_left_alone(step):
+def test_what_was_never_written_whole_is_deleted_and_all_else_left_alone(step):
     directory = step.parent
-    for name in ("8.orbax-checkpoint-tmp-1", "notes"):
-        (directory / name).mkdir()
+    for name in ("8.orbax-checkpoint-tmp-1", "9/state", "10/state", "notes"):
+        (directory / name).mkdir(parents=True)
+    (directory / "10" / "commit_success.txt").write_text("")
     integrity.tidy(directory)
-    assert integrity.steps(directory) == [7]
-    assert len(list(directory.iterdir())) == 3
+    assert integrity.steps(directory) == [7, 10]
+    assert {path.name for path in directory.iterdir()} == {"7", "10", "notes"}
     assert integrity.steps(directory / "missing") == []
 
 
