@@ -20,6 +20,7 @@ from typing import NamedTuple, get_type_hints
 from etils import epath
 
 from fsvfm_jax.errors import StorageError
+from fsvfm_jax.processes import is_alive, pid_namespace, state_and_start
 
 logger = logging.getLogger(__name__)
 
@@ -308,41 +309,19 @@ def _why_gone(holder: _Holder) -> str:
         return ""
     if holder.boot != here.boot:
         return "the machine has restarted"
-    if holder.pid_namespace == here.pid_namespace and not _is_alive(holder):
-        return "its process is gone"
-    return ""
-
-
-def _is_alive(holder: _Holder) -> bool:
-    try:
-        os.kill(holder.pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # It is another user's.
-        pass
-    state, started = _state_and_start(holder.pid)
-    is_same = started == holder.started or 0 in (started, holder.started)
-    return is_same and state not in ("Z", "X")
-
-
-def _state_and_start(pid: int) -> tuple[str, int]:
-    """Of a process, from fields 3 and 22 of its `stat`; "" and 0 where it cannot be read."""
-    try:
-        # The name, field 2, is in parentheses and may hold anything.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return "", 0
-    return fields[0], int(fields[19])
+    if holder.pid_namespace != here.pid_namespace or is_alive(holder.pid, started=holder.started):
+        return ""
+    return "its process is gone"
 
 
 def _myself(token: str) -> _Holder:
-    boot, pid_namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    boot = Path("/proc/sys/kernel/random/boot_id")
     return _Holder(
         host=socket.gethostname(),
         boot=boot.read_text().strip() if boot.exists() else "",
-        pid_namespace=os.readlink(pid_namespace) if pid_namespace.exists() else "",
+        pid_namespace=pid_namespace(),
         pid=os.getpid(),
-        started=_state_and_start(os.getpid())[1],
+        started=state_and_start(os.getpid())[1],
         token=token,
         renewed=time.time(),
     )

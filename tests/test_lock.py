@@ -19,7 +19,7 @@ import pytest
 from etils import epath
 from object_store import ObjectStore
 
-from fsvfm_jax import lock
+from fsvfm_jax import lock, processes
 from fsvfm_jax.errors import StorageError
 from fsvfm_jax.lock import RunLock
 
@@ -224,7 +224,7 @@ def test_killed_holder_is_replaced_20_of_20(place, caplog, reaped):
         pids = stack.enter_context(holders(*workdirs))
         for pid in pids.values():
             os.kill(pid, signal.SIGKILL)
-            until(lambda pid=pid: lock._state_and_start(pid)[0] == "Z")
+            until(lambda pid=pid: processes.state_and_start(pid)[0] == "Z")
         if reaped:
             pids.clear()
             stack.close()
@@ -270,7 +270,7 @@ def test_process_of_another_user_is_alive(place, monkeypatch):
         raise PermissionError
 
     monkeypatch.setattr(os, "kill", refuse)
-    monkeypatch.setattr(lock, "_state_and_start", lambda pid: ("", 0))  # /proc hides it
+    monkeypatch.setattr(processes, "state_and_start", lambda pid: ("", 0))  # /proc hides it
     place.write_holder(started=7)
     with pytest.raises(StorageError, match="in use"), RunLock(place.workdir):
         pass

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 import grain
 
+from fsvfm_jax.data.segments import name_segments_after, remove_orphans
 from fsvfm_jax.data.sources import Source
 from fsvfm_jax.data.transforms import to_batch_element
 from fsvfm_jax.errors import ConfigError
@@ -60,6 +61,7 @@ def make_iterator(
     Raises:
         ConfigError: The batch does not divide over the processes.
     """
+    remove_orphans()
     if global_batch_size % process_count:
         raise ConfigError(
             f"config.batch_size is {global_batch_size}, which does not divide over"
@@ -141,6 +143,9 @@ def _start_worker(index: int, count: int) -> None:
     del index, count
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    trainer = multiprocessing.parent_process()
+    if trainer is not None:
+        name_segments_after(trainer.pid)
     threading.Thread(target=_end_with_trainer, daemon=True).start()
 
 

@@ -1,0 +1,37 @@
+"""Who a process is, so that one can see later whether it is still there."""
+
+import os
+from pathlib import Path
+
+
+def pid_namespace() -> str:
+    """Of this process: other containers' numbers mean other processes; "" where there are none."""
+    link = Path("/proc/self/ns/pid")
+    return os.readlink(link) if link.exists() else ""
+
+
+def state_and_start(pid: int) -> tuple[str, int]:
+    """Of a process, from fields 3 and 22 of its `stat`; "" and 0 where it cannot be read."""
+    try:
+        # The name, field 2, is in parentheses and may hold anything.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return "", 0
+    return fields[0], int(fields[19])
+
+
+def is_alive(pid: int, *, started: int) -> bool:
+    """Whether the process with this number is the one that started then, and no zombie.
+
+    Args:
+        pid: In this process's namespace.
+        started: Of `state_and_start`; 0 if it is not known.
+    """
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # It is another user's.
+        pass
+    state, start = state_and_start(pid)
+    return (start == started or 0 in (start, started)) and state not in ("Z", "X")
