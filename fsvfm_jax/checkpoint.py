@@ -13,7 +13,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from fsvfm_jax import distributed, integrity
-from fsvfm_jax.errors import ConfigError, StorageError
+from fsvfm_jax.errors import ConfigError, StorageError, in_one_line
 from fsvfm_jax.faults import fault
 from fsvfm_jax.train_state import TrainState
 from fsvfm_jax.watchdog import Watchdog
@@ -293,8 +293,7 @@ def _describe(tree: object) -> dict[str, str]:
 
 
 def _storage_error(directory: epath.Path, step: int, error: Exception) -> StorageError:
-    reason = " ".join(str(error).split())[:300]
     return StorageError(
-        f"checkpoint {step} could not be saved in {directory} ({type(error).__name__}: {reason}):"
+        f"checkpoint {step} could not be saved in {directory} ({in_one_line(error)[:300]}):"
         " older ones are as they were. Once this is mended, the same command goes on from them"
     )

@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from fsvfm_jax.errors import ConfigError, StorageError
+from fsvfm_jax.errors import ConfigError, StorageError, in_one_line
 
 logger = logging.getLogger(__name__)
 
@@ -180,7 +180,7 @@ def on_first_process(action: Callable[[], object], *, refusal: str) -> None:
         except StorageError as error:  # says it all
             refusal, failure = str(error), True
         except Exception as error:  # Clients of buckets raise kinds of their own.
-            refusal += f" ({type(error).__name__}: {' '.join(str(error).split())})"
+            refusal += f" ({in_one_line(error)})"
             failure = True
     if number_of_processes(failure):
         raise StorageError(refusal)

@@ -40,6 +40,11 @@ class ConfigError(UserError):
     exit_code = 78
 
 
+def in_one_line(error: Exception) -> str:
+    """What another library says, on one line, with its kind."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Half a sentence that helps someone who mistyped: the nearest known name, or all of them."""
     known = list(known)

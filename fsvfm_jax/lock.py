@@ -19,7 +19,7 @@ from typing import NamedTuple, get_type_hints
 
 from etils import epath
 
-from fsvfm_jax.errors import StorageError
+from fsvfm_jax.errors import StorageError, in_one_line
 from fsvfm_jax.processes import is_alive, pid_namespace, state_and_start
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class RunLock:
         except Exception as error:  # Clients of buckets raise kinds of their own.
             raise StorageError(
                 f"the lock {self._path} cannot be written: give another --workdir, or permission"
-                f" ({_text(error)})"
+                f" ({in_one_line(error)})"
             ) from error
         self._thread.start()
         return self
@@ -82,7 +82,7 @@ class RunLock:
             if found is not None and found.holder.token == self._token:
                 self._file.remove(found)
         except Exception as error:  # The run is over; how it ended is more important.
-            logger.warning("%s could not be removed (%s)", self._path, _text(error))
+            logger.warning("%s could not be removed (%s)", self._path, in_one_line(error))
 
     def check(self) -> None:
         """Sees that the lock is still ours; touches no file.
@@ -104,7 +104,7 @@ class RunLock:
             try:
                 self._renew()
             except Exception as error:  # A daemon's traceback helps nobody, and it may pass.
-                logger.warning("%s could not be renewed (%s)", self._path, _text(error))
+                logger.warning("%s could not be renewed (%s)", self._path, in_one_line(error))
 
     def _renew(self) -> None:
         now = time.monotonic()  # Before writing: a process may be stopped at any moment.
@@ -339,7 +339,3 @@ def _parse(content: bytes, modified: float) -> _Holder:
         return _Holder(**{name: kind(fields[name]) for name, kind in kinds.items()})
     except (ValueError, TypeError, KeyError, OverflowError):
         return _Holder("", "", "", 0, 0, "", modified)
-
-
-def _text(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -30,3 +30,16 @@ def logging_as_before() -> Iterator[None]:
     yield
     logger.handlers, logger.propagate, level = before
     logger.setLevel(level)
+
+
+@pytest.fixture
+def ask(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Asks for faults in this process."""
+    from fsvfm_jax import faults  # only now: types are checked in what pytest itself has not loaded
+
+    def ask(value: str) -> None:
+        monkeypatch.setenv(faults.VARIABLE, value)
+        faults._asked_for.cache_clear()
+
+    yield ask
+    faults._asked_for.cache_clear()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_train import TINY, read_metrics, restore, run, tiny_config, without_rate
 
-from fsvfm_jax import compilation, faults, pretrain, sharding
+from fsvfm_jax import compilation, pretrain, sharding
 from fsvfm_jax.data.pipeline import make_iterator
 from fsvfm_jax.data.sources import SyntheticFaces
 from fsvfm_jax.data.stats import Stats
@@ -19,18 +19,6 @@ from fsvfm_jax.train_state import StepValues
 SHORT = {"epochs": 4, "schedule_epochs": 8, "checkpoint.every": 1, "max_skipped_steps": 2}
 FINITE = {"loss": 1.0, "grad_norm": 2.0, "param_norm": 3.0, "skipped": 0.0}
 SKIPPED = FINITE | {"loss": math.nan, "skipped": 1.0}
-
-
-@pytest.fixture
-def ask(monkeypatch):
-    """Asks for faults in this process."""
-
-    def ask(value):
-        monkeypatch.setenv(faults.VARIABLE, value)
-        faults._asked_for.cache_clear()
-
-    yield ask
-    faults._asked_for.cache_clear()
 
 
 def test_a_skipped_step_changes_nothing_but_its_number():

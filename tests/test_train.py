@@ -299,18 +299,6 @@ def test_sigterm_saves_the_step_and_says_so(straight, tmp_path, monkeypatch):
     assert without_rate(read_metrics(tmp_path)) == without_rate(read_metrics(straight))
 
 
-@pytest.fixture
-def ask(monkeypatch):
-    """Asks for faults in this process."""
-
-    def ask(value):
-        monkeypatch.setenv(faults.VARIABLE, value)
-        faults._asked_for.cache_clear()
-
-    yield ask
-    faults._asked_for.cache_clear()
-
-
 def signal_after(seconds: float) -> None:
     threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM)).start()
 

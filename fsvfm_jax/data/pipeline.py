@@ -10,7 +10,6 @@ backend there, so a worker holds no memory of an accelerator.
 """
 
 import functools
-import itertools
 import multiprocessing
 import os
 import signal
@@ -67,12 +66,9 @@ def make_iterator(
             f"config.batch_size is {global_batch_size}, which does not divide over"
             f" {process_count} processes; choose a multiple of {process_count}"
         )
-    stream = _stream(grain.MapDataset.source(source), seed=seed)
-    kept = [
-        stream.slice(slice(first, end)) for first, end in _kept_ranges(start_sample, skip_ranges)
-    ]
+    samples = grain.MapDataset.source(source)
     batches = (
-        (kept[0] if len(kept) == 1 else grain.MapDataset.concatenate(kept))
+        _stream(samples, seed=seed, start=start_sample, skip_ranges=skip_ranges)
         # Whatever is done to a sample is done before processes and workers divide the stream.
         .map(functools.partial(to_batch_element, patch_size=patch_size))
         # The stream has no remainder to drop; without this, Grain rounds its length as a float.
@@ -108,18 +104,18 @@ def sample_indices(
     skip_ranges: Sequence[tuple[int, int]] = (),
 ) -> list[int]:
     """Which of the source's samples the stream holds at `count` places from `start` on."""
-    stream = _stream(grain.MapDataset.range(num_samples), seed=seed)
-    places = (
-        place
-        for first, end in _kept_ranges(start, skip_ranges)
-        for place in (itertools.count(first) if end is None else range(first, end))
-    )
-    return [int(stream[place]) for place in itertools.islice(places, count)]
+    indices = grain.MapDataset.range(num_samples)
+    stream = _stream(indices, seed=seed, start=start, skip_ranges=skip_ranges)
+    return [int(stream[place]) for place in range(count)]
 
 
-def _stream(samples: grain.MapDataset, *, seed: int) -> grain.MapDataset:
-    """The endless stream: another permutation in every epoch."""
-    return samples.seed(seed).shuffle().repeat()
+def _stream(
+    samples: grain.MapDataset, *, seed: int, start: int, skip_ranges: Sequence[tuple[int, int]]
+) -> grain.MapDataset:
+    """The endless stream, another permutation in every epoch, from `start` on."""
+    stream = samples.seed(seed).shuffle().repeat()
+    kept = [stream.slice(slice(first, end)) for first, end in _kept_ranges(start, skip_ranges)]
+    return kept[0] if len(kept) == 1 else grain.MapDataset.concatenate(kept)
 
 
 def _kept_ranges(
