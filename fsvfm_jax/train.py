@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from fsvfm_jax import config as config_lib
 from fsvfm_jax import distributed, sharding, tracking
-from fsvfm_jax.checkpoint import Checkpoints
+from fsvfm_jax.checkpoint import Checkpoints, Restored
 from fsvfm_jax.compilation import compile_for_devices, fresh_state, place, state_template
 from fsvfm_jax.convert.warm_start import load_weights
 from fsvfm_jax.convert.weights import save_origin
@@ -32,7 +32,7 @@ from fsvfm_jax.optim import Schedule, make_schedule
 from fsvfm_jax.preemption import Preemption, StopWaiting
 from fsvfm_jax.rewind import rewind
 from fsvfm_jax.skipped_steps import SkippedSteps
-from fsvfm_jax.train_state import Metrics, StepValues, Task
+from fsvfm_jax.train_state import Metrics, StepValues, Task, TrainState
 from fsvfm_jax.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -83,17 +83,14 @@ def train(
         distributed.on_first_process(
             lambda: stack.enter_context(lock), refusal=f"{workdir} cannot be locked"
         )
-        stats = _find_stats(config.data, source, workdir, compute=True)
-        schedule = make_schedule(config, len(source))
-        _log_plan(config, schedule, num_samples=len(source))
+        stats, schedule = _plan(config, source, workdir, compute_stats=True)
         preemption = stack.enter_context(Preemption())
         watchdog = stack.enter_context(Watchdog())
         watchdog.beat("the start (config.watchdog.start_seconds)", config.watchdog.start_seconds)
 
         # ── State: shapes first, so that no array is ever made in the wrong place ──────────────
         task = make_task(config, stats=stats)
-        template = state_template(task, mesh)
-        logger.info("parameters of the student\n%s", tracking.parameter_table(template.params))
+        template = _describe_state(task, mesh)
 
         # ── Restore, before the long compilation: what does not fit is refused at once ────────
         fault("restore", 0, process=process)
@@ -107,17 +104,10 @@ def train(
             )
         )
         rewind(workdir, checkpoints, step=config.resume.step, skip_ranges=config.data.skip_ranges)
-        restored = checkpoints.restore_newest_valid(template)
-        if restored is None:
-            state = fresh_state(task, template, seed=config.seed)
-            if config.init.params:
-                state, origin = load_weights(state, init=config.init, model=config.model)
-                if process == 0:
-                    save_origin(workdir, origin)
-            start_step = samples_seen = 0
-        else:
-            state, samples_seen = restored
-            start_step = int(state.step)
+        state, samples_seen = checkpoints.restore_newest_valid(template) or Restored(
+            _first_state(config, task, template, workdir), samples_seen=0
+        )
+        start_step = int(state.step)
         check_fingerprint(
             workdir,
             make_fingerprint(config, dataset=source.fingerprint(), images=len(source), stats=stats),
@@ -234,12 +224,9 @@ def _check(
     make_task: Callable[..., Task],
 ) -> None:
     """All up to the first step: plan, compilation, a batch; nothing is trained or written."""
-    stats = _find_stats(config.data, source, workdir, compute=False)
-    schedule = make_schedule(config, len(source))
-    _log_plan(config, schedule, num_samples=len(source))
+    stats, _ = _plan(config, source, workdir, compute_stats=False)
     task = make_task(config, stats=stats)
-    params = state_template(task, mesh).params
-    logger.info("parameters of the student\n%s", tracking.parameter_table(params))
+    _describe_state(task, mesh)
     compile_for_devices(task, mesh, config)
     logger.info("reading one batch of %d", config.batch_size)
     with contextlib.closing(open_stream(config, source)) as batches:
@@ -262,11 +249,16 @@ def _find_stats(config: ConfigDict, source: Source, workdir: epath.Path, *, comp
     return stats
 
 
-def _log_plan(config: ConfigDict, schedule: Schedule, *, num_samples: int) -> None:
+def _plan(
+    config: ConfigDict, source: Source, workdir: epath.Path, *, compute_stats: bool
+) -> tuple[Stats, Schedule]:
+    """What the set's size and pixels decide, said in one line each."""
+    stats = _find_stats(config.data, source, workdir, compute=compute_stats)
+    schedule = make_schedule(config, len(source))
     logger.info(
         "plan: %d samples, %g epochs of %.4g steps = %d steps; learning rate to %g in %g epochs,"
         " schedule of %g epochs",
-        num_samples,
+        len(source),
         config.epochs,
         schedule.steps_per_epoch,
         schedule.total_steps,
@@ -274,6 +266,27 @@ def _log_plan(config: ConfigDict, schedule: Schedule, *, num_samples: int) -> No
         schedule.warmup_epochs,
         schedule.schedule_epochs,
     )
+    return stats, schedule
+
+
+def _describe_state(task: Task, mesh: Mesh) -> TrainState:
+    """The state's template; the student's parameters are logged."""
+    template = state_template(task, mesh)
+    logger.info("parameters of the student\n%s", tracking.parameter_table(template.params))
+    return template
+
+
+def _first_state(
+    config: ConfigDict, task: Task, template: TrainState, workdir: epath.Path
+) -> TrainState:
+    """The state at step 0, drawn, or with weights from elsewhere, whose origin is noted."""
+    state = fresh_state(task, template, seed=config.seed)
+    if not config.init.params:
+        return state
+    state, origin = load_weights(state, init=config.init, model=config.model)
+    if jax.process_index() == 0:
+        save_origin(workdir, origin)
+    return state
 
 
 def open_source(config: ConfigDict) -> FaceSet:

@@ -34,12 +34,13 @@ def logging_as_before() -> Iterator[None]:
 
 @pytest.fixture
 def ask(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """Asks for faults in this process."""
+    """Asks for faults in this process, as its environment would have at its start."""
     from fsvfm_jax import faults  # only now: types are checked in what pytest itself has not loaded
 
     def ask(value: str) -> None:
         monkeypatch.setenv(faults.VARIABLE, value)
         faults._asked_for.cache_clear()
 
+    ask("")
     yield ask
     faults._asked_for.cache_clear()

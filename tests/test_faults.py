@@ -11,23 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsvfm_jax import faults
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.faults import ACTIONS, POINTS, Fault, fault, parse, poison
-
-
-@pytest.fixture
-def ask(monkeypatch):
-    """Sets the variable as a new process would find it."""
-
-    def ask(value):
-        monkeypatch.setenv("FSVFM_FAULT", value)
-        faults._asked_for.cache_clear()
-
-    monkeypatch.delenv("FSVFM_FAULT", raising=False)
-    faults._asked_for.cache_clear()
-    yield ask
-    faults._asked_for.cache_clear()
 
 
 def faults_asked_for():

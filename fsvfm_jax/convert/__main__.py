@@ -16,7 +16,7 @@ from fsvfm_jax.checkpoint import Checkpoints
 from fsvfm_jax.convert import pth, reference
 from fsvfm_jax.convert.card import AUTHORS_LICENSE, Description
 from fsvfm_jax.convert.folder import read_json, write_folder
-from fsvfm_jax.convert.measures import HEADS, UnknownHeads, network
+from fsvfm_jax.convert.measures import HEADS, UnknownHeads
 from fsvfm_jax.convert.positions import resize_positions
 from fsvfm_jax.convert.safetensors import read_header
 from fsvfm_jax.convert.training import from_train_state, to_train_state
@@ -27,6 +27,7 @@ from fsvfm_jax.convert.weights import (
     check_sha256,
     is_exported,
     is_run,
+    of_pth,
     read_run,
     read_source,
     save_origin,
@@ -119,12 +120,11 @@ def to_training(args: argparse.Namespace) -> None:
     # Its state has the same form with any settings.
     tx = optim.make_optimizer(betas=(0.9, 0.95), weight_decay=0.05, grad_clip=1.0)
     state = to_train_state(student, teacher, tx=tx)
-    network(state.params, **_told(args))
+    source = of_pth(args.src, student, told=_told(args))
     stats = args.stats or args.src.with_name("pretrain_ds_mean_std.txt")
     stats = load_stats(stats)
     args.dst.mkdir(parents=True)
     save_stats(args.dst / STATS_FILE, stats)
-    source = read_source(args.src, branch="student", told=_told(args))
     save_origin(args.dst, {name: source.facts.get(name) for name in ORIGIN})
     with Checkpoints(epath.Path(args.dst) / "checkpoints", keep=1, keep_every=0) as checkpoints:
         checkpoints.save(state, step=int(state.step), samples_seen=args.samples_seen)

@@ -97,7 +97,7 @@ def read_source(
         file = path / MODEL_FILE if path.is_dir() else path
         source = Source(found.params, found.model, _facts(file, file_sha256(file)))
     else:
-        source = _of_pth(path, told=told)
+        source = of_pth(path, pth.read(path), told=told)
     for name, value in told.items():
         if name in source.model and source.model[name] != value:
             raise ConfigError(f"{path} has {name} {source.model[name]}, not {value} as told")
@@ -202,8 +202,18 @@ def _of_exported(folder: Path, *, encoder: Path | None) -> Source:
     return Source(exported.params, dict(facts.pop("model")), facts)
 
 
-def _of_pth(path: Path, *, told: dict[str, Any]) -> Source:
-    content = pth.read(path)
+def of_pth(path: Path, content: pth.Pth, *, told: dict[str, Any]) -> Source:
+    """The network of a `.pth` file, every array's shape checked.
+
+    Args:
+        path: Of the file; mean and deviation of the reference's may lie beside it.
+        content: What `pth.read` found there.
+        told: As for `read_source`.
+
+    Raises:
+        DataError: It is no network known here.
+        ConfigError: As `read_source`.
+    """
     facts = _facts(path, content.sha256)
     # Files that we wrote say under which licence; all others are the authors', or made of theirs.
     ours = content.extra.get(OUR_KEY)
