@@ -134,6 +134,8 @@ def get_config(size: str, arg: str = "") -> ConfigDict:
     c.checkpoint.keep = 3
     # Steps of which every multiple is kept for good; 0 keeps none beyond the newest.
     c.checkpoint.keep_every = 0
+    # Of those with the lowest mean `loss` since the checkpoint before them, so many are kept too.
+    c.checkpoint.keep_best = 0
 
     c.resume = ConfigDict()
     # Go on although the data, their order, the batch or the masks are not those that the workdir

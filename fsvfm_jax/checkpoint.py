@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import shutil
 import threading
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from jax.experimental import multihost_utils
 from fsvfm_jax import distributed, integrity
 from fsvfm_jax.errors import ConfigError, StorageError, in_one_line
 from fsvfm_jax.faults import fault
+from fsvfm_jax.run_files import in_bucket
 from fsvfm_jax.train_state import TrainState
 from fsvfm_jax.watchdog import Watchdog
 
@@ -45,6 +47,7 @@ class Checkpoints:
         directory: `<workdir>/checkpoints`, relative or absolute, created if missing.
         keep: How many of the newest steps to keep.
         keep_every: Every multiple of it is kept for good; 0 for none.
+        keep_best: How many of those with the lowest score to keep.
         read_only: Leave the directory as it is: the run may be going on, and saving.
         watchdog: Ends the process if a save takes longer than `save_seconds`.
         save_seconds: From the start of a save until it counts; 0 is no limit.
@@ -58,14 +61,16 @@ class Checkpoints:
         directory: epath.Path,
         *,
         keep: int,
-        keep_every: int,
+        keep_every: int = 0,
+        keep_best: int = 0,
         read_only: bool = False,
         watchdog: Watchdog | None = None,
         save_seconds: float | int = 0,
     ):
         # Orbax takes absolute paths only; a bucket's is one, and `resolve` would make it local.
         self._directory = directory if directory.is_absolute() else directory.resolve()
-        self._keep, self._keep_every, self._read_only = keep, keep_every, read_only
+        self._policy = {"keep": keep, "keep_every": keep_every, "keep_best": keep_best}
+        self._read_only = read_only
         self._watchdog, self._save_seconds = watchdog, save_seconds
         self._finishing: threading.Thread | None = None
         self._failure: Exception | None = None
@@ -99,8 +104,16 @@ class Checkpoints:
         else:
             logger.error("%s", self._failure)
 
-    def save(self, state: TrainState, *, step: int, samples_seen: int) -> None:
+    def save(
+        self, state: TrainState, *, step: int, samples_seen: int, score: float = math.nan
+    ) -> None:
         """Starts saving; the state's memory may be given away as soon as this returns.
+
+        Args:
+            state: What is saved.
+            step: Its number.
+            samples_seen: Images of the endless stream that training has consumed.
+            score: How good it is, for `keep_best`; lower is better.
 
         Raises:
             StorageError: The one before has failed, or there is no room for this one.
@@ -114,10 +127,14 @@ class Checkpoints:
         try:
             with self._limit(step):
                 fault("save", step, process=jax.process_index())
+                if jax.process_index() == 0:
+                    integrity.begin_step(self._directory, step)
                 self._manager.save(step, args=items)
         except Exception as error:  # Storage has many ways to fail.
             raise _storage_error(self._directory, step, error) from error
-        self._finishing = threading.Thread(target=self._finish, args=(step,), name="checkpoint")
+        self._finishing = threading.Thread(
+            target=self._finish, args=(step,), kwargs={"score": score}, name="checkpoint"
+        )
         self._finishing.start()
 
     def check(self) -> None:
@@ -202,7 +219,11 @@ class Checkpoints:
 
         def look() -> None:
             nonlocal newest
+            # Left to whoever only reads: a step that somebody else is saving.
+            unfinished = integrity.unfinished_step(self._directory)
             for step in reversed(integrity.steps(self._directory)):
+                if step == unfinished:
+                    continue
                 reason = integrity.damage(self._directory / str(step))
                 if reason is None:
                     newest = step
@@ -217,16 +238,14 @@ class Checkpoints:
         newest = int(multihost_utils.broadcast_one_to_all(np.int64(newest)))
         if distributed.number_of_processes(bool(reasons)):
             self._manager.reload()
-            if newest == NONE and distributed.number_of_processes(
-                set(reasons.values()) - {integrity.UNFINISHED} != set()
-            ):
+            if newest == NONE:
                 raise StorageError(
                     f"no checkpoint in {self._directory} can be trusted: {reasons}. They are in"
                     " the folder quarantine beside it; give another --workdir to start anew"
                 )
         return None if newest == NONE else newest
 
-    def _finish(self, step: int) -> None:
+    def _finish(self, step: int, *, score: float) -> None:
         """In the background: waits for Orbax, then makes the step valid and older ones go."""
         process = jax.process_index()
         try:
@@ -235,7 +254,7 @@ class Checkpoints:
                 self._manager.wait_until_finished()
                 fault("manifest", step, process=process)
                 if process == 0:
-                    integrity.write_manifest(self._directory / str(step))
+                    integrity.finish_step(self._directory, step, score=score)
                     self._retire()
         except Exception as error:  # Of whatever kind, the main thread must hear of it.
             self._failure = _storage_error(self._directory, step, error)
@@ -247,11 +266,10 @@ class Checkpoints:
         return self._watchdog.limit(what, self._save_seconds)
 
     def _retire(self) -> None:
-        numbers = integrity.steps(self._directory)
-        kept = integrity.retained(numbers, keep=self._keep, keep_every=self._keep_every)
-        for number in numbers:
-            if number not in kept:
-                integrity.retire(self._directory / str(number))
+        steps = integrity.steps(self._directory)
+        scores = {number: integrity.score(self._directory / str(number)) for number in steps}
+        for number in scores.keys() - integrity.retained(scores, **self._policy):
+            integrity.retire(self._directory / str(number))
 
     def _join(self) -> None:
         if self._finishing is not None:
@@ -259,7 +277,7 @@ class Checkpoints:
             self._finishing = None
 
     def _check_space(self, state: TrainState) -> None:
-        if "://" in str(self._directory):  # A bucket is never full.
+        if in_bucket(self._directory):  # A bucket is never full.
             return
         free = shutil.disk_usage(self._directory).free
         needed = sum(x.nbytes for x in jax.tree.leaves(state))

@@ -78,6 +78,7 @@ RANGES = {
             "optimizer.grad_clip",
             "data.num_workers",
             "checkpoint.keep_every",
+            "checkpoint.keep_best",
             "max_skipped_steps",
             "watchdog.start_seconds",
             "watchdog.step_seconds",

@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from fsvfm_jax.errors import ConfigError, StorageError, in_one_line
+from fsvfm_jax.errors import ConfigError, Preempted, StorageError, in_one_line
 
 logger = logging.getLogger(__name__)
 
@@ -177,6 +177,8 @@ def on_first_process(action: Callable[[], object], *, refusal: str) -> None:
     if jax.process_index() == 0:
         try:
             action()
+        except Preempted:  # Only ever raised where there is one process.
+            raise
         except StorageError as error:  # says it all
             refusal, failure = str(error), True
         except Exception as error:  # Clients of buckets raise kinds of their own.

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from fsvfm_jax import distributed
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.run_files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,11 @@ def check_fingerprint(
     if jax.process_index() == 0 and (step == 0 or not file.exists()):
         _write(file, fingerprint, accepted=[])
     multihost_utils.sync_global_devices("the fingerprint is stored")
-    stored = json.loads(file.read_text())
+    stored = read_json(
+        file,
+        mend="put back a copy of it, or remove it: the data of this command then count as those"
+        " that the run was trained with",
+    )
     old = stored["fingerprint"]
     changes = {
         name: [old.get(name), value]
@@ -91,5 +96,4 @@ def check_fingerprint(
 
 
 def _write(file: epath.Path, fingerprint: dict[str, Any], *, accepted: list[Any]) -> None:
-    content = {"fingerprint": fingerprint, "accepted": accepted}
-    file.write_text(json.dumps(content, indent=1) + "\n")
+    write_json(file, {"fingerprint": fingerprint, "accepted": accepted})

@@ -9,12 +9,15 @@ delete a folder at once: what is interrupted between marking and moving is done 
 import hashlib
 import json
 import logging
+import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from etils import epath
+
+from fsvfm_jax.run_files import in_bucket, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -25,9 +28,10 @@ QUARANTINE_FILE = "quarantined.txt"
 RETIRED_FILE = "retired.txt"
 # Orbax's own: what it writes last, and what is in the names of folders that it has not finished.
 COMMIT_FILE = "commit_success.txt"
+# Beside `checkpoints`, from before a step is begun until it is valid: which.
+SAVING_FILE = "saving.txt"
 TEMPORARY = ".orbax-checkpoint-tmp"
 MARKERS = (MANIFEST_FILE, QUARANTINE_FILE, RETIRED_FILE)
-UNFINISHED = f"it has no {MANIFEST_FILE}: the run died while saving it, or the file was removed"
 CHUNK_BYTES = 2**22
 HASHING_THREADS = 4
 
@@ -39,10 +43,31 @@ def steps(directory: epath.Path) -> list[int]:
     return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
 
 
-def write_manifest(step: epath.Path) -> None:
-    """Makes a committed step valid."""
-    content = {"files": _hashes(step)}
-    (step / MANIFEST_FILE).write_text(json.dumps(content, indent=1) + "\n")
+def begin_step(directory: epath.Path, number: int) -> None:
+    """Notes that a step is about to be saved: until it is valid, it is worth nothing."""
+    (directory.parent / SAVING_FILE).write_text(str(number))
+
+
+def finish_step(directory: epath.Path, number: int, *, score: float) -> None:
+    """Makes a step that Orbax has committed valid.
+
+    Args:
+        directory: `<workdir>/checkpoints`.
+        number: Of the step.
+        score: How good it is; lower is better.
+    """
+    step = directory / str(number)
+    write_json(step / MANIFEST_FILE, {"score": score, "files": _hashes(step)})
+    (directory.parent / SAVING_FILE).unlink(missing_ok=True)
+
+
+def unfinished_step(directory: epath.Path) -> int | None:
+    """The step that is being saved, or that a run died saving."""
+    try:
+        text = (directory.parent / SAVING_FILE).read_text()
+    except FileNotFoundError:
+        return None
+    return int(text) if text.isdigit() else None  # It died writing the note.
 
 
 def damage(step: epath.Path) -> str | None:
@@ -51,7 +76,7 @@ def damage(step: epath.Path) -> str | None:
         if (step / marker).exists():
             return (step / marker).read_text().strip()
     if not (step / MANIFEST_FILE).exists():
-        return UNFINISHED
+        return f"its {MANIFEST_FILE} is missing"
     try:
         expected = json.loads((step / MANIFEST_FILE).read_text())["files"]
         found = _hashes(step)
@@ -88,6 +113,13 @@ def tidy(directory: epath.Path) -> None:
     for path in list(directory.iterdir()) if directory.exists() else []:
         if TEMPORARY in path.name:
             path.rmtree()
+    unfinished = unfinished_step(directory)
+    if unfinished is not None and (directory / str(unfinished)).exists():
+        step = directory / str(unfinished)
+        # It may have become valid, and the run died before it took the note away.
+        if damage(step) is not None:
+            step.rmtree()
+    (directory.parent / SAVING_FILE).unlink(missing_ok=True)
     for number in steps(directory):
         step = directory / str(number)
         # Where Orbax cannot rename, a step has its name from the beginning.
@@ -101,13 +133,33 @@ def tidy(directory: epath.Path) -> None:
             _move(step, room / next(name for name in names if name not in taken))
 
 
-def retained(numbers: list[int], *, keep: int, keep_every: int) -> set[int]:
-    """Of ascending steps the `keep` newest, and every multiple of `keep_every` unless that is 0."""
-    return {n for n in numbers if n in numbers[-keep:] or (keep_every and n % keep_every == 0)}
+def retained(
+    scores: Mapping[int, float], *, keep: int, keep_every: int, keep_best: int
+) -> set[int]:
+    """Which steps to keep.
+
+    Args:
+        scores: By step; lower is better.
+        keep: So many of the newest.
+        keep_every: Every multiple of it; 0 for none.
+        keep_best: So many of the best, of equals the older; one without a number is the worst.
+    """
+    newest = sorted(scores)[-keep:]
+    multiples = [n for n in scores if keep_every and n % keep_every == 0]
+    best = sorted(scores, key=lambda n: (math.isnan(scores[n]), scores[n], n))[:keep_best]
+    return {*newest, *multiples, *best}
+
+
+def score(step: epath.Path) -> float:
+    """What was noted when the step became valid; NaN where that cannot be read any more."""
+    try:
+        return float(json.loads((step / MANIFEST_FILE).read_text())["score"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return math.nan
 
 
 def _move(step: epath.Path, target: epath.Path) -> None:
-    if "://" not in str(step):
+    if not in_bucket(step):
         target.parent.mkdir(parents=True, exist_ok=True)
         step.rename(target)
         return

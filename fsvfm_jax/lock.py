@@ -21,6 +21,7 @@ from etils import epath
 
 from fsvfm_jax.errors import StorageError, in_one_line
 from fsvfm_jax.processes import is_alive, pid_namespace, state_and_start
+from fsvfm_jax.run_files import in_bucket
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class RunLock:
         """
         self._renewed = time.monotonic()
         try:
-            self._file = _Object(self._path) if "://" in self._path else _File(self._path)
+            self._file = _Object(self._path) if in_bucket(self._path) else _File(self._path)
             _take(self._file, _record(self._token))
             self._file.tidy()
         except StorageError:

@@ -1,6 +1,5 @@
 """Going back to an earlier checkpoint: once, however often the command asks for it."""
 
-import json
 import logging
 from collections.abc import Sequence
 
@@ -9,6 +8,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from fsvfm_jax.checkpoint import Checkpoints
+from fsvfm_jax.run_files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,8 @@ def rewind(
     if step is None:
         return
     file = workdir / REWINDS_FILE
-    done = json.loads(file.read_text()) if file.exists() else []
+    mend = "put back a copy of it, or remove it: the run then goes back once more"
+    done = read_json(file, mend=mend) if file.exists() else []
     wanted = {"step": step, "skip_ranges": [list(ends) for ends in skip_ranges]}
     if wanted in done:
         logger.info("config.resume.step = %d: gone back to already, see %s", step, file)
@@ -45,4 +46,4 @@ def rewind(
     # Nobody may still be reading.
     multihost_utils.sync_global_devices("gone back")
     if jax.process_index() == 0:
-        file.write_text(json.dumps([*done, wanted], indent=1) + "\n")
+        write_json(file, [*done, wanted])

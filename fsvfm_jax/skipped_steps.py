@@ -1,6 +1,5 @@
 """Steps whose loss or gradient was not finite: the step leaves the state as it was, this counts."""
 
-import json
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -9,6 +8,7 @@ from typing import Any
 from etils import epath
 
 from fsvfm_jax.errors import NotFiniteError
+from fsvfm_jax.run_files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class SkippedSteps:
             return
         where = ""
         if self._workdir is not None:
-            (self._workdir / DUMP_FILE).write_text(json.dumps(self._row, indent=1) + "\n")
+            write_json(self._workdir / DUMP_FILE, self._row)
             where = f"; what their batches held is in {self._workdir / DUMP_FILE}"
         raise NotFiniteError(
             f"loss or gradient was not finite {len(self._row)} steps in a row, the last {step},"

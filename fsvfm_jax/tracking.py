@@ -23,6 +23,8 @@ from PIL import Image
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from fsvfm_jax.run_files import in_bucket
+
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
@@ -204,7 +206,7 @@ class Tracker:
             self._bar.set_postfix_str("  ".join(speed + values), refresh=False)
 
     def _log_epoch(self, epoch: int, step: int) -> None:
-        means = {name: _mean_of_finite(values) for name, values in self._epoch_values.items()}
+        means = {name: mean_of_finite(values) for name, values in self._epoch_values.items()}
         record = {"epoch": epoch, "step": step, "steps": self._epoch_steps, **means}
         _append_line(self._local / "epochs.jsonl", record)
         self._add_scalars(step, "epoch/", means)
@@ -281,9 +283,15 @@ def image_grid(columns: Sequence[UInt8[np.ndarray, "B S S 3"]]) -> UInt8[np.ndar
     return grid[:-_GRID_GAP, :-_GRID_GAP]
 
 
+def mean_of_finite(values: Sequence[float]) -> float:
+    """Mean of those that are; NaN if none is."""
+    finite = [value for value in values if math.isfinite(value)]
+    return float(np.mean(finite)) if finite else math.nan
+
+
 def _staging_folder(workdir: epath.Path) -> epath.Path:
     """The workdir itself where it is local, else a new local folder with its lines so far."""
-    if "://" not in str(workdir):
+    if not in_bucket(workdir):
         return workdir
     local = epath.Path(tempfile.mkdtemp(prefix="fsvfm-"))
     for name in ("metrics.jsonl", "epochs.jsonl"):
@@ -313,11 +321,6 @@ def _drop_later_lines(path: epath.Path, step: int) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_bytes(b"".join(kept))
     temporary.replace(path)
-
-
-def _mean_of_finite(values: Sequence[float]) -> float:
-    finite = [value for value in values if math.isfinite(value)]
-    return float(np.mean(finite)) if finite else math.nan
 
 
 def _metric_texts(metrics: Mapping[str, float]) -> list[str]:

@@ -99,6 +99,7 @@ def train(
                 workdir / "checkpoints",
                 keep=config.checkpoint.keep,
                 keep_every=config.checkpoint.keep_every,
+                keep_best=config.checkpoint.keep_best,
                 watchdog=watchdog,
                 save_seconds=config.watchdog.save_seconds,
             )
@@ -145,11 +146,12 @@ def train(
         batches = open_stream(config, source, start_sample=samples_seen)
         stack.enter_context(contextlib.closing(batches))
         unreported: list[Unreported] = []
+        losses: list[float] = []  # since the last checkpoint
         saved_step = start_step
 
         def report() -> None:
             while unreported:
-                _report(unreported.pop(), tracker, schedule, skipped)
+                losses.append(_report(unreported.pop(), tracker, schedule, skipped))
 
         def save(step: int) -> None:
             nonlocal saved_step
@@ -157,7 +159,9 @@ def train(
             # is stored first: a run that is killed leaves no gap.
             report()
             tracker.sync()
-            checkpoints.save(state, step=step, samples_seen=samples_seen)
+            score = tracking.mean_of_finite(losses)
+            losses.clear()
+            checkpoints.save(state, step=step, samples_seen=samples_seen, score=score)
             saved_step = step
 
         def stop(step: int) -> NoReturn:
@@ -340,11 +344,16 @@ def _report(
     tracker: tracking.Tracker,
     schedule: Schedule,
     skipped: SkippedSteps,
-) -> None:
-    """Hands one step's numbers to the tracker, unless they say that the run must end."""
+) -> float:
+    """Hands one step's numbers to the tracker, unless they say that the run must end.
+
+    Returns:
+        Its loss.
+    """
     step, metrics, describe = unreported
     numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
     skipped.take(step, numbers, describe=describe)
     numbers["lr"] = schedule.learning_rate(step - 1)
     numbers["teacher_momentum"] = 1 - schedule.teacher_rate(step - 1)
     tracker.step(step, numbers)
+    return numbers["loss"]

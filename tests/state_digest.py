@@ -29,7 +29,7 @@ def main(folder: str, fsdp: str, coordinator: str, num_processes: str, process_i
     task = pretrain.make_task(config, stats=Stats((0.5, 0.5, 0.5), (0.2, 0.2, 0.2)))
     mesh = sharding.make_mesh(config.mesh)
     template = compilation.state_template(task, mesh)
-    with Checkpoints(epath.Path(folder), keep=3, keep_every=0) as checkpoints:
+    with Checkpoints(epath.Path(folder), keep=3) as checkpoints:
         restored = checkpoints.restore_newest_valid(template)
         if restored is None:
             state = compilation.fresh_state(task, template, seed=0)

@@ -35,7 +35,7 @@ def template_of(state):
 
 
 def open_checkpoints(path, **options) -> Checkpoints:
-    return Checkpoints(epath.Path(path), **({"keep": 3, "keep_every": 0} | options))
+    return Checkpoints(epath.Path(path), **({"keep": 3} | options))
 
 
 def test_a_state_comes_back_bit_for_bit(tmp_path, state):
@@ -61,11 +61,21 @@ def test_the_newest_is_restored_and_the_policy_kept(tmp_path, state):
         assert checkpoints.restore_newest_valid(template_of(state)).samples_seen == 7
 
 
+def test_the_best_are_kept_too(tmp_path, state):
+    with open_checkpoints(tmp_path / "c", keep=1, keep_best=2) as checkpoints:
+        for step, score in enumerate([0.9, 0.3, 0.5, 0.4, 0.8], start=1):
+            checkpoints.save(state, step=step, samples_seen=step, score=score)
+    assert sorted(int(p.name) for p in (tmp_path / "c").iterdir()) == [2, 4, 5]
+
+
 def test_whoever_only_reads_leaves_a_save_that_is_going_on_alone(tmp_path, state):
     with open_checkpoints(tmp_path / "c") as checkpoints:
         checkpoints.save(state, step=7, samples_seen=448)
     going_on = tmp_path / "c" / "8.orbax-checkpoint-tmp-1"
     going_on.mkdir()
+    shutil.copytree(tmp_path / "c" / "7", tmp_path / "c" / "8")  # committed by Orbax already
+    (tmp_path / "c" / "8" / "manifest.json").unlink()
+    (tmp_path / "saving.txt").write_text("8")
     with open_checkpoints(tmp_path / "c", keep=1, read_only=True) as checkpoints:
         assert checkpoints.restore_newest_valid(template_of(state)).samples_seen == 448
     assert going_on.exists()
@@ -159,9 +169,11 @@ def test_without_any_valid_step_nothing_is_begun_anew(tmp_path, state):
 
 def test_a_run_that_died_before_its_first_step_was_whole_begins_anew(tmp_path, state):
     save_two(tmp_path / "c", state)
-    for step in ("1", "2"):
-        (tmp_path / "c" / step / "manifest.json").unlink()
+    shutil.rmtree(tmp_path / "c" / "1")
+    (tmp_path / "c" / "2" / "manifest.json").unlink()
+    (tmp_path / "saving.txt").write_text("2")
     assert newest(tmp_path / "c", state) is None
+    assert list((tmp_path / "c").iterdir()) == []
 
 
 def test_a_reader_passes_over_what_is_damaged_and_touches_nothing(tmp_path, state):
@@ -175,25 +187,25 @@ def test_a_reader_passes_over_what_is_damaged_and_touches_nothing(tmp_path, stat
 def test_older_steps_go_only_once_the_newer_one_counts(tmp_path, state, monkeypatch):
     seen = []
 
-    def write_manifest(step):
+    def finish_step(*arguments, **options):
         seen.append(sorted(path.name for path in (tmp_path / "c").iterdir()))
-        original(step)
+        original(*arguments, **options)
 
-    original = integrity.write_manifest
-    monkeypatch.setattr(integrity, "write_manifest", write_manifest)
+    original = integrity.finish_step
+    monkeypatch.setattr(integrity, "finish_step", finish_step)
     save_two(tmp_path / "c", state, keep=1)
     assert seen == [["1"], ["1", "2"]]
     assert [path.name for path in (tmp_path / "c").iterdir()] == ["2"]
 
 
-def full_disk(*_):
+def full_disk(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_a_save_that_fails_in_the_background_is_noticed(tmp_path, state, monkeypatch):
     save_two(tmp_path / "c", state)
     with monkeypatch.context() as patch:
-        patch.setattr(integrity, "write_manifest", full_disk)
+        patch.setattr(integrity, "finish_step", full_disk)
         with (
             pytest.raises(StorageError, match=r"checkpoint 3 could not be saved .*No space left"),
             open_checkpoints(tmp_path / "c") as checkpoints,
@@ -209,7 +221,7 @@ def test_a_save_that_fails_in_the_background_is_noticed(tmp_path, state, monkeyp
 
 
 def test_the_last_save_may_fail_too(tmp_path, state, monkeypatch):
-    monkeypatch.setattr(integrity, "write_manifest", full_disk)
+    monkeypatch.setattr(integrity, "finish_step", full_disk)
     checkpoints = open_checkpoints(tmp_path / "c")
     with pytest.raises(StorageError, match="No space left"), checkpoints:
         checkpoints.save(state, step=1, samples_seen=1)

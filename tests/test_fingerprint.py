@@ -9,7 +9,7 @@ from test_train import run
 
 from fsvfm_jax.convert.weights import read_run
 from fsvfm_jax.data.sources import FaceFolders
-from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.errors import ConfigError, StorageError
 
 SHORT = {"epochs": 2, "schedule_epochs": 8}
 
@@ -85,6 +85,15 @@ def test_a_sets_fingerprint_is_of_names_and_their_order_not_of_places(tmp_path):
 
     assert fingerprint("a", "b") == fingerprint("c", "b")
     assert len({fingerprint(*x) for x in ("a", "b", "ab", "ba", "aa")}) == 5
+
+
+def test_a_damaged_one_is_told_with_the_way_out(workdir, faces):
+    file = workdir / "fingerprint.json"
+    whole = file.read_text()
+    file.write_text(whole[:40])
+    with pytest.raises(StorageError, match=r"fingerprint\.json is damaged .*put back a copy"):
+        run(workdir, folder(faces) | {"epochs": 4, "schedule_epochs": 8})
+    file.write_text(whole)
 
 
 def test_a_run_that_saved_nothing_may_begin_anew(tmp_path, faces):

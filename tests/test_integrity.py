@@ -20,8 +20,12 @@ def step(tmp_path):
     rng = np.random.default_rng(0)
     for name in ("state/d/0", "state/d/1", "state/manifest.json", "metadata", "empty"):
         (step / name).write_bytes(rng.bytes(0 if name == "empty" else 300))
-    integrity.write_manifest(step)
+    finish(step)
     return step
+
+
+def finish(step):
+    integrity.finish_step(step.parent, int(step.name), score=0.5)
 
 
 def files(step):
@@ -35,10 +39,10 @@ def test_every_file_is_in_the_manifest(step):
 
 
 def test_no_flipped_bit_goes_unseen(step):
-    """200 bits, spread over all files; in the manifest itself some change nothing."""
+    """200 bits, spread over all files; in the manifest itself some change no hash."""
     rng = np.random.default_rng(1)
     everything = [file for file in files(step) if file.stat().length]
-    listed = json.loads((step / "manifest.json").read_text())
+    listed = json.loads((step / "manifest.json").read_text())["files"]
     for count in range(200):
         file = everything[count % len(everything)]
         original = file.read_bytes()
@@ -48,7 +52,7 @@ def test_no_flipped_bit_goes_unseen(step):
         reason = integrity.damage(step)
         if reason is None:
             assert file.name == "manifest.json" and file.parent == step
-            assert json.loads(file.read_text()) == listed
+            assert json.loads(file.read_text())["files"] == listed
         file.write_bytes(original)
     assert integrity.damage(step) is None
 
@@ -60,7 +64,7 @@ def test_no_flipped_bit_goes_unseen(step):
         (lambda s: (s / "state" / "d" / "1").write_bytes(b""), "state/d/1 has changed"),
         (lambda s: (s / "empty").write_bytes(b"x"), "empty has changed"),
         (lambda s: (s / "more").write_bytes(b"x"), "more was added"),
-        (lambda s: (s / "manifest.json").unlink(), "has no manifest.json"),
+        (lambda s: (s / "manifest.json").unlink(), "its manifest.json is missing"),
         (lambda s: (s / "manifest.json").write_bytes(b""), "cannot be read"),
         (lambda s: (s / "manifest.json").write_bytes(b"\xff\xfe"), "cannot be read"),
         (lambda s: (s / "manifest.json").write_text("[1]"), "cannot be read"),
@@ -105,10 +109,47 @@ def test_what_was_never_written_whole_is_deleted_and_all_else_left_alone(step):
     assert integrity.steps(directory / "missing") == []
 
 
-@given(st.sets(st.integers(1, 60), max_size=20).map(sorted), st.integers(1, 5), st.integers(0, 7))
-def test_the_policy(numbers, keep, keep_every):
-    kept = integrity.retained(numbers, keep=keep, keep_every=keep_every)
-    assert kept <= set(numbers) and kept >= set(numbers[-keep:])
-    others = kept - set(numbers[-keep:])
-    multiples = {n for n in numbers if keep_every and n % keep_every == 0}
-    assert others == multiples - set(numbers[-keep:])
+@pytest.mark.parametrize("cut", ["nothing written", "no manifest", "torn manifest", "whole"])
+def test_a_step_that_a_run_died_saving_is_deleted_unless_it_was_whole_already(step, cut):
+    directory = step.parent
+    integrity.begin_step(directory, 7)
+    if cut == "nothing written":
+        step.rmtree()
+    elif cut == "no manifest":
+        (step / "manifest.json").unlink()
+    elif cut == "torn manifest":
+        (step / "manifest.json").write_text('{"files')
+    assert integrity.unfinished_step(directory) == 7
+    integrity.tidy(directory)
+    assert integrity.steps(directory) == ([7] if cut == "whole" else [])
+    assert integrity.unfinished_step(directory) is None
+    assert not (directory.parent / "quarantine").exists()
+
+
+@pytest.mark.parametrize("note", ["", "8x", "../7"])
+def test_a_torn_note_of_saving_deletes_nothing(step, note):
+    (step.parent.parent / "saving.txt").write_text(note)
+    integrity.tidy(step.parent)
+    assert integrity.damage(step) is None
+    assert [path.name for path in step.parent.parent.iterdir()] == ["checkpoints"]
+
+
+def test_the_score_is_noted_and_a_damaged_one_is_none(step):
+    assert integrity.score(step) == 0.5
+    (step / "manifest.json").write_text("{}")
+    assert np.isnan(integrity.score(step))
+
+
+SCORES = st.dictionaries(st.integers(1, 60), st.sampled_from([1.0, 2.0, 3.0, np.nan]), max_size=20)
+
+
+@given(SCORES, st.integers(1, 5), st.integers(0, 7), st.integers(0, 3))
+def test_the_policy(scores, keep, keep_every, keep_best):
+    kept = integrity.retained(scores, keep=keep, keep_every=keep_every, keep_best=keep_best)
+    newest = set(sorted(scores)[-keep:])
+    multiples = {n for n in scores if keep_every and n % keep_every == 0}
+    best = kept - newest - multiples
+    assert newest | multiples <= kept <= scores.keys() and len(best) <= keep_best
+    for given_up in scores.keys() - kept:
+        better = [n for n in kept if not scores[n] > scores[given_up]]
+        assert len(better) >= keep_best

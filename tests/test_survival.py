@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -127,7 +128,7 @@ template = state_template(
     make_mesh({"data": -1, "fsdp": 1}),
 )
 fill = jax.jit(lambda step: TrainState(*(jax.numpy.full((200_000,), step + i) for i in range(4))))
-with Checkpoints(epath.Path(sys.argv[1]), keep=3, keep_every=0) as checkpoints:
+with Checkpoints(epath.Path(sys.argv[1]), keep=3) as checkpoints:
     restored = checkpoints.restore_newest_valid(template)
     step = 0 if restored is None else restored.samples_seen
     if step:
@@ -273,23 +274,27 @@ def test_13_nothing_grows_in_20000_steps(tmp_path):
         "--config.tracking.picture_every=400",
         "--config.tracking.log_every=100",
     )
-    memory, descriptors, segments = {}, {}, {}
-    while process.poll() is None:
+    # What it says must be read all the time: a full pipe would stop it.
+    ended = ThreadPoolExecutor(1).submit(end, process, code=0, timeout=3600)
+    memory, descriptors, threads, segments = {}, {}, {}, {}
+    while not ended.done():
         step = steps_done(tmp_path)
         try:
             status = Path(f"/proc/{process.pid}/status").read_text()
             descriptors[step] = len(os.listdir(f"/proc/{process.pid}/fd"))
             memory[step] = int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1e3
+            threads[step] = int(re.search(r"Threads:\s+(\d+)", status)[1])
         except (OSError, TypeError):  # ended meanwhile
             break
         segments[step] = len(list(Path("/dev/shm").iterdir()))
         time.sleep(2)
-    end(process, code=0)
+    ended.result()
     late = sorted(step for step in memory if step > 4000)
     slope = np.polyfit(late, [memory[step] for step in late], 1)[0] * 1000
     print(f"slope {slope:.3f} MB per 1000 steps, memory {memory[late[0]]} to {memory[late[-1]]} MB")
     assert slope < 1
     assert abs(descriptors[late[0]] - descriptors[late[-1]]) <= 4
+    assert abs(threads[late[0]] - threads[late[-1]]) <= 2  # one more while a checkpoint is saved
     assert segments[late[0]] == segments[late[-1]]
 
 

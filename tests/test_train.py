@@ -66,7 +66,7 @@ def without_rate(lines: list[dict]) -> list[dict]:
 def restore(workdir, config):
     task = pretrain.make_task(config, stats=Stats(config.data.mean, config.data.std))
     template = compilation.state_template(task, sharding.make_mesh(config.mesh))
-    with Checkpoints(epath.Path(workdir) / "checkpoints", keep=3, keep_every=0) as checkpoints:
+    with Checkpoints(epath.Path(workdir) / "checkpoints", keep=3) as checkpoints:
         return checkpoints.restore_newest_valid(template)
 
 

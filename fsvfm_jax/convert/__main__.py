@@ -126,7 +126,7 @@ def to_training(args: argparse.Namespace) -> None:
     args.dst.mkdir(parents=True)
     save_stats(args.dst / STATS_FILE, stats)
     save_origin(args.dst, {name: source.facts.get(name) for name in ORIGIN})
-    with Checkpoints(epath.Path(args.dst) / "checkpoints", keep=1, keep_every=0) as checkpoints:
+    with Checkpoints(epath.Path(args.dst) / "checkpoints", keep=1) as checkpoints:
         checkpoints.save(state, step=int(state.step), samples_seen=args.samples_seen)
     fields = " ".join(f"--config.model.{name}={value}" for name, value in source.model.items())
     print(f"{args.dst}: step {int(state.step)}; train with --workdir={args.dst} and {fields}")

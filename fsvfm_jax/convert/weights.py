@@ -1,6 +1,5 @@
 """Weights wherever they come from: our runs, our folders, the reference, other libraries."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from fsvfm_jax.data.stats import STATS_FILE, Stats, known_stats, load_stats
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.fingerprint import FINGERPRINT_FILE
 from fsvfm_jax.integrity import MANIFEST_FILE
+from fsvfm_jax.run_files import write_json
 from fsvfm_jax.train_state import TrainState
 
 ORIGIN_FILE = "origin.json"
@@ -127,7 +127,7 @@ def check_sha256(path: Path, sha256: str | None) -> None:
 
 def save_origin(workdir: epath.PathLike, origin: dict[str, Any]) -> None:
     """Notes in a workdir what it started from: the licence of that goes with what comes of it."""
-    (epath.Path(workdir) / ORIGIN_FILE).write_text(json.dumps(origin, indent=1) + "\n")
+    write_json(epath.Path(workdir) / ORIGIN_FILE, origin)
 
 
 def read_run(workdir: Path, *, step: int | None = None) -> Run:
@@ -155,7 +155,7 @@ def read_run(workdir: Path, *, step: int | None = None) -> Run:
         mesh = sharding.make_mesh({"data": 1, "fsdp": 1}, jax.local_devices()[:1])
         template = compilation.state_template(task, mesh)
         directory = workdir / "checkpoints"
-        with Checkpoints(epath.Path(directory), keep=1, keep_every=0, read_only=True) as saved:
+        with Checkpoints(epath.Path(directory), keep=1, read_only=True) as saved:
             if step is None:
                 restored = saved.restore_newest_valid(template)
             else:

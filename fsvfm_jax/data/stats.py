@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from fsvfm_jax.data.sources import Source
 from fsvfm_jax.data.transforms import Face
 from fsvfm_jax.errors import DataError
+from fsvfm_jax.run_files import write_json
 from fsvfm_jax.tracking import progress
 
 # Of a run, in its workdir.
@@ -57,7 +58,7 @@ def compute_stats(source: Source) -> Stats:
 
 def save_stats(path: epath.PathLike, stats: Stats) -> None:
     """Writes the statistics as JSON."""
-    epath.Path(path).write_text(json.dumps(stats._asdict()) + "\n")
+    write_json(epath.Path(path), stats._asdict())
 
 
 def load_stats(path: epath.PathLike) -> Stats:

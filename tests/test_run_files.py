@@ -1,0 +1,36 @@
+"""Small files that decide how a run goes on."""
+
+import pytest
+from etils import epath
+
+from fsvfm_jax import run_files
+from fsvfm_jax.errors import StorageError
+
+
+def test_what_is_written_is_read_and_nothing_else_is_left(tmp_path):
+    file = epath.Path(tmp_path / "a.json")
+    for content in ({"a": [1, 2.5]}, [{"b": None}]):
+        run_files.write_json(file, content)
+        assert run_files.read_json(file, mend="") == content
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_who_is_killed_while_writing_leaves_what_was_there(tmp_path, monkeypatch):
+    file = epath.Path(tmp_path / "a.json")
+    run_files.write_json(file, 1)
+    monkeypatch.setattr(type(file), "replace", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run_files.write_json(file, 2)
+    assert run_files.read_json(file, mend="") == 1
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a', b"\xff\xfe"])
+def test_a_damaged_file_is_named_with_the_way_out(tmp_path, content):
+    file = epath.Path(tmp_path / "a.json")
+    file.write_bytes(content)
+    with pytest.raises(StorageError, match=r"a\.json is damaged \(.*\): put back a copy"):
+        run_files.read_json(file, mend="put back a copy")
+
+
+def test_what_is_in_a_bucket():
+    assert run_files.in_bucket("gs://bucket/run") and not run_files.in_bucket("runs/a:b")
