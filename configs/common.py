@@ -99,10 +99,18 @@ def get_config(size: str, arg: str = "") -> ConfigDict:
     c.optimizer.grad_clip = placeholder(float)
 
     c.data = ConfigDict()
-    # "folder" (<path>/images/** and <path>/parsing_maps/**.npy) or "synthetic".
+    # "folder" (<path>/images/** and <path>/parsing_maps/**.npy), "tfds" (sets packed by
+    # `python -m fsvfm_jax.prepare`) or "synthetic".
     c.data.source = "folder"
-    # One or several roots, read as one set.
+    # One or several, read as one set.
     c.data.paths = ()
+    # Of packed sets.
+    c.data.split = "train"
+    # How often faces of each path come, in proportion, such as "(2, 1)"; an epoch is as many faces
+    # as there are in all. (): every face of all of them once per epoch.
+    c.data.weights = ()
+    # Random crop (0.2 to 1 of the area) and mirroring, of image and map alike.
+    c.data.augment = False
     # Size of the synthetic set.
     c.data.num_samples = 2048
     # Of the set's pixels in [0, 1]. Both None: from `stats_file`, or else computed over the set
@@ -113,6 +121,9 @@ def get_config(size: str, arg: str = "") -> ConfigDict:
     c.data.stats_file = placeholder(str)
     # Samples of the stream to leave out, such as "((4096, 8192),)": first and one past the last.
     c.data.skip_ranges = ()
+    # Damaged faces that may be replaced by others until the run ends with an error; they are named
+    # in the log and counted in the metrics.
+    c.data.skip_corrupt = 0
     # Processes that read and decode on each host; 0 uses threads.
     c.data.num_workers = 8
 

@@ -222,12 +222,12 @@ class Checkpoints:
             # Left to whoever only reads: a step that somebody else is saving.
             unfinished = integrity.unfinished_step(self._directory)
             for step in reversed(integrity.steps(self._directory)):
-                if step == unfinished:
-                    continue
                 reason = integrity.damage(self._directory / str(step))
                 if reason is None:
                     newest = step
                     break
+                if step == unfinished:
+                    continue
                 reasons[step] = reason
                 if not self._read_only:
                     integrity.quarantine(self._directory / str(step), reason)
@@ -240,8 +240,8 @@ class Checkpoints:
             self._manager.reload()
             if newest == NONE:
                 raise StorageError(
-                    f"no checkpoint in {self._directory} can be trusted: {reasons}. They are in"
-                    " the folder quarantine beside it; give another --workdir to start anew"
+                    f"no checkpoint in {self._directory} can be trusted: {reasons}. Whoever trains"
+                    " finds them in the folder quarantine beside it; another --workdir starts anew"
                 )
         return None if newest == NONE else newest
 

@@ -5,10 +5,12 @@ JAX is imported inside functions: data workers import a command's module again a
 
 import argparse
 import contextlib
+import errno
 import logging
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +21,11 @@ from absl import flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from fsvfm_jax.errors import ConfigError, Preempted, StorageError, UserError
+from fsvfm_jax.errors import ConfigError, Preempted, StorageError, UserError, in_one_line
+
+# An error that all processes meet together leaves them this long to say so.
+SECONDS_FOR_OTHERS = 5.0
+STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="Config file, such as configs/vit_l.py or configs/vit_l.py:smoke."
@@ -54,14 +60,30 @@ def exit_codes() -> Iterator[None]:
         sys.exit(error.exit_code)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted: nothing since the newest checkpoint was saved", file=sys.stderr)
         sys.exit(130)
-    except Exception:
+    except Exception as error:
         traceback.print_exc()
+        if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
+            print(f"error: {in_one_line(error)}: free space, or give permission", file=sys.stderr)
+            _exit(StorageError.exit_code)
         print("internal error", file=sys.stderr)
-        sys.exit(UserError.exit_code)
+        _exit(UserError.exit_code)
+
+
+def _exit(code: int) -> NoReturn:
+    """Ends with this code also where other processes of the run know nothing of it.
+
+    JAX would wait for them for minutes, and then abort with a code of its own.
+    """
+    jax = sys.modules.get("jax")
+    if jax is not None and jax.distributed.is_initialized():
+        timer = threading.Timer(SECONDS_FOR_OTHERS, os._exit, (code,))
+        timer.daemon = True
+        timer.start()
+    sys.exit(code)
 
 
 def stop_at_once() -> None:

@@ -77,6 +77,7 @@ RANGES = {
             "optimizer.weight_decay",
             "optimizer.grad_clip",
             "data.num_workers",
+            "data.skip_corrupt",
             "checkpoint.keep_every",
             "checkpoint.keep_best",
             "max_skipped_steps",
@@ -135,6 +136,12 @@ def _check(config: ConfigDict) -> None:
     if config.data.source == "synthetic" and config.data.paths:
         raise ConfigError(
             "config.data.source = 'synthetic' reads no paths: set --config.data.source=folder too"
+        )
+    weights = config.data.weights
+    if weights and (len(weights) != len(config.data.paths) or min(weights) <= 0):
+        raise ConfigError(
+            f"config.data.weights = {weights!r} must be a number above 0 for each of the"
+            f" {len(config.data.paths)} config.data.paths"
         )
     if (config.data.mean is None) != (config.data.std is None):
         raise ConfigError("give both config.data.mean and config.data.std, or neither")

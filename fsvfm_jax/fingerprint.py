@@ -42,6 +42,8 @@ def make_fingerprint(
         "std": list(stats.std),
         "seed": config.seed,
         "batch_size": config.batch_size,
+        "data.weights": list(config.data.weights),
+        "data.augment": config.data.augment,
         "model.image_size": config.model.image_size,
         "model.patch_size": config.model.patch_size,
         **{f"mask.{name}": value for name, value in config.mask.items()},

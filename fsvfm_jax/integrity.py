@@ -72,12 +72,12 @@ def unfinished_step(directory: epath.Path) -> int | None:
 
 def damage(step: epath.Path) -> str | None:
     """Why a step cannot be trusted, or None: reads and hashes all of its files."""
-    for marker in (QUARANTINE_FILE, RETIRED_FILE):
-        if (step / marker).exists():
-            return (step / marker).read_text().strip()
-    if not (step / MANIFEST_FILE).exists():
-        return f"its {MANIFEST_FILE} is missing"
     try:
+        for marker in (QUARANTINE_FILE, RETIRED_FILE):
+            if (step / marker).exists():
+                return (step / marker).read_text().strip()
+        if not (step / MANIFEST_FILE).exists():
+            return f"its {MANIFEST_FILE} is missing"
         expected = json.loads((step / MANIFEST_FILE).read_text())["files"]
         found = _hashes(step)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -4,6 +4,13 @@ import os
 from pathlib import Path
 
 
+def available_cores() -> int:
+    """How many this process may use: a job often has fewer than its machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def pid_namespace() -> str:
     """Of this process: other containers' numbers mean other processes; "" where there are none."""
     link = Path("/proc/self/ns/pid")

@@ -39,7 +39,8 @@ def rewind(
     mend = "put back a copy of it, or remove it: the run then goes back once more"
     done = read_json(file, mend=mend) if file.exists() else []
     wanted = {"step": step, "skip_ranges": [list(ends) for ends in skip_ranges]}
-    if wanted in done:
+    # Only what was done last: someone may go to and fro.
+    if wanted in done[-1:]:
         logger.info("config.resume.step = %d: gone back to already, see %s", step, file)
         return
     checkpoints.rewind(step)

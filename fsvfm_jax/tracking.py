@@ -91,6 +91,7 @@ class Tracker:
         self._images_per_step = images_per_step
         self._log_every = log_every
         self._rate_from: tuple[int, float] | None = None  # step, seconds
+        self._waited = 0.0  # seconds since then
         self._epoch_values: dict[str, list[float]] = defaultdict(list)
         self._epoch_steps = 0
 
@@ -119,18 +120,20 @@ class Tracker:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+    def step(self, step: int, metrics: Mapping[str, float], *, waited: float = 0.0) -> None:
         """Takes the metrics of one update; to be called after every one.
 
         Args:
             step: Updates done, this one included: `start_step + 1` to `total_steps`.
             metrics: Name to value.
+            waited: Seconds for which the loop did nothing but wait for this update's batch.
         """
         if not self._active:
             return
+        self._waited += waited
         now = time.monotonic()
         if self._rate_from is None:
-            self._rate_from = (step, now)
+            self._rate_from, self._waited = (step, now), 0.0
             self._bar.unpause()
         for name, value in metrics.items():
             self._epoch_values[name].append(value)
@@ -194,10 +197,12 @@ class Tracker:
         if now > rate_time:
             rate = (step - rate_step) * self._images_per_step / (now - rate_time)
             record["images_per_second"] = rate
+            # Of the time since the last logged step.
+            record["data_wait"] = self._waited / (now - rate_time)
             speed = [f"{_rate_text(rate)} images/s"]
             seconds_left = (self._total_steps - step) * self._images_per_step / rate
             time_left = [f"{_clock_text(seconds_left)} left"]
-        self._rate_from = (step, now)
+        self._rate_from, self._waited = (step, now), 0.0
         _append_line(self._local / "metrics.jsonl", record)
         self._add_scalars(step, "", record)
         if self._bar.disable:

@@ -2,11 +2,12 @@
 
 import contextlib
 import logging
+import math
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
-import grain
 import jax
 import numpy as np
 from etils import epath
@@ -20,7 +21,7 @@ from fsvfm_jax.checkpoint import Checkpoints, Restored
 from fsvfm_jax.compilation import compile_for_devices, fresh_state, place, state_template
 from fsvfm_jax.convert.warm_start import load_weights
 from fsvfm_jax.convert.weights import save_origin
-from fsvfm_jax.data.pipeline import advance, make_iterator, sample_indices
+from fsvfm_jax.data.pipeline import Batches, advance, make_iterator, read_faces, sample_indices
 from fsvfm_jax.data.sources import FaceSet, Source, make_source
 from fsvfm_jax.data.stats import STATS_FILE, Stats, compute_stats, known_stats, save_stats
 from fsvfm_jax.data.transforms import to_batch_element
@@ -45,6 +46,7 @@ class Unreported(NamedTuple):
 
     step: int
     metrics: Metrics
+    waited: float  # seconds, for its batch
     describe: Callable[[], dict[str, Any]]  # its batch
 
 
@@ -126,7 +128,7 @@ def train(
         # ── Compile ───────────────────────────────────────────────────────────────────────────
         fault("compile", 0, process=process)
         train_step = compile_for_devices(task, mesh, config).program
-        faces = _picture_faces(source, config.model.patch_size)
+        faces = _picture_faces(config, source)
         picture = jax.jit(task.picture, out_shardings=sharding.replicated(mesh))
         picture = picture.lower(template, faces).compile()
 
@@ -151,16 +153,19 @@ def train(
 
         def report() -> None:
             while unreported:
-                losses.append(_report(unreported.pop(), tracker, schedule, skipped))
+                losses.append(
+                    _report(unreported.pop(), tracker, schedule, skipped, replaced=batches.replaced)
+                )
 
-        def save(step: int) -> None:
+        def save(step: int, *, score: float) -> None:
             nonlocal saved_step
             # Nothing is saved before its step is known to be finite; and what was said until then
             # is stored first: a run that is killed leaves no gap.
             report()
             tracker.sync()
-            score = tracking.mean_of_finite(losses)
             losses.clear()
+            # It may wait for the save before it, which has a limit of its own.
+            watchdog.rest()
             checkpoints.save(state, step=step, samples_seen=samples_seen, score=score)
             saved_step = step
 
@@ -168,7 +173,10 @@ def train(
             if step == start_step:
                 raise Preempted("stopped before the first step: nothing new was saved")
             if step > saved_step:
-                save(step)
+                # The few steps since the last one make no score to compare with others'.
+                save(step, score=math.nan)
+            watchdog.rest()
+            checkpoints.wait()
             raise Preempted(
                 f"stopped at step {step} and saved; the same command with --workdir={workdir} goes"
                 " on"
@@ -177,12 +185,14 @@ def train(
         if preemption.requested(start_step):
             stop(start_step)
         for step in range(start_step + 1, schedule.total_steps + 1):
+            began = time.monotonic()
             try:
                 with preemption.waiting():
                     fault("data", step, process=process)
                     rows = next(batches)
             except StopWaiting:
                 stop(step - 1)
+            waited = time.monotonic() - began
             values = StepValues(
                 learning_rate=np.float32(schedule.learning_rate(step - 1)),
                 teacher_rate=np.float32(schedule.teacher_rate(step - 1)),
@@ -193,12 +203,9 @@ def train(
             # The device works on this step while the numbers of the one before are read.
             report()
             describe = partial(_describe_batch, config, source, first_sample=samples_seen)
-            unreported.append(Unreported(step, metrics, describe))
+            unreported.append(Unreported(step, metrics, waited, describe))
             samples_seen = advance(
                 samples_seen, config.batch_size, skip_ranges=config.data.skip_ranges
-            )
-            watchdog.beat(
-                f"step {step + 1} (config.watchdog.step_seconds)", config.watchdog.step_seconds
             )
             checkpoints.check()
             if process == 0:
@@ -206,9 +213,13 @@ def train(
 
             last = step == schedule.total_steps
             if last or step % config.checkpoint.every == 0:
-                save(step)
+                report()
+                save(step, score=tracking.mean_of_finite(losses))
             if preemption.requested(step) and not last:
                 stop(step)
+            watchdog.beat(
+                f"step {step + 1} (config.watchdog.step_seconds)", config.watchdog.step_seconds
+            )
             if last or step % config.tracking.picture_every == 0:
                 report()
                 fault("picture", step, process=process)
@@ -238,12 +249,15 @@ def _check(
     logger.info("check: read one batch, compiled the step; nothing was trained or written")
 
 
-def _find_stats(config: ConfigDict, source: Source, workdir: epath.Path, *, compute: bool) -> Stats:
+def _find_stats(
+    config: ConfigDict, source: FaceSet, workdir: epath.Path, *, compute: bool
+) -> Stats:
     """Mean and std from the config, a file, an earlier start of this run, or the set itself."""
-    stats = known_stats(config, workdir)
+    stats = known_stats(config, workdir) or source.stats()
     if stats is None and compute:
         if jax.process_index() == 0:
-            save_stats(workdir / STATS_FILE, compute_stats(source))
+            replace = config.skip_corrupt > 0
+            save_stats(workdir / STATS_FILE, compute_stats(source, replace=replace))
         multihost_utils.sync_global_devices("mean and std are stored")
         stats = known_stats(config, workdir)
     if stats is None:
@@ -254,7 +268,7 @@ def _find_stats(config: ConfigDict, source: Source, workdir: epath.Path, *, comp
 
 
 def _plan(
-    config: ConfigDict, source: Source, workdir: epath.Path, *, compute_stats: bool
+    config: ConfigDict, source: FaceSet, workdir: epath.Path, *, compute_stats: bool
 ) -> tuple[Stats, Schedule]:
     """What the set's size and pixels decide, said in one line each."""
     stats = _find_stats(config.data, source, workdir, compute=compute_stats)
@@ -299,14 +313,13 @@ def open_source(config: ConfigDict) -> FaceSet:
         config.data.source,
         image_size=config.model.image_size,
         paths=config.data.paths,
+        split=config.data.split,
         num_samples=config.data.num_samples,
         seed=config.seed,
     )
 
 
-def open_stream(
-    config: ConfigDict, source: Source, *, start_sample: int = 0
-) -> grain.DatasetIterator:
+def open_stream(config: ConfigDict, source: Source, *, start_sample: int = 0) -> Batches:
     """This process's rows of the endless stream of batches, to be closed in the end."""
     return make_iterator(
         source,
@@ -316,25 +329,31 @@ def open_stream(
         start_sample=start_sample,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        weights=config.data.weights,
+        augment=config.data.augment,
         skip_ranges=config.data.skip_ranges,
+        skip_corrupt=config.data.skip_corrupt,
         num_workers=config.data.num_workers,
     )
 
 
-def _picture_faces(source: Source, patch_size: int) -> dict[str, np.ndarray]:
+def _picture_faces(config: ConfigDict, source: Source) -> dict[str, np.ndarray]:
     """The set's first faces, the same for every picture of a run."""
-    faces = [to_batch_element(source[i], patch_size) for i in range(min(PICTURE_ROWS, len(source)))]
-    return {name: np.stack([face[name] for face in faces]) for name in faces[0]}
+    first = range(min(PICTURE_ROWS, len(source)))
+    faces, _ = read_faces(source, first, replace=config.data.skip_corrupt > 0)
+    elements = [to_batch_element(face, config.model.patch_size) for face in faces]
+    return {name: np.stack([element[name] for element in elements]) for name in elements[0]}
 
 
 def _describe_batch(config: ConfigDict, source: FaceSet, *, first_sample: int) -> dict[str, Any]:
     """Where in the stream a batch begins, and the faces in it."""
     indices = sample_indices(
-        len(source),
+        source,
         seed=config.seed,
         start=first_sample,
         count=config.batch_size,
         skip_ranges=config.data.skip_ranges,
+        weights=config.data.weights,
     )
     return {"first_sample": first_sample, "faces": [source.name(index) for index in indices]}
 
@@ -344,16 +363,19 @@ def _report(
     tracker: tracking.Tracker,
     schedule: Schedule,
     skipped: SkippedSteps,
+    *,
+    replaced: int,
 ) -> float:
     """Hands one step's numbers to the tracker, unless they say that the run must end.
 
     Returns:
         Its loss.
     """
-    step, metrics, describe = unreported
+    step, metrics, waited, describe = unreported
     numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
     skipped.take(step, numbers, describe=describe)
     numbers["lr"] = schedule.learning_rate(step - 1)
     numbers["teacher_momentum"] = 1 - schedule.teacher_rate(step - 1)
-    tracker.step(step, numbers)
+    numbers["replaced_samples"] = float(replaced)
+    tracker.step(step, numbers, waited=waited)
     return numbers["loss"]

@@ -44,3 +44,23 @@ def ask(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     ask("")
     yield ask
     faults._asked_for.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty faces with their maps, to be left as they are."""
+    import face_trees
+
+    return face_trees.write_tree(tmp_path_factory.mktemp("tree"), 20)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What is in the set of that tree, of four shards, if nothing happens on the way."""
+    import face_trees
+
+    from fsvfm_jax.prepare.pack import pack
+
+    target = tmp_path_factory.mktemp("undisturbed") / "set"
+    pack(str(tree), str(target), shard_records=5)
+    return face_trees.contents(target)

@@ -18,11 +18,11 @@ HEADS = {"num_heads": 4}
 RUN_HEADS = {"num_heads": 4, "decoder_num_heads": 4, "rep_decoder_num_heads": 4}
 
 
-def need(name: str) -> ModuleType:
-    """Imports what only the extra `convert` installs; without it a test is skipped, never in CI."""
+def need(name: str, extra: str = "convert") -> ModuleType:
+    """Imports what only an extra installs; without it a test is skipped, never in CI."""
     if os.environ.get("CI"):
         return importlib.import_module(name)
-    return pytest.importorskip(name, reason=f"{name} is not installed: pip install '.[convert]'")
+    return pytest.importorskip(name, reason=f"{name} is not installed: pip install '.[{extra}]'")
 
 
 @cache

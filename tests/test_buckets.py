@@ -20,6 +20,7 @@ from etils import epath
 from object_store import ObjectStore
 from PIL import Image
 from test_distributed import ROOT, TINY, train
+from test_train import without_rate
 
 from fsvfm_jax import distributed
 from fsvfm_jax.errors import ConfigError, StorageError
@@ -69,8 +70,8 @@ def run_killed_before(name: str, store: ObjectStore) -> None:
 
 def metrics(store: ObjectStore) -> list[dict[str, float]]:
     """Every logged step but for its speed."""
-    lines = [json.loads(line) for line in store.read_text("run/metrics.jsonl").splitlines()]
-    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
+    lines = store.read_text("run/metrics.jsonl").splitlines()
+    return without_rate([json.loads(line) for line in lines])
 
 
 def last_state(store: ObjectStore, folder: Path) -> dict:

@@ -130,7 +130,10 @@ def newest(path, state) -> int | None:
     return restored.samples_seen
 
 
-@pytest.mark.parametrize("damage", ["truncated", "zeroed", "deleted"])
+@pytest.mark.parametrize(
+    "damage",
+    ["truncated", *(pytest.param(x, marks=pytest.mark.slow) for x in ("zeroed", "deleted"))],
+)
 def test_the_valid_step_before_a_damaged_one_is_restored(tmp_path, state, damage, caplog):
     """Each file of the newest step in turn."""
     save_two(tmp_path / "original", state)

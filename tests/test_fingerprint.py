@@ -8,7 +8,7 @@ from PIL import Image
 from test_train import run
 
 from fsvfm_jax.convert.weights import read_run
-from fsvfm_jax.data.sources import FaceFolders
+from fsvfm_jax.data.sources import FaceFolder, JoinedSets
 from fsvfm_jax.errors import ConfigError, StorageError
 
 SHORT = {"epochs": 2, "schedule_epochs": 8}
@@ -81,7 +81,8 @@ def test_a_sets_fingerprint_is_of_names_and_their_order_not_of_places(tmp_path):
         write_faces(tmp_path / name, count)
 
     def fingerprint(*names):
-        return FaceFolders([str(tmp_path / x) for x in names], image_size=32).fingerprint()
+        sets = [FaceFolder(str(tmp_path / x), image_size=32) for x in names]
+        return JoinedSets(sets).fingerprint()
 
     assert fingerprint("a", "b") == fingerprint("c", "b")
     assert len({fingerprint(*x) for x in ("a", "b", "ab", "ba", "aa")}) == 5

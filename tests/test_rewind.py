@@ -3,9 +3,12 @@
 import json
 
 import pytest
+from etils import epath
 from test_train import read_metrics, restore, run, tiny_config, without_rate
 
+from fsvfm_jax.checkpoint import Checkpoints
 from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.rewind import rewind
 
 RUN = {"epochs": 4, "schedule_epochs": 8, "checkpoint.every": 2, "checkpoint.keep": 9}
 # Steps 5 and 6 would see samples 64 to 96.
@@ -49,6 +52,18 @@ def test_the_same_command_again_goes_on_instead_of_back(gone_back, caplog):
     assert "gone back to already" in caplog.text and "nothing to do" in caplog.text
 
 
+def test_only_what_was_done_last_is_not_done_again(tmp_path, monkeypatch):
+    done = [{"step": 2, "skip_ranges": []}, {"step": 1, "skip_ranges": []}]
+    (tmp_path / "rewinds.json").write_text(json.dumps(done))
+    asked = []
+    with Checkpoints(epath.Path(tmp_path / "checkpoints"), keep=1) as checkpoints:
+        monkeypatch.setattr(checkpoints, "rewind", asked.append)
+        for step in (1, 2, 2):
+            rewind(epath.Path(tmp_path), checkpoints, step=step, skip_ranges=())
+    assert asked == [2]
+
+
+@pytest.mark.slow
 def test_it_can_be_replayed_bit_for_bit(gone_back, tmp_path):
     workdir, before = gone_back
     run(tmp_path, RUN)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fsvfm_jax.data.sources import FaceFolders, SyntheticFaces, make_source
+from fsvfm_jax.data.sources import FaceFolder, JoinedSets, SyntheticFaces, make_source
 from fsvfm_jax.data.synthetic import render_face
 from fsvfm_jax.errors import ConfigError, DataError
 
@@ -37,7 +37,7 @@ def root(tmp_path: Path) -> Path:
 
 def read_only_face(root: Path) -> None:
     """Reads the one face of a folder whose construction succeeds."""
-    source = FaceFolders([str(root)], image_size=SIZE)
+    source = FaceFolder(str(root), image_size=SIZE)
     assert len(source) == 1
     source[0]
 
@@ -59,7 +59,7 @@ def test_folders_follow_each_other_and_files_are_sorted(tmp_path: Path) -> None:
         for index, name in enumerate(of_root):
             write_face(root, name, index=index)
     (first / "images" / "notes.txt").write_text("not an image")
-    source = FaceFolders([str(first), str(second)], image_size=SIZE)
+    source = JoinedSets([FaceFolder(str(root), image_size=SIZE) for root in (first, second)])
     expected = [first / "b.jpg", first / "n10/0.png", first / "n2/0.png", first / "ä.png"]
     expected += [second / "B.PNG", second / "c.webp"]
     assert len(source) == 6
@@ -75,7 +75,7 @@ def test_folders_follow_each_other_and_files_are_sorted(tmp_path: Path) -> None:
 
 def test_a_face_of_the_right_size_is_not_resampled(root: Path) -> None:
     image, parsing_map = render_face(0, image_size=SIZE)
-    face = FaceFolders([str(root)], image_size=SIZE)[0]
+    face = FaceFolder(str(root), image_size=SIZE)[0]
     np.testing.assert_array_equal(face["image"], image)
     np.testing.assert_array_equal(face["parsing_map"], parsing_map)
 
@@ -83,7 +83,7 @@ def test_a_face_of_the_right_size_is_not_resampled(root: Path) -> None:
 def test_a_larger_face_is_resized(tmp_path: Path) -> None:
     write_face(tmp_path, "a.png", size=40)
     image, parsing_map = render_face(0, image_size=40)
-    face = FaceFolders([str(tmp_path)], image_size=SIZE)[0]
+    face = FaceFolder(str(tmp_path), image_size=SIZE)[0]
     bicubic = Image.fromarray(image).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(face["image"], np.asarray(bicubic))
     assert set(face["parsing_map"].flat) <= set(parsing_map.flat)
@@ -94,7 +94,7 @@ def test_a_larger_face_is_resized(tmp_path: Path) -> None:
 def test_every_whole_number_map_is_read(root: Path, dtype: type, shape: Sequence[int]) -> None:
     parsing_map = np.arange(SIZE * SIZE).reshape(SIZE, SIZE) % 11
     np.save(root / "parsing_maps" / "a.npy", parsing_map.astype(dtype).reshape(shape))
-    face = FaceFolders([str(root)], image_size=SIZE)[0]
+    face = FaceFolder(str(root), image_size=SIZE)[0]
     np.testing.assert_array_equal(face["parsing_map"], parsing_map)
     assert face["parsing_map"].dtype == np.uint8
 
@@ -105,13 +105,13 @@ def test_images_of_other_modes_become_rgb(root: Path, mode: str) -> None:
     (root / "images" / "a.png").unlink()
     with Image.new(mode, (SIZE, SIZE)) as image:
         image.save(root / "images" / f"a.{suffix}")
-    face = FaceFolders([str(root)], image_size=SIZE)[0]
+    face = FaceFolder(str(root), image_size=SIZE)[0]
     assert face["image"].shape == (SIZE, SIZE, 3)
 
 
 def test_a_missing_root_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere does not exist; a data folder holds images/"):
-        FaceFolders([str(tmp_path / "nowhere")], image_size=SIZE)
+        FaceFolder(str(tmp_path / "nowhere"), image_size=SIZE)
 
 
 @pytest.mark.parametrize("folder", [".", "images", "images/deeper", "parsing_maps"])
@@ -121,7 +121,7 @@ def test_a_root_without_images_is_refused(tmp_path: Path, folder: str) -> None:
     with pytest.raises(
         DataError, match=r"no PNG, JPEG or WebP image .* under .*/images; .* parsing_maps/\*\*\.npy"
     ):
-        FaceFolders([str(tmp_path)], image_size=SIZE)
+        FaceFolder(str(tmp_path), image_size=SIZE)
 
 
 def test_missing_maps_are_counted_before_the_first_read(root: Path) -> None:
@@ -131,7 +131,20 @@ def test_missing_maps_are_counted_before_the_first_read(root: Path) -> None:
     with pytest.raises(
         DataError, match=r"2 of 3 images .* first b\.png, which needs .*/parsing_maps/b\.npy; make"
     ):
-        FaceFolders([str(root)], image_size=SIZE)
+        FaceFolder(str(root), image_size=SIZE)
+
+
+def test_two_images_do_not_share_a_map(root: Path) -> None:
+    write_face(root, "a.jpg")
+    with pytest.raises(DataError, match=r"a\.jpg and a\.png under .* share one parsing map"):
+        FaceFolder(str(root), image_size=SIZE)
+
+
+def test_a_pipe_is_no_image(root: Path) -> None:
+    (root / "images" / "a.png").unlink()
+    os.mkfifo(root / "images" / "a.png")
+    with pytest.raises(DataError, match=r"a\.png cannot be read \(it is no regular file"):
+        read_only_face(root)
 
 
 def test_a_folder_that_cannot_be_listed_is_refused(
@@ -147,7 +160,7 @@ def test_a_folder_that_cannot_be_listed_is_refused(
 
     monkeypatch.setattr(os, "scandir", refuse_sub)
     with pytest.raises(DataError, match=r"images/sub cannot be listed \(Permission denied\); make"):
-        FaceFolders([str(root)], image_size=SIZE)
+        FaceFolder(str(root), image_size=SIZE)
 
 
 def test_linked_folders_are_followed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -155,7 +168,7 @@ def test_linked_folders_are_followed(root: Path, tmp_path_factory: pytest.TempPa
     for folder in ("images", "parsing_maps"):
         (other / folder).mkdir()
         (other / folder / "linked").symlink_to(root / folder)
-    assert len(FaceFolders([str(other)], image_size=SIZE)) == 1
+    assert len(FaceFolder(str(other), image_size=SIZE)) == 1
 
 
 def test_a_map_of_another_size_is_refused(root: Path) -> None:
@@ -242,6 +255,22 @@ def test_sixteen_bits_are_refused_instead_of_clipped(root: Path) -> None:
         read_only_face(root)
 
 
+def test_joined_sets_are_read_in_the_order_asked_for() -> None:
+    sets = [SyntheticFaces(count, image_size=SIZE, seed=count) for count in (3, 1, 2)]
+    joined = JoinedSets(sets)
+    assert len(joined) == 6 and joined.sizes == [3, 1, 2]
+    alone = [face for one in sets for face in one]
+    order = [5, 0, 3, 5, 2, 4]
+    for face, index in zip(joined.read(order), order, strict=True):
+        np.testing.assert_array_equal(face["image"], alone[index]["image"])
+    assert joined.name(4) == "synthetic face 0"
+    np.testing.assert_array_equal(joined[-1]["image"], alone[5]["image"])
+    with pytest.raises(IndexError):
+        joined[6]
+    assert joined.stats() is None
+    assert joined.fingerprint() != JoinedSets(sets[::-1]).fingerprint()
+
+
 def test_make_source_chooses_by_name(root: Path) -> None:
     synthetic = make_source("synthetic", image_size=SIZE, num_samples=4, seed=0)
     folder = make_source("folder", image_size=SIZE, paths=(str(root),), num_samples=4, seed=0)
@@ -252,10 +281,14 @@ def test_make_source_chooses_by_name(root: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "num_samples", "message"),
     [
-        ("imagenet", 1, "config.data.source is 'imagenet'; the choices are 'synthetic' and 'fol"),
+        ("imagenet", 1, "config.data.source is 'imagenet'; the choices are 'synthetic', 'fol"),
         ("synthetic", 0, "config.data.num_samples is 0; it must be at least 1"),
         ("folder", 1, "config.data.paths is empty"),
-        ("folder", 1, """--config.data.paths="('DIR',)", or add :smoke after the config file"""),
+        (
+            "folder",
+            1,
+            """--config.data.paths="('DIR',)", or with --config.data.source=tfds packed sets""",
+        ),
     ],
 )
 def test_a_source_that_cannot_be_is_refused(name: str, num_samples: int, message: str) -> None:

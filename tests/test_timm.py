@@ -39,7 +39,7 @@ def timm_network(params, attributes, *, num_classes):
         (S, 160, "token"),
         (B, 224, "mean"),
         (B, 160, "token"),
-        (L, 224, "mean"),
+        pytest.param(L, 224, "mean", marks=slow),
         pytest.param(L, 288, "token", marks=slow),
         pytest.param(H, 224, "mean", marks=slow),
         pytest.param(H, 280, "token", marks=slow),

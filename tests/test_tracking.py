@@ -99,7 +99,7 @@ def test_metrics_file_has_the_first_step_every_log_every_and_the_last(workdir):
     lines = read_lines(workdir / "metrics.jsonl")
     assert [line["step"] for line in lines] == [1, 3, 6, 7]
     assert [line["epoch"] for line in lines] == [0.5, 1.5, 3.0, 3.5]
-    assert list(lines[1]) == ["step", "epoch", "loss", "images_per_second"]
+    assert list(lines[1]) == ["step", "epoch", "loss", "images_per_second", "data_wait"]
 
 
 def test_floats_come_back_bit_for_bit(workdir):
@@ -128,6 +128,15 @@ def test_rate_starts_at_the_end_of_the_first_step(workdir, clock):
             tracker.step(step, {"loss": 1.0})
     rates = [line.get("images_per_second") for line in read_lines(workdir / "metrics.jsonl")]
     assert rates == [None, 16.0, 16.0, 16.0]
+
+
+def test_the_share_of_waiting_is_of_the_time_since_the_last_logged_step(workdir, clock):
+    with open_tracker(workdir, total_steps=7, log_every=3) as tracker:
+        for step in range(1, 8):
+            clock.seconds += 60.0 if step == 1 else 0.5
+            tracker.step(step, {"loss": 1.0}, waited=30.0 if step == 1 else 0.1 * (step % 2))
+    shares = [line.get("data_wait") for line in read_lines(workdir / "metrics.jsonl")]
+    assert shares == [None, *(pytest.approx(x) for x in (0.1, 0.1 / 1.5, 0.2))]
 
 
 def test_logged_first_step_has_no_rate(workdir, clock, caplog):
@@ -249,6 +258,7 @@ def test_tensorboard_holds_scalars_and_epoch_means(workdir, clock):
         ("loss", 2): 2.0,
         ("lr", 2): 0.25,
         ("images_per_second", 2): 4.0,
+        ("data_wait", 2): 0.0,
         ("epoch/loss", 2): 1.5,
         ("epoch/lr", 2): 0.25,
     }

@@ -20,10 +20,12 @@ from fsvfm_jax import config as config_lib
 from fsvfm_jax.checkpoint import Checkpoints
 from fsvfm_jax.convert.reference import to_state_dict
 from fsvfm_jax.data.pipeline import make_iterator
+from fsvfm_jax.data.records import FaceRecords
 from fsvfm_jax.data.sources import SyntheticFaces
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.errors import ConfigError, DataError, NotFiniteError, Preempted, StorageError
 from fsvfm_jax.lock import RunLock
+from fsvfm_jax.prepare.pack import pack
 from fsvfm_jax.train_state import StepValues, TrainState
 
 STEPS = 20
@@ -60,7 +62,9 @@ def read_metrics(workdir) -> list[dict]:
 
 
 def without_rate(lines: list[dict]) -> list[dict]:
-    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
+    """Without what hangs on the machine."""
+    timed = ("images_per_second", "data_wait")
+    return [{k: v for k, v in line.items() if k not in timed} for line in lines]
 
 
 def restore(workdir, config):
@@ -102,8 +106,8 @@ def test_resume_is_bit_identical(straight, tmp_path, monkeypatch):
 
     original = tracking.Tracker.step
 
-    def step_until_12(self, step, metrics):
-        original(self, step, metrics)
+    def step_until_12(self, step, metrics, **options):
+        original(self, step, metrics, **options)
         if step == 12:
             raise Killed
 
@@ -257,6 +261,31 @@ def test_a_folder_smaller_than_the_batch_is_trained_on(face_folder, tmp_path):
     assert len(read_metrics(tmp_path / "run")) == 3  # ceil(4 * 10 / 16)
 
 
+def test_a_packed_set_is_trained_on_and_its_damage_told(face_folder, tmp_path):
+    pack(str(face_folder), str(tmp_path / "set"), encoding="raw", image_size=32)
+    changes = {
+        "data.source": "tfds",
+        "data.paths": (str(tmp_path / "set"),),
+        "data.mean": None,
+        "data.std": None,
+        "epochs": 10,
+        "optimizer.warmup_epochs": 0,
+    }
+    run(tmp_path / "run", changes)
+    lines = read_metrics(tmp_path / "run")
+    assert len(lines) == 4 and {line["replaced_samples"] for line in lines} == {0}
+    assert not (tmp_path / "run" / "data_stats.json").exists()  # the set knows them
+    (shard,) = (tmp_path / "set").glob("*.array_record*")
+    content = bytearray(shard.read_bytes())
+    record = FaceRecords(str(tmp_path / "set"), image_size=32).records([2])[0]
+    content[content.index(record.image[:64])] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(DataError, match=r"record \d of .*array_record-00000-of-00001 is damaged"):
+        run(tmp_path / "again", changes)
+    run(tmp_path / "skipping", changes | {"data.skip_corrupt": 20})
+    assert read_metrics(tmp_path / "skipping")[-1]["replaced_samples"] > 0
+
+
 def test_a_bad_file_ends_the_run_by_its_name(face_folder, tmp_path):
     np.save(face_folder / "parsing_maps" / "sub" / "3.npy", np.full((1, 48, 48), 11, np.int8))
     with pytest.raises(DataError, match=r"3\.npy holds class 11"):
@@ -283,8 +312,8 @@ def test_schedule_of_the_released_recipe_outlives_the_run():
 def test_sigterm_saves_the_step_and_says_so(straight, tmp_path, monkeypatch):
     original = tracking.Tracker.step
 
-    def step_with_signal_at_3(self, step, metrics):
-        original(self, step, metrics)
+    def step_with_signal_at_3(self, step, metrics, **options):
+        original(self, step, metrics, **options)
         if step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -297,6 +326,12 @@ def test_sigterm_saves_the_step_and_says_so(straight, tmp_path, monkeypatch):
     assert signal.getsignal(signal.SIGTERM) is before
     run(tmp_path)
     assert without_rate(read_metrics(tmp_path)) == without_rate(read_metrics(straight))
+
+
+def test_sigterm_whose_save_fails_does_not_say_that_it_saved(tmp_path, ask):
+    ask("step:3:term,manifest:3:enospc")
+    with pytest.raises(StorageError, match="checkpoint 3 could not be saved"):
+        run(tmp_path)
 
 
 def signal_after(seconds: float) -> None:
@@ -336,11 +371,11 @@ def test_a_second_trainer_is_refused(tmp_path):
 
 
 def test_a_failed_save_ends_the_run_within_a_step(tmp_path, ask):
-    ask("manifest:10:enospc")
-    with pytest.raises(StorageError, match=r"checkpoint 10 could not be saved .*No space left"):
-        run(tmp_path)
+    ask("manifest:5:enospc")
+    with pytest.raises(StorageError, match=r"checkpoint 5 could not be saved .*No space left"):
+        run(tmp_path, {"checkpoint.every": 5})  # at the latest the next save hears of it
     steps = [line["step"] for line in read_metrics(tmp_path)]
-    assert steps[-1] < STEPS
+    assert steps[-1] <= 10
     ask("")
     run(tmp_path)
     assert int(restore(tmp_path, tiny_config()).state.step) == STEPS

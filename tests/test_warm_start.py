@@ -111,6 +111,7 @@ def test_heads_that_nothing_tells_are_taken_from_the_config_with_a_warning(tmp_p
     assert origin["license"] is None
 
 
+@pytest.mark.slow
 def test_the_licence_of_what_a_run_started_from_stays(tmp_path):
     files = golden_files.write_run(tmp_path, need("torch"))
     model = {f"model.{name}": value for name, value in golden_numbers.MODEL.items()}

@@ -1,27 +1,72 @@
 """From a source to an endless, reproducible stream of NumPy batches.
 
 The stream is one sequence of samples: a permutation of the source per epoch, the next beginning
-where the last ends. Global batch k is its samples k * B to (k + 1) * B (less what is left out, by
-`skip_ranges`). It depends on the source, the seed and nothing else: not on the number of processes,
-workers or restarts.
+where the last ends; or a mixture of such sequences, one per set. Global batch k is its samples
+k * B to (k + 1) * B (less what is left out, by `skip_ranges`). It depends on the source, the seed
+and nothing else: not on the number of processes, workers or restarts. Nor does what is done to a
+sample, which hangs on the seed and its place in the stream.
+
+A batch is read in chunks, each by one worker or thread: storage is asked for a whole chunk at once,
+and shared memory holds chunks, not batches.
 
 Nothing here uses JAX. Grain imports it wherever it is installed, in workers too, but starts no
 backend there, so a worker holds no memory of an accelerator.
 """
 
-import functools
+import dataclasses
+import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import grain
+import numpy as np
 
+from fsvfm_jax.data.augment import crop_and_flip
 from fsvfm_jax.data.segments import name_segments_after, remove_orphans
 from fsvfm_jax.data.sources import Source
-from fsvfm_jax.data.transforms import to_batch_element
-from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.data.transforms import Face, to_batch_element
+from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.processes import available_cores
+
+logger = logging.getLogger(__name__)
+
+CHUNK = 64  # samples
+MAX_THREADS = 16
+# Faces after a damaged one that are tried in its place.
+MAX_TRIES = 100
+
+Batch = dict[str, np.ndarray]
+
+
+class Batches(Iterator[Batch]):
+    """This process's rows of every global batch, without end.
+
+    Attributes:
+        replaced: How many samples so far were damaged, so that others took their places.
+    """
+
+    def __init__(self, chunks: grain.IterDataset, *, skip_corrupt: int):
+        self._iterator = iter(chunks)
+        self._skip_corrupt = skip_corrupt
+        self.replaced = 0
+
+    def __next__(self) -> Batch:
+        batch = next(self._iterator)
+        self.replaced += int(batch.pop("replaced").sum())
+        if self.replaced > self._skip_corrupt:
+            raise DataError(
+                f"{self.replaced} samples were damaged since the start, each named above, of which"
+                f" config.data.skip_corrupt = {self._skip_corrupt} are accepted: mend the data"
+            )
+        return batch
+
+    def close(self) -> None:
+        """Ends threads and worker processes."""
+        self._iterator.close()
 
 
 def make_iterator(
@@ -30,13 +75,16 @@ def make_iterator(
     global_batch_size: int,
     patch_size: int,
     seed: int,
+    weights: Sequence[float | int] = (),
+    augment: bool = False,
     start_sample: int = 0,
     skip_ranges: Sequence[tuple[int, int]] = (),
+    skip_corrupt: int = 0,
     process_index: int = 0,
     process_count: int = 1,
     num_workers: int = 0,
     prefetch: int = 2,
-) -> grain.DatasetIterator:
+) -> Batches:
     """Returns this process's rows of every global batch, without end.
 
     A batch is {"image": uint8 [b, S, S, 3], "classes": uint16 [b, N]} with b = global_batch_size /
@@ -47,15 +95,20 @@ def make_iterator(
         source: Faces; at least one.
         global_batch_size: Samples in a batch over all processes.
         patch_size: Side of a patch in pixels.
-        seed: Seed of the permutations, at least 0.
+        seed: Seed of the permutations and the augmentation, at least 0.
+        weights: How often faces of each set of a `JoinedSets` come, in proportion; none: each face
+            of all of them once per epoch.
+        augment: Crop and flip at random (`augment.py`).
         start_sample: Number of samples of the stream that all processes together have consumed
             already; k * global_batch_size continues with batch k.
         skip_ranges: Samples of the stream that are left out, as (first, one past the last),
             ascending and apart.
+        skip_corrupt: How many damaged samples are replaced by the source's next, with a warning,
+            before a `DataError`.
         process_index: This process, from 0.
         process_count: Number of processes that share a global batch.
-        num_workers: Worker processes, each making whole batches; with 0, threads make them.
-        prefetch: Batches made ahead, per worker, or in as many threads without workers.
+        num_workers: Worker processes; with 0, threads read and decode.
+        prefetch: Batches made ahead.
 
     Raises:
         ConfigError: The batch does not divide over the processes.
@@ -66,68 +119,167 @@ def make_iterator(
             f"config.batch_size is {global_batch_size}, which does not divide over"
             f" {process_count} processes; choose a multiple of {process_count}"
         )
-    samples = grain.MapDataset.source(source)
-    batches = (
-        _stream(samples, seed=seed, start=start_sample, skip_ranges=skip_ranges)
-        # Whatever is done to a sample is done before processes and workers divide the stream.
-        .map(functools.partial(to_batch_element, patch_size=patch_size))
-        # The stream has no remainder to drop; without this, Grain rounds its length as a float.
-        .batch(global_batch_size // process_count, drop_remainder=True)
-        .slice(slice(process_index, None, process_count))
+    rows = global_batch_size // process_count
+    reader = _ChunkReader(
+        source=source,
+        order=_order(_sizes(source), seed=seed, weights=weights),
+        kept=_kept_ranges(start_sample, skip_ranges),
+        global_batch_size=global_batch_size,
+        first_row=process_index * rows,
+        rows=rows,
+        patch_size=patch_size,
+        seed=seed,
+        augment=augment,
+        skip_corrupt=skip_corrupt,
     )
-    threads = 0 if num_workers else prefetch
-    return iter(
-        batches.to_iter_dataset(
-            grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
-        ).mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=prefetch),
+    ahead = prefetch * reader.chunks_per_batch
+    threads = 0 if num_workers else min(MAX_THREADS, available_cores())
+    chunks = (
+        grain.MapDataset.range(sys.maxsize)
+        .map(reader)
+        .to_iter_dataset(
+            grain.ReadOptions(
+                num_threads=threads, prefetch_buffer_size=max(threads, ahead) if threads else 0
+            )
+        )
+        .mp_prefetch(
+            grain.MultiprocessingOptions(
+                num_workers=num_workers,
+                per_worker_buffer_size=-(-ahead // num_workers) if num_workers else 1,
+            ),
             worker_init_fn=_start_worker,
         )
+        .batch(reader.chunks_per_batch, batch_fn=_join)
     )
+    # Joining chunks is a copy of hundreds of MB, made while the devices work.
+    batches = grain.experimental.ThreadPrefetchIterDataset(chunks, prefetch_buffer_size=1)
+    return Batches(batches, skip_corrupt=skip_corrupt)
 
 
 def advance(position: int, count: int, *, skip_ranges: Sequence[tuple[int, int]] = ()) -> int:
     """Where the stream is after `count` more samples from `position` that are not left out."""
-    for first, end in _kept_ranges(position, skip_ranges):
-        if end is None or count <= end - first:
-            return first + count
-        count -= end - first
-    raise AssertionError("the last range has no end")
+    if count == 0:
+        return position
+    return _places(_kept_ranges(position, skip_ranges), count - 1, 1)[0] + 1
 
 
 def sample_indices(
-    num_samples: int,
+    source: Source,
     *,
     seed: int,
     start: int,
     count: int,
     skip_ranges: Sequence[tuple[int, int]] = (),
+    weights: Sequence[float | int] = (),
 ) -> list[int]:
     """Which of the source's samples the stream holds at `count` places from `start` on."""
-    indices = grain.MapDataset.range(num_samples)
-    stream = _stream(indices, seed=seed, start=start, skip_ranges=skip_ranges)
-    return [int(stream[place]) for place in range(count)]
+    order = _order(_sizes(source), seed=seed, weights=weights)
+    return [int(order[place]) for place in _places(_kept_ranges(start, skip_ranges), 0, count)]
 
 
-def _stream(
-    samples: grain.MapDataset, *, seed: int, start: int, skip_ranges: Sequence[tuple[int, int]]
-) -> grain.MapDataset:
-    """The endless stream, another permutation in every epoch, from `start` on."""
-    stream = samples.seed(seed).shuffle().repeat()
-    kept = [stream.slice(slice(first, end)) for first, end in _kept_ranges(start, skip_ranges)]
-    return kept[0] if len(kept) == 1 else grain.MapDataset.concatenate(kept)
+def read_faces(
+    source: Source, indices: Sequence[int], *, replace: bool
+) -> tuple[list[Face], list[bool]]:
+    """Returns the faces, and for each whether another had to take its place.
+
+    Raises:
+        DataError: One is damaged and may not be replaced, or too many in a row are.
+    """
+    try:
+        return source.read(indices), [False] * len(indices)
+    except DataError:
+        if not replace:
+            raise
+    found = [_first_whole(source, index) for index in indices]
+    return [face for face, _ in found], [tries > 0 for _, tries in found]
 
 
-def _kept_ranges(
-    start: int, skip_ranges: Sequence[tuple[int, int]]
-) -> list[tuple[int, int | None]]:
-    """What is left of the stream from `start` on; the last range has no end."""
+@dataclasses.dataclass(frozen=True)
+class _ChunkReader:
+    """Makes chunks of this process's rows, numbered through all batches; goes to every worker."""
+
+    source: Source
+    order: grain.MapDataset
+    kept: Sequence[tuple[int, int]]
+    global_batch_size: int
+    first_row: int
+    rows: int
+    patch_size: int
+    seed: int
+    augment: bool
+    skip_corrupt: int
+
+    @property
+    def chunks_per_batch(self) -> int:
+        return -(-self.rows // CHUNK)
+
+    def __call__(self, chunk: int) -> Batch:
+        batch, number = divmod(chunk, self.chunks_per_batch)
+        row = number * CHUNK
+        first = batch * self.global_batch_size + self.first_row + row
+        places = _places(self.kept, first, min(CHUNK, self.rows - row))
+        indices = [int(self.order[place]) for place in places]
+        faces, replaced = read_faces(self.source, indices, replace=self.skip_corrupt > 0)
+        if self.augment:
+            # Draws hang on the place alone; Philox is made to be keyed so.
+            keys = [np.random.Philox(key=(self.seed, place)) for place in places]
+            pairs = zip(faces, keys, strict=True)
+            faces = [crop_and_flip(face, np.random.Generator(key)) for face, key in pairs]
+        elements = [to_batch_element(face, self.patch_size) for face in faces]
+        stacked = {name: np.stack([x[name] for x in elements]) for name in elements[0]}
+        return stacked | {"replaced": np.array(replaced)}
+
+
+def _first_whole(source: Source, index: int) -> tuple[Face, int]:
+    """Returns the first face from `index` on that can be read, and how many could not."""
+    for tries in range(MAX_TRIES):
+        try:
+            return source[(index + tries) % len(source)], tries
+        except DataError as error:
+            logger.warning("%s; the next takes its place", error)
+    raise DataError(f"{MAX_TRIES} faces in a row are damaged, from number {index} on")
+
+
+def _sizes(source: Source) -> Sequence[int]:
+    return getattr(source, "sizes", [len(source)])
+
+
+def _order(sizes: Sequence[int], *, seed: int, weights: Sequence[float | int]) -> grain.MapDataset:
+    """The source's index at every place of the endless stream."""
+    if not weights:
+        return grain.MapDataset.range(sum(sizes)).seed(seed).shuffle().repeat()
+    ends = np.cumsum(sizes).tolist()
+    return grain.MapDataset.mix(
+        [
+            # Sets of one size are not to come in one order.
+            grain.MapDataset.range(end - size, end).seed(seed + number).shuffle().repeat()
+            for number, (size, end) in enumerate(zip(sizes, ends, strict=True))
+        ],
+        weights,
+    )
+
+
+def _kept_ranges(start: int, skip_ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """What is left of the stream from `start` on."""
     kept = []
     for first, end in skip_ranges:
         if start < first:
             kept.append((start, first))
         start = max(start, end)
-    return [*kept, (start, None)]
+    return [*kept, (start, sys.maxsize)]
+
+
+def _places(kept: Sequence[tuple[int, int]], first: int, count: int) -> list[int]:
+    """`count` places of what is kept, from the one numbered `first` on."""
+    places: list[int] = []
+    for begin, end in kept:
+        places += range(begin, end)[first : first + count - len(places)]
+        first = max(0, first - (end - begin))
+    return places
+
+
+def _join(chunks: Sequence[Batch]) -> Batch:
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
 def _start_worker(index: int, count: int) -> None:

@@ -1,10 +1,11 @@
-"""Random-access sources of faces with parsing maps. NumPy and Pillow: data workers import it.
+"""Random-access sources of faces with parsing maps. NumPy, no JAX: data workers import it.
 
 A source has a length and returns, for an index, a `Face` of the wanted size. Whatever is wrong with
 a file is a `DataError` that names it.
 """
 
 import hashlib
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,17 +13,19 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
+from fsvfm_jax.data.images import (
+    IMAGE_SUFFIXES,
+    UnknownClass,
+    decode_image,
+    decode_map,
+    read_file,
+)
+from fsvfm_jax.data.moments import Stats, pool_stats
 from fsvfm_jax.data.synthetic import render_face
 from fsvfm_jax.data.transforms import Face, resize_face
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.regions import NUM_CLASSES
-
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-# Pillow itself only warns between 89 and 179 megapixels.
-MAX_PIXELS = 64_000_000
 
 
 @runtime_checkable
@@ -32,6 +35,10 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Face: ...
+
+    def read(self, indices: Sequence[int]) -> list[Face]:
+        """Several at once, in the order asked for: for some sources that is much faster."""
+        ...
 
 
 class FaceSet(Source, Protocol):
@@ -43,6 +50,10 @@ class FaceSet(Source, Protocol):
 
     def name(self, index: int) -> str:
         """What a person would look the face up by."""
+        ...
+
+    def stats(self) -> Stats | None:
+        """Mean and deviation of all pixels, where they are known without reading them."""
         ...
 
 
@@ -66,6 +77,13 @@ class SyntheticFaces:
         """Its number."""
         return f"synthetic face {index}"
 
+    def stats(self) -> None:
+        """Not known."""
+
+    def read(self, indices: Sequence[int]) -> list[Face]:
+        """One after another."""
+        return [self[index] for index in indices]
+
     def __getitem__(self, index: int) -> Face:
         image, parsing_map = render_face(
             self._indices[index], image_size=self._image_size, seed=self._seed
@@ -73,44 +91,46 @@ class SyntheticFaces:
         return {"image": image, "parsing_map": parsing_map}
 
 
-class FaceFolders:
+class FaceFolder:
     """Face crops on disk: `<root>/images/**.png` with `<root>/parsing_maps/**.npy`.
 
     An image (PNG, JPEG or WebP) and its map have the same relative path up to the suffix, and the
-    same height and width. Roots follow each other as given; within a root, files are sorted by
-    relative path. Symbolic links are followed. Pixels are taken as stored: the orientation an EXIF
-    tag may ask for is ignored, because the map was made from the stored pixels.
+    same height and width. Files are sorted by relative path. Symbolic links are followed. Pixels
+    are taken as stored: the orientation an EXIF tag may ask for is ignored, because the map was
+    made from the stored pixels.
 
     Raises:
-        DataError: At construction, if a root does not exist, holds no image, cannot be listed, or
+        DataError: At construction, if the root does not exist, holds no image, cannot be listed, or
             lacks a map; at reading, if a file is damaged, or the two do not fit together.
     """
 
-    def __init__(self, paths: Sequence[str], *, image_size: int):
-        names = [_list_root(root) for root in paths]
-        self._roots = [Path(root) for root in paths]
-        # Millions of names go to every worker: arrays of bytes are far smaller than lists of str.
-        self._names = np.concatenate(names)
-        self._root_of = np.repeat(np.arange(len(names)), [len(of_root) for of_root in names])
+    def __init__(self, root: str, *, image_size: int):
+        # Millions of names go to every worker: an array of bytes is far smaller than a list of str.
+        self._names = _list_root(root)
+        self._root = Path(root)
         self._image_size = image_size
 
     def __len__(self) -> int:
         return len(self._names)
 
     def fingerprint(self) -> str:
-        """SHA-256 of the images' relative paths, root by root; where the roots lie is left out."""
-        digest = hashlib.sha256(np.bincount(self._root_of).tobytes())
-        digest.update(b"\n".join(self._names))
-        return digest.hexdigest()
+        """SHA-256 of the images' relative paths; where the root lies is left out."""
+        return hashlib.sha256(b"\n".join(self._names)).hexdigest()
 
     def name(self, index: int) -> str:
         """Its file."""
         return str(self._image_file(index))
 
+    def stats(self) -> None:
+        """Not known."""
+
+    def read(self, indices: Sequence[int]) -> list[Face]:
+        """One after another."""
+        return [self[index] for index in indices]
+
     def __getitem__(self, index: int) -> Face:
         image_file = self._image_file(index)
-        root, name = self._roots[self._root_of[index]], os.fsdecode(self._names[index])
-        map_file = root / "parsing_maps" / _map_name(name)
+        map_file = self._root / "parsing_maps" / _map_name(os.fsdecode(self._names[index]))
         image, parsing_map = _read_image(image_file), _read_map(map_file)
         if image.shape[:2] != parsing_map.shape:
             raise DataError(
@@ -121,18 +141,77 @@ class FaceFolders:
         return resize_face(image, parsing_map, image_size=self._image_size)
 
     def _image_file(self, index: int) -> Path:
-        return self._roots[self._root_of[index]] / "images" / os.fsdecode(self._names[index])
+        return self._root / "images" / os.fsdecode(self._names[index])
+
+
+class JoinedSets:
+    """Several sets as one: the faces of the first, then those of the next, ...
+
+    Attributes:
+        sizes: How many faces each of them has.
+    """
+
+    def __init__(self, sets: Sequence[FaceSet]):
+        self._sets = sets
+        self.sizes = [len(one) for one in sets]
+        self._ends = np.cumsum(self.sizes)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> Face:
+        return self.read([index])[0]
+
+    def read(self, indices: Sequence[int]) -> list[Face]:
+        """Those of a set together."""
+        asked: dict[int, list[tuple[int, int]]] = {}
+        for row, index in enumerate(indices):
+            number, within = self._locate(index)
+            asked.setdefault(number, []).append((within, row))
+        faces: dict[int, Face] = {}
+        for number, wanted in asked.items():
+            within, rows = zip(*wanted, strict=True)
+            faces |= zip(rows, self._sets[number].read(within), strict=True)
+        return [faces[row] for row in range(len(indices))]
+
+    def fingerprint(self) -> str:
+        """SHA-256 of theirs, in their order."""
+        prints = "\n".join(one.fingerprint() for one in self._sets)
+        return hashlib.sha256(prints.encode()).hexdigest()
+
+    def name(self, index: int) -> str:
+        """As its set calls it."""
+        number, within = self._locate(index)
+        return self._sets[number].name(within)
+
+    def stats(self) -> Stats | None:
+        """Over all of them, each face counting alike, where all know theirs."""
+        known = [one.stats() for one in self._sets]
+        return None if None in known else pool_stats(known, self.sizes)
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        """Which set, and where in it."""
+        index = range(len(self))[index]
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        return number, index - int(self._ends[number]) + self.sizes[number]
 
 
 def make_source(
-    name: str, *, image_size: int, paths: Sequence[str] = (), num_samples: int, seed: int
+    name: str,
+    *,
+    image_size: int,
+    paths: Sequence[str] = (),
+    split: str = "train",
+    num_samples: int,
+    seed: int,
 ) -> FaceSet:
     """Returns the source that `config.data.source` names.
 
     Args:
-        name: "synthetic" or "folder".
+        name: "synthetic", "folder" or "tfds".
         image_size: Side of every image and map, in pixels.
-        paths: Folders for "folder".
+        paths: Folders for "folder", packed sets for "tfds".
+        split: Of the packed sets.
         num_samples: Number of faces for "synthetic".
         seed: Seed for "synthetic".
 
@@ -144,15 +223,22 @@ def make_source(
         if num_samples < 1:
             raise ConfigError(f"config.data.num_samples is {num_samples}; it must be at least 1")
         return SyntheticFaces(num_samples, image_size=image_size, seed=seed)
+    if name not in ("folder", "tfds"):
+        raise ConfigError(
+            f"config.data.source is {name!r}; the choices are 'synthetic', 'folder' and 'tfds'"
+        )
+    if not paths:
+        raise ConfigError(
+            "config.data.paths is empty: name the folders that hold images/ and parsing_maps/,"
+            """ such as --config.data.paths="('DIR',)", or with --config.data.source=tfds packed"""
+            " sets, or add :smoke after the config file to run on synthetic faces"
+        )
     if name == "folder":
-        if not paths:
-            raise ConfigError(
-                "config.data.paths is empty: name the folders that hold images/ and parsing_maps/,"
-                """ such as --config.data.paths="('DIR',)", or add :smoke after the config"""
-                " file to run on synthetic faces"
-            )
-        return FaceFolders(paths, image_size=image_size)
-    raise ConfigError(f"config.data.source is {name!r}; the choices are 'synthetic' and 'folder'")
+        return JoinedSets([FaceFolder(path, image_size=image_size) for path in paths])
+    # Only then: it imports TensorFlow Datasets.
+    from fsvfm_jax.data.records import FaceRecords
+
+    return JoinedSets([FaceRecords(path, image_size=image_size, split=split) for path in paths])
 
 
 def _list_root(root: str) -> np.ndarray:
@@ -161,10 +247,16 @@ def _list_root(root: str) -> np.ndarray:
     if not os.path.isdir(root):
         raise DataError(f"the data folder {root} does not exist; {layout}")
     image_root, map_root = os.path.join(root, "images"), os.path.join(root, "parsing_maps")
-    names = sorted(name for name in _walk(image_root) if _suffix(name) in IMAGE_SUFFIXES)
+    names = sorted(name for name in walk(image_root) if _suffix(name) in IMAGE_SUFFIXES)
     if not names:
         raise DataError(f"no PNG, JPEG or WebP image was found under {image_root}; {layout}")
-    maps = set(_walk(map_root))
+    maps = set(walk(map_root))
+    for first, second in itertools.pairwise(names):
+        if _map_name(first) == _map_name(second):
+            raise DataError(
+                f"{first} and {second} under {image_root} share one parsing map; remove or rename"
+                " one of them"
+            )
     missing = [name for name in names if _map_name(name) not in maps]
     if missing:
         raise DataError(
@@ -175,7 +267,7 @@ def _list_root(root: str) -> np.ndarray:
     return np.array([os.fsencode(name) for name in names])
 
 
-def _walk(folder: str) -> Iterator[str]:
+def walk(folder: str) -> Iterator[str]:
     """Yields the path, relative to folder, of every file below it; nothing if it is not there."""
     if not os.path.isdir(folder):
         return
@@ -201,13 +293,8 @@ def _map_name(name: str) -> str:
 
 def _read_image(file: Path) -> UInt8[np.ndarray, "H W 3"]:
     try:
-        with Image.open(file, formats=IMAGE_FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels are over {MAX_PIXELS}")
-            if image.mode.startswith("I"):
-                raise ValueError("16 bits per channel instead of 8")
-            return np.array(image.convert("RGB"))
-    except Exception as error:  # Damaged bytes make a decoder raise almost anything.
+        return decode_image(read_file(str(file)))
+    except ValueError as error:
         raise DataError(
             f"image {file} cannot be read ({error}); replace it, or remove it with its parsing map"
         ) from error
@@ -215,19 +302,13 @@ def _read_image(file: Path) -> UInt8[np.ndarray, "H W 3"]:
 
 def _read_map(file: Path) -> UInt8[np.ndarray, "H W"]:
     try:
-        stored = np.load(file, allow_pickle=False)
-        if not (isinstance(stored, np.ndarray) and np.issubdtype(stored.dtype, np.integer)):
-            raise ValueError("no array of whole numbers")
-        if stored.ndim not in (2, 3) or stored.shape[:-2] not in ((), (1,)):
-            raise ValueError(f"its shape is {list(stored.shape)}")
-    except Exception as error:  # Damaged bytes make a reader raise almost anything.
+        return decode_map(read_file(str(file)))
+    except UnknownClass as error:
+        raise DataError(
+            f"parsing map {file} {error}; translate its labels to LaPa's classes 0 to"
+            f" {NUM_CLASSES - 1}"
+        ) from error
+    except ValueError as error:
         raise DataError(
             f"parsing map {file} cannot be read ({error}); make it anew as int8 [1, H, W]"
         ) from error
-    lowest, highest = stored.min(initial=0), stored.max(initial=0)
-    if lowest < 0 or highest >= NUM_CLASSES:
-        raise DataError(
-            f"parsing map {file} holds class {lowest if lowest < 0 else highest}; translate its"
-            f" labels to LaPa's classes 0 to {NUM_CLASSES - 1}"
-        )
-    return np.array(stored.reshape(stored.shape[-2:]), np.uint8)

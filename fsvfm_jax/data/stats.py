@@ -5,9 +5,8 @@ Kept as JSON, {"mean": [r, g, b], "std": [r, g, b]}, for pixels in 0 to 1; the r
 """
 
 import json
-import math
-import os
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import grain
 import numpy as np
@@ -15,9 +14,11 @@ from etils import epath
 from jaxtyping import Int64
 from ml_collections import ConfigDict
 
+from fsvfm_jax.data.moments import Stats, power_sums, stats_of_sums
+from fsvfm_jax.data.pipeline import read_faces
 from fsvfm_jax.data.sources import Source
-from fsvfm_jax.data.transforms import Face
 from fsvfm_jax.errors import DataError
+from fsvfm_jax.processes import available_cores
 from fsvfm_jax.run_files import write_json
 from fsvfm_jax.tracking import progress
 
@@ -25,35 +26,24 @@ from fsvfm_jax.tracking import progress
 STATS_FILE = "data_stats.json"
 
 
-class Stats(NamedTuple):
-    """Mean and standard deviation of red, green and blue, for pixels in 0 to 1."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-
-def compute_stats(source: Source) -> Stats:
+def compute_stats(source: Source, *, replace: bool = False) -> Stats:
     """Returns the mean and the (population) standard deviation over all pixels of a source.
 
     The sums are of whole numbers and thus exact: the result does not depend on the order of the
-    images. Threads read them; progress goes to stderr.
+    images. Threads read them; progress goes to stderr. With `replace` damaged faces are replaced as
+    in training.
     """
-    threads = os.cpu_count() or 1
+    threads = available_cores()
     sums = iter(
-        grain.MapDataset.source(source)
-        .map(_power_sums)
+        grain.MapDataset.range(len(source))
+        .map(partial(_power_sums, source, replace=replace))
         .to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
     )
     totals = np.zeros((3, 3), np.int64)
     for of_image in progress(sums, total=len(source), description="mean and std"):
         totals += of_image
     sums.close()
-    # Python's whole numbers have no limit; those of 64 bits would overflow in a product.
-    mean, std = [], []
-    for count, total, squares in totals.T.tolist():
-        mean.append(total / count / 255)
-        std.append(math.sqrt(count * squares - total * total) / count / 255)
-    return Stats(tuple(mean), tuple(std))
+    return stats_of_sums(totals.tolist())
 
 
 def save_stats(path: epath.PathLike, stats: Stats) -> None:
@@ -112,7 +102,6 @@ def _three_floats(values: Any) -> tuple[float, float, float]:
     return float(red), float(green), float(blue)
 
 
-def _power_sums(face: Face) -> Int64[np.ndarray, "3 3"]:
-    """Returns, for the powers 0, 1 and 2 (rows), the sum of every channel's values to it."""
-    pixels = face["image"].reshape(-1, 3).astype(np.int64)
-    return np.stack([(pixels**power).sum(axis=0) for power in range(3)])
+def _power_sums(source: Source, index: int, *, replace: bool) -> Int64[np.ndarray, "3 3"]:
+    faces, _ = read_faces(source, [int(index)], replace=replace)
+    return power_sums(faces[0]["image"])

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import pytest
 
 from configs import vit_s
-from fsvfm_jax import benchmark
+from fsvfm_jax.benchmark import step_speed
 from fsvfm_jax.errors import ConfigError, NotFiniteError, StorageError
 from fsvfm_jax.flops import training_flops_per_image
 from fsvfm_jax.models import build
@@ -39,15 +39,15 @@ def tiny_config(changes: dict | None = None):
 
 
 def test_step_times_of_a_worked_example():
-    times = benchmark.step_times_ms([0.4, 0.1, 1.0, 0.3, 0.2])
+    times = step_speed.step_times_ms([0.4, 0.1, 1.0, 0.3, 0.2])
     expected = {"median": 300, "mean": 400, "p10": 140, "p90": 760, "spread": 620}
     assert times == pytest.approx(expected)
 
 
 def test_the_peak_is_the_flag_before_the_datasheet():
-    assert benchmark.find_peak("NVIDIA H200", None) == (989, "datasheet")
-    assert benchmark.find_peak("NVIDIA H200", 790.0) == (790, "--peak-tflops")
-    assert benchmark.find_peak("cpu", None) == (None, None)
+    assert step_speed.find_peak("NVIDIA H200", None) == (989, "datasheet")
+    assert step_speed.find_peak("NVIDIA H200", 790.0) == (790, "--peak-tflops")
+    assert step_speed.find_peak("cpu", None) == (None, None)
 
 
 # The steps
@@ -61,7 +61,7 @@ def test_a_step_is_handed_over_before_the_last_one_is_waited_for():
         events.append(("step", state, batch))
         return state + 1, {"loss": jnp.array(state)}
 
-    running = benchmark.run_steps(train_step, 0, iter("abcd"))
+    running = step_speed.run_steps(train_step, 0, iter("abcd"))
     for metrics in running:
         events.append(("ended", int(metrics["loss"])))
     assert events == [
@@ -77,7 +77,7 @@ def test_a_step_is_handed_over_before_the_last_one_is_waited_for():
 
 def test_the_time_of_a_step_is_from_end_to_end_after_the_warm_up(monkeypatch):
     clock = Namespace(now=0.0)
-    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: clock.now)
+    monkeypatch.setattr(step_speed.time, "perf_counter", lambda: clock.now)
 
     def running():
         for duration in (100, 50, 10, 1, 2, 3, 1000):
@@ -85,7 +85,7 @@ def test_the_time_of_a_step_is_from_end_to_end_after_the_warm_up(monkeypatch):
             yield
 
     # Two steps of warm-up; the third ends where the clock starts.
-    assert benchmark.time_steps(running(), steps=3, warmup=2) == [1, 2, 3]
+    assert step_speed.time_steps(running(), steps=3, warmup=2) == [1, 2, 3]
 
 
 # The record
@@ -107,8 +107,9 @@ def check_record(record: dict, *, images_per_second_from: str) -> None:
     assert record["flops_per_image"] == training_flops_per_image(model, 0.75).total
 
 
+@pytest.mark.slow
 def test_real_input_and_a_trace(tmp_path):
-    record = benchmark.measure_step(
+    record = step_speed.measure_step(
         tiny_config({"data.num_samples": 32}),
         steps=4,
         warmup=0,
@@ -119,16 +120,16 @@ def test_real_input_and_a_trace(tmp_path):
     assert record["input"] == "real"
     assert record["data"] == {"source": "synthetic", "num_workers": 0}
     assert record["peak_tflops"] is record["peak_source"] is record["mfu"] is None
-    assert "MFU unknown" in benchmark.summary(record)
+    assert "MFU unknown" in step_speed.summary(record)
     assert list(tmp_path.glob("**/*.xplane.pb"))
 
 
 @pytest.mark.parametrize("name", ["loss", "grad_norm"])
 def test_a_network_that_diverged_gives_no_times(name):
     metrics = {"loss": jnp.ones(()), "grad_norm": jnp.ones(())}
-    benchmark.check_finite(metrics)
+    step_speed.check_finite(metrics)
     with pytest.raises(NotFiniteError, match=f"{name} is nan"):
-        benchmark.check_finite(metrics | {name: jnp.array(jnp.nan)})
+        step_speed.check_finite(metrics | {name: jnp.array(jnp.nan)})
 
 
 # The command
@@ -161,16 +162,16 @@ def arguments(**changes) -> Namespace:
 )
 def test_a_wrong_value_is_named(changes, error, message):
     with pytest.raises(error, match=message):
-        benchmark.benchmark_step(arguments(**changes), tiny_config(), command="")
+        step_speed.benchmark_step(arguments(**changes), tiny_config(), command="")
 
 
 def test_a_batch_that_does_not_fit_is_named(monkeypatch):
     def measure_step(*args, **kwargs):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
-    monkeypatch.setattr(benchmark, "measure_step", measure_step)
+    monkeypatch.setattr(step_speed, "measure_step", measure_step)
     with pytest.raises(ConfigError, match="batches of 4096 images do not fit"):
-        benchmark.benchmark_step(arguments(batch_size=4096), tiny_config(), command="")
+        step_speed.benchmark_step(arguments(batch_size=4096), tiny_config(), command="")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:

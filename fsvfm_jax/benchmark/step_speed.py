@@ -1,6 +1,4 @@
-"""How fast the training step is on these devices: `python -m fsvfm_jax.benchmark step --help`."""
-
-# What needs much is imported inside functions: data workers import this module again.
+"""How fast the training step is on these devices: `benchmark step`."""
 
 import argparse
 import contextlib
@@ -9,7 +7,6 @@ import json
 import math
 import os
 import platform
-import shlex
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -27,7 +24,6 @@ from fsvfm_jax.chips import find_chip
 from fsvfm_jax.errors import ConfigError, NotFiniteError
 from fsvfm_jax.memory import Memory
 
-COMMAND = "python -m fsvfm_jax.benchmark"
 # Synthetic batches, made once and taken in turn; the masks are new in every step all the same.
 NUM_BATCHES = 4
 # Steps that --profile traces, after those that are timed: tracing costs time.
@@ -37,13 +33,26 @@ Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
 
-def main(argv: Sequence[str]) -> None:
-    """Runs the command; a user's mistake ends in one sentence and its exit code."""
-    cli.set_up_logging()
-    with cli.exit_codes():
-        args = cli.parse_command(_parser(), argv)
-        cli.start_devices()
-        benchmark_step(args, cli.CONFIG.value, command=f"{COMMAND} {shlex.join(argv)}")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds those of `step`."""
+    parser.add_argument("--batch-size", type=int, metavar="N", help="instead of config.batch_size")
+    parser.add_argument("--steps", type=int, default=30, metavar="N", help="timed")
+    parser.add_argument("--warmup", type=int, default=5, metavar="N", help="steps before those")
+    parser.add_argument(
+        "--input",
+        choices=("synthetic", "real"),
+        default="synthetic",
+        help="batches on the devices already, or read from the config's data as in training; then"
+        " let --warmup be more than the 2 x config.data.num_workers batches read ahead",
+    )
+    parser.add_argument("--profile", metavar="DIR", help="write a trace of three more steps there")
+    parser.add_argument("--output", metavar="JSONL", help="append the JSON line to this file too")
+    parser.add_argument(
+        "--peak-tflops",
+        type=float,
+        metavar="P",
+        help="of one device; the datasheet's for dense bf16 products where the device is known",
+    )
 
 
 def benchmark_step(args: argparse.Namespace, config: ConfigDict, *, command: str) -> None:
@@ -317,41 +326,3 @@ def _speed(
         "peak_source": peak_source,
         "mfu": mfu,
     }
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = cli.Parser(prog=COMMAND, description="Speed of training.", allow_abbrev=False)
-    step = parser.add_subparsers(required=True, metavar="VERB").add_parser(
-        "step",
-        help="images per second, step time, MFU, memory and compile time of the training step",
-        usage=f"{COMMAND} step --config=FILE.py[:smoke] [--config.path.to.field=value ...] [flags]",
-        description="Compiles the config's training step, runs it on other input in every step,"
-        " and prints a summary and one JSON line. MFU = FLOPs per image of the method"
-        " (fsvfm_jax/flops.py; recomputation is not counted) x images per second / peak of all"
-        " devices. Images per second are those of the median step, or with real input of the mean.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
-    )
-    step.add_argument("--batch-size", type=int, metavar="N", help="instead of config.batch_size")
-    step.add_argument("--steps", type=int, default=30, metavar="N", help="timed")
-    step.add_argument("--warmup", type=int, default=5, metavar="N", help="steps before those")
-    step.add_argument(
-        "--input",
-        choices=("synthetic", "real"),
-        default="synthetic",
-        help="batches on the devices already, or read from the config's data as in training; then"
-        " let --warmup be more than the 2 x config.data.num_workers batches read ahead",
-    )
-    step.add_argument("--profile", metavar="DIR", help="write a trace of three more steps there")
-    step.add_argument("--output", metavar="JSONL", help="append the JSON line to this file too")
-    step.add_argument(
-        "--peak-tflops",
-        type=float,
-        metavar="P",
-        help="of one device; the datasheet's for dense bf16 products where the device is known",
-    )
-    return parser
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

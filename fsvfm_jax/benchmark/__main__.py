@@ -1,0 +1,75 @@
+"""How fast this machine is: `python -m fsvfm_jax.benchmark step|input --help`."""
+
+# What needs much is imported inside functions: data workers import this module again.
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+
+from fsvfm_jax import cli
+
+COMMAND = "python -m fsvfm_jax.benchmark"
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command; a user's mistake ends in one sentence and its exit code."""
+    cli.set_up_logging()
+    with cli.exit_codes():
+        command = f"{COMMAND} {shlex.join(argv)}"
+        if argv[:1] == ["input"]:
+            _input(argv, command)
+        else:
+            _step(argv, command)
+
+
+def _step(argv: Sequence[str], command: str) -> None:
+    from fsvfm_jax.benchmark.step_speed import benchmark_step
+
+    args = cli.parse_command(_parser(), argv)
+    cli.start_devices()
+    benchmark_step(args, cli.CONFIG.value, command=command)
+
+
+def _input(argv: Sequence[str], command: str) -> None:
+    from fsvfm_jax.benchmark.input_speed import benchmark_input
+
+    args = _parser().parse_args(argv)
+    flags.FLAGS.mark_as_parsed()  # Grain's, which have no values from here.
+    benchmark_input(args, command=command)
+
+
+def _parser() -> argparse.ArgumentParser:
+    from fsvfm_jax.benchmark import input_speed, step_speed
+
+    parser = cli.Parser(prog=COMMAND, description="Speed of training.", allow_abbrev=False)
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    step = verbs.add_parser(
+        "step",
+        help="images per second, step time, MFU, memory and compile time of the training step",
+        usage=f"{COMMAND} step --config=FILE.py[:smoke] [--config.path.to.field=value ...] [flags]",
+        description="Compiles the config's training step, runs it on other input in every step,"
+        " and prints a summary and one JSON line. MFU = FLOPs per image of the method"
+        " (fsvfm_jax/flops.py; recomputation is not counted) x images per second / peak of all"
+        " devices. Images per second are those of the median step, or with real input of the mean.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    step_speed.add_arguments(step)
+    input_ = verbs.add_parser(
+        "input",
+        help="images per second from packed files to the devices, without a network",
+        description="Packs faces in each encoding and measures how fast training would get them:"
+        " read, decode, classes of patches, batch, worker to trainer, device. CPU time per image is"
+        " that of all processes; images/s a core = 1 / that. Files are in the page cache.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    input_speed.add_arguments(input_)
+    return parser
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

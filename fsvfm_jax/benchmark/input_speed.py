@@ -1,0 +1,241 @@
+"""How fast faces come from disk to the devices, with no network there: `benchmark input`."""
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from fsvfm_jax import cli
+from fsvfm_jax.data.pipeline import CHUNK, make_iterator
+from fsvfm_jax.data.records import FaceRecords
+from fsvfm_jax.data.synthetic import render_face
+from fsvfm_jax.data.transforms import to_batch_element
+from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.prepare.pack import pack
+from fsvfm_jax.processes import available_cores
+from fsvfm_jax.tracking import progress
+
+# How each is packed.
+ENCODINGS = {"jpeg": "jpeg", "png": "original", "raw": "raw"}
+SYNTHETIC_FACES = 256
+STAGES = ("read", "decode", "words", "stack")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds those of `input`."""
+    parser.add_argument(
+        "--to",
+        choices=("host", "device"),
+        default="device",
+        help="whether batches end in the host's memory or on the devices",
+    )
+    parser.add_argument(
+        "--tree",
+        metavar="DIR",
+        help="images/ and parsing_maps/ to read, packed first; faces are rendered if not given",
+    )
+    parser.add_argument("--encodings", nargs="+", choices=ENCODINGS, default=[*ENCODINGS])
+    parser.add_argument(
+        "--workers", nargs="+", type=int, default=[0, 1, 2, 4], metavar="N", help="0: threads"
+    )
+    parser.add_argument("--image-size", type=int, default=224, metavar="N")
+    parser.add_argument("--patch-size", type=int, default=16, metavar="N")
+    parser.add_argument("--batch-size", type=int, default=512, metavar="N")
+    parser.add_argument("--augment", action="store_true", help="crop and flip")
+    parser.add_argument("--seconds", type=float, default=10, metavar="S", help="timed, each")
+    parser.add_argument(
+        "--step-rate",
+        type=float,
+        metavar="R",
+        help="a stand-in for the network takes R images/s; the loss against it is told",
+    )
+    parser.add_argument("--output", metavar="JSONL", help="append the JSON line to this file too")
+
+
+def benchmark_input(args: argparse.Namespace, *, command: str) -> None:
+    """Measures and prints: a table for people on stderr, one JSON line on stdout.
+
+    Raises:
+        ConfigError: A flag has a value it cannot have.
+        DataError: The tree holds nothing to read.
+        StorageError: `args.output` cannot be written.
+    """
+    for flag in ("image_size", "patch_size", "batch_size", "seconds"):
+        if not getattr(args, flag) > 0:
+            raise ConfigError(f"--{flag.replace('_', '-')} is {getattr(args, flag)}; give above 0")
+    if args.image_size % args.patch_size:
+        raise ConfigError(f"--patch-size {args.patch_size} does not divide {args.image_size}")
+    with contextlib.ExitStack() as stack:
+        outputs = [sys.stdout]
+        if args.output is not None:
+            outputs.append(stack.enter_context(cli.open_output(args.output, "a")))
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="fsvfm-"))
+        tree = args.tree or _render_tree(Path(folder) / "tree", args.image_size)
+        record: dict[str, Any] = {"command": command, **_conditions(args), "encodings": {}}
+        for encoding in args.encodings:
+            target = str(Path(folder) / encoding)
+            size = args.image_size
+            pack(
+                tree,
+                target,
+                encoding=ENCODINGS[encoding],
+                image_size=None if encoding == "png" else size,
+                workers=available_cores(),
+            )
+            source = FaceRecords(target, image_size=size)
+            record["encodings"][encoding] = _measure(source, args, encoding)
+        print(summary(record), file=sys.stderr)
+        for output in outputs:
+            print(json.dumps(record), file=output)
+
+
+def summary(record: dict[str, Any]) -> str:
+    """Markdown tables: of each encoding with each number of workers, and of where the time goes."""
+    lines = [
+        "| encoding | workers | images/s | CPU us/image | images/s a core | loss to the step |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for encoding, of in record["encodings"].items():
+        for row in of["rates"]:
+            cpu = row["cpu_us_per_image"]
+            loss = "-" if row["loss"] is None else f"{row['loss']:.1%}"
+            core = "-" if cpu is None else f"{1e6 / cpu:.0f}"
+            lines.append(
+                f"| {encoding} | {row['workers'] or 'threads'} | {row['images_per_second']:.0f} |"
+                f" {'-' if cpu is None else f'{cpu:.0f}'} | {core} | {loss} |"
+            )
+    lines += ["", "| us/image, one thread | " + " | ".join(STAGES) + " | single reads |"]
+    lines.append("|---|" + "---:|" * (len(STAGES) + 1))
+    for encoding, of in record["encodings"].items():
+        stages = " | ".join(f"{of['stages_us'][stage]:.0f}" for stage in STAGES)
+        lines.append(f"| {encoding} | {stages} | {of['single_read_us']:.0f} |")
+    return "\n".join(lines)
+
+
+def _measure(source: FaceRecords, args: argparse.Namespace, encoding: str) -> dict[str, Any]:
+    stages, single = _profile(source, args.patch_size, seconds=args.seconds)
+    numbers = progress(args.workers, total=len(args.workers), description=encoding)
+    rates = [_rate(source, args, workers) for workers in numbers]
+    return {"rates": rates, "stages_us": stages, "single_read_us": single}
+
+
+def _profile(
+    source: FaceRecords, patch_size: int, *, seconds: float
+) -> tuple[dict[str, float], float]:
+    """Microseconds per image of each stage, median of chunks; and of reading one at a time."""
+    rng = np.random.default_rng(0)
+    times: dict[str, list[float]] = {stage: [] for stage in (*STAGES, "single")}
+
+    def timed(stage: str, work: Callable[..., Any], *given: Any) -> Any:
+        began = time.perf_counter()
+        result = work(*given)
+        times[stage].append((time.perf_counter() - began) / CHUNK * 1e6)
+        return result
+
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        indices = rng.integers(len(source), size=CHUNK).tolist()
+        records = timed("read", source.records, indices)
+        pairs = timed("decode", list, map(source.decode, indices, records))
+        faces = [{"image": image, "parsing_map": parsing_map} for image, parsing_map in pairs]
+        elements = timed("words", list, (to_batch_element(face, patch_size) for face in faces))
+        timed("stack", np.stack, [element["image"] for element in elements])
+        timed("single", list, map(source.records, ([index] for index in indices)))
+    medians = {stage: float(np.median(of)) for stage, of in times.items()}
+    return {stage: medians[stage] for stage in STAGES}, medians["single"]
+
+
+def _rate(source: FaceRecords, args: argparse.Namespace, workers: int) -> dict[str, Any]:
+    """Images per second, once what was read ahead is used up."""
+    batches = make_iterator(
+        source,
+        global_batch_size=args.batch_size,
+        patch_size=args.patch_size,
+        seed=0,
+        augment=args.augment,
+        num_workers=workers,
+    )
+    with contextlib.closing(batches):
+        steps = _steps(batches, to_device=args.to == "device", step_rate=args.step_rate)
+        for _ in range(4 + workers):  # read ahead, while the timed ones are too
+            next(steps)
+        began, cpu, images = time.monotonic(), _cpu_seconds(), 0
+        while time.monotonic() - began < args.seconds:
+            next(steps)
+            images += args.batch_size
+        elapsed = time.monotonic() - began
+        cpu = None if cpu is None else (_cpu_seconds() - cpu) / images * 1e6
+    rate = images / elapsed
+    return {
+        "workers": workers,
+        "images_per_second": rate,
+        "cpu_us_per_image": cpu,
+        "loss": None if args.step_rate is None else 1 - rate / args.step_rate,
+    }
+
+
+def _steps(
+    batches: Iterator[dict[str, np.ndarray]], *, to_device: bool, step_rate: float | None
+) -> Iterator[None]:
+    """Yields after each batch; with a rate, once a device would be done with the last one."""
+    import jax
+
+    free = time.monotonic()
+    for batch in batches:
+        if to_device:
+            jax.block_until_ready(jax.device_put(batch))
+        if step_rate is not None:
+            # As in training: the device works on this batch while the next is read.
+            time.sleep(max(0.0, free - time.monotonic()))
+            free = max(free, time.monotonic()) + len(batch["image"]) / step_rate
+        yield
+
+
+def _cpu_seconds() -> float | None:
+    """Of this process and its workers since they started; None where the system does not tell."""
+    ticks = 0
+    try:
+        for pid in (os.getpid(), *(child.pid for child in multiprocessing.active_children())):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    except OSError:
+        return None
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _render_tree(root: Path, image_size: int) -> str:
+    """Faces as PNG with their maps."""
+    for name in ("images", "parsing_maps"):
+        (root / name).mkdir(parents=True)
+    indices = range(SYNTHETIC_FACES)
+    for index in progress(indices, total=SYNTHETIC_FACES, description="rendering"):
+        image, parsing_map = render_face(index, image_size=image_size, seed=0)
+        Image.fromarray(image).save(root / "images" / f"{index:04d}.png")
+        np.save(root / "parsing_maps" / f"{index:04d}.npy", parsing_map)
+    return str(root)
+
+
+def _conditions(args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "cores": available_cores(),
+        "to": args.to,
+        "image_size": args.image_size,
+        "batch_size": args.batch_size,
+        "augment": args.augment,
+        "step_rate": args.step_rate,
+        "tree": args.tree,
+    }

@@ -1,0 +1,185 @@
+"""Photographs and videos to training sets: `python -m fsvfm_jax.prepare --help`."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fsvfm_jax import cli
+from fsvfm_jax.errors import Preempted
+from fsvfm_jax.prepare import check, detect, pack, parse
+from fsvfm_jax.prepare.existing_maps import LABELS
+from fsvfm_jax.processes import available_cores
+
+COMMAND = "python -m fsvfm_jax.prepare"
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command; a user's mistake ends in one sentence and its exit code."""
+    cli.set_up_logging()
+    with cli.exit_codes():
+        try:
+            args = _parser().parse_args(argv)
+            args.run(args)
+        except KeyboardInterrupt as error:
+            raise Preempted("interrupted: the same command goes on where it stopped") from error
+
+
+def _count(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+def _run(args: argparse.Namespace) -> None:
+    src = Path(args.src)
+    # Before hours of detecting.
+    names = ("split", "encoding", "image_size", "shard_records")
+    pack.check_settings(**{name: getattr(args, name) for name in names})
+    tree = args.dir
+    if (src / "images").is_dir() and (src / "parsing_maps").is_dir():
+        tree = src
+        args.dir.mkdir(parents=True, exist_ok=True)
+    else:
+        parse.check(_parse_options(args), batch_size=args.batch_size)
+        _detect(args)
+        _parse(args)
+    settings = {"dir": str(tree), "set": str(args.dir / "set")}
+    pack.run(argparse.Namespace(**vars(args) | settings))
+
+
+def _detect(args: argparse.Namespace) -> None:
+    options = detect.Options(**{name: getattr(args, name) for name in detect.Options._fields})
+    counts = detect.detect(args.src, args.dir, options, root=args.root, processes=args.processes)
+    _tell(args.dir, counts)
+
+
+def _parse(args: argparse.Namespace) -> None:
+    counts = parse.parse(
+        args.dir,
+        _parse_options(args),
+        processes=args.processes,
+        device=args.device,
+        batch_size=args.batch_size,
+    )
+    _tell(args.dir, counts)
+
+
+def _parse_options(args: argparse.Namespace) -> parse.Options:
+    maps = None if args.maps is None else os.path.abspath(args.maps)
+    return parse.Options(parser=args.parser, maps=maps, labels=args.labels)
+
+
+def _tell(tree: Path, counts: dict[str, int]) -> None:
+    parts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
+    print(f"{tree}: {parts}; see {tree / 'manifest.jsonl'}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = cli.Parser(prog=COMMAND, description="Photographs and videos to training sets.")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    def command(verb: str, run, text: str, **settings) -> argparse.ArgumentParser:
+        added = verbs.add_parser(
+            verb,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            **settings,
+        )
+        added.set_defaults(run=run)
+        return added
+
+    everything = command("run", _run, "detect, parse and pack, into DIR/set")
+    _add_detect(everything)
+    _add_parse(everything)
+    pack.add_options(everything)
+    _add_detect(command("detect", _detect, "find faces and cut them out, into DIR/images"))
+    parsing = command("parse", _parse, "make a parsing map for every image of DIR/images")
+    parsing.add_argument("dir", type=Path, metavar="DIR", help="folder with images/")
+    _add_parse(parsing)
+    for added in (everything, verbs.choices["detect"], parsing):
+        added.add_argument(
+            "--processes",
+            type=_count,
+            default=available_cores(),
+            metavar="N",
+            help="at once",
+        )
+    pack.add_arguments(
+        command("pack", pack.run, "write the faces of a folder as a set of few files")
+    )
+    check.add_arguments(command("check", check.run, "say whether a set is healthy"))
+    return parser
+
+
+def _add_detect(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "src",
+        metavar="SRC",
+        help="folder of images and videos, .txt list of paths, or one image or video; for run also"
+        " a folder with images/ and parsing_maps/, packed as it is",
+    )
+    parser.add_argument("dir", type=Path, metavar="DIR", help="folder to work in; made if missing")
+    parser.add_argument(
+        "--root",
+        metavar="DIR",
+        help="what a list's paths are relative to; the list's folder if not given",
+    )
+    parser.add_argument(
+        "--detector",
+        choices=("dlib", "none"),
+        default="dlib",
+        help="none: images are cropped already, and their middle square is taken",
+    )
+    parser.add_argument(
+        "--upsample",
+        type=int,
+        default=1,
+        metavar="N",
+        help="dlib: how often an image is doubled first",
+    )
+    parser.add_argument(
+        "--faces", choices=("largest", "all"), default="largest", help="of a picture"
+    )
+    parser.add_argument(
+        "--frames", type=_frames, default=32, metavar="N|all", help="of a video, evenly spaced"
+    )
+    parser.add_argument(
+        "--size", type=int, default=224, metavar="N", help="side of a crop in pixels"
+    )
+
+
+def _add_parse(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--parser",
+        choices=("farl", "import", "average"),
+        default="farl",
+        help="farl: a network; import: maps made elsewhere; average: the same regions for all",
+    )
+    parser.add_argument(
+        "--maps", metavar="DIR", help="import: DIR/<name>.npy or .png for images/<name>.png"
+    )
+    parser.add_argument(
+        "--labels", choices=tuple(LABELS), default="lapa", help="import: whose numbers they hold"
+    )
+    parser.add_argument(
+        "--device",
+        metavar="NAME",
+        help="farl: as PyTorch calls it; every GPU if not given, or the CPU",
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=32, metavar="N", help="crops that farl takes at once"
+    )
+
+
+def _frames(text: str) -> int | None:
+    return None if text == "all" else int(text)
+
+
+if __name__ == "__main__":
+    # As other commands do: end without a word where the reader, such as `head`, has gone.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    main(sys.argv[1:])

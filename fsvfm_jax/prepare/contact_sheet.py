@@ -1,0 +1,54 @@
+"""Faces beside themselves with their parsing maps in colour, as one picture."""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from fsvfm_jax.data.transforms import resize_face
+from fsvfm_jax.prepare.examine import Decoded
+from fsvfm_jax.regions import CLASSES
+from fsvfm_jax.tracking import image_grid
+from fsvfm_jax.visualize import PALETTE
+
+TILE = 144  # pixels
+FACES_PER_ROW = 4
+LEGEND_HEIGHT = 20
+_SHARE_OF_COLOUR = 0.5
+
+
+def contact_sheet(faces: Sequence[Decoded]) -> UInt8[np.ndarray, "H W 3"]:
+    """Returns rows of four faces, each with a copy under its map's colours; below, what they are.
+
+    Args:
+        faces: At least one, of any sizes.
+    """
+    tiles = [resize_face(*face, image_size=TILE) for face in faces]
+    images = np.stack([tile["image"] for tile in tiles])
+    colours = PALETTE[np.stack([tile["parsing_map"] for tile in tiles])]
+    blended = np.uint8(_SHARE_OF_COLOUR * colours + (1 - _SHARE_OF_COLOUR) * images)
+    # White tiles fill the last row.
+    missing = ((0, -len(tiles) % FACES_PER_ROW), (0, 0), (0, 0), (0, 0))
+    columns = []
+    for place in range(FACES_PER_ROW):
+        for pictures in (images, blended):
+            columns.append(np.pad(pictures, missing, constant_values=255)[place::FACES_PER_ROW])
+    grid = image_grid(columns)
+    below = ((0, LEGEND_HEIGHT), (0, 0), (0, 0))
+    picture = Image.fromarray(np.pad(grid, below, constant_values=255))
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default()
+    width, top = picture.width // len(CLASSES), grid.shape[0] + 4
+    for label, name in enumerate(CLASSES):
+        left = label * width
+        draw.rectangle((left + 2, top + 1, left + 12, top + 11), fill=tuple(PALETTE[label]))
+        draw.text((left + 16, top), name, fill="black", font=font)
+    return np.array(picture)
+
+
+def encode_sheet(sheet: UInt8[np.ndarray, "H W 3"]) -> bytes:
+    """Returns it as PNG."""
+    file = io.BytesIO()
+    Image.fromarray(sheet).save(file, "PNG")
+    return file.getvalue()

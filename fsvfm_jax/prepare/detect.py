@@ -1,0 +1,287 @@
+"""Faces found in photographs and videos, and cut out: the stage `detect`, and what it does to one.
+
+dlib and OpenCV come with the extra `prepare`. What is below `Options` needs no processes and writes
+no files: `faces_of_source` is all that becomes of one photograph or video.
+"""
+
+import hashlib
+import importlib.util
+import io
+import math
+import os
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from fsvfm_jax.data.images import decode_image, read_file
+from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.prepare.files import (
+    Source,
+    find_sources,
+    hash_file,
+    is_readable,
+)
+from fsvfm_jax.prepare.manifest import MANIFEST_FILE, Line, Manifest, new_files
+from fsvfm_jax.prepare.workers import DIED, spread, start_limits, tick
+
+# A larger photograph is searched at a fraction of its size. Counted after upsampling, which dlib's
+# detector spends 0.1 s and some 20 bytes per pixel on.
+MAX_SEARCHED_PIXELS = 16_000_000
+
+
+class Box(NamedTuple):
+    """In pixels from the image's upper left corner."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+class Found(NamedTuple):
+    """A face's own box, which may reach beyond the image, and how sure the detector is."""
+
+    box: Box
+    score: float | None
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """Finds faces, the surest first.
+
+    Attributes:
+        box_scale: How much larger than a face's box its crop is.
+    """
+
+    box_scale: float
+
+    def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> list[Found]: ...
+
+
+class Options(NamedTuple):
+    """What the crops depend on."""
+
+    detector: str = "dlib"  # or "none": every image is a face already
+    upsample: int = 1  # how often the image is doubled before the search
+    faces: str = "largest"  # or "all"
+    frames: int | None = 32  # of a video; None for all
+    size: int = 224  # of a crop's side, in pixels
+
+
+class HogDetector:
+    """dlib's frontal face detector: histograms of oriented gradients; it needs no weights.
+
+    Without upsampling it finds faces from 80 pixels up, and half as large with every upsampling.
+    """
+
+    box_scale = 1.3  # FaceForensics++'s
+
+    def __init__(self, upsample: int):
+        import dlib  # only where it is used: an extra
+
+        self._detector = dlib.get_frontal_face_detector()
+        self._upsample = upsample
+
+    def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> list[Found]:
+        """Returns the faces by descending score."""
+        height, width, _ = image.shape
+        factor = math.ceil(math.sqrt(height * width * 4**self._upsample / MAX_SEARCHED_PIXELS))
+        if factor > 1:
+            image = np.asarray(Image.fromarray(image).reduce(factor))
+        boxes, scores, _ = self._detector.run(image, self._upsample, 0.0)
+        return [
+            Found(Box(*(factor * x for x in (b.left(), b.top(), b.right(), b.bottom()))), score)
+            for b, score in zip(boxes, scores, strict=True)
+        ]
+
+
+class WholeImage:
+    """For images that are cropped already: the largest square in the middle."""
+
+    box_scale = 1.0
+
+    def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> list[Found]:
+        """Returns the one box, without a score."""
+        height, width, _ = image.shape
+        side = min(height, width)
+        left, top = (width - side) // 2, (height - side) // 2
+        return [Found(Box(left, top, left + side, top + side), None)]
+
+
+def make_detector(options: Options) -> Detector:
+    """Returns the detector that the options name."""
+    return WholeImage() if options.detector == "none" else HogDetector(options.upsample)
+
+
+def square_box(box: Box, *, scale: float, height: int, width: int) -> Box:
+    """Returns the square around a box, `scale` times as large, within the image.
+
+    FaceForensics++'s: the longer side counts; what reaches beyond the upper or left edge is moved
+    inside, and what then reaches beyond the others makes the square smaller.
+    """
+    side = int(max(box.right - box.left, box.bottom - box.top) * scale)
+    left = max((box.left + box.right) // 2 - side // 2, 0)
+    top = max((box.top + box.bottom) // 2 - side // 2, 0)
+    side = min(side, width - left, height - top)
+    return Box(left, top, left + side, top + side)
+
+
+def crop(
+    image: UInt8[np.ndarray, "H W 3"], box: Box, *, size: int
+) -> UInt8[np.ndarray, "size size 3"]:
+    """Returns what is in a box that lies within the image, bicubically resized."""
+    face = Image.fromarray(np.ascontiguousarray(image[box.top : box.bottom, box.left : box.right]))
+    return np.array(face.resize((size, size), Image.Resampling.BICUBIC))
+
+
+def faces_of_source(
+    source: Source, detector: Detector, options: Options
+) -> Iterator[tuple[Line, bytes | None]]:
+    """Yields a manifest line for every face, with its crop as PNG, and for every picture without.
+
+    Raises:
+        ValueError: The photograph or video cannot be read; what was yielded before does not count.
+    """
+    if not source.is_video:
+        data = read_file(source.file)
+        line = {"source": source.name, "frame": None, "sha256": hashlib.sha256(data).hexdigest()}
+        image = decode_image(data, orient=True)
+        yield from _faces_of_image(image, source.stem, line, detector, options)
+        return
+    from fsvfm_jax.prepare import video  # only where it is used: an extra
+
+    sha256 = hash_file(source.file)
+    indices = video.spaced_indices(video.count_frames(source.file), options.frames)
+    for index, image in video.read_frames(source.file, indices):
+        line = {"source": source.name, "frame": index, "sha256": sha256}
+        stem = f"{source.stem}_frame_{index}"
+        yield from _faces_of_image(image, stem, line, detector, options)
+
+
+def detect(
+    src: str, tree: Path, options: Options, *, root: str | None = None, processes: int
+) -> dict[str, int]:
+    """Finds and cuts out all faces: writes `images/` and the manifest; goes on where it stopped.
+
+    Returns:
+        How many lines the manifest has of each outcome.
+
+    Raises:
+        DataError: There is nothing to read, or no face in it.
+        ConfigError: The tree was made with other options; an extra is missing; tree is in src.
+        StorageError: The tree cannot be written.
+    """
+    from fsvfm_jax.tracking import progress  # imports JAX, which no worker needs
+
+    _check(src, tree, options)
+    sources, refusals = find_sources(src, root=root)
+    needed = {"dlib"} if options.detector == "dlib" else set()
+    check_installed(
+        needed | ({"cv2"} if any(x.is_video for x in sources) else set()), extra="prepare"
+    )
+    told = options._asdict() | {"src": os.path.abspath(src), "root": root}
+    with Manifest(tree, "detect", key="source", options=told) as manifest:
+        for refusal in refusals:
+            if refusal.name not in manifest:
+                manifest.add([_line(source=refusal.name, outcome="skipped", reason=refusal.reason)])
+        todo = [source for source in sources if source.name not in manifest]
+        done = spread(todo, _make_worker, [(tree, options)] * min(processes, max(len(todo), 1)))
+        for source, lines in progress(done, total=len(todo), description="detect"):
+            manifest.add(lines or [_refused(source, DIED)])
+        counts = manifest.finish()
+    if not counts.get("face"):
+        raise DataError(f"no face was found in {src}; {tree / MANIFEST_FILE} says why for each")
+    return counts
+
+
+def _faces_of_image(
+    image: UInt8[np.ndarray, "H W 3"],
+    stem: str,
+    line: Line,
+    detector: Detector,
+    options: Options,
+) -> Iterator[tuple[Line, bytes | None]]:
+    found = detector(image)
+    if not found:
+        reason = f"no face found ({options.detector}, upsample {options.upsample})"
+        yield _line(**line, outcome="no_face", reason=reason), None
+        return
+    chosen, reason = list(enumerate(found)), None
+    if options.faces == "largest":
+        chosen = [(None, max(found, key=_area))]
+        reason = f"the largest of {len(found)}" if len(found) > 1 else None
+    for face, (box, score) in chosen:
+        around = square_box(
+            box, scale=detector.box_scale, height=image.shape[0], width=image.shape[1]
+        )
+        name = stem if face is None else f"{stem}_{face}"
+        told = {**line, "face": face, "box": list(around), "score": score}
+        if around.right <= around.left:
+            yield _line(**told, outcome="refused", reason="its box is outside the picture"), None
+            continue
+        pixels = crop(image, around, size=options.size)
+        yield _line(**told, outcome="face", reason=reason, image=f"{name}.png"), _png(pixels)
+
+
+def _area(found: Found) -> int:
+    return (found.box.right - found.box.left) * (found.box.bottom - found.box.top)
+
+
+def _png(pixels: UInt8[np.ndarray, "H W 3"]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def _line(**known: Any) -> Line:
+    names = ("source", "frame", "face", "sha256", "outcome", "reason", "box", "score", "image")
+    return {name: known.get(name) for name in names}
+
+
+def _make_worker(arguments: tuple[Path, Options]) -> Callable[[Source], list[Line]]:
+    tree, options = arguments
+    detector = make_detector(options)
+    start_limits()
+    return partial(_write_faces, tree=tree, detector=detector, options=options)
+
+
+def _write_faces(source: Source, *, tree: Path, detector: Detector, options: Options) -> list[Line]:
+    lines = []
+    try:
+        with new_files(tree) as write:
+            for line, png in faces_of_source(source, detector, options):
+                tick()
+                lines.append(line)
+                if png is not None:
+                    write(f"images/{line['image']}", png)
+    except (ValueError, RuntimeError, MemoryError) as error:
+        return [_refused(source, str(error) or type(error).__name__)]
+    return lines
+
+
+def _refused(source: Source, reason: str) -> Line:
+    sha256 = hash_file(source.file) if is_readable(source) else None
+    return _line(source=source.name, sha256=sha256, outcome="refused", reason=reason)
+
+
+def _check(src: str, tree: Path, options: Options) -> None:
+    for name, least in (("upsample", 0), ("size", 1), ("frames", 1)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise ConfigError(f"--{name} is {value}; it must be at least {least}")
+    if os.path.isdir(src) and tree.resolve().is_relative_to(Path(src).resolve()):
+        raise ConfigError(f"{tree} is in {src}, where it would be searched; name another folder")
+
+
+def check_installed(modules: Collection[str], *, extra: str) -> None:
+    """Raises ConfigError, naming the extra, unless the modules can be imported."""
+    for module in sorted(modules):
+        if importlib.util.find_spec(module) is None:
+            raise ConfigError(
+                f"{module} is not installed: pip install '.[{extra}]' in the project's folder"
+            )

@@ -1,0 +1,149 @@
+"""From an image file and its parsing map to a record of a packed set: one item, no state."""
+
+import io
+import struct
+import zlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import simplejpeg
+from jaxtyping import Int64, UInt8
+from PIL import Image
+from tensorflow_datasets.proto import tf_example_pb2
+
+from fsvfm_jax.data.images import decode_image, decode_map, read_file
+from fsvfm_jax.data.moments import power_sums
+from fsvfm_jax.data.transforms import resize_face
+from fsvfm_jax.errors import DataError
+from fsvfm_jax.prepare.trees import Pair
+
+ENCODINGS = ("jpeg", "original", "raw")
+JPEG_QUALITY = 95
+_EXIF_ORIENTATION = 0x0112
+
+
+class Packed(NamedTuple):
+    """A record, and what a manifest counts of it."""
+
+    record: bytes
+    size: tuple[int, int]  # height, width
+    power_sums: Int64[np.ndarray, "3 3"]
+    classes: tuple[int, ...]  # that occur
+
+
+class LeftOut(NamedTuple):
+    """An image that does not get in."""
+
+    name: str
+    reason: str
+
+
+def pack_pair(pair: Pair, *, encoding: str, image_size: int | None) -> Packed | LeftOut:
+    """Returns the record of a face, or why there can be none.
+
+    Args:
+        pair: Its files.
+        encoding: "jpeg", quality 95 without subsampling; "original", the file's bytes where it is
+            a JPEG or PNG that any reader decodes to the same pixels, else a PNG; or "raw" pixels.
+        image_size: Side in pixels to bring it to; None leaves it as it is. "raw" needs one.
+
+    Raises:
+        DataError: A file cannot be opened: that is no fault of the image.
+    """
+    if pair.parsing_map is None:
+        return LeftOut(pair.name, "it has no parsing map")
+    original, stored_map = _read(pair.image), _read(pair.parsing_map)
+    try:
+        image = decode_image(original)
+    except ValueError as error:
+        return LeftOut(pair.name, f"its image cannot be decoded: {error}")
+    try:
+        parsing_map = decode_map(stored_map)
+    except ValueError as error:
+        return LeftOut(pair.name, f"its parsing map cannot be decoded: {error}")
+    if image.shape[:2] != parsing_map.shape:
+        sizes = "{} x {} pixels, but its parsing map {} x {}".format(
+            *image.shape[:2], *parsing_map.shape
+        )
+        return LeftOut(pair.name, f"it has {sizes}")
+    if image_size is not None and image.shape[:2] != (image_size, image_size):
+        image, parsing_map = resize_face(image, parsing_map, image_size=image_size).values()
+        original = b""
+    if encoding == "raw":
+        coded = image.tobytes(), parsing_map.tobytes()
+    else:
+        data = _keep(original) if encoding == "original" else encode_jpeg(image)
+        coded = data or encode_png(image), encode_map(parsing_map)
+        image = decode_image(coded[0])
+    occur = np.flatnonzero(np.bincount(parsing_map.ravel())).tolist()
+    record = make_record(*coded, name=pair.name)
+    return Packed(record, image.shape[:2], power_sums(image), tuple(occur))
+
+
+def pack_pairs(
+    pairs: Sequence[Pair], *, encoding: str, image_size: int | None
+) -> list[Packed | LeftOut]:
+    """Returns, for each pair in turn, what `pack_pair` does."""
+    return [pack_pair(pair, encoding=encoding, image_size=image_size) for pair in pairs]
+
+
+def make_record(image: bytes, parsing_map: bytes, *, name: str) -> bytes:
+    """Returns a `tf.Example`, the same bytes at every call."""
+    example = tf_example_pb2.Example()
+    # A name of a file need not be UTF-8; TFDS hands texts out as bytes.
+    fields = {"image": image, "parsing_map": parsing_map, "name": name.encode(errors="replace")}
+    for key, value in fields.items():
+        example.features.feature[key].bytes_list.value.append(value)
+    # By default the order of the fields is another in every process.
+    return example.SerializeToString(deterministic=True)
+
+
+def encode_jpeg(image: UInt8[np.ndarray, "H W 3"]) -> bytes:
+    """Returns a JPEG of quality 95, its colours at full resolution."""
+    image = np.ascontiguousarray(image)
+    return simplejpeg.encode_jpeg(image, JPEG_QUALITY, "RGB", "444")
+
+
+def encode_png(image: UInt8[np.ndarray, "H W 3"]) -> bytes:
+    """Returns a PNG."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
+
+
+def encode_map(parsing_map: UInt8[np.ndarray, "H W"]) -> bytes:
+    """Returns a PNG of 8-bit grey without filters.
+
+    Maps are areas of one number: as they are they compress better, and decode faster, than the
+    differences that PNG encoders make of them.
+    """
+    height, width = parsing_map.shape
+    rows = np.zeros((height, width + 1), np.uint8)  # each begins with its filter: none
+    rows[:, 1:] = parsing_map
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunks = (b"IHDR", header), (b"IDAT", zlib.compress(rows, 6)), (b"IEND", b"")
+    png = b"\x89PNG\r\n\x1a\n"
+    for kind, data in chunks:
+        png += struct.pack(">I", len(data)) + kind + data
+        png += struct.pack(">I", zlib.crc32(kind + data))
+    return png
+
+
+def _read(file: str) -> bytes:
+    try:
+        return read_file(file)
+    except ValueError as error:
+        raise DataError(
+            f"{file}: {error}; mend that and give the command again: it goes on from here"
+        ) from error
+
+
+def _keep(original: bytes) -> bytes:
+    """The bytes themselves if every reader decodes them to the same pixels, else none."""
+    if not original:
+        return b""
+    with Image.open(io.BytesIO(original), formats=("PNG", "JPEG", "WEBP")) as image:
+        is_upright = image.getexif().get(_EXIF_ORIENTATION, 1) == 1
+        is_plain = image.format in ("PNG", "JPEG") and image.mode == "RGB"
+    return original if is_plain and is_upright else b""

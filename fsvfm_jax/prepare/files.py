@@ -1,0 +1,196 @@
+"""Which photographs and videos there are, and what of them may be read.
+
+A `Source` lies below the root it was found under. Everything found gets one, or a `Refusal`: names
+come from strangers too, and what leads out of the root is not opened.
+"""
+
+import hashlib
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from fsvfm_jax.data.images import IMAGE_SUFFIXES, MAX_FILE_BYTES
+from fsvfm_jax.errors import ConfigError, DataError
+
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
+LIST_SUFFIX = ".txt"
+MAX_NAME = 1000  # characters of a line in a list
+# What a file system takes, less what comes to a name: `_frame_1234567_12.png`
+MAX_PART_BYTES = 255 - 40
+
+
+class Source(NamedTuple):
+    """A photograph or a video to read."""
+
+    name: str  # relative to the root, with "/"
+    file: str
+
+    @property
+    def is_video(self) -> bool:
+        """Whether it is one by its suffix."""
+        return _suffix(self.name) in VIDEO_SUFFIXES
+
+    @property
+    def stem(self) -> str:
+        """Its name without the suffix: what its crops are called by."""
+        return os.path.splitext(self.name)[0]
+
+
+class Refusal(NamedTuple):
+    """Something found that is not read, and why."""
+
+    name: str
+    reason: str
+
+
+def find_sources(src: str, *, root: str | None = None) -> tuple[list[Source], list[Refusal]]:
+    """Returns what is to be read, and what is not, each sorted by name.
+
+    Args:
+        src: A folder, whose files are found recursively; a list (.txt) with a path per line; or one
+            image or video.
+        root: What the paths in a list are relative to and must lie in; the list's folder if None.
+
+    Raises:
+        DataError: src is not there or has nothing to read.
+        ConfigError: A root is given for something else than a list.
+    """
+    is_list = src.lower().endswith(LIST_SUFFIX) and os.path.isfile(src)
+    if root is not None and not is_list:
+        raise ConfigError(f"--root is for lists of paths, and {src} is no {LIST_SUFFIX} file")
+    if is_list:
+        root = root or os.path.dirname(src) or os.curdir
+        names = _list_names(src)
+    elif os.path.isdir(src):
+        root, names = src, _walk(src)
+    elif os.path.isfile(src):
+        root, names = os.path.dirname(src) or os.curdir, iter([os.path.basename(src)])
+    else:
+        raise DataError(f"{src} does not exist; name a folder, a {LIST_SUFFIX} list or a file")
+    sources, refusals = _admit_all(names, root)
+    sources, clashes = _part_by_stem(sources)
+    if not sources:
+        why = f"; {refusals[0].name!r}: {refusals[0].reason}" if refusals else ""
+        raise DataError(f"nothing to read was found in {src}{why}")
+    return sources, sorted({*refusals, *clashes})
+
+
+def find_images(folder: str) -> tuple[list[str], list[Refusal]]:
+    """Returns the names of a folder's images, found recursively, and of what is not read.
+
+    Raises:
+        DataError: The folder does not exist, or has none.
+    """
+    if not os.path.isdir(folder):
+        raise DataError(f"{folder} does not exist; it is where the face crops should be")
+    sources, refusals = _admit_all(_walk(folder), folder)
+    sources, clashes = _part_by_stem([source for source in sources if not source.is_video])
+    if not sources and not clashes:
+        raise DataError(f"{folder} has no PNG, JPEG or WebP image")
+    return [source.name for source in sources], sorted({*refusals, *clashes})
+
+
+def is_readable(source: Source) -> bool:
+    """Whether it can be opened, and is no larger than it may be."""
+    try:
+        size = os.stat(source.file).st_size
+        return os.access(source.file, os.R_OK) and (source.is_video or size <= MAX_FILE_BYTES)
+    except OSError:
+        return False
+
+
+def hash_file(file: str) -> str:
+    """SHA-256 of its bytes, in hexadecimal.
+
+    Raises:
+        ValueError: It cannot be read.
+    """
+    try:
+        with open(file, "rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise ValueError(f"it cannot be read ({error.strerror})") from error
+
+
+def _walk(folder: str) -> Iterator[str]:
+    """Yields relative paths of all files and links below a folder."""
+    for parent, folders, files in os.walk(folder, onerror=_stop):
+        prefix = os.path.relpath(parent, folder)
+        # A linked folder is no way on: what it leads to is found where it is, or lies outside.
+        links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
+        for name in [*files, *links]:
+            yield name if prefix == os.curdir else os.path.join(prefix, name)
+
+
+def _stop(error: OSError) -> None:
+    raise DataError(
+        f"the folder {error.filename} cannot be listed ({error.strerror}); make it readable"
+    ) from error
+
+
+def _list_names(file: str) -> Iterator[str]:
+    for line in Path(file).read_bytes().splitlines():
+        if line.strip():
+            yield os.fsdecode(line.strip())
+
+
+def _admit_all(names: Iterable[str], root: str) -> tuple[list[Source], list[Refusal]]:
+    found = [_admit(name, os.path.realpath(root)) for name in dict.fromkeys(names)]
+    sources = {x for x in found if isinstance(x, Source)}
+    return sorted(sources), [x for x in found if isinstance(x, Refusal)]
+
+
+def _admit(name: str, root: str) -> Source | Refusal:
+    """Looks at what a name leads to, without opening it.
+
+    Args:
+        name: Relative to the root, or absolute.
+        root: Without links.
+    """
+    if "\0" in name or len(name) > MAX_NAME:
+        return Refusal(name[:MAX_NAME], f"it has a NUL or over {MAX_NAME} characters")
+    file = os.path.normpath(os.path.join(root, name))
+    if not is_below(file, root):
+        return Refusal(name, f"it leads out of {root}")
+    name = os.path.relpath(file, root)
+    if _suffix(name) not in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES):
+        return Refusal(name, "it is no image or video by its name")
+    if any(len(os.fsencode(part)) > MAX_PART_BYTES for part in name.split(os.sep)):
+        return Refusal(name, f"a part of its name has over {MAX_PART_BYTES} bytes")
+    try:
+        real = os.path.realpath(file, strict=True)
+        mode = os.stat(real).st_mode
+    except OSError as error:
+        return Refusal(name, f"it cannot be read ({error.strerror})")
+    if not is_below(real, root):
+        return Refusal(name, f"it is a link out of {root}")
+    if not stat.S_ISREG(mode):
+        return Refusal(name, "it is no regular file")
+    return Source(name, real)
+
+
+def is_below(file: str, root: str) -> bool:
+    """Whether a file is in a folder; both absolute, and without links if links are to count."""
+    return file.startswith(os.path.join(root, ""))
+
+
+def _part_by_stem(sources: list[Source]) -> tuple[list[Source], list[Refusal]]:
+    """Parts off those whose crops could have the names of others'."""
+    count = Counter(source.stem for source in sources)
+    videos = {source.stem for source in sources if source.is_video}
+
+    def clashes(source: Source) -> bool:
+        frame_of = re.sub(r"_frame_\d+(_\d+)?$", "", source.stem)
+        return count[source.stem] > 1 or (frame_of != source.stem and frame_of in videos)
+
+    reason = "what is made of it would be named as another file's are; rename one"
+    apart = [Refusal(source.name, reason) for source in sources if clashes(source)]
+    return [source for source in sources if not clashes(source)], apart
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()

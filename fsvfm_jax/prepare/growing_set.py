@@ -1,0 +1,248 @@
+"""A packed set grows: shard by shard, and stopped anywhere it goes on.
+
+What is not finished is in `SET/.unfinished-<split>/`: shards, each with a file of what is in it.
+When all are there they are moved to their place, and the files that make them a set come last.
+Killed or not, the set is the same, byte for byte.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fsvfm_jax.data.set_manifest import (
+    MANIFEST_FILE,
+    TFDS_FILES,
+    Shard,
+    Split,
+    dump_manifest,
+    read_manifest,
+)
+from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.prepare.encode import LeftOut, Packed
+from fsvfm_jax.prepare.manifest import storage
+from fsvfm_jax.prepare.shards import shard_name, tfds_files, write_shard
+from fsvfm_jax.prepare.trees import Pair
+from fsvfm_jax.regions import NUM_CLASSES
+
+LEFT_OUT_FILE = "left_out-{}.jsonl"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which pairs go into which shard, and how: all that the set depends on."""
+
+    pairs: list[Pair]
+    split: str
+    encoding: str
+    image_size: int | None
+    shard_records: int
+
+    @property
+    def shard_names(self) -> list[str]:
+        """Of the files."""
+        count = math.ceil(len(self.pairs) / self.shard_records)
+        return [shard_name(self.split, index, count) for index in range(count)]
+
+    def shard(self, index: int) -> list[Pair]:
+        """The pairs of one file."""
+        return self.pairs[index * self.shard_records : (index + 1) * self.shard_records]
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the settings, and of the names and the sizes of the files."""
+        told = (self.split, self.encoding, self.image_size, self.shard_records)
+        digest = hashlib.sha256(repr(told).encode())
+        for pair in self.pairs:
+            sizes = [os.path.getsize(file) if file else None for file in pair[1:]]
+            digest.update(os.fsencode(f"\n{pair.name}\0{sizes}"))
+        return digest.hexdigest()
+
+
+def build(plan: Plan, target: Path, write_shards: Callable[[Path, list[int]], None]) -> Split:
+    """Makes the set of a plan, or what is missing of it.
+
+    Args:
+        plan: What to pack.
+        target: The set's folder.
+        write_shards: Given a folder and which of the shards are missing there, it writes them by
+            `write_packed`.
+    """
+    fingerprint = plan.fingerprint()
+    folder = target / f".unfinished-{plan.split}"
+    with storage(target), _alone_in(target):
+        manifest = _read_compatible(target, plan)
+        before = manifest.get(plan.split)
+        if before is not None and before.plan != fingerprint:
+            raise ConfigError(
+                f"{target} holds a split {plan.split} of other files or settings; name another"
+                " folder, or remove this one"
+            )
+        if before is not None and _is_whole(target):
+            shutil.rmtree(folder, ignore_errors=True)
+            return before
+        _begin(folder, fingerprint)
+        shards = [folder / name for name in plan.shard_names]
+        missing = [i for i, shard in enumerate(shards) if not _is_done(shard, target)]
+        if missing:
+            write_shards(folder, missing)
+        tallies = [json.loads(_tally_file(shard).read_text()) for shard in shards]
+        result = _sum_up(plan, fingerprint, tallies)
+        if not result.count:
+            shutil.rmtree(folder)
+            first = tallies[0]["left_out"][0]
+            raise DataError(
+                f"none of {result.left_out} images can be packed; {first['name']}:"
+                f" {first['reason']}"
+            )
+        left_out = [line for tally in tallies for line in tally["left_out"]]
+        _finish(target, folder, manifest | {plan.split: result}, plan.split, left_out)
+        return result
+
+
+def write_packed(file: Path, items: Iterable[Packed | LeftOut]) -> None:
+    """Writes one shard and a file of what is in it; with that file, the shard is done."""
+    sizes: set[tuple[int, int]] = set()
+    sums, images_per_class = np.zeros((3, 3), np.int64), np.zeros(NUM_CLASSES, np.int64)
+    left_out = []
+
+    def records() -> Iterator[bytes]:
+        nonlocal sums
+        for item in items:
+            if isinstance(item, LeftOut):
+                left_out.append(item._asdict())
+                continue
+            sizes.add(item.size)
+            sums += item.power_sums
+            images_per_class[list(item.classes)] += 1
+            yield item.record
+
+    shard = write_shard(file, records())
+    tally = {
+        "shard": dataclasses.asdict(shard),
+        "sizes": sorted(sizes),
+        "power_sums": sums.tolist(),
+        "images_per_class": images_per_class.tolist(),
+        "left_out": left_out,
+    }
+    _write(_tally_file(file), json.dumps(tally).encode())
+
+
+def _read_compatible(target: Path, plan: Plan) -> dict[str, Split]:
+    if not (target / MANIFEST_FILE).exists() and (target / TFDS_FILES[-1]).exists():
+        raise ConfigError(f"{target} is a data set of another origin; name another folder")
+    manifest = read_manifest(target, check_tfds=False) or {}
+    for name, split in manifest.items():
+        if split.encoding != plan.encoding:
+            raise ConfigError(
+                f"{target} has its split {name} as {split.encoding}: give --encoding"
+                f" {split.encoding}, or name another folder"
+            )
+    return manifest
+
+
+def _is_whole(target: Path) -> bool:
+    """Whether the files that come after the manifest came."""
+    try:
+        read_manifest(target)
+    except DataError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _alone_in(target: Path) -> Iterator[None]:
+    target.mkdir(parents=True, exist_ok=True)
+    folder = os.open(target, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise ConfigError(
+            f"another process packs {target}; wait for it, or name another folder"
+        ) from error
+    finally:
+        os.close(folder)
+
+
+def _begin(folder: Path, fingerprint: str) -> None:
+    """Makes the folder of unfinished shards, or sees that it is of the same plan."""
+    folder.mkdir(exist_ok=True)
+    file = folder / "plan"
+    if file.exists() and file.read_text() != fingerprint:
+        raise ConfigError(
+            f"{folder} holds what was packed of other files or settings; remove it, or name another"
+            " folder"
+        )
+    if not file.exists():
+        _write(file, fingerprint.encode())
+
+
+def _tally_file(shard: Path) -> Path:
+    return shard.with_name(f"{shard.name}.json")
+
+
+def _is_done(shard: Path, target: Path) -> bool:
+    # It may have been moved to its place already.
+    return _tally_file(shard).exists() and (shard.exists() or (target / shard.name).exists())
+
+
+def _sum_up(plan: Plan, fingerprint: str, tallies: list[dict[str, Any]]) -> Split:
+    sizes = {tuple(size) for tally in tallies for size in tally["sizes"]}
+    # Python's numbers: there is no limit to how many pixels.
+    sums = [
+        [sum(column) for column in zip(*rows, strict=True)]
+        for rows in zip(*(tally["power_sums"] for tally in tallies), strict=True)
+    ]
+    per_class = zip(*(tally["images_per_class"] for tally in tallies), strict=True)
+    return Split(
+        plan=fingerprint,
+        encoding=plan.encoding,
+        size=sizes.pop() if len(sizes) == 1 else None,
+        left_out=sum(len(tally["left_out"]) for tally in tallies),
+        power_sums=tuple(map(tuple, sums)),
+        images_per_class=tuple(map(sum, per_class)),
+        shards=tuple(Shard(**tally["shard"]) for tally in tallies),
+    )
+
+
+def _finish(
+    target: Path,
+    folder: Path,
+    splits: dict[str, Split],
+    split: str,
+    left_out: list[dict[str, str]],
+) -> None:
+    """Moves the shards to their place; the files by which the set is read come last."""
+    for shard in splits[split].shards:
+        if (folder / shard.file).exists():
+            (folder / shard.file).replace(target / shard.file)
+    if left_out:
+        lines = "".join(json.dumps(line) + "\n" for line in left_out)
+        _write(folder / "left_out", lines.encode())
+        (folder / "left_out").replace(target / LEFT_OUT_FILE.format(split))
+    files = tfds_files(splits, folder)
+    files[MANIFEST_FILE] = dump_manifest(splits, files)
+    for name in (MANIFEST_FILE, *TFDS_FILES):
+        _write(folder / name, files[name])
+        (folder / name).replace(target / name)
+    shutil.rmtree(folder)
+
+
+def _write(file: Path, data: bytes) -> None:
+    """Writes a file, whole and on the disk when it has its name."""
+    unfinished = file.with_name(f"{file.name}.unfinished")
+    with unfinished.open("wb") as opened:
+        opened.write(data)
+        opened.flush()
+        os.fsync(opened.fileno())
+    unfinished.replace(file)

@@ -1,0 +1,201 @@
+"""What became of every item: `manifest.jsonl`, and what makes a killed stage go on.
+
+A stage appends the lines of each finished item to its journal, and at its end rewrites the manifest
+sorted: killed or not, the bytes are the same. An item without lines is done again, and what it had
+written is written again. Files get their name only when they are whole.
+"""
+
+import contextlib
+import fcntl
+import itertools
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fsvfm_jax.errors import ConfigError, DataError, StorageError
+
+MANIFEST_FILE = "manifest.jsonl"
+OPTIONS_FILE = "options.json"
+UNFINISHED = ".unfinished"
+
+Line = dict[str, Any]
+
+
+class Manifest:
+    """The lines of one stage in a tree, and which of its items are done.
+
+    To be used in a `with`; while it is open no other process works in the tree.
+
+    Args:
+        tree: The folder; made if missing.
+        stage: Name of the stage, which every line of it has as its "stage".
+        key: The entry of a line that names its item.
+        options: What the stage's result depends on.
+
+    Raises:
+        ConfigError: The tree was made with other options, or is being worked in.
+        StorageError: It cannot be written.
+    """
+
+    def __init__(self, tree: Path, stage: str, *, key: str, options: Mapping[str, Any]):
+        self._tree, self._stage, self._key, self._options = tree, stage, key, options
+        self._journal_file = tree / f".{stage}.jsonl"
+        self._lines: dict[str, list[str]] = {}
+
+    def __enter__(self) -> "Manifest":
+        with contextlib.ExitStack() as undo, storage(self._tree):
+            self._tree.mkdir(parents=True, exist_ok=True)
+            self._folder = os.open(self._tree, os.O_RDONLY)
+            undo.callback(os.close, self._folder)
+            self._lock()
+            _check_options(self._tree, self._stage, self._options)
+            shutil.rmtree(self._tree / UNFINISHED, ignore_errors=True)
+            (self._tree / UNFINISHED).mkdir()
+            _keep_options(self._tree, self._stage, self._options)
+            own = (line for line in read_lines(self._tree) if line["stage"] == self._stage)
+            for item, lines in itertools.groupby(own, lambda line: line[self._key]):
+                of_item = list(lines)
+                # What was refused is tried again: it may have been mended.
+                if all(line["outcome"] not in ("refused", "skipped") for line in of_item):
+                    self._lines[item] = [json.dumps(line) for line in of_item]
+            # A killed run may have left half a line at the end.
+            whole = _whole_lines(self._journal_file)
+            for entry in whole:
+                self._take(json.loads(entry))
+            self._journal = open(self._journal_file, "ab")
+            self._journal.truncate(sum(map(len, whole)))
+            undo.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._journal.close()
+        os.close(self._folder)
+
+    def __contains__(self, item: str) -> bool:
+        return item in self._lines
+
+    def add(self, lines: list[Line]) -> None:
+        """Says what became of an item, whose files are written."""
+        lines = [{"stage": self._stage, **line} for line in lines]
+        with storage(self._tree):
+            self._journal.write(json.dumps(lines).encode() + b"\n")
+            self._journal.flush()
+        self._take(lines)
+
+    def finish(self) -> dict[str, int]:
+        """Rewrites the manifest and returns how many of its lines have which outcome."""
+        others: dict[str, list[str]] = {}
+        for line in read_lines(self._tree):
+            if line["stage"] != self._stage:
+                others.setdefault(line["stage"], []).append(json.dumps(line))
+        own = [line for item in sorted(self._lines) for line in self._lines[item]]
+        stages = others | {self._stage: own}
+        text = "".join(f"{line}\n" for stage in sorted(stages) for line in stages[stage])
+        write_file(self._tree, MANIFEST_FILE, text.encode())
+        with storage(self._tree):
+            self._journal_file.unlink()
+            shutil.rmtree(self._tree / UNFINISHED)
+        return dict(Counter(json.loads(line)["outcome"] for line in own))
+
+    def _take(self, lines: list[Line]) -> None:
+        self._lines[lines[0][self._key]] = [json.dumps(line) for line in lines]
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"another process prepares {self._tree}; wait for it, or name another folder"
+            ) from error
+
+
+def read_lines(tree: Path) -> Iterator[Line]:
+    """Yields the lines of a tree's manifest; none if there is no manifest."""
+    file = tree / MANIFEST_FILE
+    if not file.exists():
+        return
+    with open(file, encoding="ascii", errors="replace") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise DataError(
+                    f"{file} is damaged in line {number}; remove it to do all its items again"
+                ) from error
+
+
+@contextlib.contextmanager
+def new_files(tree: Path) -> Iterator[Callable[[str, bytes], None]]:
+    """A `with` that gives a function to write files of a tree: all of them whole, or none.
+
+    Raises:
+        StorageError: They cannot be written.
+    """
+    folder = tree / UNFINISHED / str(os.getpid())
+    names: list[str] = []
+
+    def write(name: str, data: bytes) -> None:
+        with storage(tree):
+            folder.mkdir(exist_ok=True)
+            (folder / str(len(names))).write_bytes(data)
+        names.append(name)
+
+    try:
+        yield write
+        with storage(tree):
+            for number, name in enumerate(names):
+                (tree / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / str(number)).replace(tree / name)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_file(tree: Path, name: str, data: bytes) -> None:
+    """Writes one file of a tree, whole or not at all; see `new_files`."""
+    with new_files(tree) as write:
+        write(name, data)
+
+
+@contextlib.contextmanager
+def storage(place: Path) -> Iterator[None]:
+    """A `with` in which what the system refuses is a StorageError."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{place} cannot be written ({error.strerror}); make room or choose another folder, and"
+            " give the command again: it goes on where it stopped"
+        ) from error
+
+
+def _kept_options(tree: Path) -> dict[str, Any]:
+    file = tree / OPTIONS_FILE
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def _check_options(tree: Path, stage: str, options: Mapping[str, Any]) -> None:
+    before = _kept_options(tree).get(stage, options)
+    changed = [
+        f"{name} was {before.get(name)} and is {options.get(name)}"
+        for name in sorted({*before, *options})
+        if before.get(name) != options.get(name)
+    ]
+    if changed:
+        raise ConfigError(
+            f"{tree} was made by {stage} with other options: {', '.join(changed)}; give the same"
+            " again, or name another folder"
+        )
+
+
+def _keep_options(tree: Path, stage: str, options: Mapping[str, Any]) -> None:
+    text = json.dumps({**_kept_options(tree), stage: dict(options)}, indent=1, sort_keys=True)
+    write_file(tree, OPTIONS_FILE, text.encode() + b"\n")
+
+
+def _whole_lines(file: Path) -> list[bytes]:
+    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+    return lines[:-1] if lines and not lines[-1].endswith(b"\n") else lines

@@ -1,0 +1,191 @@
+"""`prepare pack DIR SET`: from a tree of images and parsing maps to a set that TFDS reads."""
+
+import argparse
+import functools
+import itertools
+import math
+import os
+import re
+from pathlib import Path
+from types import ModuleType
+
+from fsvfm_jax.data.set_manifest import Split
+from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.prepare.encode import ENCODINGS, Packed, pack_pairs
+from fsvfm_jax.prepare.growing_set import LEFT_OUT_FILE, Plan, build, write_packed
+from fsvfm_jax.prepare.trees import Pair, list_tree
+from fsvfm_jax.prepare.workers import in_order
+from fsvfm_jax.processes import available_cores
+from fsvfm_jax.tracking import progress
+
+SHARD_BYTES = 256 * 2**20
+PAIRS_AT_ONCE = 16  # sent to a process
+PAIRS_TRIED = 16  # to see how large records are
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds those of `pack`."""
+    parser.add_argument("dir", metavar="DIR", help="tree with images/ and parsing_maps/")
+    parser.add_argument("set", metavar="SET", help="folder of the set")
+    add_options(parser)
+    parser.add_argument(
+        "--processes", type=int, default=available_cores(), metavar="N", help="at once"
+    )
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what the set depends on."""
+    parser.add_argument("--split", default="train", metavar="NAME", help="train, val or test")
+    parser.add_argument(
+        "--encoding",
+        choices=ENCODINGS,
+        default="jpeg",
+        help="jpeg: quality 95, 4:4:4; original: the files' bytes; raw: pixels, with --image-size",
+    )
+    parser.add_argument(
+        "--image-size", type=int, metavar="N", help="side in pixels; as they are if not given"
+    )
+    parser.add_argument(
+        "--shard-records",
+        type=int,
+        metavar="N",
+        help="records per file; if not given, what makes about 256 MB",
+    )
+    parser.add_argument(
+        "--beam",
+        metavar="OPTIONS",
+        help="let Apache Beam do it, with these options, such as --beam='--runner=FlinkRunner"
+        " --flink_master=HOST:8081'; DIR and SET have the same paths on all its machines",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Packs a tree, or goes on with it."""
+    split = pack(
+        args.dir,
+        args.set,
+        split=args.split,
+        encoding=args.encoding,
+        image_size=args.image_size,
+        shard_records=args.shard_records,
+        workers=args.processes,
+        beam=args.beam,
+    )
+    size = sum(shard.bytes for shard in split.shards)
+    print(
+        f"{args.set}: {split.count} faces in {args.split}, {len(split.shards)} shards,"
+        f" {size / 1e6:.1f} MB"
+    )
+    if split.left_out:
+        file = Path(args.set) / LEFT_OUT_FILE.format(args.split)
+        print(f"{split.left_out} images were left out: {file} says why")
+
+
+def pack(
+    tree: str,
+    target: str,
+    *,
+    split: str = "train",
+    encoding: str = "jpeg",
+    image_size: int | None = None,
+    shard_records: int | None = None,
+    workers: int = 1,
+    beam: str | None = None,
+) -> Split:
+    """Packs a tree into a set, as one split of it; where that is done already, nothing happens.
+
+    Args:
+        tree: Folder with images/ and parsing_maps/.
+        target: The set's folder; made if missing. It may hold other splits.
+        split: Name of this one.
+        encoding: One of ENCODINGS.
+        image_size: Side in pixels that all faces are brought to; None leaves them as they are.
+        shard_records: Per file; None makes files of about SHARD_BYTES.
+        workers: Processes that encode.
+        beam: Options of the Apache Beam pipeline that packs instead.
+
+    Raises:
+        ConfigError: The settings do not go together, or with what the set holds.
+        DataError: The tree holds no pair that can be packed.
+        StorageError: The set cannot be written.
+    """
+    if workers < 1:
+        raise ConfigError(f"--processes is {workers}; it must be at least 1")
+    plan = make_plan(
+        tree,
+        split=split,
+        encoding=encoding,
+        image_size=image_size,
+        shard_records=shard_records,
+    )
+    if beam is None:
+        write_shards = functools.partial(_write_shards, plan, workers=workers)
+    else:
+        write_shards = functools.partial(_import_beam().write_shards, plan, options=beam)
+    return build(plan, Path(target), write_shards)
+
+
+def make_plan(
+    tree: str, *, split: str, encoding: str, image_size: int | None, shard_records: int | None
+) -> Plan:
+    """Lists a tree and parts it into shards; arguments and errors as in `pack`."""
+    check_settings(
+        split=split, encoding=encoding, image_size=image_size, shard_records=shard_records
+    )
+    pairs = list_tree(os.path.abspath(tree)).pairs  # as workers elsewhere find it
+    if not any(pair.parsing_map for pair in pairs):
+        raise DataError(
+            f"none of the {len(pairs)} images in {tree} has a parsing map; make them by"
+            f" `python -m fsvfm_jax.prepare parse {tree}`"
+        )
+    if shard_records is None:
+        shard_records = _records_per_shard(pairs, encoding, image_size)
+    return Plan(pairs, split, encoding, image_size, shard_records)
+
+
+def check_settings(
+    *, split: str, encoding: str, image_size: int | None, shard_records: int | None
+) -> None:
+    """Raises ConfigError where `pack` would for its settings alone."""
+    if not re.fullmatch("[a-z][a-z0-9_]*", split):
+        raise ConfigError(f"--split is {split!r}; use small letters, such as train, val or test")
+    for flag, value in (("image-size", image_size), ("shard-records", shard_records)):
+        if value is not None and value < 1:
+            raise ConfigError(f"--{flag} is {value}; it must be at least 1")
+    if encoding == "raw" and image_size is None:
+        raise ConfigError("--encoding raw stores pixels alone: give --image-size")
+
+
+def _import_beam() -> ModuleType:
+    try:
+        from fsvfm_jax.prepare import beam
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"--beam needs Apache Beam ({error}): pip install 'fsvfm_jax[beam]'"
+        ) from error
+    return beam
+
+
+def _write_shards(plan: Plan, folder: Path, missing: list[int], *, workers: int) -> None:
+    pairs = [plan.shard(index) for index in missing]
+    total = sum(map(len, pairs))
+    chunks = (
+        of_shard[first : first + PAIRS_AT_ONCE]
+        for of_shard in pairs
+        for first in range(0, len(of_shard), PAIRS_AT_ONCE)
+    )
+    work = functools.partial(pack_pairs, encoding=plan.encoding, image_size=plan.image_size)
+    # A process takes a second to start.
+    workers = min(workers, math.ceil(total / PAIRS_AT_ONCE / 4)) or 1
+    packed = itertools.chain.from_iterable(in_order(work, chunks, workers=workers))
+    items = progress(packed, total=total, description=f"packing {plan.split}")
+    for index, of_shard in zip(missing, pairs, strict=True):
+        write_packed(folder / plan.shard_names[index], itertools.islice(items, len(of_shard)))
+    next(items, None)  # It says at its end how long it took.
+
+
+def _records_per_shard(pairs: list[Pair], encoding: str, image_size: int | None) -> int:
+    tried = pairs[:: math.ceil(len(pairs) / PAIRS_TRIED)]
+    packed = pack_pairs(tried, encoding=encoding, image_size=image_size)
+    sizes = [len(item.record) for item in packed if isinstance(item, Packed)]
+    return max(SHARD_BYTES * len(sizes) // max(sum(sizes), 1), 1) if sizes else len(pairs)

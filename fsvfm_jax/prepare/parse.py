@@ -1,0 +1,188 @@
+"""A parsing map for every crop of a tree: the stage `parse`, and what it does to a few crops."""
+
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import UInt8
+
+from fsvfm_jax.data.images import decode_image, read_file
+from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.prepare.average import AverageParser
+from fsvfm_jax.prepare.detect import check_installed
+from fsvfm_jax.prepare.existing_maps import ImportParser
+from fsvfm_jax.prepare.files import find_images
+from fsvfm_jax.prepare.manifest import MANIFEST_FILE, Line, Manifest, new_files
+from fsvfm_jax.prepare.workers import DIED, spread, start_limits, tick
+
+
+@runtime_checkable
+class Parser(Protocol):
+    """Makes parsing maps: LaPa's classes 0 to 10, one per pixel."""
+
+    def __call__(
+        self, names: list[str], images: list[UInt8[np.ndarray, "_H _W 3"]]
+    ) -> list[UInt8[np.ndarray, "_H _W"] | str]:
+        """Returns for each image its map, of its size, or why it has none."""
+        ...
+
+
+class Options(NamedTuple):
+    """What the maps depend on."""
+
+    parser: str = "farl"  # or "import" or "average"
+    maps: str | None = None  # folder to import from
+    labels: str = "lapa"  # of the maps to import; or "celebamask19"
+
+
+def make_parser(options: Options, *, device: str) -> Parser:
+    """Returns the parser that the options name; `device` is FaRL's, as PyTorch calls it."""
+    if options.parser == "average":
+        return AverageParser()
+    if options.parser == "import":
+        assert options.maps is not None
+        return ImportParser(options.maps, labels=options.labels)
+    from fsvfm_jax.prepare.farl import FarlParser  # only where it is used: an extra
+
+    return FarlParser(device)
+
+
+def maps_of_crops(
+    crops: list[tuple[str, bytes]], parser: Parser
+) -> list[tuple[Line, bytes | None]]:
+    """Returns a manifest line for each crop, and its map as NPY (int8 [1, H, W]) if it has one.
+
+    Args:
+        crops: Name, relative to `images/`, and the file's bytes.
+        parser: What makes the maps.
+    """
+    images, reasons = {}, {}
+    for name, data in crops:
+        try:
+            images[name] = decode_image(data)
+        except ValueError as error:
+            reasons[name] = str(error)
+    made = parser(list(images), list(images.values())) if images else []
+    made = reasons | dict(zip(images, made, strict=True))
+    return [
+        _with_map({"image": name, "sha256": hashlib.sha256(data).hexdigest()}, made[name])
+        for name, data in crops
+    ]
+
+
+def check(options: Options, *, batch_size: int) -> None:
+    """Raises ConfigError if options do not go together, or an extra is missing."""
+    if (options.parser == "import") != (options.maps is not None):
+        raise ConfigError("--parser import and --maps DIR go together: give both or neither")
+    if options.labels != "lapa" and options.parser != "import":
+        raise ConfigError(f"--labels {options.labels} is for --parser import")
+    if batch_size < 1:
+        raise ConfigError(f"--batch-size is {batch_size}; it must be at least 1")
+    if options.parser == "farl":
+        check_installed({"torch", "facer"}, extra="farl")
+
+
+def parse(
+    tree: Path, options: Options, *, processes: int, device: str | None = None, batch_size: int = 32
+) -> dict[str, int]:
+    """Makes all maps: writes `parsing_maps/` and the manifest; goes on where it stopped.
+
+    Args:
+        tree: Has `images/`.
+        options: What the maps depend on.
+        processes: How many work; FaRL takes one per device instead.
+        device: FaRL's, as PyTorch calls it; every GPU if None, or the CPU where there is none.
+        batch_size: How many crops go through FaRL together.
+
+    Returns:
+        How many lines the manifest has of each outcome.
+
+    Raises:
+        DataError: There are no crops, or none got a map.
+        ConfigError: The tree was parsed with other options, or an extra is missing.
+        StorageError: The tree cannot be written.
+    """
+    from fsvfm_jax.tracking import progress  # imports JAX, which no worker needs
+
+    check(options, batch_size=batch_size)
+    names, refusals = find_images(str(tree / "images"))
+    devices = _devices(device) if options.parser == "farl" else ["cpu"] * processes
+    with Manifest(tree, "parse", key="image", options=options._asdict()) as manifest:
+        for refusal in refusals:
+            if refusal.name not in manifest:
+                manifest.add([_refused(refusal.name, refusal.reason)])
+        todo = [name for name in names if name not in manifest]
+        arguments = [(tree, options, x) for x in devices]
+        lines = _lines(todo, arguments, batch_size=batch_size)
+        for line in progress(lines, total=len(todo), description="parse"):
+            manifest.add([line])
+        counts = manifest.finish()
+    if not counts.get("parsed"):
+        raise DataError(f"no crop in {tree} got a map; {tree / MANIFEST_FILE} says why for each")
+    return counts
+
+
+def _lines(
+    names: list[str], arguments: list[tuple[Path, Options, str]], *, batch_size: int
+) -> Iterator[Line]:
+    """Yields a line for each crop, in the order in which they are done."""
+    for size in (batch_size, 1):  # One by one those that a process died among.
+        chunks = [names[i : i + size] for i in range(0, len(names), size)]
+        names = []
+        for chunk, lines in spread(chunks, _make_worker, arguments[: max(len(chunks), 1)]):
+            if lines is not None:
+                yield from lines
+            elif size > 1:
+                names += chunk
+            else:
+                yield _refused(chunk[0], DIED)
+
+
+def _make_worker(arguments: tuple[Path, Options, str]) -> Callable[[list[str]], list[Line]]:
+    tree, options, device = arguments
+    parser = make_parser(options, device=device)
+    if options.parser != "farl":  # PyTorch takes what it takes.
+        start_limits()
+    return partial(_write_maps, tree=tree, parser=parser)
+
+
+def _write_maps(names: list[str], *, tree: Path, parser: Parser) -> list[Line]:
+    lines, crops = [], []
+    for name in names:
+        try:
+            crops.append((name, read_file(str(tree / "images" / name))))
+        except ValueError as error:
+            lines.append(_refused(name, str(error)))
+    with new_files(tree) as write:
+        for line, npy in maps_of_crops(crops, parser):
+            tick()
+            lines.append(line)
+            if npy is not None:
+                write(f"parsing_maps/{line['map']}", npy)
+    return lines
+
+
+def _with_map(line: Line, made: UInt8[np.ndarray, "_H _W"] | str) -> tuple[Line, bytes | None]:
+    if isinstance(made, str):
+        return {**line, "outcome": "refused", "reason": made, "map": None}, None
+    file = io.BytesIO()
+    np.save(file, made[None].astype(np.int8))
+    name = f"{os.path.splitext(line['image'])[0]}.npy"
+    return {**line, "outcome": "parsed", "reason": None, "map": name}, file.getvalue()
+
+
+def _refused(name: str, reason: str) -> Line:
+    return {"image": name, "sha256": None, "outcome": "refused", "reason": reason, "map": None}
+
+
+def _devices(device: str | None) -> list[str]:
+    if device is not None:
+        return [device]
+    import torch  # only where it is used: an extra
+
+    return [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]

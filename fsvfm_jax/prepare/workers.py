@@ -1,0 +1,169 @@
+"""Work spread over processes, of which any may die: of what it reads, or with its parent."""
+
+import itertools
+import multiprocessing
+import os
+import resource
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fsvfm_jax.errors import DataError
+
+T = TypeVar("T")
+A = TypeVar("A")
+U = TypeVar("U")
+
+SECONDS = 10  # of CPU, for one picture; far more than any takes
+MEMORY_BYTES = 512 * 2**20  # for one picture, beyond what a worker has at its start
+DIED = f"reading it took over {SECONDS} s, or ended the process"
+Work = Callable[[Any], Any]  # an item to its result; either may be a list
+
+_work: Work | Exception | None = None  # of this process, if it is a worker
+
+
+def spread(
+    items: Iterable[T], make: Callable[[A], Work], arguments: Sequence[A]
+) -> Iterator[tuple[T, Any]]:
+    """Yields every item with its result, in the order in which they finish.
+
+    The processes are started anew (`spawn`) and stop with their parent. An item of which a process
+    dies, or which takes over SECONDS between two calls of `tick`, has the result None; the others
+    that it had at the time are done again.
+
+    Args:
+        items: What is to be done; picklable.
+        make: Called once in each process, with its argument; returns what does an item there.
+        arguments: One for each process, such as its device.
+
+    Raises:
+        Exception: Whatever `make` or the work raised.
+    """
+    items = iter(items)
+    alone: list[T] = []  # those that some process may have died of
+    while True:
+        with _pool(make, arguments) as pool:
+            alone += yield from _through(pool, items, ahead=2 * len(arguments))
+        if not alone:
+            return
+        while alone:
+            item = alone.pop()
+            with _pool(make, arguments[:1]) as pool:
+                if (yield from _through(pool, iter([item]), ahead=1)):
+                    yield item, None
+
+
+def in_order(work: Callable[[T], U], items: Iterable[T], *, workers: int) -> Iterator[U]:
+    """Yields work(item) for every item in turn, done by so many processes; 1 is this one alone.
+
+    Args:
+        work: Returns anything but None; picklable.
+        items: Picklable.
+        workers: At least 1.
+
+    Raises:
+        DataError: A process dies of an item, also when it has nothing else to do.
+    """
+    if workers == 1:
+        yield from map(work, items)
+        return
+    done: dict[int, U] = {}
+    following = 0
+    for (place, item), result in spread(enumerate(items), _of_numbered, [work] * workers):
+        if result is None:
+            raise DataError(
+                f"a process ended while it worked on {str(item)[:200]}: a file may be damaged, or"
+                " memory short; see to it and give the command again, with fewer --processes"
+            )
+        done[place] = result
+        while following in done:
+            yield done.pop(following)
+            following += 1
+
+
+def start_limits() -> None:
+    """From here on this process ends if it takes too long, and cannot have much more memory."""
+    status = Path("/proc/self/status")
+    if status.exists():  # Elsewhere the system does not count what this limits.
+        data = next(line for line in status.read_text().splitlines() if line.startswith("VmData"))
+        most = int(data.split()[1]) * 1024 + MEMORY_BYTES
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    # Its default action ends the process, also in the middle of a decoder.
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+
+
+def tick() -> None:
+    """Says that work goes on: the time counts anew, where it counts."""
+    if signal.getitimer(signal.ITIMER_PROF)[0]:
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+
+
+def _of_numbered(work: Work) -> Work:
+    return lambda numbered: work(numbered[1])
+
+
+def _through(
+    pool: ProcessPoolExecutor, items: Iterator[T], *, ahead: int
+) -> Generator[tuple[T, Any], None, list[T]]:
+    """Yields items with results as they finish; returns those lost when a process died."""
+    futures: dict[Future, T] = {}
+    lost: list[T] = []
+    while not lost:
+        for item in itertools.islice(items, ahead - len(futures)):
+            try:
+                futures[pool.submit(_do, item)] = item
+            except BrokenProcessPool:
+                lost.append(item)
+        if not futures:
+            break
+        for future in wait(futures, return_when=FIRST_COMPLETED).done:
+            item = futures.pop(future)
+            if isinstance(future.exception(), BrokenProcessPool):
+                lost.append(item)
+            else:
+                yield item, future.result()
+    return lost + list(futures.values())
+
+
+def _pool(make: Callable[[A], Work], arguments: Sequence[A]) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")
+    places = context.SimpleQueue()  # It takes little before someone reads it: no arguments.
+    for place in range(len(arguments)):
+        places.put(place)
+    return ProcessPoolExecutor(
+        len(arguments),
+        mp_context=context,
+        initializer=_start,
+        initargs=(make, arguments, places),
+    )
+
+
+def _start(make: Callable[[A], Work], arguments: Sequence[A], places: "SimpleQueue[int]") -> None:
+    global _work
+    # An interrupt from the keyboard goes to all of a group: the parent decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    try:
+        _work = make(arguments[places.get()])
+    except Exception as error:  # An initializer's error would not reach the parent.
+        _work = error
+
+
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _do(item: Any) -> Any:
+    if isinstance(_work, Exception):
+        raise _work
+    tick()
+    return _work(item)

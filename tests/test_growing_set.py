@@ -1,0 +1,157 @@
+"""A set is the same whatever happens on the way, and nobody's else is touched."""
+
+import fcntl
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import face_trees
+import pytest
+
+from fsvfm_jax.errors import ConfigError, DataError, StorageError
+from fsvfm_jax.prepare import growing_set
+from fsvfm_jax.prepare.pack import pack
+
+
+class Killed(BaseException):
+    """Where nothing may be caught."""
+
+
+def test_it_goes_on_after_a_kill(tree: Path, tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+    """Killed by the system as soon as the second shard is there."""
+    code = """
+import sys, time
+from fsvfm_jax.prepare import pack
+def wait(*args, **kwargs):
+    time.sleep(0.02)
+    return pack_pairs(*args, **kwargs)
+pack_pairs, pack.pack_pairs, pack.PAIRS_AT_ONCE = pack.pack_pairs, wait, 1
+pack.pack(*sys.argv[1:], shard_records=5)
+"""
+    process = face_trees.start_python(code, str(tree), str(tmp_path), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob(".unfinished-train/*.json"))) < 2:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "dataset_info.json").exists()
+    kept = {x.name: x.stat().st_mtime_ns for x in tmp_path.glob(".unfinished-train/*-of-00004")}
+    pack(str(tree), str(tmp_path), shard_records=5)
+    assert face_trees.contents(tmp_path) == undisturbed
+    assert len(kept) >= 2
+    for name, time_written in kept.items():
+        assert (tmp_path / name).stat().st_mtime_ns == time_written
+
+
+def test_it_goes_on_wherever_it_was_stopped(
+    tree: Path, tmp_path: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped before and after each file that gets its name, down to the last."""
+    replace = Path.replace
+    steps = 0
+
+    def counted(source: Path, target: Path) -> Path:
+        nonlocal steps
+        steps += 1
+        if steps == stop:
+            raise Killed
+        result = replace(source, target)
+        if steps == -stop:
+            raise Killed
+        return result
+
+    monkeypatch.setattr(Path, "replace", counted)
+    for stop in (sign * step for step in range(1, 100) for sign in (1, -1)):
+        steps = 0
+        try:
+            pack(str(tree), str(tmp_path / "set"), shard_records=5)
+            break
+        except Killed:
+            steps = -1000
+            pack(str(tree), str(tmp_path / "set"), shard_records=5)
+        assert face_trees.contents(tmp_path / "set") == undisturbed, stop
+        shutil.rmtree(tmp_path / "set")
+    assert stop > 15
+
+
+def test_a_full_disk_is_a_clear_error(
+    tree: Path, tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    """Here, of a file that may not grow: the system refuses it in the same place."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(StorageError, match=r"00000-of-00004 cannot be written \(.*File too la"):
+            pack(str(tree), str(tmp_path), shard_records=5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert set(face_trees.contents(tmp_path)) == {".unfinished-train/plan"}
+    pack(str(tree), str(tmp_path), shard_records=5)
+    assert face_trees.contents(tmp_path) == undisturbed
+
+
+def test_what_cannot_be_made_is_a_clear_error(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="file/set cannot be written"):
+        pack(str(tree), str(tmp_path / "file" / "set"))
+
+
+def test_packing_again_does_nothing(tree: Path, tmp_path: Path) -> None:
+    first = pack(str(tree), str(tmp_path))
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
+    assert pack(str(tree), str(tmp_path)) == first
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_files_or_settings_are_refused(
+    tmp_path: Path, finished: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = face_trees.write_tree(tmp_path / "tree", 3)
+    if finished:
+        pack(str(tree), str(tmp_path / "set"))
+    else:
+        with monkeypatch.context() as context, pytest.raises(Killed):
+            context.setattr(growing_set, "_finish", lambda *args: (_ for _ in ()).throw(Killed))
+            pack(str(tree), str(tmp_path / "set"))
+    for change in ("settings", "files"):
+        if change == "files":
+            face_trees.write_tree(tree, 1, first=3)
+        with pytest.raises(ConfigError, match=r"of other files or settings; .*name another folder"):
+            pack(str(tree), str(tmp_path / "set"), image_size=16 if change == "settings" else None)
+
+
+def test_a_set_of_another_origin_is_not_touched(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "dataset_info.json").write_text("{}")
+    with pytest.raises(ConfigError, match="is a data set of another origin; name another folder"):
+        pack(str(tree), str(tmp_path))
+
+
+def test_two_do_not_pack_the_same_set(tree: Path, tmp_path: Path) -> None:
+    folder = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    try:
+        with pytest.raises(ConfigError, match=r"another process packs .*; wait"):
+            pack(str(tree), str(tmp_path))
+    finally:
+        os.close(folder)
+
+
+def test_a_tree_of_which_nothing_fits_is_refused(tmp_path: Path) -> None:
+    tree = face_trees.write_tree(tmp_path / "tree", 2)
+    for file in (tree / "images").rglob("*.png"):
+        file.write_bytes(b"text")
+    with pytest.raises(DataError, match="none of 2 images can be packed; a/000: its image cannot"):
+        pack(str(tree), str(tmp_path / "set"))
+    assert not face_trees.contents(tmp_path / "set")
+    shutil.rmtree(tree / "parsing_maps")
+    with pytest.raises(DataError, match=r"none of the 2 images .* has a parsing map; make them by"):
+        pack(str(tree), str(tmp_path / "set"))
+    with pytest.raises(DataError, match="no PNG, JPEG or WebP image was found under"):
+        pack(str(tmp_path), str(tmp_path / "set"))

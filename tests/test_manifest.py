@@ -1,0 +1,128 @@
+"""A stage's lines: sorted at its end, kept when it is killed, refused when options change."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from fsvfm_jax.errors import ConfigError, DataError, StorageError
+from fsvfm_jax.prepare.manifest import Manifest, new_files, read_lines, storage, write_file
+
+
+def opened(tree: Path, stage: str = "detect", **options: object) -> Manifest:
+    """The manifest of a stage whose items are called by "source"."""
+    return Manifest(tree, stage, key="source", options=options)
+
+
+def line(source: str, **more: object) -> dict[str, object]:
+    """A line of an item."""
+    return {"source": source, "outcome": "face", **more}
+
+
+def bytes_of(tree: Path) -> dict[str, bytes]:
+    """Every file of a tree."""
+    return {str(x.relative_to(tree)): x.read_bytes() for x in tree.rglob("*") if x.is_file()}
+
+
+def test_lines_are_sorted_whatever_the_order_of_work(tmp_path: Path) -> None:
+    for name, order in {"x": "bca", "y": "abc"}.items():
+        with opened(tmp_path / name, size=1) as manifest:
+            for source in order:
+                manifest.add([line(source, frame=11), line(source, frame=2)])
+            assert manifest.finish() == {"face": 6}
+    assert bytes_of(tmp_path / "x") == bytes_of(tmp_path / "y")
+    assert set(bytes_of(tmp_path / "x")) == {"manifest.jsonl", "options.json"}
+    lines = list(read_lines(tmp_path / "x"))
+    assert [x["source"] + str(x["frame"]) for x in lines] == ["a11", "a2", "b11", "b2", "c11", "c2"]
+    assert {x["stage"] for x in lines} == {"detect"}
+
+
+@pytest.mark.parametrize("torn", [b"", b'[{"stage": "detect", "source": "c"', b"\xff"])
+def test_a_killed_stage_goes_on(tmp_path: Path, torn: bytes) -> None:
+    with opened(tmp_path / "whole", size=1) as manifest:
+        manifest.add([line("a")])
+        manifest.add([line("b")])
+        manifest.finish()
+    with opened(tmp_path / "killed", size=1) as manifest:
+        manifest.add([line("b")])  # and no finish
+    with open(tmp_path / "killed" / ".detect.jsonl", "ab") as journal:
+        journal.write(torn)
+    (tmp_path / "killed" / ".unfinished" / "123").mkdir(parents=True)
+    with opened(tmp_path / "killed", size=1) as manifest:
+        assert "b" in manifest
+        assert "a" not in manifest and "c" not in manifest
+        manifest.add([line("a")])
+        manifest.finish()
+    assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")
+
+
+def test_a_finished_stage_takes_new_items(tmp_path: Path) -> None:
+    with opened(tmp_path) as manifest:
+        manifest.add([line("b"), line("b", frame=1)])
+        manifest.finish()
+    with opened(tmp_path) as manifest:
+        assert "b" in manifest
+        manifest.add([line("a")])
+        assert manifest.finish() == {"face": 3}
+    assert [x["source"] for x in read_lines(tmp_path)] == ["a", "b", "b"]
+
+
+def test_a_stage_leaves_the_lines_of_others(tmp_path: Path) -> None:
+    for stage in ("parse", "detect"):
+        with opened(tmp_path, stage) as manifest:
+            assert "a" not in manifest
+            manifest.add([line("a")])
+            manifest.finish()
+    assert [x["stage"] for x in read_lines(tmp_path)] == ["detect", "parse"]
+
+
+def test_other_options_are_refused_with_the_difference(tmp_path: Path) -> None:
+    with opened(tmp_path, size=224, faces="all"):
+        pass
+    before = bytes_of(tmp_path)
+    message = r"made by detect with other options: size was 224 and is 256; give the same"
+    with pytest.raises(ConfigError, match=message), opened(tmp_path, size=256, faces="all"):
+        pass
+    assert bytes_of(tmp_path) == before
+    with opened(tmp_path, size=224, faces="all"), opened(tmp_path / "sub", size=256):
+        pass
+
+
+def test_two_at_once_are_refused(tmp_path: Path) -> None:
+    with (
+        opened(tmp_path),
+        pytest.raises(ConfigError, match="another process prepares"),
+        opened(tmp_path, "parse"),
+    ):
+        pass
+
+
+def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
+    (tmp_path / "manifest.jsonl").write_text(json.dumps(line("a", stage="x")) + "\n{\n")
+    with pytest.raises(DataError, match=r"manifest.jsonl is damaged in line 2"):
+        list(read_lines(tmp_path))
+
+
+def test_files_are_written_all_or_none(tmp_path: Path) -> None:
+    with opened(tmp_path):
+        with pytest.raises(ValueError), new_files(tmp_path) as write:
+            write("images/a.png", b"a")
+            raise ValueError
+        assert not (tmp_path / "images").exists()
+        with new_files(tmp_path) as write:
+            write("images/a.png", b"a")
+            write("images/sub/b.png", b"b")
+            assert not (tmp_path / "images").exists()
+        write_file(tmp_path, "images/a.png", b"new")
+    assert (tmp_path / "images" / "a.png").read_bytes() == b"new"
+    assert (tmp_path / "images" / "sub" / "b.png").read_bytes() == b"b"
+    assert list((tmp_path / ".unfinished").iterdir()) == []
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    message = r"written \(No space left on device\); make room"
+    with pytest.raises(StorageError, match=message), storage(tmp_path):
+        raise full

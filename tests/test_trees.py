@@ -1,0 +1,51 @@
+"""Images find their maps by name."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fsvfm_jax.errors import DataError
+from fsvfm_jax.prepare.trees import Pair, list_tree
+
+STEMS = st.sets(st.sampled_from(["a", "b.c", "d/e", "d/f g", "d/h/ä", "z"]))
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+@given(STEMS.filter(bool), STEMS, STEMS)
+def test_each_image_has_its_map_and_the_npy_first(
+    tmp_path_factory: pytest.TempPathFactory, images: set[str], npys: set[str], pngs: set[str]
+) -> None:
+    root = tmp_path_factory.mktemp("tree")
+    touch(root, *(f"images/{stem}.png" for stem in images), "images/notes.txt")
+    touch(root, *(f"parsing_maps/{stem}.npy" for stem in npys))
+    touch(root, *(f"parsing_maps/{stem}.png" for stem in pngs), "parsing_maps/notes.txt")
+    maps = {stem: str(root / f"parsing_maps/{stem}.png") for stem in pngs}
+    maps |= {stem: str(root / f"parsing_maps/{stem}.npy") for stem in npys}
+    tree = list_tree(str(root))
+    assert tree.pairs == [
+        Pair(name, str(root / f"images/{name}.png"), maps.get(name))
+        for name in sorted(images, key=lambda stem: f"{stem}.png")
+    ]
+    assert tree.maps_without_image == sorted(maps[stem] for stem in maps.keys() - images)
+
+
+def test_capital_suffixes_and_links_are_found(tmp_path: Path) -> None:
+    touch(tmp_path, "elsewhere/x.JPEG", "tree/images/y.Webp", "tree/parsing_maps/y.NPY")
+    (tmp_path / "tree/images/linked").symlink_to(tmp_path / "elsewhere")
+    pairs = list_tree(str(tmp_path / "tree")).pairs
+    assert [pair.name for pair in pairs] == ["linked/x", "y"]
+    assert pairs[1].parsing_map == str(tmp_path / "tree/parsing_maps/y.NPY")
+
+
+def test_what_has_no_image_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "parsing_maps/a.npy", "images/a.gif")
+    for root in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(DataError, match=f"no PNG, JPEG or WebP .* under {root}/images; a tree"):
+            list_tree(str(root))

@@ -1,0 +1,100 @@
+"""Work goes on whatever becomes of a process."""
+
+import functools
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from fsvfm_jax.errors import DataError
+from fsvfm_jax.prepare.workers import in_order, spread, start_limits, tick
+
+
+def make(argument: str) -> Callable[[Any], Any]:
+    """What the workers of these tests do: what an item asks for."""
+    if argument == "broken":
+        raise DataError("no weights")
+    if argument == "limited":
+        start_limits()
+    return functools.partial(work, argument)
+
+
+def work(argument: str, item: Any) -> Any:
+    """Does what is asked for."""
+    if item == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if item == "fail":
+        raise DataError("it failed")
+    if item == "hang":
+        signal.setitimer(signal.ITIMER_PROF, 0.1)  # as if SECONDS had nearly passed
+        sum(range(10**12))
+    if item == "much":
+        try:
+            return len(bytearray(600 * 2**20))
+        except MemoryError:
+            return "too much"
+    if item == "some":
+        return len(bytearray(300 * 2**20))
+    if item == "pid":
+        time.sleep(0.2)
+        return os.getpid()
+    return (argument, item)
+
+
+def test_every_item_comes_back_once() -> None:
+    done = list(spread(range(20), make, ["a", "b"]))
+    assert sorted(item for item, _ in done) == list(range(20))
+    assert {result[1] for _, result in done} == set(range(20))
+    assert all(result[1] == item for item, result in done)
+
+
+def test_each_process_has_its_own_argument() -> None:
+    done = list(spread(["pid"] * 4, make, ["a", "b"]))
+    assert len({pid for _, pid in done}) == 2
+    assert os.getpid() not in {pid for _, pid in done}
+
+
+def test_what_a_process_dies_of_has_no_result_and_the_rest_is_done() -> None:
+    items = [1, 2, "die", 3, "hang", 4, "much", "some", 5]
+    done = dict(spread(items, make, ["limited", "limited"]))
+    assert {item for item, result in done.items() if result is None} == {"die", "hang"}
+    assert set(done) == set(items)
+    assert done["much"] == "too much" and done["some"] == 300 * 2**20
+
+
+@pytest.mark.parametrize(("argument", "message"), [("broken", "no weights"), ("a", "it failed")])
+def test_an_error_is_raised_as_it_is(argument: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        list(spread(["fail"], make, [argument]))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_results_come_in_order(workers: int) -> None:
+    items = [0.5, *[0.0] * 9]
+    done = in_order(functools.partial(slept, bytes(10**6)), enumerate(items), workers=workers)
+    places, pids = zip(*done, strict=True)
+    assert list(places) == list(range(10))
+    assert len(set(pids)) == workers
+    assert (os.getpid() in pids) == (workers == 1)
+
+
+def slept(_: bytes, item: tuple[int, float]) -> tuple[int, int]:
+    """What takes long comes last, if nobody puts it in order."""
+    place, seconds = item
+    time.sleep(seconds)
+    return place, os.getpid()
+
+
+def test_in_order_nothing_is_left_out() -> None:
+    with pytest.raises(DataError, match="a process ended while it worked on die: a file may be"):
+        list(in_order(make("a"), ["x", "y", "die", "z"], workers=2))
+    with pytest.raises(DataError, match="it failed"):
+        list(in_order(make("a"), ["fail"], workers=2))
+
+
+def test_ticking_without_limits_does_nothing() -> None:
+    tick()
+    assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
