@@ -9,7 +9,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from fsvfm_jax import cli
 from fsvfm_jax.data.pipeline import CHUNK, make_iterator
 from fsvfm_jax.data.records import FaceRecords
 from fsvfm_jax.data.synthetic import render_face
-from fsvfm_jax.data.transforms import to_batch_element
+from fsvfm_jax.data.transforms import Face, to_batch_element
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.prepare.pack import pack
 from fsvfm_jax.processes import available_cores
@@ -30,7 +30,24 @@ from fsvfm_jax.tracking import progress
 # How each is packed.
 ENCODINGS = {"jpeg": "jpeg", "png": "original", "raw": "raw"}
 SYNTHETIC_FACES = 256
+LARGE = 2**20
 STAGES = ("read", "decode", "words", "stack")
+
+
+class _Large:
+    """Faces over and over: to draw the order of a few costs more than to read them."""
+
+    def __init__(self, faces: FaceRecords):
+        self._faces = faces
+
+    def __len__(self) -> int:
+        return LARGE
+
+    def __getitem__(self, index: int) -> Face:
+        return self.read([index])[0]
+
+    def read(self, indices: Sequence[int]) -> list[Face]:
+        return self._faces.read([index % len(self._faces) for index in indices])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -160,7 +177,7 @@ def _profile(
 def _rate(source: FaceRecords, args: argparse.Namespace, workers: int) -> dict[str, Any]:
     """Images per second, once what was read ahead is used up."""
     batches = make_iterator(
-        source,
+        _Large(source),
         global_batch_size=args.batch_size,
         patch_size=args.patch_size,
         seed=0,
