@@ -1,6 +1,8 @@
-"""Who a process is, so that one can see later whether it is still there."""
+"""Who a process is, whether it is still there, and what it may use."""
 
+import multiprocessing
 import os
+import threading
 from pathlib import Path
 
 
@@ -9,6 +11,19 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def end_with_parent() -> None:
+    """In a worker: from here on it ends when its parent does, however that ends."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def pid_namespace() -> str:

@@ -157,12 +157,14 @@ def train(
                     _report(unreported.pop(), tracker, schedule, skipped, replaced=batches.replaced)
                 )
 
-        def save(step: int, *, score: float) -> None:
+        def save(step: int, *, scored: bool = True) -> None:
             nonlocal saved_step
             # Nothing is saved before its step is known to be finite; and what was said until then
             # is stored first: a run that is killed leaves no gap.
             report()
             tracker.sync()
+            # The few steps before a stop make no score to compare with others'.
+            score = tracking.mean_of_finite(losses) if scored else math.nan
             losses.clear()
             # It may wait for the save before it, which has a limit of its own.
             watchdog.rest()
@@ -173,8 +175,7 @@ def train(
             if step == start_step:
                 raise Preempted("stopped before the first step: nothing new was saved")
             if step > saved_step:
-                # The few steps since the last one make no score to compare with others'.
-                save(step, score=math.nan)
+                save(step, scored=False)
             watchdog.rest()
             checkpoints.wait()
             raise Preempted(
@@ -213,8 +214,7 @@ def train(
 
             last = step == schedule.total_steps
             if last or step % config.checkpoint.every == 0:
-                report()
-                save(step, score=tracking.mean_of_finite(losses))
+                save(step)
             if preemption.requested(step) and not last:
                 stop(step)
             watchdog.beat(

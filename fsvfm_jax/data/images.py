@@ -72,7 +72,10 @@ def decode_image(data: bytes, *, orient: bool = False) -> UInt8[np.ndarray, "H W
     """
     try:
         pixels = _decode_jpeg(data) if data.startswith(_JPEG_MAGIC) else _decode_other(data)
-        return _turn(pixels, _orientation(data)) if orient else pixels
+        if not orient:
+            return pixels
+        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
+            return _turn(pixels, exif_orientation(image))
     except Exception as error:  # Damaged bytes make a decoder raise almost anything.
         raise ValueError(str(error) or type(error).__name__) from error
 
@@ -146,9 +149,9 @@ def _rgb(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
     return pixels
 
 
-def _orientation(data: bytes) -> int:
-    with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
-        return image.getexif().get(_EXIF_ORIENTATION, 1)
+def exif_orientation(image: Image.Image) -> int:
+    """How the camera was held, 1 to 8; 1 is upright."""
+    return image.getexif().get(_EXIF_ORIENTATION, 1)
 
 
 def _turn(pixels: UInt8[np.ndarray, "H W 3"], orientation: int) -> UInt8[np.ndarray, "H2 W2 3"]:

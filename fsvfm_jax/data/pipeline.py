@@ -16,10 +16,8 @@ backend there, so a worker holds no memory of an accelerator.
 import dataclasses
 import logging
 import multiprocessing
-import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 
 import grain
@@ -30,7 +28,7 @@ from fsvfm_jax.data.segments import name_segments_after, remove_orphans
 from fsvfm_jax.data.sources import Source
 from fsvfm_jax.data.transforms import Face, to_batch_element
 from fsvfm_jax.errors import ConfigError, DataError
-from fsvfm_jax.processes import available_cores
+from fsvfm_jax.processes import available_cores, end_with_parent
 
 logger = logging.getLogger(__name__)
 
@@ -130,29 +128,9 @@ def make_iterator(
         patch_size=patch_size,
         seed=seed,
         augment=augment,
-        skip_corrupt=skip_corrupt,
+        replace=skip_corrupt > 0,
     )
-    ahead = prefetch * reader.chunks_per_batch
-    threads = 0 if num_workers else min(MAX_THREADS, available_cores())
-    chunks = (
-        grain.MapDataset.range(sys.maxsize)
-        .map(reader)
-        .to_iter_dataset(
-            grain.ReadOptions(
-                num_threads=threads, prefetch_buffer_size=max(threads, ahead) if threads else 0
-            )
-        )
-        .mp_prefetch(
-            grain.MultiprocessingOptions(
-                num_workers=num_workers,
-                per_worker_buffer_size=-(-ahead // num_workers) if num_workers else 1,
-            ),
-            worker_init_fn=_start_worker,
-        )
-        .batch(reader.chunks_per_batch, batch_fn=_join)
-    )
-    # Joining chunks is a copy of hundreds of MB, made while the devices work.
-    batches = grain.experimental.ThreadPrefetchIterDataset(chunks, prefetch_buffer_size=1)
+    batches = _read_ahead(reader, num_workers=num_workers, prefetch=prefetch)
     return Batches(batches, skip_corrupt=skip_corrupt)
 
 
@@ -207,7 +185,7 @@ class _ChunkReader:
     patch_size: int
     seed: int
     augment: bool
-    skip_corrupt: int
+    replace: bool  # of damaged faces
 
     @property
     def chunks_per_batch(self) -> int:
@@ -219,7 +197,7 @@ class _ChunkReader:
         first = batch * self.global_batch_size + self.first_row + row
         places = _places(self.kept, first, min(CHUNK, self.rows - row))
         indices = [int(self.order[place]) for place in places]
-        faces, replaced = read_faces(self.source, indices, replace=self.skip_corrupt > 0)
+        faces, replaced = read_faces(self.source, indices, replace=self.replace)
         if self.augment:
             # Draws hang on the place alone; Philox is made to be keyed so.
             keys = [np.random.Philox(key=(self.seed, place)) for place in places]
@@ -228,6 +206,31 @@ class _ChunkReader:
         elements = [to_batch_element(face, self.patch_size) for face in faces]
         stacked = {name: np.stack([x[name] for x in elements]) for name in elements[0]}
         return stacked | {"replaced": np.array(replaced)}
+
+
+def _read_ahead(reader: _ChunkReader, *, num_workers: int, prefetch: int) -> grain.IterDataset:
+    """Batches of chunks, made by worker processes, or without any by threads."""
+    ahead = prefetch * reader.chunks_per_batch
+    threads = 0 if num_workers else min(MAX_THREADS, available_cores())
+    chunks = (
+        grain.MapDataset.range(sys.maxsize)
+        .map(reader)
+        .to_iter_dataset(
+            grain.ReadOptions(
+                num_threads=threads, prefetch_buffer_size=max(threads, ahead) if threads else 0
+            )
+        )
+        .mp_prefetch(
+            grain.MultiprocessingOptions(
+                num_workers=num_workers,
+                per_worker_buffer_size=-(-ahead // num_workers) if num_workers else 1,
+            ),
+            worker_init_fn=_start_worker,
+        )
+        .batch(reader.chunks_per_batch, batch_fn=_join)
+    )
+    # Joining chunks is a copy of hundreds of MB, made while the devices work.
+    return grain.experimental.ThreadPrefetchIterDataset(chunks, prefetch_buffer_size=1)
 
 
 def _first_whole(source: Source, index: int) -> tuple[Face, int]:
@@ -294,11 +297,4 @@ def _start_worker(index: int, count: int) -> None:
     trainer = multiprocessing.parent_process()
     if trainer is not None:
         name_segments_after(trainer.pid)
-    threading.Thread(target=_end_with_trainer, daemon=True).start()
-
-
-def _end_with_trainer() -> None:
-    trainer = multiprocessing.parent_process()
-    if trainer is not None:
-        trainer.join()
-    os._exit(1)
+    end_with_parent()

@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 
 from fsvfm_jax.data.images import decode_image, decode_map
 from fsvfm_jax.data.moments import Stats, stats_of_sums
+from fsvfm_jax.data.parts import Parts
 from fsvfm_jax.data.set_manifest import MANIFEST_FILE, TFDS_FILES, Split, read_manifest
 from fsvfm_jax.data.transforms import Face, resize_face
 from fsvfm_jax.errors import DataError, in_one_line, nearest
@@ -74,11 +75,11 @@ class FaceRecords:
         self._split = manifest and manifest.get(split)
         sizes = _check_files(self._parts, manifest)
         self._fingerprint = _fingerprint(self._parts, sizes, manifest)
-        self._ends = np.cumsum([part.count for part in self._parts])
+        self._places = Parts([part.count for part in self._parts])
         self._open = functools.lru_cache(MAX_OPEN_SHARDS)(self._open_shard)
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return len(self._places)
 
     def __getitem__(self, index: int) -> Face:
         return self.read([index])[0]
@@ -97,16 +98,7 @@ class FaceRecords:
 
     def records(self, indices: Sequence[int]) -> list[Record]:
         """Returns what is stored of these faces, with one read per shard."""
-        places: dict[int, list[tuple[int, int]]] = {}
-        for place, index in enumerate(indices):
-            part, position = self._locate(index)
-            places.setdefault(part, []).append((position, place))
-        found: dict[int, Record] = {}
-        for part, wanted in places.items():
-            positions = [position for position, _ in wanted]
-            for (position, place), data in zip(wanted, self._read(part, positions), strict=True):
-                found[place] = self._parse(data, part, position)
-        return [found[place] for place in range(len(indices))]
+        return self._places.read(indices, self._records_of_part)
 
     def decode(
         self, index: int, record: Record
@@ -144,7 +136,8 @@ class FaceRecords:
 
     def name(self, index: int) -> str:
         """What it was called when it was packed, and which record it is."""
-        part, position = self._locate(index)
+        part, within = self._places.locate(index)
+        position = self._parts[part].first + within
         place = f"record {position} of {self._parts[part].file}"
         try:
             return f"{self.records([index])[0].name} ({place})" if self._has_name else place
@@ -166,12 +159,10 @@ class FaceRecords:
             return None
         return stats_of_sums(self._split.power_sums)
 
-    def _locate(self, index: int) -> tuple[int, int]:
-        """Which of the parts, and where in its shard."""
-        index = range(len(self))[index]
-        number = int(np.searchsorted(self._ends, index, side="right"))
-        part = self._parts[number]
-        return number, part.first + index - int(self._ends[number]) + part.count
+    def _records_of_part(self, number: int, places: Sequence[int]) -> list[Record]:
+        positions = [self._parts[number].first + place for place in places]
+        found = zip(positions, self._read(number, positions), strict=True)
+        return [self._parse(data, number, position) for position, data in found]
 
     def _open_shard(self, number: int) -> ArrayRecordReader:
         part = self._parts[number]

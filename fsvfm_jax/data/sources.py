@@ -22,6 +22,7 @@ from fsvfm_jax.data.images import (
     read_file,
 )
 from fsvfm_jax.data.moments import Stats, pool_stats
+from fsvfm_jax.data.parts import Parts
 from fsvfm_jax.data.synthetic import render_face
 from fsvfm_jax.data.transforms import Face, resize_face
 from fsvfm_jax.errors import ConfigError, DataError
@@ -153,26 +154,18 @@ class JoinedSets:
 
     def __init__(self, sets: Sequence[FaceSet]):
         self._sets = sets
-        self.sizes = [len(one) for one in sets]
-        self._ends = np.cumsum(self.sizes)
+        self._parts = Parts([len(one) for one in sets])
+        self.sizes = self._parts.sizes
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return len(self._parts)
 
     def __getitem__(self, index: int) -> Face:
         return self.read([index])[0]
 
     def read(self, indices: Sequence[int]) -> list[Face]:
         """Those of a set together."""
-        asked: dict[int, list[tuple[int, int]]] = {}
-        for row, index in enumerate(indices):
-            number, within = self._locate(index)
-            asked.setdefault(number, []).append((within, row))
-        faces: dict[int, Face] = {}
-        for number, wanted in asked.items():
-            within, rows = zip(*wanted, strict=True)
-            faces |= zip(rows, self._sets[number].read(within), strict=True)
-        return [faces[row] for row in range(len(indices))]
+        return self._parts.read(indices, lambda number, places: self._sets[number].read(places))
 
     def fingerprint(self) -> str:
         """SHA-256 of theirs, in their order."""
@@ -181,19 +174,13 @@ class JoinedSets:
 
     def name(self, index: int) -> str:
         """As its set calls it."""
-        number, within = self._locate(index)
+        number, within = self._parts.locate(index)
         return self._sets[number].name(within)
 
     def stats(self) -> Stats | None:
         """Over all of them, each face counting alike, where all know theirs."""
         known = [one.stats() for one in self._sets]
         return None if None in known else pool_stats(known, self.sizes)
-
-    def _locate(self, index: int) -> tuple[int, int]:
-        """Which set, and where in it."""
-        index = range(len(self))[index]
-        number = int(np.searchsorted(self._ends, index, side="right"))
-        return number, index - int(self._ends[number]) + self.sizes[number]
 
 
 def make_source(

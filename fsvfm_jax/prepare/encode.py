@@ -12,7 +12,7 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
-from fsvfm_jax.data.images import decode_image, decode_map, read_file
+from fsvfm_jax.data.images import decode_image, decode_map, exif_orientation, read_file
 from fsvfm_jax.data.moments import power_sums
 from fsvfm_jax.data.transforms import resize_face
 from fsvfm_jax.errors import DataError
@@ -20,7 +20,6 @@ from fsvfm_jax.prepare.trees import Pair
 
 ENCODINGS = ("jpeg", "original", "raw")
 JPEG_QUALITY = 95
-_EXIF_ORIENTATION = 0x0112
 
 
 class Packed(NamedTuple):
@@ -144,6 +143,6 @@ def _keep(original: bytes) -> bytes:
     if not original:
         return b""
     with Image.open(io.BytesIO(original), formats=("PNG", "JPEG", "WEBP")) as image:
-        is_upright = image.getexif().get(_EXIF_ORIENTATION, 1) == 1
+        is_upright = exif_orientation(image) == 1
         is_plain = image.format in ("PNG", "JPEG") and image.mode == "RGB"
     return original if is_plain and is_upright else b""

@@ -5,9 +5,7 @@ When all are there they are moved to their place, and the files that make them a
 Killed or not, the set is the same, byte for byte.
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import math
@@ -30,7 +28,7 @@ from fsvfm_jax.data.set_manifest import (
 )
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.prepare.encode import LeftOut, Packed
-from fsvfm_jax.prepare.manifest import storage
+from fsvfm_jax.prepare.manifest import alone_in, storage
 from fsvfm_jax.prepare.shards import shard_name, tfds_files, write_shard
 from fsvfm_jax.prepare.trees import Pair
 from fsvfm_jax.regions import NUM_CLASSES
@@ -79,7 +77,7 @@ def build(plan: Plan, target: Path, write_shards: Callable[[Path, list[int]], No
     """
     fingerprint = plan.fingerprint()
     folder = target / f".unfinished-{plan.split}"
-    with storage(target), _alone_in(target):
+    with storage(target), alone_in(target, doing="packs"):
         manifest = _read_compatible(target, plan)
         before = manifest.get(plan.split)
         if before is not None and before.plan != fingerprint:
@@ -157,21 +155,6 @@ def _is_whole(target: Path) -> bool:
     except DataError:
         return False
     return True
-
-
-@contextlib.contextmanager
-def _alone_in(target: Path) -> Iterator[None]:
-    target.mkdir(parents=True, exist_ok=True)
-    folder = os.open(target, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise ConfigError(
-            f"another process packs {target}; wait for it, or name another folder"
-        ) from error
-    finally:
-        os.close(folder)
 
 
 def _begin(folder: Path, fingerprint: str) -> None:

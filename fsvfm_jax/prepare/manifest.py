@@ -48,10 +48,7 @@ class Manifest:
 
     def __enter__(self) -> "Manifest":
         with contextlib.ExitStack() as undo, storage(self._tree):
-            self._tree.mkdir(parents=True, exist_ok=True)
-            self._folder = os.open(self._tree, os.O_RDONLY)
-            undo.callback(os.close, self._folder)
-            self._lock()
+            undo.enter_context(alone_in(self._tree, doing="prepares"))
             _check_options(self._tree, self._stage, self._options)
             shutil.rmtree(self._tree / UNFINISHED, ignore_errors=True)
             (self._tree / UNFINISHED).mkdir()
@@ -68,12 +65,12 @@ class Manifest:
                 self._take(json.loads(entry))
             self._journal = open(self._journal_file, "ab")
             self._journal.truncate(sum(map(len, whole)))
-            undo.pop_all()
+            self._leave = undo.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._journal.close()
-        os.close(self._folder)
+        self._leave.close()
 
     def __contains__(self, item: str) -> bool:
         return item in self._lines
@@ -103,14 +100,6 @@ class Manifest:
 
     def _take(self, lines: list[Line]) -> None:
         self._lines[lines[0][self._key]] = [json.dumps(line) for line in lines]
-
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                f"another process prepares {self._tree}; wait for it, or name another folder"
-            ) from error
 
 
 def read_lines(tree: Path) -> Iterator[Line]:
@@ -158,6 +147,26 @@ def write_file(tree: Path, name: str, data: bytes) -> None:
     """Writes one file of a tree, whole or not at all; see `new_files`."""
     with new_files(tree) as write:
         write(name, data)
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path, *, doing: str) -> Iterator[None]:
+    """A `with` in which no other process works in the folder, which is made if missing.
+
+    Raises:
+        ConfigError: One does; `doing` is the verb for it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise ConfigError(
+            f"another process {doing} {folder}; wait for it, or name another folder"
+        ) from error
+    finally:
+        os.close(opened)
 
 
 @contextlib.contextmanager

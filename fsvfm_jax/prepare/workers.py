@@ -2,10 +2,8 @@
 
 import itertools
 import multiprocessing
-import os
 import resource
 import signal
-import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fsvfm_jax.errors import DataError
+from fsvfm_jax.processes import end_with_parent
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -148,18 +147,11 @@ def _start(make: Callable[[A], Work], arguments: Sequence[A], places: "SimpleQue
     global _work
     # An interrupt from the keyboard goes to all of a group: the parent decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    end_with_parent()
     try:
         _work = make(arguments[places.get()])
     except Exception as error:  # An initializer's error would not reach the parent.
         _work = error
-
-
-def _leave_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _do(item: Any) -> Any:
