@@ -254,15 +254,18 @@ def test_8_a_full_disk_is_told_and_nothing_is_lost(small_disk, straight, filled)
     workdir = small_disk / "run"
     options = [*LONG, "--config.checkpoint.every=10", "--config.checkpoint.keep=99"]
     process = begin(workdir, *options)
+    # What it says must be read all the time: a full pipe would stop it.
+    ended = ThreadPoolExecutor(1).submit(end, process, code=73)
     if filled == "while one is written":
-        until(lambda: len(valid_steps(workdir)) >= 2, process)
+        while len(valid_steps(workdir)) < 2 and not ended.done():
+            time.sleep(0.1)
         with (small_disk / "filler").open("wb", buffering=0) as filler:
-            while process.poll() is None:
+            while not ended.done():
                 try:
                     filler.write(bytes(2**16))
                 except OSError:
                     time.sleep(0.01)
-    said = end(process, code=73)
+    said = ended.result()
     failed = int(re.search(r"checkpoint (\d+) could not be saved|a checkpoint takes", said)[1] or 0)
     assert "it was not saved" in said or failed
     if failed:
