@@ -284,8 +284,8 @@ class Checkpoints:
         # Together or not at all: saving waits for everybody.
         if distributed.number_of_processes(free < needed):
             raise StorageError(
-                f"{self._directory} has {free / 1e9:.2f} GB left and a checkpoint takes"
-                f" {needed / 1e9:.2f}: it was not saved. Free some space, or lower"
+                f"{self._directory} has {free / 1e6:.1f} MB left and a checkpoint takes"
+                f" {needed / 1e6:.1f}: it was not saved. Free some space, or lower"
                 " config.checkpoint.keep; the same command goes on from the newest checkpoint"
             )
 

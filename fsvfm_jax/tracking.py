@@ -1,6 +1,6 @@
 """What a run tells about itself: JSON lines, TensorBoard, pictures, and progress on stderr.
 
-The only file that knows TensorBoard. It takes Python floats and NumPy arrays.
+It takes Python floats and NumPy arrays.
 """
 
 import json
@@ -20,10 +20,11 @@ from clu import parameter_overview
 from etils import epath
 from jaxtyping import UInt8
 from PIL import Image
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from fsvfm_jax.run_files import in_bucket
+from fsvfm_jax.errors import StorageError
+from fsvfm_jax.run_files import in_bucket, written
+from fsvfm_jax.tensorboard import Events
 
 T = TypeVar("T")
 
@@ -57,6 +58,8 @@ class Tracker:
     An object store (`gs://...`) can neither append nor rename: for such a workdir everything is
     written to a local folder, whose changed files are copied there every minute, at the end and by
     `sync`.
+
+    Every method raises StorageError where a file cannot be written.
 
     Args:
         workdir: The run's folder; made if missing.
@@ -98,13 +101,9 @@ class Tracker:
         workdir.mkdir(parents=True, exist_ok=True)
         for name in ("metrics.jsonl", "epochs.jsonl"):
             _drop_later_lines(self._local / name, start_step)
-        # The suffix keeps apart two runs that start within the one second in the file's name.
-        self._writer = SummaryWriter(
-            str(self._local / "tensorboard"),
-            purge_step=start_step + 1,
-            flush_secs=10,
-            filename_suffix=f".{start_step}",
-        )
+        self._events_folder = self._local / "tensorboard"
+        with written(self._events_folder):
+            self._events = Events(Path(self._events_folder), start_step=start_step)
         # disable=None: no bar where stderr is no terminal.
         self._bar = tqdm(
             total=total_steps,
@@ -117,8 +116,14 @@ class Tracker:
     def __enter__(self) -> "Tracker":
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        """Closes; that the last lines are lost is only said where another error ends the run."""
+        try:
+            self.close()
+        except StorageError as error:
+            if kind is None:
+                raise
+            logger.error("%s", error)
 
     def step(self, step: int, metrics: Mapping[str, float], *, waited: float = 0.0) -> None:
         """Takes the metrics of one update; to be called after every one.
@@ -154,19 +159,22 @@ class Tracker:
         """Writes a picture to TensorBoard and to `images/<tag>_<step>.png`."""
         if not self._active:
             return
-        self._writer.add_image(tag, grid, step, dataformats="HWC")
+        with written(self._events_folder):
+            self._events.image(step, tag, grid)
         path = self._local / "images" / f"{tag}_{step:07d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            Image.fromarray(grid).save(file, format="PNG")
+        with written(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
+                Image.fromarray(grid).save(file, format="PNG")
 
     def close(self) -> None:
-        """Writes out what TensorBoard's writer still holds and ends the bar."""
+        """Ends the bar and writes out what is still held."""
         if not self._active:
             return
-        self._writer.close()
         self._bar.close()
-        self.sync()
+        with written(self._events_folder):
+            self._events.close()
+        self._copy_changed()
 
     def sync(self) -> None:
         """Copies the files that have grown or are new, where the workdir is an object store.
@@ -177,11 +185,18 @@ class Tracker:
         if not self._active or self._local == self._workdir:
             return
         self._synced_at = time.monotonic()
-        self._writer.flush()
+        with written(self._events_folder):
+            self._events.flush()
+        self._copy_changed()
+
+    def _copy_changed(self) -> None:
+        if self._local == self._workdir:
+            return
         for file in Path(self._local).rglob("*"):
             name, size = str(file.relative_to(self._local)), file.stat().st_size
             if file.is_file() and self._synced.get(name) != size:
-                (self._workdir / name).write_bytes(file.read_bytes())
+                with written(self._workdir / name):
+                    (self._workdir / name).write_bytes(file.read_bytes())
                 self._synced[name] = size
 
     def _epochs_done(self, step: int) -> int:
@@ -225,9 +240,9 @@ class Tracker:
         self._epoch_steps = 0
 
     def _add_scalars(self, step: int, prefix: str, values: Mapping[str, Any]) -> None:
-        for name, value in values.items():
-            if name != "step":
-                self._writer.add_scalar(prefix + name, value, step)
+        named = {prefix + name: value for name, value in values.items() if name != "step"}
+        with written(self._events_folder):
+            self._events.scalars(step, named)
 
 
 def progress(iterable: Iterable[T], *, total: int, description: str) -> Iterator[T]:
@@ -306,7 +321,7 @@ def _staging_folder(workdir: epath.Path) -> epath.Path:
 
 
 def _append_line(path: epath.Path, record: Mapping[str, Any]) -> None:
-    with path.open("a") as file:
+    with written(path), path.open("a") as file:
         file.write(json.dumps(record) + "\n")
 
 
@@ -324,8 +339,9 @@ def _drop_later_lines(path: epath.Path, step: int) -> None:
             kept.append(line + b"\n")
     # A kill during the rewrite leaves the old file whole.
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(b"".join(kept))
-    temporary.replace(path)
+    with written(path):
+        temporary.write_bytes(b"".join(kept))
+        temporary.replace(path)
 
 
 def _metric_texts(metrics: Mapping[str, float]) -> list[str]:

@@ -32,6 +32,7 @@ from fsvfm_jax.lock import RunLock
 from fsvfm_jax.optim import Schedule, make_schedule
 from fsvfm_jax.preemption import Preemption, StopWaiting
 from fsvfm_jax.rewind import rewind
+from fsvfm_jax.run_files import write_text
 from fsvfm_jax.skipped_steps import SkippedSteps
 from fsvfm_jax.train_state import Metrics, StepValues, Task, TrainState
 from fsvfm_jax.watchdog import Watchdog
@@ -120,7 +121,7 @@ def train(
         if start_step:
             logger.info("resumed at step %d of %d", start_step, schedule.total_steps)
         if process == 0:
-            (workdir / "config.json").write_text(config_lib.to_json(config))
+            write_text(workdir / "config.json", config_lib.to_json(config))
         if start_step >= schedule.total_steps:
             logger.info("nothing to do: %s is at its last step", workdir)
             return

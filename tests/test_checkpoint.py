@@ -234,6 +234,6 @@ def test_without_room_nothing_is_written(tmp_path, state, monkeypatch):
     save_two(tmp_path / "c", state)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     checkpoints = open_checkpoints(tmp_path / "c")
-    with pytest.raises(StorageError, match=r"0\.00 GB left and a checkpoint takes"), checkpoints:
+    with pytest.raises(StorageError, match=r"0\.0 MB left and a checkpoint takes"), checkpoints:
         checkpoints.save(state, step=3, samples_seen=3)
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["1", "2"]

@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +38,10 @@ def free_address() -> str:
         return f"localhost:{free.getsockname()[1]}"
 
 
-def start(workdirs: list[Path], *arguments: str, devices: int = 1) -> list[subprocess.Popen]:
-    """Starts the command in as many processes as there are workdirs."""
+def start(
+    workdirs: list[Path], *arguments: str, devices: int = 1, faults: Sequence[str] = ()
+) -> list[subprocess.Popen]:
+    """Starts the command in as many processes as there are workdirs; `faults` has one for each."""
     joined = [f"--coordinator={free_address()}", f"--num_processes={len(workdirs)}"]
     env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
     children = []
@@ -52,8 +56,9 @@ def start(workdirs: list[Path], *arguments: str, devices: int = 1) -> list[subpr
         ]
         if len(workdirs) > 1:
             command += [*joined, f"--process_id={index}"]
+        own = env | ({"FSVFM_FAULT": faults[index]} if faults else {})
         children.append(
-            subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
+            subprocess.Popen(command, cwd=ROOT, env=own, stderr=subprocess.PIPE, text=True)
         )
     return children
 
@@ -110,6 +115,19 @@ def test_sigterm_to_one_process_saves_and_stops_both(one_process, tmp_path):
     step = re.search(r"stopped at step (\d+) and saved", said[1])[1]
     assert f"stopped at step {step} and saved" in said[0]
     assert [x.name for x in (tmp_path / "checkpoints").iterdir()] == [step]
+
+
+def test_one_process_s_own_error_ends_it_with_its_code_and_the_others_soon_after(tmp_path):
+    """Nobody waits for the others, which know nothing of it, for JAX's five minutes."""
+    long = ["--config.epochs=40000", "--config.schedule_epochs=40000", "--heartbeat_seconds=10"]
+    children = start([tmp_path] * 2, *long, faults=["", "step:3:enospc"])
+    waiting = [ThreadPoolExecutor(1).submit(child.communicate, timeout=300) for child in children]
+    said = waiting[1].result()[1]
+    ended = time.monotonic()
+    waiting[0].result()
+    assert children[1].returncode == 73, said
+    assert "No space left on device: free space" in said
+    assert children[0].returncode != 0 and time.monotonic() - ended < 10 + 5
 
 
 def test_a_workdir_of_each_hosts_own_is_refused_by_all(tmp_path):

@@ -24,6 +24,11 @@ def test_who_is_killed_while_writing_leaves_what_was_there(tmp_path, monkeypatch
     assert run_files.read_json(file, mend="") == 1
 
 
+def test_what_cannot_be_written_is_named_with_the_way_out(tmp_path):
+    with pytest.raises(StorageError, match=r"missing/a\.json cannot be written \(No such file"):
+        run_files.write_json(epath.Path(tmp_path / "missing" / "a.json"), 1)
+
+
 @pytest.mark.parametrize("content", [b"", b'{"a', b"\xff\xfe"])
 def test_a_damaged_file_is_named_with_the_way_out(tmp_path, content):
     file = epath.Path(tmp_path / "a.json")

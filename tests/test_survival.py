@@ -266,10 +266,13 @@ def test_8_a_full_disk_is_told_and_nothing_is_lost(small_disk, straight, filled)
                 except OSError:
                     time.sleep(0.01)
     said = ended.result()
-    failed = int(re.search(r"checkpoint (\d+) could not be saved|a checkpoint takes", said)[1] or 0)
-    assert "it was not saved" in said or failed
-    if failed:
-        assert steps_done(workdir) <= failed + 2  # a line is written while the next step runs
+    # The last line counts: before it, Orbax tells the same at length.
+    what = r"checkpoint (\d+) could not be saved|it was not saved|\S+ cannot be written"
+    (failed,) = (re.search(f"error: .*({what})", line) for line in said.splitlines()[-1:])
+    assert failed, said
+    if failed[2]:
+        # A line is written while the next step runs.
+        assert steps_done(workdir) <= int(failed[2]) + 2
     whole = valid_steps(workdir)
     assert len(whole) >= 2
     (small_disk / "filler").unlink(missing_ok=True)
@@ -347,17 +350,20 @@ def test_13_nothing_grows_in_20000_steps(tmp_path):
         time.sleep(2)
     ended.result()
     late = sorted(step for step in memory if step > 4000)
-    # While a checkpoint is written there is more of it: the median of every 1,000 steps.
-    thousands = range(4, 20)
-    medians = [np.median([memory[x] for x in late if x // 1000 == t] or np.nan) for t in thousands]
-    print("MB:", medians)
-    known = np.isfinite(medians)
-    slope = np.polyfit(np.array(thousands)[known], np.array(medians)[known], 1)[0]
-    print(f"slope {slope:.3f} MB per 1000 steps")
-    assert known.sum() > 10 and slope < 1
-    assert abs(descriptors[late[0]] - descriptors[late[-1]]) <= 4
-    assert abs(threads[late[0]] - threads[late[-1]]) <= 2  # one more while a checkpoint is saved
-    assert segments[late[0]] == segments[late[-1]]
+
+    def of_thousands(found: dict[int, float]) -> np.ndarray:
+        """Medians of every 1,000 steps: while a checkpoint is written there is more of all."""
+        return np.array(
+            [np.median([found[x] for x in late if x // 1000 == t]) for t in range(4, 20)]
+        )
+
+    slope = np.polyfit(np.arange(4, 20), of_thousands(memory), 1)[0]
+    for name, found in (("MB", memory), ("descriptors", descriptors), ("threads", threads)):
+        print(name, of_thousands(found), file=sys.stderr)
+    print(f"slope {slope:.3f} MB per 1000 steps", file=sys.stderr)
+    assert slope < 1
+    for found in (descriptors, threads, segments):
+        assert np.ptp(of_thousands(found)) == 0
 
 
 def test_14_chaos(tmp_path):

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import math
+import resource
 import struct
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from PIL import Image
 from tensorboardX.proto import event_pb2
 
 from fsvfm_jax import tracking
+from fsvfm_jax.errors import StorageError
 
 
 class Clock:
@@ -293,6 +295,38 @@ def test_inactive_tracker_writes_nothing(workdir, caplog, capsys):
     assert not workdir.exists()
     assert not caplog.messages
     assert capsys.readouterr() == ("", "")
+
+
+# A full disk
+
+
+@pytest.fixture
+def full_disk():
+    """No file grows while the function it gives is on."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_is_told_with_the_file(workdir, full_disk):
+    with pytest.raises(StorageError, match=r"metrics\.jsonl cannot be written \(File too large\)"):
+        with open_tracker(workdir) as tracker:
+            full_disk()
+            tracker.step(1, {"loss": 1.0})
+
+
+def test_lines_that_are_lost_in_the_end_are_told(workdir, full_disk):
+    tracker = open_tracker(workdir)
+    full_disk()
+    with pytest.raises(StorageError, match=r"tensorboard cannot be written"):
+        tracker.close()
+
+
+def test_what_ends_the_run_is_not_hidden_by_lines_that_are_lost(workdir, full_disk, caplog):
+    with pytest.raises(ZeroDivisionError), open_tracker(workdir):
+        full_disk()
+        1 / 0  # noqa: B018
+    assert "tensorboard cannot be written" in caplog.text
 
 
 # Progress
