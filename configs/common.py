@@ -1,4 +1,4 @@
-"""Every field of a pretraining run, with its meaning and the papers' value.
+"""Every field of a pretraining run, with its meaning and the papers' value; those of all runs last.
 
 A field that is None is set by `recipe`, or as its comment says; a value given explicitly wins.
 """
@@ -89,8 +89,9 @@ def get_config(size: str, arg: str = "") -> ConfigDict:
     c.teacher.momentum = 0.996
 
     c.optimizer = ConfigDict()
-    # The learning rate is blr * batch_size / 256.
+    # The learning rate is blr * batch_size / 256, or `lr` if that is given.
     c.optimizer.blr = 1.5e-4
+    c.optimizer.lr = placeholder(float)
     c.optimizer.min_lr = 0.0
     c.optimizer.warmup_epochs = 40
     c.optimizer.betas = (0.9, 0.95)
@@ -127,6 +128,15 @@ def get_config(size: str, arg: str = "") -> ConfigDict:
     # Processes that read and decode on each host; 0 uses threads.
     c.data.num_workers = 8
 
+    add_run_sections(c)
+    if arg == "smoke":
+        _make_smoke(c)
+    c.lock()
+    return c
+
+
+def add_run_sections(c: ConfigDict) -> None:
+    """What every training run has, whatever it trains."""
     # The devices: `data` copies of the state, each split over `fsdp` devices. One of the two may be
     # -1, the rest of the devices. fsdp=1 is plain data parallelism, right for S, B and L; raise
     # fsdp when the state does not fit.
@@ -139,13 +149,14 @@ def get_config(size: str, arg: str = "") -> ConfigDict:
     c.compiler_options = placeholder(ConfigDict)
 
     c.checkpoint = ConfigDict()
-    # Steps between checkpoints; the last step is always saved.
+    # Steps between checkpoints, 0 for one after every epoch; the last step is always saved.
     c.checkpoint.every = 1000
     # Newest checkpoints to keep.
     c.checkpoint.keep = 3
     # Steps of which every multiple is kept for good; 0 keeps none beyond the newest.
     c.checkpoint.keep_every = 0
-    # Of those with the lowest mean `loss` since the checkpoint before them, so many are kept too.
+    # Of those with the lowest validation loss (in pretraining: mean `loss` since the checkpoint
+    # before), so many are kept too.
     c.checkpoint.keep_best = 0
 
     c.resume = ConfigDict()
@@ -172,13 +183,8 @@ def get_config(size: str, arg: str = "") -> ConfigDict:
     c.tracking = ConfigDict()
     # Steps between logged lines.
     c.tracking.log_every = 50
-    # Steps between pictures of reconstructions.
+    # Steps between pictures: of reconstructions, or of augmented faces.
     c.tracking.picture_every = 1000
-
-    if arg == "smoke":
-        _make_smoke(c)
-    c.lock()
-    return c
 
 
 def _make_smoke(c: ConfigDict) -> None:

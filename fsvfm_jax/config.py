@@ -1,14 +1,25 @@
-"""From a config file's fields to the resolved config that a run stores: recipes and checks."""
+"""From a config file's fields to the resolved config that a run stores: recipes and checks.
 
-import itertools
+The fields of a pretraining run are checked here, those of a fine-tuning run or an evaluation in
+`transfer_config.py`.
+"""
+
 import json
 import math
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from fsvfm_jax.data.stats import make_stats
-from fsvfm_jax.errors import ConfigError, nearest
+from fsvfm_jax import transfer_config
+from fsvfm_jax.config_checks import (
+    RUN_RANGES,
+    check_choices,
+    check_ranges,
+    check_skip_ranges,
+    check_stats,
+    locate,
+)
+from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.losses import SIMILARITIES, info_nce
 from fsvfm_jax.masking import REGION_CHOICES, STRATEGIES, num_removed
 from fsvfm_jax.models import build
@@ -41,6 +52,7 @@ CHOICES = {
 }
 # What a number may be, both ends included.
 RANGES = {
+    **RUN_RANGES,
     **dict.fromkeys(
         [
             "epochs",
@@ -60,10 +72,6 @@ RANGES = {
             "model.unroll",
             "mask.region_group_size",
             "data.num_samples",
-            "checkpoint.every",
-            "checkpoint.keep",
-            "tracking.log_every",
-            "tracking.picture_every",
         ],
         (1, math.inf),
     ),
@@ -78,17 +86,10 @@ RANGES = {
             "optimizer.grad_clip",
             "data.num_workers",
             "data.skip_corrupt",
-            "checkpoint.keep_every",
-            "checkpoint.keep_best",
-            "max_skipped_steps",
-            "watchdog.start_seconds",
-            "watchdog.step_seconds",
-            "watchdog.save_seconds",
         ],
         (0, math.inf),
     ),
     "teacher.momentum": (0, 1),
-    "seed": (0, 2**31 - 1),
 }
 
 
@@ -99,14 +100,24 @@ def resolve(config: ConfigDict) -> ConfigDict:
         ConfigError: A field has a value it cannot have; the message names field and choices.
     """
     config = config.copy_and_resolve_references()
-    _check_choice(config, "recipe")
+    resolvers = {
+        "pretrain": _resolve_pretraining,
+        "finetune": transfer_config.resolve_finetuning,
+        "evaluate": transfer_config.resolve_evaluation,
+    }
+    check_choices(config, {"task": tuple(resolvers)})
+    resolvers[config.task](config)
+    return config
+
+
+def _resolve_pretraining(config: ConfigDict) -> None:
+    check_choices(config, {"recipe": tuple(RECIPES)})
     defaults = {"schedule_epochs": config.epochs} | RECIPES[config.recipe]
     for path, value in defaults.items():
-        section, name = _locate(config, path)
+        section, name = locate(config, path)
         if section[name] is None:
             section[name] = value
     _check(config)
-    return config
 
 
 def to_json(config: ConfigDict) -> str:
@@ -114,13 +125,8 @@ def to_json(config: ConfigDict) -> str:
 
 
 def _check(config: ConfigDict) -> None:
-    for path in CHOICES:
-        _check_choice(config, path)
-    for path, (low, high) in RANGES.items():
-        section, name = _locate(config, path)
-        if not low <= section[name] <= high:
-            limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
-            raise ConfigError(f"config.{path} = {section[name]} must be {limits}")
+    check_choices(config, CHOICES)
+    check_ranges(config, RANGES)
     _check_accum_steps(config.accum_steps, similarity=config.loss.similarity)
     if config.schedule_epochs < config.epochs:
         raise ConfigError(
@@ -143,14 +149,8 @@ def _check(config: ConfigDict) -> None:
             f"config.data.weights = {weights!r} must be a number above 0 for each of the"
             f" {len(config.data.paths)} config.data.paths"
         )
-    if (config.data.mean is None) != (config.data.std is None):
-        raise ConfigError("give both config.data.mean and config.data.std, or neither")
-    if config.data.mean is not None:
-        try:
-            make_stats(config.data.mean, config.data.std)
-        except (ValueError, TypeError) as error:
-            raise ConfigError(f"config.data.mean and config.data.std: {error}") from error
-    _check_skip_ranges(config.data.skip_ranges)
+    check_stats(config.data)
+    check_skip_ranges(config.data.skip_ranges)
     model = build(config.model)
     num_removed(model.num_patches, config.mask.mask_ratio)
 
@@ -164,33 +164,3 @@ def _check_accum_steps(accum_steps: Any, *, similarity: str) -> None:
     number = isinstance(accum_steps, int) and accum_steps >= 1
     if accum_steps != AUTO and not number:
         raise ConfigError(f"config.accum_steps = {accum_steps!r} must be 'auto' or at least 1")
-
-
-def _check_skip_ranges(ranges: Any) -> None:
-    """Ascending, apart, and none of them empty."""
-    try:
-        ends = [end for pair in ranges for end in pair]
-        pairs = all(len(pair) == 2 for pair in ranges)
-        fine = pairs and all(isinstance(end, int) and end >= 0 for end in ends)
-        fine = fine and all(a < b for a, b in itertools.pairwise(ends))
-    except TypeError:
-        fine = False
-    if not fine:
-        raise ConfigError(
-            f"config.data.skip_ranges = {ranges!r} must be pairs of samples of the stream, first"
-            " and one past the last, ascending and apart, such as ((4096, 8192),)"
-        )
-
-
-def _check_choice(config: ConfigDict, path: str) -> None:
-    section, name = _locate(config, path)
-    if section[name] not in CHOICES[path]:
-        hint = nearest(str(section[name]), CHOICES[path])
-        raise ConfigError(f"config.{path} = {section[name]!r} is unknown; {hint}")
-
-
-def _locate(config: ConfigDict, path: str) -> tuple[ConfigDict, str]:
-    *sections, name = path.split(".")
-    for section in sections:
-        config = config[section]
-    return config, name

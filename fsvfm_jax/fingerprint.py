@@ -25,7 +25,7 @@ FINGERPRINT_FILE = "fingerprint.json"
 
 
 def make_fingerprint(
-    config: ConfigDict, *, dataset: str, images: int, stats: Stats
+    config: ConfigDict, *, dataset: str, images: int, stats: Stats, of_task: dict[str, Any]
 ) -> dict[str, Any]:
     """By name, all that decides which faces come when and what is done to them.
 
@@ -34,8 +34,9 @@ def make_fingerprint(
         dataset: The source's own fingerprint.
         images: How many it has.
         stats: Mean and deviation that normalise the images.
+        of_task: What else the task hangs on.
     """
-    return {
+    fingerprint = {
         "dataset": dataset,
         "images": images,
         "mean": list(stats.mean),
@@ -43,11 +44,12 @@ def make_fingerprint(
         "seed": config.seed,
         "batch_size": config.batch_size,
         "data.weights": list(config.data.weights),
-        "data.augment": config.data.augment,
         "model.image_size": config.model.image_size,
         "model.patch_size": config.model.patch_size,
-        **{f"mask.{name}": value for name, value in config.mask.items()},
+        **of_task,
     }
+    # As it is read back: JSON knows no tuples.
+    return json.loads(json.dumps(fingerprint))
 
 
 def check_fingerprint(

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from fsvfm_jax.masking import num_removed
+from fsvfm_jax.models.adapter import Detector
 from fsvfm_jax.models.fsvfm import FSVFM
 from fsvfm_jax.models.layers import MLP_RATIO
 
@@ -72,6 +73,20 @@ def training_flops_per_image(model: FSVFM, mask_ratio: float) -> Flops:
         teacher_forward=teacher,
         total=3 * student + teacher,
     )
+
+
+def detection_flops_per_image(model: Detector, mode: str) -> int:
+    """The same of a fine-tuning step: all of it three times, or a frozen backbone once.
+
+    Heads and adapters, a few thousandths of it, are not counted.
+
+    Args:
+        model: The network.
+        mode: "full", or "adapter" or "linear", whose backbone has no backward pass.
+    """
+    n, d = model.num_patches, model.width
+    forward = _linear(n, 3 * model.patch_size**2, d) + model.depth * _block(n + 1, d)
+    return 3 * forward if mode == "full" else forward
 
 
 def model_flops_utilisation(

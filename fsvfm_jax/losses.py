@@ -1,4 +1,4 @@
-"""The three losses of 3C and the collapse signals: one pure function each, all in float32.
+"""The losses of 3C and of transfer, and the collapse signals: pure functions, in float32.
 
 Under a global `jit` every mean over the batch here is a mean over the global batch: nothing has to
 be all-reduced by hand.
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from fsvfm_jax.models.layers import patchify
 
@@ -67,6 +67,44 @@ def info_nce(q: Float[Array, "B E"], z: Float[Array, "B E"]) -> Float[Array, ""]
     logits = q @ z.T / INFO_NCE_TEMPERATURE
     log_probabilities = jax.nn.log_softmax(logits, axis=-1)
     return -2.0 * INFO_NCE_TEMPERATURE * jnp.diagonal(log_probabilities).mean()
+
+
+def soft_cross_entropy(
+    logits: Float[Array, "B C"], targets: Float[Array, "B C"]
+) -> Float[Array, ""]:
+    """Mean over the batch of the cross-entropy with targets that are shares of the classes."""
+    return -(targets * jax.nn.log_softmax(logits, axis=-1)).sum(axis=-1).mean()
+
+
+def anchored_contrast(
+    z: Float[Array, "B A"],
+    labels: Int[Array, " B"],
+    anchors: Bool[Array, " B"],
+    *,
+    temperature: float,
+) -> Float[Array, ""]:
+    """Supervised contrastive loss; with the real images as anchors L_RAC (METHOD: real-anchor).
+
+    -1/B times the sum over anchors i of the mean, over the others p of i's label, of
+    log(exp(z_i z_p / t) / (sum over all others a of exp(z_i z_a / t) + 1e-6)).
+
+    Args:
+        z: Projections of unit length.
+        labels: Class of each image.
+        anchors: Which images are; one without another of its label counts 0.
+        temperature: t.
+
+    Returns:
+        The loss; 1e-6 where no image is an anchor.
+    """
+    logits = z @ z.T / temperature
+    logits -= jax.lax.stop_gradient(logits.max(axis=1, keepdims=True))
+    others = 1 - jnp.eye(z.shape[0], dtype=z.dtype)
+    positives = (labels[:, None] == labels[None]) * others
+    denominator = (jnp.exp(logits) * others).sum(axis=1, keepdims=True) + 1e-6
+    log_probabilities = logits - jnp.log(denominator)
+    means = (positives * log_probabilities).sum(axis=1) / jnp.maximum(positives.sum(axis=1), 1)
+    return jnp.where(anchors.any(), -(means * anchors).mean(), 1e-6)
 
 
 class Similarity(NamedTuple):

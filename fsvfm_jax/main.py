@@ -12,7 +12,7 @@ from pathlib import Path
 from absl import app, flags
 
 from fsvfm_jax import cli
-from fsvfm_jax.errors import ConfigError, nearest
+from fsvfm_jax.errors import ConfigError
 
 _WORKDIR = flags.DEFINE_string(
     "workdir",
@@ -44,14 +44,10 @@ def _run() -> None:
     from etils import epath
 
     from fsvfm_jax import config as config_lib
-    from fsvfm_jax import distributed, pretrain, train
+    from fsvfm_jax import distributed, evaluate, train
+    from fsvfm_jax.jobs import JOBS
 
-    tasks = {"pretrain": pretrain.make_task}
     config = config_lib.resolve(cli.CONFIG.value)
-    if config.task not in tasks:
-        raise ConfigError(
-            f"config.task = {config.task!r} is unknown; {nearest(config.task, tasks)}"
-        )
     workdir = epath.Path(_WORKDIR.value or _default_workdir())
     distributed.check_workdir(workdir)
     cli.start_devices()
@@ -59,7 +55,10 @@ def _run() -> None:
         raise ConfigError("several processes need one --workdir that all of them see")
     logger.info("workdir %s", workdir)
     logger.info("devices\n%s", distributed.device_table())
-    train.train(config, workdir, make_task=tasks[config.task], check_only=_CHECK.value)
+    if config.task == "evaluate":
+        evaluate.evaluate(config, workdir, check_only=_CHECK.value)
+    else:
+        train.train(config, workdir, job=JOBS[config.task], check_only=_CHECK.value)
 
 
 def _default_workdir() -> str:

@@ -1,16 +1,21 @@
 """The optimizer, the schedules, and the one place where epochs become steps."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 NOT_DECAYED = ("bias", "scale")
+# In fine-tuning, where positions are trained too.
+NOT_DECAYED_IN_DETECTORS = (*NOT_DECAYED, "cls_token", "pos_embed")
 
 
 @dataclass(frozen=True)
@@ -25,9 +30,9 @@ class Schedule:
         total_steps: ceil(epochs * samples / batch).
         schedule_epochs: Epochs after which learning rate and momentum reach their ends.
         warmup_epochs: Epochs of linear warm-up from 0.
-        peak_learning_rate: blr * batch / 256.
+        peak_learning_rate: After the warm-up.
         min_learning_rate: Where the cosine ends.
-        teacher_momentum: Momentum at step 0; 1 for a frozen teacher.
+        teacher_momentum: Momentum at step 0; 1 for a frozen teacher, None without a teacher.
     """
 
     steps_per_epoch: float
@@ -36,7 +41,7 @@ class Schedule:
     warmup_epochs: float
     peak_learning_rate: float
     min_learning_rate: float
-    teacher_momentum: float
+    teacher_momentum: float | None
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up, then half a cosine, per iteration; 0 for the very first update."""
@@ -52,12 +57,16 @@ class Schedule:
 
         The rate and not the momentum, which in float32 could not tell .9999999 from 1.
         """
+        if self.teacher_momentum is None:
+            return 0.0
         progress = min(step / (self.schedule_epochs * self.steps_per_epoch), 1.0)
         return (1 - self.teacher_momentum) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def peak_learning_rate(config: ConfigDict) -> float:
-    """blr * batch / 256."""
+    """The config's lr, or else blr * batch / 256."""
+    if config.optimizer.lr is not None:
+        return config.optimizer.lr
     return config.optimizer.blr * config.batch_size / 256
 
 
@@ -68,39 +77,94 @@ def make_schedule(config: ConfigDict, num_samples: int) -> Schedule:
         config: The resolved config.
         num_samples: Images in the data set.
     """
+    teacher = config.get("teacher")
+    momentum = None
+    if teacher is not None:
+        momentum = 1.0 if teacher.mode == "frozen" else teacher.momentum
+    total_steps = config.get("total_steps")
+    epochs = config.epochs
+    if total_steps is not None:
+        epochs = total_steps * config.batch_size / num_samples
     return Schedule(
         steps_per_epoch=num_samples / config.batch_size,
-        total_steps=math.ceil(config.epochs * num_samples / config.batch_size),
-        schedule_epochs=float(config.schedule_epochs),
+        total_steps=total_steps or math.ceil(epochs * num_samples / config.batch_size),
+        schedule_epochs=float(config.get("schedule_epochs", epochs)),
         warmup_epochs=float(config.optimizer.warmup_epochs),
         peak_learning_rate=peak_learning_rate(config),
         min_learning_rate=config.optimizer.min_lr,
-        teacher_momentum=1.0 if config.teacher.mode == "frozen" else config.teacher.momentum,
+        teacher_momentum=momentum,
     )
 
 
 def make_optimizer(
-    *, betas: tuple[float, float], weight_decay: float, grad_clip: float
+    *,
+    betas: tuple[float, float],
+    weight_decay: float,
+    grad_clip: float,
+    not_decayed: Collection[str] = NOT_DECAYED,
 ) -> optax.GradientTransformation:
     """AdamW less the learning rate, by which the caller multiplies the updates.
 
     Args:
         betas: Decay rates of the two moments.
-        weight_decay: Decoupled; on all but biases and LayerNorm scales, tokens included.
+        weight_decay: Decoupled.
         grad_clip: Greatest global norm of the gradient; 0 clips nothing.
+        not_decayed: Names of the parameters that are left alone by `weight_decay`.
     """
     clip = optax.clip_by_global_norm(grad_clip) if grad_clip else optax.identity()
     return optax.chain(
         clip,
         optax.scale_by_adam(*betas),
-        optax.add_decayed_weights(weight_decay, mask=decay_mask),
+        optax.add_decayed_weights(weight_decay, mask=partial(decay_mask, not_decayed=not_decayed)),
         optax.scale(-1.0),
     )
 
 
-def decay_mask(params: PyTree) -> PyTree:
+def make_coupled_adam(
+    *, betas: tuple[float, float], weight_decay: float
+) -> optax.GradientTransformation:
+    """Adam with L2 in the gradient, on all parameters alike, less the learning rate."""
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay), optax.scale_by_adam(*betas), optax.scale(-1.0)
+    )
+
+
+def scale_by_layer(layer_decay: float, *, depth: int) -> optax.GradientTransformation:
+    """Updates times `layer_factors`: the nearer to the image a layer is, the less it moves."""
+
+    def update(updates: PyTree, state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
+        factors = layer_factors(params, layer_decay, depth=depth)
+        return jax.tree.map(lambda update, factor: update * factor, updates, factors), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def layer_factors(params: PyTree, layer_decay: float, *, depth: int) -> PyTree:
+    """decay^(depth + 1 - id) of every parameter.
+
+    The id is 0 for tokens, positions and patch embedding, i + 1 for block i, depth + 1 for all that
+    comes after the blocks.
+
+    Returns:
+        A tree like `params` of arrays that multiply theirs; blocks have one factor each on axis 0.
+    """
+
+    def factor(
+        path: tuple[Any, ...], x: jax.Array | jax.ShapeDtypeStruct
+    ) -> np.ndarray | np.float32:
+        if path[0].key in ("cls_token", "pos_embed", "patch_embed"):
+            return np.float32(layer_decay ** (depth + 1))
+        if path[0].key == "blocks":
+            of_blocks = layer_decay ** np.arange(depth, 0, -1.0)
+            return of_blocks.astype(np.float32).reshape(-1, *[1] * (x.ndim - 1))
+        return np.float32(1)
+
+    return jax.tree_util.tree_map_with_path(factor, params)
+
+
+def decay_mask(params: PyTree, *, not_decayed: Collection[str] = NOT_DECAYED) -> PyTree:
     """True where weight decay applies. By name: stacked biases and scales are 2-D."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in NOT_DECAYED, params)
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in not_decayed, params)
 
 
 def apply_updates(params: PyTree, updates: PyTree, *, learning_rate: jax.Array) -> PyTree:

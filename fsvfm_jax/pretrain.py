@@ -18,7 +18,7 @@ from fsvfm_jax.models import build
 from fsvfm_jax.models.fsvfm import FSVFM, Params, split_positions, teacher_subset
 from fsvfm_jax.models.layers import patchify, unpatchify
 from fsvfm_jax.optim import accumulate_gradients, apply_updates, make_optimizer
-from fsvfm_jax.train_state import Batch, Metrics, StepValues, Task, TrainState
+from fsvfm_jax.train_state import Batch, Metrics, StepValues, Task, TrainState, all_or_nothing
 
 
 def make_task(config: ConfigDict | FrozenConfigDict, *, stats: Stats) -> Task:
@@ -46,7 +46,10 @@ def make_task(config: ConfigDict | FrozenConfigDict, *, stats: Stats) -> Task:
             loss=config.loss,
             seed=config.seed,
         ),
-        picture=partial(picture, model, sample=sample, stats=stats, norm_pix=config.loss.norm_pix),
+        picture="reconstruction",
+        draw=partial(
+            draw_reconstruction, model, sample=sample, stats=stats, norm_pix=config.loss.norm_pix
+        ),
     )
 
 
@@ -131,16 +134,10 @@ def train_step(
     )
 
     # 7. All of it, or nothing of it where loss or gradient is not finite.
-    grad_norm = optax.tree.norm(grads)
-    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
     updated = TrainState(state.step, params, teacher_params, opt_state)
-    state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
-    metrics |= {
-        "grad_norm": grad_norm,
-        "param_norm": optax.tree.norm(split_positions(state.params)[0]),
-        "skipped": 1 - finite.astype(jnp.float32),
-    }
-    return state._replace(step=state.step + 1), metrics
+    state, norms = all_or_nothing(state, updated, loss=metrics["loss"], grads=grads)
+    norms["param_norm"] = optax.tree.norm(split_positions(state.params)[0])
+    return state, metrics | norms
 
 
 def three_c_loss(
@@ -198,7 +195,7 @@ def normalize_images(images: UInt8[Array, "B H W 3"], stats: Stats) -> Float[Arr
     return (images.astype(jnp.float32) / 255 - mean) / std
 
 
-def picture(
+def draw_reconstruction(
     model: FSVFM,
     state: TrainState,
     batch: Batch,

@@ -62,6 +62,14 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, BATCH)
 
 
+def replicate(tree: PyTree, mesh: Mesh) -> Any:
+    """Whole copies of NumPy arrays on every device; all processes have the same."""
+    sharding = replicated(mesh)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index]), tree
+    )
+
+
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Global arrays from this process's rows of a batch."""
     sharding = batch_sharding(mesh)

@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
+LINES = ("metrics.jsonl", "epochs.jsonl", "validation.jsonl")
 _SECONDS_BETWEEN_LINES = 10
 _SECONDS_BETWEEN_SYNCS = 60
 _GRID_GAP = 2  # pixels
@@ -48,6 +49,7 @@ class Tracker:
             where it is finite. A step whose
             batch crosses into the next epoch counts for the one it finishes; one that finishes
             several gives a line for the last; the run's last step ends an unfinished epoch.
+        validation.jsonl: One object per validation: step and its scores.
         tensorboard/: The same numbers, by step; epoch means under `epoch/`; pictures.
         images/: Pictures as PNG files.
 
@@ -99,7 +101,7 @@ class Tracker:
         self._epoch_steps = 0
 
         workdir.mkdir(parents=True, exist_ok=True)
-        for name in ("metrics.jsonl", "epochs.jsonl"):
+        for name in LINES:
             _drop_later_lines(self._local / name, start_step)
         self._events_folder = self._local / "tensorboard"
         with written(self._events_folder):
@@ -154,6 +156,18 @@ class Tracker:
         self._bar.update()
         if time.monotonic() - self._synced_at >= _SECONDS_BETWEEN_SYNCS:
             self.sync()
+
+    def validation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Takes the scores of a step on faces that are not trained on: `validation.jsonl`."""
+        if not self._active:
+            return
+        _append_line(self._local / "validation.jsonl", {"step": step, **metrics})
+        self._add_scalars(step, "", metrics)
+        text = "  ".join([f"validation at step {step}", *_metric_texts(metrics)])
+        if self._bar.disable:
+            logger.info("%s", text)
+        else:
+            self._bar.write(text, file=sys.stderr)
 
     def images(self, step: int, tag: str, grid: UInt8[np.ndarray, "H W 3"]) -> None:
         """Writes a picture to TensorBoard and to `images/<tag>_<step>.png`."""
@@ -314,7 +328,7 @@ def _staging_folder(workdir: epath.Path) -> epath.Path:
     if not in_bucket(workdir):
         return workdir
     local = epath.Path(tempfile.mkdtemp(prefix="fsvfm-"))
-    for name in ("metrics.jsonl", "epochs.jsonl"):
+    for name in LINES:
         if (workdir / name).exists():
             (local / name).write_bytes((workdir / name).read_bytes())
     return local

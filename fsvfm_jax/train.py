@@ -19,12 +19,17 @@ from fsvfm_jax import config as config_lib
 from fsvfm_jax import distributed, sharding, tracking
 from fsvfm_jax.checkpoint import Checkpoints, Restored
 from fsvfm_jax.compilation import compile_for_devices, fresh_state, place, state_template
-from fsvfm_jax.convert.warm_start import load_weights
 from fsvfm_jax.convert.weights import save_origin
-from fsvfm_jax.data.pipeline import Batches, advance, make_iterator, read_faces, sample_indices
-from fsvfm_jax.data.sources import FaceSet, Source, make_source
+from fsvfm_jax.data.pipeline import (
+    Batches,
+    Element,
+    advance,
+    make_iterator,
+    read_faces,
+    sample_indices,
+)
+from fsvfm_jax.data.sources import FaceSet, Source
 from fsvfm_jax.data.stats import STATS_FILE, Stats, compute_stats, known_stats, save_stats
-from fsvfm_jax.data.transforms import to_batch_element
 from fsvfm_jax.errors import Preempted
 from fsvfm_jax.faults import fault, poison
 from fsvfm_jax.fingerprint import check_fingerprint, make_fingerprint
@@ -34,7 +39,7 @@ from fsvfm_jax.preemption import Preemption, StopWaiting
 from fsvfm_jax.rewind import rewind
 from fsvfm_jax.run_files import write_text
 from fsvfm_jax.skipped_steps import SkippedSteps
-from fsvfm_jax.train_state import Metrics, StepValues, Task, TrainState
+from fsvfm_jax.train_state import Job, Metrics, StepValues, Task, TrainState
 from fsvfm_jax.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -55,7 +60,7 @@ def train(
     config: ConfigDict,
     workdir: epath.Path,
     *,
-    make_task: Callable[..., Task],
+    job: Job,
     check_only: bool = False,
 ) -> None:
     """Trains from the newest checkpoint of `workdir`, or from the start, to the last step.
@@ -63,7 +68,7 @@ def train(
     Args:
         config: The resolved config.
         workdir: Where everything is written; nothing is, with `check_only`.
-        make_task: Takes the config and `stats`.
+        job: What is trained, of `jobs.JOBS`.
         check_only: Stop before the first step: everything is read, planned and compiled.
 
     Raises:
@@ -75,10 +80,10 @@ def train(
     fault("start", 0, process=process)
 
     # ── Data ──────────────────────────────────────────────────────────────────────────────────
-    source = open_source(config)
+    source = job.open_source(config)
     logger.info("config %s", config_lib.to_json(config))
     if check_only:
-        _check(config, mesh, source, workdir, make_task)
+        _check(config, mesh, source, workdir, job)
         return
     distributed.share_workdir(workdir)
     with contextlib.ExitStack() as stack:
@@ -86,13 +91,13 @@ def train(
         distributed.on_first_process(
             lambda: stack.enter_context(lock), refusal=f"{workdir} cannot be locked"
         )
-        stats, schedule = _plan(config, source, workdir, compute_stats=True)
+        stats, schedule = _plan(config, source, workdir, job, compute_stats=True)
         preemption = stack.enter_context(Preemption())
         watchdog = stack.enter_context(Watchdog())
         watchdog.beat("the start (config.watchdog.start_seconds)", config.watchdog.start_seconds)
 
         # ── State: shapes first, so that no array is ever made in the wrong place ──────────────
-        task = make_task(config, stats=stats)
+        element, task = job.element(config, stats=stats), job.make_task(config, stats=stats)
         template = _describe_state(task, mesh)
 
         # ── Restore, before the long compilation: what does not fit is refused at once ────────
@@ -109,12 +114,18 @@ def train(
         )
         rewind(workdir, checkpoints, step=config.resume.step, skip_ranges=config.data.skip_ranges)
         state, samples_seen = checkpoints.restore_newest_valid(template) or Restored(
-            _first_state(config, task, template, workdir), samples_seen=0
+            _first_state(config, task, template, workdir, job), samples_seen=0
         )
         start_step = int(state.step)
         check_fingerprint(
             workdir,
-            make_fingerprint(config, dataset=source.fingerprint(), images=len(source), stats=stats),
+            make_fingerprint(
+                config,
+                dataset=source.fingerprint(),
+                images=len(source),
+                stats=stats,
+                of_task=job.fingerprint(config),
+            ),
             step=start_step,
             accept_changes=config.resume.accept_changes,
         )
@@ -129,9 +140,10 @@ def train(
         # ── Compile ───────────────────────────────────────────────────────────────────────────
         fault("compile", 0, process=process)
         train_step = compile_for_devices(task, mesh, config).program
-        faces = _picture_faces(config, source)
-        picture = jax.jit(task.picture, out_shardings=sharding.replicated(mesh))
-        picture = picture.lower(template, faces).compile()
+        faces = _picture_faces(config, source, element)
+        draw = jax.jit(task.draw, out_shardings=sharding.replicated(mesh))
+        draw = draw.lower(template, faces).compile()
+        validate = job.open_validation(config, mesh=mesh, stats=stats)
 
         # ── Loop ──────────────────────────────────────────────────────────────────────────────
         skipped = SkippedSteps(workdir if process == 0 else None, limit=config.max_skipped_steps)
@@ -146,11 +158,12 @@ def train(
                 active=process == 0,
             )
         )
-        batches = open_stream(config, source, start_sample=samples_seen)
+        batches = open_stream(config, source, element, start_sample=samples_seen)
         stack.enter_context(contextlib.closing(batches))
         unreported: list[Unreported] = []
         losses: list[float] = []  # since the last checkpoint
         saved_step = start_step
+        every = config.checkpoint.every or max(1, round(schedule.steps_per_epoch))
 
         def report() -> None:
             while unreported:
@@ -167,8 +180,14 @@ def train(
             # The few steps before a stop make no score to compare with others'.
             score = tracking.mean_of_finite(losses) if scored else math.nan
             losses.clear()
-            # It may wait for the save before it, which has a limit of its own.
             watchdog.rest()
+            if validate is not None and scored:
+                score = math.nan
+                with contextlib.suppress(StopWaiting), preemption.waiting():
+                    found = validate(state.params)
+                    score = found["val_loss"]
+                    tracker.validation(step, found)
+            # It may wait for the save before it, which has a limit of its own.
             checkpoints.save(state, step=step, samples_seen=samples_seen, score=score)
             saved_step = step
 
@@ -214,7 +233,7 @@ def train(
                 lock.check()
 
             last = step == schedule.total_steps
-            if last or step % config.checkpoint.every == 0:
+            if last or step % every == 0:
                 save(step)
             if preemption.requested(step) and not last:
                 stop(step)
@@ -224,8 +243,8 @@ def train(
             if last or step % config.tracking.picture_every == 0:
                 report()
                 fault("picture", step, process=process)
-                columns = jax.device_get(picture(state, faces))
-                tracker.images(step, "reconstruction", tracking.image_grid(list(columns)))
+                columns = jax.device_get(draw(state, faces))
+                tracker.images(step, task.picture, tracking.image_grid(list(columns)))
         watchdog.rest()
 
     # ── Finish: the last checkpoint counts once `checkpoints` is closed ────────────────────────
@@ -237,48 +256,54 @@ def _check(
     mesh: Mesh,
     source: FaceSet,
     workdir: epath.Path,
-    make_task: Callable[..., Task],
+    job: Job,
 ) -> None:
     """All up to the first step: plan, compilation, a batch; nothing is trained or written."""
-    stats, _ = _plan(config, source, workdir, compute_stats=False)
-    task = make_task(config, stats=stats)
+    stats, _ = _plan(config, source, workdir, job, compute_stats=False)
+    task = job.make_task(config, stats=stats)
     _describe_state(task, mesh)
     compile_for_devices(task, mesh, config)
+    job.open_validation(config, mesh=mesh, stats=stats)
     logger.info("reading one batch of %d", config.batch_size)
-    with contextlib.closing(open_stream(config, source)) as batches:
+    element = job.element(config, stats=stats)
+    with contextlib.closing(open_stream(config, source, element)) as batches:
         sharding.put_batch(next(batches), mesh)
     logger.info("check: read one batch, compiled the step; nothing was trained or written")
 
 
 def _find_stats(
-    config: ConfigDict, source: FaceSet, workdir: epath.Path, *, compute: bool
+    config: ConfigDict, source: FaceSet, workdir: epath.Path, job: Job, *, compute: bool
 ) -> Stats:
-    """Mean and std from the config, a file, an earlier start of this run, or the set itself."""
-    stats = known_stats(config, workdir) or source.stats()
-    if stats is None and compute:
-        if jax.process_index() == 0:
-            replace = config.skip_corrupt > 0
-            save_stats(workdir / STATS_FILE, compute_stats(source, replace=replace))
+    """Mean and std from the config, a file, an earlier start, the weights, or the set itself."""
+    stats = known_stats(config.data, workdir)
+    found = stats or job.starting_stats(config) or source.stats()
+    if compute:
+        # Stored in any case: whoever uses the weights needs them too.
+        if stats is None and jax.process_index() == 0:
+            replace = config.data.skip_corrupt > 0
+            save_stats(workdir / STATS_FILE, found or compute_stats(source, replace=replace))
+        # By all, whatever each has found: one may have looked after the first has stored them.
         multihost_utils.sync_global_devices("mean and std are stored")
-        stats = known_stats(config, workdir)
-    if stats is None:
+        found = known_stats(config.data, workdir)
+    if found is None:
         logger.info("mean and std will be computed over the set when training starts")
         return Stats((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    logger.info("mean %s  std %s", stats.mean, stats.std)
-    return stats
+    logger.info("mean %s  std %s", found.mean, found.std)
+    return found
 
 
 def _plan(
-    config: ConfigDict, source: FaceSet, workdir: epath.Path, *, compute_stats: bool
+    config: ConfigDict, source: FaceSet, workdir: epath.Path, job: Job, *, compute_stats: bool
 ) -> tuple[Stats, Schedule]:
     """What the set's size and pixels decide, said in one line each."""
-    stats = _find_stats(config.data, source, workdir, compute=compute_stats)
+    stats = _find_stats(config, source, workdir, job, compute=compute_stats)
     schedule = make_schedule(config, len(source))
+    by_steps = config.get("total_steps") is not None
     logger.info(
         "plan: %d samples, %g epochs of %.4g steps = %d steps; learning rate to %g in %g epochs,"
         " schedule of %g epochs",
         len(source),
-        config.epochs,
+        schedule.total_steps / schedule.steps_per_epoch if by_steps else config.epochs,
         schedule.steps_per_epoch,
         schedule.total_steps,
         schedule.peak_learning_rate,
@@ -296,53 +321,43 @@ def _describe_state(task: Task, mesh: Mesh) -> TrainState:
 
 
 def _first_state(
-    config: ConfigDict, task: Task, template: TrainState, workdir: epath.Path
+    config: ConfigDict, task: Task, template: TrainState, workdir: epath.Path, job: Job
 ) -> TrainState:
     """The state at step 0, drawn, or with weights from elsewhere, whose origin is noted."""
     state = fresh_state(task, template, seed=config.seed)
     if not config.init.params:
         return state
-    state, origin = load_weights(state, init=config.init, model=config.model)
+    state, origin = job.load_weights(state, config)
     if jax.process_index() == 0:
         save_origin(workdir, origin)
     return state
 
 
-def open_source(config: ConfigDict) -> FaceSet:
-    """The faces that the config's data section names."""
-    return make_source(
-        config.data.source,
-        image_size=config.model.image_size,
-        paths=config.data.paths,
-        split=config.data.split,
-        num_samples=config.data.num_samples,
-        seed=config.seed,
-    )
-
-
-def open_stream(config: ConfigDict, source: Source, *, start_sample: int = 0) -> Batches:
+def open_stream(
+    config: ConfigDict, source: Source, element: Element, *, start_sample: int = 0
+) -> Batches:
     """This process's rows of the endless stream of batches, to be closed in the end."""
     return make_iterator(
         source,
+        element=element,
         global_batch_size=config.batch_size,
-        patch_size=config.model.patch_size,
         seed=config.seed,
         start_sample=start_sample,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         weights=config.data.weights,
-        augment=config.data.augment,
         skip_ranges=config.data.skip_ranges,
         skip_corrupt=config.data.skip_corrupt,
         num_workers=config.data.num_workers,
     )
 
 
-def _picture_faces(config: ConfigDict, source: Source) -> dict[str, np.ndarray]:
-    """The set's first faces, the same for every picture of a run."""
-    first = range(min(PICTURE_ROWS, len(source)))
-    faces, _ = read_faces(source, first, replace=config.data.skip_corrupt > 0)
-    elements = [to_batch_element(face, config.model.patch_size) for face in faces]
+def _picture_faces(config: ConfigDict, source: Source, element: Element) -> dict[str, np.ndarray]:
+    """Some faces, evenly spaced over the set, the same for every picture of a run."""
+    count = min(PICTURE_ROWS, len(source))
+    chosen = [number * len(source) // count for number in range(count)]
+    faces, _ = read_faces(source, chosen, replace=config.data.skip_corrupt > 0)
+    elements = [element(face, (config.seed, place)) for place, face in enumerate(faces)]
     return {name: np.stack([element[name] for element in elements]) for name in elements[0]}
 
 
@@ -376,7 +391,8 @@ def _report(
     numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
     skipped.take(step, numbers, describe=describe)
     numbers["lr"] = schedule.learning_rate(step - 1)
-    numbers["teacher_momentum"] = 1 - schedule.teacher_rate(step - 1)
+    if schedule.teacher_momentum is not None:
+        numbers["teacher_momentum"] = 1 - schedule.teacher_rate(step - 1)
     numbers["replaced_samples"] = float(replaced)
     tracker.step(step, numbers, waited=waited)
     return numbers["loss"]

@@ -56,7 +56,7 @@ def test_epochs_become_steps():
             "epochs": 3,
             "schedule_epochs": 5,
             "batch_size": 512,
-            "optimizer": {"blr": 1.5e-4, "min_lr": 0.0, "warmup_epochs": 1},
+            "optimizer": {"blr": 1.5e-4, "lr": None, "min_lr": 0.0, "warmup_epochs": 1},
             "teacher": {"mode": "ema", "momentum": 0.996},
         }
     )

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fsvfm_jax.data.elements import pretraining_element
 from fsvfm_jax.data.pipeline import advance, make_iterator, sample_indices
 from fsvfm_jax.data.sources import JoinedSets, SyntheticFaces
 from fsvfm_jax.data.transforms import Face
@@ -65,12 +67,18 @@ class Indexed(Numbered):
 
 
 def batches(
-    source: Sequence[Face], count: int, *, global_batch_size: int, seed: int = 0, **options: int
+    source: Sequence[Face],
+    count: int,
+    *,
+    global_batch_size: int,
+    seed: int = 0,
+    augment: bool = False,
+    **options: int,
 ) -> list[dict[str, np.ndarray]]:
     """Returns the first batches of an iterator and closes it."""
-    iterator = make_iterator(
-        source, global_batch_size=global_batch_size, patch_size=PATCH, seed=seed, **options
-    )
+    element = partial(pretraining_element, patch_size=PATCH, augment=augment)
+    options |= {"element": element, "global_batch_size": global_batch_size, "seed": seed}
+    iterator = make_iterator(source, **options)
     with contextlib.closing(iterator):
         return [next(iterator) for _ in range(count)]
 
@@ -208,7 +216,8 @@ class Damaged(Numbered):
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_damaged_samples_are_replaced_by_the_next_and_counted(num_workers: int) -> None:
     expected = numbers(Numbered(12), 3, global_batch_size=4)
-    options = {"global_batch_size": 4, "patch_size": PATCH, "seed": 0, "num_workers": num_workers}
+    element = partial(pretraining_element, patch_size=PATCH)
+    options = {"element": element, "global_batch_size": 4, "seed": 0, "num_workers": num_workers}
     iterator = make_iterator(Damaged(12), skip_corrupt=2, **options)
     with contextlib.closing(iterator):
         found = [next(iterator)["image"][:, 0, 0, 0].tolist() for _ in range(3)]
@@ -282,14 +291,19 @@ def test_what_workers_run_does_not_import_jax() -> None:
 
 TRAINER = """
 import multiprocessing, os, signal
+from functools import partial
 from absl import flags
+from fsvfm_jax.data.elements import pretraining_element
 from fsvfm_jax.data.pipeline import advance, make_iterator, sample_indices
 from fsvfm_jax.data.sources import SyntheticFaces
 
 if __name__ == "__main__":
     flags.FLAGS.mark_as_parsed()
     source = SyntheticFaces(10, image_size=16, seed=0)
-    iterator = make_iterator(source, global_batch_size=2, patch_size=8, seed=0, num_workers=1)
+    element = partial(pretraining_element, patch_size=8)
+    iterator = make_iterator(
+        source, element=element, global_batch_size=2, seed=0, num_workers=1
+    )
     next(iterator)
     (worker,) = multiprocessing.active_children()
     os.kill(worker.pid, signal.SIGTERM)

@@ -7,6 +7,7 @@ About 15 minutes on two CPU cores, as XLA compiles for users; `-s` shows the num
 """
 
 import itertools
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from jax.flatten_util import ravel_pytree
 from configs import vit_s
 from fsvfm_jax import compilation, optim, pretrain, sharding
 from fsvfm_jax import config as config_lib
+from fsvfm_jax.data.elements import pretraining_element
 from fsvfm_jax.data.pipeline import make_iterator
 from fsvfm_jax.data.sources import SyntheticFaces
 from fsvfm_jax.data.stats import Stats
@@ -66,7 +68,12 @@ def train(dtype: str, *, seed: int, faces: list) -> tuple[dict[str, np.ndarray],
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
     state = compilation.fresh_state(task, compilation.state_template(task, mesh), seed=seed)
     step = compilation.lower_step(task, mesh, batch_size=BATCH).compile()
-    batches = make_iterator(faces, global_batch_size=BATCH, patch_size=8, seed=seed)
+    batches = make_iterator(
+        faces,
+        global_batch_size=BATCH,
+        element=partial(pretraining_element, patch_size=8),
+        seed=seed,
+    )
     history, moves = [], []
     for i, batch in enumerate(itertools.islice(batches, schedule.total_steps)):
         rate = schedule.teacher_rate(i)

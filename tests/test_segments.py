@@ -15,13 +15,18 @@ ROOT = Path(__file__).parent.parent
 # Takes a batch now and then, as a trainer does; its workers make more ahead.
 TRAINER = """
 import time
+from functools import partial
 from absl import flags
+from fsvfm_jax.data.elements import pretraining_element
 from fsvfm_jax.data.pipeline import make_iterator
 from fsvfm_jax.data.sources import SyntheticFaces
 if __name__ == "__main__":
     flags.FLAGS.mark_as_parsed()
     source = SyntheticFaces(64, image_size=32, seed=0)
-    batches = make_iterator(source, global_batch_size=8, patch_size=8, seed=0, num_workers=2)
+    element = partial(pretraining_element, patch_size=8)
+    batches = make_iterator(
+        source, element=element, global_batch_size=8, seed=0, num_workers=2
+    )
     for _ in range(3):
         next(batches)
     print("ready", flush=True)

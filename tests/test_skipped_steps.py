@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from test_train import TINY, read_metrics, restore, run, tiny_config, without_rate
 
 from fsvfm_jax import compilation, pretrain, sharding
+from fsvfm_jax.data.elements import pretraining_element
 from fsvfm_jax.data.pipeline import make_iterator
 from fsvfm_jax.data.sources import SyntheticFaces
 from fsvfm_jax.data.stats import Stats
@@ -28,7 +30,9 @@ def test_a_skipped_step_changes_nothing_but_its_number():
     template = compilation.state_template(task, mesh)
     step = compilation.lower_step(task, mesh, batch_size=16).compile()
     source = SyntheticFaces(40, image_size=32, seed=0)
-    batches = make_iterator(source, global_batch_size=16, patch_size=8, seed=0)
+    batches = make_iterator(
+        source, global_batch_size=16, element=partial(pretraining_element, patch_size=8), seed=0
+    )
     batch = sharding.put_batch(next(batches), mesh)
     batches.close()
     for fault in (np.nan, np.inf, -np.inf, 1.0):

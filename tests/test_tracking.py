@@ -309,10 +309,10 @@ def full_disk():
 
 
 def test_a_full_disk_is_told_with_the_file(workdir, full_disk):
-    with pytest.raises(StorageError, match=r"metrics\.jsonl cannot be written \(File too large\)"):
-        with open_tracker(workdir) as tracker:
-            full_disk()
-            tracker.step(1, {"loss": 1.0})
+    message = r"metrics\.jsonl cannot be written \(File too large\)"
+    with pytest.raises(StorageError, match=message), open_tracker(workdir) as tracker:
+        full_disk()
+        tracker.step(1, {"loss": 1.0})
 
 
 def test_lines_that_are_lost_in_the_end_are_told(workdir, full_disk):

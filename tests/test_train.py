@@ -19,11 +19,13 @@ from fsvfm_jax import compilation, faults, optim, pretrain, sharding, tracking, 
 from fsvfm_jax import config as config_lib
 from fsvfm_jax.checkpoint import Checkpoints
 from fsvfm_jax.convert.reference import to_state_dict
+from fsvfm_jax.data.elements import pretraining_element
 from fsvfm_jax.data.pipeline import make_iterator
 from fsvfm_jax.data.records import FaceRecords
 from fsvfm_jax.data.sources import SyntheticFaces
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.errors import ConfigError, DataError, NotFiniteError, Preempted, StorageError
+from fsvfm_jax.jobs import JOBS
 from fsvfm_jax.lock import RunLock
 from fsvfm_jax.prepare.pack import pack
 from fsvfm_jax.train_state import StepValues, TrainState
@@ -54,7 +56,7 @@ def tiny_config(changes: dict | None = None):
 
 def run(workdir, changes: dict | None = None, **options) -> None:
     config = tiny_config(changes)
-    train.train(config, epath.Path(workdir), make_task=pretrain.make_task, **options)
+    train.train(config, epath.Path(workdir), job=JOBS["pretrain"], **options)
 
 
 def read_metrics(workdir) -> list[dict]:
@@ -145,7 +147,9 @@ def train_on(data: int, fsdp: int, *, steps: int) -> tuple[list[float], TrainSta
     state = compilation.fresh_state(task, template, seed=0)
     step = compilation.lower_step(task, mesh, batch_size=16).compile()
     source = SyntheticFaces(40, image_size=32, seed=0)
-    batches = make_iterator(source, global_batch_size=16, patch_size=8, seed=0)
+    batches = make_iterator(
+        source, global_batch_size=16, element=partial(pretraining_element, patch_size=8), seed=0
+    )
     losses = []
     for batch in itertools.islice(batches, steps):
         values = StepValues(np.float32(1e-3), np.float32(0.01))
@@ -192,7 +196,10 @@ def test_micro_batches_give_the_gradient_of_the_large_batch():
         task = pretrain.make_task(config, stats=Stats(config.data.mean, config.data.std))
         state = task.init(jax.random.key(0))
         batches = make_iterator(
-            SyntheticFaces(40, image_size=32, seed=0), global_batch_size=32, patch_size=8, seed=0
+            SyntheticFaces(40, image_size=32, seed=0),
+            global_batch_size=32,
+            element=partial(pretraining_element, patch_size=8),
+            seed=0,
         )
         batch = sharding.put_batch(next(batches), sharding.make_mesh(config.mesh))
         values = StepValues(np.float32(1e-3), np.float32(0.01))
@@ -274,7 +281,9 @@ def test_a_packed_set_is_trained_on_and_its_damage_told(face_folder, tmp_path):
     run(tmp_path / "run", changes)
     lines = read_metrics(tmp_path / "run")
     assert len(lines) == 4 and {line["replaced_samples"] for line in lines} == {0}
-    assert not (tmp_path / "run" / "data_stats.json").exists()  # the set knows them
+    # The set knows them, and whoever uses the weights needs them.
+    stored = json.loads((tmp_path / "run" / "data_stats.json").read_text())
+    assert len(stored["mean"]) == len(stored["std"]) == 3
     (shard,) = (tmp_path / "set").glob("*.array_record*")
     content = bytearray(shard.read_bytes())
     record = FaceRecords(str(tmp_path / "set"), image_size=32).records([2])[0]

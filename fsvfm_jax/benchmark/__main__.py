@@ -1,4 +1,4 @@
-"""How fast this machine is: `python -m fsvfm_jax.benchmark step|input --help`."""
+"""Speed of steps and input; transfer on rendered faces: `python -m fsvfm_jax.benchmark --help`."""
 
 # What needs much is imported inside functions: data workers import this module again.
 
@@ -21,6 +21,8 @@ def main(argv: Sequence[str]) -> None:
         command = f"{COMMAND} {shlex.join(argv)}"
         if argv[:1] == ["input"]:
             _input(argv, command)
+        elif argv[:1] == ["transfer"]:
+            _transfer(argv)
         else:
             _step(argv, command)
 
@@ -41,10 +43,18 @@ def _input(argv: Sequence[str], command: str) -> None:
     benchmark_input(args, command=command)
 
 
+def _transfer(argv: Sequence[str]) -> None:
+    from fsvfm_jax.benchmark.transfer import benchmark_transfer
+
+    args = _parser().parse_args(argv)
+    flags.FLAGS.mark_as_parsed()
+    benchmark_transfer(args)
+
+
 def _parser() -> argparse.ArgumentParser:
     from fsvfm_jax.benchmark import input_speed, step_speed
 
-    parser = cli.Parser(prog=COMMAND, description="Speed of training.", allow_abbrev=False)
+    parser = cli.Parser(prog=COMMAND, description="Speed, and transfer.", allow_abbrev=False)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     step = verbs.add_parser(
         "step",
@@ -68,6 +78,23 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     input_speed.add_arguments(input_)
+    transfer = verbs.add_parser(
+        "transfer",
+        help="pretrain, fine-tune in several ways and test on rendered deepfakes and spoofs",
+        description="Pretrains a tiny network on rendered faces, fine-tunes it on rendered"
+        " forgeries, tests on others, and prints a table. It tests plumbing and proves nothing"
+        " about real deepfakes. Given again it goes on where it was stopped. configs/offline.py has"
+        " all that is fixed.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    transfer.add_argument("--output", required=True, metavar="DIR", help="for runs and table")
+    transfer.add_argument("--seeds", type=int, default=3, metavar="N", help="of fine-tuning")
+    transfer.add_argument(
+        "--tune",
+        action="store_true",
+        help="only print the validation loss of every method and learning rate at one more seed",
+    )
     return parser
 
 

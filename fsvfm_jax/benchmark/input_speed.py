@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from fsvfm_jax import cli
+from fsvfm_jax.data.elements import pretraining_element
 from fsvfm_jax.data.pipeline import CHUNK, make_iterator
 from fsvfm_jax.data.records import FaceRecords
 from fsvfm_jax.data.synthetic import render_face
@@ -178,10 +180,9 @@ def _rate(source: FaceRecords, args: argparse.Namespace, workers: int) -> dict[s
     """Images per second, once what was read ahead is used up."""
     batches = make_iterator(
         _Large(source),
+        element=partial(pretraining_element, patch_size=args.patch_size, augment=args.augment),
         global_batch_size=args.batch_size,
-        patch_size=args.patch_size,
         seed=0,
-        augment=args.augment,
         num_workers=workers,
     )
     with contextlib.closing(batches):

@@ -125,19 +125,20 @@ def measure_step(
         UserError: Of its other kinds, where the config does not fit.
     """
     from fsvfm_jax import config as config_lib
-    from fsvfm_jax import pretrain
     from fsvfm_jax.compilation import compile_for_devices, fresh_state, place, state_template
     from fsvfm_jax.data.stats import Stats
+    from fsvfm_jax.jobs import JOBS
 
     mesh, config = place(config_lib.resolve(config))
-    task = pretrain.make_task(config, stats=Stats((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
+    stats = Stats((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    task = JOBS[config.task].make_task(config, stats=stats)
 
     started = time.perf_counter()
     step = compile_for_devices(task, mesh, config)
     compile_seconds = time.perf_counter() - started
 
     if real_input:
-        batches = _real_batches(config, mesh)
+        batches = _real_batches(config, mesh, stats=stats)
     else:
         batches = _synthetic_batches(config, task.sample, mesh)
     state = fresh_state(task, state_template(task, mesh), seed=config.seed)
@@ -153,7 +154,7 @@ def measure_step(
         **_conditions(config, mesh),
         "accum_steps": step.accum_steps,
         "input": "real" if real_input else "synthetic",
-        "data": {"source": config.data.source, "num_workers": config.data.num_workers},
+        "data": {"source": config.data.get("source"), "num_workers": config.data.num_workers},
         "steps": steps,
         "warmup": warmup,
         "compile_seconds": compile_seconds,
@@ -247,7 +248,8 @@ def _synthetic_batches(
     rows = config.batch_size // jax.process_count()
 
     def draw(x: jax.ShapeDtypeStruct) -> np.ndarray:
-        high = np.iinfo(x.dtype).max
+        # Pixels and regions of all kinds; a signed number is a label.
+        high = 1 if np.issubdtype(x.dtype, np.signedinteger) else np.iinfo(x.dtype).max
         return rng.integers(high, size=(rows, *x.shape), dtype=x.dtype, endpoint=True)
 
     batches = [
@@ -257,10 +259,13 @@ def _synthetic_batches(
     yield from itertools.cycle(batches)
 
 
-def _real_batches(config: ConfigDict, mesh: Mesh) -> Generator[Batch, None, None]:
+def _real_batches(config: ConfigDict, mesh: Mesh, *, stats: Any) -> Generator[Batch, None, None]:
     from fsvfm_jax import sharding, train
+    from fsvfm_jax.jobs import JOBS
 
-    with contextlib.closing(train.open_stream(config, train.open_source(config))) as stream:
+    job = JOBS[config.task]
+    stream = train.open_stream(config, job.open_source(config), job.element(config, stats=stats))
+    with contextlib.closing(stream):
         for batch in stream:
             yield sharding.put_batch(batch, mesh)
 
@@ -280,7 +285,8 @@ def _conditions(config: ConfigDict, mesh: Mesh) -> dict[str, Any]:
         "libtpu_init_args": os.environ.get("LIBTPU_INIT_ARGS", ""),
         "compilation_cache": jax.config.jax_compilation_cache_dir is not None,
         "model": config.model.to_dict(),
-        "mask": config.mask.to_dict(),
+        "task": config.task,
+        "mask": config.mask.to_dict() if "mask" in config else None,
         "mesh": dict(mesh.shape),
         "batch_size": config.batch_size,
         "compiler_options": config.compiler_options.to_dict(),
@@ -305,13 +311,20 @@ def _speed(
     real_input: bool,
     peak_tflops: float | None,
 ) -> dict[str, Any]:
-    from fsvfm_jax.flops import model_flops_utilisation, training_flops_per_image
-    from fsvfm_jax.models import build
+    from fsvfm_jax.flops import (
+        detection_flops_per_image,
+        model_flops_utilisation,
+        training_flops_per_image,
+    )
+    from fsvfm_jax.models import build, build_detector
 
     times = step_times_ms(seconds)
     # Waits for data come in bursts, which a median does not see.
     images_per_second = config.batch_size * 1e3 / times["mean" if real_input else "median"]
-    flops = training_flops_per_image(build(config.model), config.mask.mask_ratio).total
+    if config.task == "finetune":
+        flops = detection_flops_per_image(build_detector(config.model), config.mode)
+    else:
+        flops = training_flops_per_image(build(config.model), config.mask.mask_ratio).total
     peak_tflops, peak_source = find_peak(mesh.devices.flat[0].device_kind, peak_tflops)
     mfu = None
     if peak_tflops is not None:

@@ -1,4 +1,4 @@
-"""Starting weights of a pretraining run, from `config.init`: weights only, at step 0."""
+"""Starting weights of a training run, from `config.init`: weights only, at step 0."""
 
 import logging
 from pathlib import Path
@@ -12,8 +12,9 @@ from ml_collections import ConfigDict
 
 from fsvfm_jax.convert.measures import HEADS, UnknownHeads
 from fsvfm_jax.convert.weights import ORIGIN, Source, is_run, read_source
+from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.errors import ConfigError, DataError
-from fsvfm_jax.models.fsvfm import Params, teacher_subset
+from fsvfm_jax.models.fsvfm import Params, encoder_subset, teacher_subset
 from fsvfm_jax.train_state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -43,13 +44,7 @@ def load_weights(state: TrainState, *, init: ConfigDict, model: ConfigDict) -> W
             another number of heads.
     """
     path, heads = Path(init.params), {name: model[name] for name in HEADS}
-    source = _read(path, branch=init.branch, heads=heads)
-    for name, number in source.model.items():
-        if name in HEADS and number != model[name]:
-            raise ConfigError(
-                f"{path} has {name} = {number}, config.model.{name} = {model[name]}: the arrays"
-                " would fit, and compute something else"
-            )
+    source = _read_for(model, init)
     params = _replace(state.params, source.params, path)
     teacher = teacher_subset(params)
     if init.teacher == "checkpoint":
@@ -66,12 +61,55 @@ def load_weights(state: TrainState, *, init: ConfigDict, model: ConfigDict) -> W
     return WarmStart(state, {name: source.facts.get(name) for name in ORIGIN})
 
 
+def load_encoder(state: TrainState, config: ConfigDict) -> WarmStart:
+    """Puts an encoder from elsewhere into a detector's fresh state; its heads stay as drawn.
+
+    The final norm of the encoder is taken where the class token is pooled, and only there.
+
+    Args:
+        state: At step 0.
+        config: Resolved.
+
+    Returns:
+        The state with those weights, every array where it was, and their origin.
+
+    Raises:
+        DataError: The weights cannot be read or are of another network.
+        ConfigError: They are known to be of another number of heads.
+    """
+    source = _read_for(config.model, config.init)
+    encoder = encoder_subset(source.params)
+    params = _replace(state.params, encoder, Path(config.init.params))
+    state = state._replace(params=_put(params, state.params))
+    return WarmStart(state, {name: source.facts.get(name) for name in ORIGIN})
+
+
+def starting_stats(config: ConfigDict) -> Stats | None:
+    """Mean and deviation that the weights of `config.init` were made with, if they tell."""
+    if not config.init.params:
+        return None
+    return _read_for(config.model, config.init).facts.get("stats")
+
+
+def _read_for(model: ConfigDict, init: ConfigDict) -> Source:
+    """The weights, if they may be of that network by the number of its heads."""
+    path, heads = Path(init.params), {name: model[name] for name in HEADS if name in model}
+    source = _read(path, branch=init.branch, heads=heads)
+    for name, number in source.model.items():
+        if name in heads and number != model[name]:
+            raise ConfigError(
+                f"{path} has {name} = {number}, config.model.{name} = {model[name]}: the arrays"
+                " would fit, and compute something else"
+            )
+    return source
+
+
 def _read(path: Path, *, branch: str, heads: dict[str, int]) -> Source:
     """Heads that nothing in the source tells are taken from the config, with a warning."""
     try:
         return read_source(path, branch=branch, told={})
     except UnknownHeads as error:
-        taken = {name: heads[name] for name, number in error.measures.items() if number is None}
+        taken = {name: heads.get(name, 1) for name, n in error.measures.items() if n is None}
         logger.warning("%s: %s; taken from config.model: %s", path, error, taken)
         return read_source(path, branch=branch, told=taken)
 

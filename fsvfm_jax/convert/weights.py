@@ -7,13 +7,14 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from fsvfm_jax import compilation, pretrain, sharding
+from fsvfm_jax import compilation, finetune, pretrain, sharding
 from fsvfm_jax.checkpoint import Checkpoints
 from fsvfm_jax.convert import foreign, pth, reference
 from fsvfm_jax.convert.card import AUTHORS_LICENSE
 from fsvfm_jax.convert.folder import MODEL_FILE, file_sha256, read_folder, read_json
 from fsvfm_jax.convert.measures import HEADS, measures, network
 from fsvfm_jax.convert.training import number_of_updates
+from fsvfm_jax.data.labelled import LABELS
 from fsvfm_jax.data.stats import STATS_FILE, Stats, known_stats, load_stats
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.fingerprint import FINGERPRINT_FILE
@@ -23,6 +24,7 @@ from fsvfm_jax.train_state import TrainState
 
 ORIGIN_FILE = "origin.json"
 ORIGIN = ("source", "source_sha256", "license")
+TASKS = {"pretrain": pretrain.make_task, "finetune": finetune.make_task}
 # Under it a `.pth` of ours says what the reference's files do not.
 OUR_KEY = "fsvfm_jax"
 
@@ -42,7 +44,7 @@ class Source(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A pretraining run of ours at a checkpoint.
+    """A training run of ours at a checkpoint.
 
     Attributes:
         state: The state.
@@ -144,14 +146,14 @@ def read_run(workdir: Path, *, step: int | None = None) -> Run:
     if not (workdir / "config.json").exists():
         raise DataError(f"in {workdir} no run has started yet: start it, or use what it is made of")
     config = ConfigDict(read_json(workdir / "config.json"))
-    if config.get("task") != "pretrain":
-        raise DataError(f"{workdir / 'config.json'} is not that of a pretraining run")
+    if config.get("task") not in TASKS:
+        raise DataError(f"{workdir / 'config.json'} is not that of a training run")
     try:
         stats = known_stats(config.data, epath.Path(workdir))
         if stats is None:
             raise DataError(f"{workdir} has no mean and std: {STATS_FILE} is missing")
         data = read_json(workdir / FINGERPRINT_FILE)["fingerprint"]
-        task = pretrain.make_task(config, stats=stats)
+        task = TASKS[config.task](config, stats=stats)
         mesh = sharding.make_mesh({"data": 1, "fsdp": 1}, jax.local_devices()[:1])
         template = compilation.state_template(task, mesh)
         directory = workdir / "checkpoints"
@@ -181,19 +183,23 @@ def read_run(workdir: Path, *, step: int | None = None) -> Run:
 
 def _of_run(workdir: Path, *, branch: str, step: int | None) -> Source:
     run = read_run(workdir, step=step)
-    params = run.state.params if branch == "student" else run.state.teacher_params
-    params = jax.device_get(params)
     facts = {
         "stats": run.stats,
-        "recipe": run.config.recipe,
         "step": int(run.state.step),
         "dataset_fingerprint": run.dataset_fingerprint,
-        "source": f"{workdir.name}, {branch}",
         "source_sha256": run.sha256,
     }
     if run.license is not None:
         facts["license"] = run.license
-    return Source(params, measures(params, **{x: run.config.model[x] for x in HEADS}), facts)
+    if run.config.task == "finetune":
+        params = run.state.params
+        facts |= {"recipe": run.config.mode, "source": workdir.name, "label_names": LABELS}
+    else:
+        params = run.state.params if branch == "student" else run.state.teacher_params
+        facts |= {"recipe": run.config.recipe, "source": f"{workdir.name}, {branch}"}
+    params = jax.device_get(params)
+    heads = {name: run.config.model[name] for name in HEADS if name in run.config.model}
+    return Source(params, measures(params, **heads), facts)
 
 
 def _of_exported(folder: Path, *, encoder: Path | None) -> Source:

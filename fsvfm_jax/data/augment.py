@@ -41,14 +41,40 @@ def crop_and_flip(face: Face, rng: np.random.Generator) -> Face:
 
 def _crop(face: Face, rng: np.random.Generator) -> Face:
     size = face["parsing_map"].shape[0]
+    box = draw_crop(size, size, rng=rng, area=CROP_AREA, aspect=CROP_ASPECT)
+    return resize_face(face["image"][box], face["parsing_map"][box], image_size=size)
+
+
+def draw_crop(
+    height: int,
+    width: int,
+    *,
+    rng: np.random.Generator,
+    area: tuple[float, float],
+    aspect: tuple[float, float],
+) -> tuple[slice, slice]:
+    """Draws a random part of a picture, as torchvision's RandomResizedCrop does.
+
+    Args:
+        height: Of the picture in pixels.
+        width: Of the picture in pixels.
+        rng: Draws area and aspect until the part fits, ten times at most, and then its place.
+        area: Range of the share of the picture's area that the part has, drawn uniformly.
+        aspect: Range of the part's width / height, drawn uniformly in the logarithm.
+
+    Returns:
+        The part's rows and columns. If none of ten fits, the middle of the picture: all of it but
+        what makes it longer than the range of aspects.
+    """
     for _ in range(CROP_TRIES):
-        area = size * size * rng.uniform(*CROP_AREA)
-        aspect = math.exp(rng.uniform(*np.log(CROP_ASPECT)))
-        width, height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if width <= size and height <= size:
+        pixels = height * width * rng.uniform(*area)
+        ratio = math.exp(rng.uniform(*np.log(aspect)))
+        rows, columns = round(math.sqrt(pixels / ratio)), round(math.sqrt(pixels * ratio))
+        if 0 < rows <= height and 0 < columns <= width:
+            left, top = rng.integers(width - columns + 1), rng.integers(height - rows + 1)
             break
     else:
-        return face
-    left, top = rng.integers(size - width + 1), rng.integers(size - height + 1)
-    box = np.s_[top : top + height, left : left + width]
-    return resize_face(face["image"][box], face["parsing_map"][box], image_size=size)
+        rows = min(height, round(width / aspect[0]))
+        columns = min(width, round(height * aspect[1]))
+        left, top = (width - columns) // 2, (height - rows) // 2
+    return slice(top, top + rows), slice(left, left + columns)

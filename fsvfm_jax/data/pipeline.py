@@ -18,15 +18,14 @@ import logging
 import multiprocessing
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import grain
 import numpy as np
 
-from fsvfm_jax.data.augment import crop_and_flip
 from fsvfm_jax.data.segments import name_segments_after, remove_orphans
 from fsvfm_jax.data.sources import Source
-from fsvfm_jax.data.transforms import Face, to_batch_element
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.processes import available_cores, end_with_parent
 
@@ -38,6 +37,9 @@ MAX_THREADS = 16
 MAX_TRIES = 100
 
 Batch = dict[str, np.ndarray]
+# Turns what a source returns into a row of a batch; its second argument, (seed, place in the
+# stream), keys whatever it draws.
+Element = Callable[[Mapping[str, Any], tuple[int, int]], Mapping[str, Any]]
 
 
 class Batches(Iterator[Batch]):
@@ -70,11 +72,11 @@ class Batches(Iterator[Batch]):
 def make_iterator(
     source: Source,
     *,
+    element: Element,
     global_batch_size: int,
-    patch_size: int,
     seed: int,
     weights: Sequence[float | int] = (),
-    augment: bool = False,
+    shuffle: bool = True,
     start_sample: int = 0,
     skip_ranges: Sequence[tuple[int, int]] = (),
     skip_corrupt: int = 0,
@@ -85,18 +87,18 @@ def make_iterator(
 ) -> Batches:
     """Returns this process's rows of every global batch, without end.
 
-    A batch is {"image": uint8 [b, S, S, 3], "classes": uint16 [b, N]} with b = global_batch_size /
-    process_count; process h has rows h * b to (h + 1) * b of the global batch. Close the iterator
-    to end its threads and worker processes. An error in a worker is raised here as it was there.
+    A batch has b = global_batch_size / process_count elements, stacked by name; process h has rows
+    h * b to (h + 1) * b of the global batch. Close the iterator to end its threads and worker
+    processes. An error in a worker is raised here as it was there.
 
     Args:
         source: Faces; at least one.
+        element: From a face to a row of the batch; goes to every worker.
         global_batch_size: Samples in a batch over all processes.
-        patch_size: Side of a patch in pixels.
-        seed: Seed of the permutations and the augmentation, at least 0.
+        seed: Seed of the permutations and of what `element` draws, at least 0.
         weights: How often faces of each set of a `JoinedSets` come, in proportion; none: each face
             of all of them once per epoch.
-        augment: Crop and flip at random (`augment.py`).
+        shuffle: False gives them in their order, again and again.
         start_sample: Number of samples of the stream that all processes together have consumed
             already; k * global_batch_size continues with batch k.
         skip_ranges: Samples of the stream that are left out, as (first, one past the last),
@@ -120,14 +122,13 @@ def make_iterator(
     rows = global_batch_size // process_count
     reader = _ChunkReader(
         source=source,
-        order=_order(_sizes(source), seed=seed, weights=weights),
+        element=element,
+        order=_order(_sizes(source), seed=seed, weights=weights, shuffle=shuffle),
         kept=_kept_ranges(start_sample, skip_ranges),
         global_batch_size=global_batch_size,
         first_row=process_index * rows,
         rows=rows,
-        patch_size=patch_size,
         seed=seed,
-        augment=augment,
         replace=skip_corrupt > 0,
     )
     batches = _read_ahead(reader, num_workers=num_workers, prefetch=prefetch)
@@ -157,7 +158,7 @@ def sample_indices(
 
 def read_faces(
     source: Source, indices: Sequence[int], *, replace: bool
-) -> tuple[list[Face], list[bool]]:
+) -> tuple[list[Mapping[str, Any]], list[bool]]:
     """Returns the faces, and for each whether another had to take its place.
 
     Raises:
@@ -177,14 +178,13 @@ class _ChunkReader:
     """Makes chunks of this process's rows, numbered through all batches; goes to every worker."""
 
     source: Source
+    element: Element
     order: grain.MapDataset
     kept: Sequence[tuple[int, int]]
     global_batch_size: int
     first_row: int
     rows: int
-    patch_size: int
     seed: int
-    augment: bool
     replace: bool  # of damaged faces
 
     @property
@@ -198,12 +198,8 @@ class _ChunkReader:
         places = _places(self.kept, first, min(CHUNK, self.rows - row))
         indices = [int(self.order[place]) for place in places]
         faces, replaced = read_faces(self.source, indices, replace=self.replace)
-        if self.augment:
-            # Draws hang on the place alone; Philox is made to be keyed so.
-            keys = [np.random.Philox(key=(self.seed, place)) for place in places]
-            pairs = zip(faces, keys, strict=True)
-            faces = [crop_and_flip(face, np.random.Generator(key)) for face, key in pairs]
-        elements = [to_batch_element(face, self.patch_size) for face in faces]
+        pairs = zip(faces, places, strict=True)
+        elements = [self.element(face, (self.seed, place)) for face, place in pairs]
         stacked = {name: np.stack([x[name] for x in elements]) for name in elements[0]}
         return stacked | {"replaced": np.array(replaced)}
 
@@ -233,7 +229,7 @@ def _read_ahead(reader: _ChunkReader, *, num_workers: int, prefetch: int) -> gra
     return grain.experimental.ThreadPrefetchIterDataset(chunks, prefetch_buffer_size=1)
 
 
-def _first_whole(source: Source, index: int) -> tuple[Face, int]:
+def _first_whole(source: Source, index: int) -> tuple[Mapping[str, Any], int]:
     """Returns the first face from `index` on that can be read, and how many could not."""
     for tries in range(MAX_TRIES):
         try:
@@ -247,8 +243,12 @@ def _sizes(source: Source) -> Sequence[int]:
     return getattr(source, "sizes", [len(source)])
 
 
-def _order(sizes: Sequence[int], *, seed: int, weights: Sequence[float | int]) -> grain.MapDataset:
+def _order(
+    sizes: Sequence[int], *, seed: int, weights: Sequence[float | int], shuffle: bool = True
+) -> grain.MapDataset:
     """The source's index at every place of the endless stream."""
+    if not shuffle:
+        return grain.MapDataset.range(sum(sizes)).repeat()
     if not weights:
         return grain.MapDataset.range(sum(sizes)).seed(seed).shuffle().repeat()
     ends = np.cumsum(sizes).tolist()

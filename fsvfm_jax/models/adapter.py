@@ -152,7 +152,8 @@ class Adapter(nn.Module):
 class UnitColumns(nn.Module):
     """Linear layer whose weights, across the classes, have unit length at every forward pass.
 
-    The length is no path for the gradient: training replaces the weights by the unit ones.
+    The length is no path for the gradient: training replaces the weights by the unit ones before
+    every step (`unit_columns`).
     """
 
     num_classes: int
@@ -162,6 +163,10 @@ class UnitColumns(nn.Module):
         kernel_init = nn.initializers.normal(stddev=0.01)
         kernel = self.param("kernel", kernel_init, (x.shape[-1], self.num_classes))
         bias = self.param("bias", nn.initializers.zeros, (self.num_classes,))
-        length = jnp.sqrt(jnp.maximum(jnp.square(kernel).sum(axis=1, keepdims=True), 1e-24))
-        kernel = kernel / jax.lax.stop_gradient(length)
-        return jnp.matmul(x, kernel, precision="highest") + bias
+        return jnp.matmul(x, unit_columns(kernel), precision="highest") + bias
+
+
+def unit_columns(kernel: Float[Array, "D C"]) -> Float[Array, "D C"]:
+    """Weights divided by their length across the classes, through which no gradient flows."""
+    length = jnp.sqrt(jnp.maximum(jnp.square(kernel).sum(axis=1, keepdims=True), 1e-24))
+    return kernel / jax.lax.stop_gradient(length)

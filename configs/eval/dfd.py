@@ -1,0 +1,34 @@
+"""A deepfake detector (DfD) on seven unseen sets, 32 frames of a video: frame and video AUC.
+
+    python -m fsvfm_jax.main --config=configs/eval/dfd.py --config.init.params=RUN \\
+        --config.compare="FS-VFM ViT-B" --config.data.paths="('DIR',)"
+
+`:CDFv2,DFDC` tests these alone, of CDFv2, DFD, DFDC, DFDCP, WDF, CDFpp, FFIW; `:smoke` rendered
+ones. The first four are told by DeepfakeBench's JSON, DIR/DeepfakeBench/Celeb-DF-v2.json beside its
+frames; the others lie in DIR/{WildDeepfake,Celeb-DF++,FFIW}/test/{real,fake}. `:folder` looks for
+all so, `:list` for lists such as DIR/DFDC/test.txt. Of Celeb-DF only Celeb-real counts as real:
+where its folder YouTube-real is not there at all, give --config.data.test.CDFv2.exclude="()".
+
+Hardware meant: One GPU.
+
+Published video AUC, checkpoint "validation": FS-VFM L CDFv2 95.17, DFD 97.17, DFDC 87.75, DFDCP
+93.35; FSFM B CDFv2 91.44, DFDC 83.47, DFDCP 89.71, WDF 86.96.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import evaluation, sets
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    given = sets.words(arg, (*sets.DEEPFAKES, "folder", "list", "smoke"))
+    c = evaluation.get_config()
+    if "smoke" in given:
+        c.data.test.update(sets.rendered(("swap-a", "swap-b"), "test"))
+        c.data.num_workers = 0
+    else:
+        names = [name for name in sets.DEEPFAKES if name in given] or sets.DEEPFAKES
+        layout = next((word for word in given if word in ("folder", "list")), "")
+        c.data.test.update(sets.deepfakes(names, layout=layout))
+    c.lock()
+    return c

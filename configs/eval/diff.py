@@ -1,0 +1,30 @@
+"""A detector on diffusion forgeries (DiFF): T2I, I2I, FS, FE; a video is one image.
+
+    python -m fsvfm_jax.main --config=configs/eval/diff.py --config.init.params=RUN \\
+        --config.data.paths="('DIR',)"
+
+The sets lie in DIR/DiFF/test_subsets/{T2I,I2I,FS,FE}/test/{real,fake}; `:smoke` tests rendered
+ones.
+
+Hardware meant: One GPU.
+
+Published frame AUC, checkpoint "validation", on average over the four (read off a figure): FS-VFM
+S 76, B 89.1, L 93.7; FS-Adapter 62, 75.3, 85.3.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import evaluation, sets
+from configs.transfer import face_set
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    c = evaluation.get_config()
+    if sets.words(arg, ("smoke",)):
+        c.data.test.update(sets.rendered(("texture-d", "upsample-e"), "test"))
+        c.data.num_workers = 0
+    else:
+        for name in sets.DIFF:
+            c.data.test[name] = face_set("diff", "DiFF", split="test", subset=name)
+    c.lock()
+    return c

@@ -1,0 +1,26 @@
+"""Rendered sets: unseen forgeries, cameras and compressions; no file is needed.
+
+    python -m fsvfm_jax.main --config=configs/eval/rendered.py --config.init.params=RUN
+
+`:smoke` tests what a detector's `:smoke` trains on, with new faces, and by another camera.
+
+Hardware meant: a laptop.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import evaluation, sets
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    if arg not in ("", "smoke"):
+        raise ValueError(f"a config takes no argument {arg!r}; the only one is :smoke")
+    c = evaluation.get_config()
+    if arg == "smoke":
+        c.data.test.update(sets.rendered(("cam-o", "cam-m"), "test"))
+    else:
+        names = ("swap-a", "swap-b", "warp-c", "texture-d", "upsample-e")
+        c.data.test.update(sets.rendered(names, "test", videos=200))
+    c.data.num_workers = 0
+    c.lock()
+    return c

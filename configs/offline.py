@@ -1,0 +1,134 @@
+"""The offline benchmark: what is rendered, how much is trained, and with which learning rates.
+
+    python -m fsvfm_jax.benchmark transfer --output DIR
+
+Frozen before the first comparison, generator (fsvfm_jax/data/rendered_sets.py) and splits too.
+Every method was given the same choice of learning rates, RATES, and got the one with the lowest
+validation loss at TUNING_SEED (`benchmark transfer --tune`), which is not among those compared.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import evaluation, transfer, vit_s
+from configs.transfer import face_set
+
+RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+TUNING_SEED = 100
+LEARNING_RATES = {
+    "random frozen": 3e-2,
+    "scratch": 1e-3,
+    "linear": 3e-2,
+    "adapter": 1e-2,
+    "full": 3e-3,
+}
+# How each method trains, and whether it starts from the pretrained encoder.
+METHODS = {
+    "random frozen": ("linear", False),
+    "scratch": ("full", False),
+    "linear": ("linear", True),
+    "adapter": ("adapter", True),
+    "full": ("full", True),
+}
+TRAINED = "swap-a"
+# "swap-a" itself has new faces; the others are unseen cameras, and unseen forgeries but "swap-b".
+TESTED = ("swap-a", "swap-b", "warp-c", "texture-d", "upsample-e")
+SPOOFS = ("cam-m", "cam-c", "cam-i", "cam-o")
+# Videos and frames of each, by set and split; half of the videos are fake.
+RENDERED = {
+    (TRAINED, "train"): (400, 4),
+    (TRAINED, "val"): (100, 4),
+    **{(name, "test"): (200, 2) for name in (*TESTED, *SPOOFS)},
+    **{(name, "train"): (120, 4) for name in SPOOFS},
+    **{(name, "val"): (40, 4) for name in SPOOFS},
+}
+
+
+def pretraining() -> ConfigDict:
+    """The smoke run's tiny network, longer and on more faces."""
+    c = vit_s.get_config("smoke")
+    c.data.num_samples = 4096
+    c.epochs = 20
+    c.checkpoint.every = 10_000
+    c.tracking.update(log_every=100, picture_every=10_000)
+    return c
+
+
+def finetuning(method: str, *, seed: int, params: str, faces: str) -> ConfigDict:
+    """A method of METHODS on the rendered deepfakes.
+
+    Args:
+        method: Which.
+        seed: Of the run.
+        params: The pretraining run.
+        faces: Folder of the rendered sets.
+    """
+    mode, pretrained = METHODS[method]
+    c = _small(mode, seed=seed, faces=faces)
+    c.init.params = params if pretrained else ""
+    c.optimizer.update(lr=LEARNING_RATES[method], layer_decay=0.75 if method == "full" else 1.0)
+    with c.data.unlocked():
+        c.data.train = {TRAINED: face_set("folder", TRAINED, split="train")}
+        c.data.val = {TRAINED: face_set("folder", TRAINED, split="val")}
+    return c
+
+
+def spoofing(target: str, *, seed: int, params: str, faces: str) -> ConfigDict:
+    """FS-Adapter and anti-spoofing head on all domains but one; those choose the checkpoint too."""
+    c = _small("adapter", seed=seed, faces=faces)
+    c.init.params = params
+    c.model.fas = True
+    c.loss.weight_anchor = 0.1
+    c.optimizer.update(name="adam", schedule="constant", lr=1e-3, weight_decay=1e-6)
+    c.optimizer.layer_decay = 1.0
+    sources = [name for name in SPOOFS if name != target]
+    with c.data.unlocked():
+        c.data.train = {name: face_set("folder", name, split="train") for name in sources}
+        c.data.val = {name: face_set("folder", name, split="val") for name in sources}
+    c.data.balanced = True
+    c.batch_size = 72
+    # All are kept, so that the oracle has something to choose from.
+    c.checkpoint.keep_every = 1
+    return c
+
+
+def detection(*, faces: str) -> ConfigDict:
+    """The test sets of the rendered deepfakes."""
+    c = _for_tests(faces)
+    for name in TESTED:
+        c.data.test[name] = face_set("folder", name, split="test")
+    c.select = ("validation",)
+    return c
+
+
+def spoof_detection(target: str, *, faces: str) -> ConfigDict:
+    """The left-out domain; the threshold is from the others' validation videos."""
+    c = _for_tests(faces)
+    c.report = "spoof"
+    c.select = ("validation", "last", "test-oracle")
+    c.data.test[target] = face_set("folder", target, split="test")
+    for name in SPOOFS:
+        if name != target:
+            c.data.val[name] = face_set("folder", name, split="val")
+    return c
+
+
+def _small(mode: str, *, seed: int, faces: str) -> ConfigDict:
+    """The same network, budget and augmentation for every method."""
+    c = transfer.get_config("vit_small_patch16", "smoke", mode=mode)
+    c.data.paths = (faces,)
+    c.seed = seed
+    c.epochs = 10
+    c.batch_size = 64
+    c.optimizer.update(warmup_epochs=1.0, weight_decay=0.05)
+    c.loss.smoothing = 0.0
+    c.augment.update(crop=0.7, rand_magnitude=0, erase=0.0, mixup=0.0, cutmix=0.0)
+    c.tracking.update(log_every=50, picture_every=10_000)
+    return c
+
+
+def _for_tests(faces: str) -> ConfigDict:
+    c = evaluation.get_config()
+    c.data.paths = (faces,)
+    c.batch_size = 200
+    c.data.num_workers = 0
+    return c

@@ -1,0 +1,92 @@
+"""What the checks of all kinds of runs share: choices, ranges, and fields that all have."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from fsvfm_jax.data.stats import make_stats
+from fsvfm_jax.errors import ConfigError, nearest
+
+# What a number may be, both ends included.
+RUN_RANGES = {
+    **dict.fromkeys(
+        ["checkpoint.keep", "tracking.log_every", "tracking.picture_every"], (1, math.inf)
+    ),
+    **dict.fromkeys(
+        [
+            "checkpoint.every",
+            "checkpoint.keep_every",
+            "checkpoint.keep_best",
+            "max_skipped_steps",
+            "watchdog.start_seconds",
+            "watchdog.step_seconds",
+            "watchdog.save_seconds",
+        ],
+        (0, math.inf),
+    ),
+    "seed": (0, 2**31 - 1),
+}
+
+
+def check_choices(config: ConfigDict, choices: Mapping[str, Sequence[str]]) -> None:
+    """Raises ConfigError unless every field named has one of its choices."""
+    for path, known in choices.items():
+        section, name = locate(config, path)
+        if section[name] not in known:
+            hint = nearest(str(section[name]), known)
+            raise ConfigError(f"config.{path} = {section[name]!r} is unknown; {hint}")
+
+
+def check_ranges(config: ConfigDict, ranges: Mapping[str, tuple[float | int, float | int]]) -> None:
+    """Raises ConfigError unless every field named is within its ends."""
+    for path, (low, high) in ranges.items():
+        section, name = locate(config, path)
+        if not low <= section[name] <= high:
+            limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+            raise ConfigError(f"config.{path} = {section[name]} must be {limits}")
+
+
+def check_stats(data: ConfigDict) -> None:
+    """Raises ConfigError unless `mean` and `std` are both there and in order, or neither is."""
+    if (data.mean is None) != (data.std is None):
+        raise ConfigError("give both config.data.mean and config.data.std, or neither")
+    if data.mean is not None:
+        try:
+            make_stats(data.mean, data.std)
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"config.data.mean and config.data.std: {error}") from error
+
+
+def check_skip_ranges(ranges: Any) -> None:
+    """Ascending, apart, and none of them empty."""
+    try:
+        ends = [end for pair in ranges for end in pair]
+        pairs = all(len(pair) == 2 for pair in ranges)
+        fine = pairs and all(isinstance(end, int) and end >= 0 for end in ends)
+        fine = fine and all(a < b for a, b in itertools.pairwise(ends))
+    except TypeError:
+        fine = False
+    if not fine:
+        raise ConfigError(
+            f"config.data.skip_ranges = {ranges!r} must be pairs of samples of the stream, first"
+            " and one past the last, ascending and apart, such as ((4096, 8192),)"
+        )
+
+
+def locate(config: ConfigDict, path: str) -> tuple[ConfigDict, str]:
+    """The section that holds a field, and the field's own name."""
+    *sections, name = path.split(".")
+    section = config
+    try:
+        for one in sections:
+            section = section[one]
+        section[name]
+    except (KeyError, AttributeError) as error:
+        raise ConfigError(
+            f"config.{path} is missing, and config.task = {config.get('task')!r} needs it: use a"
+            " config file of that task"
+        ) from error
+    return section, name

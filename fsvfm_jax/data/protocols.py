@@ -1,0 +1,197 @@
+"""From what people have on disk, in one of the layouts of `layouts.py`, to lists of labelled faces.
+
+What all layouts share is here: class names to labels, what is left out, what is not there, which
+frames are kept, the order.
+"""
+
+import inspect
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from fsvfm_jax.data.labelled import LABELS, FaceList, label_of, thin
+from fsvfm_jax.data.layouts import LAYOUTS, Video, told
+from fsvfm_jax.errors import ConfigError, DataError, nearest
+
+logger = logging.getLogger(__name__)
+
+
+def read_set(
+    layout: str,
+    path: str,
+    *,
+    split: str,
+    name: str = "",
+    labels: Mapping[str, str] | None = None,
+    exclude: Sequence[str] = (),
+    frames: int = 0,
+    real_frames: int | None = None,
+    **options: str | Sequence[str],
+) -> FaceList:
+    """Returns the faces of a set that somebody has on disk.
+
+    Args:
+        layout: A name in `LAYOUTS`.
+        path: The set's folder.
+        split: As the layout calls it; its function says more.
+        name: What tables call the set; by default its subset, or the last part of its path.
+        labels: "fake" or "real" for class names that do not say it, such as {"0": "fake"}.
+        exclude: Names of classes and of folders in the set that are left out, such as
+            "YouTube-real".
+        frames: How many frames of a video are kept, evenly spaced; 0 keeps all, 1 the first.
+        real_frames: The same for real videos, where that differs.
+        options: What the layout's function takes beyond path and split.
+
+    Raises:
+        ConfigError: The layout or an option is unknown, or a number of frames is below 0.
+        DataError: The set is not as its layout says, a class is called by an unknown name, nothing
+            is called as what is to be excluded, or no image is left.
+    """
+    if min(frames, real_frames or 0) < 0:
+        raise ConfigError(
+            f"frames is {frames} and real_frames {real_frames}; 0 keeps all, and less is no number"
+        )
+    if not os.path.isdir(path):
+        raise DataError(f"{path} does not exist; name the folder of the set")
+    name = name or str(options.get("subset", "")) or os.path.basename(os.path.abspath(path))
+    videos = _leave_out(_find_videos(layout, path, split=split, options=options), exclude, path)
+    label_by_class = _label_classes(videos, labels or {})
+    label_by_video = _label_videos(videos, label_by_class)
+    files, missing = _find_files(videos)
+    empty = sorted(files.keys() - {video.name for video in videos if video.frames})
+    _warn(name, "frames that are named but not there", missing)
+    _warn(name, "videos without a frame", empty)
+    if not any(files.values()):
+        first = f", first {(missing + empty)[0]}" if files else ""
+        raise DataError(
+            f"no image of {name} is left: {len(missing)} frames are not there and"
+            f" {len(empty)} videos have none{first}; see whether {path} is what their paths are"
+            " relative to"
+        )
+    found = _face_list(name, files, label_by_video, skipped=len(missing) + len(empty))
+    return thin(found, frames, per_real_video=real_frames)
+
+
+def _find_videos(
+    layout: str, path: str, *, split: str, options: Mapping[str, str | Sequence[str]]
+) -> Iterator[Video]:
+    if layout not in LAYOUTS:
+        raise ConfigError(f"there is no layout {layout!r}; {nearest(layout, LAYOUTS)}")
+    read = LAYOUTS[layout]
+    signature = inspect.signature(read)
+    try:
+        signature.bind(path, split=split, **options)
+    except TypeError as error:
+        known = ", ".join(list(signature.parameters)[2:]) or "none"
+        raise ConfigError(f"the layout {layout!r}: {error}; its options are {known}") from error
+    return read(path, split=split, **options)
+
+
+def _leave_out(videos: Iterable[Video], exclude: Sequence[str], path: str) -> list[Video]:
+    """Those that no excluded name is the class or a folder of."""
+    kept, known = [], set()
+    for video in videos:
+        names = {video.label, *os.path.dirname(video.name).split(os.sep)}
+        known |= names
+        if names.isdisjoint(exclude):
+            kept.append(video)
+    for one in exclude:
+        if one not in known:
+            raise DataError(
+                f"no class or folder in {path} is called {one!r}, which is to be excluded; there is"
+                f" {told(sorted(known - {''}))}"
+            )
+    return kept
+
+
+def _label_classes(videos: Sequence[Video], labels: Mapping[str, str]) -> dict[str, int]:
+    """Returns the index into LABELS of every class by its name."""
+    for name, label in labels.items():
+        if label not in LABELS:
+            raise ConfigError(f"labels says that {name!r} is {label!r}; it can be 'fake' or 'real'")
+    where = {video.label: video.where for video in reversed(videos)}
+    found = {}
+    for name in sorted(where):
+        label = LABELS.index(labels[name]) if name in labels else label_of(name)
+        if label is None:
+            raise DataError(
+                f"{where[name]} has the class {name!r}, which is neither real nor fake by its name;"
+                f" of {told(sorted(where))} say which it is with labels, such as"
+                f" {{{name!r}: 'fake'}}, or exclude it"
+            )
+        found[name] = label
+    return found
+
+
+def _label_videos(videos: Sequence[Video], label_by_class: Mapping[str, int]) -> dict[str, int]:
+    """Returns the index into LABELS of every video by its name."""
+    first: dict[str, Video] = {}
+    for video in videos:
+        before = first.setdefault(video.name, video)
+        if label_by_class[before.label] != label_by_class[video.label]:
+            raise DataError(
+                f"{video.where} has {video.name} as {video.label!r}, which is {before.label!r} in"
+                f" {before.where}; correct one of them"
+            )
+    return {name: label_by_class[video.label] for name, video in first.items()}
+
+
+def _find_files(videos: Sequence[Video]) -> tuple[dict[str, set[str]], list[str]]:
+    """Returns each video's files that are there, and all that are not."""
+    files: dict[str, set[str]] = {}
+    missing: dict[str, None] = {}
+    for video in videos:
+        there = {file for file in video.frames if os.path.isfile(file)}
+        files.setdefault(video.name, set()).update(there)
+        missing |= dict.fromkeys(file for file in video.frames if file not in there)
+    _refuse_same_folders({os.path.dirname(file) for there in files.values() for file in there})
+    return files, list(missing)
+
+
+def _refuse_same_folders(folders: Iterable[str]) -> None:
+    """A link in a circle, or to another class, would make one face count as several."""
+    first: dict[str, str] = {}
+    for folder in sorted(folders):
+        other = first.setdefault(os.path.realpath(folder), folder)
+        if other != folder:
+            raise DataError(
+                f"{other} and {folder} are the same folder by a link, so that its faces would count"
+                " twice; remove the link"
+            )
+
+
+def _face_list(
+    name: str,
+    files: Mapping[str, set[str]],
+    label_by_video: Mapping[str, int],
+    *,
+    skipped: int,
+) -> FaceList:
+    """In the order it has everywhere."""
+    rows = [
+        (os.fsencode(file), label_by_video[video], os.fsencode(video))
+        for video in sorted(files)
+        for file in sorted(files[video], key=_frame_order)
+    ]
+    column_files, column_labels, column_videos = zip(*rows, strict=True)
+    return FaceList(
+        name=name,
+        files=np.array(column_files),
+        labels=np.array(column_labels, np.int8),
+        videos=np.array(column_videos),
+        skipped=skipped,
+    )
+
+
+def _frame_order(file: str) -> tuple[list[str | int], str]:
+    """Numbers count as numbers: frame 2 comes before frame 10."""
+    parts = re.split(r"([0-9]+)", file)
+    return [int(part) if number % 2 else part for number, part in enumerate(parts)], file
+
+
+def _warn(name: str, what: str, found: Sequence[str]) -> None:
+    if found:
+        logger.warning("%s: %s: %d, first %r", name, what, len(found), found[0])

@@ -1,0 +1,182 @@
+"""What fine-tuning does to a face before it is batched (METHOD section 5: full fine-tuning).
+
+Operations and levels are those of timm's `rand-m9-mstd0.5-inc1`; everything random comes from the
+generator given. NumPy and Pillow: data workers import it.
+"""
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageEnhance, ImageOps
+
+from fsvfm_jax.data.augment import draw_crop
+from fsvfm_jax.errors import ConfigError
+
+BILINEAR, BICUBIC = Image.Resampling.BILINEAR, Image.Resampling.BICUBIC
+
+EVALUATION_TRANSFORMS = ("resize", "resize256_crop224")
+
+# Under timm's names.
+OPERATIONS = (
+    "AutoContrast",
+    "Equalize",
+    "Invert",
+    "Rotate",
+    "PosterizeIncreasing",
+    "SolarizeIncreasing",
+    "SolarizeAdd",
+    "ColorIncreasing",
+    "ContrastIncreasing",
+    "BrightnessIncreasing",
+    "SharpnessIncreasing",
+    "ShearX",
+    "ShearY",
+    "TranslateXRel",
+    "TranslateYRel",
+)
+MAX_MAGNITUDE = 10
+
+
+def random_resized_crop(
+    image: UInt8[np.ndarray, "H W 3"],
+    rng: np.random.Generator,
+    *,
+    size: int,
+    area: tuple[float, float] = (0.08, 1.0),
+    aspect: tuple[float, float] = (3 / 4, 4 / 3),
+    resample: Image.Resampling = BILINEAR,
+) -> UInt8[np.ndarray, "S S 3"]:
+    """Returns a random part of the picture (see `draw_crop`), stretched to size x size."""
+    box = draw_crop(*image.shape[:2], rng=rng, area=area, aspect=aspect)
+    return np.array(Image.fromarray(image[box]).resize((size, size), resample))
+
+
+def flip(image: UInt8[np.ndarray, "H W 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "H W 3"]:
+    """Returns the picture, mirrored every other time."""
+    return np.ascontiguousarray(image[:, ::-1]) if rng.random() < 0.5 else image
+
+
+def rand_augment(
+    image: UInt8[np.ndarray, "H W 3"],
+    rng: np.random.Generator,
+    *,
+    mean: tuple[float, float, float],
+    magnitude: float | int = 9,
+    deviation: float | int = 0.5,
+    operations: int = 2,
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Applies a few random operations, as timm's RandAugment of increasing severity.
+
+    Args:
+        image: The picture.
+        rng: Draws the operations (the same may come twice), whether each is applied (every other
+            time), and its magnitude and direction.
+        mean: Of the data set's pixels, in 0 to 1: the colour of what an operation uncovers.
+        magnitude: Mean of the magnitudes, 0 (nothing, for most operations) to 10.
+        deviation: Standard deviation of the magnitudes, which are clipped to 0 to 10.
+        operations: How many are drawn.
+    """
+    fill = tuple(min(255, round(255 * x)) for x in mean)
+    picture = Image.fromarray(image)
+    for name in rng.choice(OPERATIONS, operations):
+        if rng.random() < 0.5:
+            drawn = min(max(rng.normal(magnitude, deviation), 0.0), MAX_MAGNITUDE)
+            level = drawn / MAX_MAGNITUDE * (1 if rng.random() < 0.5 else -1)
+            picture = operate(picture, str(name), level=level, fill=fill)
+    return np.array(picture)
+
+
+def operate(
+    picture: Image.Image, name: str, *, level: float, fill: tuple[int, int, int]
+) -> Image.Image:
+    """Applies one of `OPERATIONS`.
+
+    Args:
+        picture: RGB.
+        name: Of the operation.
+        level: From -1 to 1; operations of one direction take its size.
+        fill: Colour of what is uncovered.
+    """
+    strength = abs(level)
+    factor = max(0.1, 1 + 0.9 * level)  # 1 changes nothing
+    match name:
+        case "AutoContrast":
+            return ImageOps.autocontrast(picture)
+        case "Equalize":
+            return ImageOps.equalize(picture)
+        case "Invert":
+            return ImageOps.invert(picture)
+        case "PosterizeIncreasing":
+            return ImageOps.posterize(picture, 4 - int(4 * strength))
+        case "SolarizeIncreasing":
+            return ImageOps.solarize(picture, 256 - int(256 * strength))
+        case "SolarizeAdd":
+            lighter = [min(255, value + int(110 * strength)) for value in range(128)]
+            return picture.point([*lighter, *range(128, 256)] * 3)
+        case "ColorIncreasing":
+            return ImageEnhance.Color(picture).enhance(factor)
+        case "ContrastIncreasing":
+            return ImageEnhance.Contrast(picture).enhance(factor)
+        case "BrightnessIncreasing":
+            return ImageEnhance.Brightness(picture).enhance(factor)
+        case "SharpnessIncreasing":
+            return ImageEnhance.Sharpness(picture).enhance(factor)
+        case "Rotate":
+            return picture.rotate(30 * level, BILINEAR, fillcolor=fill)
+        # The pixel at x, y comes from a x + b y + c, d x + e y + f.
+        case "ShearX":
+            affine = (1, 0.3 * level, 0, 0, 1, 0)
+        case "ShearY":
+            affine = (1, 0, 0, 0.3 * level, 1, 0)
+        case "TranslateXRel":
+            affine = (1, 0, 0.45 * level * picture.width, 0, 1, 0)
+        case "TranslateYRel":
+            affine = (1, 0, 0, 0, 1, 0.45 * level * picture.height)
+    kind = Image.Transform.AFFINE
+    return picture.transform(picture.size, kind, affine, BILINEAR, fillcolor=fill)
+
+
+def saturation_jitter(
+    image: UInt8[np.ndarray, "H W 3"], rng: np.random.Generator, *, strength: float | int
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Scales the colours' distance from grey by a factor of 1 - strength (0 at least) to 1 + it."""
+    factor = rng.uniform(max(0.0, 1 - strength), 1 + strength)
+    return np.array(ImageEnhance.Color(Image.fromarray(image)).enhance(factor))
+
+
+def evaluation_view(
+    image: UInt8[np.ndarray, "H W 3"], *, size: int, transform: str
+) -> UInt8[np.ndarray, "S S 3"]:
+    """Returns the picture as it is evaluated, bicubic.
+
+    Args:
+        image: The picture.
+        size: Side of the result in pixels.
+        transform: `resize`, as in the papers' logs, stretches the picture to size x size.
+            `resize256_crop224`, as in their README, makes its shorter side 256/224 of the size and
+            takes the middle.
+
+    Raises:
+        ConfigError: Another transform.
+    """
+    if transform not in EVALUATION_TRANSFORMS:
+        choices = " or ".join(EVALUATION_TRANSFORMS)
+        raise ConfigError(f"unknown config.data.view {transform!r}; choose {choices}")
+    picture = Image.fromarray(image)
+    box = None if transform == "resize" else _middle(picture.size, size)
+    return np.array(picture.resize((size, size), BICUBIC, box=box))
+
+
+def _middle(picture: tuple[int, int], size: int) -> tuple[float, float, float, float]:
+    """Returns left, top, right, bottom of what the crop shows, in pixels of the picture itself.
+
+    Resampling no more than that gives the same pixels (by 1 of 255 another here and there, if it is
+    not square), and a long strip needs no memory.
+    """
+    shorter = round(size * 256 / 224)
+    spans = []
+    for side in picture:
+        resized = int(shorter * side / min(picture))
+        start = round((resized - size) / 2)
+        spans.append((start * side / resized, (start + size) * side / resized))
+    (left, right), (top, bottom) = spans
+    return left, top, right, bottom

@@ -1,0 +1,259 @@
+"""The evaluation task: one detector, many test sets; scores, and a table that says how it was made.
+
+Of a training run, the checkpoint can be chosen in several ways, and each has rows of its own:
+"validation" takes the one with the lowest validation loss, "last" the last, and "test-oracle" for
+every test set the one that is best on that very set, as many papers do, and as nobody can who does
+not know the answers.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+from jaxtyping import Float64
+from ml_collections import ConfigDict
+
+from fsvfm_jax import distributed, integrity, published, report, scoring, sharding
+from fsvfm_jax.convert.folder import read_json
+from fsvfm_jax.convert.measures import HEADS, network
+from fsvfm_jax.convert.weights import is_run, read_source
+from fsvfm_jax.data.detection_sets import (
+    DetectionSet,
+    open_sets,
+    told_of,
+    warn_of_common_videos,
+)
+from fsvfm_jax.data.labelled import LABELS
+from fsvfm_jax.data.stats import Stats, known_stats
+from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.models.adapter import Detector
+from fsvfm_jax.report_files import write_report
+from fsvfm_jax.train_state import Params
+
+logger = logging.getLogger(__name__)
+
+Margins = Float64[np.ndarray, " _N"]
+
+
+class Loaded(NamedTuple):
+    """A detector, ready to score.
+
+    Attributes:
+        model: The network.
+        params: Its parameters, logits in the order of `LABELS`.
+        stats: Mean and deviation of its pixels.
+    """
+
+    model: Detector
+    params: Params
+    stats: Stats
+
+
+def evaluate(config: ConfigDict, workdir: epath.Path, *, check_only: bool = False) -> None:
+    """Scores every set with every checkpoint that is asked for, and writes the report.
+
+    Args:
+        config: Resolved.
+        workdir: Where the report goes.
+        check_only: Stop once the sets are listed and the detector is read.
+
+    Raises:
+        UserError: Of its kinds, each with one sentence.
+    """
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_batch_size(config.batch_size, accum_steps=1, mesh=mesh)
+    path = Path(config.init.params)
+    steps = _steps(path, config)
+    detector = _load(path, config, step=next(iter(steps.values()))[0])
+    size = detector.model.image_size
+    tests = open_sets(config.data.test, config.data.paths, image_size=size)
+    thresholds = open_sets(config.data.val, config.data.paths, image_size=size)
+    distributed.check_same(told_of({**thresholds, **tests}), what="lists of faces")
+    warn_of_common_videos(thresholds, tests, use="chooses the threshold")
+    warn_of_common_videos(_trained_on(path, image_size=size), tests, use="was trained on")
+    if check_only:
+        logger.info("check: read the detector and the lists; nothing was scored or written")
+        return
+
+    predict = scoring.make_predict(detector.model, stats=detector.stats, mesh=mesh)
+    margins = {
+        step: _score(predict, path, config, step, {**thresholds, **tests}, mesh)
+        for step in dict.fromkeys(step for of_one in steps.values() for step in of_one)
+    }
+    rows, scores = [], []
+    for selection, candidates in steps.items():
+        for name, faces in tests.items():
+            of_steps = [
+                _row(name, faces, thresholds, margins[step], config, selection, step)
+                for step in candidates
+            ]
+            row, of_set = min(of_steps, key=lambda found: _badness(found[0]))
+            rows.append({**row, "candidates": len(candidates)})
+            scores.append(of_set._replace(dataset=f"{name} {selection}"))
+    if len(tests) > 1:
+        metric = {"spoof": "hter@test"}.get(config.report, config.average_metric)
+        paper = published.find(config.compare or None, config.average, metric)
+        rows += report.mean_rows(rows, paper=paper)
+    if jax.process_index() == 0:
+        spoof = config.report == "spoof"
+        caption = report.SPOOF_CAPTION if spoof else report.DETECTION_CAPTION
+        write_report(workdir, rows, scores, caption=caption, drawn=len(tests))
+        logger.info("done: %s", workdir / "table.md")
+
+
+def _steps(path: Path, config: ConfigDict) -> dict[str, list[int | None]]:
+    """The checkpoints that each way of choosing has to choose from; None is the file itself."""
+    if not is_run(path):
+        if tuple(config.select) != ("given",):
+            raise ConfigError(
+                f"config.select = {tuple(config.select)!r} chooses among a run's checkpoints, and"
+                f" {path} is none: use --config.select=\"('given',)\""
+            )
+        return {"given": [None]}
+    directory = epath.Path(path) / "checkpoints"
+    scores = {
+        step: integrity.score(directory / str(step))
+        for step in integrity.steps(directory)
+        if (directory / str(step) / integrity.MANIFEST_FILE).exists()
+    }
+    if not scores:
+        raise DataError(f"{path} has no checkpoint yet")
+    finite = {step: score for step, score in scores.items() if np.isfinite(score)}
+    validated = read_json(path / "config.json").get("data", {}).get("val")
+    # Without validation sets the scores are training losses.
+    if "validation" in config.select and not (finite and validated):
+        raise ConfigError(
+            f"{path} has no validated checkpoint (config.data.val): drop 'validation' of"
+            f" config.select = {tuple(config.select)!r}"
+        )
+    given = max(scores) if config.init.step is None else config.init.step
+    choices = {
+        "validation": [min(finite, key=lambda step: (finite[step], step))] if finite else [],
+        "last": [max(scores)],
+        "test-oracle": sorted(scores),
+        "given": [given],
+    }
+    return {selection: choices[selection] for selection in config.select}
+
+
+def _load(path: Path, config: ConfigDict, *, step: int | None) -> Loaded:
+    told = {} if config.init.num_heads is None else {"num_heads": config.init.num_heads}
+    source = read_source(path, branch="student", told=told, step=step)
+    if "head" not in source.params and "classifier" not in source.params:
+        raise DataError(f"{path} is no detector: fine-tune it first (config.task = 'finetune')")
+    heads = {name: source.model[name] for name in HEADS if name in source.model}
+    model = network(source.params, **heads).clone(dtype=config.dtype)
+    stats = known_stats(config.data, epath.Path(path)) or source.facts.get("stats")
+    if stats is None:
+        raise ConfigError(
+            f"{path} does not tell mean and std: give config.data.mean and config.data.std, or"
+            " config.data.stats_file"
+        )
+    names = tuple(source.facts.get("label_names") or config.init.labels)
+    if sorted(names) != sorted(LABELS):
+        raise ConfigError(
+            f"{path} does not tell which logit is which: say config.init.labels, such as"
+            f" {LABELS!r} for the authors' detectors (found {names!r})"
+        )
+    params = source.params
+    if names != LABELS:
+        params = _reversed(params)
+    return Loaded(model, params, stats)
+
+
+def _reversed(params: Params) -> Params:
+    """The last layer with its two classes exchanged."""
+    last = "classifier" if "classifier" in params else "head"
+    return params | {last: {name: x[..., ::-1] for name, x in params[last].items()}}
+
+
+def _trained_on(path: Path, *, image_size: int) -> dict[str, DetectionSet]:
+    """The sets that a run was trained on, where they are still to be found."""
+    if not is_run(path):
+        return {}
+    data = ConfigDict(read_json(path / "config.json")["data"])
+    try:
+        return open_sets(data.train, data.paths, image_size=image_size)
+    except DataError as error:
+        logger.warning("whether tests are among what was trained on is not known: %s", error)
+        return {}
+
+
+def _score(
+    predict: scoring.Predict,
+    path: Path,
+    config: ConfigDict,
+    step: int | None,
+    sets: Mapping[str, DetectionSet],
+    mesh: Mesh,
+) -> dict[str, Margins]:
+    """Of all sets by one checkpoint."""
+    if step is not None:
+        logger.info("checkpoint %d", step)
+    detector = _load(path, config, step=step)
+    params = sharding.replicate(detector.params, mesh)
+    return {
+        name: scoring.score_set(
+            predict,
+            params,
+            faces,
+            name=name,
+            image_size=detector.model.image_size,
+            view=config.data.view,
+            batch_size=config.batch_size,
+            num_workers=config.data.num_workers,
+            mesh=mesh,
+        )
+        for name, faces in sets.items()
+    }
+
+
+def _row(
+    name: str,
+    faces: DetectionSet,
+    thresholds: Mapping[str, DetectionSet],
+    margins: Mapping[str, Margins],
+    config: ConfigDict,
+    selection: str,
+    step: int | None,
+) -> tuple[report.Row, report.Scores]:
+    scores = scoring.to_scores(margins[name], faces, dataset=name)
+    options = {
+        "selection": selection,
+        "step": step,
+        "seed": config.init.seed,
+        "model": config.compare or None,
+        "alone": len(config.data.test) == 1,
+    }
+    if config.report == "detection":
+        return report.detection_row(scores, **options), scores
+    chosen = {}
+    if thresholds:
+        parts = [
+            scoring.to_scores(margins[one], of_set, dataset=one)
+            for one, of_set in thresholds.items()
+        ]
+        chosen["validation"] = report.video_threshold(_joined(parts))
+    return report.spoof_row(scores, thresholds=chosen, **options), scores
+
+
+def _joined(parts: Sequence[report.Scores]) -> report.Scores:
+    """Several sets as one; the same name in two sets is not the same video."""
+    return report.Scores(
+        dataset="validation",
+        files=np.concatenate([one.files for one in parts]),
+        videos=np.concatenate([[f"{one.dataset}/{v}" for v in one.videos] for one in parts]),
+        fake=np.concatenate([one.fake for one in parts]),
+        p_fake=np.concatenate([one.p_fake for one in parts]),
+        skipped=sum(one.skipped for one in parts),
+    )
+
+
+def _badness(row: report.Row) -> float:
+    """What the oracle minimises: HTER at the set's own threshold, or what the video AUC lacks."""
+    return row["hter@test"] if "hter@test" in row else 1 - row.get("video_auc", 0.0)

@@ -1,0 +1,134 @@
+"""What the papers report of their networks, and how many images and videos their sets have.
+
+A report prints these beside what it finds. Papers: FSFM (CVPR 2025), FS-VFM (its extension).
+"""
+
+import re
+from typing import NamedTuple
+
+
+class Published(NamedTuple):
+    """One figure of a paper.
+
+    Attributes:
+        model: Such as "FS-VFM ViT-L".
+        dataset: The set tested on, by the first of its names below; "DfD average" is over a
+            paper's sets.
+        metric: Key of a report's row: "video_auc", "frame_auc" or "hter@test".
+        percent: The value as printed.
+        source: The paper, and "read off a figure" where no table has it.
+    """
+
+    model: str
+    dataset: str
+    metric: str
+    percent: float
+    source: str
+
+
+class Expected(NamedTuple):
+    """How much of a set the papers use; None where no paper says."""
+
+    images: int | None = None
+    videos: int | None = None
+
+
+# By the name of the papers; of the anti-spoofing sets, the videos that are tested on.
+EXPECTED = {
+    "FF++ train": Expected(184_185),
+    "FF++ val": Expected(35_796),
+    "CDFv2": Expected(14_268),  # Celeb-real alone is real; with YouTube-real there are more
+    "DFDC": Expected(143_941, 5_000),
+    "DFDCP": Expected(17_822),
+    "WDF": Expected(165_662),  # its own crops
+    "DiFF T2I": Expected(43_582),
+    "DiFF I2I": Expected(35_227),
+    "DiFF FS": Expected(28_133),
+    "DiFF FE": Expected(37_484),
+    "CASIA": Expected(videos=140 + 440),
+    "MSU": Expected(videos=60 + 200),
+    "OULU": Expected(videos=710 + 2870),
+    "Replay": Expected(videos=130 + 690),
+}
+
+# Other names of these sets, by the papers' names. (Not the letters of protocols: C is CASIA in
+# MCIO and CeFA in WCS.)
+_ALSO = {
+    "CDFv2": ("Celeb-DF-v2", "Celeb-DF"),
+    "DFD": ("DeepFakeDetection",),
+    "DFDCP": ("DFDC-Preview",),
+    "WDF": ("WildDeepfake", "Wild-Deepfake"),
+    "DiFF T2I": ("T2I",),
+    "DiFF I2I": ("I2I",),
+    "DiFF FS": ("FS",),
+    "DiFF FE": ("FE",),
+    "CASIA": ("CASIA-FASD", "CASIA-MFSD"),
+    "MSU": ("MSU-MFSD",),
+    "OULU": ("OULU-NPU",),
+    "Replay": ("Idiap", "Replay-Attack", "Idiap-Replay-Attack"),
+}
+
+_SIZES = ("ViT-S", "ViT-B", "ViT-L")
+# By the averages' metric: of each method, the values of the three sizes.
+_AVERAGES = {
+    ("DfD average", "video_auc"): {"FS-VFM": (86.6, 89.6, 91.8), "FS-Adapter": (76.6, 84.1, 86.3)},
+    ("FAS average", "hter@test"): {"FS-VFM": (5.6, 3.5, 2.3), "FS-Adapter": (11.0, 8.4, 6.1)},
+    ("DiFF average", "frame_auc"): {"FS-VFM": (76.0, 89.1, 93.7), "FS-Adapter": (62.0, 75.3, 85.3)},
+}
+
+PUBLISHED = (
+    Published("FSFM ViT-B", "CDFv2", "video_auc", 91.44, "FSFM"),
+    Published("FSFM ViT-B", "DFDC", "video_auc", 83.47, "FSFM"),
+    Published("FSFM ViT-B", "DFDCP", "video_auc", 89.71, "FSFM"),
+    Published("FSFM ViT-B", "WDF", "video_auc", 86.96, "FSFM"),
+    Published("FSFM ViT-B", "MSU", "hter@test", 3.78, "FSFM"),
+    Published("FSFM ViT-B", "CASIA", "hter@test", 3.16, "FSFM"),
+    Published("FSFM ViT-B", "Replay", "hter@test", 4.63, "FSFM"),
+    Published("FSFM ViT-B", "OULU", "hter@test", 7.68, "FSFM"),
+    Published("FS-VFM ViT-L", "CDFv2", "video_auc", 95.17, "FS-VFM"),
+    Published("FS-VFM ViT-L", "DFD", "video_auc", 97.17, "FS-VFM"),
+    Published("FS-VFM ViT-L", "DFDC", "video_auc", 87.75, "FS-VFM"),
+    Published("FS-VFM ViT-L", "DFDCP", "video_auc", 93.35, "FS-VFM"),
+    *(
+        Published(f"{method} {size}", dataset, metric, percent, "FS-VFM, read off a figure")
+        for (dataset, metric), methods in _AVERAGES.items()
+        for method, of_sizes in methods.items()
+        for size, percent in zip(_SIZES, of_sizes, strict=True)
+    ),
+)
+
+
+def expected(dataset: str) -> Expected:
+    """Returns how much of a set the papers use, by any of its names."""
+    return EXPECTED.get(papers_name(dataset), Expected())
+
+
+def find(model: str | None, dataset: str, metric: str) -> Published | None:
+    """Returns what the papers report, or None where nothing of it is known here.
+
+    Args:
+        model: Such as "FS-VFM ViT-L"; None compares with nothing.
+        dataset: By any of its names.
+        metric: "video_auc", "frame_auc" or "hter@test".
+    """
+    key = (model, papers_name(dataset), metric)
+    return next((figure for figure in PUBLISHED if figure[:3] == key), None)
+
+
+def papers_name(dataset: str) -> str:
+    """Returns the papers' name of a set; capitals, spaces, hyphens and underscores do not matter.
+
+    A set that the papers do not have keeps its name.
+    """
+    return _NAMES.get(_plain(dataset), dataset)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]", "", name).casefold()
+
+
+_NAMES = {
+    _plain(name): papers
+    for papers in [*EXPECTED, *(figure.dataset for figure in PUBLISHED)]
+    for name in (papers, *_ALSO.get(papers, ()))
+}

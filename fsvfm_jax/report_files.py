@@ -1,0 +1,174 @@
+"""The files of a report: tables, scores, a picture."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from fsvfm_jax.data.labelled import LABELS
+from fsvfm_jax.errors import DataError, StorageError, in_one_line
+from fsvfm_jax.metrics import video_means
+from fsvfm_jax.report import Row, Scores
+from fsvfm_jax.report_figure import encode_picture, picture
+from fsvfm_jax.report_table import markdown
+
+IMAGE_HEADER = ("file", "video", "label", "p_fake")
+VIDEO_HEADER = ("video", "label", "frames", "p_fake")
+_IS_FAKE = {label: label == "fake" for label in LABELS}
+# Text in quotes, numbers without: so the reader knows them apart, and no name needs escaping.
+_FORM: dict[str, Any] = {"quoting": csv.QUOTE_NONNUMERIC, "lineterminator": "\n"}
+
+
+def write_report(
+    folder: epath.PathLike,
+    rows: Sequence[Row],
+    scores: Sequence[Scores],
+    *,
+    caption: str,
+    drawn: int | None = None,
+) -> None:
+    """Writes `table.md`, `table.json`, `roc.png`, `scores/<set>.csv`, `scores/<set>_videos.csv`.
+
+    Args:
+        folder: Made if it is not there; files of these names in it are replaced.
+        rows: Of `report.detection_row` and the like.
+        scores: To write and draw; sets scored twice need two names. Of none there is no picture,
+            and of a set without images there is nothing to write.
+        caption: Above the table, such as `report.DETECTION_CAPTION`.
+        drawn: How many of the first scores are in the picture; None is all.
+
+    Raises:
+        DataError: Two sets of one name, a name that leaves nothing for a file's, or a video of both
+            classes.
+        StorageError: A file cannot be written.
+    """
+    folder = epath.Path(folder)
+    scores = [of_set for of_set in scores if len(of_set.files)]
+    stems = file_stems([of_set.dataset for of_set in scores])
+    table = {"caption": caption, "rows": list(rows)}
+    contents = {
+        "table.md": markdown(rows, caption),
+        "table.json": json.dumps(table, indent=1, allow_nan=False) + "\n",
+    }
+    for of_set in scores:
+        contents[f"scores/{stems[of_set.dataset]}.csv"] = _image_csv(of_set)
+        contents[f"scores/{stems[of_set.dataset]}_videos.csv"] = _video_csv(of_set)
+    for name, text in contents.items():
+        _write(folder / name, _encoded(text))
+    if scores:
+        pictured = scores[:drawn]
+        videos = {x.dataset: video_means(x.p_fake, x.fake, x.videos) for x in pictured}
+        _write(folder / "roc.png", encode_picture(picture(videos)))
+
+
+def file_stems(datasets: Sequence[str]) -> dict[str, str]:
+    """Returns what each set's files are called, without their ending.
+
+    Letters, digits and . + - _ stay, anything else becomes _; a leading dot goes. Names that differ
+    in capitals alone count as one, as they do for some file systems.
+
+    Raises:
+        DataError: Nothing is left of a name, or files of two sets would have the same.
+    """
+    stems, taken = {}, {}
+    for dataset in datasets:
+        stem = re.sub(r"[^\w.+-]+", "_", dataset).strip("._")
+        if not stem:
+            raise DataError(f"the set {dataset!r} leaves no name for a file: call it by letters")
+        for name in (stem, f"{stem}_videos"):
+            other = taken.setdefault(name.casefold(), dataset)
+            if dataset in stems or other != dataset:
+                raise DataError(
+                    f"the scores of {other!r} and {dataset!r} would both be in {name}.csv: give"
+                    " one of the sets another name"
+                )
+        stems[dataset] = stem
+    return stems
+
+
+def write_scores(path: epath.PathLike, scores: Scores) -> None:
+    """Writes CSV: file, video, label and p_fake of every image, which `read_scores` reads back.
+
+    Text is in quotes, numbers are not and have all their digits. Names are kept byte by byte, those
+    too that begin as a spreadsheet's formula (=, +, -, @): open the file there as text.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    _write(epath.Path(path), _encoded(_image_csv(scores)))
+
+
+def write_video_scores(path: epath.PathLike, scores: Scores) -> None:
+    """Writes CSV in the same form: video, label, frames and p_fake, the mean, of every video.
+
+    Raises:
+        DataError: A video of both classes, or no images.
+        StorageError: It cannot be written.
+    """
+    _write(epath.Path(path), _encoded(_video_csv(scores)))
+
+
+def read_scores(path: epath.PathLike, *, dataset: str, skipped: int = 0) -> Scores:
+    """Returns what `write_scores` wrote; the set's name and what was skipped are not in the file.
+
+    Raises:
+        DataError: The file is missing or not of that form.
+    """
+    path = epath.Path(path)
+    try:
+        text = path.read_bytes().decode("utf-8", "surrogateescape")
+        lines = list(csv.reader(io.StringIO(text), **_FORM))
+        if tuple(lines[0]) != IMAGE_HEADER:
+            raise ValueError(f"its first line is {lines[0]}")
+        columns = list(zip(*lines[1:], strict=True)) or [()] * len(IMAGE_HEADER)
+        files, videos, labels, p_fake = columns
+        fake = [_IS_FAKE[label] for label in labels]
+        numbers = np.array(p_fake, np.float64)
+    except (OSError, ValueError, LookupError, csv.Error) as error:
+        raise DataError(
+            f"{path} cannot be read as scores ({in_one_line(error)}): give a CSV with the columns"
+            f" {', '.join(IMAGE_HEADER)}, text in quotes and the labels {', '.join(LABELS)}"
+        ) from error
+    names = (np.array(files, np.str_), np.array(videos, np.str_))
+    return Scores(dataset, *names, np.array(fake, np.bool_), numbers, skipped)
+
+
+def _image_csv(scores: Scores) -> str:
+    labels = np.where(scores.fake, "fake", "real")
+    columns = (scores.files, scores.videos, labels, scores.p_fake)
+    return _csv(IMAGE_HEADER, zip(*(column.tolist() for column in columns), strict=True))
+
+
+def _video_csv(scores: Scores) -> str:
+    names, means, fake = video_means(scores.p_fake, scores.fake, scores.videos)
+    _, frames = np.unique(scores.videos, return_counts=True)
+    columns = (names, np.where(fake, "fake", "real"), frames, means)
+    return _csv(VIDEO_HEADER, zip(*(column.tolist() for column in columns), strict=True))
+
+
+def _csv(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, **_FORM)
+    writer.writerow(header)
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")  # the bytes of a path that is not UTF-8
+
+
+def _write(path: epath.Path, content: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be written ({error.strerror or error}): free space, or choose a folder"
+            " that is writable"
+        ) from error

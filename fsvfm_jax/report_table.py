@@ -1,0 +1,111 @@
+"""Rows of a report as a Markdown table."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from fsvfm_jax.report import Row
+
+
+def _text(value: Any) -> str:
+    """On one line, and nothing in it ends a cell or begins a tag."""
+    return re.sub(r"[\\|<]", r"\\\g<0>", " ".join(str(value).split()))
+
+
+def _count(value: int) -> str:
+    return f"{value:,}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f}"
+
+
+def _signed(value: float) -> str:
+    return f"{100 * value:+.2f}"
+
+
+class Column(NamedTuple):
+    """One of a table: its heading, and how a value is written."""
+
+    heading: str
+    write: Callable[[Any], str]
+
+
+# By a row's key, without what follows @. What is not here is for JSON alone.
+COLUMNS = {
+    "method": Column("method", _text),
+    "dataset": Column("set", _text),
+    "selection": Column("checkpoint", _text),
+    "candidates": Column("of", _count),
+    "step": Column("step", _count),
+    "seed": Column("seed", _count),
+    "images": Column("images", _count),
+    "images_expected": Column("expected", _count),
+    "videos": Column("videos", _count),
+    "videos_expected": Column("expected", _count),
+    "skipped": Column("skipped", _count),
+    "frame_auc": Column("frame AUC", _percent),
+    "video_auc": Column("video AUC", _percent),
+    "average_precision": Column("AP", _percent),
+    "equal_error_rate": Column("EER", _percent),
+    "balanced_accuracy": Column("balanced accuracy", _percent),
+    "auc": Column("AUC", _percent),
+    "tpr_at_fpr_1": Column("TPR@FPR=1%", _percent),
+    "hter": Column("HTER = ACER", _percent),
+    "apcer": Column("APCER", _percent),
+    "bpcer": Column("BPCER", _percent),
+    "published": Column("published", _percent),
+    "difference": Column("difference", _signed),
+    "paper": Column("paper", _text),
+    "note": Column("note", _text),
+}
+
+
+def markdown(rows: Sequence[Row], caption: str) -> str:
+    """Returns the caption and a table with the columns that any row fills, in COLUMNS' order."""
+    order = list(COLUMNS)
+    filled = {
+        key: order.index(_base(key))
+        for row in rows
+        for key, value in row.items()
+        if _base(key) in COLUMNS and value is not None
+    }
+    keys = sorted(filled, key=filled.__getitem__)
+    lines = [[_heading(key) for key in keys], *([_cell(row, key) for key in keys] for row in rows)]
+    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
+    left = [COLUMNS[_base(key)].write is _text for key in keys]
+
+    def aligned(cells: Sequence[str]) -> str:
+        padded = [
+            cell.ljust(width) if to_left else cell.rjust(width)
+            for cell, width, to_left in zip(cells, widths, left, strict=True)
+        ]
+        return f"| {' | '.join(padded)} |"
+
+    rule = [
+        "-" * width if to_left else "-" * (width - 1) + ":"
+        for width, to_left in zip(widths, left, strict=True)
+    ]
+    table = [aligned(lines[0]), aligned(rule), *map(aligned, lines[1:])]
+    return "\n".join([caption, "", *table]) + "\n"
+
+
+def _base(key: str) -> str:
+    return key.partition("@")[0]
+
+
+def _heading(key: str) -> str:
+    base, at, source = key.partition("@")
+    return COLUMNS[base].heading + (f" @{source}" if at else "")
+
+
+def _cell(row: Row, key: str) -> str:
+    """A value as text, with its deviation or interval; nothing where the row has none."""
+    value, write = row.get(key), COLUMNS[_base(key)].write
+    if value is None:
+        return ""
+    if isinstance(value, dict):
+        spread = "" if value["sd"] is None else f" +- {_percent(value['sd'])}"
+        return f"{write(value['mean'])}{spread} (n={value['n']})"
+    interval = row.get(f"{key}_interval")
+    return write(value) + (f" [{', '.join(map(write, interval))}]" if interval else "")

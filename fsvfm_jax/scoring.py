@@ -1,0 +1,185 @@
+"""What a detector says of every face of a set, each exactly once, on any number of devices."""
+
+import contextlib
+import itertools
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float64
+from ml_collections import ConfigDict
+
+from fsvfm_jax import finetune, metrics, sharding
+from fsvfm_jax.data.detection_sets import DetectionSet
+from fsvfm_jax.data.elements import evaluation_element
+from fsvfm_jax.data.labelled import LABELS
+from fsvfm_jax.data.pipeline import make_iterator
+from fsvfm_jax.data.stats import Stats
+from fsvfm_jax.errors import DataError
+from fsvfm_jax.models.adapter import Detector
+from fsvfm_jax.report import Scores
+from fsvfm_jax.tracking import progress
+from fsvfm_jax.train_state import Batch, Params
+
+logger = logging.getLogger(__name__)
+
+FAKE, REAL = LABELS.index("fake"), LABELS.index("real")
+# (parameters, batch) -> the margin of each row and whether it was read, on every process.
+Predict = Callable[[Params, Batch], tuple[jax.Array, jax.Array]]
+
+
+class Readable:
+    """A source that gives None for a face that cannot be read, and says so."""
+
+    def __init__(self, source: DetectionSet):
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.read([index])[0]
+
+    def read(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """With the key `readable`."""
+        try:
+            return [{**face, "readable": True} for face in self._source.read(indices)]
+        except DataError as error:
+            if len(indices) > 1:
+                return [self[index] for index in indices]
+            logger.warning("%s; it is left out and counted", error)
+            return [{"image": np.zeros((1, 1, 3), np.uint8), "readable": False}]
+
+
+def make_predict(model: Detector, *, stats: Stats, mesh: Mesh) -> Predict:
+    """Compiles on its first call; the margin is logit of fake less logit of real."""
+
+    def margins(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        logits = finetune.classify(model, params, batch["image"], stats=stats)
+        return logits[:, FAKE] - logits[:, REAL], batch["readable"]
+
+    jitted = jax.jit(margins, out_shardings=sharding.replicated(mesh))
+
+    def predict(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        with jax.set_mesh(mesh):
+            return jitted(params, batch)
+
+    return predict
+
+
+def score_set(
+    predict: Predict,
+    params: Params,
+    faces: DetectionSet,
+    *,
+    name: str,
+    image_size: int,
+    view: str,
+    batch_size: int,
+    num_workers: int,
+    mesh: Mesh,
+) -> Float64[np.ndarray, " N"]:
+    """Returns the margin of every face, in the set's order and on every process; NaN if unread.
+
+    Global batch k is faces k * batch_size on; what the last one has too much begins anew at the
+    first face and is dropped.
+
+    Args:
+        predict: Of `make_predict`.
+        params: The detector's.
+        faces: The set.
+        name: What it is called where progress is shown.
+        image_size: Side of what the network sees, in pixels.
+        view: "resize" or "resize256_crop224".
+        batch_size: Over all devices.
+        num_workers: Processes that read and decode on each host; 0 uses threads.
+        mesh: Over all devices.
+
+    Raises:
+        DataError: The network's output is not finite.
+    """
+    batches = make_iterator(
+        Readable(faces),
+        element=partial(evaluation_element, size=image_size, view=view),
+        global_batch_size=batch_size,
+        seed=0,
+        shuffle=False,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        num_workers=num_workers,
+    )
+    count = -(-len(faces) // batch_size)
+    found = []
+    with contextlib.closing(batches):
+        stream = itertools.islice(batches, count)
+        if jax.process_index() == 0:
+            stream = progress(stream, total=count, description=f"batches of {name}")
+        for batch in stream:
+            outputs = predict(params, sharding.put_batch(batch, mesh))
+            margins, readable = (np.asarray(output) for output in outputs)
+            if not np.isfinite(margins).all():
+                raise DataError(f"{name}: what the network says is not finite: it cannot be judged")
+            margins = np.where(readable, margins.astype(np.float64), np.nan)
+            found.append(margins)
+    return np.concatenate(found)[: len(faces)]
+
+
+def to_scores(margins: Float64[np.ndarray, " N"], faces: DetectionSet, *, dataset: str) -> Scores:
+    """Margins as probabilities of fake, unread faces left out and counted."""
+    kept = np.flatnonzero(~np.isnan(margins))
+    return Scores(
+        dataset=dataset,
+        files=np.array([faces.name(int(i)) for i in kept], np.str_),
+        videos=np.array([faces.video(int(i)) for i in kept], np.str_),
+        fake=np.array([faces.label(int(i)) == FAKE for i in kept], bool),
+        p_fake=1 / (1 + np.exp(-np.clip(margins[kept], -700, 700))),
+        skipped=faces.skipped + len(margins) - len(kept),
+    )
+
+
+def validation_scores(
+    margins: Sequence[Float64[np.ndarray, " _N"]], sets: Sequence[DetectionSet]
+) -> dict[str, float]:
+    """Over all sets together: `val_loss` (cross-entropy, not smoothed), AUCs, faces not read."""
+    all_margins, fake, videos = [], [], []
+    for number, (of_set, faces) in enumerate(zip(margins, sets, strict=True)):
+        all_margins.append(of_set)
+        fake += [faces.label(index) == FAKE for index in range(len(faces))]
+        videos += [f"{number}/{faces.video(index)}" for index in range(len(faces))]
+    margin, is_fake, video = np.concatenate(all_margins), np.array(fake), np.array(videos)
+    read = ~np.isnan(margin)
+    margin, is_fake, video = margin[read], is_fake[read], video[read]
+    of_videos = metrics.video_means(1 / (1 + np.exp(-margin)), is_fake, video)
+    return {
+        "val_loss": float(np.logaddexp(0, np.where(is_fake, -margin, margin)).mean()),
+        "val_frame_auc": metrics.auc(margin, is_fake),
+        "val_video_auc": metrics.auc(of_videos.scores, of_videos.positive),
+        "val_unread": float((~read).sum()),
+    }
+
+
+def open_validation(
+    config: ConfigDict, sets: Sequence[DetectionSet], *, stats: Stats, mesh: Mesh, model: Detector
+) -> Callable[[Params], dict[str, float]]:
+    """What gives a network's scores on the validation sets; see `validation_scores`."""
+    predict = make_predict(model, stats=stats, mesh=mesh)
+    options = {
+        "image_size": config.model.image_size,
+        "view": config.data.view,
+        "batch_size": config.batch_size,
+        "num_workers": config.data.num_workers,
+        "mesh": mesh,
+    }
+
+    def validate(params: Params) -> dict[str, float]:
+        margins = [
+            score_set(predict, params, faces, name=f"validation {number}", **options)
+            for number, faces in enumerate(sets, start=1)
+        ]
+        return validation_scores(margins, sets)
+
+    return validate

@@ -1,0 +1,39 @@
+"""Labelled sets of tiny pictures on disk, in the layouts people have."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from fsvfm_jax.data.labelled import LABELS, FaceList
+from fsvfm_jax.data.protocols import read_set
+
+
+def write_pictures(root: Path, names: str | Iterable[str]) -> None:
+    """Writes a picture for each of these paths (one text: parted by white space)."""
+    for name in names.split() if isinstance(names, str) else names:
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (2, 2)).save(file)
+
+
+def write_json(file: Path, content: Any) -> str:
+    """Writes it and returns the file's name."""
+    file.write_text(json.dumps(content))
+    return str(file)
+
+
+def contents(root: Path, faces: FaceList) -> list[tuple[str, str, str]]:
+    """Its (file relative to root, label, video)."""
+    rows = zip(faces.files, faces.labels, faces.videos, strict=True)
+    return [
+        (str(Path(file.decode()).relative_to(root)), LABELS[label], video.decode())
+        for file, label, video in rows
+    ]
+
+
+def read(root: Path, layout: str, split: str = "test", **options: Any) -> list[tuple]:
+    """What is read of a set, as `contents` has it."""
+    return contents(root, read_set(layout, str(root), split=split, **options))

@@ -1,0 +1,24 @@
+"""Scores for tests: a few videos whose metrics can be told by hand."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from fsvfm_jax.report import Scores
+
+
+def scored(name: str, videos: Mapping[str, Sequence[float]], *, skipped: int = 0) -> Scores:
+    """A set from the scores of each video's frames; those named f... are fake."""
+    frames = [(video, i, p) for video, of_video in videos.items() for i, p in enumerate(of_video)]
+    return Scores(
+        name,
+        np.array([f"{video}_frame_{i}.png" for video, i, _ in frames], np.str_),
+        np.array([video for video, _, _ in frames], np.str_),
+        np.array([video.startswith("f") for video, _, _ in frames], np.bool_),
+        np.array([p for _, _, p in frames], np.float64),
+        skipped,
+    )
+
+
+# Of videos: f0 .7, f1 .5, f2 .2, r0 .3, r1 .1, so 5 of 6 pairs are in order. Of frames: 19 of 24.
+BY_HAND = {"f0": (0.9, 0.5), "f1": (0.6, 0.4), "f2": (0.2, 0.2), "r0": (0.3, 0.3), "r1": (0.0, 0.2)}

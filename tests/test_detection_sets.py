@@ -1,0 +1,108 @@
+"""Sets by name and root, joined for training, and what is wrong with them."""
+
+import logging
+
+import numpy as np
+import pytest
+from labelled_trees import write_pictures
+from ml_collections import ConfigDict
+
+from configs.transfer import face_set, rendered_set
+from fsvfm_jax.data.detection_sets import (
+    join_for_training,
+    labels_of,
+    open_sets,
+    warn_of_common_videos,
+)
+from fsvfm_jax.data.pipeline import make_iterator
+from fsvfm_jax.errors import ConfigError, DataError
+
+
+def opened(sets, *paths):
+    return open_sets(ConfigDict(sets), [str(path) for path in paths], image_size=16)
+
+
+def test_a_set_is_read_under_every_root_that_has_it(tmp_path, caplog):
+    write_pictures(tmp_path / "a/x", "real/v_frame_0.png fake/v_frame_0.png")
+    write_pictures(tmp_path / "b/x", "real/v_frame_0.png fake/w_frame_0.png")
+    write_pictures(tmp_path / "c", "unused.png")
+    with caplog.at_level(logging.INFO, "fsvfm_jax"):
+        sets = opened({"x": face_set("folder", "x")}, *(tmp_path / name for name in "abc"))
+    faces = sets["x"]
+    assert len(faces) == 4 and sorted(labels_of(faces)) == [0, 0, 1, 1]
+    assert len({faces.video(index) for index in range(4)}) == 4  # `v` is another one in each
+    # Where the roots lie makes no difference.
+    (tmp_path / "moved").mkdir()
+    for name in "abc":
+        (tmp_path / name).rename(tmp_path / "moved" / name)
+    moved = opened({"x": face_set("folder", "x")}, *(tmp_path / "moved" / name for name in "abc"))
+    assert moved["x"].fingerprint() == faces.fingerprint()
+    assert "set x: 4 images of 4 videos, 2 fake, 2 real; 0 skipped" in caplog.text
+
+
+def test_one_root_names_no_root_in_its_videos(tmp_path):
+    write_pictures(tmp_path / "a/x", "real/v_frame_0.png fake/v_frame_0.png")
+    faces = opened({"x": face_set("folder", "x")}, tmp_path / "a")["x"]
+    assert {faces.video(index) for index in range(2)} == {"real/v", "fake/v"}
+
+
+def test_a_set_under_no_root_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"the set x \(folder\) lies under none of .*: there is no"):
+        opened({"x": face_set("folder", "missing")}, tmp_path)
+
+
+def test_unknown_options_of_a_rendered_set_are_named():
+    with pytest.raises(ConfigError, match=r"the rendered set x: .*colour"):
+        opened({"x": rendered_set("swap-a", "train", videos=2).to_dict() | {"colour": 1}})
+    with pytest.raises(ConfigError, match="swap-a"):
+        opened({"x": rendered_set("swap-z", "train", videos=2)})
+
+
+def test_a_missing_class_is_named(tmp_path):
+    write_pictures(tmp_path / "a", "real/v.png fake/v.png")
+    write_pictures(tmp_path / "b", "real/v.png real/w.png")
+    (tmp_path / "b/fake").mkdir()
+    for name in "ab":
+        write_pictures(tmp_path / name, "real/u.png")
+    sets = {name: face_set("list", name, split="all") for name in "ab"}
+    (tmp_path / "a/all.txt").write_text("real/v.png real\nfake/v.png fake\n")
+    (tmp_path / "b/all.txt").write_text("real/v.png real\nreal/w.png real\n")
+    both = opened(sets, tmp_path)
+    assert len(join_for_training(both, balanced=False)) == 4
+    with pytest.raises(DataError, match=r"^b: no fake face, .* of every set"):
+        join_for_training(both, balanced=True)
+    with pytest.raises(DataError, match=r"^b: no fake face, and training needs both classes:"):
+        join_for_training({"b": both["b"]}, balanced=False)
+
+
+def test_balanced_batches_hold_as_many_of_each_set_and_class():
+    sets = opened(
+        {
+            "m": rendered_set("cam-m", "train", videos=4, frames=1),
+            "c": rendered_set("cam-c", "train", videos=10, frames=1),
+        }
+    )
+    source = join_for_training(sets, balanced=True)
+    assert len(source.sizes) == 4
+    batches = make_iterator(
+        source, element=_place, global_batch_size=12, seed=0, weights=(1,) * len(source.sizes)
+    )
+    for _ in range(3):
+        batch = next(batches)
+        assert batch["label"].sum() == 6
+    batches.close()
+    names = [source.name(index) for index in range(len(source))]
+    assert len(set(names)) == len(names) == 14
+
+
+def _place(face, key):
+    return {"label": np.int32(face["label"])}
+
+
+def test_videos_that_are_trained_on_and_tested_are_counted(tmp_path, caplog):
+    write_pictures(tmp_path / "a", "real/v.png fake/v.png")
+    write_pictures(tmp_path / "b", "real/v.png fake/w.png")
+    sets = opened({name: face_set("folder", name) for name in "ab"}, tmp_path)
+    with caplog.at_level(logging.WARNING, "fsvfm_jax"):
+        warn_of_common_videos({"a": sets["a"]}, {"b": sets["b"]}, use="is trained on")
+    assert "1 videos of b seem to be in a too" in caplog.text

@@ -1,0 +1,380 @@
+"""Every layout's files, labels and videos are found exactly; what is not so is named."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from labelled_trees import read, write_json, write_pictures
+
+from fsvfm_jax.data.layouts import FF_METHODS, LAYOUTS
+from fsvfm_jax.data.protocols import read_set
+from fsvfm_jax.errors import DataError
+
+
+def refused(root: Path, layout: str, split: str = "test", **options: Any) -> str:
+    """What is said of a set that is not accepted."""
+    with pytest.raises(DataError) as error:
+        read_set(layout, str(root), split=split, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value).replace(str(root), "ROOT")
+
+
+@pytest.mark.parametrize("split", ["test", ""])
+def test_folder(tmp_path, split):
+    write_pictures(
+        tmp_path / split,
+        "real/a/v_frame_10.png real/a/v_frame_2.jpg real/v_frame_1.jpeg real/single.webp"
+        " fake/a/v_frame_1.PNG fake/w_frame_x.png fake/z_frame_7_1.png",
+    )
+    (tmp_path / split / "real" / "notes.txt").write_text("no picture")
+    (tmp_path / split / ".cache").mkdir()
+    assert read(tmp_path / split, "folder", "") == [
+        ("fake/a/v_frame_1.PNG", "fake", "fake/a/v"),
+        ("fake/w_frame_x.png", "fake", "fake/w_frame_x"),
+        ("fake/z_frame_7_1.png", "fake", "fake/z"),
+        ("real/a/v_frame_2.jpg", "real", "real/a/v"),
+        ("real/a/v_frame_10.png", "real", "real/a/v"),
+        ("real/single.webp", "real", "real/single"),
+        ("real/v_frame_1.jpeg", "real", "real/v"),
+    ]
+    whole = read_set("folder", str(tmp_path), split=split)
+    below = read_set("folder", str(tmp_path / split), split="")
+    assert [list(x) for x in whole[1:4]] == [list(x) for x in below[1:4]]
+
+
+@pytest.mark.parametrize(
+    "classes", ["Real FAKE", "live spoof", "bonafide attack", "0_fake 1_real", "1_fake 0_real"]
+)
+def test_class_folders_may_be_called_otherwise_but_never_count_by_order(tmp_path, classes):
+    for name in classes.split():
+        is_real = re.search("real|live|bona", name.lower())
+        write_pictures(tmp_path, [f"{name}/{'r' if is_real else 'f'}.png"])
+    found = {Path(file).stem: label for file, label, _ in read(tmp_path, "folder", "")}
+    assert found == {"r": "real", "f": "fake"}
+
+
+def test_several_folders_may_hold_one_class(tmp_path):
+    write_pictures(tmp_path, "Celeb-real/a.png YouTube-real/a.png Celeb-synthesis/a.png")
+    assert [row[1:] for row in read(tmp_path, "folder", "")] == [
+        ("real", "Celeb-real/a"),
+        ("fake", "Celeb-synthesis/a"),
+        ("real", "YouTube-real/a"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pictures", "folders", "said"),
+    [
+        ("test/real/a.png", "", "ROOT/test has 'real'; a set has a folder for each class"),
+        ("test/a.png", "", "ROOT/test has nothing; a set has a folder for each class"),
+        ("test/real/a.png", "test/fake", "folder ROOT/test/fake, one of 'fake', 'real', has no"),
+        ("test/real/a.png test/reel/a.png", "", "'reel', which is neither real nor fake"),
+        ("test/0/a.png test/1/a.png", "", "'0', which is neither real nor fake by its name"),
+        ("train/real/a.png val/real/a.png", "", "in ROOT there is 'train', 'val'"),
+    ],
+)
+def test_folders_that_do_not_tell_both_classes_are_refused(tmp_path, pictures, folders, said):
+    write_pictures(tmp_path, pictures)
+    for folder in folders.split():
+        (tmp_path / folder).mkdir()
+    assert said in refused(tmp_path, "folder")
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    write_pictures(tmp_path, "elsewhere/v_frame_1.png set/real/v_frame_1.png set/fake/a.png")
+    (tmp_path / "set/real/more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "set/fake/b.png").symlink_to(tmp_path / "elsewhere/v_frame_1.png")
+    (tmp_path / "set/fake/broken.png").symlink_to("nowhere.png")
+    assert read(tmp_path / "set", "folder", "") == [
+        ("fake/a.png", "fake", "fake/a"),
+        ("fake/b.png", "fake", "fake/b"),
+        ("real/more/v_frame_1.png", "real", "real/more/v"),
+        ("real/v_frame_1.png", "real", "real/v"),
+    ]
+    for link, target in {"real/circle": "real", "real/other": "fake"}.items():
+        (tmp_path / "set" / link).symlink_to(tmp_path / "set" / target)
+        said = refused(tmp_path / "set", "folder", "")
+        assert f"ROOT/{target} and ROOT/{link} are the same folder by a link" in said
+        (tmp_path / "set" / link).unlink()
+
+
+def test_list(tmp_path):
+    write_pictures(
+        tmp_path, ["a b/v_frame_2.png", "a b/v_frame_10.png", "c,d.png", "e.png", "f.png"]
+    )
+    (tmp_path / "test.txt").write_bytes(
+        b"\xef\xbb\xbfa b/v_frame_10.png fake\r\n\n# a comment\n  a b/v_frame_2.png\tFake \n"
+        b"c,d.png, real\n./e.png,live\n" + str(tmp_path / "f.png").encode() + b" bonafide\n"
+    )
+    expected = [
+        ("a b/v_frame_2.png", "fake", "a b/v"),
+        ("a b/v_frame_10.png", "fake", "a b/v"),
+        ("c,d.png", "real", "c,d"),
+        ("e.png", "real", "e"),
+        ("f.png", "real", "f"),
+    ]
+    assert read(tmp_path, "list") == expected
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    list_file = (tmp_path / "test.txt").rename(elsewhere / "x.lst")
+    assert read(tmp_path, "list", list_file=str(list_file)) == expected
+
+
+def test_what_numbers_mean_in_a_list_has_to_be_said(tmp_path):
+    write_pictures(tmp_path, "a.png b.png")
+    (tmp_path / "test.txt").write_text("a.png 0\nb.png 1\n")
+    assert "ROOT/test.txt line 1 has the class '0'" in refused(tmp_path, "list")
+    for labels in ({"0": "fake", "1": "real"}, {"0": "real", "1": "fake"}):
+        assert [row[1] for row in read(tmp_path, "list", labels=labels)] == [*labels.values()]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("b.png", "ROOT/test.txt line 2 has no label: 'b.png'"),
+        ("my b.png", "ROOT/test.txt line 2 has the class 'b.png', which is neither"),
+        ("b.png maybe", "ROOT/test.txt line 2 has the class 'maybe', which is neither"),
+        ("../b.png real", "ROOT/test.txt line 2 names '../b.png'; a path may hold neither"),
+        ("x/../../b.png real", "ROOT/test.txt line 2 names 'x/../../b.png'"),
+        ("/x/../etc/b.png real", "ROOT/test.txt line 2 names '/x/../etc/b.png'"),
+        ("b\0.png real", "ROOT/test.txt line 2 names 'b\\x00.png'"),
+        ("a.png fake", "ROOT/test.txt line 2 has a as 'fake', which is 'real' in ROOT/test.txt"),
+    ],
+)
+def test_lines_that_say_no_label_or_lead_out_are_named(tmp_path, line, said):
+    write_pictures(tmp_path, "a.png")
+    (tmp_path / "test.txt").write_text(f"a.png real\n{line}\n")
+    assert said in refused(tmp_path, "list")
+
+
+def test_a_list_that_is_not_there_is_named(tmp_path):
+    assert "the list ROOT/val.txt cannot be read (No such file" in refused(tmp_path, "list", "val")
+
+
+def test_deepfakebench_with_compressions(tmp_path):
+    real = "FaceForensics++/original_sequences/youtube/c23/frames/000"
+    fake = "FaceForensics++/manipulated_sequences/{}/c23/frames/000_003"
+    folders = {"FF-real": real, "FF-DF": fake.format("Deepfakes"), "FF-FS": fake.format("FaceSwap")}
+    content = {}
+    for label, folder in folders.items():
+        write_pictures(tmp_path, [f"{folder}/{frame}.png" for frame in ("000", "2", "10")])
+        names = [rf"{folder}/{frame}.png".replace("/", "\\") for frame in ("10", "2", "000")]
+        by_split = {"c23": {Path(folder).name: {"label": label, "frames": names}}, "c40": {}}
+        content[label] = {"train": {}, "test": by_split}
+    list_file = write_json(tmp_path / "ff.json", {"FaceForensics++": content})
+    expected = [
+        (f"{folders[label]}/{frame}.png", "real" if label == "FF-real" else "fake", folders[label])
+        for label in ("FF-DF", "FF-FS", "FF-real")
+        for frame in ("000", "2", "10")
+    ]
+    assert read(tmp_path, "deepfakebench", list_file=list_file) == expected
+    said = refused(tmp_path, "deepfakebench", list_file=list_file, compression="raw")
+    assert "FF-real/test has no 'raw'; it has 'c23', 'c40'" in said
+    said = refused(tmp_path, "deepfakebench", "val", list_file=list_file)
+    assert "FF-real has no 'val'; it has 'train', 'test'" in said
+    said = refused(tmp_path, "deepfakebench", "train", list_file=list_file)
+    assert "no image" in said
+
+
+def bench(label: str, frames: Any, *, inner: Any = None) -> dict:
+    """A set of one label with one video."""
+    video = {"label": label if inner is None else inner, "frames": frames}
+    return {"Set": {label: {"test": {"v": video}}}}
+
+
+def test_deepfakebench_without_compressions(tmp_path):
+    names = "real/v/1.png real/w_1.png real/w_2.png fake/v/1.png"
+    write_pictures(tmp_path, names)
+    real = {"v": ["real/v/1.png"], "w": ["real/w_1.png", "real/w_2.png"], "empty": []}
+    content = bench("DFDC_Fake", ["fake/v/1.png"])
+    videos = {key: {"label": "DFDC_Real", "frames": value} for key, value in real.items()}
+    content["Set"]["DFDC_Real"] = {"test": videos}
+    list_file = write_json(tmp_path / "x.json", content)
+    assert read(tmp_path, "deepfakebench", list_file=list_file) == [
+        ("fake/v/1.png", "fake", "fake/v"),
+        ("real/v/1.png", "real", "real/v"),
+        ("real/w_1.png", "real", "real/w"),
+        ("real/w_2.png", "real", "real/w"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ([1], "x.json is list, not an object"),
+        ({"Set": 1}, "x.json: Set is int, not an object"),
+        ({"Set": {"FF-real": "x"}}, "x.json: Set/FF-real is str, not an object"),
+        ({"Set": {"FF-real": {"test": None}}}, "Set/FF-real/test is NoneType, not an object"),
+        ({"Set": {"FF-real": {"test": {"v": [1]}}}}, "test has no 'c23'; it has 'v'"),
+        ({"Set": {"FF-real": {"test": {"c23": 1}}}}, "FF-real/test/c23 is int, not an object"),
+        ({"Set": {"FF-real": {"test": {"c23": {"v": {}}}}}}, "c23/v has no 'frames'"),
+        (bench("FF-real", "a.png"), "FF-real/test/v: frames is no list of paths"),
+        (bench("FF-real", ["a.png", 1]), "FF-real/test/v: frames is no list of paths"),
+        (bench("FF-real", ["../a.png"]), "FF-real/test/v names '../a.png'"),
+        (bench("FF-real", [r"x\..\..\a.png"]), "FF-real/test/v names 'x/../../a.png'"),
+        (bench("FF-real", ["a\0.png"]), "FF-real/test/v names 'a\\x00.png'"),
+        (bench("FF-real", ["\ud800.png"]), "no image of"),
+        (bench("FF-real", ["a.png"], inner="FF-DF"), "label 'FF-DF' but stands under 'FF-real'"),
+        (bench("FF-XX", ["a.png"]), "test/v has the class 'FF-XX', which is neither"),
+        ({}, "no image of"),
+    ],
+)
+def test_json_of_another_shape_is_named_with_its_place(tmp_path, content, said):
+    write_pictures(tmp_path, "a.png")
+    list_file = write_json(tmp_path / "x.json", content)
+    assert said in refused(tmp_path, "deepfakebench", list_file=list_file)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"a":' * 100_000, b"[" * 100_000])
+@pytest.mark.parametrize("layout", ["deepfakebench", "ffpp"])
+def test_what_is_no_json_is_named(tmp_path, layout, content):
+    (tmp_path / "test.json").write_bytes(content)
+    options = {"list_file": f"{tmp_path}/test.json"} if layout == "deepfakebench" else {}
+    assert "ROOT/test.json is no JSON that can be read" in refused(tmp_path, layout, **options)
+
+
+def write_ffpp(root: Path, *, compression: str = "c23", frames_folder: str = "frames") -> None:
+    """Two pairs; a frame of every video, and videos that no list names."""
+    write_json(root / "test.json", [["000", "003"], ["1", "2"]])
+    below = f"{compression}/{frames_folder}"
+    for one in ("000", "003", "1", "2", "777"):
+        write_pictures(root, [f"original_sequences/youtube/{below}/{one}/0001.png"])
+    for method in FF_METHODS:
+        for one in ("000_003", "003_000", "1_2", "2_1", "777_000"):
+            folder = f"manipulated_sequences/{method}/{below}"
+            write_pictures(root, [f"{folder}/{one}/0001.png"])
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "raw", "frames_folder": "faces"}])
+def test_ffpp(tmp_path, options):
+    write_ffpp(tmp_path, **options)
+    below = f"{options.get('compression', 'c23')}/{options.get('frames_folder', 'frames')}"
+    videos = [
+        (f"manipulated_sequences/{method}/{below}/{one}", "fake")
+        for method in FF_METHODS
+        for one in ("000_003", "003_000", "1_2", "2_1")
+    ]
+    youtube = f"original_sequences/youtube/{below}"
+    videos += [(f"{youtube}/{one}", "real") for one in ("000", "003", "1", "2")]
+    expected = [(f"{video}/0001.png", label, video) for video, label in videos]
+    assert read(tmp_path, "ffpp", **options) == expected
+    some = [row for row in expected if "Sw" in row[0] or row[1] == "real"]
+    assert read(tmp_path, "ffpp", methods=("FaceSwap",), **options) == some
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"compression": "c40"}, "youtube/c40 does not exist; in ROOT/original_sequences/youtube"),
+        ({"compression": "c40"}, "there is 'c23'"),
+        ({"frames_folder": "faces"}, "c23/faces does not exist"),
+        ({"methods": ("DeepFakes",)}, "there is 'Deepfakes', 'Face2Face', 'FaceSwap'"),
+        ({"split": "val"}, "the list ROOT/val.json cannot be read"),
+    ],
+)
+def test_parts_of_ffpp_that_are_not_there_are_named_with_those_that_are(tmp_path, options, said):
+    write_ffpp(tmp_path)
+    assert said in refused(tmp_path, "ffpp", **options)
+
+
+@pytest.mark.parametrize(
+    "pairs", [{}, [["1"]], [["1", "2", "3"]], [[1, 2]], [["..", "1"]], [["a/b", "1"]], "12", ["12"]]
+)
+def test_ids_that_are_no_pairs_are_refused(tmp_path, pairs):
+    write_ffpp(tmp_path)
+    write_json(tmp_path / "test.json", pairs)
+    assert "ROOT/test.json is no list of pairs of ids" in refused(tmp_path, "ffpp")
+
+
+def write_fas(root: Path) -> None:
+    """Two videos of each class in each folder, of two frames each."""
+    for folder in ("train", "test"):
+        for label in ("real", "fake"):
+            names = [f"{video}_frame{i}.png" for video in (f"{folder}_1", "2.x") for i in (0, 1)]
+            write_pictures(root / f"frame/casia/{folder}/{label}", names)
+
+
+def fas_rows(*videos: str) -> list[tuple[str, str, str]]:
+    """Both frames of every video."""
+    return [
+        (f"frame/{video}_frame{i}.png", video.split("/")[2], video)
+        for video in videos
+        for i in (0, 1)
+    ]
+
+
+def test_fas_without_lists(tmp_path):
+    write_fas(tmp_path)
+    train = [
+        f"casia/train/{label}/{video}" for label in ("fake", "real") for video in ("2.x", "train_1")
+    ]
+    test = [
+        f"casia/test/{label}/{video}" for label in ("fake", "real") for video in ("2.x", "test_1")
+    ]
+    assert read(tmp_path, "fas", "train", subset="casia") == fas_rows(*train)
+    assert read(tmp_path, "fas", "test", subset="casia") == fas_rows(*test)
+    assert read(tmp_path, "fas", "", subset="casia") == fas_rows(*test, *train)
+    first = [row for row in fas_rows(*test, *train) if "frame0" in row[0]]
+    assert read(tmp_path, "fas", "", subset="casia", frames=1) == first
+    said = refused(tmp_path, "fas", subset="msu")
+    assert said == "ROOT/frame/msu does not exist; in ROOT/frame there is 'casia'"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "2.x",
+        "2.x.avi",
+        "real/2.x",
+        "test/real/2.x_frame0.png",
+        "casia/test/real/2.x_frame1",
+        "/data/MCIO/frame/casia/test/real/2.x.mp4",
+        "frame\\casia\\test\\real\\2.x_frame0.png",
+    ],
+)
+def test_fas_with_lists_of_videos_or_frames_from_any_folder_on(tmp_path, line):
+    write_fas(tmp_path)
+    (tmp_path / "txt").mkdir()
+    (tmp_path / "txt/casia_real_test.txt").write_text(f"{line}\n\n{line}\n")
+    (tmp_path / "txt/casia_fake_test.txt").write_text("test_1\nmissing\n")
+    rows = read(tmp_path, "fas", "test", subset="casia")
+    assert rows == fas_rows("casia/test/fake/test_1", "casia/test/real/2.x")
+    assert read_set("fas", str(tmp_path), split="test", subset="casia").skipped == 1
+
+
+def test_fas_few_shots_lie_in_the_other_folders_and_need_their_lists(tmp_path):
+    write_fas(tmp_path)
+    assert "txt/casia_fake_shot.txt cannot be read" in refused(
+        tmp_path, "fas", "shot", subset="casia"
+    )
+    (tmp_path / "txt").mkdir()
+    (tmp_path / "txt/casia_real_shot.txt").write_text("test/real/2.x\ntrain_1\n")
+    (tmp_path / "txt/casia_fake_shot.txt").write_text("2.x\n")
+    rows = fas_rows("casia/test/real/2.x", "casia/train/fake/2.x", "casia/train/real/train_1")
+    assert read(tmp_path, "fas", "shot", subset="casia") == rows
+
+
+def test_diff(tmp_path):
+    for split in ("val", "test"):
+        for subset in ("T2I", "FS"):
+            names = [f"{label}/sub/{subset}.png" for label in ("real", "fake")]
+            write_pictures(tmp_path / f"{split}_subsets/{subset}/{split}", names)
+    root = tmp_path / "test_subsets/T2I/test"
+    faces = read_set("diff", str(tmp_path), split="test", subset="T2I")
+    assert faces.name == "T2I"
+    assert [x.decode() for x in faces.files] == [
+        f"{root}/fake/sub/T2I.png",
+        f"{root}/real/sub/T2I.png",
+    ]
+    assert [x.decode() for x in faces.videos] == ["fake/sub/T2I", "real/sub/T2I"]
+    assert faces.labels.tolist() == [0, 1]
+    said = refused(tmp_path, "diff", subset="I2I")
+    assert "in ROOT/test_subsets there is 'FS', 'T2I'" in said
+    assert "in ROOT there is 'test_subsets', 'val_subsets'" in refused(
+        tmp_path, "diff", "train", subset="T2I"
+    )
+
+
+def test_these_are_the_layouts():
+    assert set(LAYOUTS) == {"folder", "list", "deepfakebench", "ffpp", "fas", "diff"}

@@ -1,0 +1,392 @@
+"""The configs of fine-tuning and of evaluation hold what the papers say, and each runs as it is."""
+
+import importlib
+import json
+import math
+from pathlib import Path
+
+import jax
+import pytest
+from labelled_trees import write_json, write_pictures
+
+from configs import sets, transfer
+from fsvfm_jax import config as config_lib
+from fsvfm_jax import finetune, optim, published
+from fsvfm_jax.data.detection_sets import labels_of, open_sets
+from fsvfm_jax.data.labelled import LABELS
+from fsvfm_jax.data.stats import Stats
+from fsvfm_jax.models.vit import SIZES
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+NAMES = [
+    str(path.relative_to(CONFIGS).with_suffix(""))
+    for folder in ("finetune", "adapter", "fas", "eval")
+    for path in sorted((CONFIGS / folder).glob("*.py"))
+]
+TRAINED = [name for name in NAMES if not name.startswith("eval/")]
+SPOOFS = [name for name in NAMES if name.startswith("fas/")]
+TARGETS = {"mcio": ("M", "C", "I", "O"), "wcs": ("wmca", "cefa", "surf")}
+
+# The papers' tables: blr, layer decay, weight decay.
+FULL = {
+    "finetune/dfd_fsfm_b": (2.5e-4, 0.65, 0.05),
+    "finetune/dfd_s": (2e-4, 0.65, 0.03),
+    "finetune/dfd_b": (2e-4, 0.60, 0.03),
+    "finetune/dfd_l": (5e-5, 0.90, 0.01),
+    "finetune/diff_s": (5e-5, 0.95, 0.05),
+    "finetune/diff_b": (5e-5, 0.90, 0.03),
+    "finetune/diff_l": (5e-5, 0.90, 0.05),
+}
+# Batch, blr, epochs, lambda.
+ADAPTER = {
+    "adapter/dfd_s": (512, 1e-3, 60, 0.01),
+    "adapter/dfd_b": (256, 5e-3, 50, 0.01),
+    "adapter/dfd_l": (256, 1e-2, 50, 0.1),
+    "adapter/diff_s": (256, 1e-2, 60, 0.01),
+    "adapter/diff_b": (256, 1e-2, 50, 0.05),
+    "adapter/diff_l": (1024, 5e-3, 50, 0.1),
+}
+# Learning rate, weight decay, lambda.
+SPOOF = {
+    "fas/mcio_fsfm_b": (1e-4, 1e-6, 0.0),
+    "fas/mcio_s": (2.5e-5, 1e-6, 0.0),
+    "fas/mcio_b": (2.5e-5, 1e-6, 0.0),
+    "fas/mcio_l": (1e-5, 1e-5, 0.0),
+    "fas/wcs_s": (2.5e-5, 1e-6, 0.0),
+    "fas/wcs_b": (2.5e-5, 1e-6, 0.0),
+    "fas/wcs_l": (1e-5, 1e-5, 0.0),
+    "fas/mcio_adapter_s": (5e-2, 1e-6, 0.1),
+    "fas/mcio_adapter_b": (5e-2, 5e-5, 0.1),
+    "fas/mcio_adapter_l": (1e-3, 1e-7, 0.2),
+}
+SIZE = {"s": "vit_small_patch16", "b": "vit_base_patch16", "l": "vit_large_patch16"}
+
+
+def module(name):
+    return importlib.import_module(f"configs.{name.replace('/', '.')}")
+
+
+def resolved(name, arg=""):
+    """As it is resolved where a user names roots, and what is evaluated; smoke needs no root."""
+    config = module(name).get_config(arg)
+    if "smoke" not in arg:
+        config.data.paths = ("DIR",)
+    if config.task == "evaluate":
+        config.init.params = "RUN"
+    return config_lib.resolve(config)
+
+
+def targets(name):
+    return TARGETS[name.split("/")[1].split("_")[0]]
+
+
+def test_each_is_in_one_of_the_tables_here():
+    assert sorted([*FULL, *ADAPTER, *SPOOF]) == sorted(TRAINED)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_is_short_names_its_command_and_resolves_to_json(name):
+    text, doc = (CONFIGS / f"{name}.py").read_text(), module(name).__doc__
+    assert len(text.splitlines()) < 45
+    command = next(line for line in doc.splitlines() if "python -m fsvfm_jax.main" in line)
+    assert f"--config=configs/{name}.py" in command.replace(".py:", ".py ").split()
+    assert ":smoke" in doc or name == "eval/rendered"
+    config = resolved(name)
+    assert config.is_locked
+    json.loads(config_lib.to_json(config))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "eval/rendered"])
+def test_each_says_hardware_and_the_published_figures_with_their_selection(name):
+    doc = module(name).__doc__
+    assert "Hardware meant: One GPU" in doc
+    assert any(f'"{word}"' in doc for word in ("validation", "test-oracle", "given"))
+    folder, _, rest = name.partition("/")
+    if folder == "eval":
+        return
+    task, size = rest.split("_")[0], rest[-1].upper()
+    method = "FSFM" if "fsfm" in rest else "FS-Adapter" if "adapter" in name else "FS-VFM"
+    metric = {"dfd": "video_auc", "diff": "frame_auc"}.get(task, "hter@test")
+    key = (f"{method} ViT-{size}", metric)
+    figures = [one.percent for one in published.PUBLISHED if (one.model, one.metric) == key]
+    assert figures
+    for percent in figures:
+        assert f"{percent:g}" in doc, percent
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sets_lie_under_the_roots_and_have_names_that_flags_can_hold(name):
+    data = resolved(name).data
+    for kind in ("train", "val", "test"):
+        for key, one in data.get(kind, {}).items():
+            assert not Path(one.path).is_absolute() and ".." not in one.path
+            assert key.isidentifier() or one.layout == "rendered"
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_smoke_builds_a_tiny_step_on_rendered_faces_that_takes_few_steps(name):
+    plain, config = resolved(name), resolved(name, "smoke")
+    faces = sum(one.videos * one.frames for one in config.data.train.values())
+    for one in (*config.data.train.values(), *config.data.val.values()):
+        assert one.layout == "rendered"
+    schedule = optim.make_schedule(config, faces)
+    assert 60 <= schedule.total_steps <= 150
+    # The rate is there for most of the run.
+    assert schedule.learning_rate(schedule.total_steps // 4) >= 4e-4
+    # All else is as in the run that it stands for.
+    for section in ("mode", "loss", "augment", "model.fas", "model.pool", "optimizer.name"):
+        values = [one.to_dict() for one in (plain, config)]
+        for part in section.split("."):
+            values = [value[part] for value in values]
+        assert values[0] == values[1], section
+    task = finetune.make_task(config, stats=Stats((0.5, 0.5, 0.5), (0.2, 0.2, 0.2)))
+    shapes = jax.eval_shape(task.init, jax.random.key(0)).params
+    assert ("adapter" in shapes, "classifier" in shapes) == ("adapter" in name, name in SPOOFS)
+    assert sum(math.prod(x.shape) for x in jax.tree.leaves(shapes)) < 1e6
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("eval/")])
+def test_smoke_evaluates_few_rendered_faces(name):
+    data = resolved(name, "smoke").data
+    for one in (*data.test.values(), *data.val.values()):
+        assert one.layout == "rendered" and one.videos <= 16
+    assert data.num_workers == 0
+
+
+def common_of_detection(config):
+    """What DfD and DiFF share, with an adapter and without."""
+    assert config.task == "finetune" and config.total_steps is None
+    assert (config.model.pool, config.model.drop_path, config.model.fas) == ("mean", 0.1, False)
+    assert config.loss.smoothing == 0.1
+    optimizer = config.optimizer
+    assert (optimizer.name, tuple(optimizer.betas)) == ("adamw", (0.9, 0.999))
+    assert (optimizer.schedule, optimizer.warmup_epochs, optimizer.min_lr) == ("cosine", 5, 1e-6)
+    assert (optimizer.lr, optimizer.grad_clip) == (None, 0)
+    assert config.augment.to_dict() == {
+        "crop": 0.08,
+        "flip": True,
+        "rand_magnitude": 9,
+        "saturation": 0.0,
+        "erase": 0.25,
+        "mixup": 0.8,
+        "cutmix": 1.0,
+    }
+    assert (config.checkpoint.every, config.checkpoint.keep_best) == (0, 1)
+    assert not config.data.balanced
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_full_fine_tuning_has_the_papers_numbers(name):
+    config = resolved(name)
+    common_of_detection(config)
+    optimizer = config.optimizer
+    assert (optimizer.blr, optimizer.layer_decay, optimizer.weight_decay) == FULL[name]
+    assert (config.mode, config.batch_size, config.epochs) == ("full", 64, 10)
+    assert config.loss.weight_anchor == 0
+
+
+@pytest.mark.parametrize("name", ADAPTER)
+def test_the_adapter_has_the_papers_numbers(name):
+    config = resolved(name)
+    common_of_detection(config)
+    loss, optimizer = config.loss, config.optimizer
+    found = (config.batch_size, optimizer.blr, config.epochs, loss.weight_anchor)
+    assert found == ADAPTER[name]
+    assert (config.mode, optimizer.weight_decay, config.model.adapter_reduction) == (
+        "adapter",
+        0,
+        4,
+    )
+    assert (loss.temperature, loss.anchors) == (0.07, "real")
+
+
+@pytest.mark.parametrize("name", SPOOF)
+def test_anti_spoofing_has_the_papers_numbers(name):
+    config = resolved(name)
+    optimizer = config.optimizer
+    assert (optimizer.lr, optimizer.weight_decay, config.loss.weight_anchor) == SPOOF[name]
+    assert (optimizer.name, optimizer.schedule, optimizer.min_lr) == (
+        "adam",
+        "constant",
+        optimizer.lr,
+    )
+    assert config.mode == ("adapter" if "adapter" in name else "full")
+    assert (config.model.fas, config.model.drop_path, config.loss.smoothing) == (True, 0.1, 0)
+    assert (config.total_steps, config.data.balanced) == (4000, True)
+    assert config.batch_size == 12 * 2 * (len(targets(name)) - 1)
+    # Every checkpoint that is made is there for "test-oracle".
+    assert (config.checkpoint.every, config.checkpoint.keep_every) == (200, 200)
+    augment = config.augment
+    assert augment.flip and augment.saturation > 0 and augment.crop == 1
+    assert not any(augment[key] for key in ("rand_magnitude", "erase", "mixup", "cutmix"))
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_each_has_the_size_that_its_name_says(name):
+    model = resolved(name).model
+    assert SIZES[SIZE[name[-1]]].items() <= model.to_dict().items()
+    assert model.image_size == 224
+
+
+@pytest.mark.parametrize("name", [*FULL, *ADAPTER])
+def test_deepfakes_are_learnt_from_all_methods_and_diffusion_from_one(name):
+    data = resolved(name).data
+    for split in ("train", "val"):
+        (one,) = data[split].values()
+        assert (one.layout, one.split, one.get("compression", "c23")) == ("ffpp", split, "c23")
+        methods = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
+        assert tuple(one.methods) == (methods if "dfd" in name else methods[:1])
+        # As many real as fake, of 4 methods or of one.
+        assert (one.frames, one.real_frames) == (32, 32 * len(one.methods))
+
+
+@pytest.mark.parametrize("name", SPOOFS)
+def test_no_training_sees_its_target_nor_does_a_threshold_hang_on_it(name):
+    for target in targets(name):
+        evaluated = resolved("eval/fas", target)
+        (tested,) = evaluated.data.test.values()
+        assert (tested.split, tested.frames) == ("test", 0)
+        with_celeb = resolved(name, f"{target},celeb").data.train
+        trained = resolved(name, target).data
+        assert set(with_celeb) - set(trained.train) == {"CelebASpoof"}
+        others = {one.subset for one in trained.train.values()}
+        assert tested.subset not in {one.subset for one in with_celeb.values()}
+        assert len(others) == len(targets(name)) - 1
+        # The sources, all of them and nothing else, choose checkpoint and threshold.
+        assert {one.subset for one in trained.val.values()} == others
+        assert trained.val.to_dict() == evaluated.data.val.to_dict()
+        for one in trained.train.values():
+            assert (one.split, one.frames, one.path) == ("", 1, tested.path)
+        for one in trained.val.values():
+            assert (one.split, one.frames) == ("test", 0)
+
+
+def test_every_domain_is_once_the_target_and_the_first_by_default():
+    for protocol, domains in TARGETS.items():
+        tested = [dict(resolved("eval/fas", one).data.test) for one in domains]
+        assert len({key for of_one in tested for key in of_one}) == len(domains)
+        name = f"fas/{protocol}_b"
+        assert resolved(name).data.to_dict() == resolved(name, domains[0]).data.to_dict()
+
+
+def test_celeb_a_spoof_is_a_domain_of_the_batch():
+    config = resolved("fas/mcio_b", "C,celeb")
+    assert config.batch_size == 12 * 2 * 4 and len(config.data.weights) == 8
+
+
+def test_smoke_leaves_a_domain_out_too():
+    trained, evaluated = resolved("fas/mcio_b", "smoke").data, resolved("eval/fas", "smoke").data
+    tested = {one.name for one in evaluated.test.values()}
+    for kind in (trained.train, trained.val, evaluated.val):
+        assert len(kind) == 3 and tested.isdisjoint(one.name for one in kind.values())
+
+
+def test_anti_spoofing_prints_all_three_selections_and_the_release_the_published_figure():
+    config = resolved("eval/fas")
+    assert config.report == "spoof"
+    assert config.select == ("validation", "last", "test-oracle")
+    config = resolved("eval/released_vit_l")
+    assert (config.select, config.init.labels) == (("given",), ("fake", "real"))
+    assert (config.init.num_heads, config.data.view) == (16, "resize")
+    for name in ("CDFv2", "DFD", "DFDC", "DFDCP"):
+        assert published.find(config.compare, name, "video_auc") and name in config.data.test
+
+
+def test_names_choose_among_the_test_sets():
+    assert set(resolved("eval/dfd").data.test) == set(sets.DEEPFAKES)
+    assert set(resolved("eval/dfd", "DFDC,CDFv2,list").data.test) == {"CDFv2", "DFDC"}
+    assert set(resolved("eval/released_vit_l", "CDFv2").data.test) == {"CDFv2"}
+    assert resolved("eval/dfd", "DFDC,list").data.test.DFDC.layout == "list"
+    for one in resolved("eval/dfd").data.test.values():
+        assert one.frames == 32
+
+
+@pytest.mark.parametrize(
+    ("name", "arg", "message"),
+    [
+        ("finetune/dfd_b", "smok", "the only one is :smoke"),
+        ("fas/mcio_b", "wmca", "no argument 'wmca'; there is M, C, I, O, celeb, smoke"),
+        ("fas/mcio_b", "M,C", "one target domain, not M and C"),
+        ("eval/fas", "M,wmca", "one target domain, not M and wmca"),
+        ("eval/dfd", "DFDC,", "no argument ''; there is CDFv2"),
+        ("eval/diff", "T2V", "no argument 'T2V'; there is smoke"),
+        ("eval/released_vit_l", "CDFv1", "no argument 'CDFv1'"),
+    ],
+)
+def test_an_unknown_argument_is_refused(name, arg, message):
+    with pytest.raises(ValueError, match=message):
+        module(name).get_config(arg)
+
+
+def test_a_change_of_a_field_that_is_not_there_is_refused():
+    with pytest.raises(KeyError, match="blrr"):
+        transfer.get_config("vit_small_patch16", optimizer={"blrr": 1e-3})
+
+
+# The sets, as they lie on disk
+
+
+def counts(name, kind, root, arg=""):
+    """Of each set, fake and real faces."""
+    opened = open_sets(resolved(name, arg).data[kind], [str(root)], image_size=8)
+    return {
+        key: tuple(int((labels_of(one) == label).sum()) for label in range(len(LABELS)))
+        for key, one in opened.items()
+    }
+
+
+def test_ffpp_gives_32_frames_of_a_fake_and_as_many_real_ones_as_fakes(tmp_path):
+    root = tmp_path / "FF++"
+    parts = {"original_sequences/youtube": ("a", "b")}
+    for method in ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures"):
+        parts[f"manipulated_sequences/{method}"] = ("a_b", "b_a")
+    for part, ids in parts.items():
+        frames = 130 if "youtube" in part else 33
+        for one in ids:
+            write_pictures(root, [f"{part}/c23/frames/{one}/{i}.png" for i in range(frames)])
+    for split in ("train", "val"):
+        write_json(root / f"{split}.json", [["a", "b"]])
+        assert counts("finetune/dfd_b", split, tmp_path) == {"FFpp": (2 * 4 * 32, 2 * 128)}
+        assert counts("adapter/diff_b", split, tmp_path) == {"FFpp": (2 * 32, 2 * 32)}
+
+
+def test_anti_spoofing_trains_on_frame_0_of_both_splits_and_tests_on_both_frames(tmp_path):
+    for subset in ("msu", "casia", "replay", "oulu", "celeb"):
+        for split in ("train", "test"):
+            for label in LABELS:
+                names = [f"{split}/{label}/v_frame{frame}.png" for frame in (0, 1)]
+                write_pictures(tmp_path / "MCIO" / "frame" / subset, names)
+    sources = {"CASIA", "Replay", "OULU"}
+    assert counts("fas/mcio_b", "train", tmp_path, "M") == dict.fromkeys(sources, (2, 2))
+    assert counts("fas/mcio_b", "val", tmp_path, "M") == dict.fromkeys(sources, (2, 2))
+    found = counts("fas/mcio_b", "train", tmp_path, "M,celeb")
+    assert found == dict.fromkeys(sources, (2, 2)) | {"CelebASpoof": (1, 1)}
+    assert counts("eval/fas", "test", tmp_path, "M") == {"MSU": (2, 2)}
+    opened = open_sets(resolved("fas/mcio_b", "M").data.train, [str(tmp_path)], image_size=8)
+    assert {opened["OULU"].name(i)[-5:] for i in range(4)} == {"0.png"}
+
+
+def test_celeb_df_counts_only_celeb_real_as_real(tmp_path):
+    root = tmp_path / "DeepfakeBench"
+    folders = {"Celeb-real": "Real", "YouTube-real": "Real", "Celeb-synthesis": "Fake"}
+    content: dict = {}
+    for folder, label in folders.items():
+        frames = [f"Celeb-DF-v2/{folder}/frames/v/{i}.png" for i in range(40)]
+        write_pictures(root, frames)
+        of_split = content.setdefault(label, {"test": {}})["test"]
+        of_split[f"{folder}-v"] = {"label": label, "frames": frames}
+    write_json(root / "Celeb-DF-v2.json", {"Celeb-DF-v2": content})
+    assert counts("eval/dfd", "test", tmp_path, "CDFv2") == {"CDFv2": (32, 32)}
+
+
+def test_other_test_sets_are_found_in_folders_and_lists(tmp_path):
+    for folder in ("WildDeepfake/test", "FFIW/test"):
+        write_pictures(tmp_path / folder, "real/v_frame_0.png fake/w_frame_0.png")
+    (tmp_path / "FFIW" / "test.txt").write_text("test/real/v_frame_0.png real\n")
+    assert counts("eval/dfd", "test", tmp_path, "WDF,FFIW") == {"WDF": (1, 1), "FFIW": (1, 1)}
+    assert counts("eval/released_vit_l", "test", tmp_path, "FFIW") == {"FFIW": (0, 1)}
+    for subset in ("T2I", "I2I", "FS", "FE"):
+        folder = tmp_path / "DiFF" / "test_subsets" / subset / "test"
+        write_pictures(folder, "real/1.png fake/1.png fake/2.png")
+    expected = dict.fromkeys(("T2I", "I2I", "FS", "FE"), (2, 1))
+    assert counts("eval/diff", "test", tmp_path) == expected
