@@ -34,9 +34,7 @@ def get_config(size: str, arg: str = "") -> ConfigDict:
     # that fit into the devices' memory.
     c.accum_steps = FieldReference(1, field_type=object)
 
-    c.model = ConfigDict()
-    c.model.image_size = 224
-    c.model.update(SIZES[size])  # width, depth, num_heads, patch_size
+    c.model = encoder(size)
     c.model.decoder_width = 512
     c.model.decoder_depth = 8
     c.model.decoder_num_heads = 16
@@ -46,15 +44,6 @@ def get_config(size: str, arg: str = "") -> ConfigDict:
     c.model.projection_hidden = 4096
     # Positions of the representation decoder: "sincos" or "zeros". By recipe.
     c.model.rep_pos = placeholder(str)
-    # Compute dtype: "bfloat16" or "float32". Parameters, losses and optimizer are float32 always.
-    c.model.dtype = "bfloat16"
-    # "xla", or "cudnn" on NVIDIA GPUs with bfloat16. By kind of device: fsvfm_jax/backends.py.
-    c.model.attention = placeholder(str)
-    # What each block computes again in the backward pass, to save memory: "none", "dots" (all but
-    # its matrix products), "full" (everything: about a third more time).
-    c.model.remat = "none"
-    # Blocks per iteration of the compiled loop over the depth.
-    c.model.unroll = 1
 
     # Weights to start from, and only they: the run begins at step 0.
     c.init = ConfigDict()
@@ -133,6 +122,23 @@ def get_config(size: str, arg: str = "") -> ConfigDict:
         _make_smoke(c)
     c.lock()
     return c
+
+
+def encoder(size: str) -> ConfigDict:
+    """What every network has, whatever it is for."""
+    model = ConfigDict()
+    model.image_size = 224
+    model.update(SIZES[size])  # width, depth, num_heads, patch_size
+    # Compute dtype: "bfloat16" or "float32". Parameters, losses and optimizer are float32 always.
+    model.dtype = "bfloat16"
+    # "xla", or "cudnn" on NVIDIA GPUs with bfloat16. By kind of device: fsvfm_jax/backends.py.
+    model.attention = placeholder(str)
+    # What each block computes again in the backward pass, to save memory: "none", "dots" (all but
+    # its matrix products), "full" (everything: about a third more time).
+    model.remat = "none"
+    # Blocks per iteration of the compiled loop over the depth.
+    model.unroll = 1
+    return model
 
 
 def add_run_sections(c: ConfigDict) -> None:

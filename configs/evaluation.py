@@ -19,9 +19,6 @@ def get_config() -> ConfigDict:
     c.select = ("validation", "last")
     # What published figures to compare with, such as "FS-VFM ViT-L".
     c.compare = ""
-    # A published average over these sets, such as "DfD average", and of what.
-    c.average = ""
-    c.average_metric = "video_auc"
 
     c.init = ConfigDict()
     # A fine-tuning run's workdir, an exported folder, or a .pth of the reference.

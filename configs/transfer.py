@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference, placeholder
 
 from configs import common
-from fsvfm_jax.models.vit import SIZES
 
 
 def get_config(size: str, arg: str = "", *, mode: str = "full", **changes: Any) -> ConfigDict:
@@ -36,9 +35,7 @@ def get_config(size: str, arg: str = "", *, mode: str = "full", **changes: Any) 
     # Micro-batches per update, one after another, or "auto".
     c.accum_steps = FieldReference(1, field_type=object)
 
-    c.model = ConfigDict()
-    c.model.image_size = 224
-    c.model.update(SIZES[size])  # width, depth, num_heads, patch_size
+    c.model = common.encoder(size)
     # "mean" of the patch tokens and a norm of its own, or the class "token".
     c.model.pool = "mean"
     # Width over the adapter's width; 0 is no adapter. By mode: 4, or 0.
@@ -47,12 +44,6 @@ def get_config(size: str, arg: str = "", *, mode: str = "full", **changes: Any) 
     c.model.fas = False
     # In the last block; grows linearly from 0. Active in a frozen backbone too; 0 switches it off.
     c.model.drop_path = 0.1
-    c.model.dtype = "bfloat16"
-    # "xla" or "cudnn". By kind of device: fsvfm_jax/backends.py.
-    c.model.attention = placeholder(str)
-    # What each block computes again in the backward pass: "none", "dots", "full".
-    c.model.remat = "none"
-    c.model.unroll = 1
 
     # The pretrained encoder; heads are always new.
     c.init = ConfigDict()

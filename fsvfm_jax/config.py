@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from fsvfm_jax import transfer_config
 from fsvfm_jax.config_checks import (
     RUN_RANGES,
+    check_accum_steps,
     check_choices,
     check_ranges,
     check_skip_ranges,
@@ -23,7 +24,6 @@ from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.losses import SIMILARITIES, info_nce
 from fsvfm_jax.masking import REGION_CHOICES, STRATEGIES, num_removed
 from fsvfm_jax.models import build
-from fsvfm_jax.sharding import AUTO
 
 # What each recipe gives to the fields left None; `schedule_epochs` of "paper" is `epochs`.
 RECIPES: dict[str, dict[str, Any]] = {
@@ -56,12 +56,6 @@ RANGES = {
     **dict.fromkeys(
         [
             "epochs",
-            "batch_size",
-            "model.image_size",
-            "model.patch_size",
-            "model.width",
-            "model.depth",
-            "model.num_heads",
             "model.decoder_width",
             "model.decoder_depth",
             "model.decoder_num_heads",
@@ -69,7 +63,6 @@ RANGES = {
             "model.rep_decoder_num_heads",
             "model.projection_dim",
             "model.projection_hidden",
-            "model.unroll",
             "mask.region_group_size",
             "data.num_samples",
         ],
@@ -79,13 +72,6 @@ RANGES = {
         [
             "loss.weight_region",
             "loss.weight_sim",
-            "optimizer.blr",
-            "optimizer.min_lr",
-            "optimizer.warmup_epochs",
-            "optimizer.weight_decay",
-            "optimizer.grad_clip",
-            "data.num_workers",
-            "data.skip_corrupt",
         ],
         (0, math.inf),
     ),
@@ -127,7 +113,10 @@ def to_json(config: ConfigDict) -> str:
 def _check(config: ConfigDict) -> None:
     check_choices(config, CHOICES)
     check_ranges(config, RANGES)
-    _check_accum_steps(config.accum_steps, similarity=config.loss.similarity)
+    similarity = config.loss.similarity
+    compares = SIMILARITIES[similarity].loss is info_nce
+    comparing = f"config.loss.similarity = {similarity!r}" if compares else None
+    check_accum_steps(config.accum_steps, comparing=comparing)
     if config.schedule_epochs < config.epochs:
         raise ConfigError(
             f"config.schedule_epochs = {config.schedule_epochs} (by recipe {config.recipe!r} unless"
@@ -153,14 +142,3 @@ def _check(config: ConfigDict) -> None:
     check_skip_ranges(config.data.skip_ranges)
     model = build(config.model)
     num_removed(model.num_patches, config.mask.mask_ratio)
-
-
-def _check_accum_steps(accum_steps: Any, *, similarity: str) -> None:
-    if accum_steps == AUTO and SIMILARITIES[similarity].loss is info_nce:
-        raise ConfigError(
-            f"config.accum_steps = 'auto' would let the devices' memory decide how many faces"
-            f" config.loss.similarity = {similarity!r} compares with each other: give a number"
-        )
-    number = isinstance(accum_steps, int) and accum_steps >= 1
-    if accum_steps != AUTO and not number:
-        raise ConfigError(f"config.accum_steps = {accum_steps!r} must be 'auto' or at least 1")

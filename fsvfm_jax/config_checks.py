@@ -9,14 +9,34 @@ from ml_collections import ConfigDict
 
 from fsvfm_jax.data.stats import make_stats
 from fsvfm_jax.errors import ConfigError, nearest
+from fsvfm_jax.sharding import AUTO
 
-# What a number may be, both ends included.
+# What a number of any training run may be, both ends included.
 RUN_RANGES = {
     **dict.fromkeys(
-        ["checkpoint.keep", "tracking.log_every", "tracking.picture_every"], (1, math.inf)
+        [
+            "batch_size",
+            "model.image_size",
+            "model.patch_size",
+            "model.width",
+            "model.depth",
+            "model.num_heads",
+            "model.unroll",
+            "checkpoint.keep",
+            "tracking.log_every",
+            "tracking.picture_every",
+        ],
+        (1, math.inf),
     ),
     **dict.fromkeys(
         [
+            "optimizer.blr",
+            "optimizer.min_lr",
+            "optimizer.warmup_epochs",
+            "optimizer.weight_decay",
+            "optimizer.grad_clip",
+            "data.num_workers",
+            "data.skip_corrupt",
             "checkpoint.every",
             "checkpoint.keep_every",
             "checkpoint.keep_best",
@@ -58,6 +78,24 @@ def check_stats(data: ConfigDict) -> None:
             make_stats(data.mean, data.std)
         except (ValueError, TypeError) as error:
             raise ConfigError(f"config.data.mean and config.data.std: {error}") from error
+
+
+def check_accum_steps(accum_steps: Any, *, comparing: str | None) -> None:
+    """Raises ConfigError unless it is a number of micro-batches, or "auto".
+
+    Args:
+        accum_steps: The field.
+        comparing: What compares the faces of a micro-batch with each other, so that their number
+            must not hang on the devices' memory; None if nothing does.
+    """
+    if accum_steps == AUTO and comparing is not None:
+        raise ConfigError(
+            "config.accum_steps = 'auto' would let the devices' memory decide how many faces"
+            f" {comparing} compares with each other: give a number"
+        )
+    number = isinstance(accum_steps, int) and accum_steps >= 1
+    if accum_steps != AUTO and not number:
+        raise ConfigError(f"config.accum_steps = {accum_steps!r} must be 'auto' or at least 1")
 
 
 def check_skip_ranges(ranges: Any) -> None:

@@ -18,10 +18,9 @@ from jax.sharding import Mesh
 from jaxtyping import Float64
 from ml_collections import ConfigDict
 
-from fsvfm_jax import distributed, integrity, published, report, scoring, sharding
-from fsvfm_jax.convert.folder import read_json
+from fsvfm_jax import distributed, integrity, report, scoring, sharding
 from fsvfm_jax.convert.measures import HEADS, network
-from fsvfm_jax.convert.weights import is_run, read_source
+from fsvfm_jax.convert.weights import is_run, read_source, run_config
 from fsvfm_jax.data.detection_sets import (
     DetectionSet,
     open_sets,
@@ -69,22 +68,27 @@ def evaluate(config: ConfigDict, workdir: epath.Path, *, check_only: bool = Fals
     sharding.check_batch_size(config.batch_size, accum_steps=1, mesh=mesh)
     path = Path(config.init.params)
     steps = _steps(path, config)
-    detector = _load(path, config, step=next(iter(steps.values()))[0])
+    first = next(iter(steps.values()))[0]
+    detector = _load(path, config, step=first)
     size = detector.model.image_size
     tests = open_sets(config.data.test, config.data.paths, image_size=size)
     thresholds = open_sets(config.data.val, config.data.paths, image_size=size)
     distributed.check_same(told_of({**thresholds, **tests}), what="lists of faces")
-    warn_of_common_videos(thresholds, tests, use="chooses the threshold")
-    warn_of_common_videos(_trained_on(path, image_size=size), tests, use="was trained on")
+    warn_of_common_videos(thresholds.values(), tests.values(), use="chooses the threshold")
+    trained = _trained_on(path, image_size=size)
+    warn_of_common_videos(trained.values(), tests.values(), use="was trained on")
     if check_only:
         logger.info("check: read the detector and the lists; nothing was scored or written")
         return
 
     predict = scoring.make_predict(detector.model, stats=detector.stats, mesh=mesh)
-    margins = {
-        step: _score(predict, path, config, step, {**thresholds, **tests}, mesh)
-        for step in dict.fromkeys(step for of_one in steps.values() for step in of_one)
-    }
+    margins = {}
+    for step in dict.fromkeys(step for of_one in steps.values() for step in of_one):
+        if step != first:
+            detector = _load(path, config, step=step)
+        if step is not None:
+            logger.info("checkpoint %d", step)
+        margins[step] = _score(predict, detector, config, {**thresholds, **tests}, mesh)
     rows, scores = [], []
     for selection, candidates in steps.items():
         for name, faces in tests.items():
@@ -96,9 +100,7 @@ def evaluate(config: ConfigDict, workdir: epath.Path, *, check_only: bool = Fals
             rows.append({**row, "candidates": len(candidates)})
             scores.append(of_set._replace(dataset=f"{name} {selection}"))
     if len(tests) > 1:
-        metric = {"spoof": "hter@test"}.get(config.report, config.average_metric)
-        paper = published.find(config.compare or None, config.average, metric)
-        rows += report.mean_rows(rows, paper=paper)
+        rows += report.mean_rows(rows)
     if jax.process_index() == 0:
         spoof = config.report == "spoof"
         caption = report.SPOOF_CAPTION if spoof else report.DETECTION_CAPTION
@@ -124,7 +126,7 @@ def _steps(path: Path, config: ConfigDict) -> dict[str, list[int | None]]:
     if not scores:
         raise DataError(f"{path} has no checkpoint yet")
     finite = {step: score for step, score in scores.items() if np.isfinite(score)}
-    validated = read_json(path / "config.json").get("data", {}).get("val")
+    validated = run_config(path).data.get("val")
     # Without validation sets the scores are training losses.
     if "validation" in config.select and not (finite and validated):
         raise ConfigError(
@@ -176,7 +178,7 @@ def _trained_on(path: Path, *, image_size: int) -> dict[str, DetectionSet]:
     """The sets that a run was trained on, where they are still to be found."""
     if not is_run(path):
         return {}
-    data = ConfigDict(read_json(path / "config.json")["data"])
+    data = run_config(path).data
     try:
         return open_sets(data.train, data.paths, image_size=image_size)
     except DataError as error:
@@ -186,16 +188,12 @@ def _trained_on(path: Path, *, image_size: int) -> dict[str, DetectionSet]:
 
 def _score(
     predict: scoring.Predict,
-    path: Path,
+    detector: Loaded,
     config: ConfigDict,
-    step: int | None,
     sets: Mapping[str, DetectionSet],
     mesh: Mesh,
 ) -> dict[str, Margins]:
     """Of all sets by one checkpoint."""
-    if step is not None:
-        logger.info("checkpoint %d", step)
-    detector = _load(path, config, step=step)
     params = sharding.replicate(detector.params, mesh)
     return {
         name: scoring.score_set(

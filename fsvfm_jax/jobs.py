@@ -5,7 +5,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -13,18 +12,17 @@ from fsvfm_jax import distributed, finetune, pretrain, scoring
 from fsvfm_jax.convert import warm_start
 from fsvfm_jax.data.detection_sets import (
     DetectionSet,
+    check_classes,
     join_for_training,
-    labels_of,
     open_sets,
+    sets_of,
     told_of,
     warn_of_common_videos,
 )
 from fsvfm_jax.data.elements import detection_element, pretraining_element
-from fsvfm_jax.data.labelled import LABELS
 from fsvfm_jax.data.pipeline import Element
-from fsvfm_jax.data.sources import FaceSet, make_source
+from fsvfm_jax.data.sources import FaceSet, JoinedSets, make_source
 from fsvfm_jax.data.stats import Stats
-from fsvfm_jax.errors import DataError
 from fsvfm_jax.models import build_detector
 from fsvfm_jax.train_state import Job, Params
 
@@ -65,7 +63,7 @@ def open_detection_sets(config: ConfigDict, kind: str) -> dict[str, DetectionSet
     )
 
 
-def open_labelled(config: ConfigDict) -> FaceSet:
+def open_labelled(config: ConfigDict) -> JoinedSets:
     """The labelled faces to train on."""
     if not config.init.params:
         stays = " and is not trained" if config.mode != "full" else ""
@@ -89,22 +87,15 @@ def labelled_element(config: ConfigDict, *, stats: Stats) -> Element:
 
 
 def open_validation(
-    config: ConfigDict, *, mesh: Mesh, stats: Stats
+    config: ConfigDict, *, source: JoinedSets, mesh: Mesh, stats: Stats
 ) -> Callable[[Params], dict[str, float]] | None:
-    """Scores on `config.data.val`; None where it names no set."""
+    """Scores on `config.data.val`, beside what `source` trains on; None where it names no set."""
     sets = open_detection_sets(config, "val")
     if not sets:
         return None
     distributed.check_same(told_of(sets), what="validation sets")
-    labels = np.concatenate([labels_of(faces) for faces in sets.values()])
-    for label, word in enumerate(LABELS):
-        if label not in labels:
-            raise DataError(
-                f"{', '.join(sets)} (config.data.val): no {word} face, and validation needs both"
-                " classes: add some, or leave the set out"
-            )
-    used = open_detection_sets(config, "train")
-    warn_of_common_videos(used, sets, use="is trained on")
+    check_classes(sets, purpose="validation", where=" (config.data.val)")
+    warn_of_common_videos(sets_of(source), sets.values(), use="is trained on")
     model = build_detector(config.model)
     return scoring.open_validation(config, list(sets.values()), stats=stats, mesh=mesh, model=model)
 

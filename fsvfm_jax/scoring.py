@@ -16,18 +16,17 @@ from ml_collections import ConfigDict
 from fsvfm_jax import finetune, metrics, sharding
 from fsvfm_jax.data.detection_sets import DetectionSet
 from fsvfm_jax.data.elements import evaluation_element
-from fsvfm_jax.data.labelled import LABELS
+from fsvfm_jax.data.labelled import FAKE, REAL
 from fsvfm_jax.data.pipeline import make_iterator
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.errors import DataError
 from fsvfm_jax.models.adapter import Detector
+from fsvfm_jax.progress import progress
 from fsvfm_jax.report import Scores
-from fsvfm_jax.tracking import progress
 from fsvfm_jax.train_state import Batch, Params
 
 logger = logging.getLogger(__name__)
 
-FAKE, REAL = LABELS.index("fake"), LABELS.index("real")
 # (parameters, batch) -> the margin of each row and whether it was read, on every process.
 Predict = Callable[[Params, Batch], tuple[jax.Array, jax.Array]]
 
@@ -128,6 +127,11 @@ def score_set(
     return np.concatenate(found)[: len(faces)]
 
 
+def probability(margins: Float64[np.ndarray, " _N"]) -> Float64[np.ndarray, " _N"]:
+    """Of fake; margins beyond 700 would be more than float64 holds."""
+    return 1 / (1 + np.exp(-np.clip(margins, -700, 700)))
+
+
 def to_scores(margins: Float64[np.ndarray, " N"], faces: DetectionSet, *, dataset: str) -> Scores:
     """Margins as probabilities of fake, unread faces left out and counted."""
     kept = np.flatnonzero(~np.isnan(margins))
@@ -136,7 +140,7 @@ def to_scores(margins: Float64[np.ndarray, " N"], faces: DetectionSet, *, datase
         files=np.array([faces.name(int(i)) for i in kept], np.str_),
         videos=np.array([faces.video(int(i)) for i in kept], np.str_),
         fake=np.array([faces.label(int(i)) == FAKE for i in kept], bool),
-        p_fake=1 / (1 + np.exp(-np.clip(margins[kept], -700, 700))),
+        p_fake=probability(margins[kept]),
         skipped=faces.skipped + len(margins) - len(kept),
     )
 
@@ -153,7 +157,7 @@ def validation_scores(
     margin, is_fake, video = np.concatenate(all_margins), np.array(fake), np.array(videos)
     read = ~np.isnan(margin)
     margin, is_fake, video = margin[read], is_fake[read], video[read]
-    of_videos = metrics.video_means(1 / (1 + np.exp(-margin)), is_fake, video)
+    of_videos = metrics.video_means(probability(margin), is_fake, video)
     return {
         "val_loss": float(np.logaddexp(0, np.where(is_fake, -margin, margin)).mean()),
         "val_frame_auc": metrics.auc(margin, is_fake),

@@ -10,8 +10,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from fsvfm_jax.errors import StorageError
+from fsvfm_jax.progress import clock_text, rate_text
 from fsvfm_jax.run_files import in_bucket, written
 from fsvfm_jax.tensorboard import Events
 
@@ -31,7 +31,6 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 LINES = ("metrics.jsonl", "epochs.jsonl", "validation.jsonl")
-_SECONDS_BETWEEN_LINES = 10
 _SECONDS_BETWEEN_SYNCS = 60
 _GRID_GAP = 2  # pixels
 
@@ -228,9 +227,9 @@ class Tracker:
             record["images_per_second"] = rate
             # Of the time since the last logged step.
             record["data_wait"] = self._waited / (now - rate_time)
-            speed = [f"{_rate_text(rate)} images/s"]
+            speed = [f"{rate_text(rate)} images/s"]
             seconds_left = (self._total_steps - step) * self._images_per_step / rate
-            time_left = [f"{_clock_text(seconds_left)} left"]
+            time_left = [f"{clock_text(seconds_left)} left"]
         self._rate_from, self._waited = (step, now), 0.0
         _append_line(self._local / "metrics.jsonl", record)
         self._add_scalars(step, "", record)
@@ -257,39 +256,6 @@ class Tracker:
         named = {prefix + name: value for name, value in values.items() if name != "step"}
         with written(self._events_folder):
             self._events.scalars(step, named)
-
-
-def progress(iterable: Iterable[T], *, total: int, description: str) -> Iterator[T]:
-    """Yields the items and shows on stderr how far the caller has come with them.
-
-    On a terminal a bar; elsewhere a line every 10 seconds, between two items, and one at the end.
-
-    Args:
-        iterable: The items.
-        total: How many they are.
-        description: What is being done, such as "mean and std".
-    """
-    if sys.stderr.isatty():
-        yield from tqdm(iterable, total=total, desc=description, dynamic_ncols=True)
-        return
-
-    def say(done: int, seconds: float, ending: str) -> None:
-        share = f"{done}/{total} ({100 * done // max(total, 1)} %)"
-        rate = _rate_text(done / max(seconds, 1e-9))
-        print(f"{description}: {share}, {rate}/s, {ending}", file=sys.stderr, flush=True)
-
-    started = said = time.monotonic()
-    done = 0
-    for item in iterable:
-        yield item
-        done += 1
-        now = time.monotonic()
-        if now - said >= _SECONDS_BETWEEN_LINES and done < total:
-            said = now
-            seconds = now - started
-            say(done, seconds, f"{_clock_text((total - done) * seconds / done)} left")
-    seconds = time.monotonic() - started
-    say(done, seconds, f"took {_clock_text(seconds)}")
 
 
 def parameter_table(params: dict[str, Any]) -> str:
@@ -360,11 +326,3 @@ def _drop_later_lines(path: epath.Path, step: int) -> None:
 
 def _metric_texts(metrics: Mapping[str, float]) -> list[str]:
     return [f"{name} {value:.4g}" for name, value in metrics.items()]
-
-
-def _rate_text(rate: float) -> str:
-    return f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
-
-
-def _clock_text(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))

@@ -143,7 +143,7 @@ def train(
         faces = _picture_faces(config, source, element)
         draw = jax.jit(task.draw, out_shardings=sharding.replicated(mesh))
         draw = draw.lower(template, faces).compile()
-        validate = job.open_validation(config, mesh=mesh, stats=stats)
+        validate = job.open_validation(config, source=source, mesh=mesh, stats=stats)
 
         # ── Loop ──────────────────────────────────────────────────────────────────────────────
         skipped = SkippedSteps(workdir if process == 0 else None, limit=config.max_skipped_steps)
@@ -263,7 +263,7 @@ def _check(
     task = job.make_task(config, stats=stats)
     _describe_state(task, mesh)
     compile_for_devices(task, mesh, config)
-    job.open_validation(config, mesh=mesh, stats=stats)
+    job.open_validation(config, source=source, mesh=mesh, stats=stats)
     logger.info("reading one batch of %d", config.batch_size)
     element = job.element(config, stats=stats)
     with contextlib.closing(open_stream(config, source, element)) as batches:

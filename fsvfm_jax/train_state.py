@@ -96,8 +96,8 @@ class Job(NamedTuple):
         make_task: With `stats`, what is trained.
         load_weights: With a state at step 0, the same with the weights that `config.init` names,
             and their origin.
-        open_validation: With the mesh and `stats`, what gives the scores of a state's parameters on
-            faces that are not trained on, `val_loss` among them; None without any.
+        open_validation: With the `source`, the mesh and `stats`, what gives the scores of a state's
+            parameters on faces that are not trained on, `val_loss` among them; None without any.
     """
 
     open_source: Callable[[ConfigDict], FaceSet]

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from fsvfm_jax.config_checks import (
     RUN_RANGES,
+    check_accum_steps,
     check_choices,
     check_ranges,
     check_skip_ranges,
@@ -18,7 +19,6 @@ from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.models import build_detector
 from fsvfm_jax.optim import peak_learning_rate
 from fsvfm_jax.published import PUBLISHED
-from fsvfm_jax.sharding import AUTO
 
 ADAPTER_REDUCTION = 4
 SELECTIONS = ("validation", "last", "test-oracle", "given")
@@ -35,29 +35,10 @@ RANGES = {
     **RUN_RANGES,
     **dict.fromkeys(
         [
-            "batch_size",
-            "model.image_size",
-            "model.patch_size",
-            "model.width",
-            "model.depth",
-            "model.num_heads",
-            "model.unroll",
-        ],
-        (1, math.inf),
-    ),
-    **dict.fromkeys(
-        [
             "epochs",
             "loss.weight_anchor",
-            "optimizer.blr",
-            "optimizer.min_lr",
-            "optimizer.warmup_epochs",
-            "optimizer.weight_decay",
-            "optimizer.grad_clip",
             "augment.mixup",
             "augment.cutmix",
-            "data.num_workers",
-            "data.skip_corrupt",
         ],
         (0, math.inf),
     ),
@@ -91,13 +72,8 @@ def resolve_finetuning(config: ConfigDict) -> None:
         config.optimizer.min_lr = peak_learning_rate(config)
         config.optimizer.warmup_epochs = 0.0
     accum_steps = config.accum_steps
-    if accum_steps == AUTO and config.loss.weight_anchor:
-        raise ConfigError(
-            "config.accum_steps = 'auto' would let the devices' memory decide how many faces the"
-            " contrastive loss compares with each other: give a number"
-        )
-    if accum_steps != AUTO and not (isinstance(accum_steps, int) and accum_steps >= 1):
-        raise ConfigError(f"config.accum_steps = {accum_steps!r} must be 'auto' or at least 1")
+    comparing = "the contrastive loss" if config.loss.weight_anchor else None
+    check_accum_steps(accum_steps, comparing=comparing)
     warmup, epochs = config.optimizer.warmup_epochs, config.epochs
     if config.total_steps is None and (epochs == 0 or warmup >= epochs):
         raise ConfigError(

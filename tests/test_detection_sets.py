@@ -104,5 +104,5 @@ def test_videos_that_are_trained_on_and_tested_are_counted(tmp_path, caplog):
     write_pictures(tmp_path / "b", "real/v.png fake/w.png")
     sets = opened({name: face_set("folder", name) for name in "ab"}, tmp_path)
     with caplog.at_level(logging.WARNING, "fsvfm_jax"):
-        warn_of_common_videos({"a": sets["a"]}, {"b": sets["b"]}, use="is trained on")
+        warn_of_common_videos([sets["a"]], [sets["b"]], use="is trained on")
     assert "1 videos of b seem to be in a too" in caplog.text

@@ -18,6 +18,7 @@ from fsvfm_jax import config as config_lib
 from fsvfm_jax.checkpoint import Checkpoints
 from fsvfm_jax.convert import reference, weights
 from fsvfm_jax.convert.measures import network
+from fsvfm_jax.data.labelled import REAL
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.jobs import JOBS
@@ -102,7 +103,7 @@ def test_the_real_anchor_loss_is_the_references(name):
     for case, labels, anchors in (
         ("real0", LABELS, LABELS == 0),
         ("real1", LABELS, LABELS == 1),
-        ("no_real", fakes, fakes == finetune.REAL),
+        ("no_real", fakes, fakes == REAL),
     ):
         found = losses.anchored_contrast(z, labels, anchors, temperature=0.07)
         theirs = float(GOLDEN[f"{name}/real_anchor_loss_{case}"])

@@ -20,24 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from tensorboardX.proto import event_pb2
+from test_progress import Clock, Terminal
 
 from fsvfm_jax import tracking
 from fsvfm_jax.errors import StorageError
-
-
-class Clock:
-    """Stands still until it is told to move."""
-
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 @pytest.fixture
@@ -364,32 +350,6 @@ def test_tracker_shows_a_bar_on_a_terminal(workdir, clock, monkeypatch, caplog):
     assert "4 images/s  loss 0.25]" in shown
     assert "epoch 2 at step 6, mean of 2 steps  loss 0.25\n" in shown
     assert not caplog.messages
-
-
-def test_progress_prints_a_line_every_ten_seconds_and_one_at_the_end(clock, capsys):
-    items = []
-    for item in tracking.progress(range(100), total=100, description="mean and std"):
-        items.append(item)
-        clock.seconds += 0.25
-    assert items == list(range(100))
-    assert capsys.readouterr().err.splitlines() == [
-        "mean and std: 40/100 (40 %), 4/s, 0:00:15 left",
-        "mean and std: 80/100 (80 %), 4/s, 0:00:05 left",
-        "mean and std: 100/100 (100 %), 4/s, took 0:00:25",
-    ]
-
-
-def test_progress_of_nothing(clock, capsys):
-    assert list(tracking.progress([], total=0, description="mean and std")) == []
-    assert capsys.readouterr().err == "mean and std: 0/0 (0 %), 0/s, took 0:00:00\n"
-
-
-def test_progress_shows_a_bar_on_a_terminal(monkeypatch):
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    assert list(tracking.progress(iter("abc"), total=3, description="mean and std")) == [*"abc"]
-    assert "mean and std: 100%" in terminal.getvalue()
-    assert "3/3" in terminal.getvalue()
 
 
 # Tables and grids

@@ -27,7 +27,7 @@ from fsvfm_jax.data.transforms import Face, to_batch_element
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.prepare.pack import pack
 from fsvfm_jax.processes import available_cores
-from fsvfm_jax.tracking import progress
+from fsvfm_jax.progress import progress
 
 # How each is packed.
 ENCODINGS = {"jpeg": "jpeg", "png": "original", "raw": "raw"}

@@ -22,13 +22,13 @@ from configs.transfer import face_set
 from fsvfm_jax import artefacts, evaluate, metrics, report, train
 from fsvfm_jax import config as config_lib
 from fsvfm_jax.data.detection_sets import DetectionSet, labels_of, open_sets
-from fsvfm_jax.data.labelled import LABELS
+from fsvfm_jax.data.labelled import FAKE
 from fsvfm_jax.data.rendered_sets import RenderedFaces
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.jobs import JOBS
+from fsvfm_jax.progress import progress
 from fsvfm_jax.report_table import markdown
 from fsvfm_jax.run_files import write_text
-from fsvfm_jax.tracking import progress
 
 SIZE = 64  # pixels
 
@@ -190,7 +190,7 @@ def _open(folder: Path, names: Sequence[str], split: str) -> dict[str, Detection
 
 
 def _fake(faces: DetectionSet) -> np.ndarray:
-    return labels_of(faces) == LABELS.index("fake")
+    return labels_of(faces) == FAKE
 
 
 def _statistics(faces: DetectionSet) -> np.ndarray:

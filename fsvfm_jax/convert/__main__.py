@@ -30,6 +30,7 @@ from fsvfm_jax.convert.weights import (
     of_pth,
     read_run,
     read_source,
+    run_config,
     save_origin,
 )
 from fsvfm_jax.data.stats import STATS_FILE, load_stats, save_stats
@@ -82,8 +83,7 @@ def to_folder(args: argparse.Namespace) -> None:
 
 def to_reference(args: argparse.Namespace) -> None:
     """Writes files that the reference loads, strict."""
-    run = read_run(args.src, step=args.step) if is_run(args.src) else None
-    if run is None or run.config.task == "finetune":
+    if not is_run(args.src) or run_config(args.src).task == "finetune":
         source = _read(args)
         key = "state_dict" if "embedder" in source.params else "model"
         _check_new(args.dst)
@@ -91,6 +91,7 @@ def to_reference(args: argparse.Namespace) -> None:
         pth.write(args.dst, reference.to_state_dict(source.params), key=key, extra=extra)
         print(f"{args.dst}: {reference.kind(source.params)}, {_measures(source.model)}")
         return
+    run = read_run(args.src, step=args.step)
     written = from_train_state(
         jax.device_get(run.state),
         learning_rate=optim.peak_learning_rate(run.config),

@@ -132,6 +132,21 @@ def save_origin(workdir: epath.PathLike, origin: dict[str, Any]) -> None:
     write_json(epath.Path(workdir) / ORIGIN_FILE, origin)
 
 
+def run_config(workdir: Path) -> ConfigDict:
+    """The resolved config of a training run of ours.
+
+    Raises:
+        DataError: The workdir holds none.
+    """
+    file = workdir / "config.json"
+    if not file.exists():
+        raise DataError(f"in {workdir} no run has started yet: start it, or use what it is made of")
+    config = ConfigDict(read_json(file))
+    if config.get("task") not in TASKS:
+        raise DataError(f"{file} is not that of a training run")
+    return config
+
+
 def read_run(workdir: Path, *, step: int | None = None) -> Run:
     """A checkpoint of a workdir, by the config and statistics stored in it.
 
@@ -143,11 +158,7 @@ def read_run(workdir: Path, *, step: int | None = None) -> Run:
         DataError: The workdir holds no run, or not whole.
         ConfigError: There is no checkpoint of that step, or it is damaged.
     """
-    if not (workdir / "config.json").exists():
-        raise DataError(f"in {workdir} no run has started yet: start it, or use what it is made of")
-    config = ConfigDict(read_json(workdir / "config.json"))
-    if config.get("task") not in TASKS:
-        raise DataError(f"{workdir / 'config.json'} is not that of a training run")
+    config = run_config(workdir)
     try:
         stats = known_stats(config.data, epath.Path(workdir))
         if stats is None:

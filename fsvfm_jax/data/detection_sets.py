@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -42,10 +42,14 @@ class DetectionSet(FaceSet, Protocol):
 
 
 class Chosen:
-    """Some rows of a source."""
+    """Some rows of a source.
+
+    Attributes:
+        source: All of it.
+    """
 
     def __init__(self, source: FaceSet, rows: Int64[np.ndarray, " N"]):
-        self._source, self._rows = source, rows
+        self.source, self._rows = source, rows
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -55,15 +59,15 @@ class Chosen:
 
     def read(self, indices: Sequence[int]) -> list[Mapping[str, Any]]:
         """As the source reads them."""
-        return self._source.read([int(self._rows[index]) for index in indices])
+        return self.source.read([int(self._rows[index]) for index in indices])
 
     def name(self, index: int) -> str:
         """As the source calls it."""
-        return self._source.name(int(self._rows[index]))
+        return self.source.name(int(self._rows[index]))
 
     def fingerprint(self) -> str:
         """The source's: the rows follow from it."""
-        return self._source.fingerprint()
+        return self.source.fingerprint()
 
     def stats(self) -> None:
         """Not known."""
@@ -95,21 +99,38 @@ def join_for_training(sets: Mapping[str, DetectionSet], *, balanced: bool) -> Jo
     Raises:
         DataError: A class is missing, of all sets together or if balanced of one of them.
     """
-    rows = {
-        name: [np.flatnonzero(labels_of(faces) == label) for label in range(len(LABELS))]
-        for name, faces in sets.items()
-    }
-    for label, word in enumerate(LABELS):
-        without = [name for name, of_set in rows.items() if not len(of_set[label])]
-        if len(without) == len(rows) or (balanced and without):
-            raise DataError(
-                f"{', '.join(without)}: no {word} face, and training needs both classes"
-                f"{' of every set (config.data.balanced)' if balanced else ''}: add some, or leave"
-                " the set out"
-            )
+    check_classes(sets, purpose="training", of_each=balanced)
     if not balanced:
         return JoinedSets(list(sets.values()))
-    return JoinedSets([Chosen(sets[name], of_label) for name in sets for of_label in rows[name]])
+    return JoinedSets(
+        [
+            Chosen(faces, np.flatnonzero(labels_of(faces) == label))
+            for faces in sets.values()
+            for label in range(len(LABELS))
+        ]
+    )
+
+
+def check_classes(
+    sets: Mapping[str, DetectionSet], *, purpose: str, where: str = "", of_each: bool = False
+) -> None:
+    """Raises DataError where a class is missing.
+
+    Args:
+        sets: By name.
+        purpose: What needs both classes, such as "training".
+        where: Follows the sets' names in the message.
+        of_each: Each set must have both; else all of them together.
+    """
+    found = {name: labels_of(faces) for name, faces in sets.items()}
+    for label, word in enumerate(LABELS):
+        without = [name for name, labels in found.items() if label not in labels]
+        if len(without) == len(found) or (of_each and without):
+            raise DataError(
+                f"{', '.join(without)}{where}: no {word} face, and {purpose} needs both classes"
+                f"{' of every set (config.data.balanced)' if of_each else ''}: add some, or leave"
+                " the set out"
+            )
 
 
 def labels_of(faces: DetectionSet) -> Int64[np.ndarray, " N"]:
@@ -117,9 +138,13 @@ def labels_of(faces: DetectionSet) -> Int64[np.ndarray, " N"]:
     return np.array([faces.label(index) for index in range(len(faces))], np.int64)
 
 
-def warn_of_common_videos(
-    used: Mapping[str, DetectionSet], others: Mapping[str, DetectionSet], *, use: str
-) -> None:
+def sets_of(source: JoinedSets) -> list[FaceSet]:
+    """The sets that `join_for_training` has joined."""
+    parts = [part.source if isinstance(part, Chosen) else part for part in source.sets]
+    return list(dict.fromkeys(parts))
+
+
+def warn_of_common_videos(used: Iterable[FaceSet], others: Iterable[FaceSet], *, use: str) -> None:
     """Logs which videos of some sets are in others too.
 
     Args:
@@ -127,8 +152,9 @@ def warn_of_common_videos(
         others: The sets that are measured on.
         use: What the first are for, such as "is trained on".
     """
-    for other in others.values():
-        for one in used.values():
+    used = list(used)
+    for other in others:
+        for one in used:
             if isinstance(one, LabelledFaces) and isinstance(other, LabelledFaces):
                 warn_of_overlap(one.faces, other.faces, use=use)
 

@@ -149,11 +149,12 @@ class JoinedSets:
     """Several sets as one: the faces of the first, then those of the next, ...
 
     Attributes:
+        sets: They.
         sizes: How many faces each of them has.
     """
 
     def __init__(self, sets: Sequence[FaceSet]):
-        self._sets = sets
+        self.sets = sets
         self._parts = Parts([len(one) for one in sets])
         self.sizes = self._parts.sizes
 
@@ -165,21 +166,21 @@ class JoinedSets:
 
     def read(self, indices: Sequence[int]) -> list[Face]:
         """Those of a set together."""
-        return self._parts.read(indices, lambda number, places: self._sets[number].read(places))
+        return self._parts.read(indices, lambda number, places: self.sets[number].read(places))
 
     def fingerprint(self) -> str:
         """SHA-256 of theirs, in their order."""
-        prints = "\n".join(one.fingerprint() for one in self._sets)
+        prints = "\n".join(one.fingerprint() for one in self.sets)
         return hashlib.sha256(prints.encode()).hexdigest()
 
     def name(self, index: int) -> str:
         """As its set calls it."""
         number, within = self._parts.locate(index)
-        return self._sets[number].name(within)
+        return self.sets[number].name(within)
 
     def stats(self) -> Stats | None:
         """Over all of them, each face counting alike, where all know theirs."""
-        known = [one.stats() for one in self._sets]
+        known = [one.stats() for one in self.sets]
         return None if None in known else pool_stats(known, self.sizes)
 
 

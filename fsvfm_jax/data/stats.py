@@ -19,8 +19,8 @@ from fsvfm_jax.data.pipeline import read_faces
 from fsvfm_jax.data.sources import Source
 from fsvfm_jax.errors import DataError
 from fsvfm_jax.processes import available_cores
+from fsvfm_jax.progress import progress
 from fsvfm_jax.run_files import write_json
-from fsvfm_jax.tracking import progress
 
 # Of a run, in its workdir.
 STATS_FILE = "data_stats.json"

@@ -21,8 +21,8 @@ from fsvfm_jax.prepare.examine import Examined, Faces, TreeFaces, examine
 from fsvfm_jax.prepare.growing_set import LEFT_OUT_FILE
 from fsvfm_jax.prepare.trees import list_tree
 from fsvfm_jax.processes import available_cores
+from fsvfm_jax.progress import progress
 from fsvfm_jax.regions import CLASSES, GROUP_CLASSES
-from fsvfm_jax.tracking import progress
 
 SHEET_FILE = "contact_sheet.png"
 FACES_SHOWN = 24

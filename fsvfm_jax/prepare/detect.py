@@ -28,6 +28,7 @@ from fsvfm_jax.prepare.files import (
 )
 from fsvfm_jax.prepare.manifest import MANIFEST_FILE, Line, Manifest, new_files
 from fsvfm_jax.prepare.workers import DIED, spread, start_limits, tick
+from fsvfm_jax.progress import progress
 
 # A larger photograph is searched at a fraction of its size. Counted after upsampling, which dlib's
 # detector spends 0.1 s and some 20 bytes per pixel on.
@@ -176,8 +177,6 @@ def detect(
         ConfigError: The tree was made with other options; an extra is missing; tree is in src.
         StorageError: The tree cannot be written.
     """
-    from fsvfm_jax.tracking import progress  # imports JAX, which no worker needs
-
     _check(src, tree, options)
     sources, refusals = find_sources(src, root=root)
     needed = {"dlib"} if options.detector == "dlib" else set()

@@ -16,6 +16,7 @@ from fsvfm_jax.data.moments import power_sums
 from fsvfm_jax.errors import DataError
 from fsvfm_jax.prepare.trees import Pair
 from fsvfm_jax.prepare.workers import in_order
+from fsvfm_jax.progress import progress
 from fsvfm_jax.regions import NUM_CLASSES
 
 FACES_AT_ONCE = 32  # sent to a process
@@ -99,8 +100,6 @@ class Examined:
 
 def examine(faces: Faces, *, workers: int, description: str) -> Examined:
     """Decodes every face, in so many processes; progress goes to stderr."""
-    from fsvfm_jax.tracking import progress  # the processes need it not, and start sooner
-
     count = len(faces)
     chunks = [range(count)[i : i + FACES_AT_ONCE] for i in range(0, count, FACES_AT_ONCE)]
     work = functools.partial(_see, faces)

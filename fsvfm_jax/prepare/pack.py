@@ -16,7 +16,7 @@ from fsvfm_jax.prepare.growing_set import LEFT_OUT_FILE, Plan, build, write_pack
 from fsvfm_jax.prepare.trees import Pair, list_tree
 from fsvfm_jax.prepare.workers import in_order
 from fsvfm_jax.processes import available_cores
-from fsvfm_jax.tracking import progress
+from fsvfm_jax.progress import progress
 
 SHARD_BYTES = 256 * 2**20
 PAIRS_AT_ONCE = 16  # sent to a process

@@ -19,6 +19,7 @@ from fsvfm_jax.prepare.existing_maps import ImportParser
 from fsvfm_jax.prepare.files import find_images
 from fsvfm_jax.prepare.manifest import MANIFEST_FILE, Line, Manifest, new_files
 from fsvfm_jax.prepare.workers import DIED, spread, start_limits, tick
+from fsvfm_jax.progress import progress
 
 
 @runtime_checkable
@@ -107,8 +108,6 @@ def parse(
         ConfigError: The tree was parsed with other options, or an extra is missing.
         StorageError: The tree cannot be written.
     """
-    from fsvfm_jax.tracking import progress  # imports JAX, which no worker needs
-
     check(options, batch_size=batch_size)
     names, refusals = find_images(str(tree / "images"))
     devices = _devices(device) if options.parser == "farl" else ["cpu"] * processes
