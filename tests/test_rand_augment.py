@@ -279,3 +279,11 @@ def test_a_crop_that_fits_nowhere_is_the_middle():
 def test_an_unknown_evaluation_transform_is_named():
     with pytest.raises(ConfigError, match=r"'resize224'; choose resize or resize256_crop224"):
         ra.evaluation_view(noise(), size=24, transform="resize224")
+
+
+@pytest.mark.parametrize(("level", "kept"), [(0.0, 0b11110000), (0.5, 0b11000000), (-1.0, 0)])
+def test_posterizing_keeps_the_highest_bits_and_at_full_strength_none(level, kept):
+    image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3) * 5
+    picture = Image.fromarray(image)
+    found = ra.operate(picture, "PosterizeIncreasing", level=level, fill=(0, 0, 0))
+    np.testing.assert_array_equal(np.asarray(found), image & kept)

@@ -106,7 +106,9 @@ def operate(
         case "Invert":
             return ImageOps.invert(picture)
         case "PosterizeIncreasing":
-            return ImageOps.posterize(picture, 4 - int(4 * strength))
+            # No bit is left at full strength, which Pillow's own function refuses from 13 on.
+            kept = 256 - 2 ** (4 + int(4 * strength))
+            return picture.point([value & kept for value in range(256)] * 3)
         case "SolarizeIncreasing":
             return ImageOps.solarize(picture, 256 - int(256 * strength))
         case "SolarizeAdd":
