@@ -19,10 +19,12 @@ from jaxtyping import Float64
 from ml_collections import ConfigDict
 
 from fsvfm_jax import distributed, integrity, report, scoring, sharding
+from fsvfm_jax.convert.folder import read_json
 from fsvfm_jax.convert.measures import HEADS, network
 from fsvfm_jax.convert.weights import is_run, read_source, run_config
 from fsvfm_jax.data.detection_sets import (
     DetectionSet,
+    check_classes,
     open_sets,
     told_of,
     warn_of_common_videos,
@@ -30,8 +32,10 @@ from fsvfm_jax.data.detection_sets import (
 from fsvfm_jax.data.labelled import LABELS
 from fsvfm_jax.data.stats import Stats, known_stats
 from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.fingerprint import FINGERPRINT_FILE
 from fsvfm_jax.models.adapter import Detector
-from fsvfm_jax.report_files import write_report
+from fsvfm_jax.optim import make_schedule
+from fsvfm_jax.report_files import file_stems, write_report
 from fsvfm_jax.train_state import Params
 
 logger = logging.getLogger(__name__)
@@ -76,7 +80,12 @@ def evaluate(config: ConfigDict, workdir: epath.Path, *, check_only: bool = Fals
     distributed.check_same(told_of({**thresholds, **tests}), what="lists of faces")
     warn_of_common_videos(thresholds.values(), tests.values(), use="chooses the threshold")
     trained = _trained_on(path, image_size=size)
-    warn_of_common_videos(trained.values(), tests.values(), use="was trained on")
+    measured = [*thresholds.values(), *tests.values()]
+    warn_of_common_videos(trained.values(), measured, use="was trained on")
+    _check_scorable(tests, thresholds, list(steps), report_kind=config.report)
+    run_steps = _run_steps(path) if is_run(path) else None
+    if "last" in steps and steps["last"] != [run_steps]:
+        logger.warning("the run has not ended: step %d of %s", steps["last"][0], run_steps)
     if check_only:
         logger.info("check: read the detector and the lists; nothing was scored or written")
         return
@@ -97,10 +106,10 @@ def evaluate(config: ConfigDict, workdir: epath.Path, *, check_only: bool = Fals
                 for step in candidates
             ]
             row, of_set = min(of_steps, key=lambda found: _badness(found[0]))
-            rows.append({**row, "candidates": len(candidates)})
-            scores.append(of_set._replace(dataset=f"{name} {selection}"))
+            rows.append({**row, "candidates": len(candidates), "run_steps": run_steps})
+            scores.append(of_set._replace(dataset=_scores_name(name, selection)))
     if len(tests) > 1:
-        rows += report.mean_rows(rows)
+        rows += report.mean_rows(rows, model=config.compare or None)
     if jax.process_index() == 0:
         spoof = config.report == "spoof"
         caption = report.SPOOF_CAPTION if spoof else report.DETECTION_CAPTION
@@ -141,6 +150,32 @@ def _steps(path: Path, config: ConfigDict) -> dict[str, list[int | None]]:
         "given": [given],
     }
     return {selection: choices[selection] for selection in config.select}
+
+
+def _check_scorable(
+    tests: Mapping[str, DetectionSet],
+    thresholds: Mapping[str, DetectionSet],
+    selections: Sequence[str],
+    *,
+    report_kind: str,
+) -> None:
+    """Refuses at once what would else be refused after hours of scoring."""
+    file_stems([_scores_name(name, selection) for selection in selections for name in tests])
+    if report_kind == "spoof" and thresholds:
+        check_classes(thresholds, purpose="choosing a threshold", where=" (config.data.val)")
+    if len(tests) == 1:  # Of several, one that cannot be judged has a row that says so.
+        check_classes(tests, purpose="every metric", where=" (config.data.test)")
+
+
+def _run_steps(run: Path) -> int:
+    """How many steps it will have had when it ends."""
+    images = read_json(run / FINGERPRINT_FILE)["fingerprint"]["images"]
+    return make_schedule(run_config(run), images).total_steps
+
+
+def _scores_name(dataset: str, selection: str) -> str:
+    """What the files of a set's scores are called."""
+    return f"{dataset} {selection}"
 
 
 def _load(path: Path, config: ConfigDict, *, step: int | None) -> Loaded:

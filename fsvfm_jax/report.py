@@ -157,7 +157,7 @@ def video_threshold(scores: Scores) -> float:
     return grid_threshold(means, live).threshold
 
 
-def mean_rows(rows: Iterable[Row], *, paper: published.Published | None = None) -> list[Row]:
+def mean_rows(rows: Iterable[Row], *, model: str | None = None) -> list[Row]:
     """Returns the mean of each metric over the sets: a row per selection and seed.
 
     It is a mean of the sets' own metrics, never a metric of the sets together. A metric that one of
@@ -165,8 +165,8 @@ def mean_rows(rows: Iterable[Row], *, paper: published.Published | None = None) 
 
     Args:
         rows: Of `detection_row` or `spoof_row`.
-        paper: A published average to compare with; without it, the mean of what was published of
-            these sets, if that is known of all.
+        model: As in `detection_row`. Where the papers have no average over just these sets, it is
+            the mean of what they have of each that stands beside ours, if they have all.
     """
     measured = [row for row in rows if "note" not in row]
     means = []
@@ -175,7 +175,8 @@ def mean_rows(rows: Iterable[Row], *, paper: published.Published | None = None) 
         row |= _shared(group, ("selection", "step", "seed", "paper"))
         keys = _rates(group)
         row |= {key: float(np.mean([each[key] for each in group])) for key in keys}
-        means.append(row | _comparison(paper, row))
+        average = published.find_average(model, (each["dataset"] for each in group))
+        means.append(row | _comparison(average, row))
     return means
 
 

@@ -52,14 +52,14 @@ def write_report(
     stems = file_stems([of_set.dataset for of_set in scores])
     table = {"caption": caption, "rows": list(rows)}
     contents = {
-        "table.md": markdown(rows, caption),
-        "table.json": json.dumps(table, indent=1, allow_nan=False) + "\n",
+        "table.md": _encoded(markdown(rows, caption)),
+        "table.json": _encoded(json.dumps(table, indent=1, allow_nan=False) + "\n"),
     }
     for of_set in scores:
-        contents[f"scores/{stems[of_set.dataset]}.csv"] = _image_csv(of_set)
-        contents[f"scores/{stems[of_set.dataset]}_videos.csv"] = _video_csv(of_set)
-    for name, text in contents.items():
-        _write(folder / name, _encoded(text))
+        contents[f"scores/{stems[of_set.dataset]}.csv"] = image_csv(of_set)
+        contents[f"scores/{stems[of_set.dataset]}_videos.csv"] = video_csv(of_set)
+    for name, content in contents.items():
+        _write(folder / name, content)
     if scores:
         pictured = scores[:drawn]
         videos = {x.dataset: video_means(x.p_fake, x.fake, x.videos) for x in pictured}
@@ -91,30 +91,31 @@ def file_stems(datasets: Sequence[str]) -> dict[str, str]:
     return stems
 
 
-def write_scores(path: epath.PathLike, scores: Scores) -> None:
-    """Writes CSV: file, video, label and p_fake of every image, which `read_scores` reads back.
+def image_csv(scores: Scores) -> bytes:
+    """Returns file, video, label and p_fake of every image, which `read_scores` reads back.
 
     Text is in quotes, numbers are not and have all their digits. Names are kept byte by byte, those
     too that begin as a spreadsheet's formula (=, +, -, @): open the file there as text.
-
-    Raises:
-        StorageError: It cannot be written.
     """
-    _write(epath.Path(path), _encoded(_image_csv(scores)))
+    labels = np.where(scores.fake, "fake", "real")
+    columns = (scores.files, scores.videos, labels, scores.p_fake)
+    return _csv(IMAGE_HEADER, zip(*(column.tolist() for column in columns), strict=True))
 
 
-def write_video_scores(path: epath.PathLike, scores: Scores) -> None:
-    """Writes CSV in the same form: video, label, frames and p_fake, the mean, of every video.
+def video_csv(scores: Scores) -> bytes:
+    """Returns in the same form video, label, frames and p_fake, the mean, of every video.
 
     Raises:
         DataError: A video of both classes, or no images.
-        StorageError: It cannot be written.
     """
-    _write(epath.Path(path), _encoded(_video_csv(scores)))
+    names, means, fake = video_means(scores.p_fake, scores.fake, scores.videos)
+    _, frames = np.unique(scores.videos, return_counts=True)
+    columns = (names, np.where(fake, "fake", "real"), frames, means)
+    return _csv(VIDEO_HEADER, zip(*(column.tolist() for column in columns), strict=True))
 
 
 def read_scores(path: epath.PathLike, *, dataset: str, skipped: int = 0) -> Scores:
-    """Returns what `write_scores` wrote; the set's name and what was skipped are not in the file.
+    """Returns the scores of a report's file; the set's name and what was skipped are not in it.
 
     Raises:
         DataError: The file is missing or not of that form.
@@ -138,25 +139,12 @@ def read_scores(path: epath.PathLike, *, dataset: str, skipped: int = 0) -> Scor
     return Scores(dataset, *names, np.array(fake, np.bool_), numbers, skipped)
 
 
-def _image_csv(scores: Scores) -> str:
-    labels = np.where(scores.fake, "fake", "real")
-    columns = (scores.files, scores.videos, labels, scores.p_fake)
-    return _csv(IMAGE_HEADER, zip(*(column.tolist() for column in columns), strict=True))
-
-
-def _video_csv(scores: Scores) -> str:
-    names, means, fake = video_means(scores.p_fake, scores.fake, scores.videos)
-    _, frames = np.unique(scores.videos, return_counts=True)
-    columns = (names, np.where(fake, "fake", "real"), frames, means)
-    return _csv(VIDEO_HEADER, zip(*(column.tolist() for column in columns), strict=True))
-
-
-def _csv(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+def _csv(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, **_FORM)
     writer.writerow(header)
     writer.writerows(lines)
-    return text.getvalue()
+    return _encoded(text.getvalue())
 
 
 def _encoded(text: str) -> bytes:

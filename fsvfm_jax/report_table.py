@@ -38,6 +38,7 @@ COLUMNS = {
     "selection": Column("checkpoint", _text),
     "candidates": Column("of", _count),
     "step": Column("step", _count),
+    "run_steps": Column("of run's", _count),
     "seed": Column("seed", _count),
     "images": Column("images", _count),
     "images_expected": Column("expected", _count),

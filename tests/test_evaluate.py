@@ -2,12 +2,14 @@
 
 import json
 import logging
+import shutil
 
 import numpy as np
 import pytest
 from etils import epath
 from golden_files import detector
 from labelled_trees import write_pictures
+from ml_collections import ConfigDict
 from test_finetune import run, tiny_config
 
 from configs import evaluation, transfer
@@ -15,7 +17,7 @@ from fsvfm_jax import config as config_lib
 from fsvfm_jax import evaluate
 from fsvfm_jax.convert import pth, reference
 from fsvfm_jax.convert.__main__ import main as convert
-from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.report_files import read_scores
 
 
@@ -55,7 +57,7 @@ def test_a_run_gets_a_row_for_every_set_and_way_of_choosing(trained, tmp_path):
     lines = [json.loads(x) for x in (trained / "validation.jsonl").read_text().splitlines()]
     best = min(lines, key=lambda line: line["val_loss"])["step"]
     assert by["swap-a", "validation"]["step"] == best
-    assert by["swap-a", "last"]["step"] == 6
+    assert by["swap-a", "last"]["step"] == by["swap-a", "last"]["run_steps"] == 6
     for name in ("swap-a", "warp-c"):
         others = [by[name, way]["video_auc"] for way in ways]
         assert others[2] == max(others)
@@ -122,6 +124,39 @@ def test_what_is_no_detector_or_no_run_is_named(trained, tmp_path):
 def test_check_scores_and_writes_nothing(trained, tmp_path):
     evaluate.evaluate(evaluation_config(trained), epath.Path(tmp_path / "new"), check_only=True)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "report", "error"),
+    [
+        ("test", "detection", r"config\.data\.test\): no fake face, and every metric needs both"),
+        ("val", "spoof", r"config\.data\.val\): no fake face, and choosing a threshold needs both"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused_before_scoring(trained, tmp_path, kind, report, error):
+    write_pictures(tmp_path / "x" / "test", "real/v.png fake/v.png")
+    config = evaluation_config(trained, report=report, data__paths=(str(tmp_path),))
+    faces = transfer.face_set("folder", "x", split="test", exclude=("fake",))
+    config.data[kind] = ConfigDict({"x": faces})
+    with pytest.raises(DataError, match=error):
+        evaluate.evaluate(config, epath.Path(tmp_path / "new"), check_only=True)
+
+
+def test_two_sets_whose_scores_would_be_one_file_are_refused_before_scoring(trained, tmp_path):
+    config = evaluation_config(trained)
+    config.data.test["SWAP-A"] = transfer.rendered_set("swap-a", "test", videos=6, frames=2)
+    with pytest.raises(DataError, match="give one of the sets another name"):
+        evaluate.evaluate(config, epath.Path(tmp_path / "new"), check_only=True)
+
+
+def test_a_run_that_goes_on_has_no_last_checkpoint_without_a_warning(trained, tmp_path, caplog):
+    stored = json.loads((trained / "config.json").read_text())
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text(json.dumps(stored | {"epochs": 10}))
+    with caplog.at_level(logging.WARNING, "fsvfm_jax"):
+        config = evaluation_config(tmp_path / "run", select=("last",))
+        evaluate.evaluate(config, epath.Path(tmp_path / "report"), check_only=True)
+    assert "the run has not ended: step 6 of " in caplog.text
 
 
 def test_a_run_without_validation_sets_has_no_validated_checkpoint(tmp_path):

@@ -38,7 +38,8 @@ def test_every_encoding_is_measured_with_every_number_of_workers(measured):
     for of in record["encodings"].values():
         assert [row["workers"] for row in of["rates"]] == [0, 1]
         for row in of["rates"]:
-            assert 0 < row["images_per_second"] < 1100 and row["cpu_us_per_image"] >= 0
+            assert 0 < row["images_per_second"] < 1100
+            assert 0 < row["trainer_cpu_us_per_image"] <= row["cpu_us_per_image"]
             assert row["loss"] == pytest.approx(1 - row["images_per_second"] / 1000)
         assert all(of["stages_us"][stage] > 0 for stage in input_speed.STAGES)
         assert of["single_read_us"] > 0

@@ -1,10 +1,11 @@
 """What the papers report, and how much of a set they use."""
 
+from importlib import import_module
 from math import isclose
 
 import pytest
 
-from fsvfm_jax.published import PUBLISHED, Expected, expected, find, papers_name
+from fsvfm_jax.published import PUBLISHED, Expected, expected, find, find_average, papers_name
 
 
 def test_a_figure_is_found_by_any_name_of_the_set():
@@ -29,7 +30,7 @@ def test_the_letters_of_protocols_are_no_names():
 
 def test_no_figure_stands_twice():
     keys = [figure[:3] for figure in PUBLISHED]
-    assert len(set(keys)) == len(keys) == 30
+    assert len(set(keys)) == len(keys) == 24
 
 
 def test_the_spoof_sets_average_to_what_the_paper_prints():
@@ -56,3 +57,19 @@ def test_averages_are_said_to_be_read_off_a_figure():
     average = find("FS-Adapter ViT-B", "DiFF average", "frame_auc")
     assert average.percent == 75.3 and "read off a figure" in average.source
     assert all("figure" in x.source for x in PUBLISHED if "average" in x.dataset)
+
+
+def test_an_average_is_of_just_its_sets():
+    diff = ("T2I", "DiFF I2I", "FS", "FE")
+    assert find_average("FS-VFM ViT-B", diff) == find("FS-VFM ViT-B", "DiFF average", "frame_auc")
+    deepfakes = ("Celeb-DF-v2", "DFD", "DFDC", "DFDCP", "WildDeepfake", "CDFpp", "FFIW")
+    assert find_average("FS-VFM ViT-L", deepfakes).percent == 91.8
+    assert find_average("FS-VFM ViT-L", deepfakes[1:]) is None
+    assert find_average("FS-VFM ViT-L", (*deepfakes, "mine")) is None
+    assert find_average(None, diff) is None
+
+
+@pytest.mark.parametrize("name", ["dfd", "diff"])
+def test_a_config_tests_the_sets_of_an_average(name):
+    tested = import_module(f"configs.eval.{name}").get_config().data.test
+    assert find_average("FS-VFM ViT-B", tested)

@@ -16,10 +16,10 @@ from fsvfm_jax.errors import DataError, StorageError
 from fsvfm_jax.report import Scores, detection_row
 from fsvfm_jax.report_files import (
     file_stems,
+    image_csv,
     read_scores,
+    video_csv,
     write_report,
-    write_scores,
-    write_video_scores,
 )
 from fsvfm_jax.report_table import markdown
 
@@ -56,15 +56,14 @@ def test_scores_of_hostile_names_are_read_back_exactly(tmp_path):
     p_fake = np.random.default_rng(0).random(len(HOSTILE))
     names = np.array(HOSTILE, np.str_)
     scores = Scores("x", names, names[::-1], p_fake > 0.5, p_fake, 2)
-    write_scores(tmp_path / "x.csv", scores)
+    (tmp_path / "x.csv").write_bytes(image_csv(scores))
     assert same(read_scores(tmp_path / "x.csv", dataset="x", skipped=2), scores)
 
 
-def test_names_are_kept_byte_by_byte(tmp_path):
+def test_names_are_kept_byte_by_byte():
     scores = scored("x", {"f": (0.1,)})._replace(files=np.array([os.fsdecode(b"=\xe9.png")]))
-    write_scores(tmp_path / "x.csv", scores)
     expected = b'"file","video","label","p_fake"\n"=\xe9.png","f","fake",0.1\n'
-    assert (tmp_path / "x.csv").read_bytes() == expected
+    assert image_csv(scores) == expected
 
 
 @given(p_fake=st.lists(st.floats(0, 1), max_size=20), data=st.data())
@@ -83,15 +82,14 @@ def test_scores_keep_all_their_digits(tmp_path_factory, p_fake, data):
         0,
     )
     path = tmp_path_factory.mktemp("scores") / "x.csv"
-    write_scores(path, scores)
+    path.write_bytes(image_csv(scores))
     back = read_scores(path, dataset="x")
     assert same(back._replace(files=0, videos=0), scores._replace(files=0, videos=0))
     assert back.files.tolist() == names and back.videos.tolist() == videos
 
 
-def test_scores_of_videos_are_means(tmp_path):
-    write_video_scores(tmp_path / "v.csv", scored("x", {"r,0": (0.25, 0.5), "f1": (1.0,)}))
-    text = (tmp_path / "v.csv").read_text()
+def test_scores_of_videos_are_means():
+    text = video_csv(scored("x", {"r,0": (0.25, 0.5), "f1": (1.0,)})).decode()
     expected = '"video","label","frames","p_fake"\n"f1","fake",1,1.0\n"r,0","real",2,0.375\n'
     assert text == expected
 

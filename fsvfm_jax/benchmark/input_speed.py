@@ -123,17 +123,20 @@ def benchmark_input(args: argparse.Namespace, *, command: str) -> None:
 def summary(record: dict[str, Any]) -> str:
     """Markdown tables: of each encoding with each number of workers, and of where the time goes."""
     lines = [
-        "| encoding | workers | images/s | CPU us/image | images/s a core | loss to the step |",
-        "|---|---:|---:|---:|---:|---:|",
+        "| encoding | workers | images/s | CPU us/image | of it the trainer's | images/s a core"
+        " | loss to the step |",
+        "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for encoding, of in record["encodings"].items():
         for row in of["rates"]:
-            cpu = row["cpu_us_per_image"]
+            cpu, own = row["cpu_us_per_image"], row["trainer_cpu_us_per_image"]
+            times = "-", f"{own:.0f}", "-"
+            if cpu is not None:
+                times = f"{cpu:.0f}", f"{own:.0f}", f"{1e6 / cpu:.0f}"
             loss = "-" if row["loss"] is None else f"{row['loss']:.1%}"
-            core = "-" if cpu is None else f"{1e6 / cpu:.0f}"
             lines.append(
                 f"| {encoding} | {row['workers'] or 'threads'} | {row['images_per_second']:.0f} |"
-                f" {'-' if cpu is None else f'{cpu:.0f}'} | {core} | {loss} |"
+                f" {' | '.join(times)} | {loss} |"
             )
     lines += ["", "| us/image, one thread | " + " | ".join(STAGES) + " | single reads |"]
     lines.append("|---|" + "---:|" * (len(STAGES) + 1))
@@ -189,17 +192,21 @@ def _rate(source: FaceRecords, args: argparse.Namespace, workers: int) -> dict[s
         steps = _steps(batches, to_device=args.to == "device", step_rate=args.step_rate)
         for _ in range(4 + workers):  # read ahead, while the timed ones are too
             next(steps)
-        began, cpu, images = time.monotonic(), _cpu_seconds(), 0
+        began, own, of_workers, images = time.monotonic(), time.process_time(), _workers_cpu(), 0
         while time.monotonic() - began < args.seconds:
             next(steps)
             images += args.batch_size
         elapsed = time.monotonic() - began
-        cpu = None if cpu is None else (_cpu_seconds() - cpu) / images * 1e6
+        own = (time.process_time() - own) / images * 1e6
+        cpu = None
+        if of_workers is not None:
+            cpu = own + (_workers_cpu() - of_workers) / images * 1e6
     rate = images / elapsed
     return {
         "workers": workers,
         "images_per_second": rate,
         "cpu_us_per_image": cpu,
+        "trainer_cpu_us_per_image": own,
         "loss": None if args.step_rate is None else 1 - rate / args.step_rate,
     }
 
@@ -221,12 +228,12 @@ def _steps(
         yield
 
 
-def _cpu_seconds() -> float | None:
-    """Of this process and its workers since they started; None where the system does not tell."""
+def _workers_cpu() -> float | None:
+    """Seconds of this process's workers since they started; None where the system does not tell."""
     ticks = 0
     try:
-        for pid in (os.getpid(), *(child.pid for child in multiprocessing.active_children())):
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        for worker in multiprocessing.active_children():
+            fields = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()
             ticks += int(fields[11]) + int(fields[12])
     except OSError:
         return None
