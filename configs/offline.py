@@ -30,8 +30,10 @@ METHODS = {
     "full": ("full", True),
 }
 TRAINED = "swap-a"
-# "swap-a" itself has new faces; the others are unseen cameras, and unseen forgeries but "swap-b".
+# "swap-a" itself has new faces, the others unseen cameras too. The forgeries of "swap-b" and of
+# "warp-c" are among those of "swap-a"; those of "texture-d" and "upsample-e" are unseen.
 TESTED = ("swap-a", "swap-b", "warp-c", "texture-d", "upsample-e")
+UNSEEN_FORGERIES = ("texture-d", "upsample-e")
 SPOOFS = ("cam-m", "cam-c", "cam-i", "cam-o")
 # Videos and frames of each, by set and split; half of the videos are fake.
 RENDERED = {

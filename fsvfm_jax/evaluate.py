@@ -8,6 +8,7 @@ not know the answers.
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float64
 from ml_collections import ConfigDict
 
+from fsvfm_jax import config as config_lib
 from fsvfm_jax import distributed, integrity, report, scoring, sharding
 from fsvfm_jax.convert.folder import read_json
 from fsvfm_jax.convert.measures import HEADS, network
@@ -36,6 +38,7 @@ from fsvfm_jax.fingerprint import FINGERPRINT_FILE
 from fsvfm_jax.models.adapter import Detector
 from fsvfm_jax.optim import make_schedule
 from fsvfm_jax.report_files import file_stems, write_report
+from fsvfm_jax.run_files import write_text
 from fsvfm_jax.train_state import Params
 
 logger = logging.getLogger(__name__)
@@ -79,11 +82,15 @@ def evaluate(config: ConfigDict, workdir: epath.Path, *, check_only: bool = Fals
     thresholds = open_sets(config.data.val, config.data.paths, image_size=size)
     distributed.check_same(told_of({**thresholds, **tests}), what="lists of faces")
     warn_of_common_videos(thresholds.values(), tests.values(), use="chooses the threshold")
-    trained = _trained_on(path, image_size=size)
     measured = [*thresholds.values(), *tests.values()]
-    warn_of_common_videos(trained.values(), measured, use="was trained on")
+    trained, chose = (_sets_of_run(path, kind, image_size=size) for kind in ("train", "val"))
+    warn_of_common_videos(trained, measured, use="was trained on")
+    warn_of_common_videos(chose, tests.values(), use="chose the checkpoint")
     _check_scorable(tests, thresholds, list(steps), report_kind=config.report)
-    run_steps = _run_steps(path) if is_run(path) else None
+    run_steps, seed = None, config.init.seed
+    if is_run(path):
+        run_steps = _run_steps(path)
+        seed = run_config(path).seed if seed is None else seed
     if "last" in steps and steps["last"] != [run_steps]:
         logger.warning("the run has not ended: step %d of %s", steps["last"][0], run_steps)
     if check_only:
@@ -99,10 +106,11 @@ def evaluate(config: ConfigDict, workdir: epath.Path, *, check_only: bool = Fals
             logger.info("checkpoint %d", step)
         margins[step] = _score(predict, detector, config, {**thresholds, **tests}, mesh)
     rows, scores = [], []
+    row_of = partial(_row, config=config, seed=seed)
     for selection, candidates in steps.items():
         for name, faces in tests.items():
             of_steps = [
-                _row(name, faces, thresholds, margins[step], config, selection, step)
+                row_of(name, faces, thresholds, margins[step], selection=selection, step=step)
                 for step in candidates
             ]
             row, of_set = min(of_steps, key=lambda found: _badness(found[0]))
@@ -113,7 +121,9 @@ def evaluate(config: ConfigDict, workdir: epath.Path, *, check_only: bool = Fals
     if jax.process_index() == 0:
         spoof = config.report == "spoof"
         caption = report.SPOOF_CAPTION if spoof else report.DETECTION_CAPTION
+        caption = f"{caption}\n\n{_protocol(config)}"
         write_report(workdir, rows, scores, caption=caption, drawn=len(tests))
+        write_text(workdir / "config.json", config_lib.to_json(config))
         logger.info("done: %s", workdir / "table.md")
 
 
@@ -167,6 +177,20 @@ def _check_scorable(
         check_classes(tests, purpose="every metric", where=" (config.data.test)")
 
 
+def _protocol(config: ConfigDict) -> str:
+    """What a reader must know to compare the numbers with others."""
+    lines = [f"Detector: {config.init.params}; images: {config.data.view}, in {config.dtype}."]
+    for name, one in {**config.data.val, **config.data.test}.items():
+        options = {
+            k: x for k, x in sorted(one.items()) if x not in ("", None, ()) and k != "layout"
+        }
+        if options.get("frames") == 0:
+            options["frames"] = "all"
+        told = ", ".join(f"{key} {x}" for key, x in options.items())
+        lines.append(f"{name}: {one.layout} {told}.")
+    return "\n".join(lines)
+
+
 def _run_steps(run: Path) -> int:
     """How many steps it will have had when it ends."""
     images = read_json(run / FINGERPRINT_FILE)["fingerprint"]["images"]
@@ -183,6 +207,8 @@ def _load(path: Path, config: ConfigDict, *, step: int | None) -> Loaded:
     source = read_source(path, branch="student", told=told, step=step)
     if "head" not in source.params and "classifier" not in source.params:
         raise DataError(f"{path} is no detector: fine-tune it first (config.task = 'finetune')")
+    if (classes := source.model["num_classes"]) != len(LABELS):
+        raise DataError(f"{path} tells {classes} classes apart, not two: {' and '.join(LABELS)}")
     heads = {name: source.model[name] for name in HEADS if name in source.model}
     model = network(source.params, **heads).clone(dtype=config.dtype)
     stats = known_stats(config.data, epath.Path(path)) or source.facts.get("stats")
@@ -209,16 +235,16 @@ def _reversed(params: Params) -> Params:
     return params | {last: {name: x[..., ::-1] for name, x in params[last].items()}}
 
 
-def _trained_on(path: Path, *, image_size: int) -> dict[str, DetectionSet]:
-    """The sets that a run was trained on, where they are still to be found."""
+def _sets_of_run(path: Path, kind: str, *, image_size: int) -> list[DetectionSet]:
+    """The sets that a run was trained ("train") or validated on, if they are still to be found."""
     if not is_run(path):
-        return {}
+        return []
     data = run_config(path).data
     try:
-        return open_sets(data.train, data.paths, image_size=image_size)
+        return list(open_sets(data.get(kind, {}), data.paths, image_size=image_size).values())
     except DataError as error:
-        logger.warning("whether tests are among what was trained on is not known: %s", error)
-        return {}
+        logger.warning("whether the run knew the tests is not known: %s", error)
+        return []
 
 
 def _score(
@@ -251,15 +277,17 @@ def _row(
     faces: DetectionSet,
     thresholds: Mapping[str, DetectionSet],
     margins: Mapping[str, Margins],
+    *,
     config: ConfigDict,
     selection: str,
     step: int | None,
+    seed: int | None,
 ) -> tuple[report.Row, report.Scores]:
     scores = scoring.to_scores(margins[name], faces, dataset=name)
     options = {
         "selection": selection,
         "step": step,
-        "seed": config.init.seed,
+        "seed": seed,
         "model": config.compare or None,
         "alone": len(config.data.test) == 1,
     }

@@ -28,7 +28,18 @@ from fsvfm_jax.errors import ConfigError, nearest
 logger = logging.getLogger(__name__)
 
 VARIABLE = "FSVFM_FAULT"
-POINTS = ("start", "restore", "compile", "data", "step", "save", "commit", "manifest", "picture")
+POINTS = (
+    "start",
+    "restore",
+    "compile",
+    "data",
+    "step",
+    "validation",  # after every batch of it
+    "save",
+    "commit",
+    "manifest",
+    "picture",
+)
 SIGNALS = {
     "kill": signal.SIGKILL,
     "term": signal.SIGTERM,

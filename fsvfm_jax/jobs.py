@@ -1,7 +1,6 @@
 """The tasks that the loop can train: each one's data, network and starting weights."""
 
 import logging
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -24,7 +23,7 @@ from fsvfm_jax.data.pipeline import Element
 from fsvfm_jax.data.sources import FaceSet, JoinedSets, make_source
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.models import build_detector
-from fsvfm_jax.train_state import Job, Params
+from fsvfm_jax.train_state import Job, Validate
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +87,7 @@ def labelled_element(config: ConfigDict, *, stats: Stats) -> Element:
 
 def open_validation(
     config: ConfigDict, *, source: JoinedSets, mesh: Mesh, stats: Stats
-) -> Callable[[Params], dict[str, float]] | None:
+) -> Validate | None:
     """Scores on `config.data.val`, beside what `source` trains on; None where it names no set."""
     sets = open_detection_sets(config, "val")
     if not sets:

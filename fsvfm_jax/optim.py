@@ -13,6 +13,8 @@ import optax
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
+from fsvfm_jax.errors import ConfigError
+
 NOT_DECAYED = ("bias", "scale")
 # In fine-tuning, where positions are trained too.
 NOT_DECAYED_IN_DETECTORS = (*NOT_DECAYED, "cls_token", "pos_embed")
@@ -76,6 +78,9 @@ def make_schedule(config: ConfigDict, num_samples: int) -> Schedule:
     Args:
         config: The resolved config.
         num_samples: Images in the data set.
+
+    Raises:
+        ConfigError: The warm-up would not end.
     """
     teacher = config.get("teacher")
     momentum = None
@@ -85,6 +90,12 @@ def make_schedule(config: ConfigDict, num_samples: int) -> Schedule:
     epochs = config.epochs
     if total_steps is not None:
         epochs = total_steps * config.batch_size / num_samples
+        if config.optimizer.warmup_epochs >= epochs:
+            raise ConfigError(
+                f"config.optimizer.warmup_epochs = {config.optimizer.warmup_epochs} leaves nothing"
+                f" of config.total_steps = {total_steps}, which are {epochs:.3g} epochs: set"
+                " --config.optimizer.warmup_epochs below that, such as 0"
+            )
     return Schedule(
         steps_per_epoch=num_samples / config.batch_size,
         total_steps=total_steps or math.ceil(epochs * num_samples / config.batch_size),

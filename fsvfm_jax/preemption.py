@@ -10,7 +10,7 @@ from jax.experimental import multihost_utils
 
 
 class StopWaiting(Exception):
-    """The wish came while nothing was being done but waiting."""
+    """The wish came while nothing was being done that must be finished."""
 
 
 class Preemption:
@@ -23,6 +23,7 @@ class Preemption:
     def __init__(self) -> None:
         self._signalled = False
         self._waiting = False
+        self._asked = 0
         self._handlers: dict[int, object] = {}
 
     def __enter__(self) -> "Preemption":
@@ -36,17 +37,23 @@ class Preemption:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
-    def requested(self, step: int) -> bool:
-        """Whether to stop after this step; all processes get the same answer for the same step."""
-        if jax.process_count() == 1:
-            return self._signalled
-        return multihost_utils.reached_preemption_sync_point(step)
+    def requested(self) -> bool:
+        """Whether to stop now; all processes ask equally often and get the same answers."""
+        if jax.process_count() > 1 and not self._signalled:
+            self._asked += 1
+            self._signalled = multihost_utils.reached_preemption_sync_point(self._asked)
+        return self._signalled
+
+    def check(self) -> None:
+        """Raises StopWaiting if `requested`."""
+        if self.requested():
+            raise StopWaiting
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
         """The body only waits, perhaps for ever: the wish ends it.
 
-        Several processes go on waiting, since they can stop only together, after the same step.
+        Several processes go on waiting, since they can stop only together: where all ask.
 
         Raises:
             StopWaiting: The wish came, or is there already.

@@ -5,7 +5,8 @@ percent. What the papers report stands beside (`published.py`).
 """
 
 import logging
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -41,7 +42,8 @@ of frames. The papers report the video AUC (of DiFF, where a video is one image,
 have of a set; of CDFv2 they count only Celeb-real as real, not YouTube-real."""
 
 SPOOF_CAPTION = """\
-In percent, per video (mean of its frames), live being the positive class. After @ stands where the
+In percent, per video (mean of its frames), live being the positive class; in brackets the 95 %
+interval over videos (bootstrap), the threshold being kept. After @ stands where the
 threshold comes from: other videos (validation), none (0.5), or the very videos tested on (test).
 The papers report "HTER = ACER @test" in the row "test-oracle", which picks both the checkpoint and
 the threshold on the test set: "published" and "difference" (ours less theirs) are of that column,
@@ -135,8 +137,13 @@ def spoof_row(
     row = _about(scores, selection=selection, step=step, seed=seed, alone=alone)
     if "note" in row:
         return row
-    _, means, live = _live_videos(scores)
+    names, means, live = _live_videos(scores)
+
+    def interval(metric: Callable[..., float]) -> list[float]:
+        return list(bootstrap_interval(metric, means, live, names, seed=BOOTSTRAP_SEED))
+
     row["auc"] = auc(means, live)
+    row["auc_interval"] = interval(auc)
     row["tpr_at_fpr_1"] = tpr_at_fpr(means, live, 0.01)
     own = grid_threshold(means, live).threshold
     for source, threshold in {**thresholds, "0.5": 0.5, "test": own}.items():
@@ -144,6 +151,7 @@ def spoof_row(
         row |= {
             f"threshold@{source}": float(threshold),
             f"hter@{source}": rates.hter,
+            f"hter_interval@{source}": interval(partial(_hter, threshold=threshold)),
             f"apcer@{source}": rates.far,
             f"bpcer@{source}": rates.frr,
             f"acer@{source}": rates.hter,
@@ -221,6 +229,12 @@ def _about(
         row["note"] = f"n/a ({found})"
         logger.warning("no metrics of %s, %d images: %s", scores.dataset, len(scores.fake), found)
     return row
+
+
+def _hter(
+    scores: Float64[np.ndarray, " N"], live: Bool[np.ndarray, " N"], *, threshold: float
+) -> float:
+    return error_rates(scores, live, threshold).hter
 
 
 def _live_videos(scores: Scores) -> VideoScores:

@@ -108,5 +108,6 @@ def _cell(row: Row, key: str) -> str:
     if isinstance(value, dict):
         spread = "" if value["sd"] is None else f" +- {_percent(value['sd'])}"
         return f"{write(value['mean'])}{spread} (n={value['n']})"
-    interval = row.get(f"{key}_interval")
+    base, at, source = key.partition("@")
+    interval = row.get(f"{base}_interval{at}{source}")
     return write(value) + (f" [{', '.join(map(write, interval))}]" if interval else "")

@@ -23,7 +23,7 @@ from fsvfm_jax.errors import DataError
 from fsvfm_jax.models.adapter import Detector
 from fsvfm_jax.progress import progress
 from fsvfm_jax.report import Scores
-from fsvfm_jax.train_state import Batch, Params
+from fsvfm_jax.train_state import Batch, Params, Validate
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +81,7 @@ def score_set(
     batch_size: int,
     num_workers: int,
     mesh: Mesh,
+    go_on: Callable[[], None] = lambda: None,
 ) -> Float64[np.ndarray, " N"]:
     """Returns the margin of every face, in the set's order and on every process; NaN if unread.
 
@@ -97,6 +98,7 @@ def score_set(
         batch_size: Over all devices.
         num_workers: Processes that read and decode on each host; 0 uses threads.
         mesh: Over all devices.
+        go_on: Called after every batch; what it raises ends the scoring.
 
     Raises:
         DataError: The network's output is not finite.
@@ -124,6 +126,7 @@ def score_set(
                 raise DataError(f"{name}: what the network says is not finite: it cannot be judged")
             margins = np.where(readable, margins.astype(np.float64), np.nan)
             found.append(margins)
+            go_on()
     return np.concatenate(found)[: len(faces)]
 
 
@@ -168,7 +171,7 @@ def validation_scores(
 
 def open_validation(
     config: ConfigDict, sets: Sequence[DetectionSet], *, stats: Stats, mesh: Mesh, model: Detector
-) -> Callable[[Params], dict[str, float]]:
+) -> Validate:
     """What gives a network's scores on the validation sets; see `validation_scores`."""
     predict = make_predict(model, stats=stats, mesh=mesh)
     options = {
@@ -179,9 +182,9 @@ def open_validation(
         "mesh": mesh,
     }
 
-    def validate(params: Params) -> dict[str, float]:
+    def validate(params: Params, go_on: Callable[[], None]) -> dict[str, float]:
         margins = [
-            score_set(predict, params, faces, name=f"validation {number}", **options)
+            score_set(predict, params, faces, name=f"validation {number}", go_on=go_on, **options)
             for number, faces in enumerate(sets, start=1)
         ]
         return validation_scores(margins, sets)

@@ -183,8 +183,13 @@ def train(
             watchdog.rest()
             if validate is not None and scored:
                 score = math.nan
+
+                def go_on() -> None:
+                    fault("validation", step, process=process)
+                    preemption.check()
+
                 with contextlib.suppress(StopWaiting), preemption.waiting():
-                    found = validate(state.params)
+                    found = validate(state.params, go_on)
                     score = found["val_loss"]
                     tracker.validation(step, found)
             # It may wait for the save before it, which has a limit of its own.
@@ -203,7 +208,7 @@ def train(
                 " on"
             )
 
-        if preemption.requested(start_step):
+        if preemption.requested():
             stop(start_step)
         for step in range(start_step + 1, schedule.total_steps + 1):
             began = time.monotonic()
@@ -235,7 +240,7 @@ def train(
             last = step == schedule.total_steps
             if last or step % every == 0:
                 save(step)
-            if preemption.requested(step) and not last:
+            if preemption.requested() and not last:
                 stop(step)
             watchdog.beat(
                 f"step {step + 1} (config.watchdog.step_seconds)", config.watchdog.step_seconds

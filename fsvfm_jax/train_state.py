@@ -85,6 +85,11 @@ def all_or_nothing(
     return state._replace(step=old.step + 1), {"grad_norm": grad_norm, "skipped": skipped}
 
 
+# From parameters, and what is called after every batch (and raises to end it), to their scores on
+# faces that are not trained on, `val_loss` among them.
+Validate = Callable[[Params, Callable[[], None]], dict[str, float]]
+
+
 class Job(NamedTuple):
     """What the loop asks of a task before its network is built; each takes the resolved config.
 
@@ -96,8 +101,8 @@ class Job(NamedTuple):
         make_task: With `stats`, what is trained.
         load_weights: With a state at step 0, the same with the weights that `config.init` names,
             and their origin.
-        open_validation: With the `source`, the mesh and `stats`, what gives the scores of a state's
-            parameters on faces that are not trained on, `val_loss` among them; None without any.
+        open_validation: With the `source`, the mesh and `stats`, a `Validate`; None without any
+            faces to validate on.
     """
 
     open_source: Callable[[ConfigDict], FaceSet]
@@ -106,4 +111,4 @@ class Job(NamedTuple):
     fingerprint: Callable[[ConfigDict], dict[str, Any]]
     make_task: Callable[..., Task]
     load_weights: Callable[[TrainState, ConfigDict], tuple[TrainState, dict[str, Any]]]
-    open_validation: Callable[..., Callable[[Params], dict[str, float]] | None]
+    open_validation: Callable[..., Validate | None]

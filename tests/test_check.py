@@ -70,6 +70,16 @@ def test_a_healthy_set_and_its_tree(
     assert f"std {stats.std[0]:.4f}" in told
 
 
+def test_findings_come_before_a_picture_that_cannot_be_written(
+    tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    no_place = ("--contact-sheet", tree / "none" / "x.png")
+    with pytest.raises(StorageError, match="name another by --contact-sheet"):
+        run(tree, *no_place)
+    (tree / "parsing_maps/a/000.npy").unlink()
+    assert findings(capsys, tree, *no_place) == findings(capsys, tree)
+
+
 def test_files_that_cannot_be_read(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images, maps = tree / "images", tree / "parsing_maps"
     (images / "a/002.png").write_bytes((images / "a/002.png").read_bytes()[:-30])

@@ -16,6 +16,7 @@ import pytest
 
 from fsvfm_jax import distributed
 from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.report_files import read_scores
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -32,6 +33,20 @@ TINY = [
 ]
 
 
+DETECTOR = """
+from configs import transfer
+
+def get_config():
+    c = transfer.get_config("vit_small_patch16", "smoke")
+    c.model.update(image_size=32, width=32, depth=1)
+    c.update(batch_size=16)
+    c.data.train = {{"x": transfer.rendered_set("cam-o", "train", videos=16)}}
+    c.data.val = {{"x": transfer.rendered_set("cam-o", "val", videos={validated})}}
+    c.checkpoint.every = 2
+    return c
+"""
+
+
 def free_address() -> str:
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -39,7 +54,11 @@ def free_address() -> str:
 
 
 def start(
-    workdirs: list[Path], *arguments: str, devices: int = 1, faults: Sequence[str] = ()
+    workdirs: list[Path],
+    *arguments: str,
+    devices: int = 1,
+    faults: Sequence[str] = (),
+    tiny: Sequence[str] = TINY,
 ) -> list[subprocess.Popen]:
     """Starts the command in as many processes as there are workdirs; `faults` has one for each."""
     joined = [f"--coordinator={free_address()}", f"--num_processes={len(workdirs)}"]
@@ -50,7 +69,7 @@ def start(
             sys.executable,
             "-m",
             "fsvfm_jax.main",
-            *TINY,
+            *tiny,
             f"--workdir={workdir}",
             *arguments,
         ]
@@ -115,6 +134,46 @@ def test_sigterm_to_one_process_saves_and_stops_both(one_process, tmp_path):
     step = re.search(r"stopped at step (\d+) and saved", said[1])[1]
     assert f"stopped at step {step} and saved" in said[0]
     assert [x.name for x in (tmp_path / "checkpoints").iterdir()] == [step]
+
+
+def test_sigterm_to_one_process_ends_the_validation_of_both(tmp_path):
+    """The step is saved without its score: the validation would last for minutes."""
+    (tmp_path / "c.py").write_text(DETECTOR.format(validated=10_000))
+    faults = ["", "validation:2:term"]
+    run = tmp_path / "run"
+    children = start([run] * 2, faults=faults, tiny=[f"--config={tmp_path}/c.py"])
+    said = [child.communicate(timeout=120)[1] for child in children]
+    assert [child.returncode for child in children] == [75, 75], said
+    assert all("stopped at step 2 and saved" in text for text in said), said
+    assert [x.name for x in (run / "checkpoints").iterdir()] == ["2"]
+    assert not (run / "validation.jsonl").exists()
+
+
+def test_two_processes_score_every_face_once_and_as_one_does(tmp_path):
+    (tmp_path / "c.py").write_text(DETECTOR.format(validated=4))
+    run = tmp_path / "run"
+    (child,) = start([run], tiny=[f"--config={tmp_path}/c.py"])
+    said = child.communicate(timeout=120)[1]
+    assert child.returncode == 0, said
+    evaluation = ["--config=configs/eval/rendered.py:smoke", f"--config.init.params={run}"]
+    for count in (1, 2):
+        children = start(
+            [tmp_path / f"of_{count}"] * count, "--config.batch_size=14", tiny=evaluation
+        )
+        said = [child.communicate(timeout=120)[1] for child in children]
+        assert all(child.returncode == 0 for child in children), said
+    one, two = (
+        read_scores(tmp_path / of / "scores" / "cam-o_last.csv", dataset="cam-o")
+        for of in ("of_1", "of_2")
+    )
+    assert len(set(one.files)) == len(one.files) > 14
+    np.testing.assert_array_equal(one.files, two.files)
+    np.testing.assert_allclose(one.p_fake, two.p_fake, rtol=0, atol=1e-6)
+    rows = [
+        json.loads((tmp_path / of / "table.json").read_text())["rows"] for of in ("of_1", "of_2")
+    ]
+    counts = [[(row.get("images"), row.get("videos")) for row in of] for of in rows]
+    assert counts[0] == counts[1]
 
 
 def test_one_process_s_own_error_ends_it_with_its_code_and_the_others_soon_after(tmp_path):

@@ -34,6 +34,7 @@ def test_original_bytes_are_kept_where_all_decode_them_alike(tmp_path: Path) -> 
     picture.save(tree / "images/turned.jpg", exif=turned)
     picture.save(tree / "images/webp.webp")
     picture.convert("L").save(tree / "images/grey.jpg")
+    picture.save(tree / "images/broken.png", exif=b"Exif\0\0garbage!")
     files = {file.stem: file.read_bytes() for file in (tree / "images").iterdir()}
     for name in files:
         Image.fromarray(parsing_map).save(tree / "parsing_maps" / f"{name}.png")

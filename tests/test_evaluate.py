@@ -67,6 +67,12 @@ def test_a_run_gets_a_row_for_every_set_and_way_of_choosing(trained, tmp_path):
     )
     assert "test-oracle" in (tmp_path / "table.md").read_text()
     assert (tmp_path / "roc.png").stat().st_size > 10_000
+    assert all(row["seed"] == 0 for row in rows)
+    text = (tmp_path / "table.md").read_text()
+    assert f"Detector: {trained}; images: resize, in float32." in text
+    assert "swap-a: rendered frames 2, name swap-a, seed 0, split test, videos 6." in text
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert stored["init"]["params"] == str(trained) and stored["task"] == "evaluate"
     scores = read_scores(tmp_path / "scores" / "swap-a_last.csv", dataset="swap-a")
     assert len(scores.files) == 12 and scores.fake.sum() == 6
 
@@ -78,6 +84,8 @@ def test_a_spoof_table_has_thresholds_from_other_videos_from_the_test_and_half(t
     row = rows_of(tmp_path)[0]
     for source in ("validation", "0.5", "test"):
         assert 0 <= row[f"hter@{source}"] <= 1 and 0 <= row[f"apcer@{source}"] <= 1
+    low, high = row["hter_interval@validation"]
+    assert low <= row["hter@validation"] <= high
     assert row["hter@test"] <= min(row["hter@validation"], row["hter@0.5"]) + 1e-12
     assert "threshold on the test set" in (tmp_path / "table.md").read_text()
 
@@ -180,7 +188,10 @@ def test_tests_that_were_trained_on_are_counted(tmp_path, caplog):
     config = evaluation_config(tmp_path / "run", data__paths=(str(tmp_path),))
     with config.data.unlocked():
         config.data.test = {"c": transfer.face_set("folder", split="test")}
+        config.data.val = {"d": transfer.face_set("folder", split="test")}
     caplog.clear()
     with caplog.at_level(logging.WARNING, "fsvfm_jax"):
         evaluate.evaluate(config, epath.Path(tmp_path / "report"), check_only=True)
     assert "4 videos of c seem to be in a too, which was trained on" in caplog.text
+    assert "4 videos of d seem to be in a too, which was trained on" in caplog.text
+    assert "4 videos of c seem to be in b too, which chose the checkpoint" in caplog.text

@@ -112,6 +112,11 @@ def test_names_that_crops_would_share_are_refused(tmp_path: Path) -> None:
     names, refused = found(tmp_path)
     assert names == ["b.jpg", "v.mp4"]
     assert set(refused) == {"a.jpg", "a.png", "v_frame_3.jpg", "v_frame_3_0.jpg"}
+    # Of a video the frames have a number more; a folder must not be called as a crop is.
+    touch(tmp_path / "x", ["v.mp4", "v_frame_3.mp4", "b.png/c.jpg", "d/e.npy/f.jpg"])
+    names, refused = found(tmp_path / "x")
+    assert names == ["v.mp4", "v_frame_3.mp4"]
+    assert set(refused) == {"b.png/c.jpg", "d/e.npy/f.jpg"}
 
 
 def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
@@ -130,7 +135,7 @@ def test_images_of_a_tree(tmp_path: Path) -> None:
     touch(tmp_path, ["b.png", "sub/a.jpg", "v.mp4", "n.npy"])
     names, refused = find_images(str(tmp_path))
     assert names == ["b.png", "sub/a.jpg"]
-    assert [refusal.name for refusal in refused] == ["n.npy"]
+    assert [refusal.name for refusal in refused] == ["n.npy", "v.mp4"]
     with pytest.raises(DataError, match="does not exist"):
         find_images(str(tmp_path / "images"))
     with pytest.raises(DataError, match="has no PNG, JPEG or WebP image"):

@@ -152,9 +152,10 @@ def test_tokens_positions_and_vectors_are_not_decayed():
     assert all(name.split("/")[-1] in optim.NOT_DECAYED_IN_DETECTORS for name in names)
 
 
-def one_step(config, *, devices=1, accum_steps=1, steps=1):
+def one_step(config, *, devices=1, fsdp=1, accum_steps=1, steps=1):
     task = finetune.make_task(config, stats=STATS)
-    mesh = sharding.make_mesh({"data": devices, "fsdp": 1}, jax.devices()[:devices])
+    sides = {"data": devices // fsdp, "fsdp": fsdp}
+    mesh = sharding.make_mesh(sides, jax.devices()[:devices])
     state = compilation.fresh_state(task, compilation.state_template(task, mesh), seed=0)
     before = jax.tree.map(np.array, state)
     lowered = compilation.lower_step(task, mesh, batch_size=16, accum_steps=accum_steps)
@@ -219,12 +220,23 @@ def test_the_spoof_classifier_moves_as_one_of_unit_length():
     assert 0 < move.max() < 1.1e-3
 
 
-@pytest.mark.parametrize("mode", ["full", "adapter"])
-def test_one_device_or_eight_the_same_step(mode):
+def test_an_adapters_step_has_no_backward_pass_through_the_backbone():
+    mesh = sharding.make_mesh({"data": 1, "fsdp": 1}, jax.devices()[:1])
+
+    def flops(mode):
+        task = finetune.make_task(tiny_config(mode, {"model.width": 64}), stats=STATS)
+        lowered = compilation.lower_step(task, mesh, batch_size=16, accum_steps=1)
+        return lowered.compile().cost_analysis()["flops"]
+
+    assert flops("adapter") < 0.45 * flops("full")
+
+
+@pytest.mark.parametrize(("mode", "fsdp"), [("full", 1), ("full", 4), ("adapter", 1)])
+def test_one_device_or_eight_the_same_step(mode, fsdp):
     weight = 0.1 if mode == "adapter" else 0.0
     config = tiny_config(mode, {"loss.weight_anchor": weight, "model.drop_path": 0.3})
     _, one, metrics = one_step(config)
-    _, eight, of_eight = one_step(config, devices=8)
+    _, eight, of_eight = one_step(config, devices=8, fsdp=fsdp)
     for name in metrics:
         assert metrics[name] == pytest.approx(of_eight[name], rel=1e-5, abs=1e-6), name
     differences = jax.tree.map(lambda x, y: np.abs(x - y).max(), one.params, eight.params)

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import face_trees
+import numpy as np
 import pytest
 
 from fsvfm_jax.errors import ConfigError, DataError, StorageError
@@ -120,11 +121,24 @@ def test_other_files_or_settings_are_refused(
         with monkeypatch.context() as context, pytest.raises(Killed):
             context.setattr(growing_set, "_finish", lambda *args: (_ for _ in ()).throw(Killed))
             pack(str(tree), str(tmp_path / "set"))
-    for change in ("settings", "files"):
+    times = os.stat(tree / "parsing_maps/a/000.npy")
+    for change in ("settings", "newer", "maps", "files"):
+        if change == "newer":
+            os.utime(tree / "parsing_maps/a/000.npy")
+        if change == "maps":  # of the same size, and as old
+            np.save(tree / "parsing_maps/a/000.npy", np.zeros((1, 32, 32), np.int8))
+            os.utime(tree / "parsing_maps/a/000.npy", ns=(times.st_atime_ns, times.st_mtime_ns))
         if change == "files":
             face_trees.write_tree(tree, 1, first=3)
         with pytest.raises(ConfigError, match=r"of other files or settings; .*name another folder"):
             pack(str(tree), str(tmp_path / "set"), image_size=16 if change == "settings" else None)
+
+
+def test_splits_of_pixels_have_one_size(tree: Path, tmp_path: Path) -> None:
+    pack(str(tree), str(tmp_path), encoding="raw", image_size=16)
+    with pytest.raises(ConfigError, match="as pixels of 16 x 16: give --image-size 16"):
+        pack(str(tree), str(tmp_path), split="val", encoding="raw", image_size=8)
+    pack(str(tree), str(tmp_path), split="val", encoding="raw", image_size=16)
 
 
 def test_a_set_of_another_origin_is_not_touched(tree: Path, tmp_path: Path) -> None:

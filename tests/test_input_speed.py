@@ -34,7 +34,7 @@ def measured(tmp_path_factory):
 
 def test_every_encoding_is_measured_with_every_number_of_workers(measured):
     record, said = measured
-    assert list(record["encodings"]) == ["jpeg", "png", "raw"]
+    assert list(record["encodings"]) == ["jpeg", "original", "raw"]
     for of in record["encodings"].values():
         assert [row["workers"] for row in of["rates"]] == [0, 1]
         for row in of["rates"]:

@@ -27,7 +27,9 @@ from fsvfm_jax.data.labelled import (
 from fsvfm_jax.errors import DataError
 
 
-def face_list(rows: Sequence[tuple[str, int, str]], *, name: str = "set") -> FaceList:
+def face_list(
+    rows: Sequence[tuple[str, int, str]], *, name: str = "set", folder: str = "set"
+) -> FaceList:
     """A list of (file, label, video)."""
     files, labels, videos = zip(*rows, strict=True)
     return FaceList(
@@ -36,6 +38,7 @@ def face_list(rows: Sequence[tuple[str, int, str]], *, name: str = "set") -> Fac
         labels=np.array(labels, np.int8),
         videos=np.array([os.fsencode(video) for video in videos]),
         skipped=0,
+        folders=(folder,),
     )
 
 
@@ -176,6 +179,13 @@ def test_sets_overlap_in_what_is_called_alike_or_is_the_same_file(tmp_path, capl
         warn_of_overlap(train, test)
     assert "2 videos of test seem to be in train too" in caplog.text
     assert "fake/1, real/0" in caplog.text
+
+
+def test_one_name_in_two_sets_is_no_overlap():
+    rows = [("a/real/0.png", REAL, "real/0"), ("a/fake/0.png", FAKE, "fake/0")]
+    elsewhere = [(f"b/{file}", label, video) for file, label, video in rows]
+    assert overlap(face_list(rows), face_list(elsewhere)) == ["fake/0", "real/0"]
+    assert overlap(face_list(rows), face_list(elsewhere, folder="other")) == []
 
 
 def test_a_linked_folder_is_the_same_set_and_other_sets_raise_no_alarm(tmp_path, caplog):

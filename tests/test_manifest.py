@@ -121,6 +121,15 @@ def test_files_are_written_all_or_none(tmp_path: Path) -> None:
     assert list((tmp_path / ".unfinished").iterdir()) == []
 
 
+def test_a_full_disk_is_not_told_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the journal could not write it tries again when it is closed."""
+    with pytest.raises(StorageError, match="make room"), opened(tmp_path) as manifest:
+        manifest._journal.close()
+        full = open("/dev/full", "ab")  # noqa: SIM115 (the manifest closes it)
+        monkeypatch.setattr(manifest, "_journal", full)
+        manifest.add([line("a")])
+
+
 def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     message = r"written \(No space left on device\); make room"

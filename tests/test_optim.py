@@ -9,6 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from fsvfm_jax import optim
+from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.models import build
 from fsvfm_jax.models.fsvfm import split_positions
 
@@ -66,6 +67,9 @@ def test_epochs_become_steps():
     assert schedule.peak_learning_rate == pytest.approx(3e-4)
     config.teacher.mode = "frozen"
     assert optim.make_schedule(config, 1000).teacher_rate(0) == 0
+    config.total_steps = 1
+    with pytest.raises(ConfigError, match=r"leaves nothing of config\.total_steps = 1, .* 0\.512"):
+        optim.make_schedule(config, 1000)
 
 
 def test_decay_follows_names_not_dimensions():

@@ -71,6 +71,15 @@ def test_a_run_makes_a_folder_that_trains(tree: Path) -> None:
     np.testing.assert_array_equal(faces[3]["parsing_map"], average_map(32, 32))
 
 
+def test_large_crops_are_parsed_one_at_a_time(tmp_path: Path) -> None:
+    """Together, 16 of 8 megapixels would take more memory than a process may."""
+    (tmp_path / "images").mkdir()
+    picture = Image.new("RGB", (4000, 2000))
+    for index in range(16):
+        picture.save(tmp_path / "images" / f"{index}.png", compress_level=1)
+    assert parse(tmp_path, AVERAGE, processes=2) == {"parsed": 16}
+
+
 def test_a_run_again_does_only_what_is_new(tree: Path) -> None:
     parse(tree, AVERAGE, processes=1)
     before = {x: x.stat().st_mtime_ns for x in tree.rglob("*.npy")}

@@ -18,10 +18,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fsvfm_jax.data.elements import pretraining_element
+from fsvfm_jax.data.moments import power_sums
 from fsvfm_jax.data.pipeline import advance, make_iterator, sample_indices
+from fsvfm_jax.data.records import FaceRecords
 from fsvfm_jax.data.sources import JoinedSets, SyntheticFaces
 from fsvfm_jax.data.transforms import Face
 from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.prepare.encode import Packed, make_record
+from fsvfm_jax.prepare.growing_set import Plan, build, write_packed
+from fsvfm_jax.prepare.trees import Pair
 from fsvfm_jax.regions import patch_classes
 
 SIZE, PATCH = 16, 8
@@ -148,8 +153,30 @@ EPOCH = {"global_batch_size": 400, "augment": True}
 
 
 @pytest.fixture(scope="module")
-def whole_epoch() -> list[dict[str, np.ndarray]]:
-    return batches(Indexed(10_000), 25, **EPOCH)
+def records(tmp_path_factory: pytest.TempPathFactory) -> FaceRecords:
+    """10,000 packed faces, each of one colour that tells its number, in four shards."""
+    faces, folder = Indexed(10_000), tmp_path_factory.mktemp("packed")
+    file = folder / "any"
+    file.touch()
+    pairs = [Pair(f"{index:05d}", str(file), str(file)) for index in range(len(faces))]
+    plan = Plan(pairs, "train", "raw", SIZE, shard_records=2500)
+
+    def packed(pair: Pair) -> Packed:
+        image, parsing_map = faces[int(pair.name)].values()
+        record = make_record(image.tobytes(), parsing_map.tobytes(), name=pair.name)
+        return Packed(record, (SIZE, SIZE), power_sums(image), (int(parsing_map[0, 0]),))
+
+    def write_shards(unfinished: Path, missing: list[int]) -> None:
+        for index in missing:
+            write_packed(unfinished / plan.shard_names[index], map(packed, plan.shard(index)))
+
+    build(plan, folder / "set", write_shards)
+    return FaceRecords(str(folder / "set"), image_size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def whole_epoch(records: FaceRecords) -> list[dict[str, np.ndarray]]:
+    return batches(records, 25, **EPOCH)
 
 
 @pytest.mark.parametrize(
@@ -160,14 +187,11 @@ def whole_epoch() -> list[dict[str, np.ndarray]]:
         *({"process_count": hosts} for hosts in (2, 4)),
     ],
 )
-def test_10_000_samples_come_once_per_epoch_and_the_same_everywhere(
-    whole_epoch: list[dict[str, np.ndarray]], options: dict[str, int]
+def test_10_000_records_come_once_per_epoch_and_the_same_everywhere(
+    records: FaceRecords, whole_epoch: list[dict[str, np.ndarray]], options: dict[str, int]
 ) -> None:
     whole, hosts = whole_epoch, options.get("process_count", 1)
-    found = [
-        batches(Indexed(10_000), 25, process_index=host, **EPOCH, **options)
-        for host in range(hosts)
-    ]
+    found = [batches(records, 25, process_index=host, **EPOCH, **options) for host in range(hosts)]
     for batch, parts in zip(whole, zip(*found, strict=True), strict=True):
         for name, rows in batch.items():
             np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), rows)
@@ -294,6 +318,7 @@ import multiprocessing, os, signal
 from functools import partial
 from absl import flags
 from fsvfm_jax.data.elements import pretraining_element
+from fsvfm_jax.data.moments import power_sums
 from fsvfm_jax.data.pipeline import advance, make_iterator, sample_indices
 from fsvfm_jax.data.sources import SyntheticFaces
 

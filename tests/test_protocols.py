@@ -183,6 +183,17 @@ def test_a_path_that_is_not_there_is_named(tmp_path):
         read(tmp_path / "none", "folder")
 
 
+def test_frames_that_are_taken_for_videos_are_told(tmp_path, caplog):
+    write_pictures(tmp_path, "real/v/000.png real/v/001.png fake/w/000.png")
+    read_set("folder", str(tmp_path), split="", frames=32)
+    assert "each of its 3 videos has one: files are frames of one video where they" in caplog.text
+    caplog.clear()
+    write_pictures(tmp_path, "real/u_frame_0.png real/u_frame_1.png")
+    read_set("folder", str(tmp_path), split="", frames=32)
+    read_set("folder", str(tmp_path), split="", frames=1)
+    assert not caplog.records
+
+
 def test_splits_that_share_a_video_overlap(tmp_path):
     write_pictures(tmp_path / "train", "real/v_frame_1.png fake/w_frame_1.png")
     write_pictures(tmp_path / "val", "real/v_frame_9.png fake/x_frame_1.png")

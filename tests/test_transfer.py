@@ -2,12 +2,14 @@
 
 import argparse
 import json
+import re
 
 import jax
 import pytest
 
 from configs import offline
 from fsvfm_jax.benchmark import transfer
+from fsvfm_jax.data.rendered_sets import RENDERED_SETS
 
 SMALL = {"image_size": 16, "width": 16, "depth": 1, "num_heads": 2}
 
@@ -62,6 +64,7 @@ def test_the_whole_chain_and_its_table(small, tmp_path, capsys):
     for way in ("validation", "last", "test-oracle"):
         assert f"| {way}" in text
     assert "The papers report" in text
+    assert re.search(r"HTER of \d+\.\d\d, .* of 'validation' \([+-].*\) and .* of 'last' \(", text)
     rows = {row["method"]: row for row in json.loads((tmp_path / "table.json").read_text())}
     assert set(rows) == {"statistics", *offline.METHODS}
     faces = tmp_path / "faces" / "swap-a" / "train"
@@ -71,6 +74,15 @@ def test_the_whole_chain_and_its_table(small, tmp_path, capsys):
     transfer.benchmark_transfer(args)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert (tmp_path / "table.md").read_text() == text
+
+
+def test_the_unseen_forgeries_are_not_trained_on():
+    forgeries = {
+        name: {forgery for forgery, _ in RENDERED_SETS[name].forgeries} for name in offline.TESTED
+    }
+    trained = forgeries.pop(offline.TRAINED)
+    unseen = tuple(name for name, of_set in forgeries.items() if trained.isdisjoint(of_set))
+    assert unseen == offline.UNSEEN_FORGERIES
 
 
 def test_the_learning_rates_are_the_ones_that_were_to_choose_from():

@@ -58,6 +58,9 @@ SPOOF = {
     "fas/mcio_adapter_s": (5e-2, 1e-6, 0.1),
     "fas/mcio_adapter_b": (5e-2, 5e-5, 0.1),
     "fas/mcio_adapter_l": (1e-3, 1e-7, 0.2),
+    "fas/wcs_adapter_s": (5e-2, 1e-6, 0.1),
+    "fas/wcs_adapter_b": (5e-2, 5e-5, 0.1),
+    "fas/wcs_adapter_l": (1e-3, 1e-7, 0.2),
 }
 SIZE = {"s": "vit_small_patch16", "b": "vit_base_patch16", "l": "vit_large_patch16"}
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fsvfm_jax.errors import DataError
-from fsvfm_jax.prepare.trees import Pair, list_tree
+from fsvfm_jax.prepare.trees import Pair, list_tree, refuse_links_out
 
 STEMS = st.sets(st.sampled_from(["a", "b.c", "d/e", "d/f g", "d/h/ä", "z"]))
 
@@ -42,6 +42,22 @@ def test_capital_suffixes_and_links_are_found(tmp_path: Path) -> None:
     pairs = list_tree(str(tmp_path / "tree")).pairs
     assert [pair.name for pair in pairs] == ["linked/x", "y"]
     assert pairs[1].parsing_map == str(tmp_path / "tree/parsing_maps/y.NPY")
+
+
+def test_two_images_of_one_map_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a.jpg", "images/a.png", "parsing_maps/a.npy")
+    with pytest.raises(DataError, match=r"a\.jpg and a\.png in .* would have one parsing map"):
+        list_tree(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["images/a.png", "parsing_maps/a.npy"])
+def test_a_tree_of_others_cannot_lead_out_of_itself(tmp_path: Path, name: str) -> None:
+    touch(tmp_path, "tree/images/a.png", "tree/parsing_maps/a.npy", "secret")
+    refuse_links_out(str(tmp_path / "tree"))
+    (tmp_path / "tree" / name).unlink()
+    (tmp_path / "tree" / name).symlink_to(tmp_path / "secret")
+    with pytest.raises(DataError, match=f"{name} is a link out of"):
+        refuse_links_out(str(tmp_path / "tree"))
 
 
 def test_what_has_no_image_is_refused(tmp_path: Path) -> None:

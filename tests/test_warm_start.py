@@ -9,16 +9,18 @@ from golden_files import need
 from random_weights import TINY, encoder_params
 from test_train import run, tiny_config
 
-from fsvfm_jax import pretrain
+from configs import transfer
+from fsvfm_jax import config as config_lib
+from fsvfm_jax import finetune, pretrain
 from fsvfm_jax.convert import pth
 from fsvfm_jax.convert.folder import timm_names
-from fsvfm_jax.convert.reference import to_params
+from fsvfm_jax.convert.reference import to_params, to_state_dict
 from fsvfm_jax.convert.safetensors import save_safetensors
-from fsvfm_jax.convert.warm_start import load_weights
+from fsvfm_jax.convert.warm_start import load_encoder, load_weights, starting_stats
 from fsvfm_jax.convert.weights import read_run
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.errors import ConfigError, DataError
-from fsvfm_jax.models.fsvfm import teacher_subset
+from fsvfm_jax.models.fsvfm import encoder_subset, teacher_subset
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +98,35 @@ def test_weights_of_another_network_are_refused(workdir, changes, error, message
     config.init.params = str(workdir)
     with pytest.raises(error, match=message):
         load_weights(state, init=config.init, model=config.model)
+
+
+@pytest.mark.parametrize("kind", ["student", "teacher", "pth"])
+@pytest.mark.parametrize("pool", ["mean", "token"])
+def test_a_detector_starts_from_an_encoder(workdir, tmp_path, kind, pool):
+    stored = read_run(workdir)
+    config = transfer.get_config("vit_small_patch16", "smoke", init={"params": str(workdir)})
+    for name in ("image_size", "patch_size", "width", "depth", "num_heads"):
+        config.model[name] = stored.config.model[name]
+    config.model.pool = pool
+    config.init.branch = "teacher" if kind == "teacher" else "student"
+    theirs = stored.state.teacher_params if kind == "teacher" else stored.state.params
+    if kind == "pth":
+        config.init.params = str(tmp_path / "encoder.pth")
+        pth.write(tmp_path / "encoder.pth", to_state_dict(encoder_subset(theirs)), key="model")
+    config = config_lib.resolve(config)
+    task = finetune.make_task(config, stats=stored.stats)
+    drawn = jax.jit(task.init)(jax.random.key(1))
+    state, _ = load_encoder(drawn, config)
+    for name in ("cls_token", "pos_embed", "patch_embed", "blocks"):
+        jax.tree.map(np.testing.assert_array_equal, state.params[name], theirs[name])
+    jax.tree.map(np.testing.assert_array_equal, state.params["head"], drawn.params["head"])
+    if pool == "token":
+        jax.tree.map(np.testing.assert_array_equal, state.params["norm"], theirs["norm"])
+    if kind == "pth":
+        with pytest.raises(ConfigError, match="does not tell the mean and std of its pretraining"):
+            starting_stats(config)
+    else:
+        assert starting_stats(config) == stored.stats
 
 
 def test_heads_that_nothing_tells_are_taken_from_the_config_with_a_warning(tmp_path, caplog):

@@ -7,7 +7,7 @@
 ones. The first four are told by DeepfakeBench's JSON, DIR/DeepfakeBench/Celeb-DF-v2.json beside its
 frames; the others lie in DIR/{WildDeepfake,Celeb-DF++,FFIW}/test/{real,fake}. `:folder` looks for
 all so, `:list` for lists such as DIR/DFDC/test.txt. Of Celeb-DF only Celeb-real counts as real:
-where its folder YouTube-real is not there at all, give --config.data.test.CDFv2.exclude="()".
+where CDFv2 or CDFpp has no folder YouTube-real, give --config.data.test.CDFpp.exclude="()".
 
 Hardware meant: One GPU.
 

@@ -5,7 +5,7 @@
 
 Without names all sets of configs/eval/dfd.py are tested; `:smoke` tests rendered ones. A list has
 lines of `path label`, fake or real, relative to it: DIR/Celeb-DF-v2/test.txt. 32 frames of a video
-count. Where the list of CDFv2 names nothing in YouTube-real, give
+count. Where the list of CDFv2 or CDFpp names nothing in YouTube-real, give
 --config.data.test.CDFv2.exclude="()".
 
 Hardware meant: One GPU.

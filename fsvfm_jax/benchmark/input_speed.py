@@ -25,12 +25,11 @@ from fsvfm_jax.data.records import FaceRecords
 from fsvfm_jax.data.synthetic import render_face
 from fsvfm_jax.data.transforms import Face, to_batch_element
 from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.prepare.encode import ENCODINGS
 from fsvfm_jax.prepare.pack import pack
 from fsvfm_jax.processes import available_cores
 from fsvfm_jax.progress import progress
 
-# How each is packed.
-ENCODINGS = {"jpeg": "jpeg", "png": "original", "raw": "raw"}
 SYNTHETIC_FACES = 256
 LARGE = 2**20
 STAGES = ("read", "decode", "words", "stack")
@@ -65,7 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="images/ and parsing_maps/ to read, packed first; faces are rendered if not given",
     )
-    parser.add_argument("--encodings", nargs="+", choices=ENCODINGS, default=[*ENCODINGS])
+    parser.add_argument(
+        "--encodings",
+        nargs="+",
+        choices=ENCODINGS,
+        default=[*ENCODINGS],
+        help="as pack has them; original is PNG where faces are rendered",
+    )
     parser.add_argument(
         "--workers", nargs="+", type=int, default=[0, 1, 2, 4], metavar="N", help="0: threads"
     )
@@ -109,8 +114,8 @@ def benchmark_input(args: argparse.Namespace, *, command: str) -> None:
             pack(
                 tree,
                 target,
-                encoding=ENCODINGS[encoding],
-                image_size=None if encoding == "png" else size,
+                encoding=encoding,
+                image_size=None if encoding == "original" else size,
                 workers=available_cores(),
             )
             source = FaceRecords(target, image_size=size)

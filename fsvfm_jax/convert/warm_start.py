@@ -85,10 +85,20 @@ def load_encoder(state: TrainState, config: ConfigDict) -> WarmStart:
 
 
 def starting_stats(config: ConfigDict) -> Stats | None:
-    """Mean and deviation that the weights of `config.init` were made with, if they tell."""
+    """Mean and deviation that the weights of `config.init` were made with; None without weights.
+
+    Raises:
+        ConfigError: They do not tell. Those of the faces at hand would be others.
+    """
     if not config.init.params:
         return None
-    return _read_for(config.model, config.init).facts.get("stats")
+    stats = _read_for(config.model, config.init).facts.get("stats")
+    if stats is None:
+        raise ConfigError(
+            f"{config.init.params} does not tell the mean and std of its pretraining: give"
+            " config.data.mean and config.data.std, or config.data.stats_file"
+        )
+    return stats
 
 
 def _read_for(model: ConfigDict, init: ConfigDict) -> Source:

@@ -205,4 +205,5 @@ def _merge(name: str, lists: list[FaceList]) -> FaceList:
         name,
         *(np.concatenate(of_all) for of_all in zip(*(one[1:4] for one in lists), strict=True)),
         skipped=sum(one.skipped for one in lists),
+        folders=tuple(folder for one in lists for folder in one.folders),
     )

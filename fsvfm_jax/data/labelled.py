@@ -37,6 +37,7 @@ class FaceList(NamedTuple):
     labels: Int8[np.ndarray, " N"]  # index into LABELS
     videos: Shaped[np.ndarray, " N"]  # bytes: the video's path relative to the set's root
     skipped: int  # frames that are named but not there, and videos no frame is named of
+    folders: tuple[str, ...]  # what the sets' roots are called: splits of one set have the same
 
 
 class LabelledFace(TypedDict):
@@ -80,8 +81,8 @@ class LabelledFaces:
     def fingerprint(self) -> str:
         """SHA-256 of labels and names relative to the root: where that lies is left out."""
         digest = hashlib.sha256()
-        _, files, labels, videos, _ = self.faces
-        for file, video, label in zip(files, videos, labels, strict=True):
+        faces = self.faces
+        for file, video, label in zip(faces.files, faces.videos, faces.labels, strict=True):
             digest.update(b"%d%s\0%s\0" % (label, video, os.path.basename(file)))
         return digest.hexdigest()
 
@@ -132,11 +133,13 @@ def thin(faces: FaceList, per_video: int, *, per_real_video: int | None = None) 
 def overlap(train: FaceList, other: FaceList) -> list[str]:
     """Returns which videos of `other` are in `train` too, sorted.
 
-    They are called the same relative to the roots of their sets, or one of their files is the same
-    one in the end, links followed. Only the second is certain: two sets may use one name.
+    One of their files is the same one in the end, links followed; or they are of one set, by what
+    its folder is called, and are called the same there. Only the first is certain.
     """
-    same_file = np.isin(_real_files(other), _real_files(train))
-    found = other.videos[same_file | np.isin(other.videos, train.videos)]
+    same = np.isin(_real_files(other), _real_files(train))
+    if not set(train.folders).isdisjoint(other.folders):
+        same |= np.isin(other.videos, train.videos)
+    found = other.videos[same]
     return [os.fsdecode(video) for video in np.unique(found)]
 
 

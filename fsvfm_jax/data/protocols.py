@@ -71,7 +71,19 @@ def read_set(
             f" {len(empty)} videos have none{first}; see whether {path} is what their paths are"
             " relative to"
         )
-    found = _face_list(name, files, label_by_video, skipped=len(missing) + len(empty))
+    folder = os.path.basename(os.path.abspath(path))
+    found = _face_list(
+        name, files, label_by_video, skipped=len(missing) + len(empty), folder=folder
+    )
+    if frames > 1 and len(found.files) == len(np.unique(found.videos)):
+        logger.warning(
+            "%s: %d frames of a video are asked for, and each of its %d videos has one: files are"
+            " frames of one video where they are called <video>_frame_<i>; here what is told of"
+            " videos is of single images",
+            name,
+            frames,
+            len(found.files),
+        )
     return thin(found, frames, per_real_video=real_frames)
 
 
@@ -169,6 +181,7 @@ def _face_list(
     label_by_video: Mapping[str, int],
     *,
     skipped: int,
+    folder: str,
 ) -> FaceList:
     """In the order it has everywhere."""
     rows = [
@@ -183,6 +196,7 @@ def _face_list(
         labels=np.array(column_labels, np.int8),
         videos=np.array(column_videos),
         skipped=skipped,
+        folders=(folder,),
     )
 
 

@@ -11,6 +11,7 @@ from fsvfm_jax import cli
 from fsvfm_jax.errors import Preempted
 from fsvfm_jax.prepare import check, detect, pack, parse
 from fsvfm_jax.prepare.existing_maps import LABELS
+from fsvfm_jax.prepare.trees import refuse_links_out
 from fsvfm_jax.processes import available_cores
 
 COMMAND = "python -m fsvfm_jax.prepare"
@@ -40,6 +41,7 @@ def _run(args: argparse.Namespace) -> None:
     pack.check_settings(**{name: getattr(args, name) for name in names})
     tree = args.dir
     if (src / "images").is_dir() and (src / "parsing_maps").is_dir():
+        refuse_links_out(args.src)
         tree = src
         args.dir.mkdir(parents=True, exist_ok=True)
     else:
@@ -182,4 +184,6 @@ def _frames(text: str) -> int | None:
 if __name__ == "__main__":
     # As other commands do: end without a word where the reader, such as `head`, has gone.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    # Names of files need not be text.
+    sys.stdout.reconfigure(errors="backslashreplace")
     main(sys.argv[1:])

@@ -5,6 +5,7 @@ from jaxtyping import UInt8
 
 from fsvfm_jax.regions import CLASSES
 
+_ROWS_AT_ONCE = 256
 # Centre and half-axes of ellipses, x and y, as parts of the crop's side; later ones cover earlier.
 # They fit crops of a frontal face's box times 1.3.
 _REGIONS = (
@@ -26,9 +27,11 @@ def average_map(height: int, width: int) -> UInt8[np.ndarray, "height width"]:
     y = (np.arange(height)[:, None] + 0.5) / height
     x = (np.arange(width) + 0.5) / width
     parsing_map = np.zeros((height, width), np.uint8)
-    for name, (centre_x, centre_y, half_x, half_y) in _REGIONS:
-        inside = ((x - centre_x) / half_x) ** 2 + ((y - centre_y) / half_y) ** 2 <= 1
-        parsing_map[inside] = CLASSES.index(name)
+    for top in range(0, height, _ROWS_AT_ONCE):  # A large crop would need eight times its pixels.
+        rows = slice(top, top + _ROWS_AT_ONCE)
+        for name, (centre_x, centre_y, half_x, half_y) in _REGIONS:
+            inside = ((x - centre_x) / half_x) ** 2 + ((y[rows] - centre_y) / half_y) ** 2 <= 1
+            parsing_map[rows][inside] = CLASSES.index(name)
     return parsing_map
 
 

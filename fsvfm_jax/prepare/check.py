@@ -83,7 +83,13 @@ def run(args: argparse.Namespace) -> None:
     findings += _overlaps(parts, examined)
     for number, finding in enumerate(findings, 1):
         print(f"{number}. {finding.what}\n   To mend it: {finding.fix}")
-    _write_sheet(args.contact_sheet or str(Path(args.paths[0]) / SHEET_FILE), parts, examined)
+    sheet = args.contact_sheet or str(Path(args.paths[0]) / SHEET_FILE)
+    try:
+        _write_sheet(sheet, parts, examined)
+    except StorageError as error:
+        if not findings:
+            raise
+        print(error)
     if findings:
         raise DataError(f"{len(findings)} findings in {' and '.join(args.paths)}; they are above")
     print("nothing is wrong")

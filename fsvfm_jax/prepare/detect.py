@@ -4,6 +4,7 @@ dlib and OpenCV come with the extra `prepare`. What is below `Options` needs no 
 no files: `faces_of_source` is all that becomes of one photograph or video.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import io
@@ -264,7 +265,10 @@ def _write_faces(source: Source, *, tree: Path, detector: Detector, options: Opt
 
 
 def _refused(source: Source, reason: str) -> Line:
-    sha256 = hash_file(source.file) if is_readable(source) else None
+    sha256 = None
+    if is_readable(source):
+        with contextlib.suppress(ValueError):  # A disk may refuse to read what it names.
+            sha256 = hash_file(source.file)
     return _line(source=source.name, sha256=sha256, outcome="refused", reason=reason)
 
 

@@ -52,7 +52,7 @@ def pack_pair(pair: Pair, *, encoding: str, image_size: int | None) -> Packed | 
     """
     if pair.parsing_map is None:
         return LeftOut(pair.name, "it has no parsing map")
-    original, stored_map = _read(pair.image), _read(pair.parsing_map)
+    original, stored_map = read_or_stop(pair.image), read_or_stop(pair.parsing_map)
     try:
         image = decode_image(original)
     except ValueError as error:
@@ -129,7 +129,8 @@ def encode_map(parsing_map: UInt8[np.ndarray, "H W"]) -> bytes:
     return png
 
 
-def _read(file: str) -> bytes:
+def read_or_stop(file: str) -> bytes:
+    """Returns the bytes of an image or map; raises DataError if the system does not give them."""
     try:
         return read_file(file)
     except ValueError as error:
@@ -143,6 +144,9 @@ def _keep(original: bytes) -> bytes:
     if not original:
         return b""
     with Image.open(io.BytesIO(original), formats=("PNG", "JPEG", "WEBP")) as image:
-        is_upright = exif_orientation(image) == 1
         is_plain = image.format in ("PNG", "JPEG") and image.mode == "RGB"
+        try:
+            is_upright = exif_orientation(image) == 1
+        except Exception:  # Damaged EXIF makes Pillow raise almost anything.
+            return b""
     return original if is_plain and is_upright else b""

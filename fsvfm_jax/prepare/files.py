@@ -15,9 +15,11 @@ from typing import NamedTuple
 
 from fsvfm_jax.data.images import IMAGE_SUFFIXES, MAX_FILE_BYTES
 from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.prepare.workers import tick
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 LIST_SUFFIX = ".txt"
+MADE_SUFFIXES = (".png", ".npy")  # of crops and maps
 MAX_NAME = 1000  # characters of a line in a list
 # What a file system takes, less what comes to a name: `_frame_1234567_12.png`
 MAX_PART_BYTES = 255 - 40
@@ -88,6 +90,7 @@ def find_images(folder: str) -> tuple[list[str], list[Refusal]]:
     if not os.path.isdir(folder):
         raise DataError(f"{folder} does not exist; it is where the face crops should be")
     sources, refusals = _admit_all(_walk(folder), folder)
+    refusals += [Refusal(x.name, "it is a video") for x in sources if x.is_video]
     sources, clashes = _part_by_stem([source for source in sources if not source.is_video])
     if not sources and not clashes:
         raise DataError(f"{folder} has no PNG, JPEG or WebP image")
@@ -110,8 +113,12 @@ def hash_file(file: str) -> str:
         ValueError: It cannot be read.
     """
     try:
+        digest = hashlib.sha256()
         with open(file, "rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()
+            while block := opened.read(2**24):
+                digest.update(block)
+                tick()  # A video may be of any size.
+        return digest.hexdigest()
     except OSError as error:
         raise ValueError(f"it cannot be read ({error.strerror})") from error
 
@@ -185,7 +192,10 @@ def _part_by_stem(sources: list[Source]) -> tuple[list[Source], list[Refusal]]:
 
     def clashes(source: Source) -> bool:
         frame_of = re.sub(r"_frame_\d+(_\d+)?$", "", source.stem)
-        return count[source.stem] > 1 or (frame_of != source.stem and frame_of in videos)
+        is_frame = not source.is_video and frame_of != source.stem and frame_of in videos
+        # A folder called as a crop or a map may be.
+        folders = os.path.dirname(source.name).split(os.sep)
+        return count[source.stem] > 1 or is_frame or any(x.endswith(MADE_SUFFIXES) for x in folders)
 
     reason = "what is made of it would be named as another file's are; rename one"
     apart = [Refusal(source.name, reason) for source in sources if clashes(source)]

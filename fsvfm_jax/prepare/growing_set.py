@@ -27,12 +27,13 @@ from fsvfm_jax.data.set_manifest import (
     read_manifest,
 )
 from fsvfm_jax.errors import ConfigError, DataError
-from fsvfm_jax.prepare.encode import LeftOut, Packed
+from fsvfm_jax.prepare.encode import LeftOut, Packed, read_or_stop
 from fsvfm_jax.prepare.manifest import alone_in, storage
 from fsvfm_jax.prepare.shards import shard_name, tfds_files, write_shard
 from fsvfm_jax.prepare.trees import Pair
 from fsvfm_jax.regions import NUM_CLASSES
 
+MAPS_TRIED = 64  # whose content is looked at before packing goes on
 LEFT_OUT_FILE = "left_out-{}.jsonl"
 
 
@@ -56,13 +57,25 @@ class Plan:
         """The pairs of one file."""
         return self.pairs[index * self.shard_records : (index + 1) * self.shard_records]
 
+    def changed_since(self, file: Path) -> bool:
+        """Whether one of the files was written after this one."""
+        then = file.stat().st_mtime_ns
+        files = (file for pair in self.pairs for file in pair[1:] if file)
+        return any(os.stat(file).st_mtime_ns > then for file in files)
+
     def fingerprint(self) -> str:
-        """SHA-256 of the settings, and of the names and the sizes of the files."""
+        """SHA-256 of the settings, of the files' names and sizes, and of some of the maps.
+
+        Other maps of the same crops have the same names and sizes.
+        """
         told = (self.split, self.encoding, self.image_size, self.shard_records)
         digest = hashlib.sha256(repr(told).encode())
         for pair in self.pairs:
             sizes = [os.path.getsize(file) if file else None for file in pair[1:]]
             digest.update(os.fsencode(f"\n{pair.name}\0{sizes}"))
+        for pair in self.pairs[:: math.ceil(len(self.pairs) / MAPS_TRIED)]:
+            if pair.parsing_map:
+                digest.update(read_or_stop(pair.parsing_map))
         return digest.hexdigest()
 
 
@@ -80,7 +93,8 @@ def build(plan: Plan, target: Path, write_shards: Callable[[Path, list[int]], No
     with storage(target), alone_in(target, doing="packs"):
         manifest = _read_compatible(target, plan)
         before = manifest.get(plan.split)
-        if before is not None and before.plan != fingerprint:
+        changed = plan.changed_since(target / MANIFEST_FILE) if before else False
+        if before is not None and (before.plan != fingerprint or changed):
             raise ConfigError(
                 f"{target} holds a split {plan.split} of other files or settings; name another"
                 " folder, or remove this one"
@@ -88,7 +102,7 @@ def build(plan: Plan, target: Path, write_shards: Callable[[Path, list[int]], No
         if before is not None and _is_whole(target):
             shutil.rmtree(folder, ignore_errors=True)
             return before
-        _begin(folder, fingerprint)
+        _begin(folder, plan, fingerprint)
         shards = [folder / name for name in plan.shard_names]
         missing = [i for i, shard in enumerate(shards) if not _is_done(shard, target)]
         if missing:
@@ -145,6 +159,12 @@ def _read_compatible(target: Path, plan: Plan) -> dict[str, Split]:
                 f"{target} has its split {name} as {split.encoding}: give --encoding"
                 f" {split.encoding}, or name another folder"
             )
+        size = split.size and split.size[0]
+        if plan.encoding == "raw" and size != plan.image_size:
+            raise ConfigError(
+                f"{target} has its split {name} as pixels of {size} x {size}: give --image-size"
+                f" {size}, or name another folder"
+            )
     return manifest
 
 
@@ -157,11 +177,11 @@ def _is_whole(target: Path) -> bool:
     return True
 
 
-def _begin(folder: Path, fingerprint: str) -> None:
+def _begin(folder: Path, plan: Plan, fingerprint: str) -> None:
     """Makes the folder of unfinished shards, or sees that it is of the same plan."""
     folder.mkdir(exist_ok=True)
     file = folder / "plan"
-    if file.exists() and file.read_text() != fingerprint:
+    if file.exists() and (file.read_text() != fingerprint or plan.changed_since(file)):
         raise ConfigError(
             f"{folder} holds what was packed of other files or settings; remove it, or name another"
             " folder"

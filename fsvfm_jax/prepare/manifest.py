@@ -69,7 +69,8 @@ class Manifest:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._journal.close()
+        with contextlib.suppress(OSError):  # On a full disk `add` has said so already.
+            self._journal.close()
         self._leave.close()
 
     def __contains__(self, item: str) -> bool:

@@ -145,12 +145,14 @@ def _lines(
 def _make_worker(arguments: tuple[Path, Options, str]) -> Callable[[list[str]], list[Line]]:
     tree, options, device = arguments
     parser = make_parser(options, device=device)
-    if options.parser != "farl":  # PyTorch takes what it takes.
+    is_network = options.parser == "farl"
+    if not is_network:  # PyTorch takes what it takes.
         start_limits()
-    return partial(_write_maps, tree=tree, parser=parser)
+    return partial(_write_maps, tree=tree, parser=parser, together=is_network)
 
 
-def _write_maps(names: list[str], *, tree: Path, parser: Parser) -> list[Line]:
+def _write_maps(names: list[str], *, tree: Path, parser: Parser, together: bool) -> list[Line]:
+    """Of a few crops; unless they go through a network `together`, one is in memory at a time."""
     lines, crops = [], []
     for name in names:
         try:
@@ -158,11 +160,16 @@ def _write_maps(names: list[str], *, tree: Path, parser: Parser) -> list[Line]:
         except ValueError as error:
             lines.append(_refused(name, str(error)))
     with new_files(tree) as write:
-        for line, npy in maps_of_crops(crops, parser):
-            tick()
-            lines.append(line)
-            if npy is not None:
-                write(f"parsing_maps/{line['map']}", npy)
+        for group in [crops] if together else [[crop] for crop in crops]:
+            try:
+                made = maps_of_crops(group, parser)
+            except MemoryError:
+                made = [(_refused(name, "it takes too much memory"), None) for name, _ in group]
+            for line, npy in made:
+                tick()
+                lines.append(line)
+                if npy is not None:
+                    write(f"parsing_maps/{line['map']}", npy)
     return lines
 
 

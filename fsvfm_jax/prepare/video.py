@@ -17,6 +17,7 @@ from fsvfm_jax.data.images import MAX_PIXELS, MAX_SIDE
 from fsvfm_jax.errors import in_one_line
 from fsvfm_jax.prepare.workers import tick
 
+MAX_FRAMES = 1_000_000  # nine hours
 # Where in the file, and what stands there: MP4 and MOV, Matroska and WebM, AVI.
 _MAGIC = ((4, b"ftyp"), (0, b"\x1aE\xdf\xa3"), (8, b"AVI "))
 
@@ -32,6 +33,8 @@ def count_frames(file: str) -> int:
         count = 0
         while video.grab():
             count += 1
+            if count > MAX_FRAMES:
+                raise ValueError(f"it has over {MAX_FRAMES} frames")
             tick()
         expected = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
     if count == 0:

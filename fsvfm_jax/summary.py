@@ -1,0 +1,75 @@
+"""One table of many reports: means over seeds, and over sets that runs of their own are tested on.
+
+    python -m fsvfm_jax.summary runs/*/report/table.json
+
+A published figure of anti-spoofing is such a mean: each domain is left out by runs of its own.
+"""
+
+import json
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from fsvfm_jax import cli, report
+from fsvfm_jax.errors import DataError
+from fsvfm_jax.report_table import markdown
+
+CAPTION = """\
+In percent: mean +- standard deviation over so many seeds. A mean over sets is of the sets' own
+metrics, taken for each seed first. What the metrics are, each report says:"""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Prints the table; a user's mistake ends in one sentence and its exit code."""
+    parser = cli.Parser(
+        prog="python -m fsvfm_jax.summary", description="One table of many reports."
+    )
+    parser.add_argument("tables", nargs="+", metavar="TABLE", help="table.json of an evaluation")
+    with cli.exit_codes():
+        print(summary(parser.parse_args(argv).tables))
+
+
+def summary(tables: Sequence[str]) -> str:
+    """Returns the table in Markdown.
+
+    Args:
+        tables: Files that `report_files.write_report` wrote.
+
+    Raises:
+        DataError: One is not of that form, or two report of the same set, selection and seed.
+    """
+    rows = [row for table in tables for row in _rows(Path(table))]
+    _refuse_twice(rows)
+    by_seed = defaultdict(list)
+    for row in rows:
+        by_seed[row["seed"]].append(row)
+    for of_seed in by_seed.values():
+        if len({row["dataset"] for row in of_seed}) > 1:
+            of_seed += report.mean_rows(of_seed)
+    return markdown(report.over_seeds(by_seed), "\n".join([CAPTION, *tables]))
+
+
+def _rows(table: Path) -> list[report.Row]:
+    """Those of single sets."""
+    try:
+        rows = json.loads(table.read_text())["rows"]
+        return [row for row in rows if "images" in row and (row["dataset"], row["selection"])]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise DataError(
+            f"{table} is no table of an evaluation ({error}): name its table.json"
+        ) from error
+
+
+def _refuse_twice(rows: Sequence[report.Row]) -> None:
+    count = Counter((row["dataset"], row["selection"], row["seed"]) for row in rows)
+    for (dataset, selection, seed), times in count.items():
+        if times > 1:
+            raise DataError(
+                f"{times} of the tables report of {dataset!r}, {selection}, seed {seed}: give each"
+                " once, or say the seed by config.init.seed where they are evaluated"
+            )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

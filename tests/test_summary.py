@@ -1,0 +1,58 @@
+"""Reports of several runs become one table."""
+
+import json
+from pathlib import Path
+
+import pytest
+from scored_sets import BY_HAND, scored
+
+from fsvfm_jax import report
+from fsvfm_jax.report_files import write_report
+from fsvfm_jax.summary import main, summary
+
+
+def write(folder, *, dataset, seed, selection="last", videos=BY_HAND):
+    scores = scored(dataset, videos)
+    row = report.spoof_row(scores, thresholds={}, selection=selection, step=1, seed=seed)
+    write_report(folder, [row, *report.mean_rows([row, row])], [], caption="x")
+    return str(folder / "table.json")
+
+
+def test_means_over_seeds_and_over_the_sets_of_all_runs(tmp_path):
+    better = BY_HAND | {"f2": (0.9, 0.9)}
+    tables = [
+        write(tmp_path / f"{name}{seed}", dataset=name, seed=seed, videos=videos)
+        for name, seed, videos in (
+            ("MSU", 0, BY_HAND),
+            ("MSU", 1, better),
+            ("OULU", 0, BY_HAND),
+            ("OULU", 1, better),
+        )
+    ]
+    rates = [json.loads(Path(table).read_text())["rows"][0]["hter@test"] for table in tables]
+    lines = [line for line in summary(tables).splitlines() if line.startswith("| ")]
+    assert [line.split("|")[1].strip() for line in lines[2:]] == ["MSU", "OULU", "mean of 2 sets"]
+    mean = 100 * (rates[0] + rates[1]) / 2
+    assert all(f"{mean:.2f} +- " in line and "(n=2)" in line for line in lines[2:])
+
+
+def test_one_seed_and_one_set_have_no_mean(tmp_path, capsys):
+    main([write(tmp_path, dataset="MSU", seed=0)])
+    said = capsys.readouterr().out
+    assert "MSU" in said and "mean of" not in said and "+- 0" not in said
+
+
+def test_the_same_row_twice_is_refused(tmp_path, capsys):
+    table = write(tmp_path, dataset="MSU", seed=0)
+    with pytest.raises(SystemExit) as ended:
+        main([table, table])
+    assert ended.value.code == 65
+    assert "2 of the tables report of 'MSU', last, seed 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"rows": [1]}', '{"rows": [{"images": 1}]}'])
+def test_what_is_no_table_is_named(tmp_path, text, capsys):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(SystemExit) as ended:
+        main([str(tmp_path / "x.json")])
+    assert ended.value.code == 65 and "is no table of an evaluation" in capsys.readouterr().err
