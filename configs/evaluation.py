@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
     c.init.num_heads = placeholder(int)
     # The classes in the order of the logits, where the file does not tell them.
     c.init.labels = ()
-    # For the table, where the detector's run does not tell it.
+    # For the table, where there is no run to tell it.
     c.init.seed = placeholder(int)
 
     c.data = ConfigDict()

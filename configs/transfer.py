@@ -103,8 +103,8 @@ def get_config(size: str, arg: str = "", *, mode: str = "full", **changes: Any) 
     c.data.balanced = False
     # What the network sees in validation: "resize", or "resize256_crop224".
     c.data.view = "resize"
-    # Of pixels in [0, 1]. Both None: from `stats_file`, or those of the starting weights, or else
-    # computed over the training sets and stored in the workdir.
+    # Of pixels in [0, 1]. Both None: from `stats_file`, or those of the starting weights; without
+    # weights computed over the training sets. They are stored in the workdir.
     c.data.mean = placeholder(tuple)
     c.data.std = placeholder(tuple)
     c.data.stats_file = placeholder(str)

@@ -18,6 +18,7 @@ from fsvfm_jax.config_checks import (
     check_ranges,
     check_skip_ranges,
     check_stats,
+    check_warmup,
     locate,
 )
 from fsvfm_jax.errors import ConfigError
@@ -122,12 +123,9 @@ def _check(config: ConfigDict) -> None:
             f"config.schedule_epochs = {config.schedule_epochs} (by recipe {config.recipe!r} unless"
             f" you set it) ends before config.epochs = {config.epochs}: give it at least that"
         )
-    if config.optimizer.warmup_epochs >= config.schedule_epochs:
-        raise ConfigError(
-            f"config.optimizer.warmup_epochs = {config.optimizer.warmup_epochs} leaves nothing of"
-            f" config.schedule_epochs = {config.schedule_epochs}: set"
-            " --config.optimizer.warmup_epochs below that, such as 0"
-        )
+    schedule_epochs = config.schedule_epochs
+    of = f"config.schedule_epochs = {schedule_epochs}"
+    check_warmup(config.optimizer.warmup_epochs, schedule_epochs, of=of)
     if config.data.source == "synthetic" and config.data.paths:
         raise ConfigError(
             "config.data.source = 'synthetic' reads no paths: set --config.data.source=folder too"

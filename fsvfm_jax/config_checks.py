@@ -98,6 +98,15 @@ def check_accum_steps(accum_steps: Any, *, comparing: str | None) -> None:
         raise ConfigError(f"config.accum_steps = {accum_steps!r} must be 'auto' or at least 1")
 
 
+def check_warmup(warmup_epochs: float | int, epochs: float | int, *, of: str) -> None:
+    """Raises ConfigError unless the warm-up ends before these epochs do; `of` is what has them."""
+    if warmup_epochs >= epochs:
+        raise ConfigError(
+            f"config.optimizer.warmup_epochs = {warmup_epochs} leaves nothing of {of}: set"
+            " --config.optimizer.warmup_epochs below that, such as 0"
+        )
+
+
 def check_skip_ranges(ranges: Any) -> None:
     """Ascending, apart, and none of them empty."""
     try:

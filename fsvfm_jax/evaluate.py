@@ -7,7 +7,7 @@ not know the answers.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -81,18 +81,8 @@ def evaluate(config: ConfigDict, workdir: epath.Path, *, check_only: bool = Fals
     tests = open_sets(config.data.test, config.data.paths, image_size=size)
     thresholds = open_sets(config.data.val, config.data.paths, image_size=size)
     distributed.check_same(told_of({**thresholds, **tests}), what="lists of faces")
-    warn_of_common_videos(thresholds.values(), tests.values(), use="chooses the threshold")
-    measured = [*thresholds.values(), *tests.values()]
-    trained, chose = (_sets_of_run(path, kind, image_size=size) for kind in ("train", "val"))
-    warn_of_common_videos(trained, measured, use="was trained on")
-    warn_of_common_videos(chose, tests.values(), use="chose the checkpoint")
-    _check_scorable(tests, thresholds, list(steps), report_kind=config.report)
-    run_steps, seed = None, config.init.seed
-    if is_run(path):
-        run_steps = _run_steps(path)
-        seed = run_config(path).seed if seed is None else seed
-    if "last" in steps and steps["last"] != [run_steps]:
-        logger.warning("the run has not ended: step %d of %s", steps["last"][0], run_steps)
+    _refuse_what_cannot_be_judged(tests, thresholds, list(steps), report_kind=config.report)
+    _warn_of_known_videos(path, tests.values(), thresholds.values(), image_size=size)
     if check_only:
         logger.info("check: read the detector and the lists; nothing was scored or written")
         return
@@ -106,7 +96,8 @@ def evaluate(config: ConfigDict, workdir: epath.Path, *, check_only: bool = Fals
             logger.info("checkpoint %d", step)
         margins[step] = _score(predict, detector, config, {**thresholds, **tests}, mesh)
     rows, scores = [], []
-    row_of = partial(_row, config=config, seed=seed)
+    run_steps, seed = (_run_steps(path), run_config(path).seed) if is_run(path) else (None, None)
+    row_of = partial(_row, config=config, seed=seed if seed is not None else config.init.seed)
     for selection, candidates in steps.items():
         for name, faces in tests.items():
             of_steps = [
@@ -123,7 +114,7 @@ def evaluate(config: ConfigDict, workdir: epath.Path, *, check_only: bool = Fals
         caption = report.SPOOF_CAPTION if spoof else report.DETECTION_CAPTION
         caption = f"{caption}\n\n{_protocol(config)}"
         write_report(workdir, rows, scores, caption=caption, drawn=len(tests))
-        write_text(workdir / "config.json", config_lib.to_json(config))
+        write_text(workdir / "evaluation.json", config_lib.to_json(config))
         logger.info("done: %s", workdir / "table.md")
 
 
@@ -152,24 +143,32 @@ def _steps(path: Path, config: ConfigDict) -> dict[str, list[int | None]]:
             f"{path} has no validated checkpoint (config.data.val): drop 'validation' of"
             f" config.select = {tuple(config.select)!r}"
         )
-    given = max(scores) if config.init.step is None else config.init.step
+    newest, run_steps = max(scores), _run_steps(path)
+    if newest < run_steps:
+        logger.warning("the run has not ended: step %d of %d", newest, run_steps)
+    given = newest if config.init.step is None else config.init.step
     choices = {
         "validation": [min(finite, key=lambda step: (finite[step], step))] if finite else [],
-        "last": [max(scores)],
+        "last": [newest],
         "test-oracle": sorted(scores),
         "given": [given],
     }
     return {selection: choices[selection] for selection in config.select}
 
 
-def _check_scorable(
+def _refuse_what_cannot_be_judged(
     tests: Mapping[str, DetectionSet],
     thresholds: Mapping[str, DetectionSet],
     selections: Sequence[str],
     *,
     report_kind: str,
 ) -> None:
-    """Refuses at once what would else be refused after hours of scoring."""
+    """Raises at once what would else be raised after hours of scoring."""
+    if both := thresholds.keys() & tests.keys():
+        raise ConfigError(
+            f"config.data.val and config.data.test both have a set {', '.join(sorted(both))}: call"
+            " one of them otherwise"
+        )
     file_stems([_scores_name(name, selection) for selection in selections for name in tests])
     if report_kind == "spoof" and thresholds:
         check_classes(thresholds, purpose="choosing a threshold", where=" (config.data.val)")
@@ -233,6 +232,21 @@ def _reversed(params: Params) -> Params:
     """The last layer with its two classes exchanged."""
     last = "classifier" if "classifier" in params else "head"
     return params | {last: {name: x[..., ::-1] for name, x in params[last].items()}}
+
+
+def _warn_of_known_videos(
+    path: Path,
+    tests: Iterable[DetectionSet],
+    thresholds: Iterable[DetectionSet],
+    *,
+    image_size: int,
+) -> None:
+    """Logs which videos are measured on although something of the result hangs on them."""
+    tests, thresholds = list(tests), list(thresholds)
+    trained, chose = (_sets_of_run(path, kind, image_size=image_size) for kind in ("train", "val"))
+    warn_of_common_videos(trained, [*thresholds, *tests], use="was trained on")
+    warn_of_common_videos(chose, tests, use="chose the checkpoint")
+    warn_of_common_videos(thresholds, tests, use="chooses the threshold")
 
 
 def _sets_of_run(path: Path, kind: str, *, image_size: int) -> list[DetectionSet]:

@@ -13,7 +13,7 @@ import optax
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.config_checks import check_warmup
 
 NOT_DECAYED = ("bias", "scale")
 # In fine-tuning, where positions are trained too.
@@ -90,12 +90,8 @@ def make_schedule(config: ConfigDict, num_samples: int) -> Schedule:
     epochs = config.epochs
     if total_steps is not None:
         epochs = total_steps * config.batch_size / num_samples
-        if config.optimizer.warmup_epochs >= epochs:
-            raise ConfigError(
-                f"config.optimizer.warmup_epochs = {config.optimizer.warmup_epochs} leaves nothing"
-                f" of config.total_steps = {total_steps}, which are {epochs:.3g} epochs: set"
-                " --config.optimizer.warmup_epochs below that, such as 0"
-            )
+        of = f"config.total_steps = {total_steps}, which are {epochs:.3g} epochs"
+        check_warmup(config.optimizer.warmup_epochs, epochs, of=of)
     return Schedule(
         steps_per_epoch=num_samples / config.batch_size,
         total_steps=total_steps or math.ceil(epochs * num_samples / config.batch_size),

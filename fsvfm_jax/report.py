@@ -188,6 +188,11 @@ def mean_rows(rows: Iterable[Row], *, model: str | None = None) -> list[Row]:
     return means
 
 
+def of_single_sets(rows: Iterable[Row]) -> list[Row]:
+    """Returns the rows that are no means over sets."""
+    return [row for row in rows if "images" in row]
+
+
 def over_seeds(rows_by_seed: Mapping[int, Sequence[Row]]) -> list[Row]:
     """Returns a row per set and selection, each metric as {"mean", "sd", "n"} over the seeds.
 

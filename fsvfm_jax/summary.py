@@ -1,6 +1,6 @@
 """One table of many reports: means over seeds, and over sets that runs of their own are tested on.
 
-    python -m fsvfm_jax.summary runs/*/report/table.json
+    python -m fsvfm_jax.summary runs/*-report/table.json
 
 A published figure of anti-spoofing is such a mean: each domain is left out by runs of its own.
 """
@@ -37,24 +37,30 @@ def summary(tables: Sequence[str]) -> str:
         tables: Files that `report_files.write_report` wrote.
 
     Raises:
-        DataError: One is not of that form, or two report of the same set, selection and seed.
+        DataError: One is not of that form, two report of the same set, selection and seed, or
+            those of one seed are of other sets than those of another.
     """
     rows = [row for table in tables for row in _rows(Path(table))]
     _refuse_twice(rows)
     by_seed = defaultdict(list)
     for row in rows:
         by_seed[row["seed"]].append(row)
-    for of_seed in by_seed.values():
-        if len({row["dataset"] for row in of_seed}) > 1:
+    sets = {seed: {row["dataset"] for row in of_seed} for seed, of_seed in by_seed.items()}
+    if len({*map(frozenset, sets.values())}) > 1:
+        told = "; ".join(f"{seed}: {', '.join(sorted(names))}" for seed, names in sets.items())
+        raise DataError(f"the tables of each seed must be of the same sets; there are {told}")
+    for seed, of_seed in by_seed.items():
+        if len(sets[seed]) > 1:
             of_seed += report.mean_rows(of_seed)
     return markdown(report.over_seeds(by_seed), "\n".join([CAPTION, *tables]))
 
 
 def _rows(table: Path) -> list[report.Row]:
-    """Those of single sets."""
     try:
-        rows = json.loads(table.read_text())["rows"]
-        return [row for row in rows if "images" in row and (row["dataset"], row["selection"])]
+        rows = report.of_single_sets(json.loads(table.read_text())["rows"])
+        for row in rows:
+            row["dataset"], row["selection"], row["seed"]
+        return rows
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise DataError(
             f"{table} is no table of an evaluation ({error}): name its table.json"

@@ -171,6 +171,32 @@ def train(
                     _report(unreported.pop(), tracker, schedule, skipped, replaced=batches.replaced)
                 )
 
+        def validation_loss(step: int) -> float:
+            limits = config.watchdog
+            # The last step is validated whatever comes: no later start would do it.
+            is_last = step == schedule.total_steps
+
+            def go_on() -> None:
+                fault("validation", step, process=process)
+                if not is_last:
+                    preemption.check()
+                watchdog.beat(
+                    "a batch of the validation (config.watchdog.step_seconds)", limits.step_seconds
+                )
+
+            watchdog.beat(
+                "the validation's first batch (config.watchdog.start_seconds)", limits.start_seconds
+            )
+            try:
+                with contextlib.nullcontext() if is_last else preemption.waiting():
+                    found = validate(state.params, go_on)
+            except StopWaiting:
+                return math.nan
+            finally:
+                watchdog.rest()
+            tracker.validation(step, found)
+            return found["val_loss"]
+
         def save(step: int, *, scored: bool = True) -> None:
             nonlocal saved_step
             # Nothing is saved before its step is known to be finite; and what was said until then
@@ -182,16 +208,7 @@ def train(
             losses.clear()
             watchdog.rest()
             if validate is not None and scored:
-                score = math.nan
-
-                def go_on() -> None:
-                    fault("validation", step, process=process)
-                    preemption.check()
-
-                with contextlib.suppress(StopWaiting), preemption.waiting():
-                    found = validate(state.params, go_on)
-                    score = found["val_loss"]
-                    tracker.validation(step, found)
+                score = validation_loss(step)
             # It may wait for the save before it, which has a limit of its own.
             checkpoints.save(state, step=step, samples_seen=samples_seen, score=score)
             saved_step = step

@@ -12,6 +12,7 @@ from fsvfm_jax.config_checks import (
     check_ranges,
     check_skip_ranges,
     check_stats,
+    check_warmup,
 )
 from fsvfm_jax.data.labelled import LABELS
 from fsvfm_jax.data.rand_augment import EVALUATION_TRANSFORMS
@@ -74,12 +75,9 @@ def resolve_finetuning(config: ConfigDict) -> None:
     accum_steps = config.accum_steps
     comparing = "the contrastive loss" if config.loss.weight_anchor else None
     check_accum_steps(accum_steps, comparing=comparing)
-    warmup, epochs = config.optimizer.warmup_epochs, config.epochs
-    if config.total_steps is None and (epochs == 0 or warmup >= epochs):
-        raise ConfigError(
-            f"config.optimizer.warmup_epochs = {warmup} leaves nothing of config.epochs = {epochs}:"
-            " set --config.optimizer.warmup_epochs below that, such as 0"
-        )
+    if config.total_steps is None:  # Else it takes the number of faces: `optim.make_schedule`.
+        of = f"config.epochs = {config.epochs}"
+        check_warmup(config.optimizer.warmup_epochs, config.epochs, of=of)
     _check_optimizer(config)
     if config.loss.weight_anchor and config.mode != "adapter":
         raise ConfigError(

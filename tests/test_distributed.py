@@ -149,6 +149,16 @@ def test_sigterm_to_one_process_ends_the_validation_of_both(tmp_path):
     assert not (run / "validation.jsonl").exists()
 
 
+def test_a_validation_that_hangs_ends_too(tmp_path):
+    (tmp_path / "c.py").write_text(DETECTOR.format(validated=4))
+    limit = "--config.watchdog.step_seconds=8"
+    tiny = [f"--config={tmp_path}/c.py"]
+    (child,) = start([tmp_path / "run"], limit, faults=["validation:2:sleep"], tiny=tiny)
+    said = child.communicate(timeout=120)[1]
+    assert child.returncode == 71, said
+    assert "a batch of the validation (config.watchdog.step_seconds) has not ended" in said
+
+
 def test_two_processes_score_every_face_once_and_as_one_does(tmp_path):
     (tmp_path / "c.py").write_text(DETECTOR.format(validated=4))
     run = tmp_path / "run"

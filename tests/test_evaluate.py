@@ -71,7 +71,7 @@ def test_a_run_gets_a_row_for_every_set_and_way_of_choosing(trained, tmp_path):
     text = (tmp_path / "table.md").read_text()
     assert f"Detector: {trained}; images: resize, in float32." in text
     assert "swap-a: rendered frames 2, name swap-a, seed 0, split test, videos 6." in text
-    stored = json.loads((tmp_path / "config.json").read_text())
+    stored = json.loads((tmp_path / "evaluation.json").read_text())
     assert stored["init"]["params"] == str(trained) and stored["task"] == "evaluate"
     scores = read_scores(tmp_path / "scores" / "swap-a_last.csv", dataset="swap-a")
     assert len(scores.files) == 12 and scores.fake.sum() == 6
@@ -147,6 +147,13 @@ def test_what_cannot_be_judged_is_refused_before_scoring(trained, tmp_path, kind
     faces = transfer.face_set("folder", "x", split="test", exclude=("fake",))
     config.data[kind] = ConfigDict({"x": faces})
     with pytest.raises(DataError, match=error):
+        evaluate.evaluate(config, epath.Path(tmp_path / "new"), check_only=True)
+
+
+def test_a_set_that_is_tested_and_chooses_the_threshold_needs_two_names(trained, tmp_path):
+    config = evaluation_config(trained, report="spoof")
+    config.data.val["swap-a"] = transfer.rendered_set("swap-a", "val", videos=6, frames=2)
+    with pytest.raises(ConfigError, match="both have a set swap-a: call one of them otherwise"):
         evaluate.evaluate(config, epath.Path(tmp_path / "new"), check_only=True)
 
 

@@ -20,7 +20,7 @@ from fsvfm_jax.convert import reference, weights
 from fsvfm_jax.convert.measures import network
 from fsvfm_jax.data.labelled import REAL
 from fsvfm_jax.data.stats import Stats
-from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.errors import ConfigError, DataError, Preempted
 from fsvfm_jax.jobs import JOBS
 from fsvfm_jax.models import build_detector
 from fsvfm_jax.models.adapter import unit_columns
@@ -316,6 +316,16 @@ def test_a_killed_run_goes_on_to_the_same_numbers(straight, tmp_path, ask):
         with Checkpoints(epath.Path(workdir) / "checkpoints", keep=3) as checkpoints:
             states.append(jax.device_get(checkpoints.restore_newest_valid(template).state))
     jax.tree.map(np.testing.assert_array_equal, *states)
+
+
+def test_sigterm_ends_a_validation_but_not_the_last_one(straight, tmp_path, ask):
+    ask("validation:3:term")
+    with pytest.raises(Preempted, match="stopped at step 3 and saved"):
+        run(tmp_path, tiny_config())
+    assert not (tmp_path / "validation.jsonl").exists()
+    ask("validation:6:term")
+    run(tmp_path, tiny_config())
+    assert lines(tmp_path, "validation.jsonl") == lines(straight, "validation.jsonl")[1:]
 
 
 def test_changed_augmentation_or_sets_are_refused_on_resume(straight):

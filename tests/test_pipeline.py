@@ -318,7 +318,6 @@ import multiprocessing, os, signal
 from functools import partial
 from absl import flags
 from fsvfm_jax.data.elements import pretraining_element
-from fsvfm_jax.data.moments import power_sums
 from fsvfm_jax.data.pipeline import advance, make_iterator, sample_indices
 from fsvfm_jax.data.sources import SyntheticFaces
 

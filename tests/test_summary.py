@@ -7,6 +7,7 @@ import pytest
 from scored_sets import BY_HAND, scored
 
 from fsvfm_jax import report
+from fsvfm_jax.errors import DataError
 from fsvfm_jax.report_files import write_report
 from fsvfm_jax.summary import main, summary
 
@@ -42,6 +43,15 @@ def test_one_seed_and_one_set_have_no_mean(tmp_path, capsys):
     assert "MSU" in said and "mean of" not in said and "+- 0" not in said
 
 
+def test_seeds_of_unlike_sets_are_refused(tmp_path):
+    tables = [
+        write(tmp_path / "a", dataset="MSU", seed=0),
+        write(tmp_path / "b", dataset="OULU", seed=1),
+    ]
+    with pytest.raises(DataError, match="of the same sets; there are 0: MSU; 1: OULU"):
+        summary(tables)
+
+
 def test_the_same_row_twice_is_refused(tmp_path, capsys):
     table = write(tmp_path, dataset="MSU", seed=0)
     with pytest.raises(SystemExit) as ended:
@@ -50,7 +60,9 @@ def test_the_same_row_twice_is_refused(tmp_path, capsys):
     assert "2 of the tables report of 'MSU', last, seed 0" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"rows": [1]}', '{"rows": [{"images": 1}]}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"rows": [1]}', '{"rows": [{"images": 1, "dataset": "x"}]}']
+)
 def test_what_is_no_table_is_named(tmp_path, text, capsys):
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(SystemExit) as ended:

@@ -171,8 +171,7 @@ def _evaluate(config: ConfigDict, run: Path, *, seed: int) -> list[dict[str, Any
         config.init.params = str(run)
         config.init.seed = seed
         evaluate.evaluate(config_lib.resolve(config), epath.Path(table.parent))
-    rows = json.loads(table.read_text())["rows"]
-    return [row for row in rows if not row["dataset"].startswith("mean of")]
+    return report.of_single_sets(json.loads(table.read_text())["rows"])
 
 
 def _statistics_aucs(

@@ -32,7 +32,7 @@ class Split:
     """What one split was packed from and holds.
 
     Attributes:
-        plan: SHA-256 of settings, names and sizes of the files it was made from.
+        plan: SHA-256 of what it was made from (`prepare.growing_set.Plan`).
         encoding: Of the images.
         size: Height and width of all of them; None if they differ.
         left_out: How many images did not get in.

@@ -175,6 +175,8 @@ def _admit(name: str, root: str) -> Source | Refusal:
         return Refusal(name, f"it cannot be read ({error.strerror})")
     if not is_below(real, root):
         return Refusal(name, f"it is a link out of {root}")
+    if any(part.endswith(MADE_SUFFIXES) for part in os.path.dirname(name).split(os.sep)):
+        return Refusal(name, "a folder of its path is called as a crop or a map: rename it")
     if not stat.S_ISREG(mode):
         return Refusal(name, "it is no regular file")
     return Source(name, real)
@@ -193,9 +195,7 @@ def _part_by_stem(sources: list[Source]) -> tuple[list[Source], list[Refusal]]:
     def clashes(source: Source) -> bool:
         frame_of = re.sub(r"_frame_\d+(_\d+)?$", "", source.stem)
         is_frame = not source.is_video and frame_of != source.stem and frame_of in videos
-        # A folder called as a crop or a map may be.
-        folders = os.path.dirname(source.name).split(os.sep)
-        return count[source.stem] > 1 or is_frame or any(x.endswith(MADE_SUFFIXES) for x in folders)
+        return count[source.stem] > 1 or is_frame
 
     reason = "what is made of it would be named as another file's are; rename one"
     apart = [Refusal(source.name, reason) for source in sources if clashes(source)]

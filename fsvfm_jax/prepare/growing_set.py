@@ -93,8 +93,9 @@ def build(plan: Plan, target: Path, write_shards: Callable[[Path, list[int]], No
     with storage(target), alone_in(target, doing="packs"):
         manifest = _read_compatible(target, plan)
         before = manifest.get(plan.split)
-        changed = plan.changed_since(target / MANIFEST_FILE) if before else False
-        if before is not None and (before.plan != fingerprint or changed):
+        if before is not None and (
+            before.plan != fingerprint or plan.changed_since(target / before.shards[0].file)
+        ):
             raise ConfigError(
                 f"{target} holds a split {plan.split} of other files or settings; name another"
                 " folder, or remove this one"

@@ -153,24 +153,30 @@ def _make_worker(arguments: tuple[Path, Options, str]) -> Callable[[list[str]], 
 
 def _write_maps(names: list[str], *, tree: Path, parser: Parser, together: bool) -> list[Line]:
     """Of a few crops; unless they go through a network `together`, one is in memory at a time."""
-    lines, crops = [], []
-    for name in names:
-        try:
-            crops.append((name, read_file(str(tree / "images" / name))))
-        except ValueError as error:
-            lines.append(_refused(name, str(error)))
+    lines = []
     with new_files(tree) as write:
-        for group in [crops] if together else [[crop] for crop in crops]:
+        for group in [names] if together else [[name] for name in names]:
             try:
-                made = maps_of_crops(group, parser)
+                made = maps_of_crops(_read(group, tree, refused=lines), parser)
             except MemoryError:
-                made = [(_refused(name, "it takes too much memory"), None) for name, _ in group]
+                made = [(_refused(name, "it takes too much memory"), None) for name in group]
             for line, npy in made:
                 tick()
                 lines.append(line)
                 if npy is not None:
                     write(f"parsing_maps/{line['map']}", npy)
     return lines
+
+
+def _read(names: list[str], tree: Path, *, refused: list[Line]) -> list[tuple[str, bytes]]:
+    """Name and bytes of the crops that can be read; the others are added to those refused."""
+    crops = []
+    for name in names:
+        try:
+            crops.append((name, read_file(str(tree / "images" / name))))
+        except ValueError as error:
+            refused.append(_refused(name, str(error)))
+    return crops
 
 
 def _with_map(line: Line, made: UInt8[np.ndarray, "_H _W"] | str) -> tuple[Line, bytes | None]:

@@ -18,7 +18,7 @@ T = TypeVar("T")
 A = TypeVar("A")
 U = TypeVar("U")
 
-SECONDS = 5  # of CPU, for one picture; far more than any takes
+SECONDS = 5  # of CPU, for one picture; one of 48 megapixels takes some 2
 MEMORY_BYTES = 512 * 2**20  # for one picture, beyond what a worker has at its start
 DIED = f"reading it took over {SECONDS} s, or ended the process"
 Work = Callable[[Any], Any]  # an item to its result; either may be a list
