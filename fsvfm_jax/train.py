@@ -177,12 +177,12 @@ def train(
             is_last = step == schedule.total_steps
 
             def go_on() -> None:
-                fault("validation", step, process=process)
-                if not is_last:
-                    preemption.check()
                 watchdog.beat(
                     "a batch of the validation (config.watchdog.step_seconds)", limits.step_seconds
                 )
+                fault("validation", step, process=process)
+                if not is_last:
+                    preemption.check()
 
             watchdog.beat(
                 "the validation's first batch (config.watchdog.start_seconds)", limits.start_seconds
