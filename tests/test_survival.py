@@ -331,7 +331,7 @@ def test_13_nothing_grows_in_20000_steps(tmp_path):
         tmp_path,
         "--config.epochs=8000",
         "--config.schedule_epochs=8000",
-        "--config.checkpoint.every=100",
+        "--config.checkpoint.every=400",
         "--config.tracking.picture_every=400",
         "--config.tracking.log_every=100",
         "--config.data.num_workers=2",
