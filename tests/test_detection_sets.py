@@ -100,9 +100,10 @@ def _place(face, key):
 
 
 def test_videos_that_are_trained_on_and_tested_are_counted(tmp_path, caplog):
-    write_pictures(tmp_path / "a", "real/v.png fake/v.png")
-    write_pictures(tmp_path / "b", "real/v.png fake/w.png")
-    sets = opened({name: face_set("folder", name) for name in "ab"}, tmp_path)
+    write_pictures(tmp_path / "train", "real/v.png fake/v.png")
+    write_pictures(tmp_path / "test", "real/v.png fake/w.png")
+    splits = {"a": "train", "b": "test"}
+    sets = opened({name: face_set("folder", split=x) for name, x in splits.items()}, tmp_path)
     with caplog.at_level(logging.WARNING, "fsvfm_jax"):
         warn_of_common_videos([sets["a"]], [sets["b"]], use="is trained on")
     assert "1 videos of b seem to be in a too" in caplog.text
