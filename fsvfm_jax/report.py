@@ -165,6 +165,20 @@ def video_threshold(scores: Scores) -> float:
     return grid_threshold(means, live).threshold
 
 
+def oracle_error(scores: Scores, *, spoof: bool) -> float:
+    """Returns what "test-oracle" minimises: HTER at the set's own threshold, or 1 - video AUC.
+
+    Without both classes it is 1: no checkpoint is better than another.
+    """
+    if int(scores.fake.sum()) in (0, len(scores.fake)):
+        return 1.0
+    if spoof:
+        _, means, live = _live_videos(scores)
+        return _hter(means, live, threshold=grid_threshold(means, live).threshold)
+    _, means, fake = video_means(scores.p_fake, scores.fake, scores.videos)
+    return 1 - auc(means, fake)
+
+
 def mean_rows(rows: Iterable[Row], *, model: str | None = None) -> list[Row]:
     """Returns the mean of each metric over the sets: a row per selection and seed.
 
