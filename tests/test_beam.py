@@ -1,34 +1,37 @@
-"""Packing as an Apache Beam pipeline gives the same set."""
+"""The stages as Apache Beam pipelines give the same files."""
 
-import argparse
 import importlib.util
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import face_trees
+import numpy as np
 import pytest
+from PIL import Image
 
-from fsvfm_jax import prepare
 from fsvfm_jax.data.records import FaceRecords
-from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.errors import StorageError
+from fsvfm_jax.prepare import detect as detect_module
 from fsvfm_jax.prepare import pack as pack_module
+from fsvfm_jax.prepare.detect import Options, detect
+from fsvfm_jax.prepare.manifest import keep_lines
 from fsvfm_jax.prepare.pack import pack
+from fsvfm_jax.prepare.parse import Options as ParseOptions
+from fsvfm_jax.prepare.parse import parse
 
 HAS_BEAM = importlib.util.find_spec("apache_beam") is not None
 needs_beam = pytest.mark.skipif(
     not HAS_BEAM and "CI" not in os.environ, reason="apache-beam, of the extra beam, is not there"
 )
 COUNT = 14
+RUNNERS = ["", "--direct_num_workers=2 --direct_running_mode=multi_processing"]
+CROPPED = Options(detector="none", size=16)
 
 
 @needs_beam
 @pytest.mark.filterwarnings("ignore")  # of Beam's own
-@pytest.mark.parametrize(
-    "options",
-    ["", "--direct_num_workers=2 --direct_running_mode=multi_processing"],
-)
+@pytest.mark.parametrize("options", RUNNERS)
 def test_both_ways_give_the_same_records(tmp_path: Path, options: str) -> None:
     tree = face_trees.write_tree(tmp_path / "tree", COUNT)
     (tree / "parsing_maps/a/002.npy").unlink()
@@ -63,13 +66,66 @@ def test_beam_goes_on_with_what_is_there(tmp_path: Path, monkeypatch: pytest.Mon
     assert face_trees.contents(target) == expected
 
 
-def test_without_beam_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tree = face_trees.write_tree(tmp_path / "tree", 1)
-    monkeypatch.setitem(sys.modules, "apache_beam", None)
-    monkeypatch.delitem(sys.modules, "fsvfm_jax.prepare.beam", raising=False)
-    monkeypatch.delattr(prepare, "beam", raising=False)
-    parser = argparse.ArgumentParser()
-    pack_module.add_arguments(parser)
-    args = parser.parse_args([str(tree), str(tmp_path / "set"), "--beam="])
-    with pytest.raises(ConfigError, match=r"--beam needs Apache Beam .*fsvfm_jax\[beam\]"):
-        pack_module.run(args)
+def write_photographs(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number in range(5):
+        pixels = rng.integers(0, 256, (20, 24, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    (folder / "broken.png").write_bytes((folder / "0.png").read_bytes()[:60])
+    (folder / "notes.md").write_text("no photograph")
+    return folder
+
+
+def detect_and_parse(photographs: Path, tree: Path, beam: str | None) -> dict[str, bytes]:
+    detect(str(photographs), tree, CROPPED, processes=1, beam=beam)
+    parse(tree, ParseOptions(parser="average"), processes=1, beam=beam)
+    return face_trees.contents(tree)
+
+
+@needs_beam
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("options", RUNNERS)
+def test_both_ways_give_the_same_crops_maps_and_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str
+) -> None:
+    monkeypatch.chdir(tmp_path)  # Where a pipeline's machine works is another matter.
+    monkeypatch.setattr(detect_module, "SOURCES_AT_ONCE", 2)
+    photographs = write_photographs(tmp_path / "photographs")
+    alone = detect_and_parse(photographs, Path("alone"), None)
+    spread = detect_and_parse(photographs, Path("spread"), options)
+    assert len([name for name in alone if name.startswith("parsing_maps/")]) == 5
+    assert b"broken.png" in alone["manifest.jsonl"] and b"notes.md" in alone["manifest.jsonl"]
+    assert spread == alone
+
+
+@needs_beam
+@pytest.mark.filterwarnings("ignore")
+def test_a_stage_goes_on_with_what_was_done_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photographs = write_photographs(tmp_path / "photographs")
+    expected = detect_and_parse(photographs, tmp_path / "alone", None)
+    monkeypatch.setattr(detect_module, "SOURCES_AT_ONCE", 1)
+    done: list[str] = []
+
+    def fails_at_the_last(*args: object, **kwargs: object) -> None:
+        done.append("one")
+        if len(done) == 6:
+            raise StorageError("the volume is gone")
+        keep_lines(*args, **kwargs)
+
+    monkeypatch.setattr("fsvfm_jax.prepare.stages.keep_lines", fails_at_the_last)
+    with pytest.raises(StorageError, match=r"the Beam pipeline failed .*the volume is gone"):
+        detect(str(photographs), tmp_path / "tree", CROPPED, processes=1, beam="")
+    monkeypatch.undo()
+    detected: list[object] = []
+    work = detect_module._detected
+
+    def counted(sources: list[object], **kwargs: object) -> object:
+        detected.extend(sources)
+        return work(sources, **kwargs)
+
+    monkeypatch.setattr(detect_module, "_detected", counted)
+    assert detect_and_parse(photographs, tmp_path / "tree", None) == expected
+    assert len(detected) == 1

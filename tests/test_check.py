@@ -167,7 +167,7 @@ def test_left_out_images_are_told(tree: Path, capsys: pytest.CaptureFixture[str]
     (tree / "parsing_maps/a/000.npy").unlink()
     pack(str(tree), str(tree / "set"))
     run(tree / "set")
-    assert "1 images were left out when packing: left_out-train.jsonl" in capsys.readouterr().out
+    assert "1 files were left out when packing: left_out-train.jsonl" in capsys.readouterr().out
 
 
 def test_what_cannot_be_checked(tmp_path: Path, tree: Path) -> None:

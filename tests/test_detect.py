@@ -21,7 +21,6 @@ from fsvfm_jax.prepare.detect import (
     HogDetector,
     Options,
     WholeImage,
-    check_installed,
     crop,
     detect,
     faces_of_source,
@@ -197,12 +196,6 @@ def test_options_that_cannot_be(tmp_path: Path, options: Options, tree: str, mes
     (tmp_path / "src").mkdir()
     with pytest.raises(ConfigError, match=message):
         detect(str(tmp_path / "src"), tmp_path / tree, options, processes=1)
-
-
-def test_a_missing_extra_is_named() -> None:
-    check_installed({"json"}, extra="prepare")
-    with pytest.raises(ConfigError, match=r"no_such_module is not .* pip install '.\[prepare\]'"):
-        check_installed({"json", "no_such_module"}, extra="prepare")
 
 
 def test_lines_have_the_same_entries(tmp_path: Path) -> None:

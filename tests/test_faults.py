@@ -103,7 +103,11 @@ def test_poison(ask, caplog):
 
 
 def run_with(value):
-    program = "from fsvfm_jax.faults import fault; fault('step', 5); print('went on')"
+    # A shell starts what it puts into the background with SIGINT ignored.
+    program = (
+        "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL);"
+        "from fsvfm_jax.faults import fault; fault('step', 5); print('went on')"
+    )
     return subprocess.Popen(
         [sys.executable, "-c", program],
         env={"FSVFM_FAULT": value},

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from fsvfm_jax.errors import ConfigError, DataError, StorageError
-from fsvfm_jax.prepare import growing_set
+from fsvfm_jax.prepare import encode, growing_set
 from fsvfm_jax.prepare.pack import pack
 
 
@@ -132,6 +132,25 @@ def test_other_files_or_settings_are_refused(
             face_trees.write_tree(tree, 1, first=3)
         with pytest.raises(ConfigError, match=r"of other files or settings; .*name another folder"):
             pack(str(tree), str(tmp_path / "set"), image_size=16 if change == "settings" else None)
+
+
+def test_shards_that_are_gone_are_made_anew(
+    tree: Path, tmp_path: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack(str(tree), str(tmp_path), shard_records=5)
+    first, second, third, _ = sorted(tmp_path.glob("*array_record*"))
+    first.unlink()
+    second.write_bytes(second.read_bytes()[:-1])
+    kept = third.stat().st_mtime_ns
+    pack(str(tree), str(tmp_path), shard_records=5)
+    assert face_trees.contents(tmp_path) == undisturbed
+    assert third.stat().st_mtime_ns == kept
+    # As another version of the program might write them.
+    monkeypatch.setattr(encode, "JPEG_QUALITY", 60)
+    first.unlink()
+    with pytest.raises(DataError, match=f"{first.name} is missing, and what is packed in its"):
+        pack(str(tree), str(tmp_path), shard_records=5)
+    assert not first.exists()
 
 
 def test_splits_of_pixels_have_one_size(tree: Path, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """A tree becomes a set: the same one whatever happens on the way, and nothing gets lost unsaid."""
 
-import argparse
 import json
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ from fsvfm_jax.data.set_manifest import read_manifest
 from fsvfm_jax.data.stats import compute_stats
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.prepare import pack as pack_module
+from fsvfm_jax.prepare.__main__ import main
 from fsvfm_jax.prepare.pack import pack
 
 SIZE = face_trees.SIZE
@@ -89,11 +89,10 @@ def test_what_is_left_out_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[
     np.save(maps / "b/001.npy", np.full((1, SIZE, SIZE), 11, np.int8))
     (images / "b/003.png").write_bytes((images / "b/003.png").read_bytes()[:-30])
     (maps / "b/005.npy").write_bytes(b"")
-    parser = argparse.ArgumentParser()
-    pack_module.add_arguments(parser)
+    (maps / "b/999.npy").write_bytes(b"")
+    (images / "b/008.heic").write_bytes(b"")
     target = tmp_path / "set"
-    args = [str(tree), str(target), "--shard-records", "4", "--processes", "1"]
-    pack_module.run(parser.parse_args(args))
+    main(["pack", str(tree), str(target), "--shard-records", "4", "--processes", "1"])
     lines = (target / "left_out-train.jsonl").read_text().splitlines()
     told = [json.loads(line) for line in lines]
     reasons = {line["name"]: line["reason"] for line in told}
@@ -102,11 +101,14 @@ def test_what_is_left_out_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert reasons["b/001"].startswith("its parsing map cannot be decoded: holds class 11")
     assert reasons["b/003"].startswith("its image cannot be decoded: ")
     assert reasons["b/005"].startswith("its parsing map cannot be decoded: ")
-    assert len(reasons) == 5
+    assert reasons["parsing_maps/b/999.npy"] == "it is a parsing map without its image"
+    assert reasons["images/b/008.heic"] == "it is no image or parsing map by its name"
+    assert len(reasons) == 7
     source = FaceRecords(str(target), image_size=SIZE)
     names = [source.name(index).split()[0] for index in range(len(source))]
     assert names == ["a/000", "a/006", "a/008", "b/007"]
-    assert "4 faces in train, 3 shards" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "4 faces in train, 3 shards" in said and "7 files were left out: " in said
 
 
 @pytest.mark.parametrize(

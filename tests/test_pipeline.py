@@ -159,7 +159,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> FaceRecords:
     file = folder / "any"
     file.touch()
     pairs = [Pair(f"{index:05d}", str(file), str(file)) for index in range(len(faces))]
-    plan = Plan(pairs, "train", "raw", SIZE, shard_records=2500)
+    plan = Plan(pairs, [], "train", "raw", SIZE, shard_records=2500)
 
     def packed(pair: Pair) -> Packed:
         image, parsing_map = faces[int(pair.name)].values()

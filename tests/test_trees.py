@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fsvfm_jax.errors import DataError
-from fsvfm_jax.prepare.trees import Pair, list_tree, refuse_links_out
+from fsvfm_jax.prepare.trees import Pair, list_tree
 
 STEMS = st.sets(st.sampled_from(["a", "b.c", "d/e", "d/f g", "d/h/ä", "z"]))
 
@@ -34,6 +34,7 @@ def test_each_image_has_its_map_and_the_npy_first(
         for name in sorted(images, key=lambda stem: f"{stem}.png")
     ]
     assert tree.maps_without_image == sorted(maps[stem] for stem in maps.keys() - images)
+    assert tree.unknown == [str(root / f"{name}/notes.txt") for name in ("images", "parsing_maps")]
 
 
 def test_capital_suffixes_and_links_are_found(tmp_path: Path) -> None:
@@ -53,11 +54,12 @@ def test_two_images_of_one_map_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["images/a.png", "parsing_maps/a.npy"])
 def test_a_tree_of_others_cannot_lead_out_of_itself(tmp_path: Path, name: str) -> None:
     touch(tmp_path, "tree/images/a.png", "tree/parsing_maps/a.npy", "secret")
-    refuse_links_out(str(tmp_path / "tree"))
+    list_tree(str(tmp_path / "tree"), links_out=False)
     (tmp_path / "tree" / name).unlink()
     (tmp_path / "tree" / name).symlink_to(tmp_path / "secret")
     with pytest.raises(DataError, match=f"{name} is a link out of"):
-        refuse_links_out(str(tmp_path / "tree"))
+        list_tree(str(tmp_path / "tree"), links_out=False)
+    assert list_tree(str(tmp_path / "tree")).pairs
 
 
 def test_what_has_no_image_is_refused(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ READER_BUFFER = 32768  # bytes
 # Of each set; a process may usually have 1,024 files open.
 MAX_OPEN_SHARDS = 64
 MEND = (
-    "copy the file anew from where it is whole, or remove the set and pack it again;"
+    "copy the file anew from where it is whole, or remove it and give the pack command again;"
     " `python -m fsvfm_jax.prepare check` lists all that is damaged"
 )
 

@@ -35,7 +35,7 @@ class Split:
         plan: SHA-256 of what it was made from (`prepare.growing_set.Plan`).
         encoding: Of the images.
         size: Height and width of all of them; None if they differ.
-        left_out: How many images did not get in.
+        left_out: How many files did not get in.
         power_sums: Of all stored pixels as decoded: for the powers 0, 1, 2, the sum over each
             channel.
         images_per_class: How many images show each of the classes.

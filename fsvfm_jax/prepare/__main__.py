@@ -11,7 +11,6 @@ from fsvfm_jax import cli
 from fsvfm_jax.errors import Preempted
 from fsvfm_jax.prepare import check, detect, pack, parse
 from fsvfm_jax.prepare.existing_maps import LABELS
-from fsvfm_jax.prepare.trees import refuse_links_out
 from fsvfm_jax.processes import available_cores
 
 COMMAND = "python -m fsvfm_jax.prepare"
@@ -39,22 +38,22 @@ def _run(args: argparse.Namespace) -> None:
     # Before hours of detecting.
     names = ("split", "encoding", "image_size", "shard_records")
     pack.check_settings(**{name: getattr(args, name) for name in names})
-    tree = args.dir
-    if (src / "images").is_dir() and (src / "parsing_maps").is_dir():
-        refuse_links_out(args.src)
-        tree = src
-        args.dir.mkdir(parents=True, exist_ok=True)
-    else:
+    is_tree = (src / "images").is_dir() and (src / "parsing_maps").is_dir()
+    if not is_tree:
         parse.check(_parse_options(args), batch_size=args.batch_size)
         _detect(args)
         _parse(args)
-    settings = {"dir": str(tree), "set": str(args.dir / "set")}
+    settings = {"dir": str(src if is_tree else args.dir), "set": str(args.dir / "set")}
+    # A tree of one's own making may have links; one that was given may be anyone's.
+    settings["links_out"] = not is_tree
     pack.run(argparse.Namespace(**vars(args) | settings))
 
 
 def _detect(args: argparse.Namespace) -> None:
     options = detect.Options(**{name: getattr(args, name) for name in detect.Options._fields})
-    counts = detect.detect(args.src, args.dir, options, root=args.root, processes=args.processes)
+    counts = detect.detect(
+        args.src, args.dir, options, root=args.root, processes=args.processes, beam=args.beam
+    )
     _tell(args.dir, counts)
 
 
@@ -65,6 +64,7 @@ def _parse(args: argparse.Namespace) -> None:
         processes=args.processes,
         device=args.device,
         batch_size=args.batch_size,
+        beam=args.beam,
     )
     _tell(args.dir, counts)
 
@@ -102,7 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     parsing = command("parse", _parse, "make a parsing map for every image of DIR/images")
     parsing.add_argument("dir", type=Path, metavar="DIR", help="folder with images/")
     _add_parse(parsing)
-    for added in (everything, verbs.choices["detect"], parsing):
+    packing = command("pack", pack.run, "write the faces of a folder as a set of few files")
+    pack.add_arguments(packing)
+    for added in (everything, verbs.choices["detect"], parsing, packing):
         added.add_argument(
             "--processes",
             type=_count,
@@ -110,9 +112,12 @@ def _parser() -> argparse.ArgumentParser:
             metavar="N",
             help="at once",
         )
-    pack.add_arguments(
-        command("pack", pack.run, "write the faces of a folder as a set of few files")
-    )
+        added.add_argument(
+            "--beam",
+            metavar="OPTIONS",
+            help="let Apache Beam do it, with these options, such as --beam='--runner=FlinkRunner"
+            " --flink_master=HOST:8081'; all paths are the same on all its machines",
+        )
     check.add_arguments(command("check", check.run, "say whether a set is healthy"))
     return parser
 

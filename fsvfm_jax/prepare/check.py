@@ -166,7 +166,7 @@ def _describe(part: Part, seen: Examined) -> str:
         lines.append(f"  {len(shards)} shards, {size / 1e6:.1f} MB, images as {encoding}")
         if part.manifest.left_out:
             name = LEFT_OUT_FILE.format(part.label.rpartition(" ")[2])
-            lines.append(f"  {part.manifest.left_out} images were left out when packing: {name}")
+            lines.append(f"  {part.manifest.left_out} files were left out when packing: {name}")
     count = len(seen.indices)
     if count:
         mean, std = stats_of_sums(seen.power_sums)

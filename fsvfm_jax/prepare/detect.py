@@ -6,11 +6,10 @@ no files: `faces_of_source` is all that becomes of one photograph or video.
 
 import contextlib
 import hashlib
-import importlib.util
 import io
 import math
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -21,19 +20,16 @@ from PIL import Image
 
 from fsvfm_jax.data.images import decode_image, read_file
 from fsvfm_jax.errors import ConfigError, DataError
-from fsvfm_jax.prepare.files import (
-    Source,
-    find_sources,
-    hash_file,
-    is_readable,
-)
+from fsvfm_jax.prepare.extras import check_installed
+from fsvfm_jax.prepare.files import Source, find_sources, hash_file, is_readable
 from fsvfm_jax.prepare.manifest import MANIFEST_FILE, Line, Manifest, new_files
+from fsvfm_jax.prepare.stages import do_stage
 from fsvfm_jax.prepare.workers import DIED, spread, start_limits, tick
-from fsvfm_jax.progress import progress
 
 # A larger photograph is searched at a fraction of its size. Counted after upsampling, which dlib's
 # detector spends 0.1 s and some 20 bytes per pixel on.
 MAX_SEARCHED_PIXELS = 16_000_000
+SOURCES_AT_ONCE = 64  # for a machine of a pipeline: a minute of photographs, 15 of videos
 
 
 class Box(NamedTuple):
@@ -166,9 +162,23 @@ def faces_of_source(
 
 
 def detect(
-    src: str, tree: Path, options: Options, *, root: str | None = None, processes: int
+    src: str,
+    tree: Path,
+    options: Options,
+    *,
+    root: str | None = None,
+    processes: int,
+    beam: str | None = None,
 ) -> dict[str, int]:
     """Finds and cuts out all faces: writes `images/` and the manifest; goes on where it stopped.
+
+    Args:
+        src: Folder, list or file; see `find_sources`.
+        tree: Where to write.
+        options: What the crops depend on.
+        root: What a list's paths are relative to.
+        processes: How many work.
+        beam: Options of the Apache Beam pipeline that does it instead.
 
     Returns:
         How many lines the manifest has of each outcome.
@@ -190,9 +200,10 @@ def detect(
             if refusal.name not in manifest:
                 manifest.add([_line(source=refusal.name, outcome="skipped", reason=refusal.reason)])
         todo = [source for source in sources if source.name not in manifest]
-        done = spread(todo, _make_worker, [(tree, options)] * min(processes, max(len(todo), 1)))
-        for source, lines in progress(done, total=len(todo), description="detect"):
-            manifest.add(lines or [_refused(source, DIED)])
+        # How many work on a machine is for a pipeline's runner to say.
+        processes = processes if beam is None else 1
+        work = partial(_detected, tree=tree.absolute(), options=options, processes=processes)
+        do_stage(manifest, todo, work, beam=beam, at_once=SOURCES_AT_ONCE)
         counts = manifest.finish()
     if not counts.get("face"):
         raise DataError(f"no face was found in {src}; {tree / MANIFEST_FILE} says why for each")
@@ -243,6 +254,14 @@ def _line(**known: Any) -> Line:
     return {name: known.get(name) for name in names}
 
 
+def _detected(
+    sources: Sequence[Source], *, tree: Path, options: Options, processes: int
+) -> Iterator[list[Line]]:
+    arguments = [(tree, options)] * min(processes, max(len(sources), 1))
+    for source, lines in spread(sources, _make_worker, arguments):
+        yield lines or [_refused(source, DIED)]
+
+
 def _make_worker(arguments: tuple[Path, Options]) -> Callable[[Source], list[Line]]:
     tree, options = arguments
     detector = make_detector(options)
@@ -279,12 +298,3 @@ def _check(src: str, tree: Path, options: Options) -> None:
             raise ConfigError(f"--{name} is {value}; it must be at least {least}")
     if os.path.isdir(src) and tree.resolve().is_relative_to(Path(src).resolve()):
         raise ConfigError(f"{tree} is in {src}, where it would be searched; name another folder")
-
-
-def check_installed(modules: Collection[str], *, extra: str) -> None:
-    """Raises ConfigError, naming the extra, unless the modules can be imported."""
-    for module in sorted(modules):
-        if importlib.util.find_spec(module) is None:
-            raise ConfigError(
-                f"{module} is not installed: pip install '.[{extra}]' in the project's folder"
-            )

@@ -39,9 +39,10 @@ LEFT_OUT_FILE = "left_out-{}.jsonl"
 
 @dataclass(frozen=True)
 class Plan:
-    """Which pairs go into which shard, and how: all that the set depends on."""
+    """Which pairs go into which shard, and how: all that the records depend on."""
 
     pairs: list[Pair]
+    ignored: list[LeftOut]  # files of the tree that are in no pair
     split: str
     encoding: str
     image_size: int | None
@@ -57,9 +58,9 @@ class Plan:
         """The pairs of one file."""
         return self.pairs[index * self.shard_records : (index + 1) * self.shard_records]
 
-    def changed_since(self, file: Path) -> bool:
-        """Whether one of the files was written after this one."""
-        then = file.stat().st_mtime_ns
+    def changed_since(self, packed: list[Path]) -> bool:
+        """Whether one of the files was written after the oldest of these."""
+        then = min(file.stat().st_mtime_ns for file in packed)
         files = (file for pair in self.pairs for file in pair[1:] if file)
         return any(os.stat(file).st_mtime_ns > then for file in files)
 
@@ -93,31 +94,34 @@ def build(plan: Plan, target: Path, write_shards: Callable[[Path, list[int]], No
     with storage(target), alone_in(target, doing="packs"):
         manifest = _read_compatible(target, plan)
         before = manifest.get(plan.split)
-        if before is not None and (
-            before.plan != fingerprint or plan.changed_since(target / before.shards[0].file)
-        ):
-            raise ConfigError(
-                f"{target} holds a split {plan.split} of other files or settings; name another"
-                " folder, or remove this one"
-            )
-        if before is not None and _is_whole(target):
-            shutil.rmtree(folder, ignore_errors=True)
-            return before
+        if before is not None:
+            lost = [i for i, shard in enumerate(before.shards) if not _is_there(shard, target)]
+            there = [target / shard.file for shard in before.shards if _is_there(shard, target)]
+            if before.plan != fingerprint or (there and plan.changed_since(there)):
+                raise ConfigError(
+                    f"{target} holds a split {plan.split} of other files or settings; name another"
+                    " folder, or remove this one"
+                )
+            if _is_whole(target):
+                if lost:
+                    _make_anew(plan, target, folder, before, lost, write_shards)
+                shutil.rmtree(folder, ignore_errors=True)
+                return before
         _begin(folder, plan, fingerprint)
         shards = [folder / name for name in plan.shard_names]
         missing = [i for i, shard in enumerate(shards) if not _is_done(shard, target)]
         if missing:
             write_shards(folder, missing)
         tallies = [json.loads(_tally_file(shard).read_text()) for shard in shards]
-        result = _sum_up(plan, fingerprint, tallies)
+        left_out = [line for tally in tallies for line in tally["left_out"]]
+        left_out += [item._asdict() for item in plan.ignored]
+        result = _sum_up(plan, fingerprint, tallies, left_out=len(left_out))
         if not result.count:
             shutil.rmtree(folder)
-            first = tallies[0]["left_out"][0]
             raise DataError(
-                f"none of {result.left_out} images can be packed; {first['name']}:"
-                f" {first['reason']}"
+                f"none of {len(plan.pairs)} images can be packed; {left_out[0]['name']}:"
+                f" {left_out[0]['reason']}"
             )
-        left_out = [line for tally in tallies for line in tally["left_out"]]
         _finish(target, folder, manifest | {plan.split: result}, plan.split, left_out)
         return result
 
@@ -182,13 +186,41 @@ def _begin(folder: Path, plan: Plan, fingerprint: str) -> None:
     """Makes the folder of unfinished shards, or sees that it is of the same plan."""
     folder.mkdir(exist_ok=True)
     file = folder / "plan"
-    if file.exists() and (file.read_text() != fingerprint or plan.changed_since(file)):
+    if file.exists() and (file.read_text() != fingerprint or plan.changed_since([file])):
         raise ConfigError(
             f"{folder} holds what was packed of other files or settings; remove it, or name another"
             " folder"
         )
     if not file.exists():
         _write(file, fingerprint.encode())
+
+
+def _make_anew(
+    plan: Plan,
+    target: Path,
+    folder: Path,
+    before: Split,
+    lost: list[int],
+    write_shards: Callable[[Path, list[int]], None],
+) -> None:
+    """Makes shards that are missing or cut short once more: with the same bytes as before."""
+    folder.mkdir(exist_ok=True)
+    write_shards(folder, lost)
+    for index in lost:
+        file = folder / plan.shard_names[index]
+        made = Shard(**json.loads(_tally_file(file).read_text())["shard"])
+        if made != before.shards[index]:
+            raise DataError(
+                f"{target / file.name} is missing, and what is packed in its place differs from"
+                f" what was (SHA-256 {made.sha256} instead of {before.shards[index].sha256}):"
+                " remove the set and pack it again"
+            )
+        file.replace(target / file.name)
+
+
+def _is_there(shard: Shard, target: Path) -> bool:
+    file = target / shard.file
+    return file.exists() and file.stat().st_size == shard.bytes
 
 
 def _tally_file(shard: Path) -> Path:
@@ -200,7 +232,7 @@ def _is_done(shard: Path, target: Path) -> bool:
     return _tally_file(shard).exists() and (shard.exists() or (target / shard.name).exists())
 
 
-def _sum_up(plan: Plan, fingerprint: str, tallies: list[dict[str, Any]]) -> Split:
+def _sum_up(plan: Plan, fingerprint: str, tallies: list[dict[str, Any]], *, left_out: int) -> Split:
     sizes = {tuple(size) for tally in tallies for size in tally["sizes"]}
     # Python's numbers: there is no limit to how many pixels.
     sums = [
@@ -212,7 +244,7 @@ def _sum_up(plan: Plan, fingerprint: str, tallies: list[dict[str, Any]]) -> Spli
         plan=fingerprint,
         encoding=plan.encoding,
         size=sizes.pop() if len(sizes) == 1 else None,
-        left_out=sum(len(tally["left_out"]) for tally in tallies),
+        left_out=left_out,
         power_sums=tuple(map(tuple, sums)),
         images_per_class=tuple(map(sum, per_class)),
         shards=tuple(Shard(**tally["shard"]) for tally in tallies),

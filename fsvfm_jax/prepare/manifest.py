@@ -2,15 +2,18 @@
 
 A stage appends the lines of each finished item to its journal, and at its end rewrites the manifest
 sorted: killed or not, the bytes are the same. An item without lines is done again, and what it had
-written is written again. Files get their name only when they are whole.
+written is written again. Files get their name only when they are whole. Lines of items that other
+machines did are kept in files of their own (`keep_lines`) until the journal has them.
 """
 
 import contextlib
 import fcntl
+import hashlib
 import itertools
 import json
 import os
 import shutil
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -36,24 +39,29 @@ class Manifest:
         key: The entry of a line that names its item.
         options: What the stage's result depends on.
 
+    Attributes:
+        tree: The folder.
+        stage: The stage's name.
+
     Raises:
         ConfigError: The tree was made with other options, or is being worked in.
         StorageError: It cannot be written.
     """
 
     def __init__(self, tree: Path, stage: str, *, key: str, options: Mapping[str, Any]):
-        self._tree, self._stage, self._key, self._options = tree, stage, key, options
+        self.tree, self.stage = tree, stage
+        self._key, self._options = key, options
         self._journal_file = tree / f".{stage}.jsonl"
         self._lines: dict[str, list[str]] = {}
 
     def __enter__(self) -> "Manifest":
-        with contextlib.ExitStack() as undo, storage(self._tree):
-            undo.enter_context(alone_in(self._tree, doing="prepares"))
-            _check_options(self._tree, self._stage, self._options)
-            shutil.rmtree(self._tree / UNFINISHED, ignore_errors=True)
-            (self._tree / UNFINISHED).mkdir()
-            _keep_options(self._tree, self._stage, self._options)
-            own = (line for line in read_lines(self._tree) if line["stage"] == self._stage)
+        with contextlib.ExitStack() as undo, storage(self.tree):
+            undo.enter_context(alone_in(self.tree, doing="prepares"))
+            _check_options(self.tree, self.stage, self._options)
+            shutil.rmtree(self.tree / UNFINISHED, ignore_errors=True)
+            (self.tree / UNFINISHED).mkdir()
+            _keep_options(self.tree, self.stage, self._options)
+            own = (line for line in read_lines(self.tree) if line["stage"] == self.stage)
             for item, lines in itertools.groupby(own, lambda line: line[self._key]):
                 of_item = list(lines)
                 # What was refused is tried again: it may have been mended.
@@ -65,6 +73,7 @@ class Manifest:
                 self._take(json.loads(entry))
             self._journal = open(self._journal_file, "ab")
             self._journal.truncate(sum(map(len, whole)))
+            self.collect()
             self._leave = undo.pop_all()
         return self
 
@@ -78,29 +87,45 @@ class Manifest:
 
     def add(self, lines: list[Line]) -> None:
         """Says what became of an item, whose files are written."""
-        lines = [{"stage": self._stage, **line} for line in lines]
-        with storage(self._tree):
+        lines = [{"stage": self.stage, **line} for line in lines]
+        with storage(self.tree):
             self._journal.write(json.dumps(lines).encode() + b"\n")
             self._journal.flush()
         self._take(lines)
 
+    def collect(self) -> None:
+        """Adds what was kept by `keep_lines`."""
+        for file in sorted((self.tree / f".{self.stage}").glob("*.jsonl")):
+            for entry in file.read_bytes().splitlines():
+                self.add(json.loads(entry))
+            with storage(self.tree):
+                file.unlink()
+
     def finish(self) -> dict[str, int]:
         """Rewrites the manifest and returns how many of its lines have which outcome."""
         others: dict[str, list[str]] = {}
-        for line in read_lines(self._tree):
-            if line["stage"] != self._stage:
+        for line in read_lines(self.tree):
+            if line["stage"] != self.stage:
                 others.setdefault(line["stage"], []).append(json.dumps(line))
         own = [line for item in sorted(self._lines) for line in self._lines[item]]
-        stages = others | {self._stage: own}
+        stages = others | {self.stage: own}
         text = "".join(f"{line}\n" for stage in sorted(stages) for line in stages[stage])
-        write_file(self._tree, MANIFEST_FILE, text.encode())
-        with storage(self._tree):
+        write_file(self.tree, MANIFEST_FILE, text.encode())
+        with storage(self.tree):
             self._journal_file.unlink()
-            shutil.rmtree(self._tree / UNFINISHED)
+            shutil.rmtree(self.tree / UNFINISHED)
+            shutil.rmtree(self.tree / f".{self.stage}", ignore_errors=True)
         return dict(Counter(json.loads(line)["outcome"] for line in own))
 
     def _take(self, lines: list[Line]) -> None:
         self._lines[lines[0][self._key]] = [json.dumps(line) for line in lines]
+
+
+def keep_lines(tree: Path, stage: str, of_items: list[list[Line]]) -> None:
+    """Keeps the lines of items, whose files are written, for the process that has the manifest."""
+    text = "".join(json.dumps(lines) + "\n" for lines in of_items).encode()
+    # Items done twice, as a pipeline may have them, are kept once.
+    write_file(tree, f".{stage}/{hashlib.sha256(text).hexdigest()}.jsonl", text)
 
 
 def read_lines(tree: Path) -> Iterator[Line]:
@@ -125,7 +150,7 @@ def new_files(tree: Path) -> Iterator[Callable[[str, bytes], None]]:
     Raises:
         StorageError: They cannot be written.
     """
-    folder = tree / UNFINISHED / str(os.getpid())
+    folder = tree / UNFINISHED / f"{socket.gethostname()}-{os.getpid()}"
     names: list[str] = []
 
     def write(name: str, data: bytes) -> None:

@@ -7,15 +7,14 @@ import math
 import os
 import re
 from pathlib import Path
-from types import ModuleType
 
 from fsvfm_jax.data.set_manifest import Split
 from fsvfm_jax.errors import ConfigError, DataError
-from fsvfm_jax.prepare.encode import ENCODINGS, Packed, pack_pairs
+from fsvfm_jax.prepare.encode import ENCODINGS, LeftOut, Packed, pack_pairs
+from fsvfm_jax.prepare.extras import check_installed
 from fsvfm_jax.prepare.growing_set import LEFT_OUT_FILE, Plan, build, write_packed
 from fsvfm_jax.prepare.trees import Pair, list_tree
 from fsvfm_jax.prepare.workers import in_order
-from fsvfm_jax.processes import available_cores
 from fsvfm_jax.progress import progress
 
 SHARD_BYTES = 256 * 2**20
@@ -28,9 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dir", metavar="DIR", help="tree with images/ and parsing_maps/")
     parser.add_argument("set", metavar="SET", help="folder of the set")
     add_options(parser)
-    parser.add_argument(
-        "--processes", type=int, default=available_cores(), metavar="N", help="at once"
-    )
+    parser.set_defaults(links_out=True)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -51,12 +48,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="records per file; if not given, what makes about 256 MB",
     )
-    parser.add_argument(
-        "--beam",
-        metavar="OPTIONS",
-        help="let Apache Beam do it, with these options, such as --beam='--runner=FlinkRunner"
-        " --flink_master=HOST:8081'; DIR and SET have the same paths on all its machines",
-    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -70,6 +61,7 @@ def run(args: argparse.Namespace) -> None:
         shard_records=args.shard_records,
         workers=args.processes,
         beam=args.beam,
+        links_out=args.links_out,
     )
     size = sum(shard.bytes for shard in split.shards)
     print(
@@ -78,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
     )
     if split.left_out:
         file = Path(args.set) / LEFT_OUT_FILE.format(args.split)
-        print(f"{split.left_out} images were left out: {file} says why")
+        print(f"{split.left_out} files were left out: {file} says why")
 
 
 def pack(
@@ -91,6 +83,7 @@ def pack(
     shard_records: int | None = None,
     workers: int = 1,
     beam: str | None = None,
+    links_out: bool = True,
 ) -> Split:
     """Packs a tree into a set, as one split of it; where that is done already, nothing happens.
 
@@ -103,6 +96,7 @@ def pack(
         shard_records: Per file; None makes files of about SHARD_BYTES.
         workers: Processes that encode.
         beam: Options of the Apache Beam pipeline that packs instead.
+        links_out: Whether links may lead out of the tree.
 
     Raises:
         ConfigError: The settings do not go together, or with what the set holds.
@@ -117,22 +111,31 @@ def pack(
         encoding=encoding,
         image_size=image_size,
         shard_records=shard_records,
+        links_out=links_out,
     )
     if beam is None:
         write_shards = functools.partial(_write_shards, plan, workers=workers)
     else:
-        write_shards = functools.partial(_import_beam().write_shards, plan, options=beam)
+        check_installed({"apache_beam"}, extra="beam")
+        write_shards = functools.partial(_write_by_beam, plan, options=beam)
     return build(plan, Path(target), write_shards)
 
 
 def make_plan(
-    tree: str, *, split: str, encoding: str, image_size: int | None, shard_records: int | None
+    tree: str,
+    *,
+    split: str,
+    encoding: str,
+    image_size: int | None,
+    shard_records: int | None,
+    links_out: bool,
 ) -> Plan:
     """Lists a tree and parts it into shards; arguments and errors as in `pack`."""
     check_settings(
         split=split, encoding=encoding, image_size=image_size, shard_records=shard_records
     )
-    pairs = list_tree(os.path.abspath(tree)).pairs  # as workers elsewhere find it
+    root = os.path.abspath(tree)  # as workers elsewhere find it
+    pairs, maps_without_image, unknown = list_tree(root, links_out=links_out)
     if not any(pair.parsing_map for pair in pairs):
         raise DataError(
             f"none of the {len(pairs)} images in {tree} has a parsing map; make them by"
@@ -140,7 +143,10 @@ def make_plan(
         )
     if shard_records is None:
         shard_records = _records_per_shard(pairs, encoding, image_size)
-    return Plan(pairs, split, encoding, image_size, shard_records)
+    reasons = dict.fromkeys(maps_without_image, "it is a parsing map without its image")
+    reasons |= dict.fromkeys(unknown, "it is no image or parsing map by its name")
+    ignored = [LeftOut(os.path.relpath(file, root), reason) for file, reason in reasons.items()]
+    return Plan(pairs, ignored, split, encoding, image_size, shard_records)
 
 
 def check_settings(
@@ -154,16 +160,6 @@ def check_settings(
             raise ConfigError(f"--{flag} is {value}; it must be at least 1")
     if encoding == "raw" and image_size is None:
         raise ConfigError("--encoding raw stores pixels alone: give --image-size")
-
-
-def _import_beam() -> ModuleType:
-    try:
-        from fsvfm_jax.prepare import beam
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"--beam needs Apache Beam ({error}): pip install 'fsvfm_jax[beam]'"
-        ) from error
-    return beam
 
 
 def _write_shards(plan: Plan, folder: Path, missing: list[int], *, workers: int) -> None:
@@ -182,6 +178,21 @@ def _write_shards(plan: Plan, folder: Path, missing: list[int], *, workers: int)
     for index, of_shard in zip(missing, pairs, strict=True):
         write_packed(folder / plan.shard_names[index], itertools.islice(items, len(of_shard)))
     next(items, None)  # It says at its end how long it took.
+
+
+def _write_by_beam(plan: Plan, folder: Path, missing: list[int], *, options: str) -> None:
+    from fsvfm_jax.prepare.beam import do  # only where it is used: an extra
+
+    # A path that is the same on every machine.
+    shards = [(folder.absolute() / plan.shard_names[index], plan.shard(index)) for index in missing]
+    work = functools.partial(_write_shard, encoding=plan.encoding, image_size=plan.image_size)
+    do(work, shards, options=options)
+
+
+def _write_shard(shard: tuple[Path, list[Pair]], *, encoding: str, image_size: int | None) -> None:
+    file, pairs = shard
+    packed = (pack_pairs([pair], encoding=encoding, image_size=image_size) for pair in pairs)
+    write_packed(file, itertools.chain.from_iterable(packed))
 
 
 def _records_per_shard(pairs: list[Pair], encoding: str, image_size: int | None) -> int:

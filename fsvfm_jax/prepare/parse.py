@@ -3,7 +3,7 @@
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -14,12 +14,14 @@ from jaxtyping import UInt8
 from fsvfm_jax.data.images import decode_image, read_file
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.prepare.average import AverageParser
-from fsvfm_jax.prepare.detect import check_installed
 from fsvfm_jax.prepare.existing_maps import ImportParser
+from fsvfm_jax.prepare.extras import check_installed
 from fsvfm_jax.prepare.files import find_images
 from fsvfm_jax.prepare.manifest import MANIFEST_FILE, Line, Manifest, new_files
+from fsvfm_jax.prepare.stages import do_stage
 from fsvfm_jax.prepare.workers import DIED, spread, start_limits, tick
-from fsvfm_jax.progress import progress
+
+CROPS_AT_ONCE = 1024  # for a machine of a pipeline: a network takes seconds to load
 
 
 @runtime_checkable
@@ -89,7 +91,13 @@ def check(options: Options, *, batch_size: int) -> None:
 
 
 def parse(
-    tree: Path, options: Options, *, processes: int, device: str | None = None, batch_size: int = 32
+    tree: Path,
+    options: Options,
+    *,
+    processes: int,
+    device: str | None = None,
+    batch_size: int = 32,
+    beam: str | None = None,
 ) -> dict[str, int]:
     """Makes all maps: writes `parsing_maps/` and the manifest; goes on where it stopped.
 
@@ -99,6 +107,7 @@ def parse(
         processes: How many work; FaRL takes one per device instead.
         device: FaRL's, as PyTorch calls it; every GPU if None, or the CPU where there is none.
         batch_size: How many crops go through FaRL together.
+        beam: Options of the Apache Beam pipeline that does it instead.
 
     Returns:
         How many lines the manifest has of each outcome.
@@ -110,36 +119,49 @@ def parse(
     """
     check(options, batch_size=batch_size)
     names, refusals = find_images(str(tree / "images"))
-    devices = _devices(device) if options.parser == "farl" else ["cpu"] * processes
     with Manifest(tree, "parse", key="image", options=options._asdict()) as manifest:
         for refusal in refusals:
             if refusal.name not in manifest:
                 manifest.add([_refused(refusal.name, refusal.reason)])
         todo = [name for name in names if name not in manifest]
-        arguments = [(tree, options, x) for x in devices]
-        lines = _lines(todo, arguments, batch_size=batch_size)
-        for line in progress(lines, total=len(todo), description="parse"):
-            manifest.add([line])
+        work = partial(
+            _parsed,
+            tree=tree.absolute(),
+            options=options,
+            # How many work on a machine is for a pipeline's runner to say.
+            processes=processes if beam is None else 1,
+            device=device,
+            batch_size=batch_size,
+        )
+        do_stage(manifest, todo, work, beam=beam, at_once=CROPS_AT_ONCE)
         counts = manifest.finish()
     if not counts.get("parsed"):
         raise DataError(f"no crop in {tree} got a map; {tree / MANIFEST_FILE} says why for each")
     return counts
 
 
-def _lines(
-    names: list[str], arguments: list[tuple[Path, Options, str]], *, batch_size: int
-) -> Iterator[Line]:
-    """Yields a line for each crop, in the order in which they are done."""
+def _parsed(
+    names: Sequence[str],
+    *,
+    tree: Path,
+    options: Options,
+    processes: int,
+    device: str | None,
+    batch_size: int,
+) -> Iterator[list[Line]]:
+    """Yields the line of each crop, in the order in which they are done."""
+    devices = _devices(device) if options.parser == "farl" else ["cpu"] * processes
+    arguments = [(tree, options, x) for x in devices]
     for size in (batch_size, 1):  # One by one those that a process died among.
         chunks = [names[i : i + size] for i in range(0, len(names), size)]
         names = []
         for chunk, lines in spread(chunks, _make_worker, arguments[: max(len(chunks), 1)]):
             if lines is not None:
-                yield from lines
+                yield from ([line] for line in lines)
             elif size > 1:
                 names += chunk
             else:
-                yield _refused(chunk[0], DIED)
+                yield [_refused(chunk[0], DIED)]
 
 
 def _make_worker(arguments: tuple[Path, Options, str]) -> Callable[[list[str]], list[Line]]:

@@ -24,16 +24,27 @@ class Tree(NamedTuple):
 
     pairs: list[Pair]  # one per image, sorted by the image's relative path
     maps_without_image: list[str]  # files
+    unknown: list[str]  # files that are neither, by their names
 
 
-def list_tree(root: str) -> Tree:
+def list_tree(root: str, *, links_out: bool = True) -> Tree:
     """Finds the images of a tree and the map of each; symbolic links are followed.
 
+    Args:
+        root: The tree.
+        links_out: Whether they may lead out of it: not if it comes from anyone.
+
     Raises:
-        DataError: There is no image, two images would have one map, or a folder cannot be listed.
+        DataError: There is no image, two images would have one map, a folder cannot be listed, or
+            a link leads out.
     """
     image_root, map_root = os.path.join(root, "images"), os.path.join(root, "parsing_maps")
-    images = sorted(name for name in walk(image_root) if _parts(name)[1] in IMAGE_SUFFIXES)
+    images, unknown = [], []
+    for name in sorted(walk(image_root)):
+        if _parts(name)[1] in IMAGE_SUFFIXES:
+            images.append(name)
+        else:
+            unknown.append(os.path.join(image_root, name))
     if not images:
         raise DataError(
             f"no PNG, JPEG or WebP image was found under {image_root}; a tree holds images/**.png"
@@ -44,6 +55,8 @@ def list_tree(root: str) -> Tree:
         stem, suffix = _parts(name)
         if suffix in MAP_SUFFIXES:
             maps[stem] = os.path.join(map_root, name)
+        else:
+            unknown.append(os.path.join(map_root, name))
     by_stem: dict[str, str] = {}
     for name in images:
         other = by_stem.setdefault(_parts(name)[0], name)
@@ -55,13 +68,15 @@ def list_tree(root: str) -> Tree:
     pairs = [
         Pair(stem, os.path.join(image_root, name), maps.get(stem)) for stem, name in by_stem.items()
     ]
-    return Tree(pairs, sorted(file for stem, file in maps.items() if stem not in by_stem))
+    if not links_out:
+        _refuse_links_out(root, pairs)
+    alone = sorted(file for stem, file in maps.items() if stem not in by_stem)
+    return Tree(pairs, alone, sorted(unknown))
 
 
-def refuse_links_out(root: str) -> None:
-    """Raises DataError if a file of a tree, which may come from anyone, lies outside of it."""
+def _refuse_links_out(root: str, pairs: list[Pair]) -> None:
     real_root = os.path.realpath(root)
-    for pair in list_tree(root).pairs:
+    for pair in pairs:
         for file in pair[1:]:
             if file and not is_below(os.path.realpath(file), real_root):
                 raise DataError(
