@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 from fsvfm_jax import distributed, integrity
 from fsvfm_jax.errors import ConfigError, StorageError, in_one_line
 from fsvfm_jax.faults import fault
+from fsvfm_jax.processes import give_back_memory
 from fsvfm_jax.run_files import in_bucket
 from fsvfm_jax.train_state import TrainState
 from fsvfm_jax.watchdog import Watchdog
@@ -256,6 +257,8 @@ class Checkpoints:
                 if process == 0:
                     integrity.finish_step(self._directory, step, score=score)
                     self._retire()
+                # A save leaves small pieces of memory all over the heap.
+                give_back_memory()
         except Exception as error:  # Of whatever kind, the main thread must hear of it.
             self._failure = _storage_error(self._directory, step, error)
 

@@ -1,10 +1,10 @@
-"""Whether a process is still the one that it was."""
+"""Whether a process is still the one that it was, and what it gives back."""
 
 import os
 import subprocess
 import sys
 
-from fsvfm_jax.processes import is_alive, pid_namespace, state_and_start
+from fsvfm_jax.processes import give_back_memory, is_alive, pid_namespace, state_and_start
 
 
 def test_this_process_is_alive_and_no_other_is_it():
@@ -24,3 +24,30 @@ def test_a_process_that_ended_is_not_alive_reaped_or_not():
     process.communicate()
     assert not is_alive(process.pid, started=started)
     assert state_and_start(process.pid) == ("", 0)
+
+
+def test_freed_memory_goes_back():
+    """Pieces that live on keep the C library's heap large."""
+    program = """
+import re
+from pathlib import Path
+from fsvfm_jax.processes import give_back_memory
+
+def megabytes():
+    return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1e3
+
+pieces = [bytearray(3000) for _ in range(100_000)]
+kept = pieces[::100]
+del pieces
+before = megabytes()
+give_back_memory()
+print(before - megabytes())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) > 200
+
+
+def test_where_memory_cannot_be_given_back_nothing_happens(monkeypatch):
+    monkeypatch.setattr("ctypes.CDLL", lambda name: object())
+    give_back_memory()

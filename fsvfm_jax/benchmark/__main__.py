@@ -21,6 +21,8 @@ def main(argv: Sequence[str]) -> None:
         command = f"{COMMAND} {shlex.join(argv)}"
         if argv[:1] == ["input"]:
             _input(argv, command)
+        elif argv[:1] == ["read"]:
+            _read(argv, command)
         elif argv[:1] == ["transfer"]:
             _transfer(argv)
         else:
@@ -43,6 +45,12 @@ def _input(argv: Sequence[str], command: str) -> None:
     benchmark_input(args, command=command)
 
 
+def _read(argv: Sequence[str], command: str) -> None:
+    from fsvfm_jax.benchmark.read_speed import benchmark_read
+
+    benchmark_read(_parser().parse_args(argv), command=command)
+
+
 def _transfer(argv: Sequence[str]) -> None:
     from fsvfm_jax.benchmark.transfer import benchmark_transfer
 
@@ -52,7 +60,7 @@ def _transfer(argv: Sequence[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from fsvfm_jax.benchmark import input_speed, step_speed
+    from fsvfm_jax.benchmark import input_speed, read_speed, step_speed
 
     parser = cli.Parser(prog=COMMAND, description="Speed, and transfer.", allow_abbrev=False)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
@@ -78,6 +86,16 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     input_speed.add_arguments(input_)
+    read = verbs.add_parser(
+        "read",
+        help="microseconds per record of a packed set, one by one and in chunks",
+        description="Reads random records of a packed set, not decoded, one by one and in chunks as"
+        " training does, from the page cache and, where the system can be told to forget files,"
+        " from the disk.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    read_speed.add_arguments(read)
     transfer = verbs.add_parser(
         "transfer",
         help="pretrain, fine-tune in several ways and test on rendered deepfakes and spoofs",
