@@ -120,7 +120,8 @@ class Checkpoints:
             StorageError: The one before has failed, or there is no room for this one.
         """
         self.wait()
-        self._check_space(state)
+        with self._limit(step):
+            self._check_space(state)
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             data=ocp.args.JsonSave({"samples_seen": samples_seen}),
@@ -257,7 +258,6 @@ class Checkpoints:
                 if process == 0:
                     integrity.finish_step(self._directory, step, score=score)
                     self._retire()
-                # A save leaves small pieces of memory all over the heap.
                 give_back_memory()
         except Exception as error:  # Of whatever kind, the main thread must hear of it.
             self._failure = _storage_error(self._directory, step, error)

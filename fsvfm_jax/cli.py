@@ -22,6 +22,7 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from fsvfm_jax.errors import ConfigError, Preempted, StorageError, UserError, in_one_line
+from fsvfm_jax.processes import share_heaps
 
 # An error that all processes meet together leaves them this long to say so.
 SECONDS_FOR_OTHERS = 5.0
@@ -177,6 +178,7 @@ def start_devices() -> None:
 
     from fsvfm_jax import distributed
 
+    share_heaps()
     distributed.start(
         coordinator=_COORDINATOR.value,
         num_processes=_NUM_PROCESSES.value,

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from fsvfm_jax.data.records import FaceRecords
-from fsvfm_jax.errors import StorageError
+from fsvfm_jax.errors import ConfigError, StorageError
 from fsvfm_jax.prepare import detect as detect_module
 from fsvfm_jax.prepare import pack as pack_module
 from fsvfm_jax.prepare.detect import Options, detect
@@ -74,6 +74,7 @@ def write_photographs(folder: Path) -> Path:
         Image.fromarray(pixels).save(folder / f"{number}.png")
     (folder / "broken.png").write_bytes((folder / "0.png").read_bytes()[:60])
     (folder / "notes.md").write_text("no photograph")
+    (folder / os.fsdecode(b"\xff.png")).write_bytes((folder / "0.png").read_bytes())
     return folder
 
 
@@ -94,7 +95,7 @@ def test_both_ways_give_the_same_crops_maps_and_manifest(
     photographs = write_photographs(tmp_path / "photographs")
     alone = detect_and_parse(photographs, Path("alone"), None)
     spread = detect_and_parse(photographs, Path("spread"), options)
-    assert len([name for name in alone if name.startswith("parsing_maps/")]) == 5
+    assert len([name for name in alone if name.startswith("parsing_maps/")]) == 6
     assert b"broken.png" in alone["manifest.jsonl"] and b"notes.md" in alone["manifest.jsonl"]
     assert spread == alone
 
@@ -111,7 +112,7 @@ def test_a_stage_goes_on_with_what_was_done_elsewhere(
 
     def fails_at_the_last(*args: object, **kwargs: object) -> None:
         done.append("one")
-        if len(done) == 6:
+        if len(done) == 7:
             raise StorageError("the volume is gone")
         keep_lines(*args, **kwargs)
 
@@ -129,3 +130,13 @@ def test_a_stage_goes_on_with_what_was_done_elsewhere(
     monkeypatch.setattr(detect_module, "_detected", counted)
     assert detect_and_parse(photographs, tmp_path / "tree", None) == expected
     assert len(detected) == 1
+
+
+@needs_beam
+def test_options_that_beam_does_not_understand(tmp_path: Path) -> None:
+    photographs = write_photographs(tmp_path / "photographs")
+    with pytest.raises(
+        ConfigError, match=r"--beam is '--direct_num_workers=x', which .*invalid int"
+    ):
+        beam = "--direct_num_workers=x"
+        detect(str(photographs), tmp_path / "tree", CROPPED, processes=1, beam=beam)

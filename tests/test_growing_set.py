@@ -148,7 +148,7 @@ def test_shards_that_are_gone_are_made_anew(
     # As another version of the program might write them.
     monkeypatch.setattr(encode, "JPEG_QUALITY", 60)
     first.unlink()
-    with pytest.raises(DataError, match=f"{first.name} is missing, and what is packed in its"):
+    with pytest.raises(DataError, match=f"{first.name} is missing or cut short, and what is"):
         pack(str(tree), str(tmp_path), shard_records=5)
     assert not first.exists()
 

@@ -102,7 +102,7 @@ def test_what_is_left_out_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert reasons["b/003"].startswith("its image cannot be decoded: ")
     assert reasons["b/005"].startswith("its parsing map cannot be decoded: ")
     assert reasons["parsing_maps/b/999.npy"] == "it is a parsing map without its image"
-    assert reasons["images/b/008.heic"] == "it is no image or parsing map by its name"
+    assert reasons["images/b/008.heic"] == "it is no image by its name"
     assert len(reasons) == 7
     source = FaceRecords(str(target), image_size=SIZE)
     names = [source.name(index).split()[0] for index in range(len(source))]

@@ -4,7 +4,16 @@ import os
 import subprocess
 import sys
 
-from fsvfm_jax.processes import give_back_memory, is_alive, pid_namespace, state_and_start
+import pytest
+
+from fsvfm_jax.processes import (
+    HEAPS,
+    give_back_memory,
+    is_alive,
+    pid_namespace,
+    share_heaps,
+    state_and_start,
+)
 
 
 def test_this_process_is_alive_and_no_other_is_it():
@@ -48,6 +57,35 @@ print(before - megabytes())
     assert float(done.stdout) > 200
 
 
-def test_where_memory_cannot_be_given_back_nothing_happens(monkeypatch):
+@pytest.mark.parametrize(("asked", "most"), [(None, HEAPS), ("5", 5)])
+def test_threads_share_heaps(asked, most):
+    program = """
+import ctypes, threading
+from fsvfm_jax.processes import share_heaps
+
+share_heaps()
+threads = 12
+together = threading.Barrier(threads)
+def work():
+    together.wait()
+    kept.append(bytearray(3000))
+    together.wait()
+kept = []
+started = [threading.Thread(target=work) for _ in range(threads)]
+[thread.start() for thread in started], [thread.join() for thread in started]
+library = ctypes.CDLL(None)
+library.malloc_info(0, ctypes.c_void_p.in_dll(library, "stdout"))
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "MALLOC_ARENA_MAX"}
+    environment |= {} if asked is None else {"MALLOC_ARENA_MAX": asked}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("<heap nr=") == most
+
+
+def test_where_memory_is_not_glibc_s_nothing_happens(monkeypatch):
     monkeypatch.setattr("ctypes.CDLL", lambda name: object())
+    share_heaps()
     give_back_memory()

@@ -34,7 +34,15 @@ def test_each_image_has_its_map_and_the_npy_first(
         for name in sorted(images, key=lambda stem: f"{stem}.png")
     ]
     assert tree.maps_without_image == sorted(maps[stem] for stem in maps.keys() - images)
-    assert tree.unknown == [str(root / f"{name}/notes.txt") for name in ("images", "parsing_maps")]
+    reasons = {
+        str(root / "images/notes.txt"): "it is no image by its name",
+        str(root / "parsing_maps/notes.txt"): "it is no parsing map by its name",
+    }
+    reasons |= {
+        str(root / f"parsing_maps/{stem}.png"): f"the map that counts is {maps[stem]}"
+        for stem in pngs & npys
+    }
+    assert tree.others == reasons
 
 
 def test_capital_suffixes_and_links_are_found(tmp_path: Path) -> None:
@@ -51,15 +59,23 @@ def test_two_images_of_one_map_are_refused(tmp_path: Path) -> None:
         list_tree(str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["images/a.png", "parsing_maps/a.npy"])
+@pytest.mark.parametrize("name", ["images/a.png", "parsing_maps/a.npy", "parsing_maps/b.npy"])
 def test_a_tree_of_others_cannot_lead_out_of_itself(tmp_path: Path, name: str) -> None:
     touch(tmp_path, "tree/images/a.png", "tree/parsing_maps/a.npy", "secret")
+    touch(tmp_path, "tree/parsing_maps/b.npy")
     list_tree(str(tmp_path / "tree"), links_out=False)
     (tmp_path / "tree" / name).unlink()
     (tmp_path / "tree" / name).symlink_to(tmp_path / "secret")
     with pytest.raises(DataError, match=f"{name} is a link out of"):
         list_tree(str(tmp_path / "tree"), links_out=False)
     assert list_tree(str(tmp_path / "tree")).pairs
+
+
+def test_names_of_what_lies_elsewhere_are_not_told(tmp_path: Path) -> None:
+    touch(tmp_path, "tree/images/a.png", "tree/parsing_maps/a.npy", "home/letter.pdf")
+    (tmp_path / "tree/images/x").symlink_to(tmp_path / "home")
+    with pytest.raises(DataError, match=r"x/letter\.pdf is a link out of"):
+        list_tree(str(tmp_path / "tree"), links_out=False)
 
 
 def test_what_has_no_image_is_refused(tmp_path: Path) -> None:

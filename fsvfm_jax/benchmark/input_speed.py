@@ -143,27 +143,25 @@ def summary(record: dict[str, Any]) -> str:
                 f"| {encoding} | {row['workers'] or 'threads'} | {row['images_per_second']:.0f} |"
                 f" {' | '.join(times)} | {loss} |"
             )
-    lines += ["", "| us/image, one thread | " + " | ".join(STAGES) + " | single reads |"]
-    lines.append("|---|" + "---:|" * (len(STAGES) + 1))
+    lines += ["", "| us/image, one thread | " + " | ".join(STAGES) + " |"]
+    lines.append("|---|" + "---:|" * len(STAGES))
     for encoding, of in record["encodings"].items():
         stages = " | ".join(f"{of['stages_us'][stage]:.0f}" for stage in STAGES)
-        lines.append(f"| {encoding} | {stages} | {of['single_read_us']:.0f} |")
+        lines.append(f"| {encoding} | {stages} |")
     return "\n".join(lines)
 
 
 def _measure(source: FaceRecords, args: argparse.Namespace, encoding: str) -> dict[str, Any]:
-    stages, single = _profile(source, args.patch_size, seconds=args.seconds)
+    stages = _profile(source, args.patch_size, seconds=args.seconds)
     numbers = progress(args.workers, total=len(args.workers), description=encoding)
     rates = [_rate(source, args, workers) for workers in numbers]
-    return {"rates": rates, "stages_us": stages, "single_read_us": single}
+    return {"rates": rates, "stages_us": stages}
 
 
-def _profile(
-    source: FaceRecords, patch_size: int, *, seconds: float
-) -> tuple[dict[str, float], float]:
-    """Microseconds per image of each stage, median of chunks; and of reading one at a time."""
+def _profile(source: FaceRecords, patch_size: int, *, seconds: float) -> dict[str, float]:
+    """Microseconds per image of each stage, median of chunks."""
     rng = np.random.default_rng(0)
-    times: dict[str, list[float]] = {stage: [] for stage in (*STAGES, "single")}
+    times: dict[str, list[float]] = {stage: [] for stage in STAGES}
 
     def timed(stage: str, work: Callable[..., Any], *given: Any) -> Any:
         began = time.perf_counter()
@@ -179,9 +177,7 @@ def _profile(
         faces = [{"image": image, "parsing_map": parsing_map} for image, parsing_map in pairs]
         elements = timed("words", list, (to_batch_element(face, patch_size) for face in faces))
         timed("stack", np.stack, [element["image"] for element in elements])
-        timed("single", list, map(source.records, ([index] for index in indices)))
-    medians = {stage: float(np.median(of)) for stage, of in times.items()}
-    return {stage: medians[stage] for stage in STAGES}, medians["single"]
+    return {stage: float(np.median(of)) for stage, of in times.items()}
 
 
 def _rate(source: FaceRecords, args: argparse.Namespace, workers: int) -> dict[str, Any]:

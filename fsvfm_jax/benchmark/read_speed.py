@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -88,7 +87,6 @@ def summary(record: dict[str, Any]) -> str:
 
 def _measure(path: str, split: str, chunks: Sequence[int]) -> dict[str, Any]:
     source = FaceRecords(path, image_size=1, split=split)  # Records are as they are stored.
-    shards = sorted(Path(path).glob(f"*-{split.partition('[')[0]}.array_record-*"))
     rng = np.random.default_rng(0)
     can_evict = hasattr(os, "posix_fadvise")
     rows = []
@@ -97,7 +95,7 @@ def _measure(path: str, split: str, chunks: Sequence[int]) -> dict[str, Any]:
         for _ in range(REPEATS):
             indices = rng.integers(len(source), size=RECORDS).tolist()
             if can_evict:
-                _evict(shards)
+                _evict(source.shards)
                 disk.append(_seconds(source, indices, chunk))
             source.records(indices)
             cached.append(_seconds(source, indices, chunk))
@@ -108,7 +106,7 @@ def _measure(path: str, split: str, chunks: Sequence[int]) -> dict[str, Any]:
                 "disk_us": statistics.median(disk) / RECORDS * 1e6 if disk else None,
             }
         )
-    return {"records": len(source), "shards": len(shards), "rows": rows}
+    return {"records": len(source), "shards": len(source.shards), "rows": rows}
 
 
 def _seconds(source: FaceRecords, indices: list[int], chunk: int) -> float:
@@ -118,7 +116,7 @@ def _seconds(source: FaceRecords, indices: list[int], chunk: int) -> float:
     return time.perf_counter() - began
 
 
-def _evict(files: Sequence[Path]) -> None:
+def _evict(files: Sequence[str]) -> None:
     """Has the system forget what it holds of files in memory."""
     for file in files:
         opened = os.open(file, os.O_RDONLY)

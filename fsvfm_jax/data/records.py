@@ -134,6 +134,11 @@ class FaceRecords:
         """Reads and decodes one face, in the size it is stored in."""
         return self.decode(index, self.records([index])[0])
 
+    @property
+    def shards(self) -> list[str]:
+        """The files that hold its records."""
+        return [part.file for part in self._parts]
+
     def name(self, index: int) -> str:
         """What it was called when it was packed, and which record it is."""
         part, within = self._places.locate(index)

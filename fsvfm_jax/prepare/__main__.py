@@ -28,8 +28,8 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _count(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 up")
     return int(text)
 
 
@@ -110,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
             type=_count,
             default=available_cores(),
             metavar="N",
-            help="at once",
+            help="at once; with --beam its runner decides",
         )
         added.add_argument(
             "--beam",

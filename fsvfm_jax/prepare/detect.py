@@ -199,11 +199,11 @@ def detect(
         for refusal in refusals:
             if refusal.name not in manifest:
                 manifest.add([_line(source=refusal.name, outcome="skipped", reason=refusal.reason)])
-        todo = [source for source in sources if source.name not in manifest]
         # How many work on a machine is for a pipeline's runner to say.
         processes = processes if beam is None else 1
         work = partial(_detected, tree=tree.absolute(), options=options, processes=processes)
-        do_stage(manifest, todo, work, beam=beam, at_once=SOURCES_AT_ONCE)
+        items = {source.name: source for source in sources}
+        do_stage(manifest, items, work, beam=beam, at_once=SOURCES_AT_ONCE)
         counts = manifest.finish()
     if not counts.get("face"):
         raise DataError(f"no face was found in {src}; {tree / MANIFEST_FILE} says why for each")

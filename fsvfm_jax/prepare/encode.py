@@ -32,7 +32,7 @@ class Packed(NamedTuple):
 
 
 class LeftOut(NamedTuple):
-    """An image that does not get in."""
+    """An image, or another file, that does not get in."""
 
     name: str
     reason: str

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,9 +212,9 @@ def _make_anew(
         made = Shard(**json.loads(_tally_file(file).read_text())["shard"])
         if made != before.shards[index]:
             raise DataError(
-                f"{target / file.name} is missing, and what is packed in its place differs from"
-                f" what was (SHA-256 {made.sha256} instead of {before.shards[index].sha256}):"
-                " remove the set and pack it again"
+                f"{target / file.name} is missing or cut short, and what is packed in its place"
+                f" differs from it (SHA-256 {made.sha256}, not {before.shards[index].sha256}): the"
+                " images or this program are others than then; remove the set and pack it again"
             )
         file.replace(target / file.name)
 
@@ -276,7 +277,7 @@ def _finish(
 
 def _write(file: Path, data: bytes) -> None:
     """Writes a file, whole and on the disk when it has its name."""
-    unfinished = file.with_name(f"{file.name}.unfinished")
+    unfinished = file.with_name(f"{file.name}.{uuid.uuid4().hex}.unfinished")
     with unfinished.open("wb") as opened:
         opened.write(data)
         opened.flush()

@@ -13,7 +13,7 @@ import itertools
 import json
 import os
 import shutil
-import socket
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -59,7 +59,7 @@ class Manifest:
             undo.enter_context(alone_in(self.tree, doing="prepares"))
             _check_options(self.tree, self.stage, self._options)
             shutil.rmtree(self.tree / UNFINISHED, ignore_errors=True)
-            (self.tree / UNFINISHED).mkdir()
+            (self.tree / UNFINISHED).mkdir(exist_ok=True)  # Others may be at work still.
             _keep_options(self.tree, self.stage, self._options)
             own = (line for line in read_lines(self.tree) if line["stage"] == self.stage)
             for item, lines in itertools.groupby(own, lambda line: line[self._key]):
@@ -94,10 +94,12 @@ class Manifest:
         self._take(lines)
 
     def collect(self) -> None:
-        """Adds what was kept by `keep_lines`."""
+        """Adds what was kept by `keep_lines`, but for items that are done already."""
         for file in sorted((self.tree / f".{self.stage}").glob("*.jsonl")):
             for entry in file.read_bytes().splitlines():
-                self.add(json.loads(entry))
+                lines = json.loads(entry)
+                if lines[0][self._key] not in self:
+                    self.add(lines)
             with storage(self.tree):
                 file.unlink()
 
@@ -113,7 +115,7 @@ class Manifest:
         write_file(self.tree, MANIFEST_FILE, text.encode())
         with storage(self.tree):
             self._journal_file.unlink()
-            shutil.rmtree(self.tree / UNFINISHED)
+            shutil.rmtree(self.tree / UNFINISHED, ignore_errors=True)
             shutil.rmtree(self.tree / f".{self.stage}", ignore_errors=True)
         return dict(Counter(json.loads(line)["outcome"] for line in own))
 
@@ -150,7 +152,8 @@ def new_files(tree: Path) -> Iterator[Callable[[str, bytes], None]]:
     Raises:
         StorageError: They cannot be written.
     """
-    folder = tree / UNFINISHED / f"{socket.gethostname()}-{os.getpid()}"
+    # Threads, processes and containers may have one number, and hosts one name.
+    folder = tree / UNFINISHED / uuid.uuid4().hex
     names: list[str] = []
 
     def write(name: str, data: bytes) -> None:

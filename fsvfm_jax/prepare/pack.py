@@ -135,7 +135,7 @@ def make_plan(
         split=split, encoding=encoding, image_size=image_size, shard_records=shard_records
     )
     root = os.path.abspath(tree)  # as workers elsewhere find it
-    pairs, maps_without_image, unknown = list_tree(root, links_out=links_out)
+    pairs, maps_without_image, others = list_tree(root, links_out=links_out)
     if not any(pair.parsing_map for pair in pairs):
         raise DataError(
             f"none of the {len(pairs)} images in {tree} has a parsing map; make them by"
@@ -143,9 +143,10 @@ def make_plan(
         )
     if shard_records is None:
         shard_records = _records_per_shard(pairs, encoding, image_size)
-    reasons = dict.fromkeys(maps_without_image, "it is a parsing map without its image")
-    reasons |= dict.fromkeys(unknown, "it is no image or parsing map by its name")
-    ignored = [LeftOut(os.path.relpath(file, root), reason) for file, reason in reasons.items()]
+    reasons = others | dict.fromkeys(maps_without_image, "it is a parsing map without its image")
+    ignored = [
+        LeftOut(os.path.relpath(file, root), reason) for file, reason in sorted(reasons.items())
+    ]
     return Plan(pairs, ignored, split, encoding, image_size, shard_records)
 
 

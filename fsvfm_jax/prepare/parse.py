@@ -123,7 +123,6 @@ def parse(
         for refusal in refusals:
             if refusal.name not in manifest:
                 manifest.add([_refused(refusal.name, refusal.reason)])
-        todo = [name for name in names if name not in manifest]
         work = partial(
             _parsed,
             tree=tree.absolute(),
@@ -133,7 +132,8 @@ def parse(
             device=device,
             batch_size=batch_size,
         )
-        do_stage(manifest, todo, work, beam=beam, at_once=CROPS_AT_ONCE)
+        items = {name: name for name in names}
+        do_stage(manifest, items, work, beam=beam, at_once=CROPS_AT_ONCE)
         counts = manifest.finish()
     if not counts.get("parsed"):
         raise DataError(f"no crop in {tree} got a map; {tree / MANIFEST_FILE} says why for each")

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ def write_shard(file: Path, records: Iterable[bytes]) -> Shard:
     Raises:
         StorageError: It cannot be written.
     """
-    unfinished = file.with_name(f"{file.name}.unfinished")
+    # Of a pipeline two may write the same shard at a time.
+    unfinished = file.with_name(f"{file.name}.{uuid.uuid4().hex}.unfinished")
     count = 0
     try:
         with _written(file):

@@ -1,10 +1,11 @@
 """The items of a stage done, here or on many machines, each with its lines in the manifest."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fsvfm_jax.errors import StorageError
 from fsvfm_jax.prepare.extras import check_installed
 from fsvfm_jax.prepare.manifest import Line, Manifest, keep_lines
 from fsvfm_jax.progress import progress
@@ -15,17 +16,17 @@ Work = Callable[[Sequence[Any]], Iterator[list[Line]]]
 
 def do_stage(
     manifest: Manifest,
-    items: Sequence[Any],
+    items: Mapping[str, Any],
     work: Work,
     *,
     beam: str | None,
     at_once: int,
 ) -> None:
-    """Does all items of a stage.
+    """Does the items of a stage that are not done yet.
 
     Args:
         manifest: The stage's, open.
-        items: Those that are not done yet; picklable.
+        items: All of them, picklable, by the names that their lines have.
         work: Does them; picklable.
         beam: Options of the Apache Beam pipeline that does it; None does it here.
         at_once: Items of one element of that pipeline.
@@ -34,18 +35,27 @@ def do_stage(
         ConfigError: Beam is not installed.
         StorageError: The pipeline failed, or the tree cannot be written.
     """
+    todo = [item for name, item in items.items() if name not in manifest]
     if beam is None:
-        for lines in progress(work(items), total=len(items), description=manifest.stage):
+        for lines in progress(work(todo), total=len(todo), description=manifest.stage):
             manifest.add(lines)
         return
     check_installed({"apache_beam"}, extra="beam")
     from fsvfm_jax.prepare.beam import do  # only where it is used: an extra
 
-    elements = [items[first : first + at_once] for first in range(0, len(items), at_once)]
+    elements = [todo[first : first + at_once] for first in range(0, len(todo), at_once)]
+    if not elements:
+        return
     tree = manifest.tree.absolute()
     part = functools.partial(_do_part, tree=tree, stage=manifest.stage, work=work)
     do(part, elements, options=beam)
     manifest.collect()
+    lost = [name for name in items if name not in manifest]
+    if lost:
+        raise StorageError(
+            f"the pipeline ended, and of {len(lost)} items, such as {lost[0]}, no lines came to"
+            f" {tree}: are all paths the same on all machines? The same command goes on"
+        )
 
 
 def _do_part(items: Sequence[Any], *, tree: Path, stage: str, work: Work) -> None:

@@ -1,6 +1,7 @@
 """Trees of faces: `images/**` and `parsing_maps/**` with the same names."""
 
 import os
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from fsvfm_jax.data.images import IMAGE_SUFFIXES
@@ -24,7 +25,7 @@ class Tree(NamedTuple):
 
     pairs: list[Pair]  # one per image, sorted by the image's relative path
     maps_without_image: list[str]  # files
-    unknown: list[str]  # files that are neither, by their names
+    others: dict[str, str]  # files that do not count, and why
 
 
 def list_tree(root: str, *, links_out: bool = True) -> Tree:
@@ -39,24 +40,25 @@ def list_tree(root: str, *, links_out: bool = True) -> Tree:
             a link leads out.
     """
     image_root, map_root = os.path.join(root, "images"), os.path.join(root, "parsing_maps")
-    images, unknown = [], []
+    images, others = [], {}
     for name in sorted(walk(image_root)):
         if _parts(name)[1] in IMAGE_SUFFIXES:
             images.append(name)
         else:
-            unknown.append(os.path.join(image_root, name))
+            others[os.path.join(image_root, name)] = "it is no image by its name"
     if not images:
         raise DataError(
             f"no PNG, JPEG or WebP image was found under {image_root}; a tree holds images/**.png"
             " (or jpg, jpeg, webp) and parsing_maps/**.npy (or png)"
         )
-    maps = {}
-    for name in sorted(walk(map_root), reverse=True):  # .npy goes before .png
+    maps: dict[str, str] = {}
+    for name in sorted(walk(map_root)):  # .npy goes before .png
         stem, suffix = _parts(name)
-        if suffix in MAP_SUFFIXES:
-            maps[stem] = os.path.join(map_root, name)
-        else:
-            unknown.append(os.path.join(map_root, name))
+        file = os.path.join(map_root, name)
+        if suffix not in MAP_SUFFIXES:
+            others[file] = "it is no parsing map by its name"
+        elif maps.setdefault(stem, file) != file:
+            others[file] = f"the map that counts is {maps[stem]}"
     by_stem: dict[str, str] = {}
     for name in images:
         other = by_stem.setdefault(_parts(name)[0], name)
@@ -68,21 +70,21 @@ def list_tree(root: str, *, links_out: bool = True) -> Tree:
     pairs = [
         Pair(stem, os.path.join(image_root, name), maps.get(stem)) for stem, name in by_stem.items()
     ]
-    if not links_out:
-        _refuse_links_out(root, pairs)
     alone = sorted(file for stem, file in maps.items() if stem not in by_stem)
-    return Tree(pairs, alone, sorted(unknown))
+    if not links_out:
+        # Of what lies elsewhere not even the names are to be told.
+        _refuse_links_out(root, [*(pair.image for pair in pairs), *maps.values(), *others])
+    return Tree(pairs, alone, others)
 
 
-def _refuse_links_out(root: str, pairs: list[Pair]) -> None:
+def _refuse_links_out(root: str, files: Iterable[str]) -> None:
     real_root = os.path.realpath(root)
-    for pair in pairs:
-        for file in pair[1:]:
-            if file and not is_below(os.path.realpath(file), real_root):
-                raise DataError(
-                    f"{file} is a link out of {root}: remove it; or, if the tree is your own, pack"
-                    f" it by itself: python -m fsvfm_jax.prepare pack {root} SET"
-                )
+    for file in files:
+        if not is_below(os.path.realpath(file), real_root):
+            raise DataError(
+                f"{file} is a link out of {root}: remove it; or, if the tree is your own, pack"
+                f" it by itself: python -m fsvfm_jax.prepare pack {root} SET"
+            )
 
 
 def _parts(name: str) -> tuple[str, str]:
