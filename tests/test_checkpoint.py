@@ -1,5 +1,6 @@
 """Saving and restoring the state with the position in the data."""
 
+import contextlib
 import errno
 import shutil
 import time
@@ -12,10 +13,11 @@ import numpy as np
 import pytest
 from etils import epath
 
-from fsvfm_jax import integrity, optim, pretrain, sharding
+from fsvfm_jax import distributed, integrity, optim, pretrain, sharding
 from fsvfm_jax.checkpoint import Checkpoints
 from fsvfm_jax.errors import ConfigError, StorageError
 from fsvfm_jax.models import build
+from fsvfm_jax.watchdog import Watchdog
 
 TX = optim.make_optimizer(betas=(0.9, 0.95), weight_decay=0.05, grad_clip=1.0)
 
@@ -228,6 +230,27 @@ def test_the_last_save_may_fail_too(tmp_path, state, monkeypatch):
     checkpoints = open_checkpoints(tmp_path / "c")
     with pytest.raises(StorageError, match="No space left"), checkpoints:
         checkpoints.save(state, step=1, samples_seen=1)
+
+
+def test_the_question_for_room_has_a_limit(tmp_path, state, monkeypatch):
+    """It is put to all processes, of which one may never answer."""
+    running, asked = [], []
+
+    class Watched(Watchdog):
+        @contextlib.contextmanager
+        def limit(self, what, seconds):
+            running.append((what, seconds))
+            yield
+            running.pop()
+
+    def number_of_processes(value):
+        asked.append(running[-1:])
+        return int(value)
+
+    monkeypatch.setattr(distributed, "number_of_processes", number_of_processes)
+    with open_checkpoints(tmp_path / "c", watchdog=Watched(), save_seconds=5) as checkpoints:
+        checkpoints.save(state, step=3, samples_seen=3)
+    assert asked[-1:] == [[("saving checkpoint 3 (config.watchdog.save_seconds)", 5)]]
 
 
 def test_without_room_nothing_is_written(tmp_path, state, monkeypatch):

@@ -14,6 +14,7 @@ with warnings.catch_warnings():
     torch, retinaface = need("torch", "farl"), need("facer.face_detection.retinaface", "farl")
 
 from fsvfm_jax.prepare.farl import NO_FACE, FarlParser
+from fsvfm_jax.prepare.parse import _devices as parse_devices
 
 PARSER_FILE = "face_parsing.farl.lapa.main_ema_136500_jit191.pt"
 DETECTOR_FILE = "mobilenet0.25_Final.pth"
@@ -77,3 +78,14 @@ def test_weights_that_cannot_be_read_are_named(hub: Path) -> None:
     (hub / PARSER_FILE).write_bytes(b"no network")
     with pytest.raises(DataError, match=r"the weights of farl/lapa/448 .*hub/checkpoints, where"):
         FarlParser("cpu")
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus", "found"),
+    [(None, 2, ["cuda:0", "cuda:1"]), (None, 0, ["cpu"]), ("cuda:3", 8, ["cuda:3"])],
+)
+def test_every_gpu_works_unless_one_is_named(
+    asked: str | None, gpus: int, found: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert parse_devices(asked) == found
