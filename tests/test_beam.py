@@ -140,3 +140,12 @@ def test_options_that_beam_does_not_understand(tmp_path: Path) -> None:
     ):
         beam = "--direct_num_workers=x"
         detect(str(photographs), tmp_path / "tree", CROPPED, processes=1, beam=beam)
+
+
+def test_shards_that_do_not_come_are_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pack_module, "do", lambda *_, **__: None)
+    tree = face_trees.write_tree(tmp_path / "tree", 6)
+    with pytest.raises(StorageError, match=r"of 2 items, such as .*00000-of-00002, nothing came"):
+        pack(str(tree), str(tmp_path / "set"), shard_records=4, beam="")

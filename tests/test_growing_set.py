@@ -41,6 +41,7 @@ pack.pack(*sys.argv[1:], shard_records=5)
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
+    (tmp_path / ".unfinished-train/of-an-earlier-kill.unfinished").touch()
     assert not (tmp_path / "dataset_info.json").exists()
     kept = {x.name: x.stat().st_mtime_ns for x in tmp_path.glob(".unfinished-train/*-of-00004")}
     pack(str(tree), str(tmp_path), shard_records=5)

@@ -61,25 +61,25 @@ def of(process):
     return list(segments.FOLDER.glob(f"{segments._prefix()}{process.pid}-*"))
 
 
-def test_what_a_killed_group_left_is_removed_at_the_next_start(trainer, caplog):
+def test_what_a_killed_group_left_is_removed_at_the_next_start(trainer):
     segments.remove_orphans()
     assert of(trainer)  # made ahead, for a trainer that lives
     os.killpg(trainer.pid, signal.SIGKILL)
     trainer.wait()
     time.sleep(0.2)
-    left = of(trainer)
-    assert left
-    with caplog.at_level("WARNING", "fsvfm_jax"):
-        segments.remove_orphans()
-    assert of(trainer) == [] and f"removed {len(left)} segments" in caplog.text
+    # Or at the start of a trainer in a test beside this one.
+    segments.remove_orphans()
+    assert of(trainer) == []
 
 
-def test_other_files_are_left_alone(tmp_path, monkeypatch):
+def test_other_files_are_left_alone(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(segments, "FOLDER", tmp_path)
     prefix = segments._prefix()
     mine = f"{prefix}{os.getpid()}-{segments.state_and_start(os.getpid())[1]}-ab"
     names = [mine, "psm_12ab", f"{prefix}x", "fsvfm-1-2-3-4-ab"]
     for name in [*names, f"{prefix}{os.getpid()}-1-ab", f"{prefix}{2**22}-5-ab"]:
         (tmp_path / name).write_bytes(b"x")
-    segments.remove_orphans()
+    with caplog.at_level("WARNING", "fsvfm_jax"):
+        segments.remove_orphans()
+    assert "removed 2 segments" in caplog.text
     assert {path.name for path in tmp_path.iterdir()} == set(names)

@@ -72,11 +72,10 @@ def test_machines_keep_lines_at_once(tmp_path: Path) -> None:
 def test_items_without_lines_are_no_success(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("apache_beam")
-    monkeypatch.setattr("fsvfm_jax.prepare.beam.do", lambda *_, **__: None)
+    monkeypatch.setattr("fsvfm_jax.prepare.stages.do", lambda *_, **__: None)
     with opened(tmp_path) as manifest:
         keep_lines(tmp_path, "detect", list(work([2])))
-        with pytest.raises(StorageError, match="of 2 items, such as a, no lines came to"):
+        with pytest.raises(StorageError, match="of 2 items, such as a, nothing came to"):
             do_stage(manifest, ITEMS, work, beam="", at_once=2)
 
 

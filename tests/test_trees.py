@@ -39,7 +39,9 @@ def test_each_image_has_its_map_and_the_npy_first(
         str(root / "parsing_maps/notes.txt"): "it is no parsing map by its name",
     }
     reasons |= {
-        str(root / f"parsing_maps/{stem}.png"): f"the map that counts is {maps[stem]}"
+        str(root / f"parsing_maps/{stem}.png"): (
+            f"{Path(stem).name}.npy beside it is the map that counts"
+        )
         for stem in pngs & npys
     }
     assert tree.others == reasons
@@ -71,10 +73,14 @@ def test_a_tree_of_others_cannot_lead_out_of_itself(tmp_path: Path, name: str) -
     assert list_tree(str(tmp_path / "tree")).pairs
 
 
-def test_names_of_what_lies_elsewhere_are_not_told(tmp_path: Path) -> None:
-    touch(tmp_path, "tree/images/a.png", "tree/parsing_maps/a.npy", "home/letter.pdf")
+@pytest.mark.parametrize("names", [["letter.pdf"], ["letter.png", "letter.jpg"]])
+def test_a_folder_that_leads_out_is_refused_whatever_is_in_it(
+    tmp_path: Path, names: list[str]
+) -> None:
+    touch(tmp_path, "tree/images/a.png", "tree/parsing_maps/a.npy")
+    touch(tmp_path / "home", *names)
     (tmp_path / "tree/images/x").symlink_to(tmp_path / "home")
-    with pytest.raises(DataError, match=r"x/letter\.pdf is a link out of"):
+    with pytest.raises(DataError, match=r"x/letter\.... is a link out of"):
         list_tree(str(tmp_path / "tree"), links_out=False)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from fsvfm_jax import cli
+from fsvfm_jax.processes import share_heaps
 
 COMMAND = "python -m fsvfm_jax.benchmark"
 
@@ -42,6 +43,7 @@ def _input(argv: Sequence[str], command: str) -> None:
 
     args = _parser().parse_args(argv)
     flags.FLAGS.mark_as_parsed()  # Grain's, which have no values from here.
+    share_heaps()  # As training does.
     benchmark_input(args, command=command)
 
 

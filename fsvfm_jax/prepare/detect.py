@@ -29,7 +29,8 @@ from fsvfm_jax.prepare.workers import DIED, spread, start_limits, tick
 # A larger photograph is searched at a fraction of its size. Counted after upsampling, which dlib's
 # detector spends 0.1 s and some 20 bytes per pixel on.
 MAX_SEARCHED_PIXELS = 16_000_000
-SOURCES_AT_ONCE = 64  # for a machine of a pipeline: a minute of photographs, 15 of videos
+# For a machine of a pipeline: a process starts for them, in a second; and videos take long.
+SOURCES_AT_ONCE = 16
 
 
 class Box(NamedTuple):

@@ -94,6 +94,8 @@ def build(plan: Plan, target: Path, write_shards: Callable[[Path, list[int]], No
     folder = target / f".unfinished-{plan.split}"
     with storage(target), alone_in(target, doing="packs"):
         manifest = _read_compatible(target, plan)
+        for file in folder.glob("*.unfinished"):  # that somebody was killed writing
+            file.unlink(missing_ok=True)
         before = manifest.get(plan.split)
         if before is not None:
             lost = [i for i, shard in enumerate(before.shards) if not _is_there(shard, target)]
@@ -110,7 +112,7 @@ def build(plan: Plan, target: Path, write_shards: Callable[[Path, list[int]], No
                 return before
         _begin(folder, plan, fingerprint)
         shards = [folder / name for name in plan.shard_names]
-        missing = [i for i, shard in enumerate(shards) if not _is_done(shard, target)]
+        missing = [i for i, shard in enumerate(shards) if not is_done(shard)]
         if missing:
             write_shards(folder, missing)
         tallies = [json.loads(_tally_file(shard).read_text()) for shard in shards]
@@ -228,9 +230,11 @@ def _tally_file(shard: Path) -> Path:
     return shard.with_name(f"{shard.name}.json")
 
 
-def _is_done(shard: Path, target: Path) -> bool:
-    # It may have been moved to its place already.
-    return _tally_file(shard).exists() and (shard.exists() or (target / shard.name).exists())
+def is_done(shard: Path) -> bool:
+    """Whether `write_packed` has written it to its end."""
+    # It may have been moved to its place in the set already.
+    is_there = shard.exists() or (shard.parent.parent / shard.name).exists()
+    return _tally_file(shard).exists() and is_there
 
 
 def _sum_up(plan: Plan, fingerprint: str, tallies: list[dict[str, Any]], *, left_out: int) -> Split:

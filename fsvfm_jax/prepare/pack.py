@@ -10,9 +10,9 @@ from pathlib import Path
 
 from fsvfm_jax.data.set_manifest import Split
 from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.prepare.beam import do, refuse_lost
 from fsvfm_jax.prepare.encode import ENCODINGS, LeftOut, Packed, pack_pairs
-from fsvfm_jax.prepare.extras import check_installed
-from fsvfm_jax.prepare.growing_set import LEFT_OUT_FILE, Plan, build, write_packed
+from fsvfm_jax.prepare.growing_set import LEFT_OUT_FILE, Plan, build, is_done, write_packed
 from fsvfm_jax.prepare.trees import Pair, list_tree
 from fsvfm_jax.prepare.workers import in_order
 from fsvfm_jax.progress import progress
@@ -116,7 +116,6 @@ def pack(
     if beam is None:
         write_shards = functools.partial(_write_shards, plan, workers=workers)
     else:
-        check_installed({"apache_beam"}, extra="beam")
         write_shards = functools.partial(_write_by_beam, plan, options=beam)
     return build(plan, Path(target), write_shards)
 
@@ -182,12 +181,11 @@ def _write_shards(plan: Plan, folder: Path, missing: list[int], *, workers: int)
 
 
 def _write_by_beam(plan: Plan, folder: Path, missing: list[int], *, options: str) -> None:
-    from fsvfm_jax.prepare.beam import do  # only where it is used: an extra
-
     # A path that is the same on every machine.
     shards = [(folder.absolute() / plan.shard_names[index], plan.shard(index)) for index in missing]
     work = functools.partial(_write_shard, encoding=plan.encoding, image_size=plan.image_size)
     do(work, shards, options=options)
+    refuse_lost([file.name for file, _ in shards if not is_done(file)], place=folder)
 
 
 def _write_shard(shard: tuple[Path, list[Pair]], *, encoding: str, image_size: int | None) -> None:

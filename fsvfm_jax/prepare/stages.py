@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fsvfm_jax.errors import StorageError
-from fsvfm_jax.prepare.extras import check_installed
+from fsvfm_jax.prepare.beam import do, refuse_lost
 from fsvfm_jax.prepare.manifest import Line, Manifest, keep_lines
 from fsvfm_jax.progress import progress
 
@@ -40,9 +39,6 @@ def do_stage(
         for lines in progress(work(todo), total=len(todo), description=manifest.stage):
             manifest.add(lines)
         return
-    check_installed({"apache_beam"}, extra="beam")
-    from fsvfm_jax.prepare.beam import do  # only where it is used: an extra
-
     elements = [todo[first : first + at_once] for first in range(0, len(todo), at_once)]
     if not elements:
         return
@@ -51,11 +47,7 @@ def do_stage(
     do(part, elements, options=beam)
     manifest.collect()
     lost = [name for name in items if name not in manifest]
-    if lost:
-        raise StorageError(
-            f"the pipeline ended, and of {len(lost)} items, such as {lost[0]}, no lines came to"
-            f" {tree}: are all paths the same on all machines? The same command goes on"
-        )
+    refuse_lost(lost, place=tree)
 
 
 def _do_part(items: Sequence[Any], *, tree: Path, stage: str, work: Work) -> None:

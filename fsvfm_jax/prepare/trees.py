@@ -40,8 +40,12 @@ def list_tree(root: str, *, links_out: bool = True) -> Tree:
             a link leads out.
     """
     image_root, map_root = os.path.join(root, "images"), os.path.join(root, "parsing_maps")
+    in_images, in_maps = sorted(walk(image_root)), sorted(walk(map_root))
+    if not links_out:
+        _refuse_links_out(root, (os.path.join(image_root, name) for name in in_images))
+        _refuse_links_out(root, (os.path.join(map_root, name) for name in in_maps))
     images, others = [], {}
-    for name in sorted(walk(image_root)):
+    for name in in_images:
         if _parts(name)[1] in IMAGE_SUFFIXES:
             images.append(name)
         else:
@@ -52,13 +56,13 @@ def list_tree(root: str, *, links_out: bool = True) -> Tree:
             " (or jpg, jpeg, webp) and parsing_maps/**.npy (or png)"
         )
     maps: dict[str, str] = {}
-    for name in sorted(walk(map_root)):  # .npy goes before .png
+    for name in in_maps:  # .npy goes before .png
         stem, suffix = _parts(name)
         file = os.path.join(map_root, name)
         if suffix not in MAP_SUFFIXES:
             others[file] = "it is no parsing map by its name"
         elif maps.setdefault(stem, file) != file:
-            others[file] = f"the map that counts is {maps[stem]}"
+            others[file] = f"{os.path.basename(maps[stem])} beside it is the map that counts"
     by_stem: dict[str, str] = {}
     for name in images:
         other = by_stem.setdefault(_parts(name)[0], name)
@@ -71,9 +75,6 @@ def list_tree(root: str, *, links_out: bool = True) -> Tree:
         Pair(stem, os.path.join(image_root, name), maps.get(stem)) for stem, name in by_stem.items()
     ]
     alone = sorted(file for stem, file in maps.items() if stem not in by_stem)
-    if not links_out:
-        # Of what lies elsewhere not even the names are to be told.
-        _refuse_links_out(root, [*(pair.image for pair in pairs), *maps.values(), *others])
     return Tree(pairs, alone, others)
 
 
