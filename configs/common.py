@@ -90,7 +90,7 @@ def get_config(size: str, arg: str = "") -> ConfigDict:
 
     c.data = ConfigDict()
     # "folder" (<path>/images/** and <path>/parsing_maps/**.npy), "tfds" (sets packed by
-    # `python -m fsvfm_jax.prepare`) or "synthetic".
+    # `python -m fsvfm_jax.prepare`, and folders among them) or "synthetic".
     c.data.source = "folder"
     # One or several, read as one set.
     c.data.paths = ()

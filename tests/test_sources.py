@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import face_trees
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,6 +14,7 @@ from PIL import Image
 from fsvfm_jax.data.sources import FaceFolder, JoinedSets, SyntheticFaces, make_source
 from fsvfm_jax.data.synthetic import render_face
 from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.prepare.pack import pack
 
 SIZE = 16
 
@@ -294,3 +296,16 @@ def test_make_source_chooses_by_name(root: Path) -> None:
 def test_a_source_that_cannot_be_is_refused(name: str, num_samples: int, message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         make_source(name, image_size=SIZE, num_samples=num_samples, seed=0)
+
+
+def test_packed_sets_and_trees_are_one_source(tmp_path: Path) -> None:
+    tree = face_trees.write_tree(tmp_path / "tree", 5)
+    pack(str(tree), str(tmp_path / "set"), encoding="original")
+    paths = (str(tmp_path / "set"), str(tree))
+    size = face_trees.SIZE
+    source = make_source("tfds", image_size=size, paths=paths, num_samples=0, seed=0)
+    assert source.sizes == [5, 5]
+    for packed, loose in zip(source.read(range(5)), source.read(range(5, 10)), strict=True):
+        for name in ("image", "parsing_map"):
+            np.testing.assert_array_equal(packed[name], loose[name])
+    assert "record 0 of" in source.name(0) and source.name(5).startswith(str(tree))

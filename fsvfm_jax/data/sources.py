@@ -198,7 +198,7 @@ def make_source(
     Args:
         name: "synthetic", "folder" or "tfds".
         image_size: Side of every image and map, in pixels.
-        paths: Folders for "folder", packed sets for "tfds".
+        paths: Folders for "folder"; packed sets for "tfds", and folders among them.
         split: Of the packed sets.
         num_samples: Number of faces for "synthetic".
         seed: Seed for "synthetic".
@@ -226,7 +226,12 @@ def make_source(
     # Only then: it imports TensorFlow Datasets.
     from fsvfm_jax.data.records import FaceRecords
 
-    return JoinedSets([FaceRecords(path, image_size=image_size, split=split) for path in paths])
+    def open_set(path: str) -> FaceSet:
+        if os.path.isdir(os.path.join(path, "images")):
+            return FaceFolder(path, image_size=image_size)
+        return FaceRecords(path, image_size=image_size, split=split)
+
+    return JoinedSets([open_set(path) for path in paths])
 
 
 def _list_root(root: str) -> np.ndarray:
