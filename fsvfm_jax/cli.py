@@ -6,16 +6,17 @@ JAX is imported inside functions: data workers import a command's module again a
 import argparse
 import contextlib
 import errno
+import json
 import logging
 import os
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from absl import flags
 from absl import logging as absl_logging
@@ -161,6 +162,26 @@ def open_output(path: str, mode: str) -> TextIO:
         raise StorageError(
             f"{path} cannot be written ({error.strerror}); choose a file in a writable folder"
         ) from error
+
+
+@contextlib.contextmanager
+def json_lines(path: str | None) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """A `with` that gives a function to tell records: a JSON line each, on stdout and in a file.
+
+    Args:
+        path: File to append to, opened at once; None for stdout alone.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    with open_output(path, "a") if path is not None else contextlib.nullcontext() as file:
+
+        def tell(record: Mapping[str, Any]) -> None:
+            for output in (sys.stdout, file):
+                if output is not None:
+                    print(json.dumps(record), file=output)
+
+        yield tell
 
 
 def config_filename() -> str:

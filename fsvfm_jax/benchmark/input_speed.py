@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import json
 import multiprocessing
 import os
 import platform
@@ -101,11 +100,10 @@ def benchmark_input(args: argparse.Namespace, *, command: str) -> None:
             raise ConfigError(f"--{flag.replace('_', '-')} is {getattr(args, flag)}; give above 0")
     if args.image_size % args.patch_size:
         raise ConfigError(f"--patch-size {args.patch_size} does not divide {args.image_size}")
-    with contextlib.ExitStack() as stack:
-        outputs = [sys.stdout]
-        if args.output is not None:
-            outputs.append(stack.enter_context(cli.open_output(args.output, "a")))
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="fsvfm-"))
+    with (
+        cli.json_lines(args.output) as tell,
+        tempfile.TemporaryDirectory(prefix="fsvfm-") as folder,
+    ):
         tree = args.tree or _render_tree(Path(folder) / "tree", args.image_size)
         record: dict[str, Any] = {"command": command, **_conditions(args), "encodings": {}}
         for encoding in args.encodings:
@@ -121,8 +119,7 @@ def benchmark_input(args: argparse.Namespace, *, command: str) -> None:
             source = FaceRecords(target, image_size=size)
             record["encodings"][encoding] = _measure(source, args, encoding)
         print(summary(record), file=sys.stderr)
-        for output in outputs:
-            print(json.dumps(record), file=output)
+        tell(record)
 
 
 def summary(record: dict[str, Any]) -> str:

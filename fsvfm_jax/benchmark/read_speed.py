@@ -1,8 +1,6 @@
 """How fast records of a packed set are read, one by one and in chunks: `benchmark read SET`."""
 
 import argparse
-import contextlib
-import json
 import os
 import platform
 import statistics
@@ -51,10 +49,7 @@ def benchmark_read(args: argparse.Namespace, *, command: str) -> None:
     for chunk in args.chunks:
         if not 1 <= chunk <= RECORDS:
             raise ConfigError(f"--chunks has {chunk}; give 1 to {RECORDS}")
-    with contextlib.ExitStack() as stack:
-        outputs = [sys.stdout]
-        if args.output is not None:
-            outputs.append(stack.enter_context(cli.open_output(args.output, "a")))
+    with cli.json_lines(args.output) as tell:
         record = {
             "command": command,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -63,8 +58,7 @@ def benchmark_read(args: argparse.Namespace, *, command: str) -> None:
             **_measure(args.set, args.split, [1, *args.chunks]),
         }
         print(summary(record), file=sys.stderr)
-        for output in outputs:
-            print(json.dumps(record), file=output)
+        tell(record)
 
 
 def summary(record: dict[str, Any]) -> str:

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import itertools
-import json
 import math
 import os
 import platform
@@ -69,11 +68,7 @@ def benchmark_step(args: argparse.Namespace, config: ConfigDict, *, command: str
             raise ConfigError(f"--{name} is {value}; it must be at least {least}")
     if args.batch_size is not None:
         config.batch_size = args.batch_size
-    with contextlib.ExitStack() as stack:
-        outputs = [sys.stdout]
-        if args.output is not None and jax.process_index() == 0:
-            # Opened first: an hour's measurement is not lost to a wrong name.
-            outputs.append(stack.enter_context(cli.open_output(args.output, "a")))
+    with cli.json_lines(args.output if jax.process_index() == 0 else None) as tell:
         try:
             record = measure_step(
                 config,
@@ -92,9 +87,7 @@ def benchmark_step(args: argparse.Namespace, config: ConfigDict, *, command: str
             ) from error
         if jax.process_index() == 0:
             print(summary(record), file=sys.stderr)
-            name = cli.config_filename()
-            for output in outputs:
-                print(json.dumps({"command": command, "config": name} | record), file=output)
+            tell({"command": command, "config": cli.config_filename()} | record)
 
 
 def measure_step(

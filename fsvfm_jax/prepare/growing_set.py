@@ -98,8 +98,8 @@ def build(plan: Plan, target: Path, write_shards: Callable[[Path, list[int]], No
             file.unlink(missing_ok=True)
         before = manifest.get(plan.split)
         if before is not None:
-            lost = [i for i, shard in enumerate(before.shards) if not _is_there(shard, target)]
-            there = [target / shard.file for shard in before.shards if _is_there(shard, target)]
+            lost = [i for i, x in enumerate(before.shards) if not _is_there(x, target)]
+            there = [target / x.file for i, x in enumerate(before.shards) if i not in lost]
             if before.plan != fingerprint or (there and plan.changed_since(there)):
                 raise ConfigError(
                     f"{target} holds a split {plan.split} of other files or settings; name another"
