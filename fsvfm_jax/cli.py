@@ -23,6 +23,7 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from fsvfm_jax.errors import ConfigError, Preempted, StorageError, UserError, in_one_line
+from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.processes import share_heaps
 
 # An error that all processes meet together leaves them this long to say so.
@@ -45,6 +46,17 @@ _HEARTBEAT = flags.DEFINE_integer(
 )
 
 
+class LogFormatter(logging.Formatter):
+    """Writes a message as one line of printable text; a traceback keeps its lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:
+        return printable(super().formatException(ei), keep="\n")
+
+
 class Parser(argparse.ArgumentParser):
     """Takes a wrong flag as any other mistake of the user: one sentence, not the whole usage."""
 
@@ -58,18 +70,19 @@ def exit_codes() -> Iterator[None]:
     try:
         yield
     except Preempted as error:
-        print(error, file=sys.stderr)
+        print(printable(str(error)), file=sys.stderr)
         sys.exit(error.exit_code)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         _exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted: nothing since the newest checkpoint was saved", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        traceback.print_exc()
+        print(printable(traceback.format_exc(), keep="\n"), end="", file=sys.stderr)
         if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
-            print(f"error: {in_one_line(error)}: free space, or give permission", file=sys.stderr)
+            text = printable(in_one_line(error))
+            print(f"error: {text}: free space, or give permission", file=sys.stderr)
             _exit(StorageError.exit_code)
         print("internal error", file=sys.stderr)
         _exit(UserError.exit_code)
@@ -105,7 +118,7 @@ def set_up_logging() -> None:
     """Our lines on stderr, bare; other libraries' only from warnings up."""
     absl_logging.set_verbosity(absl_logging.WARNING)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(LogFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
     package = logging.getLogger("fsvfm_jax")
     package.handlers = [handler]
     package.propagate = False
@@ -133,7 +146,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
             error = error.args[0]
         text = str(error.args[0] if isinstance(error, KeyError) else error)
         # The last line says what is wrong; those before it where, and where it was looked for.
-        print(f"error: {text.strip().splitlines()[-1].strip()}", file=sys.stderr)
+        print(f"error: {printable(text.strip().splitlines()[-1].strip())}", file=sys.stderr)
         sys.exit(ConfigError.exit_code)
 
 

@@ -7,7 +7,7 @@ and others never.
 
 import json
 import logging
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 from etils import epath
@@ -22,6 +22,13 @@ from fsvfm_jax.run_files import read_json, write_json
 logger = logging.getLogger(__name__)
 
 FINGERPRINT_FILE = "fingerprint.json"
+
+
+class StoredFingerprint(TypedDict):
+    """The content of the file: the fingerprint, and the changes to it that were accepted."""
+
+    fingerprint: dict[str, Any]
+    accepted: list[dict[str, Any]]
 
 
 def make_fingerprint(
@@ -73,6 +80,7 @@ def check_fingerprint(
     multihost_utils.sync_global_devices("the fingerprint is stored")
     stored = read_json(
         file,
+        StoredFingerprint,
         mend="put back a copy of it, or remove it: the data of this command then count as those"
         " that the run was trained with",
     )

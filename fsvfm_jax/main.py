@@ -54,7 +54,8 @@ def _run() -> None:
     if _WORKDIR.value is None and jax.process_count() > 1:
         raise ConfigError("several processes need one --workdir that all of them see")
     logger.info("workdir %s", workdir)
-    logger.info("devices\n%s", distributed.device_table())
+    for line in distributed.device_table().splitlines():
+        logger.info("devices of %s", line)
     if config.task == "evaluate":
         evaluate.evaluate(config, workdir, check_only=_CHECK.value)
     else:

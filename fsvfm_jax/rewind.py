@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from typing import TypedDict
 
 import jax
 from etils import epath
@@ -13,6 +14,13 @@ from fsvfm_jax.run_files import read_json, write_json
 logger = logging.getLogger(__name__)
 
 REWINDS_FILE = "rewinds.json"
+
+
+class Rewind(TypedDict):
+    """One entry of the file: the checkpoint that was gone back to, and the samples left out."""
+
+    step: int
+    skip_ranges: list[list[int]]
 
 
 def rewind(
@@ -37,8 +45,8 @@ def rewind(
         return
     file = workdir / REWINDS_FILE
     mend = "put back a copy of it, or remove it: the run then goes back once more"
-    done = read_json(file, mend=mend) if file.exists() else []
-    wanted = {"step": step, "skip_ranges": [list(ends) for ends in skip_ranges]}
+    done = read_json(file, list[Rewind], mend=mend) if file.exists() else []
+    wanted = Rewind(step=step, skip_ranges=[list(ends) for ends in skip_ranges])
     # Only what was done last: someone may go to and fro.
     if wanted in done[-1:]:
         logger.info("config.resume.step = %d: gone back to already, see %s", step, file)

@@ -1,6 +1,7 @@
 """A run's small files: those that decide how it goes on are whole or not there at all."""
 
 import contextlib
+import errno
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 from etils import epath
 
 from fsvfm_jax.errors import StorageError
+from fsvfm_jax.host.json_files import MAX_JSON_BYTES, parse_json
+from fsvfm_jax.host.plain_files import FileRefused, read_plain
 
 
 def in_bucket(path: epath.PathLike) -> bool:
@@ -51,17 +54,35 @@ def write_text(file: epath.Path, text: str) -> None:
         temporary.replace(file)
 
 
-def read_json(file: epath.Path, *, mend: str) -> Any:
-    """Returns what it holds.
+def read_json(file: epath.Path, schema: Any, *, mend: str) -> Any:
+    """Returns the value in a JSON file of a run.
 
     Args:
-        file: Which.
-        mend: The way out where it is damaged, as the end of a sentence.
+        file: In the workdir, which may be in a bucket.
+        schema: The type of the value, as for `host.json_files.parse_json`.
+        mend: The way out where the file is damaged, as the end of a sentence.
 
     Raises:
-        StorageError: It is damaged.
+        StorageError: It is missing, no plain file, or damaged.
     """
     try:
-        return json.loads(file.read_text())
-    except ValueError as error:  # Neither text nor JSON.
+        content = read_bytes(file, max_bytes=MAX_JSON_BYTES)
+        return parse_json(content, schema)
+    except OSError as error:
+        raise StorageError(f"{file} cannot be read ({error.strerror or error}): {mend}") from error
+    except ValueError as error:
         raise StorageError(f"{file} is damaged ({error}): {mend}") from error
+
+
+def read_bytes(file: epath.Path, *, max_bytes: int) -> bytes:
+    """Returns the bytes of a file of a run, in a folder or in a bucket.
+
+    Raises:
+        OSError: It is missing, no plain file, or has more than `max_bytes`.
+    """
+    if not in_bucket(file):
+        return read_plain(file, max_bytes=max_bytes)
+    size = file.stat().length
+    if size > max_bytes:
+        raise FileRefused(errno.EFBIG, f"it has {size:,} bytes, more than {max_bytes:,}", str(file))
+    return file.read_bytes()

@@ -1,5 +1,7 @@
 """Small files that decide how a run goes on."""
 
+import os
+
 import pytest
 from etils import epath
 
@@ -11,7 +13,7 @@ def test_what_is_written_is_read_and_nothing_else_is_left(tmp_path):
     file = epath.Path(tmp_path / "a.json")
     for content in ({"a": [1, 2.5]}, [{"b": None}]):
         run_files.write_json(file, content)
-        assert run_files.read_json(file, mend="") == content
+        assert run_files.read_json(file, type(content), mend="") == content
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
@@ -21,7 +23,7 @@ def test_who_is_killed_while_writing_leaves_what_was_there(tmp_path, monkeypatch
     monkeypatch.setattr(type(file), "replace", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run_files.write_json(file, 2)
-    assert run_files.read_json(file, mend="") == 1
+    assert run_files.read_json(file, int, mend="") == 1
 
 
 def test_what_cannot_be_written_is_named_with_the_way_out(tmp_path):
@@ -29,12 +31,18 @@ def test_what_cannot_be_written_is_named_with_the_way_out(tmp_path):
         run_files.write_json(epath.Path(tmp_path / "missing" / "a.json"), 1)
 
 
-@pytest.mark.parametrize("content", [b"", b'{"a', b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b'{"a', b"\xff\xfe", b"null", b"[" * 10**5])
 def test_a_damaged_file_is_named_with_the_way_out(tmp_path, content):
     file = epath.Path(tmp_path / "a.json")
     file.write_bytes(content)
     with pytest.raises(StorageError, match=r"a\.json is damaged \(.*\): put back a copy"):
-        run_files.read_json(file, mend="put back a copy")
+        run_files.read_json(file, dict[str, int], mend="put back a copy")
+
+
+def test_a_pipe_in_place_of_a_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "a.json")
+    with pytest.raises(StorageError, match=r"a\.json cannot be read \(it is a named pipe"):
+        run_files.read_json(epath.Path(tmp_path / "a.json"), dict, mend="remove it")
 
 
 def test_what_is_in_a_bucket():

@@ -1,0 +1,44 @@
+"""JSON that may come from a stranger, or from a run that was killed: read by a schema.
+
+A schema is a type: a `TypedDict`, `NamedTuple` or dataclass, `dict[str, float]`, or
+`Annotated[int, msgspec.Meta(ge=0)]` for a number with a range.
+"""
+
+import json
+import os
+from typing import Any
+
+import msgspec
+
+from fsvfm_jax.host.plain_files import read_plain
+
+MAX_JSON_BYTES = 2**24
+
+
+def parse_json(text: bytes | str, schema: Any) -> Any:
+    """Returns the value that a JSON text contains. Fields that the schema lacks are left out.
+
+    Args:
+        text: JSON, in UTF-8 if it is bytes. NaN and Infinity are numbers.
+        schema: The type of the value.
+
+    Raises:
+        ValueError: The text is no JSON, is nested too deeply, or does not have the schema; the
+            message says which, in one line.
+    """
+    try:
+        return msgspec.convert(json.loads(text), schema)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from error
+
+
+def read_json(path: str | os.PathLike[str], schema: Any, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
+    """Returns the value in a local JSON file.
+
+    Raises:
+        OSError: The file cannot be opened (`host.plain_files.open_plain`).
+        ValueError: As `parse_json`.
+    """
+    return parse_json(read_plain(path, max_bytes=max_bytes), schema)

@@ -1,0 +1,67 @@
+"""Opens files that may come from a stranger: plain files only, and only up to a size.
+
+Opening a named pipe waits for a writer, reading a device never ends, and a sparse file of 50 GB
+takes a minute to hash. Every reader of this package therefore opens local files here.
+"""
+
+import errno
+import os
+import stat
+from typing import BinaryIO
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+class FileRefused(OSError):
+    """The file is there but is not opened; `strerror` says why, as the end of a sentence."""
+
+
+def open_plain(path: str | os.PathLike[str], *, max_bytes: int) -> BinaryIO:
+    """Opens a local file to read its bytes, and never waits.
+
+    Args:
+        path: The file. Symbolic links are followed.
+        max_bytes: The largest size that such a file can have.
+
+    Raises:
+        FileRefused: It is a folder, named pipe, socket or device, or has more than `max_bytes`.
+        OSError: It is missing or cannot be opened.
+    """
+    path = os.fspath(path)
+    _check_plain(path, os.stat(path), max_bytes=max_bytes)  # Opening a device can have effects.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    try:
+        # Another file may have taken its place since.
+        _check_plain(path, os.fstat(descriptor), max_bytes=max_bytes)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_plain(path: str | os.PathLike[str], *, max_bytes: int) -> bytes:
+    """Returns the bytes of a local file; arguments and errors are those of `open_plain`."""
+    with open_plain(path, max_bytes=max_bytes) as opened:
+        content = opened.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise _too_large(os.fspath(path), "more", max_bytes)
+    return content
+
+
+def _check_plain(path: str, status: os.stat_result, *, max_bytes: int) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "no plain file")
+        raise FileRefused(errno.EINVAL, f"it is {kind}, not a plain file", path)
+    if status.st_size > max_bytes:
+        raise _too_large(path, f"{status.st_size:,}", max_bytes)
+
+
+def _too_large(path: str, size: str, max_bytes: int) -> FileRefused:
+    reason = f"it has {size} bytes; such a file has at most {max_bytes:,}"
+    return FileRefused(errno.EFBIG, reason, path)

@@ -1,0 +1,73 @@
+"""JSON read by a schema."""
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, TypedDict
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fsvfm_jax.host.json_files import parse_json, read_json
+
+
+class Place(NamedTuple):
+    name: str
+    size: float
+
+
+class Record(TypedDict):
+    step: Annotated[int, msgspec.Meta(ge=0)]
+    places: list[Place]
+
+
+def test_value_by_its_schema(tmp_path: Path) -> None:
+    file = tmp_path / "record.json"
+    file.write_text('{"step": 3, "places": [["a", 1]], "more": null}')
+    assert read_json(file, Record) == {"step": 3, "places": [Place("a", 1.0)]}
+    assert math.isnan(parse_json("NaN", float))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"7",
+        b'"text"',
+        b"{",
+        b"\xff\xfe\xfd",
+        b'{"step": 1}',
+        b'{"step": -1, "places": []}',
+        b'{"step": true, "places": []}',
+        b'{"step": 1.5, "places": []}',
+        b'{"step": "1", "places": []}',
+        b'{"step": 1, "places": [["a"]]}',
+        b'{"step": 1, "places": {"a": 1}}',
+        b'{"step": ' + b"9" * 5000 + b', "places": []}',
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"a":' * 100_000,
+    ],
+)
+def test_refuses_any_other(text: bytes) -> None:
+    with pytest.raises(ValueError, match=r"^[^\n]+$"):
+        parse_json(text, Record)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(JSON)
+def test_any_json_is_a_value_or_an_error_in_one_line(value: Any) -> None:
+    try:
+        parsed = parse_json(json.dumps(value), Record)
+    except ValueError as error:
+        assert "\n" not in str(error)
+    else:
+        assert parsed["step"] >= 0

@@ -1,0 +1,63 @@
+"""Opening files that may come from a stranger."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from fsvfm_jax.host.plain_files import FileRefused, open_plain, read_plain
+
+
+def test_plain(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"content")
+    (tmp_path / "link").symlink_to(file)
+    assert read_plain(file, max_bytes=7) == b"content"
+    assert read_plain(tmp_path / "link", max_bytes=7) == b"content"
+    with open_plain(file, max_bytes=7) as opened:
+        assert opened.read(3) == b"con"
+
+
+def test_refuses_what_is_no_plain_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "device").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket"))
+    kinds = {"pipe": "named pipe", "folder": "folder", "device": "device", "socket": "socket"}
+    for name, kind in kinds.items():
+        with pytest.raises(FileRefused) as caught:
+            open_plain(tmp_path / name, max_bytes=100)
+        assert caught.value.strerror == f"it is a {kind}, not a plain file"
+        assert caught.value.filename == str(tmp_path / name)
+
+
+def test_refuses_a_sparse_file_by_its_size(tmp_path: Path) -> None:
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(50 * 10**9)
+    with pytest.raises(FileRefused, match="50,000,000,000 bytes"):
+        open_plain(tmp_path / "sparse", max_bytes=10**9)
+
+
+def test_reads_no_more_than_is_allowed_of_a_file_that_grows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"content")
+    real = os.fstat
+
+    def grow(descriptor: int) -> os.stat_result:
+        status = real(descriptor)
+        with file.open("ab") as other:
+            other.write(b" and more")
+        return status
+
+    monkeypatch.setattr(os, "fstat", grow)
+    with pytest.raises(FileRefused, match="more bytes"):
+        read_plain(file, max_bytes=7)
+
+
+def test_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        open_plain(tmp_path / "none", max_bytes=1)
