@@ -15,6 +15,7 @@ import pytest
 from golden_files import need
 from hostile_files import write_hostile_files
 from PIL import Image
+from video_files import write_video
 
 from fsvfm_jax.data.synthetic import render_face
 from fsvfm_jax.prepare import detect, pack
@@ -24,7 +25,7 @@ from fsvfm_jax.prepare.manifest import Manifest, read_lines
 from fsvfm_jax.prepare.workers import MEMORY_BYTES, spread
 
 need("dlib", "prepare")
-need("cv2", "prepare")
+need("av", "prepare")
 
 
 def write_faces(folder: Path, count: int) -> None:
@@ -104,12 +105,7 @@ def test_hostile_files_are_refused_in_time(tmp_path: Path) -> None:
 
 
 def test_a_video_gives_evenly_spaced_frames(tmp_path: Path) -> None:
-    import cv2
-
-    writer = cv2.VideoWriter(str(tmp_path / "v.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 25, (64, 64))
-    for index in range(100):
-        writer.write(np.full((64, 64, 3), 2 * index, np.uint8))
-    writer.release()
+    write_video(tmp_path / "v.avi", 100)
     main(["detect", str(tmp_path / "v.avi"), str(tmp_path / "t"), "--detector", "none"])
     lines = list(read_lines(tmp_path / "t"))
     frames = [line["frame"] for line in lines]

@@ -1,6 +1,6 @@
 """Faces found in photographs and videos, and cut out: the stage `detect`, and what it does to one.
 
-dlib and OpenCV come with the extra `prepare`. What is below `Options` needs no processes and writes
+dlib and PyAV come with the extra `prepare`. What is below `Options` needs no processes and writes
 no files: `faces_of_source` is all that becomes of one photograph or video.
 """
 
@@ -193,7 +193,7 @@ def detect(
     sources, refusals = find_sources(src, root=root)
     needed = {"dlib"} if options.detector == "dlib" else set()
     check_installed(
-        needed | ({"cv2"} if any(x.is_video for x in sources) else set()), extra="prepare"
+        needed | ({"av"} if any(x.is_video for x in sources) else set()), extra="prepare"
     )
     told = options._asdict() | {"src": os.path.abspath(src), "root": root}
     with Manifest(tree, "detect", key="source", options=told) as manifest:
