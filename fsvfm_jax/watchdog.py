@@ -76,11 +76,15 @@ class Watchdog:
         before = time.monotonic()
         while not self._left.wait(TICK):
             now = time.monotonic()
-            self._clock += min(now - before, LONGEST_TICK)
+            self._advance(min(now - before, LONGEST_TICK))
             before = now
-            for limit in sorted(self._armed.values(), key=lambda limit: limit.deadline):
-                if limit.deadline <= self._clock:
-                    _end_process(limit)
+
+    def _advance(self, seconds: float) -> None:
+        """Moves the clock on, and ends the process if a limit has passed."""
+        self._clock += seconds
+        for limit in sorted(self._armed.values(), key=lambda limit: limit.deadline):
+            if limit.deadline <= self._clock:
+                _end_process(limit)
 
 
 def _end_process(limit: _Limit) -> NoReturn:

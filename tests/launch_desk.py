@@ -5,6 +5,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from patience import PATIENCE
+
 LAUNCH = Path(__file__).parent.parent / "launch"
 JOB = ["--config=configs/vit_l.py", "--config.data.paths=('/mnt/data',)"]
 SLICE = ["--name=faces", "--zone=europe-west4-b"]
@@ -60,7 +62,7 @@ class Desk:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
         )
 
     def calls(self, program: str = "") -> list[str]:

@@ -18,6 +18,7 @@ import pytest
 from conftest import CACHE
 from etils import epath
 from object_store import ObjectStore
+from patience import PATIENCE
 from PIL import Image
 from test_distributed import ROOT, TINY, train
 from test_train import without_rate
@@ -48,7 +49,7 @@ def start(store: ObjectStore) -> subprocess.Popen:
 
 
 def end(process: subprocess.Popen, *, code: int = 0) -> str:
-    said = process.communicate(timeout=300)[1]
+    said = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == code, said
     return said
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
+from patience import PATIENCE
 
 from fsvfm_jax import distributed, integrity, optim, pretrain, sharding
 from fsvfm_jax.checkpoint import Checkpoints
@@ -216,7 +217,7 @@ def test_a_save_that_fails_in_the_background_is_noticed(tmp_path, state, monkeyp
             open_checkpoints(tmp_path / "c") as checkpoints,
         ):
             checkpoints.save(state, step=3, samples_seen=3)
-            for _ in range(100):
+            for _ in range(10 * PATIENCE):
                 time.sleep(0.1)
                 checkpoints.check()
     assert newest(tmp_path / "c", state) == 2

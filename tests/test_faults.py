@@ -10,6 +10,7 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import PATIENCE
 
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.faults import ACTIONS, POINTS, Fault, fault, parse, poison
@@ -123,7 +124,7 @@ def run_with(value):
 )
 def test_signals(action, number):
     with run_with(f"step:5:{action}") as process:
-        out, said = process.communicate(timeout=20)
+        out, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == -number and out == ""
     assert f"FSVFM_FAULT strikes: step:5:{action}" in said
 
@@ -136,5 +137,5 @@ def test_what_does_not_return(action):
         assert process.poll() is None
         process.send_signal(signal.SIGCONT)
         if action == "stop":
-            assert process.communicate(timeout=20)[0] == "went on\n"
+            assert process.communicate(timeout=PATIENCE)[0] == "went on\n"
         process.kill()

@@ -12,6 +12,7 @@ from pathlib import Path
 import face_trees
 import numpy as np
 import pytest
+from patience import PATIENCE
 
 from fsvfm_jax.errors import ConfigError, DataError, StorageError
 from fsvfm_jax.prepare import encode, growing_set
@@ -34,7 +35,7 @@ pack_pairs, pack.pack_pairs, pack.PAIRS_AT_ONCE = pack.pack_pairs, wait, 1
 pack.pack(*sys.argv[1:], shard_records=5)
 """
     process = face_trees.start_python(code, str(tree), str(tmp_path), stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while len(list(tmp_path.glob(".unfinished-train/*.json"))) < 2:
         assert time.monotonic() < deadline
         assert process.poll() is None

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from launch_desk import JOB, LAUNCH, SLICE, Desk
+from patience import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ["local.sh", "restart.sh", "slurm.sbatch", "tpu_vm.sh"]
@@ -234,7 +235,7 @@ def test_a_signal_is_passed_on_and_ends_the_loop(desk, stop):
     while not (desk.repository / "ready").exists():
         time.sleep(0.02)
     process.send_signal(stop)
-    assert process.wait(timeout=30) == 75
+    assert process.wait(timeout=PATIENCE) == 75
     assert (desk.repository / "notes").read_text() == "saved\n"
 
 

@@ -9,6 +9,7 @@ import face_trees
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from patience import PATIENCE
 
 from fsvfm_jax.data.images import decode_map
 from fsvfm_jax.data.records import FaceRecords
@@ -62,7 +63,7 @@ assert tfds.builder_from_directory(sys.argv[2]).as_data_source("train")[0]["imag
 assert "tensorflow" not in sys.modules
 """
     process = face_trees.start_python(code, str(tree), str(tmp_path), stderr=subprocess.PIPE)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
 
 

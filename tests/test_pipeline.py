@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import PATIENCE
 
 from fsvfm_jax.data.elements import pretraining_element
 from fsvfm_jax.data.moments import power_sums
@@ -345,7 +346,11 @@ def test_a_worker_outlives_a_signal_but_not_its_trainer(tmp_path: Path) -> None:
     # The worker has inherited stdout: reading to its end lasts until the worker is gone, too.
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     trainer = subprocess.run(
-        [sys.executable, script], stdout=subprocess.PIPE, env=environment, timeout=60, check=False
+        [sys.executable, script],
+        stdout=subprocess.PIPE,
+        env=environment,
+        timeout=PATIENCE,
+        check=False,
     )
     assert trainer.returncode == -signal.SIGKILL
     assert trainer.stdout == b"20 batches after SIGTERM\n"

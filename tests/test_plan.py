@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from patience import PATIENCE
 
 from configs import vit_l, vit_s
 from fsvfm_jax import config as config_lib
@@ -100,7 +101,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
     )
 
 

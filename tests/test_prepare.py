@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from golden_files import need
 from hostile_files import write_hostile_files
+from patience import PATIENCE
 from PIL import Image
 from video_files import write_video
 
@@ -45,7 +46,7 @@ def kill_at(lines: int, journal: Path, argv: list[str]) -> None:
     command = [sys.executable, "-m", "fsvfm_jax.prepare", *argv, "--processes", "1"]
     silent = subprocess.DEVNULL
     process = subprocess.Popen(command, stdout=silent, stderr=silent)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while not journal.exists() or journal.read_bytes().count(b"\n") < lines:
         assert process.poll() is None and time.monotonic() < deadline
     process.kill()
@@ -146,7 +147,7 @@ def test_three_commands_from_photographs_to_a_trained_network(tmp_path: Path) ->
 def train(*flags: str) -> None:
     root = Path(__file__).parent.parent
     command = [sys.executable, "-m", "fsvfm_jax.main", *flags]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
 
 

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 from fsvfm_jax.data import segments
 
@@ -66,9 +67,10 @@ def test_what_a_killed_group_left_is_removed_at_the_next_start(trainer):
     assert of(trainer)  # made ahead, for a trainer that lives
     os.killpg(trainer.pid, signal.SIGKILL)
     trainer.wait()
-    time.sleep(0.2)
-    # Or at the start of a trainer in a test beside this one.
-    segments.remove_orphans()
+    # The workers die at moments of their own.
+    until = time.monotonic() + PATIENCE
+    while of(trainer) and time.monotonic() < until:
+        segments.remove_orphans()
     assert of(trainer) == []
 
 

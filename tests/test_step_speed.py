@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+from patience import PATIENCE
 
 from configs import vit_s
 from fsvfm_jax.benchmark import step_speed
@@ -187,7 +188,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
     )
 
 

@@ -26,6 +26,7 @@ import pytest
 from conftest import CACHE
 from etils import epath
 from object_store import ObjectStore
+from patience import PATIENCE
 from test_distributed import ROOT, TINY, start
 from test_train import without_rate
 
@@ -56,14 +57,14 @@ def begin(workdir: Path, *arguments: str, fault: str = "") -> subprocess.Popen:
     )
 
 
-def end(process: subprocess.Popen, *, code: int, timeout: float = 300) -> str:
+def end(process: subprocess.Popen, *, code: int, timeout: float = PATIENCE) -> str:
     said = process.communicate(timeout=timeout)[1]
     assert process.returncode == code, said
     return said
 
 
-def until(condition: Callable[[], bool], process: subprocess.Popen, seconds: float = 120) -> None:
-    limit = time.monotonic() + seconds
+def until(condition: Callable[[], bool], process: subprocess.Popen) -> None:
+    limit = time.monotonic() + PATIENCE
     while not condition():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < limit
@@ -225,12 +226,12 @@ def test_4_survivors_end_within_the_heartbeat(tmp_path, how):
         workdir = tmp_path / str(count)
         options = ["--config.epochs=40000", "--config.schedule_epochs=40000"]
         children = start([workdir] * 2, *options, f"--heartbeat_seconds={heartbeat}")
-        until(lambda workdir=workdir: steps_done(workdir) >= 3, children[0], 200)
+        until(lambda workdir=workdir: steps_done(workdir) >= 3, children[0])
         victim = children[0 if how == "coordinator killed" else 1]
         survivor = children[1 if victim is children[0] else 0]
         victim.send_signal(signal.SIGSTOP if how == "peer stopped" else signal.SIGKILL)
         started = time.monotonic()
-        survivor.communicate(timeout=120)
+        survivor.communicate(timeout=PATIENCE)
         seconds = time.monotonic() - started
         victim.kill()
         victim.communicate()
@@ -290,14 +291,14 @@ def test_9_saved_on_eight_devices_restored_on_fewer(tmp_path, fsdp):
     """The loss of the next step within 1e-6; that the state is the same, test_distributed shows."""
     short = ["--config.schedule_epochs=200", "--config.epochs=4"]  # 10 steps
     first = start([tmp_path / "8"], *short, f"--config.mesh.fsdp={fsdp}", devices=8)
-    assert first[0].communicate(timeout=300) and first[0].returncode == 0
+    assert first[0].communicate(timeout=PATIENCE) and first[0].returncode == 0
     found = {}
     for devices, split in ((1, 1), (2, 2), (4, 1), (8, 8), (8, 1)):
         workdir = tmp_path / f"{devices}-{split}"
         subprocess.run(["cp", "-r", tmp_path / "8", workdir], check=True)
         more = ["--config.schedule_epochs=200", "--config.epochs=5", f"--config.mesh.fsdp={split}"]
         (process,) = start([workdir], *more, devices=devices)
-        said = process.communicate(timeout=300)[1]
+        said = process.communicate(timeout=PATIENCE)[1]
         assert process.returncode == 0 and "resumed at step 10 of 13" in said, said
         found[devices, split] = lines(workdir)[10]["loss"]
     values = list(found.values())
