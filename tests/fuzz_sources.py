@@ -1,0 +1,154 @@
+"""Small files of every kind that a reader takes, for `fuzz_readers.py` to damage."""
+
+import json
+from pathlib import Path
+
+import face_trees
+import random_weights
+from etils import epath
+from golden_files import need
+from hostile_files import saved
+from labelled_trees import write_pictures
+from PIL import Image
+from scored_sets import BY_HAND, scored
+from video_files import write_video
+
+from configs import vit_s
+from fsvfm_jax import config, integrity, lock, report
+from fsvfm_jax.convert import pth, reference
+from fsvfm_jax.convert.folder import write_folder
+from fsvfm_jax.data.synthetic import render_face
+from fsvfm_jax.prepare.pack import pack
+from fsvfm_jax.prepare.shards import shard_name
+from fsvfm_jax.report_files import write_report
+
+IMAGES = ("face.png", "face.jpg", "scans.jpg", "face.webp", "palette.png")
+MAPS = ("map.png", "map.npy")
+VIDEOS = ("v.mp4", "v.mkv", "v.avi")
+SHARD = shard_name("train", 0, 1)
+
+
+def write_images(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    face = Image.fromarray(render_face(0, image_size=48)[0])
+    files = {
+        "face.png": saved(face, "PNG"),
+        "face.jpg": saved(face, "JPEG"),
+        "scans.jpg": saved(face, "JPEG", progressive=True),
+        "face.webp": saved(face, "WEBP"),
+        "palette.png": saved(face.convert("P"), "PNG"),
+    }
+    for name in IMAGES:
+        (folder / name).write_bytes(files[name])
+
+
+def write_maps(folder: Path) -> None:
+    face_trees.write_tree(folder, 1)
+    parsing_map = render_face(0, image_size=32)[1]
+    (folder / "map.png").write_bytes(saved(Image.fromarray(parsing_map), "PNG"))
+    (folder / "parsing_maps/a/000.npy").rename(folder / "map.npy")
+
+
+def write_videos(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for name in VIDEOS:
+        write_video(folder / name, 5)
+
+
+def write_tree(folder: Path) -> None:
+    face_trees.write_tree(folder, 2)
+
+
+def write_packed(folder: Path) -> None:
+    tree = face_trees.write_tree(folder.with_name("tree"), 4)
+    pack(str(tree), str(folder))
+
+
+def write_prepared(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    line = {"stage": "detect", "source": "a.jpg", "outcome": "face", "image": "a.png"}
+    (folder / "manifest.jsonl").write_text((json.dumps(line) + "\n") * 3)
+
+
+def write_list(folder: Path) -> None:
+    write_pictures(folder, "real/a_frame_0.png real/a_frame_1.png fake/b.png")
+    (folder / "test.txt").write_text("real/a_frame_0.png real\nfake/b.png,fake\n")
+
+
+def write_bench(folder: Path) -> None:
+    write_pictures(folder, "r/a/0.png r/a/1.png f/b/0.png")
+    videos = {
+        "Real": {"test": {"a": {"label": "Real", "frames": ["r/a/0.png", "r/a/1.png"]}}},
+        "Fake": {"test": {"c23": {"b": {"label": "Fake", "frames": ["f\\b\\0.png"]}}}},
+    }
+    (folder / "set.json").write_text(json.dumps({"set": videos}))
+
+
+def write_ffpp(folder: Path) -> None:
+    real = "original_sequences/youtube/c23/frames"
+    fake = "manipulated_sequences/{}/c23/frames"
+    methods = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
+    write_pictures(folder, [f"{real}/{name}/0.png" for name in ("071", "054")])
+    for method in methods:
+        names = ("071_054", "054_071")
+        write_pictures(folder, [f"{fake.format(method)}/{name}/0.png" for name in names])
+    (folder / "test.json").write_text('[["071", "054"]]')
+
+
+def write_stats(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "stats").write_text('{"mean": [0.5, 0.4, 0.4], "std": [0.3, 0.2, 0.2]}')
+
+
+def write_pth(folder: Path) -> None:
+    need("torch")
+    folder.mkdir(parents=True)
+    params = random_weights.detector_params(random_weights.TINY | {"pool": "mean"})
+    extra = {"epoch": 3, "optimizer": {"state": {}, "param_groups": [{"lr": 1e-3}]}}
+    pth.write(folder / "w.pth", reference.to_state_dict(params), extra=extra)
+
+
+def write_exported(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    model = random_weights.TINY | {"pool": "mean"}
+    params = random_weights.detector_params(model)
+    description = random_weights.describe(model, labels=("fake", "real"))
+    write_folder(folder / "exported", params, description)
+
+
+def write_run(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    resolved = config.resolve(vit_s.get_config("smoke"))
+    (folder / "config.json").write_text(config.to_json(resolved))
+
+
+def write_checkpoint(folder: Path) -> None:
+    directory = epath.Path(folder) / "checkpoints"
+    (directory / "5").mkdir(parents=True)
+    (directory / "5" / "array").write_bytes(bytes(1000))
+    integrity.finish_step(directory, 5, score=0.5)
+    integrity.begin_step(directory, 6)
+
+
+def write_state(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    fingerprint = {"fingerprint": {"seed": 0, "mean": [0.5, 0.5, 0.5]}, "accepted": [{"step": 1}]}
+    (folder / "fingerprint.json").write_text(json.dumps(fingerprint))
+    (folder / "rewinds.json").write_text('[{"step": 4, "skip_ranges": [[0, 8]]}]')
+
+
+def write_metrics(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    lines = [json.dumps({"step": step, "loss": 0.5}) for step in range(1, 5)]
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def write_lock(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "run.lock").write_bytes(lock._record("token"))
+
+
+def write_table(folder: Path) -> None:
+    scores = scored("set", BY_HAND)
+    row = report.spoof_row(scores, thresholds={}, selection="last", step=1, seed=0)
+    write_report(folder, [row], [], caption="x")

@@ -1,0 +1,36 @@
+"""No reader hangs, explodes or raises anything but its own errors, whatever it is given."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from patience import PATIENCE
+
+ROOT = Path(__file__).parent.parent
+
+
+def fuzz(folder: Path, *, seed: int, cases: int) -> str:
+    """Runs `fuzz_readers.py` in a process of its own, whose memory it limits."""
+    done = subprocess.run(
+        [sys.executable, "tests/fuzz_readers.py", str(seed), str(cases), str(folder)],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        capture_output=True,
+        text=True,
+        timeout=10 * PATIENCE,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def test_every_reader(tmp_path: Path) -> None:
+    said = fuzz(tmp_path, seed=0, cases=25)
+    assert "25 cases" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+def test_every_reader_at_length(tmp_path: Path, seed: int) -> None:
+    fuzz(tmp_path, seed=seed, cases=1000)
