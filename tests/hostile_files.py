@@ -54,7 +54,7 @@ def write_hostile_files(folder: Path) -> dict[str, str]:
     (folder / "folder.jpg").mkdir()
     os.mkfifo(folder / "pipe.mp4")
     harmless = {"cmyk.jpg": "face", "odd_exif.jpg": "face", "new\nline.png": "face"}
-    harmless |= dict.fromkeys(["tiff.jpg", "bmp.webp", "tiff.tif"], "no_face")
+    harmless |= dict.fromkeys(["tiff.jpg", "bmp.webp", "small.tif"], "no_face")
     return harmless | {"sub/trailing.png": "face", "black.png": "no_face", "one.png": "no_face"}
 
 
@@ -89,7 +89,7 @@ def _images(face: Image.Image) -> dict[str, bytes]:
         "scans.jpg": progressive[:-2] + b"\xff\xda" * 200_000,
         "chunks.png": start_of_png + empty_chunk * 1_000_000 + rest_of_png,
         "segments.jpg": progressive[:2] + b"\xff\xfe\0\2" * 1_000_000 + progressive[2:],
-        "deep.tif": saved(face.convert("I;16"), "TIFF"),
+        "sixteen.tif": saved(face.convert("I;16"), "TIFF"),
         "pages.tif": saved(face, "TIFF", **animated),
         "float.tif": saved(face.convert("F"), "TIFF"),
         "large.webp": saved(Image.new("RGB", (5000, 4001)), "WEBP", lossless=True, method=0),
@@ -119,7 +119,7 @@ def _others(face: Image.Image) -> dict[str, bytes]:
         "elf.jpg": b"\x7fELF" + bytes(100),
         "gzip.webp": zlib.compress(bytes(10**6)),
         "npy.png": b"\x93NUMPY\x01\0" + bytes(100),
-        "tiff.tif": saved(small, "TIFF"),
+        "small.tif": saved(small, "TIFF"),
         "eps.eps": b"%!PS-Adobe-3.0 EPSF-3.0\n",
         "svg.svg": b"<svg/>",
     }

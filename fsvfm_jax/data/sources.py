@@ -132,7 +132,8 @@ class FaceFolder:
             raise DataError(
                 f"{image_file} has {image.shape[0]} x {image.shape[1]} pixels but its parsing map"
                 f" {map_file} has {parsing_map.shape[0]} x {parsing_map.shape[1]}; make the map"
-                " anew from this image"
+                " anew from this image, or bring all maps to their images' sizes by `python -m"
+                " fsvfm_jax.prepare parse DIR --parser import --maps MAPS`"
             )
         return resize_face(image, parsing_map, image_size=self._image_size)
 

@@ -219,7 +219,8 @@ def storage(place: Path) -> Iterator[None]:
         ) from error
 
 
-def _kept_options(tree: Path) -> dict[str, dict[str, Any]]:
+def kept_options(tree: Path) -> dict[str, dict[str, Any]]:
+    """Returns what each stage's result in a tree depends on, by the stage's name."""
     file = tree / OPTIONS_FILE
     if not os.path.lexists(file):
         return {}
@@ -230,7 +231,7 @@ def _kept_options(tree: Path) -> dict[str, dict[str, Any]]:
 
 
 def _check_options(tree: Path, stage: str, options: Mapping[str, Any]) -> None:
-    before = _kept_options(tree).get(stage, options)
+    before = kept_options(tree).get(stage, options)
     changed = [
         f"{name} was {before.get(name)} and is {options.get(name)}"
         for name in sorted({*before, *options})
@@ -244,7 +245,7 @@ def _check_options(tree: Path, stage: str, options: Mapping[str, Any]) -> None:
 
 
 def _keep_options(tree: Path, stage: str, options: Mapping[str, Any]) -> None:
-    text = json.dumps({**_kept_options(tree), stage: dict(options)}, indent=1, sort_keys=True)
+    text = json.dumps({**kept_options(tree), stage: dict(options)}, indent=1, sort_keys=True)
     write_file(tree, OPTIONS_FILE, text.encode() + b"\n")
 
 
