@@ -188,7 +188,7 @@ def test_a_tree_of_which_nothing_fits_is_refused(tmp_path: Path) -> None:
     shutil.rmtree(tree / "parsing_maps")
     with pytest.raises(DataError, match=r"none of the 2 images .* has a parsing map; make them by"):
         pack(str(tree), str(tmp_path / "set"))
-    with pytest.raises(DataError, match="no PNG, JPEG or WebP image was found under"):
+    with pytest.raises(DataError, match="no PNG, JPEG, WebP, BMP or TIFF image was found under"):
         pack(str(tmp_path), str(tmp_path / "set"))
 
 
@@ -245,4 +245,14 @@ def test_nothing_is_read_from_where_the_files_of_tfds_are_made(
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (stopped / "tfds").symlink_to(elsewhere)
     pack(str(tree), str(stopped.parent), shard_records=5)
+    assert not list(elsewhere.iterdir())
+
+
+def test_a_set_cannot_have_its_shards_written_elsewhere(
+    tree: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (tmp_path / ".unfinished-train").symlink_to(elsewhere)
+    with pytest.raises(DataError, match="unfinished-train is a link, and nothing is written els"):
+        pack(str(tree), str(tmp_path))
     assert not list(elsewhere.iterdir())

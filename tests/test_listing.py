@@ -99,6 +99,12 @@ def test_every_reader_leaves_them_out(tmp_path: Path, caplog: pytest.LogCaptureF
     assert [source.name for source in sources] == ["images/a/000.png"] and len(refusals) == 2
 
 
+def test_folders_are_entered_as_asked(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png", "no/b.png", "c/no/d.png", "c/e.png", "c/f.gif")
+    names, left_out = found(tmp_path, enter=lambda name: name != "no")
+    assert sorted(names) == ["a.png", "c/e.png"] and left_out == [LeftOut("c/f.gif", ".gif")]
+
+
 def test_bmp_and_tiff_are_trained_on(tmp_path: Path) -> None:
     write_tree(tmp_path, 2)
     pixels = {}

@@ -7,7 +7,7 @@ own among the images. Data workers import it.
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from fsvfm_jax.data.images import IMAGE_SUFFIXES
@@ -66,6 +66,7 @@ def walk(
     *,
     left_out: list[LeftOut] | None = None,
     follow_links: bool = True,
+    enter: Callable[[str], bool] = lambda name: True,
 ) -> Iterator[str]:
     """Yields the path, relative to folder, of every data file below it; nothing if it is not there.
 
@@ -77,6 +78,7 @@ def walk(
         suffixes: What data files end with; None takes every file that is not hidden.
         left_out: What is left out is added to it; if None, one line of the log says it.
         follow_links: Whether linked folders are searched; else they are yielded as files are.
+        enter: Whether a folder of this name is searched; one that is not does not count.
 
     Raises:
         DataError: A folder cannot be listed, or there are more than MAX_ENTRIES files and folders.
@@ -106,7 +108,8 @@ def walk(
             if is_system_name(entry.name):
                 own.append(LeftOut(name, HIDDEN))
             elif _is_folder(entry) and (follow_links or not entry.is_symlink()):
-                (links if entry.is_symlink() else folders).append(name)
+                if enter(entry.name):
+                    (links if entry.is_symlink() else folders).append(name)
             elif suffixes is None or suffix_of(name) in suffixes:
                 yield name
             else:

@@ -19,7 +19,7 @@ from fsvfm_jax.data.set_manifest import TFDS_FILES, Shard, Split, find_file, rea
 from fsvfm_jax.errors import ConfigError, DataError, StorageError
 from fsvfm_jax.prepare.contact_sheet import contact_sheet, encode_sheet
 from fsvfm_jax.prepare.examine import Examined, Faces, TreeFaces, examine
-from fsvfm_jax.prepare.growing_set import LEFT_OUT_FILE
+from fsvfm_jax.prepare.growing_set import LEFT_OUT_FILE, write_whole
 from fsvfm_jax.prepare.trees import list_tree
 from fsvfm_jax.processes import available_cores
 from fsvfm_jax.progress import progress
@@ -263,7 +263,7 @@ def _write_sheet(file: str, parts: Sequence[Part], examined: Sequence[Examined])
         return
     sheet = contact_sheet([faces.decoded(index) for faces, index in readable])
     try:
-        Path(file).write_bytes(encode_sheet(sheet))
+        write_whole(Path(file), encode_sheet(sheet))
     except OSError as error:
         raise StorageError(
             f"the picture {file} cannot be written ({error.strerror}); name another by"

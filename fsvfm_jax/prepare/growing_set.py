@@ -114,6 +114,8 @@ def build(plan: Plan, target: Path, write_shards: Callable[[Path, list[int]], No
     fingerprint = plan.fingerprint()
     folder = target / f".unfinished-{plan.split}"
     with storage(target), alone_in(target, doing="packs"):
+        if folder.is_symlink():
+            raise DataError(f"{folder} is a link, and nothing is written elsewhere: remove it")
         manifest = _read_compatible(target, plan)
         for file in folder.glob("*.unfinished"):  # that somebody was killed writing
             file.unlink(missing_ok=True)
@@ -175,7 +177,7 @@ def write_packed(file: Path, items: Iterable[Packed | LeftOut]) -> None:
         "images_per_class": images_per_class.tolist(),
         "left_out": [item._asdict() for item in left_out],
     }
-    _write(_tally_file(file), json.dumps(tally).encode())
+    write_whole(_tally_file(file), json.dumps(tally).encode())
 
 
 def _read_compatible(target: Path, plan: Plan) -> dict[str, Split]:
@@ -216,7 +218,7 @@ def _begin(folder: Path, plan: Plan, fingerprint: str) -> None:
             " folder"
         )
     if not file.exists():
-        _write(file, fingerprint.encode())
+        write_whole(file, fingerprint.encode())
 
 
 def _make_anew(
@@ -312,18 +314,18 @@ def _finish(
             (folder / shard.file).replace(target / shard.file)
     if left_out:
         lines = "".join(json.dumps(item._asdict()) + "\n" for item in left_out)
-        _write(folder / "left_out", lines.encode())
+        write_whole(folder / "left_out", lines.encode())
         (folder / "left_out").replace(target / LEFT_OUT_FILE.format(split))
     files = tfds_files(splits, folder)
     files[MANIFEST_FILE] = dump_manifest(splits, files)
     for name in (MANIFEST_FILE, *TFDS_FILES):
-        _write(folder / name, files[name])
+        write_whole(folder / name, files[name])
         (folder / name).replace(target / name)
     shutil.rmtree(folder)
 
 
-def _write(file: Path, data: bytes) -> None:
-    """Writes a file, whole and on the disk when it has its name."""
+def write_whole(file: Path, data: bytes) -> None:
+    """Writes a file, whole and on the disk when it has its name; a link there is replaced."""
     unfinished = file.with_name(f"{file.name}.{uuid.uuid4().hex}.unfinished")
     with unfinished.open("wb") as opened:
         opened.write(data)
