@@ -90,10 +90,10 @@ class SyntheticFaces:
 class FaceFolder:
     """Face crops on disk: `<root>/images/**.png` with `<root>/parsing_maps/**.npy`.
 
-    An image (PNG, JPEG or WebP) and its map have the same relative path up to the suffix, and the
-    same height and width. Files are sorted by relative path. Symbolic links are followed. Pixels
-    are taken as stored: the orientation an EXIF tag may ask for is ignored, because the map was
-    made from the stored pixels.
+    An image (PNG, JPEG, WebP, BMP or TIFF) and its map have the same relative path up to the
+    suffix, and the same height and width. Files are sorted by relative path. Symbolic links are
+    followed. Pixels are taken as stored: the orientation an EXIF tag may ask for is ignored,
+    because the map was made from the stored pixels.
 
     Raises:
         DataError: At construction, if the root does not exist, holds no image, cannot be listed, or
