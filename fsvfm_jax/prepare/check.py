@@ -106,7 +106,8 @@ def _parts(path: str, findings: list[Finding]) -> Iterator[Part]:
         try:
             records = FaceRecords(path, image_size=1, split=split)
         except DataError as error:
-            findings.append(Finding(str(error).partition(";")[0], MEND))
+            what, _, fix = str(error).partition("; ")
+            findings.append(Finding(what, fix or MEND))
             continue
         yield Part(f"{path} {split}", records, manifest and manifest[split])
 
