@@ -54,12 +54,15 @@ def write_hostile_files(folder: Path) -> dict[str, str]:
     (folder / "folder.jpg").mkdir()
     os.mkfifo(folder / "pipe.mp4")
     harmless = {"cmyk.jpg": "face", "odd_exif.jpg": "face", "new\nline.png": "face"}
+    harmless |= dict.fromkeys(["tiff.jpg", "bmp.webp", "small.tif"], "no_face")
     return harmless | {"sub/trailing.png": "face", "black.png": "no_face", "one.png": "no_face"}
 
 
 def _images(face: Image.Image) -> dict[str, bytes]:
     """Images that go too far."""
     progressive = saved(face, "JPEG", progressive=True)
+    start_of_png, rest_of_png = saved(face, "PNG")[:33], saved(face, "PNG")[33:]
+    empty_chunk = b"\0\0\0\0prIv" + struct.pack(">I", zlib.crc32(b"prIv"))
     exif = Image.Exif()
     exif[0x0112] = 99
     animated = {"save_all": True, "append_images": [ImageOps.invert(face)]}
@@ -84,6 +87,11 @@ def _images(face: Image.Image) -> dict[str, bytes]:
         "animated.png": saved(face, "PNG", **animated),
         "animated.webp": saved(face, "WEBP", **animated),
         "scans.jpg": progressive[:-2] + b"\xff\xda" * 200_000,
+        "chunks.png": start_of_png + empty_chunk * 1_000_000 + rest_of_png,
+        "segments.jpg": progressive[:2] + b"\xff\xfe\0\2" * 1_000_000 + progressive[2:],
+        "sixteen.tif": saved(face.convert("I;16"), "TIFF"),
+        "pages.tif": saved(face, "TIFF", **animated),
+        "float.tif": saved(face.convert("F"), "TIFF"),
         "large.webp": saved(Image.new("RGB", (5000, 4001)), "WEBP", lossless=True, method=0),
     }
 
@@ -111,7 +119,7 @@ def _others(face: Image.Image) -> dict[str, bytes]:
         "elf.jpg": b"\x7fELF" + bytes(100),
         "gzip.webp": zlib.compress(bytes(10**6)),
         "npy.png": b"\x93NUMPY\x01\0" + bytes(100),
-        "tiff.tif": saved(small, "TIFF"),
+        "small.tif": saved(small, "TIFF"),
         "eps.eps": b"%!PS-Adobe-3.0 EPSF-3.0\n",
         "svg.svg": b"<svg/>",
     }

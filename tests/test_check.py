@@ -1,6 +1,7 @@
 """Check finds what is wrong, says how to mend it, and is silent about the rest."""
 
 import argparse
+import os
 import shutil
 from pathlib import Path
 
@@ -168,6 +169,40 @@ def test_left_out_images_are_told(tree: Path, capsys: pytest.CaptureFixture[str]
     pack(str(tree), str(tree / "set"))
     run(tree / "set")
     assert "1 files were left out when packing: left_out-train.jsonl" in capsys.readouterr().out
+
+
+def test_the_picture_of_a_set_is_not_written_through_a_link(packed: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("text")
+    (packed / "contact_sheet.png").symlink_to(tmp_path / "mine")
+    run(packed)
+    assert (tmp_path / "mine").read_text() == "text"
+    with Image.open(packed / "contact_sheet.png") as sheet:
+        assert sheet.width > 8 * TILE
+
+
+@pytest.mark.parametrize("kind", ["pipe", "sparse", "link out"])
+def test_shards_that_are_not_read(
+    packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    file = packed / "faces-train.array_record-00001-of-00003"
+    file.replace(tmp_path / "elsewhere")
+    if kind == "pipe":
+        os.mkfifo(file)
+    if kind == "sparse":
+        with file.open("wb") as opened:
+            opened.truncate(50 * 10**9)
+    if kind == "link out":
+        file.symlink_to(tmp_path / "elsewhere")
+    found = findings(capsys, packed)
+    assert any(f"{file} is missing, or not as it was packed (by its SHA-256)" in x for x in found)
+
+
+def test_a_class_of_others_is_refused(packed: Path) -> None:
+    (packed / "manifest.json").unlink()
+    text = (packed / "features.json").read_text().replace("text_feature.Text", "evil.Feature")
+    (packed / "features.json").write_text(text)
+    with pytest.raises(DataError, match=r"names the class '.*evil\.Feature'"):
+        run(packed)
 
 
 def test_what_cannot_be_checked(tmp_path: Path, tree: Path) -> None:

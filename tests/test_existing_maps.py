@@ -14,9 +14,11 @@ IMAGE = np.zeros((4, 5, 3), np.uint8)
 NUMBERS = np.arange(20, dtype=np.uint8).reshape(4, 5)
 
 
-def imported(root: Path, name: str = "sub/a.jpg", *, labels: str = "lapa") -> np.ndarray | str:
+def imported(
+    root: Path, name: str = "sub/a.jpg", *, labels: str = "lapa", of_crops: bool = False
+) -> np.ndarray | str:
     """The map of one image."""
-    return ImportParser(str(root), labels=labels)([name], [IMAGE])[0]
+    return ImportParser(str(root), labels=labels, of_crops=of_crops)([name], [IMAGE])[0]
 
 
 def write_map(file: Path, parsing_map: np.ndarray) -> None:
@@ -70,4 +72,15 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
 
 def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere does not exist"):
-        ImportParser(str(tmp_path / "nowhere"), labels="lapa")
+        ImportParser(str(tmp_path / "nowhere"), labels="lapa", of_crops=False)
+
+
+def test_a_map_of_another_size_is_taken_if_its_aspect_ratio_is_the_image_s(tmp_path: Path) -> None:
+    write_map(tmp_path / "sub/a.png", np.kron(NUMBERS % 11, np.ones((3, 3), np.uint8)))
+    np.testing.assert_array_equal(imported(tmp_path)[1::3, 1::3], NUMBERS % 11)
+    said = "12 x 15 pixels and the image 4 x 5, which was cut out of a photograph: make it anew"
+    assert said in imported(tmp_path, of_crops=True)
+    write_map(tmp_path / "sub/a.png", np.zeros((12, 16), np.uint8))
+    assert "the image 4 x 5, another aspect ratio: make it anew" in imported(tmp_path)
+    write_map(tmp_path / "sub/a.png", NUMBERS % 11)
+    np.testing.assert_array_equal(imported(tmp_path, of_crops=True), NUMBERS % 11)

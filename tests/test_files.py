@@ -25,11 +25,11 @@ def found(src: Path, *, root: str | None = None) -> tuple[list[str], dict[str, s
 
 
 def test_a_folder_is_searched_recursively_and_sorted(tmp_path: Path) -> None:
-    touch(tmp_path, ["b.jpg", "sub/deep/a.PNG", "ä.webp", "v.mp4", "sub/notes.txt", "x.tif", "y"])
+    touch(tmp_path, ["b.jpg", "sub/deep/a.PNG", "ä.webp", "v.mp4", "sub/notes.txt", "x.gif", "y"])
     names, refused = found(tmp_path)
     assert names == ["b.jpg", "sub/deep/a.PNG", "v.mp4", "ä.webp"]
     assert refused == dict.fromkeys(
-        ["sub/notes.txt", "x.tif", "y"], "it is no image or video by its name"
+        ["sub/notes.txt", "x.gif", "y"], "it is no image or video by its name"
     )
 
 
@@ -124,8 +124,8 @@ def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
         find_sources(str(tmp_path / "nowhere"))
     with pytest.raises(DataError, match="nothing to read"):
         find_sources(str(tmp_path))
-    touch(tmp_path, ["a.tif"])
-    with pytest.raises(DataError, match=r"'a.tif': it is no image or video by its name"):
+    touch(tmp_path, ["a.gif"])
+    with pytest.raises(DataError, match=r"'a.gif': it is no image or video by its name"):
         find_sources(str(tmp_path))
     with pytest.raises(ConfigError, match="--root is for lists"):
         find_sources(str(tmp_path), root="/")
@@ -138,7 +138,7 @@ def test_images_of_a_tree(tmp_path: Path) -> None:
     assert [refusal.name for refusal in refused] == ["n.npy", "v.mp4"]
     with pytest.raises(DataError, match="does not exist"):
         find_images(str(tmp_path / "images"))
-    with pytest.raises(DataError, match="has no PNG, JPEG or WebP image"):
+    with pytest.raises(DataError, match="has no PNG, JPEG, WebP, BMP or TIFF image"):
         (tmp_path / "empty").mkdir()
         find_images(str(tmp_path / "empty"))
 

@@ -1,6 +1,7 @@
 """A set is the same whatever happens on the way, and nobody's else is touched."""
 
 import fcntl
+import json
 import os
 import resource
 import shutil
@@ -188,5 +189,71 @@ def test_a_tree_of_which_nothing_fits_is_refused(tmp_path: Path) -> None:
     shutil.rmtree(tree / "parsing_maps")
     with pytest.raises(DataError, match=r"none of the 2 images .* has a parsing map; make them by"):
         pack(str(tree), str(tmp_path / "set"))
-    with pytest.raises(DataError, match="no PNG, JPEG or WebP image was found under"):
+    with pytest.raises(DataError, match="no PNG, JPEG, WebP, BMP or TIFF image was found under"):
         pack(str(tmp_path), str(tmp_path / "set"))
+
+
+SHARD = "faces-train.array_record-00000-of-00004"
+
+
+@pytest.fixture
+def stopped(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A set that was not packed to its end."""
+
+    def stop(*args: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(growing_set, "_finish", stop)
+        pack(str(tree), str(tmp_path), shard_records=5)
+    return tmp_path / ".unfinished-train"
+
+
+@pytest.mark.parametrize("name", ["plan", f"{SHARD}.json"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_state_that_is_no_plain_file_is_refused_at_once(
+    tree: Path, stopped: Path, name: str, kind: str
+) -> None:
+    (stopped / name).unlink()
+    {
+        "pipe": lambda: os.mkfifo(stopped / name),
+        "device": lambda: (stopped / name).symlink_to("/dev/zero"),
+        "folder": lambda: (stopped / name).mkdir(),
+    }[kind]()
+    with pytest.raises(DataError, match=f"{name} is damaged .*it is a .*, not a plain file"):
+        pack(str(tree), str(stopped.parent), shard_records=5)
+
+
+def test_a_tally_of_another_shape_is_one_sentence(tree: Path, stopped: Path) -> None:
+    file = stopped / f"{SHARD}.json"
+    good = json.loads(file.read_text())
+    bad = [{**good, key: value} for key in good for value in (None, 3, "a", [[1]], {"file": "/x"})]
+    bad.append({**good, "shard": {**good["shard"], "file": "../../x"}})
+    for content in [b"", b"[" * 100_000, b"\xff", *(json.dumps(one).encode() for one in bad)]:
+        file.write_bytes(content)
+        with pytest.raises(
+            DataError, match=rf"{SHARD}\.json is damaged .*; remove {stopped}"
+        ) as said:
+            pack(str(tree), str(stopped.parent), shard_records=5)
+        assert "\n" not in str(said.value)
+    file.write_text(json.dumps(good))
+    assert pack(str(tree), str(stopped.parent), shard_records=5).count == 20
+
+
+def test_nothing_is_read_from_where_the_files_of_tfds_are_made(
+    tree: Path, stopped: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (stopped / "tfds").symlink_to(elsewhere)
+    pack(str(tree), str(stopped.parent), shard_records=5)
+    assert not list(elsewhere.iterdir())
+
+
+def test_a_set_cannot_have_its_shards_written_elsewhere(
+    tree: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (tmp_path / ".unfinished-train").symlink_to(elsewhere)
+    with pytest.raises(DataError, match="unfinished-train is a link, and nothing is written els"):
+        pack(str(tree), str(tmp_path))
+    assert not list(elsewhere.iterdir())

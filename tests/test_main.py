@@ -114,7 +114,7 @@ def faces(tmp_path_factory):
         ("small_map", "1.npy has 32 x 64"),
         ("class_11", "1.npy holds class 11"),
         ("truncated", "1.png cannot be read"),
-        ("empty", "no PNG, JPEG or WebP image was found"),
+        ("empty", "no PNG, JPEG, WebP, BMP or TIFF image was found"),
         ("nowhere", "does not exist"),
     ],
 )

@@ -135,3 +135,59 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
     message = r"written \(No space left on device\); make room"
     with pytest.raises(StorageError, match=message), storage(tmp_path):
         raise full
+
+
+NO_LINES = {
+    "null": b"null\n",
+    "list": b"[1]\n",
+    "number": b"3\n",
+    "no stage": b'{"source": "a", "outcome": "face"}\n',
+    "no outcome": b'{"stage": "detect", "source": "a"}\n',
+    "no source": b'{"stage": "detect", "outcome": "face"}\n',
+    "numbers": b'{"stage": 1, "source": 2, "outcome": 3}\n',
+    "deep": b"[" * 100_000 + b"\n",
+    "no UTF-8": b"\xff\xfe\n",
+    "long": b" " * (2**24 + 5),
+    "huge number": b"9" * 5000 + b"\n",
+}
+FILES = ["manifest.jsonl", ".detect.jsonl", ".detect/1.jsonl", "options.json"]
+
+
+@pytest.mark.parametrize("content", NO_LINES.values(), ids=NO_LINES)
+@pytest.mark.parametrize("name", FILES)
+def test_state_of_another_shape_is_one_sentence(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"{name} is damaged.* remove ") as caught, opened(tmp_path):
+        pass
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"[]\n", b"[3]\n", b'["a"]\n', b"[{}]\n"])
+@pytest.mark.parametrize("name", FILES[1:3])
+def test_a_journal_of_another_shape_is_one_sentence(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"{name} is damaged"), opened(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+@pytest.mark.parametrize("name", FILES)
+def test_state_that_is_no_plain_file_is_refused_at_once(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    {
+        "pipe": lambda: os.mkfifo(file),
+        "device": lambda: file.symlink_to("/dev/zero"),
+        "folder": lambda: file.mkdir(),
+    }[kind]()
+    with (
+        pytest.raises(DataError, match=f"{name} is damaged.*it is a .*, not a plain file"),
+        opened(tmp_path),
+    ):
+        pass

@@ -133,4 +133,37 @@ def test_options_that_cannot_be(
 
 
 def test_a_parser_by_its_name() -> None:
-    assert isinstance(make_parser(AVERAGE, device="cpu"), AverageParser)
+    assert isinstance(make_parser(AVERAGE, device="cpu", of_crops=False), AverageParser)
+
+
+def half_of(tree: Path) -> Options:
+    """Writes a map for each image, half as large, and returns what imports them."""
+    for index, name in enumerate(["a", "b", "sub/c", "sub/d"]):
+        file = tree / "maps" / f"{name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(render_face(index, image_size=16)[1]).save(file)
+    return Options(parser="import", maps=str(tree / "maps"))
+
+
+def test_maps_of_half_the_size_are_brought_to_their_images(
+    tree: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As CelebAMask-HQ has them: maps of 512 x 512 for images of 1024 x 1024."""
+    assert parse(tree, half_of(tree), processes=1) == {"parsed": 4, "refused": 1}
+    stored = np.load(tree / "parsing_maps/sub/c.npy")
+    expected = render_face(2, image_size=16)[1].repeat(2, axis=0).repeat(2, axis=1)
+    np.testing.assert_array_equal(stored, expected[None])
+    (said,) = [x.getMessage() for x in caplog.records if "nearest pixels" in x.getMessage()]
+    assert said.startswith(f"{tree}: 4 maps were of another size than their images")
+    assert said.endswith("first a.png, resized from 16 x 16")
+    (tree / "images/bad.png").unlink()
+    face = FaceFolder(str(tree), image_size=32)[2]
+    np.testing.assert_array_equal(face["parsing_map"], expected)
+
+
+def test_a_map_of_the_whole_photograph_is_not_taken_for_a_crop(tree: Path) -> None:
+    (tree / "options.json").write_text('{"detect": {"detector": "dlib"}}')
+    with pytest.raises(DataError, match=r"no crop in .* got a map"):
+        parse(tree, half_of(tree), processes=1)
+    reasons = [line["reason"] for line in read_lines(tree)]
+    assert sum("which was cut out of a photograph" in reason for reason in reasons) == 4

@@ -1,11 +1,16 @@
 """A manifest says what was written, or that it does not."""
 
+import dataclasses
+import hashlib
+import json
+import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import face_trees
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fsvfm_jax.data.set_manifest import (
@@ -19,7 +24,9 @@ from fsvfm_jax.data.set_manifest import (
 from fsvfm_jax.errors import DataError
 
 COUNTS = st.integers(0, 2**80)
-SHARDS = st.tuples(st.text(), COUNTS, COUNTS, st.text("0123456789abcdef"))
+NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1)
+NAMES = NAMES.filter(lambda name: name not in (".", ".."))
+SHARDS = st.tuples(NAMES, COUNTS, COUNTS, st.text("0123456789abcdef"))
 # Not built by Hypothesis, which forbids random numbers: those who check types draw some.
 SPLITS = st.fixed_dictionaries(
     {
@@ -107,3 +114,116 @@ def test_other_files_of_tfds_are_refused_if_looked_at(
     with pytest.raises(DataError, match=f"{name} is missing or not as {MANIFEST_FILE} beside it"):
         read_manifest(tmp_path)
     assert read_manifest(tmp_path, check_tfds=False) == splits
+
+
+def changed(splits: dict[str, Split], change: Callable[[dict], object]) -> bytes:
+    """A manifest that was changed, with the hash that its new content has."""
+    body = json.loads(dump_manifest(splits, FILES))
+    del body["sha256"]
+    change(body)
+    text = json.dumps(body, sort_keys=True).encode()
+    return json.dumps({"sha256": hashlib.sha256(text).hexdigest(), **body}).encode()
+
+
+@pytest.mark.parametrize(
+    "name", ["../a", "/etc/passwd", "..", ".", "", "b/../../a", "a\0", "a" * 999]
+)
+def test_names_that_lead_out_of_the_set_are_refused(
+    tmp_path: Path, splits: dict[str, Split], name: str
+) -> None:
+    def of_shard(body: dict) -> None:
+        body["splits"]["train"]["shards"][0]["file"] = name
+
+    def of_file(body: dict) -> None:
+        body["files"][name] = hashlib.sha256(b"").hexdigest()
+
+    for change in (of_shard, of_file):
+        (tmp_path / MANIFEST_FILE).write_bytes(changed(splits, change))
+        with pytest.raises(DataError, match=f"{MANIFEST_FILE} is damaged"):
+            read_manifest(tmp_path)
+
+
+def test_a_change_with_the_right_hash_is_taken(tmp_path: Path, splits: dict[str, Split]) -> None:
+    """So that the refusals above and below are not those of the hash."""
+    change = changed(splits, lambda body: body["splits"]["train"].update(left_out=4))
+    (tmp_path / MANIFEST_FILE).write_bytes(change)
+    assert read_manifest(tmp_path)["train"].left_out == 4
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=8,
+)
+PLACES = ["splits", "files", "train", "shards", "size", "power_sums", "images_per_class", "count"]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(PLACES), JSON)
+def test_any_other_shape_is_refused_or_read(
+    tmp_path: Path, splits: dict[str, Split], place: str, value: object
+) -> None:
+    def put(inside: object) -> None:
+        if isinstance(inside, dict):
+            for key in inside:
+                inside[key] = value if key == place else inside[key]
+                put(inside[key])
+        if isinstance(inside, list):
+            for one in inside:
+                put(one)
+
+    (tmp_path / MANIFEST_FILE).write_bytes(changed(splits, put))
+    try:
+        for split in read_manifest(tmp_path, check_tfds=False).values():
+            assert isinstance(split, Split) and split.count >= 0
+            split.stats()
+    except DataError as error:
+        assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"[" * 100_000, b'{"a":' * 100_000, b"9" * 5000, b"\xff", b"null", b"[]", b"1e999", b"{}"],
+    ids=lambda content: content[:5].decode(errors="replace"),
+)
+def test_what_is_no_manifest_is_refused(
+    tmp_path: Path, splits: dict[str, Split], content: bytes
+) -> None:
+    (tmp_path / MANIFEST_FILE).write_bytes(content)
+    with pytest.raises(DataError, match="is damaged"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("name", [MANIFEST_FILE, *TFDS_FILES])
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "link out"])
+def test_files_that_are_not_plain_are_refused_at_once(
+    tmp_path: Path, splits: dict[str, Split], name: str, kind: str
+) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    write(folder, splits)
+    (folder / name).replace(tmp_path / "elsewhere")
+    {
+        "pipe": lambda: os.mkfifo(folder / name),
+        "device": lambda: (folder / name).symlink_to("/dev/zero"),
+        "folder": lambda: (folder / name).mkdir(),
+        "link out": lambda: (folder / name).symlink_to(tmp_path / "elsewhere"),
+    }[kind]()
+    reason = "is a link out of the set" if kind == "link out" else "is no plain file"
+    with pytest.raises(DataError, match=f"{name} {reason}"):
+        read_manifest(folder)
+
+
+def test_a_link_within_the_set_is_followed(tmp_path: Path, splits: dict[str, Split]) -> None:
+    (tmp_path / MANIFEST_FILE).replace(tmp_path / "named otherwise")
+    (tmp_path / MANIFEST_FILE).symlink_to("named otherwise")
+    assert read_manifest(tmp_path) == splits
+
+
+@pytest.mark.parametrize("sums", [(0, 0, 0), (1, 2, 3), (1, 10**1000, 10**3000)])
+def test_sums_that_no_pixels_have_are_refused(
+    splits: dict[str, Split], sums: tuple[int, int, int]
+) -> None:
+    split = dataclasses.replace(splits["train"], power_sums=tuple((one,) * 3 for one in sums))
+    with pytest.raises(DataError, match="what no pixels have"):
+        split.stats()

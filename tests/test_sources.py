@@ -121,7 +121,8 @@ def test_a_root_without_images_is_refused(tmp_path: Path, folder: str) -> None:
     (tmp_path / folder).mkdir(parents=True, exist_ok=True)
     (tmp_path / folder / "a.txt").write_text("no image")
     with pytest.raises(
-        DataError, match=r"no PNG, JPEG or WebP image .* under .*/images; .* parsing_maps/\*\*\.npy"
+        DataError,
+        match=r"no PNG, JPEG, WebP, BMP or TIFF image .* under .*/images; .*_maps/\*\*\.npy",
     ):
         FaceFolder(str(tmp_path), image_size=SIZE)
 
@@ -145,7 +146,9 @@ def test_two_images_do_not_share_a_map(root: Path) -> None:
 def test_a_pipe_is_no_image(root: Path) -> None:
     (root / "images" / "a.png").unlink()
     os.mkfifo(root / "images" / "a.png")
-    with pytest.raises(DataError, match=r"a\.png cannot be read \(it is no regular file"):
+    with pytest.raises(
+        DataError, match=r"a\.png cannot be read \(it is a named pipe, not a plain file"
+    ):
         read_only_face(root)
 
 
@@ -236,7 +239,7 @@ def test_a_truncated_image_is_refused(root: Path, suffix: str) -> None:
             read_only_face(root)
 
 
-@pytest.mark.parametrize("image_format", ["GIF", "BMP", "TIFF", "PPM"])
+@pytest.mark.parametrize("image_format", ["GIF", "PPM"])
 def test_other_formats_are_refused_whatever_they_are_called(root: Path, image_format: str) -> None:
     with Image.new("RGB", (SIZE, SIZE)) as image:
         image.save(root / "images" / "a.png", image_format)

@@ -87,5 +87,7 @@ def test_a_folder_that_leads_out_is_refused_whatever_is_in_it(
 def test_what_has_no_image_is_refused(tmp_path: Path) -> None:
     touch(tmp_path, "parsing_maps/a.npy", "images/a.gif")
     for root in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(DataError, match=f"no PNG, JPEG or WebP .* under {root}/images; a tree"):
+        with pytest.raises(
+            DataError, match=f"no PNG, JPEG, WebP, BMP or TIFF .* under {root}/images; a tree"
+        ):
             list_tree(str(root))

@@ -5,18 +5,27 @@ Bytes come from anywhere: there is one way per format, and whatever is wrong wit
 """
 
 import io
-import os
-import stat
 
 import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image
 
+from fsvfm_jax.data.image_parts import (
+    check_bmp,
+    jpeg_exif,
+    jpeg_parts,
+    plain_jpeg,
+    plain_tiff,
+    png_exif,
+    png_parts,
+    tiff_orientation,
+)
+from fsvfm_jax.host.plain_files import FileRefused, read_plain
 from fsvfm_jax.regions import NUM_CLASSES
 
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+IMAGES = "PNG, JPEG, WebP, BMP or TIFF image"  # for messages
 # Pillow itself only warns between 89 and 179 megapixels. What telephones make, 48, passes.
 MAX_PIXELS = 50_000_000
 MAX_SIDE = 12_000
@@ -30,7 +39,7 @@ _JPEG_MAGIC = b"\xff\xd8\xff"
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _NPY_MAGIC = b"\x93NUMPY"
-_EXIF_ORIENTATION = 0x0112
+_TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two of BigTIFF
 _ROWS_AT_ONCE = 256
 
 
@@ -38,17 +47,12 @@ def read_file(file: str) -> bytes:
     """Returns the bytes of an image or map.
 
     Raises:
-        ValueError: It cannot be read, is no regular file, or is larger than any image.
+        ValueError: It cannot be read, is no plain file, or is larger than any image.
     """
     try:
-        # Without waiting: opening a pipe would last until somebody writes to it.
-        with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK), "rb") as opened:
-            status = os.fstat(opened.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise ValueError("it is no regular file")
-            if status.st_size > MAX_FILE_BYTES:
-                raise ValueError(f"it has over {MAX_FILE_BYTES} bytes")
-            return opened.read()
+        return read_plain(file, max_bytes=MAX_FILE_BYTES)
+    except FileRefused as error:
+        raise ValueError(error.strerror) from error
     except OSError as error:
         raise ValueError(f"it cannot be read ({error.strerror})") from error
 
@@ -58,7 +62,7 @@ class UnknownClass(ValueError):
 
 
 def decode_image(data: bytes, *, orient: bool = False) -> UInt8[np.ndarray, "H W 3"]:
-    """Returns the RGB pixels of a PNG, JPEG or WebP file.
+    """Returns the RGB pixels of a PNG, JPEG, WebP, BMP or TIFF file.
 
     Grey, palette and CMYK become RGB as Pillow converts them; transparency is dropped.
 
@@ -67,15 +71,13 @@ def decode_image(data: bytes, *, orient: bool = False) -> UInt8[np.ndarray, "H W
         orient: Turn the image as its EXIF orientation asks; else its pixels are as stored.
 
     Raises:
-        ValueError: It is damaged, truncated, of another format, animated, has 16 bits per channel,
-            or more pixels than MAX_PIXELS or longer sides than MAX_SIDE.
+        ValueError: It is damaged, truncated, of another format, animated or of several pages, has
+            16 bits per channel or floating-point numbers, more pixels than MAX_PIXELS, longer sides
+            than MAX_SIDE, or asks for more work than any program does (`image_parts`).
     """
     try:
         pixels = _decode_jpeg(data) if data.startswith(_JPEG_MAGIC) else _decode_other(data)
-        if not orient:
-            return pixels
-        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
-            return _turn(pixels, exif_orientation(image))
+        return _turn(pixels, exif_orientation(data)) if orient else pixels
     except Exception as error:  # Damaged bytes make a decoder raise almost anything.
         raise ValueError(str(error) or type(error).__name__) from error
 
@@ -100,29 +102,47 @@ def decode_map(data: bytes, *, num_classes: int = NUM_CLASSES) -> UInt8[np.ndarr
 def _decode_jpeg(data: bytes) -> UInt8[np.ndarray, "H W 3"]:
     height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     _check_size(width, height)
+    jpeg_parts(data)
     # Among compressed data the second byte of a marker never follows the first.
     scans = data.count(b"\xff\xda")
     if scans * width * height > MAX_JPEG_WORK:
         raise ValueError(f"{scans} scans of {width} x {height} pixels are over {MAX_JPEG_WORK}")
     if colours in ("CMYK", "YCCK"):  # simplejpeg does not convert them
-        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+        with Image.open(io.BytesIO(plain_jpeg(data)), formats=("JPEG",)) as image:
             return _rgb(image)
     return simplejpeg.decode_jpeg(data)
 
 
 def _decode_other(data: bytes) -> UInt8[np.ndarray, "H W 3"]:
-    is_png = data.startswith(_PNG_MAGIC)
-    if not is_png and not (data.startswith(b"RIFF") and data[8:12] == b"WEBP"):
-        raise ValueError("cannot identify it as PNG, JPEG or WebP")
-    if is_png:
+    image_format, most = _format_of(data), MAX_PIXELS
+    if image_format == "PNG":
         _verify_png(data)
         if data[24] == 16:
             raise ValueError("16 bits per channel instead of 8")
-    with Image.open(io.BytesIO(data), formats=("PNG", "WEBP")) as image:
-        _check_size(*image.size, most=MAX_PIXELS if is_png else MAX_WEBP_PIXELS)
-        if image.is_animated:
+    elif image_format == "WEBP":
+        most = MAX_WEBP_PIXELS
+    elif image_format == "BMP":
+        check_bmp(data)
+    elif image_format == "TIFF":
+        data = plain_tiff(data)
+    with Image.open(io.BytesIO(data), formats=(image_format,)) as image:
+        _check_size(*image.size, most=most)
+        if getattr(image, "is_animated", False):
             raise ValueError(f"it is animated, with {image.n_frames} pictures")
         return _rgb(image)
+
+
+def _format_of(data: bytes) -> str:
+    """As Pillow calls it."""
+    if data.startswith(_PNG_MAGIC):
+        return "PNG"
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data.startswith(_TIFF_MAGICS):
+        return "TIFF"
+    if data.startswith(b"BM"):
+        return "BMP"
+    raise ValueError("cannot identify it as PNG, JPEG, WebP, BMP or TIFF")
 
 
 def _check_size(width: int, height: int, *, most: int = MAX_PIXELS) -> None:
@@ -134,6 +154,7 @@ def _check_size(width: int, height: int, *, most: int = MAX_PIXELS) -> None:
 
 def _verify_png(data: bytes) -> None:
     """Raises unless every chunk is there and has its checksum: Pillow reads pixels without."""
+    png_parts(data)
     with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
         image.verify()
     if _PNG_END not in data:  # Pillow has seen only its name.
@@ -149,9 +170,25 @@ def _rgb(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
     return pixels
 
 
-def exif_orientation(image: Image.Image) -> int:
-    """How the camera was held, 1 to 8; 1 is upright."""
-    return image.getexif().get(_EXIF_ORIENTATION, 1)
+def exif_orientation(data: bytes) -> int:
+    """Returns how the camera was held, 1 to 8, by a file that `decode_image` takes; 1 is upright.
+
+    Raises:
+        ValueError: What the file says of it is damaged.
+    """
+    # Not by Pillow, which would copy each of its entries.
+    if data.startswith(_TIFF_MAGICS):
+        exif = data
+    elif data.startswith(_JPEG_MAGIC):
+        exif = jpeg_exif(data)
+    elif data.startswith(_PNG_MAGIC):
+        exif = png_exif(data)
+    elif data.startswith(b"BM"):
+        exif = b""
+    else:
+        with Image.open(io.BytesIO(data), formats=("WEBP",)) as image:
+            exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
+    return tiff_orientation(exif) if exif else 1
 
 
 def _turn(pixels: UInt8[np.ndarray, "H W 3"], orientation: int) -> UInt8[np.ndarray, "H2 W2 3"]:

@@ -14,11 +14,12 @@ from array_record.python.array_record_module import ArrayRecordReader
 from jaxtyping import UInt8
 
 from fsvfm_jax.data.images import decode_image, decode_map
-from fsvfm_jax.data.moments import Stats, stats_of_sums
+from fsvfm_jax.data.moments import Stats
 from fsvfm_jax.data.parts import Parts
-from fsvfm_jax.data.set_manifest import MANIFEST_FILE, TFDS_FILES, Split, read_manifest
+from fsvfm_jax.data.set_layout import Part, read_layout
+from fsvfm_jax.data.set_manifest import MANIFEST_FILE, Split, find_file, read_manifest
 from fsvfm_jax.data.transforms import Face, resize_face
-from fsvfm_jax.errors import DataError, in_one_line, nearest
+from fsvfm_jax.errors import DataError, in_one_line
 from fsvfm_jax.regions import NUM_CLASSES
 
 # Random access: nothing is read ahead, and the threads are the caller's.
@@ -38,15 +39,6 @@ class Record(NamedTuple):
     image: bytes
     parsing_map: bytes
     name: str
-
-
-class Part(NamedTuple):
-    """The records of a shard that belong to the split."""
-
-    file: str
-    first: int
-    count: int
-    stored: int  # in the whole shard
 
 
 class FaceRecords:
@@ -69,8 +61,10 @@ class FaceRecords:
     def __init__(self, path: str, *, image_size: int, split: str = "train"):
         folder = Path(path)
         manifest = read_manifest(folder)
-        layout = _read_layout(folder, split)
-        self._parts, self._shapes, self._has_name = layout
+        layout = read_layout(folder)
+        self._parts = layout.parts(split)
+        self._shapes = layout.bare_shape("image"), layout.bare_shape("parsing_map")
+        self._has_name = "name" in layout.features
         self._image_size = image_size
         self._split = manifest and manifest.get(split)
         sizes = _check_files(self._parts, manifest)
@@ -162,7 +156,7 @@ class FaceRecords:
         size = (self._image_size, self._image_size)
         if self._split is None or self._split.size != size:
             return None
-        return stats_of_sums(self._split.power_sums)
+        return self._split.stats()
 
     def _records_of_part(self, number: int, places: Sequence[int]) -> list[Record]:
         positions = [self._parts[number].first + place for place in places]
@@ -171,6 +165,8 @@ class FaceRecords:
 
     def _open_shard(self, number: int) -> ArrayRecordReader:
         part = self._parts[number]
+        file = Path(part.file)
+        find_file(file.parent, file.name)  # It may be another since, and opening a pipe waits.
         try:
             reader = ArrayRecordReader(
                 part.file, READER_OPTIONS, file_reader_buffer_size=READER_BUFFER
@@ -216,76 +212,15 @@ class FaceRecords:
         return Record(image, parsing_map, name[0].decode(errors="replace") if name else "")
 
 
-def _read_layout(
-    folder: Path, split: str
-) -> tuple[list[Part], tuple[tuple[int, ...] | None, tuple[int, ...] | None], bool]:
-    """Returns the parts, the shapes of image and map where they are stored bare, and if named."""
-    if not (folder / TFDS_FILES[-1]).exists():
-        unfinished = any(folder.glob(".unfinished*"))
-        raise DataError(
-            f"{folder} is not packed to its end: give the pack command again"
-            if unfinished
-            else f"{folder} is no packed set, for it has no {TFDS_FILES[-1]}; name a folder that"
-            " `python -m fsvfm_jax.prepare pack` made, or the folder of a version of a TFDS data"
-            " set"
-        )
-    import tensorflow_datasets as tfds
-
-    try:
-        info = tfds.builder_from_directory(folder).info
-        splits, features = info.splits, info.features
-        is_array_record = info.file_format is tfds.core.FileFormat.ARRAY_RECORD
-    except Exception as error:  # Damaged bytes make it raise almost anything.
-        raise DataError(
-            f"{' or '.join(TFDS_FILES)} in {folder} cannot be read ({in_one_line(error)});"
-            " copy them anew from where they are whole, or pack the set again"
-        ) from error
-    if not is_array_record:
-        raise DataError(f"{folder} is stored as {info.file_format}; have TFDS write array_record")
-    try:
-        instructions = splits[split].file_instructions
-    except Exception as error:
-        raise DataError(
-            f"{folder} has no split {split!r} ({in_one_line(error)}); {nearest(split, splits)}"
-        ) from error
-    parts = [Part(str(x.filename), x.skip, x.take, x.examples_in_shard) for x in instructions]
-    if not parts:
-        raise DataError(f"{split!r} of {folder} holds no record")
-    shapes = (_bare_shape(folder, features, "image"), _bare_shape(folder, features, "parsing_map"))
-    return parts, shapes, "name" in features
-
-
-def _bare_shape(folder: Path, features: Any, name: str) -> tuple[int, ...] | None:
-    """None for an encoded image; the shape where the pixels themselves are stored."""
-    import tensorflow_datasets as tfds
-
-    if name not in features:
-        raise DataError(f"{folder} has no feature {name}; its features are {', '.join(features)}")
-    feature = features[name]
-    if isinstance(feature, tfds.features.Image):
-        return None
-    try:
-        height, width, channels = feature.shape
-        is_bytes = feature._encoding is tfds.features.Encoding.BYTES
-        if feature.np_dtype != np.uint8 or not is_bytes or not (height and width):
-            raise ValueError("not of that type")
-    except Exception as error:
-        raise DataError(
-            f"the feature {name} of {folder} is {feature}; it must be an Image, or a Tensor of"
-            " uint8 with a fixed shape and encoding='bytes'"
-        ) from error
-    return (height, width, channels) if name == "image" else (height, width)
-
-
 def _check_files(parts: list[Part], manifest: dict[str, Split] | None) -> list[int]:
     """Returns the sizes of the shards, which are as they should be."""
     known = {shard.file: shard for of in (manifest or {}).values() for shard in of.shards}
     sizes = []
     for part in parts:
         file = Path(part.file)
-        if not file.is_file():
+        if not file.exists():
             raise DataError(f"the shard {file} is missing; {MEND}")
-        sizes.append(file.stat().st_size)
+        sizes.append(find_file(file.parent, file.name).stat().st_size)
         if manifest is None:
             continue
         shard = known.get(file.name)

@@ -6,24 +6,36 @@ It has a SHA-256 of itself and of the two files by which TFDS reads the set. Dat
 import dataclasses
 import hashlib
 import json
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal, TypedDict
 
+import msgspec
+
+from fsvfm_jax.data.moments import Stats, stats_of_sums
 from fsvfm_jax.errors import DataError
+from fsvfm_jax.host.json_files import MAX_JSON_BYTES, parse_json
+from fsvfm_jax.host.plain_files import read_plain
 
 MANIFEST_FILE = "manifest.json"
 # What TFDS reads, in the order in which it has to appear: with the last one, the set is there.
 TFDS_FILES = ("features.json", "dataset_info.json")
+
+# Of a file in the set's own folder; "." and ".." are none.
+FileName = Annotated[str, msgspec.Meta(pattern=r"\A(?!\.{1,2}\Z)[^/\0]+\Z", max_length=255)]
+_Whole = Annotated[int, msgspec.Meta(ge=0)]
+_PerChannel = tuple[_Whole, _Whole, _Whole]
 
 
 @dataclass(frozen=True)
 class Shard:
     """A file of records."""
 
-    file: str  # its name
-    count: int
-    bytes: int
+    file: FileName
+    count: _Whole
+    bytes: _Whole
     sha256: str
 
 
@@ -44,16 +56,36 @@ class Split:
 
     plan: str
     encoding: str
-    size: tuple[int, int] | None
-    left_out: int
-    power_sums: tuple[tuple[int, int, int], ...]
-    images_per_class: tuple[int, ...]
+    size: tuple[_Whole, _Whole] | None
+    left_out: _Whole
+    power_sums: tuple[_PerChannel, _PerChannel, _PerChannel]
+    images_per_class: tuple[_Whole, ...]
     shards: tuple[Shard, ...]
 
     @property
     def count(self) -> int:
         """How many records."""
         return sum(shard.count for shard in self.shards)
+
+    def stats(self) -> Stats:
+        """Mean and standard deviation of all stored pixels.
+
+        Raises:
+            DataError: No pixels have these power sums.
+        """
+        try:
+            return stats_of_sums(self.power_sums)
+        except (ArithmeticError, ValueError) as error:
+            raise DataError(
+                f"{MANIFEST_FILE} says of a split what no pixels have, as the sums of their powers"
+                f" ({error}); pack the set again"
+            ) from error
+
+
+class _Manifest(TypedDict):
+    sha256: str
+    splits: dict[str, Split]
+    files: dict[Literal[TFDS_FILES], str]
 
 
 def dump_manifest(splits: dict[str, Split], tfds_files: dict[str, bytes]) -> bytes:
@@ -63,10 +95,8 @@ def dump_manifest(splits: dict[str, Split], tfds_files: dict[str, bytes]) -> byt
         splits: By name.
         tfds_files: Content of each of TFDS_FILES.
     """
-    body = {
-        "splits": {name: dataclasses.asdict(split) for name, split in splits.items()},
-        "files": {name: hashlib.sha256(tfds_files[name]).hexdigest() for name in TFDS_FILES},
-    }
+    files = {name: hashlib.sha256(tfds_files[name]).hexdigest() for name in TFDS_FILES}
+    body = _body(splits, files)
     return json.dumps({"sha256": _digest(body), **body}, indent=1).encode() + b"\n"
 
 
@@ -81,39 +111,67 @@ def read_manifest(folder: Path, *, check_tfds: bool = True) -> dict[str, Split] 
         DataError: The manifest, or one of the two files of TFDS, is not as it was written.
     """
     file = folder / MANIFEST_FILE
-    if not file.exists():
+    if not os.path.lexists(file):
         return None
+    find_file(folder, MANIFEST_FILE)
     try:
-        body = json.loads(file.read_bytes())
-        if body.pop("sha256") != _digest(body):
+        manifest = parse_json(read_plain(file, max_bytes=MAX_JSON_BYTES), _Manifest)
+        # Fields that the schema lacks count as damage.
+        if manifest["sha256"] != _digest(_body(manifest["splits"], manifest["files"])):
             raise ValueError("its hash is another")
-        splits = {name: _split(entry) for name, entry in body["splits"].items()}
-    except Exception as error:  # Damaged bytes may be anything.
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise DataError(
-            f"{file} is damaged ({error}); copy it anew from where it is whole, or pack the set"
+            f"{file} is damaged ({reason}); copy it anew from where it is whole, or pack the set"
             " again"
         ) from error
-    for name, digest in body["files"].items() if check_tfds else ():
+    for name, digest in manifest["files"].items() if check_tfds else ():
         path = folder / name
-        if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+        if not path.exists() or _hash(find_file(folder, name)) != digest:
             raise DataError(
                 f"{path} is missing or not as {MANIFEST_FILE} beside it says; copy both anew from"
                 " where they are whole, or give the pack command again"
             )
-    return splits
+    return manifest["splits"]
 
 
-def _split(entry: dict[str, Any]) -> Split:
-    return Split(
-        **entry
-        | {
-            "size": entry["size"] and tuple(entry["size"]),
-            "power_sums": tuple(tuple(row) for row in entry["power_sums"]),
-            "images_per_class": tuple(entry["images_per_class"]),
-            "shards": tuple(Shard(**shard) for shard in entry["shards"]),
-        }
-    )
+def find_file(folder: Path, name: str) -> Path:
+    """Returns a file of a set, which its own files name and which may come from anyone.
+
+    Args:
+        folder: The set's.
+        name: Of a file that is there; a FileName.
+
+    Raises:
+        DataError: It is no plain file, or a link out of the set.
+    """
+    file = folder / name
+    try:
+        is_plain = stat.S_ISREG(os.stat(file).st_mode)
+    except OSError as error:
+        raise DataError(
+            f"{file} cannot be read ({error.strerror}); copy it anew from where it is whole"
+        ) from error
+    if not is_plain:
+        raise DataError(
+            f"{file} is no plain file; copy it anew from where it is whole, or pack the set again"
+        )
+    if not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(folder)):
+        raise DataError(
+            f"{file} is a link out of the set; put the file itself in its place, since what a set"
+            " leads to elsewhere is not opened"
+        )
+    return file
 
 
-def _digest(body: dict[str, Any]) -> str:
+def _body(splits: dict[str, Split], files: dict[str, str]) -> dict[str, dict]:
+    named = {name: dataclasses.asdict(split) for name, split in splits.items()}
+    return {"splits": named, "files": files}
+
+
+def _hash(file: Path) -> str:
+    return hashlib.sha256(read_plain(file, max_bytes=MAX_JSON_BYTES)).hexdigest()
+
+
+def _digest(body: dict[str, dict]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

@@ -7,20 +7,15 @@ a file is a `DataError` that names it.
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
 
-from fsvfm_jax.data.images import (
-    IMAGE_SUFFIXES,
-    UnknownClass,
-    decode_image,
-    decode_map,
-    read_file,
-)
+from fsvfm_jax.data.images import IMAGES, UnknownClass, decode_image, decode_map, read_file
+from fsvfm_jax.data.listing import LeftOut, walk, warn_of_left_out
 from fsvfm_jax.data.moments import Stats, pool_stats
 from fsvfm_jax.data.parts import Parts
 from fsvfm_jax.data.synthetic import render_face
@@ -95,10 +90,10 @@ class SyntheticFaces:
 class FaceFolder:
     """Face crops on disk: `<root>/images/**.png` with `<root>/parsing_maps/**.npy`.
 
-    An image (PNG, JPEG or WebP) and its map have the same relative path up to the suffix, and the
-    same height and width. Files are sorted by relative path. Symbolic links are followed. Pixels
-    are taken as stored: the orientation an EXIF tag may ask for is ignored, because the map was
-    made from the stored pixels.
+    An image (PNG, JPEG, WebP, BMP or TIFF) and its map have the same relative path up to the
+    suffix, and the same height and width. Files are sorted by relative path. Symbolic links are
+    followed. Pixels are taken as stored: the orientation an EXIF tag may ask for is ignored,
+    because the map was made from the stored pixels.
 
     Raises:
         DataError: At construction, if the root does not exist, holds no image, cannot be listed, or
@@ -137,7 +132,8 @@ class FaceFolder:
             raise DataError(
                 f"{image_file} has {image.shape[0]} x {image.shape[1]} pixels but its parsing map"
                 f" {map_file} has {parsing_map.shape[0]} x {parsing_map.shape[1]}; make the map"
-                " anew from this image"
+                " anew from this image, or bring all maps to their images' sizes by `python -m"
+                " fsvfm_jax.prepare parse DIR --parser import --maps MAPS`"
             )
         return resize_face(image, parsing_map, image_size=self._image_size)
 
@@ -236,14 +232,18 @@ def make_source(
 
 def _list_root(root: str) -> np.ndarray:
     """Returns the images' sorted paths relative to `<root>/images`, as an array of bytes."""
-    layout = "a data folder holds images/**.png (or jpg, jpeg, webp) and parsing_maps/**.npy"
+    layout = "a data folder holds images/**.png (or jpg, jpeg, webp, bmp, tif) and"
+    layout += " parsing_maps/**.npy"
     if not os.path.isdir(root):
         raise DataError(f"the data folder {root} does not exist; {layout}")
     image_root, map_root = os.path.join(root, "images"), os.path.join(root, "parsing_maps")
-    names = sorted(name for name in walk(image_root) if _suffix(name) in IMAGE_SUFFIXES)
+    left_out: list[LeftOut] = []
+    names = sorted(walk(image_root, left_out=left_out))
     if not names:
-        raise DataError(f"no PNG, JPEG or WebP image was found under {image_root}; {layout}")
-    maps = set(walk(map_root))
+        warn_of_left_out(image_root, left_out)
+        raise DataError(f"no {IMAGES} was found under {image_root}; {layout}")
+    maps = set(walk(map_root, (".npy",), left_out=left_out))
+    warn_of_left_out(root, left_out)
     for first, second in itertools.pairwise(names):
         if _map_name(first) == _map_name(second):
             raise DataError(
@@ -258,26 +258,6 @@ def _list_root(root: str) -> np.ndarray:
             " missing maps or remove these images"
         )
     return np.array([os.fsencode(name) for name in names])
-
-
-def walk(folder: str) -> Iterator[str]:
-    """Yields the path, relative to folder, of every file below it; nothing if it is not there."""
-    if not os.path.isdir(folder):
-        return
-    for parent, _, files in os.walk(folder, onerror=_refuse, followlinks=True):
-        prefix = os.path.relpath(parent, folder)
-        for file in files:
-            yield file if prefix == os.curdir else os.path.join(prefix, file)
-
-
-def _refuse(error: OSError) -> None:
-    raise DataError(
-        f"the data folder {error.filename} cannot be listed ({error.strerror}); make it readable"
-    ) from error
-
-
-def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()
 
 
 def _map_name(name: str) -> str:

@@ -167,7 +167,9 @@ def _add_parse(parser: argparse.ArgumentParser) -> None:
         help="farl: a network; import: maps made elsewhere; average: the same regions for all",
     )
     parser.add_argument(
-        "--maps", metavar="DIR", help="import: DIR/<name>.npy or .png for images/<name>.png"
+        "--maps",
+        metavar="DIR",
+        help="import: DIR/<name>.npy or .png for images/<name>.png, of its aspect ratio",
     )
     parser.add_argument(
         "--labels", choices=tuple(LABELS), default="lapa", help="import: whose numbers they hold"

@@ -14,11 +14,12 @@ import numpy as np
 
 from fsvfm_jax.data.moments import stats_of_sums
 from fsvfm_jax.data.records import MEND, FaceRecords
-from fsvfm_jax.data.set_manifest import TFDS_FILES, Shard, Split, read_manifest
+from fsvfm_jax.data.set_layout import read_layout
+from fsvfm_jax.data.set_manifest import TFDS_FILES, Shard, Split, find_file, read_manifest
 from fsvfm_jax.errors import ConfigError, DataError, StorageError
 from fsvfm_jax.prepare.contact_sheet import contact_sheet, encode_sheet
 from fsvfm_jax.prepare.examine import Examined, Faces, TreeFaces, examine
-from fsvfm_jax.prepare.growing_set import LEFT_OUT_FILE
+from fsvfm_jax.prepare.growing_set import LEFT_OUT_FILE, write_whole
 from fsvfm_jax.prepare.trees import list_tree
 from fsvfm_jax.processes import available_cores
 from fsvfm_jax.progress import progress
@@ -101,21 +102,14 @@ def _parts(path: str, findings: list[Finding]) -> Iterator[Part]:
         yield _tree(path, findings)
         return
     manifest = read_manifest(Path(path))
-    for split in manifest or _splits(path):
+    for split in manifest or read_layout(Path(path)).splits:
         try:
             records = FaceRecords(path, image_size=1, split=split)
         except DataError as error:
-            findings.append(Finding(str(error).partition(";")[0], MEND))
+            what, _, fix = str(error).partition("; ")
+            findings.append(Finding(what, fix or MEND))
             continue
         yield Part(f"{path} {split}", records, manifest and manifest[split])
-
-
-def _splits(path: str) -> list[str]:
-    import tensorflow_datasets as tfds
-
-    # This says what is wrong if it is no set.
-    FaceRecords(path, image_size=1, split="all")
-    return list(tfds.builder_from_directory(path).info.splits)
 
 
 def _tree(path: str, findings: list[Finding]) -> Part:
@@ -151,7 +145,11 @@ def _hash_shards(paths: Sequence[str], *, workers: int) -> list[Finding]:
 
 def _matches(shard: tuple[Path, Shard]) -> bool:
     file, entry = shard
-    if not file.exists():
+    try:
+        find_file(file.parent, file.name)
+        if file.stat().st_size != entry.bytes:  # Hashing a sparse file takes minutes.
+            return False
+    except (DataError, OSError):
         return False
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest() == entry.sha256
@@ -222,7 +220,7 @@ def _absent(part: Part, seen: Examined) -> Iterator[Finding]:
 def _stats(part: Part, seen: Examined) -> Iterator[Finding]:
     if part.manifest is None or seen.problems:
         return
-    stored, found = stats_of_sums(part.manifest.power_sums), stats_of_sums(seen.power_sums)
+    stored, found = part.manifest.stats(), stats_of_sums(seen.power_sums)
     if not np.allclose(stored, found, rtol=0, atol=STATS_TOLERANCE):
         yield Finding(
             f"{part.label}: mean and std are {found.mean} and {found.std}, but the manifest says"
@@ -266,7 +264,7 @@ def _write_sheet(file: str, parts: Sequence[Part], examined: Sequence[Examined])
         return
     sheet = contact_sheet([faces.decoded(index) for faces, index in readable])
     try:
-        Path(file).write_bytes(encode_sheet(sheet))
+        write_whole(Path(file), encode_sheet(sheet))
     except OSError as error:
         raise StorageError(
             f"the picture {file} cannot be written ({error.strerror}); name another by"

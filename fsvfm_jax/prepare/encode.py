@@ -143,10 +143,14 @@ def _keep(original: bytes) -> bytes:
     """The bytes themselves if every reader decodes them to the same pixels, else none."""
     if not original:
         return b""
-    with Image.open(io.BytesIO(original), formats=("PNG", "JPEG", "WEBP")) as image:
-        is_plain = image.format in ("PNG", "JPEG") and image.mode == "RGB"
-        try:
-            is_upright = exif_orientation(image) == 1
-        except Exception:  # Damaged EXIF makes Pillow raise almost anything.
-            return b""
+    if original.startswith(b"\x89PNG"):
+        is_plain = tuple(original[24:26]) == (8, 2)  # RGB of 8 bits
+    elif original.startswith(b"\xff\xd8"):
+        is_plain = simplejpeg.decode_jpeg_header(original)[2] in ("YCbCr", "RGB")
+    else:
+        return b""
+    try:
+        is_upright = exif_orientation(original) == 1
+    except ValueError:  # Readers may see in damaged EXIF what they like.
+        return b""
     return original if is_plain and is_upright else b""

@@ -44,21 +44,23 @@ class ImportParser:
     Args:
         maps: The folder; nothing that links lead to outside is read.
         labels: Whose numbers the maps hold: a name in LABELS.
+        of_crops: Whether the images are faces cut out of photographs. Then a map of another size
+            may be the photograph's, and is refused; else it needs the image's aspect ratio alone.
 
     Raises:
         DataError: The folder does not exist.
     """
 
-    def __init__(self, maps: str, *, labels: str):
+    def __init__(self, maps: str, *, labels: str, of_crops: bool):
         if not os.path.isdir(maps):
             raise DataError(f"--maps {maps} does not exist; name a folder of .npy or .png maps")
-        self._root = os.path.realpath(maps)
+        self._root, self._of_crops = os.path.realpath(maps), of_crops
         self._classes = np.array([CLASSES.index(name) for name in LABELS[labels]], np.uint8)
 
     def __call__(
         self, names: list[str], images: list[UInt8[np.ndarray, "_H _W 3"]]
     ) -> list[UInt8[np.ndarray, "_H _W"] | str]:
-        """Returns the map of each image, or why there is none."""
+        """Returns the map of each image in the size it is stored in, or why there is none."""
         return [self._map(name, x.shape[:2]) for name, x in zip(names, images, strict=True)]
 
     def _map(self, name: str, size: tuple[int, int]) -> UInt8[np.ndarray, "_H _W"] | str:
@@ -74,9 +76,14 @@ class ImportParser:
             return f"its map {error} of 0 to {len(self._classes) - 1}: choose other --labels"
         except ValueError as error:
             return f"its map: {error}"
-        if stored.shape != size:
+        if stored.shape != size and self._of_crops:
             return (
                 f"its map has {stored.shape[0]} x {stored.shape[1]} pixels and the image {size[0]}"
-                f" x {size[1]}: make it anew for this crop"
+                f" x {size[1]}, which was cut out of a photograph: make it anew for this crop"
+            )
+        if stored.shape[0] * size[1] != stored.shape[1] * size[0]:
+            return (
+                f"its map has {stored.shape[0]} x {stored.shape[1]} pixels and the image {size[0]}"
+                f" x {size[1]}, another aspect ratio: make it anew for this image"
             )
         return self._classes[stored]

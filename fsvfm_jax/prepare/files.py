@@ -10,16 +10,27 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
-from fsvfm_jax.data.images import IMAGE_SUFFIXES, MAX_FILE_BYTES
+from fsvfm_jax.data.images import IMAGE_SUFFIXES, IMAGES, MAX_FILE_BYTES
+from fsvfm_jax.data.listing import (
+    HIDDEN,
+    LeftOut,
+    is_system_name,
+    suffix_of,
+    walk,
+    warn_of_left_out,
+)
 from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.host.plain_files import open_plain, read_plain
 from fsvfm_jax.prepare.workers import tick
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 LIST_SUFFIX = ".txt"
 MADE_SUFFIXES = (".png", ".npy")  # of crops and maps
+WANTED = "image or video"
+MAX_LIST_BYTES = 2**30
+MAX_VIDEO_BYTES = 2**40
 MAX_NAME = 1000  # characters of a line in a list
 # What a file system takes, less what comes to a name: `_frame_1234567_12.png`
 MAX_PART_BYTES = 255 - 40
@@ -34,7 +45,7 @@ class Source(NamedTuple):
     @property
     def is_video(self) -> bool:
         """Whether it is one by its suffix."""
-        return _suffix(self.name) in VIDEO_SUFFIXES
+        return suffix_of(self.name) in VIDEO_SUFFIXES
 
     @property
     def stem(self) -> str:
@@ -64,17 +75,23 @@ def find_sources(src: str, *, root: str | None = None) -> tuple[list[Source], li
     is_list = src.lower().endswith(LIST_SUFFIX) and os.path.isfile(src)
     if root is not None and not is_list:
         raise ConfigError(f"--root is for lists of paths, and {src} is no {LIST_SUFFIX} file")
+    left_out: list[LeftOut] = []
     if is_list:
         root = root or os.path.dirname(src) or os.curdir
         names = _list_names(src)
     elif os.path.isdir(src):
-        root, names = src, _walk(src)
+        # A linked folder is no way on: what it leads to is found where it is, or lies outside.
+        root, names = src, walk(src, None, left_out=left_out, follow_links=False)
     elif os.path.isfile(src):
         root, names = os.path.dirname(src) or os.curdir, iter([os.path.basename(src)])
+    elif os.path.exists(src):
+        raise DataError(f"{src} is neither a folder nor a plain file; name one of them")
     else:
         raise DataError(f"{src} does not exist; name a folder, a {LIST_SUFFIX} list or a file")
     sources, refusals = _admit_all(names, root)
+    refusals += _refusals(left_out)
     sources, clashes = _part_by_stem(sources)
+    _warn(src, [*refusals, *clashes])
     if not sources:
         why = f"; {refusals[0].name!r}: {refusals[0].reason}" if refusals else ""
         raise DataError(f"nothing to read was found in {src}{why}")
@@ -89,11 +106,15 @@ def find_images(folder: str) -> tuple[list[str], list[Refusal]]:
     """
     if not os.path.isdir(folder):
         raise DataError(f"{folder} does not exist; it is where the face crops should be")
-    sources, refusals = _admit_all(_walk(folder), folder)
+    left_out: list[LeftOut] = []
+    names = walk(folder, None, left_out=left_out, follow_links=False)
+    sources, refusals = _admit_all(names, folder)
+    refusals += _refusals(left_out)
     refusals += [Refusal(x.name, "it is a video") for x in sources if x.is_video]
     sources, clashes = _part_by_stem([source for source in sources if not source.is_video])
+    _warn(folder, [*refusals, *clashes])
     if not sources and not clashes:
-        raise DataError(f"{folder} has no PNG, JPEG or WebP image")
+        raise DataError(f"{folder} has no {IMAGES}")
     return [source.name for source in sources], sorted({*refusals, *clashes})
 
 
@@ -114,7 +135,7 @@ def hash_file(file: str) -> str:
     """
     try:
         digest = hashlib.sha256()
-        with open(file, "rb") as opened:
+        with open_plain(file, max_bytes=MAX_VIDEO_BYTES) as opened:
             while block := opened.read(2**24):
                 digest.update(block)
                 tick()  # A video may be of any size.
@@ -123,26 +144,25 @@ def hash_file(file: str) -> str:
         raise ValueError(f"it cannot be read ({error.strerror})") from error
 
 
-def _walk(folder: str) -> Iterator[str]:
-    """Yields relative paths of all files and links below a folder."""
-    for parent, folders, files in os.walk(folder, onerror=_stop):
-        prefix = os.path.relpath(parent, folder)
-        # A linked folder is no way on: what it leads to is found where it is, or lies outside.
-        links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
-        for name in [*files, *links]:
-            yield name if prefix == os.curdir else os.path.join(prefix, name)
-
-
-def _stop(error: OSError) -> None:
-    raise DataError(
-        f"the folder {error.filename} cannot be listed ({error.strerror}); make it readable"
-    ) from error
-
-
 def _list_names(file: str) -> Iterator[str]:
-    for line in Path(file).read_bytes().splitlines():
+    try:
+        lines = read_plain(file, max_bytes=MAX_LIST_BYTES).splitlines()
+    except OSError as error:
+        raise DataError(f"the list {file} cannot be read ({error.strerror})") from error
+    for line in lines:
         if line.strip():
             yield os.fsdecode(line.strip())
+
+
+def _refusals(left_out: Iterable[LeftOut]) -> list[Refusal]:
+    return [Refusal(one.name, one.reason(wanted=WANTED)) for one in left_out]
+
+
+def _warn(src: str, refusals: Iterable[Refusal]) -> None:
+    """Logs what is not read: by its suffix where that is why, else by its reason."""
+    by_suffix = LeftOut("", "").reason(wanted=WANTED)
+    kinds = {x.name: suffix_of(x.name) if x.reason == by_suffix else x.reason for x in refusals}
+    warn_of_left_out(src, [LeftOut(*one) for one in sorted(kinds.items())])
 
 
 def _admit_all(names: Iterable[str], root: str) -> tuple[list[Source], list[Refusal]]:
@@ -164,8 +184,10 @@ def _admit(name: str, root: str) -> Source | Refusal:
     if not is_below(file, root):
         return Refusal(name, f"it leads out of {root}")
     name = os.path.relpath(file, root)
-    if _suffix(name) not in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES):
-        return Refusal(name, "it is no image or video by its name")
+    if any(map(is_system_name, name.split(os.sep))):
+        return Refusal(name, LeftOut(name, HIDDEN).reason(wanted=WANTED))
+    if suffix_of(name) not in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES):
+        return Refusal(name, LeftOut(name, "").reason(wanted=WANTED))
     if any(len(os.fsencode(part)) > MAX_PART_BYTES for part in name.split(os.sep)):
         return Refusal(name, f"a part of its name has over {MAX_PART_BYTES} bytes")
     try:
@@ -200,7 +222,3 @@ def _part_by_stem(sources: list[Source]) -> tuple[list[Source], list[Refusal]]:
     reason = "what is made of it would be named as another file's are; rename one"
     apart = [Refusal(source.name, reason) for source in sources if clashes(source)]
     return [source for source in sources if not clashes(source)], apart
-
-
-def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()

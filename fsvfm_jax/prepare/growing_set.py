@@ -15,8 +15,9 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, TypedDict
 
+import msgspec
 import numpy as np
 
 from fsvfm_jax.data.set_manifest import (
@@ -28,6 +29,8 @@ from fsvfm_jax.data.set_manifest import (
     read_manifest,
 )
 from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.host.json_files import read_json
+from fsvfm_jax.host.plain_files import read_plain
 from fsvfm_jax.prepare.encode import LeftOut, Packed, read_or_stop
 from fsvfm_jax.prepare.manifest import alone_in, storage
 from fsvfm_jax.prepare.shards import shard_name, tfds_files, write_shard
@@ -36,6 +39,24 @@ from fsvfm_jax.regions import NUM_CLASSES
 
 MAPS_TRIED = 64  # whose content is looked at before packing goes on
 LEFT_OUT_FILE = "left_out-{}.jsonl"
+MAX_TALLY_BYTES = 2**30
+
+_PerChannel = tuple[int, int, int]
+
+
+class _LeftOut(TypedDict):
+    name: str
+    reason: str
+
+
+class _Tally(TypedDict):
+    """What a shard holds."""
+
+    shard: Shard
+    sizes: list[tuple[int, int]]
+    power_sums: tuple[_PerChannel, _PerChannel, _PerChannel]
+    images_per_class: Annotated[list[int], msgspec.Meta(min_length=NUM_CLASSES)]
+    left_out: list[_LeftOut]
 
 
 @dataclass(frozen=True)
@@ -93,6 +114,8 @@ def build(plan: Plan, target: Path, write_shards: Callable[[Path, list[int]], No
     fingerprint = plan.fingerprint()
     folder = target / f".unfinished-{plan.split}"
     with storage(target), alone_in(target, doing="packs"):
+        if folder.is_symlink():
+            raise DataError(f"{folder} is a link, and nothing is written elsewhere: remove it")
         manifest = _read_compatible(target, plan)
         for file in folder.glob("*.unfinished"):  # that somebody was killed writing
             file.unlink(missing_ok=True)
@@ -115,15 +138,15 @@ def build(plan: Plan, target: Path, write_shards: Callable[[Path, list[int]], No
         missing = [i for i, shard in enumerate(shards) if not is_done(shard)]
         if missing:
             write_shards(folder, missing)
-        tallies = [json.loads(_tally_file(shard).read_text()) for shard in shards]
-        left_out = [line for tally in tallies for line in tally["left_out"]]
-        left_out += [item._asdict() for item in plan.ignored]
+        tallies = [_read_tally(shard) for shard in shards]
+        left_out = [LeftOut(**item) for tally in tallies for item in tally["left_out"]]
+        left_out += plan.ignored
         result = _sum_up(plan, fingerprint, tallies, left_out=len(left_out))
         if not result.count:
             shutil.rmtree(folder)
             raise DataError(
-                f"none of {len(plan.pairs)} images can be packed; {left_out[0]['name']}:"
-                f" {left_out[0]['reason']}"
+                f"none of {len(plan.pairs)} images can be packed; {left_out[0].name}:"
+                f" {left_out[0].reason}"
             )
         _finish(target, folder, manifest | {plan.split: result}, plan.split, left_out)
         return result
@@ -139,7 +162,7 @@ def write_packed(file: Path, items: Iterable[Packed | LeftOut]) -> None:
         nonlocal sums
         for item in items:
             if isinstance(item, LeftOut):
-                left_out.append(item._asdict())
+                left_out.append(item)
                 continue
             sizes.add(item.size)
             sums += item.power_sums
@@ -152,9 +175,9 @@ def write_packed(file: Path, items: Iterable[Packed | LeftOut]) -> None:
         "sizes": sorted(sizes),
         "power_sums": sums.tolist(),
         "images_per_class": images_per_class.tolist(),
-        "left_out": left_out,
+        "left_out": [item._asdict() for item in left_out],
     }
-    _write(_tally_file(file), json.dumps(tally).encode())
+    write_whole(_tally_file(file), json.dumps(tally).encode())
 
 
 def _read_compatible(target: Path, plan: Plan) -> dict[str, Split]:
@@ -189,13 +212,13 @@ def _begin(folder: Path, plan: Plan, fingerprint: str) -> None:
     """Makes the folder of unfinished shards, or sees that it is of the same plan."""
     folder.mkdir(exist_ok=True)
     file = folder / "plan"
-    if file.exists() and (file.read_text() != fingerprint or plan.changed_since([file])):
+    if file.exists() and (_read_plan(file) != fingerprint or plan.changed_since([file])):
         raise ConfigError(
             f"{folder} holds what was packed of other files or settings; remove it, or name another"
             " folder"
         )
     if not file.exists():
-        _write(file, fingerprint.encode())
+        write_whole(file, fingerprint.encode())
 
 
 def _make_anew(
@@ -211,7 +234,7 @@ def _make_anew(
     write_shards(folder, lost)
     for index in lost:
         file = folder / plan.shard_names[index]
-        made = Shard(**json.loads(_tally_file(file).read_text())["shard"])
+        made = _read_tally(file)["shard"]
         if made != before.shards[index]:
             raise DataError(
                 f"{target / file.name} is missing or cut short, and what is packed in its place"
@@ -226,6 +249,28 @@ def _is_there(shard: Shard, target: Path) -> bool:
     return file.exists() and file.stat().st_size == shard.bytes
 
 
+def _read_plan(file: Path) -> str:
+    try:
+        return read_plain(file, max_bytes=1000).decode(errors="replace")
+    except OSError as error:
+        raise _damaged(file, error) from error
+
+
+def _read_tally(shard: Path) -> _Tally:
+    file = _tally_file(shard)
+    try:
+        return read_json(file, _Tally, max_bytes=MAX_TALLY_BYTES)
+    except (OSError, ValueError) as error:
+        raise _damaged(file, error) from error
+
+
+def _damaged(file: Path, error: OSError | ValueError) -> DataError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return DataError(
+        f"{file} is damaged ({reason}); remove {file.parent} to pack the split from its beginning"
+    )
+
+
 def _tally_file(shard: Path) -> Path:
     return shard.with_name(f"{shard.name}.json")
 
@@ -237,7 +282,7 @@ def is_done(shard: Path) -> bool:
     return _tally_file(shard).exists() and is_there
 
 
-def _sum_up(plan: Plan, fingerprint: str, tallies: list[dict[str, Any]], *, left_out: int) -> Split:
+def _sum_up(plan: Plan, fingerprint: str, tallies: list[_Tally], *, left_out: int) -> Split:
     sizes = {tuple(size) for tally in tallies for size in tally["sizes"]}
     # Python's numbers: there is no limit to how many pixels.
     sums = [
@@ -252,7 +297,7 @@ def _sum_up(plan: Plan, fingerprint: str, tallies: list[dict[str, Any]], *, left
         left_out=left_out,
         power_sums=tuple(map(tuple, sums)),
         images_per_class=tuple(map(sum, per_class)),
-        shards=tuple(Shard(**tally["shard"]) for tally in tallies),
+        shards=tuple(tally["shard"] for tally in tallies),
     )
 
 
@@ -261,26 +306,26 @@ def _finish(
     folder: Path,
     splits: dict[str, Split],
     split: str,
-    left_out: list[dict[str, str]],
+    left_out: list[LeftOut],
 ) -> None:
     """Moves the shards to their place; the files by which the set is read come last."""
     for shard in splits[split].shards:
         if (folder / shard.file).exists():
             (folder / shard.file).replace(target / shard.file)
     if left_out:
-        lines = "".join(json.dumps(line) + "\n" for line in left_out)
-        _write(folder / "left_out", lines.encode())
+        lines = "".join(json.dumps(item._asdict()) + "\n" for item in left_out)
+        write_whole(folder / "left_out", lines.encode())
         (folder / "left_out").replace(target / LEFT_OUT_FILE.format(split))
     files = tfds_files(splits, folder)
     files[MANIFEST_FILE] = dump_manifest(splits, files)
     for name in (MANIFEST_FILE, *TFDS_FILES):
-        _write(folder / name, files[name])
+        write_whole(folder / name, files[name])
         (folder / name).replace(target / name)
     shutil.rmtree(folder)
 
 
-def _write(file: Path, data: bytes) -> None:
-    """Writes a file, whole and on the disk when it has its name."""
+def write_whole(file: Path, data: bytes) -> None:
+    """Writes a file, whole and on the disk when it has its name; a link there is replaced."""
     unfinished = file.with_name(f"{file.name}.{uuid.uuid4().hex}.unfinished")
     with unfinished.open("wb") as opened:
         opened.write(data)

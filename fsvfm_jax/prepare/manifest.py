@@ -20,10 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from fsvfm_jax.errors import ConfigError, DataError, StorageError
+from fsvfm_jax.host.json_files import parse_json, read_json
+from fsvfm_jax.host.plain_files import open_plain
 
 MANIFEST_FILE = "manifest.jsonl"
 OPTIONS_FILE = "options.json"
 UNFINISHED = ".unfinished"
+MAX_LINES_BYTES = 2**36  # of a file of lines: some hundred million
+MAX_LINE_BYTES = 2**24  # the longest is that of a video's frames in a journal
 
 Line = dict[str, Any]
 
@@ -61,25 +65,23 @@ class Manifest:
             shutil.rmtree(self.tree / UNFINISHED, ignore_errors=True)
             (self.tree / UNFINISHED).mkdir(exist_ok=True)  # Others may be at work still.
             _keep_options(self.tree, self.stage, self._options)
-            own = (line for line in read_lines(self.tree) if line["stage"] == self.stage)
-            for item, lines in itertools.groupby(own, lambda line: line[self._key]):
+            for item, lines in itertools.groupby(self._own_lines(), lambda line: line[self._key]):
                 of_item = list(lines)
                 # What was refused is tried again: it may have been mended.
                 if all(line["outcome"] not in ("refused", "skipped") for line in of_item):
                     self._lines[item] = [json.dumps(line) for line in of_item]
-            # A killed run may have left half a line at the end.
-            whole = _whole_lines(self._journal_file)
-            for entry in whole:
-                self._take(json.loads(entry))
+            size = 0
+            for entry, lines in self._journal_lines(self._journal_file):
+                self._take(lines)
+                size += len(entry)
             self._journal = open(self._journal_file, "ab")
-            self._journal.truncate(sum(map(len, whole)))
+            undo.callback(self._close_journal)
+            self._journal.truncate(size)
             self.collect()
             self._leave = undo.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        with contextlib.suppress(OSError):  # On a full disk `add` has said so already.
-            self._journal.close()
         self._leave.close()
 
     def __contains__(self, item: str) -> bool:
@@ -96,8 +98,7 @@ class Manifest:
     def collect(self) -> None:
         """Adds what was kept by `keep_lines`, but for items that are done already."""
         for file in sorted((self.tree / f".{self.stage}").glob("*.jsonl")):
-            for entry in file.read_bytes().splitlines():
-                lines = json.loads(entry)
+            for _, lines in self._journal_lines(file):
                 if lines[0][self._key] not in self:
                     self.add(lines)
             with storage(self.tree):
@@ -119,6 +120,22 @@ class Manifest:
             shutil.rmtree(self.tree / f".{self.stage}", ignore_errors=True)
         return dict(Counter(json.loads(line)["outcome"] for line in own))
 
+    def _close_journal(self) -> None:
+        with contextlib.suppress(OSError):  # On a full disk `add` has said so already.
+            self._journal.close()
+
+    def _own_lines(self) -> Iterator[Line]:
+        for line in read_lines(self.tree):
+            if line["stage"] == self.stage:
+                yield _check_line(line, self._key, self.tree / MANIFEST_FILE)
+
+    def _journal_lines(self, file: Path) -> Iterator[tuple[bytes, list[Line]]]:
+        """Yields the entries of a journal, each with the lines of an item that it holds."""
+        for entry, lines in _entries(file, list[Line], may_be_torn=True):
+            if not lines:
+                raise DataError(f"{file} is damaged: an entry has no line; remove it")
+            yield entry, [_check_line(line, self._key, file) for line in lines]
+
     def _take(self, lines: list[Line]) -> None:
         self._lines[lines[0][self._key]] = [json.dumps(line) for line in lines]
 
@@ -133,16 +150,8 @@ def keep_lines(tree: Path, stage: str, of_items: list[list[Line]]) -> None:
 def read_lines(tree: Path) -> Iterator[Line]:
     """Yields the lines of a tree's manifest; none if there is no manifest."""
     file = tree / MANIFEST_FILE
-    if not file.exists():
-        return
-    with open(file, encoding="ascii", errors="replace") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise DataError(
-                    f"{file} is damaged in line {number}; remove it to do all its items again"
-                ) from error
+    for _, line in _entries(file, Line):
+        yield _check_line(line, "stage", file)
 
 
 @contextlib.contextmanager
@@ -210,13 +219,19 @@ def storage(place: Path) -> Iterator[None]:
         ) from error
 
 
-def _kept_options(tree: Path) -> dict[str, Any]:
+def kept_options(tree: Path) -> dict[str, dict[str, Any]]:
+    """Returns what each stage's result in a tree depends on, by the stage's name."""
     file = tree / OPTIONS_FILE
-    return json.loads(file.read_text()) if file.exists() else {}
+    if not os.path.lexists(file):
+        return {}
+    try:
+        return read_json(file, dict[str, dict[str, Any]])
+    except (OSError, ValueError) as error:
+        raise _damaged(file, "", error) from error
 
 
 def _check_options(tree: Path, stage: str, options: Mapping[str, Any]) -> None:
-    before = _kept_options(tree).get(stage, options)
+    before = kept_options(tree).get(stage, options)
     changed = [
         f"{name} was {before.get(name)} and is {options.get(name)}"
         for name in sorted({*before, *options})
@@ -230,10 +245,45 @@ def _check_options(tree: Path, stage: str, options: Mapping[str, Any]) -> None:
 
 
 def _keep_options(tree: Path, stage: str, options: Mapping[str, Any]) -> None:
-    text = json.dumps({**_kept_options(tree), stage: dict(options)}, indent=1, sort_keys=True)
+    text = json.dumps({**kept_options(tree), stage: dict(options)}, indent=1, sort_keys=True)
     write_file(tree, OPTIONS_FILE, text.encode() + b"\n")
 
 
-def _whole_lines(file: Path) -> list[bytes]:
-    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
-    return lines[:-1] if lines and not lines[-1].endswith(b"\n") else lines
+def _entries(file: Path, schema: Any, *, may_be_torn: bool = False) -> Iterator[tuple[bytes, Any]]:
+    """Yields the lines of a file, each with the JSON in it; none if there is no file.
+
+    Args:
+        file: The file.
+        schema: What every line holds.
+        may_be_torn: Whether half a line at the end is passed over, as a killed run leaves it.
+    """
+    if not os.path.lexists(file):
+        return
+    number = 0
+    try:
+        with open_plain(file, max_bytes=MAX_LINES_BYTES) as lines:
+            while line := lines.readline(MAX_LINE_BYTES):
+                number += 1
+                if len(line) == MAX_LINE_BYTES:
+                    raise ValueError(f"it has over {MAX_LINE_BYTES} bytes")
+                if may_be_torn and not line.endswith(b"\n"):
+                    return
+                yield line, parse_json(line, schema)
+    except (OSError, ValueError) as error:
+        raise _damaged(file, f" in line {number}", error) from error
+
+
+def _check_line(line: Line, key: str, file: Path) -> Line:
+    """Returns the line if it has what lines are looked up by."""
+    for name in ("stage", "outcome", key):
+        if not isinstance(line.get(name), str):
+            raise DataError(
+                f"{file} is damaged: a line has no {name!r}; remove the file to do all its items"
+                " again"
+            )
+    return line
+
+
+def _damaged(file: Path, where: str, error: OSError | ValueError) -> DataError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return DataError(f"{file} is damaged{where} ({reason}); remove it to do all its items again")

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -10,6 +11,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
 from fsvfm_jax.data.images import decode_image, read_file
 from fsvfm_jax.errors import ConfigError, DataError
@@ -17,9 +19,18 @@ from fsvfm_jax.prepare.average import AverageParser
 from fsvfm_jax.prepare.existing_maps import ImportParser
 from fsvfm_jax.prepare.extras import check_installed
 from fsvfm_jax.prepare.files import find_images
-from fsvfm_jax.prepare.manifest import MANIFEST_FILE, Line, Manifest, new_files
+from fsvfm_jax.prepare.manifest import (
+    MANIFEST_FILE,
+    Line,
+    Manifest,
+    kept_options,
+    new_files,
+    read_lines,
+)
 from fsvfm_jax.prepare.stages import do_stage
 from fsvfm_jax.prepare.workers import DIED, spread, start_limits, tick
+
+logger = logging.getLogger(__name__)
 
 CROPS_AT_ONCE = 1024  # for a machine of a pipeline: a network takes seconds to load
 
@@ -31,7 +42,7 @@ class Parser(Protocol):
     def __call__(
         self, names: list[str], images: list[UInt8[np.ndarray, "_H _W 3"]]
     ) -> list[UInt8[np.ndarray, "_H _W"] | str]:
-        """Returns for each image its map, of its size, or why it has none."""
+        """Returns for each image its map, of its aspect ratio, or why it has none."""
         ...
 
 
@@ -43,13 +54,19 @@ class Options(NamedTuple):
     labels: str = "lapa"  # of the maps to import; or "celebamask19"
 
 
-def make_parser(options: Options, *, device: str) -> Parser:
-    """Returns the parser that the options name; `device` is FaRL's, as PyTorch calls it."""
+def make_parser(options: Options, *, device: str, of_crops: bool) -> Parser:
+    """Returns the parser that the options name.
+
+    Args:
+        options: They.
+        device: FaRL's, as PyTorch calls it.
+        of_crops: Whether the images are faces cut out of photographs.
+    """
     if options.parser == "average":
         return AverageParser()
     if options.parser == "import":
         assert options.maps is not None
-        return ImportParser(options.maps, labels=options.labels)
+        return ImportParser(options.maps, labels=options.labels, of_crops=of_crops)
     from fsvfm_jax.prepare.farl import FarlParser  # only where it is used: an extra
 
     return FarlParser(device)
@@ -59,6 +76,8 @@ def maps_of_crops(
     crops: list[tuple[str, bytes]], parser: Parser
 ) -> list[tuple[Line, bytes | None]]:
     """Returns a manifest line for each crop, and its map as NPY (int8 [1, H, W]) if it has one.
+
+    A map of another size is brought to the image's by its nearest pixels, and its line says so.
 
     Args:
         crops: Name, relative to `images/`, and the file's bytes.
@@ -72,10 +91,9 @@ def maps_of_crops(
             reasons[name] = str(error)
     made = parser(list(images), list(images.values())) if images else []
     made = reasons | dict(zip(images, made, strict=True))
-    return [
-        _with_map({"image": name, "sha256": hashlib.sha256(data).hexdigest()}, made[name])
-        for name, data in crops
-    ]
+    sizes = {name: image.shape[:2] for name, image in images.items()}
+    lines = [{"image": name, "sha256": hashlib.sha256(data).hexdigest()} for name, data in crops]
+    return [_with_map(line, made[line["image"]], sizes.get(line["image"])) for line in lines]
 
 
 def check(options: Options, *, batch_size: int) -> None:
@@ -135,6 +153,7 @@ def parse(
         items = {name: name for name in names}
         do_stage(manifest, items, work, beam=beam, at_once=CROPS_AT_ONCE)
         counts = manifest.finish()
+    _say_what_was_resized(tree)
     if not counts.get("parsed"):
         raise DataError(f"no crop in {tree} got a map; {tree / MANIFEST_FILE} says why for each")
     return counts
@@ -166,7 +185,8 @@ def _parsed(
 
 def _make_worker(arguments: tuple[Path, Options, str]) -> Callable[[list[str]], list[Line]]:
     tree, options, device = arguments
-    parser = make_parser(options, device=device)
+    of_crops = kept_options(tree).get("detect", {}).get("detector", "none") != "none"
+    parser = make_parser(options, device=device, of_crops=of_crops)
     is_network = options.parser == "farl"
     if not is_network:  # PyTorch takes what it takes.
         start_limits()
@@ -201,13 +221,36 @@ def _read(names: list[str], tree: Path, *, refused: list[Line]) -> list[tuple[st
     return crops
 
 
-def _with_map(line: Line, made: UInt8[np.ndarray, "_H _W"] | str) -> tuple[Line, bytes | None]:
+def _with_map(
+    line: Line, made: UInt8[np.ndarray, "_H _W"] | str, size: tuple[int, int] | None
+) -> tuple[Line, bytes | None]:
     if isinstance(made, str):
         return {**line, "outcome": "refused", "reason": made, "map": None}, None
+    reason = None
+    if made.shape != size:
+        reason = f"resized from {made.shape[0]} x {made.shape[1]}"
+        made = np.array(Image.fromarray(made).resize(size[::-1], Image.Resampling.NEAREST))
     file = io.BytesIO()
     np.save(file, made[None].astype(np.int8))
     name = f"{os.path.splitext(line['image'])[0]}.npy"
-    return {**line, "outcome": "parsed", "reason": None, "map": name}, file.getvalue()
+    return {**line, "outcome": "parsed", "reason": reason, "map": name}, file.getvalue()
+
+
+def _say_what_was_resized(tree: Path) -> None:
+    resized = [
+        line
+        for line in read_lines(tree)
+        if line["stage"] == "parse" and line["outcome"] == "parsed" and line.get("reason")
+    ]
+    if resized:
+        logger.warning(
+            "%s: %d maps were of another size than their images, and were brought to it by their"
+            " nearest pixels; first %s, %s",
+            tree,
+            len(resized),
+            resized[0].get("image"),
+            resized[0]["reason"],
+        )
 
 
 def _refused(name: str, reason: str) -> Line:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -80,10 +81,13 @@ def tfds_files(splits: Mapping[str, Split], scratch: Path) -> dict[str, bytes]:
         splits: By name, all encoded in the same way.
         scratch: A folder to make them in.
     """
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        return _tfds_files(splits, Path(folder))
+
+
+def _tfds_files(splits: Mapping[str, Split], folder: Path) -> dict[str, bytes]:
     import tensorflow_datasets as tfds
 
-    folder = scratch / "tfds"
-    folder.mkdir(exist_ok=True)
     identity = tfds.core.dataset_info.DatasetIdentity(
         name=NAME, version=tfds.core.Version(VERSION), data_dir=str(folder), module_name=""
     )

@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from fsvfm_jax.data.images import IMAGE_SUFFIXES
-from fsvfm_jax.data.sources import walk
+from fsvfm_jax.data.images import IMAGES
+from fsvfm_jax.data.listing import LeftOut, walk, warn_of_left_out
 from fsvfm_jax.errors import DataError
 from fsvfm_jax.prepare.files import is_below
 
@@ -40,32 +40,33 @@ def list_tree(root: str, *, links_out: bool = True) -> Tree:
             a link leads out.
     """
     image_root, map_root = os.path.join(root, "images"), os.path.join(root, "parsing_maps")
-    in_images, in_maps = sorted(walk(image_root)), sorted(walk(map_root))
+    no_images: list[LeftOut] = []
+    no_maps: list[LeftOut] = []
+    images = sorted(walk(image_root, left_out=no_images))
+    in_maps = sorted(walk(map_root, MAP_SUFFIXES, left_out=no_maps))
     if not links_out:
-        _refuse_links_out(root, (os.path.join(image_root, name) for name in in_images))
-        _refuse_links_out(root, (os.path.join(map_root, name) for name in in_maps))
-    images, others = [], {}
-    for name in in_images:
-        if _parts(name)[1] in IMAGE_SUFFIXES:
-            images.append(name)
-        else:
-            others[os.path.join(image_root, name)] = "it is no image by its name"
+        for folder, names, others in (
+            (image_root, images, no_images),
+            (map_root, in_maps, no_maps),
+        ):
+            every = [*names, *(name for name, _ in others)]
+            _refuse_links_out(root, (os.path.join(folder, name) for name in sorted(every)))
+    warn_of_left_out(image_root, no_images)
+    warn_of_left_out(map_root, no_maps)
     if not images:
         raise DataError(
-            f"no PNG, JPEG or WebP image was found under {image_root}; a tree holds images/**.png"
-            " (or jpg, jpeg, webp) and parsing_maps/**.npy (or png)"
+            f"no {IMAGES} was found under {image_root}; a tree holds images/**.png (or jpg, jpeg,"
+            " webp, bmp, tif) and parsing_maps/**.npy (or png)"
         )
+    others = _reasons(image_root, no_images, "image") | _reasons(map_root, no_maps, "parsing map")
     maps: dict[str, str] = {}
     for name in in_maps:  # .npy goes before .png
-        stem, suffix = _parts(name)
-        file = os.path.join(map_root, name)
-        if suffix not in MAP_SUFFIXES:
-            others[file] = "it is no parsing map by its name"
-        elif maps.setdefault(stem, file) != file:
+        stem, file = os.path.splitext(name)[0], os.path.join(map_root, name)
+        if maps.setdefault(stem, file) != file:
             others[file] = f"{os.path.basename(maps[stem])} beside it is the map that counts"
     by_stem: dict[str, str] = {}
     for name in images:
-        other = by_stem.setdefault(_parts(name)[0], name)
+        other = by_stem.setdefault(os.path.splitext(name)[0], name)
         if other != name:
             raise DataError(
                 f"{other} and {name} in {image_root} would have one parsing map: rename one of"
@@ -88,6 +89,6 @@ def _refuse_links_out(root: str, files: Iterable[str]) -> None:
             )
 
 
-def _parts(name: str) -> tuple[str, str]:
-    stem, suffix = os.path.splitext(name)
-    return stem, suffix.lower()
+def _reasons(folder: str, left_out: list[LeftOut], what: str) -> dict[str, str]:
+    """Why each of these files does not count."""
+    return {os.path.join(folder, one.name): one.reason(wanted=what) for one in left_out}

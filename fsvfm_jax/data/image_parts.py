@@ -1,0 +1,215 @@
+"""The parts of an image file, looked at before a decoder sees it. Data workers import it.
+
+Decoders bound neither how many parts a file has nor what they do for each. A PNG of 2 MB can have
+2,000 colour profiles, each of which is decompressed to 1 MB; the directory of a TIFF, or of EXIF,
+can have 65,535 entries, each of which Pillow copies, and all of which can be the whole file.
+Whatever goes too far is a `ValueError`.
+"""
+
+import struct
+from typing import NamedTuple
+
+from PIL.JpegImagePlugin import MARKER
+
+# Encoders put 8 kB of pixels or more into each chunk.
+MAX_PNG_PIXEL_CHUNKS = 50_000
+MAX_PNG_OTHER_CHUNKS = 100
+# Before the first scan: segments of 64 kB at most, and bytes between them.
+MAX_JPEG_SEGMENTS = 10_000
+MAX_JPEG_HEADER_BYTES = 2**25
+MAX_TIFF_STRIPS = 2**16
+
+_SCAN = b"\xff\xda"
+_EXTRAS = (b"\xff\xe1", b"\xff\xe2")  # EXIF and XMP; colour profiles, and lists of pictures
+_UNCOMPRESSED_BMP = (0, 3)  # rows of pixels; the same with masks
+# None, LZW, Deflate by two numbers, PackBits.
+_TIFF_COMPRESSIONS = (1, 5, 8, 32946, 32773)
+_ORIENTATION = 274
+_BITS, _COMPRESSION, _STRIPS, _STRIP_BYTES, _TILE_WIDTH, _FORMAT = 258, 259, 273, 279, 322, 339
+# What the pixels of a TIFF need; sizes, colours, order, strips, predictor, palette.
+_TIFF_PIXEL_TAGS = {256, 257, _BITS, _COMPRESSION, 262, 266, _STRIPS, 277, 278, _STRIP_BYTES}
+_TIFF_PIXEL_TAGS |= {284, 317, 320, 338, _FORMAT}
+_INTEGERS = {1: "B", 3: "H", 4: "I"}  # by the type of a TIFF's entry
+
+
+class Part(NamedTuple):
+    """A chunk of a PNG, or a segment of a JPEG.
+
+    Attributes:
+        kind: Four letters, or the two bytes of a marker.
+        start: Where its content begins in the file.
+        end: Where its content ends; that may be beyond a file that is cut off.
+    """
+
+    kind: bytes
+    start: int
+    end: int
+
+
+def png_parts(data: bytes) -> list[Part]:
+    """Returns the chunks of a PNG up to its end.
+
+    Raises:
+        ValueError: It has more of them than any program writes.
+    """
+    parts, pixels, place = [], 0, 8
+    while place + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, place)
+        parts.append(Part(kind, place + 8, place + 8 + length))
+        if kind == b"IEND":
+            break
+        pixels += kind == b"IDAT"
+        if pixels > MAX_PNG_PIXEL_CHUNKS or len(parts) - pixels > MAX_PNG_OTHER_CHUNKS:
+            raise ValueError(
+                f"it has over {MAX_PNG_PIXEL_CHUNKS} chunks of pixels, or over"
+                f" {MAX_PNG_OTHER_CHUNKS} others"
+            )
+        place += 12 + length
+    return parts
+
+
+def jpeg_parts(data: bytes) -> list[Part]:
+    """Returns the segments of a JPEG before its first scan.
+
+    Raises:
+        ValueError: It has more before that scan than any program writes.
+    """
+    parts, place = [], 2
+    for _ in range(MAX_JPEG_SEGMENTS):
+        marker = data[place : place + 2]
+        if place > MAX_JPEG_HEADER_BYTES:
+            break
+        if marker == _SCAN or len(marker) < 2:
+            return parts
+        # Pillow's table says which markers Pillow reads a length after; else it goes on by a byte.
+        *_, has_length = MARKER.get(int.from_bytes(marker), (None,))
+        if has_length is None:
+            place += 1
+            continue
+        length = max(int.from_bytes(data[place + 2 : place + 4]), 2)
+        parts.append(Part(marker, place + 4, place + 2 + length))
+        place += 2 + length
+    raise ValueError(
+        f"it has over {MAX_JPEG_SEGMENTS} segments, or {MAX_JPEG_HEADER_BYTES} bytes, before its"
+        " first scan"
+    )
+
+
+def plain_jpeg(data: bytes) -> bytes:
+    """Returns a JPEG without EXIF and its like, which Pillow would read; errors as `jpeg_parts`."""
+    kept, place = [], 0
+    for kind, start, end in jpeg_parts(data):
+        if kind in _EXTRAS:
+            kept.append(data[place : start - 4])
+            place = end
+    return b"".join([*kept, data[place:]])
+
+
+def png_exif(data: bytes) -> bytes:
+    """Returns what EXIF a PNG has; errors as `png_parts`."""
+    found = (data[start:end] for kind, start, end in png_parts(data) if kind == b"eXIf")
+    return next(found, b"")
+
+
+def jpeg_exif(data: bytes) -> bytes:
+    """Returns what EXIF a JPEG has; errors as `jpeg_parts`."""
+    segments = (data[start:end] for kind, start, end in jpeg_parts(data) if kind == b"\xff\xe1")
+    return next((one[6:] for one in segments if one.startswith(b"Exif\0\0")), b"")
+
+
+def check_bmp(data: bytes) -> None:
+    """Raises ValueError if a BMP is compressed: Pillow takes those apart in Python."""
+    header_bytes = int.from_bytes(data[14:18], "little")
+    compression = int.from_bytes(data[30:34], "little") if header_bytes >= 40 else 0
+    if compression not in _UNCOMPRESSED_BMP:
+        raise ValueError("it is a compressed BMP; save it as PNG")
+
+
+class Entry(NamedTuple):
+    """One of a TIFF's directory.
+
+    Attributes:
+        place: Where the entry is in the file.
+        values: Whole numbers, at most MAX_TIFF_STRIPS of them; empty if the entry has others, or is
+            not needed here.
+    """
+
+    place: int
+    values: tuple[int, ...]
+
+
+def plain_tiff(data: bytes) -> bytes:
+    """Returns a TIFF with what its pixels need alone: no EXIF, no orientation, no other directory.
+
+    Raises:
+        ValueError: It is no TIFF with one picture of at most 8 bits per channel, in strips.
+    """
+    entries, following = read_directory(data)
+    values = {tag: entry.values for tag, entry in entries.items()}
+    if following:
+        raise ValueError("it has several pages")
+    if _TILE_WIDTH in values:
+        raise ValueError("it is stored in tiles; save it in strips")
+    if max(values.get(_FORMAT, (1,)), default=0) == 3:
+        raise ValueError("it holds floating-point numbers instead of 8 bits per channel")
+    if set(values.get(_FORMAT, ())) - {1, 4}:
+        raise ValueError("it holds no whole numbers from 0 up")
+    bits = max(values.get(_BITS, (1,)), default=0)
+    if bits > 8:
+        raise ValueError(f"{bits} bits per channel instead of 8")
+    (compression,) = values.get(_COMPRESSION, (1,))[:1] or (0,)
+    if compression not in _TIFF_COMPRESSIONS:
+        raise ValueError(
+            f"it is compressed by TIFF's method {compression}; save it with LZW, Deflate or none"
+        )
+    plain = bytearray(data)
+    for tag, entry in entries.items():
+        if tag not in _TIFF_PIXEL_TAGS:
+            plain[entry.place + 2 : entry.place + 4] = b"\0\0"  # No type: readers pass over it.
+    return bytes(plain)
+
+
+def tiff_orientation(data: bytes) -> int:
+    """Returns how the camera was held, 1 to 8, by a TIFF or by EXIF, which is one; else 1."""
+    entry = read_directory(data)[0].get(_ORIENTATION)
+    return entry.values[0] if entry and entry.values else 1
+
+
+def read_directory(data: bytes) -> tuple[dict[int, Entry], int]:
+    """Returns the entries of a TIFF's first directory by their tags, and the place of the second.
+
+    Raises:
+        ValueError: There is no such directory, or it has a tag twice.
+    """
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
+    if order is None:
+        is_big = data[:4] in (b"II+\0", b"MM\0+")
+        raise ValueError("it is a BigTIFF" if is_big else "it has no TIFF directory")
+    try:
+        (start,) = struct.unpack_from(order + "I", data, 4)
+        (count,) = struct.unpack_from(order + "H", data, start)
+        entries: dict[int, Entry] = {}
+        for place in range(start + 2, start + 2 + 12 * count, 12):
+            (tag,) = struct.unpack_from(order + "H", data, place)
+            if tag in entries:
+                raise ValueError(f"its directory has the tag {tag} twice")
+            is_needed = tag in _TIFF_PIXEL_TAGS or tag in (_TILE_WIDTH, _ORIENTATION)
+            entries[tag] = Entry(place, _values(data, place, order) if is_needed else ())
+        end = start + 2 + 12 * count
+        # EXIF may end here.
+        return entries, int.from_bytes(data[end : end + 4])
+    except struct.error:
+        raise ValueError("its directory is cut off") from None
+
+
+def _values(data: bytes, place: int, order: str) -> tuple[int, ...]:
+    kind, count = struct.unpack_from(order + "HI", data, place + 2)
+    if kind not in _INTEGERS:
+        return ()
+    values = f"{order}{count}{_INTEGERS[kind]}"
+    where = place + 8
+    if count > MAX_TIFF_STRIPS:
+        raise ValueError(f"an entry of its directory has over {MAX_TIFF_STRIPS} values")
+    if struct.calcsize(values) > 4:
+        (where,) = struct.unpack_from(order + "I", data, where)
+    return struct.unpack_from(values, data, where)
