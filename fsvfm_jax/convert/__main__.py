@@ -33,7 +33,7 @@ from fsvfm_jax.convert.weights import (
     run_config,
     save_origin,
 )
-from fsvfm_jax.data.stats import STATS_FILE, load_stats, save_stats
+from fsvfm_jax.data.stats import REFERENCE_STATS_FILE, STATS_FILE, load_stats, save_stats
 from fsvfm_jax.errors import ConfigError, StorageError, nearest
 from fsvfm_jax.models.fsvfm import encoder_subset
 from fsvfm_jax.models.vit import SIZES
@@ -110,7 +110,7 @@ def to_reference(args: argparse.Namespace) -> None:
         file = args.dst / f"{name}-{epoch}.pth"
         pth.write(file, state_dict, extra=extra)
         print(file)
-    save_stats(args.dst / "pretrain_ds_mean_std.txt", run.stats)
+    save_stats(args.dst / REFERENCE_STATS_FILE, run.stats)
 
 
 def to_training(args: argparse.Namespace) -> None:
@@ -122,7 +122,7 @@ def to_training(args: argparse.Namespace) -> None:
     tx = optim.make_optimizer(betas=(0.9, 0.95), weight_decay=0.05, grad_clip=1.0)
     state = to_train_state(student, teacher, tx=tx)
     source = of_pth(args.src, student, told=_told(args))
-    stats = args.stats or args.src.with_name("pretrain_ds_mean_std.txt")
+    stats = args.stats or args.src.with_name(REFERENCE_STATS_FILE)
     stats = load_stats(stats)
     args.dst.mkdir(parents=True)
     save_stats(args.dst / STATS_FILE, stats)

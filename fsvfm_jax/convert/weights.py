@@ -15,7 +15,13 @@ from fsvfm_jax.convert.folder import MODEL_FILE, file_sha256, read_folder, read_
 from fsvfm_jax.convert.measures import HEADS, measures, network
 from fsvfm_jax.convert.training import number_of_updates
 from fsvfm_jax.data.labelled import LABELS
-from fsvfm_jax.data.stats import STATS_FILE, Stats, known_stats, load_stats
+from fsvfm_jax.data.stats import (
+    REFERENCE_STATS_FILE,
+    STATS_FILE,
+    Stats,
+    known_stats,
+    load_stats,
+)
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.fingerprint import FINGERPRINT_FILE
 from fsvfm_jax.integrity import MANIFEST_FILE
@@ -237,7 +243,7 @@ def of_pth(path: Path, content: pth.Pth, *, told: dict[str, Any]) -> Source:
     license = ours.get("license") if isinstance(ours, dict) else AUTHORS_LICENSE
     if license is not None:
         facts["license"] = license
-    beside = path.with_name("pretrain_ds_mean_std.txt")
+    beside = path.with_name(REFERENCE_STATS_FILE)
     if beside.exists():
         facts["stats"] = load_stats(beside)
     keys = content.state_dict.keys()
