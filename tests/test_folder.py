@@ -237,10 +237,10 @@ def flip(content):
     ("name", "change", "message"),
     [
         ("model.safetensors", flip, "SHA-256"),
-        ("model.safetensors", lambda x: x.clear(), "SHA-256"),
+        ("model.safetensors", lambda x: x.clear(), "no whole safetensors file"),
         ("config.json", lambda x: x.clear(), "not that of a folder written by fsvfm_jax"),
         ("config.json", lambda x: x.update(fsvfm_jax=3), "not that of a folder"),
-        ("config.json", lambda x: x["fsvfm_jax"].pop("license"), "'license'"),
+        ("config.json", lambda x: x["fsvfm_jax"].pop("license"), "`license`"),
         ("config.json", lambda x: x["fsvfm_jax"].update(stats={"mean": 1}), "not that of a folder"),
         ("config.json", lambda x: x["fsvfm_jax"].update(model=[1]), "config.json"),
         ("config.json", lambda x: x["fsvfm_jax"]["model"].update(width=64), "width is 48"),

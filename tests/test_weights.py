@@ -16,7 +16,8 @@ from test_train import run
 
 from fsvfm_jax.convert import pth
 from fsvfm_jax.convert.__main__ import main
-from fsvfm_jax.convert.folder import file_sha256, read_folder, timm_names
+from fsvfm_jax.convert.files import file_sha256
+from fsvfm_jax.convert.folder import read_folder, timm_names
 from fsvfm_jax.convert.reference import to_state_dict
 from fsvfm_jax.convert.safetensors import save_safetensors
 from fsvfm_jax.convert.weights import read_run, read_source
