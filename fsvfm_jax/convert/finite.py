@@ -23,10 +23,12 @@ def check_finite(params: Mapping[str, Any], *, what: str) -> None:
         bad = np.size(array) - int(np.count_nonzero(np.isfinite(array)))
         if bad:
             bad_arrays.append(f"{name} ({bad:,} of {np.size(array):,})")
-    if bad_arrays:
-        named, more = ", ".join(bad_arrays[:MAX_NAMED]), len(bad_arrays) - MAX_NAMED
-        raise DataError(
-            f"{what} has values that are infinite or not a number, in {named}"
-            f"{f' and {more:,} more arrays' if more > 0 else ''}: take an earlier checkpoint, or give --allow-not-finite to convert them as"
-            " they are"
-        )
+    if not bad_arrays:
+        return
+    named = ", ".join(bad_arrays[:MAX_NAMED])
+    if len(bad_arrays) > MAX_NAMED:
+        named += f" and {len(bad_arrays) - MAX_NAMED:,} more arrays"
+    raise DataError(
+        f"{what} has values that are infinite or not a number, in {named}: take an earlier"
+        " checkpoint, or give --allow-not-finite to convert them as they are"
+    )
