@@ -261,7 +261,7 @@ def test_made_up_headers_load_or_are_refused(tmp_path_factory, data):
 
 
 @pytest.mark.slow
-@settings(max_examples=10_000, deadline=None)
+@settings(max_examples=3000, deadline=None)
 @given(data=st.data())
 def test_many_changed_files_load_or_are_refused(whole, tmp_path_factory, data):
     fuzz_bytes(whole, tmp_path_factory.getbasetemp(), data)

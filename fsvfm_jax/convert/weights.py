@@ -167,6 +167,23 @@ def save_origin(workdir: epath.PathLike, origin: dict[str, Any]) -> None:
     write_json(epath.Path(workdir) / ORIGIN_FILE, origin)
 
 
+def origin_license(workdir: Path) -> str | None:
+    """Returns the licence of the weights that a run started from.
+
+    It is None where there were no such weights, or their licence is not known.
+
+    Raises:
+        DataError: The file that contains it is damaged.
+    """
+    file = workdir / ORIGIN_FILE
+    if not file.exists():
+        return None
+    license = read_json(file, Origin, what="the origin of a run")["license"]
+    if license is not None:
+        _check_license(license, file)
+    return license
+
+
 def run_config(workdir: Path) -> ConfigDict:
     """The resolved config of a training run of ours.
 
@@ -231,24 +248,13 @@ def read_run(workdir: Path, *, step: int | None = None) -> Run:
             epoch=restored.samples_seen // data["images"] - 1,
             dataset_fingerprint=data["dataset"],
             sha256=file_sha256(directory / str(int(restored.state.step)) / MANIFEST_FILE),
-            license=_license_of_origin(workdir),
+            license=origin_license(workdir),
         )
     except ODD_CONFIG as error:
         raise DataError(
             f"{workdir} is not whole, or of another version: what lies beside its checkpoints"
             f" does not fit them ({in_one_line(error)})"
         ) from error
-
-
-def _license_of_origin(workdir: Path) -> str | None:
-    """That of the weights that a run started from; None where there were none or nobody knows."""
-    file = workdir / ORIGIN_FILE
-    if not file.exists():
-        return None
-    license = read_json(file, Origin, what="the origin of a run")["license"]
-    if license is not None:
-        _check_license(license, file)
-    return license
 
 
 def _check_license(license: object, file: Path) -> None:
