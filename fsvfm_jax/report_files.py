@@ -98,9 +98,9 @@ def read_rows(path: epath.PathLike) -> list[Row]:
 def _check_row(row: Row) -> None:
     """Raises ValueError where a row cannot be shown or averaged."""
     if "images" in row:  # It is of a single set.
-        missing = [key for key in ("dataset", "selection", "seed") if key not in row]
-        if missing:
-            raise ValueError(f"a row has no {missing[0]!r}")
+        missing = [key for key in ("dataset", "selection") if row.get(key) is None]
+        if missing or "seed" not in row:
+            raise ValueError(f"a row has no {(missing or ['seed'])[0]!r}")
     for key, value in row.items():
         wanted = tuple if "_interval" in key else value_type(key)
         numbers = value if isinstance(value, tuple) else (value,)
