@@ -83,7 +83,7 @@ def test_inspect_says_what_a_run_is(workdir, capsys):
         (["to", "folder", "WORKDIR", "OUT"], 78, "does not tell its license: give --license"),
         (["to", "folder", "nowhere", "OUT"], 65, "nowhere cannot be read"),
         (["to", "folder", "WORKDIR", "OUT", "--license=7"], 78, "=7: a licence is the identifier"),
-        (["to", "folder", "WORKDIR", "OUT", "--license=a: b"], 78, "letters, digits and"),
+        (["to", "folder", "WORKDIR", "OUT", "--license=a: b"], 78, "letters .one at least., digits"),
         (["to", "folder", "WORKDIR", "OUT", "--license=mit", "--crop-margin=nan"], 78, "from 0 to"),
         (["to", "folder", "WORKDIR", "OUT", "--license=mit", "--stats=/dev/zero"], 65, "a device"),
         (["to", "foldr", "WORKDIR", "OUT"], 78, "invalid choice: 'foldr'"),
@@ -275,6 +275,9 @@ def test_a_reference_run_goes_on_here_and_back_there(reference_run, tmp_path, ca
         "checkpoint-te-0.pth",
         "pretrain_ds_mean_std.txt",
     }
+    # The reference reads the first line alone.
+    first, *others = (tmp_path / "back" / "pretrain_ds_mean_std.txt").read_text().splitlines()
+    assert json.loads(first) == {"mean": list(STATS.mean), "std": list(STATS.std)} and not others
     extra = pth.read(tmp_path / "back" / "checkpoint-0.pth").extra
     assert extra["epoch"] == 0  # 3 steps of 16 after the conversion, of 40 images
     assert extra["fsvfm_jax"] == {"license": "cc-by-nc-4.0"}

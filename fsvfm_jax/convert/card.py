@@ -30,7 +30,7 @@ POOLING = {
 LICENSE = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9.+-]{1,64}")
 LICENSES = (
     "a licence is the identifier that SPDX or the Hugging Face Hub has for it, such as apache-2.0:"
-    " letters, digits and . + -, at most 64 characters"
+    " letters (one at least), digits and . + -, at most 64 characters"
 )
 MAX_TEXT = 200  # characters of a name, recipe or the like
 MAX_LABELS_SHOWN = 20
