@@ -83,7 +83,7 @@ def test_inspect_says_what_a_run_is(workdir, capsys):
         (["to", "folder", "WORKDIR", "OUT"], 78, "does not tell its license: give --license"),
         (["to", "folder", "nowhere", "OUT"], 65, "nowhere cannot be read"),
         (["to", "folder", "WORKDIR", "OUT", "--license=7"], 78, "=7: a licence is the identifier"),
-        (["to", "folder", "WORKDIR", "OUT", "--license=a: b"], 78, "letters .one at least., digits"),
+        (["to", "folder", "WORKDIR", "OUT", "--license=a: b"], 78, "one at least., digits and"),
         (["to", "folder", "WORKDIR", "OUT", "--license=mit", "--crop-margin=nan"], 78, "from 0 to"),
         (["to", "folder", "WORKDIR", "OUT", "--license=mit", "--stats=/dev/zero"], 65, "a device"),
         (["to", "foldr", "WORKDIR", "OUT"], 78, "invalid choice: 'foldr'"),
