@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fsvfm_jax.convert.files import file_sha256
 from fsvfm_jax.convert.safetensors import load_safetensors, read_header, save_safetensors
+from fsvfm_jax.convert.source_files import file_sha256
 from fsvfm_jax.errors import DataError, StorageError
 
 ARRAYS = {

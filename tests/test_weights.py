@@ -21,10 +21,10 @@ from test_train import run
 
 from fsvfm_jax.convert import pth
 from fsvfm_jax.convert.__main__ import main
-from fsvfm_jax.convert.files import file_sha256
 from fsvfm_jax.convert.folder import read_folder, timm_names
 from fsvfm_jax.convert.reference import to_state_dict
 from fsvfm_jax.convert.safetensors import save_safetensors
+from fsvfm_jax.convert.source_files import file_sha256
 from fsvfm_jax.convert.weights import origin_license, read_run, read_source, run_config
 from fsvfm_jax.data.stats import save_stats
 from fsvfm_jax.errors import DataError

@@ -17,10 +17,10 @@ from msgspec import Meta
 
 from fsvfm_jax.convert import reference
 from fsvfm_jax.convert.card import Description, model_card, preprocess, timm_config
-from fsvfm_jax.convert.files import file_sha256, read_json
 from fsvfm_jax.convert.finite import check_finite
 from fsvfm_jax.convert.measures import network
 from fsvfm_jax.convert.safetensors import load_safetensors, save_safetensors
+from fsvfm_jax.convert.source_files import file_sha256, read_json
 from fsvfm_jax.data.stats import StoredStats, make_stats
 from fsvfm_jax.errors import ConfigError, DataError, StorageError
 from fsvfm_jax.models.adapter import POOLS

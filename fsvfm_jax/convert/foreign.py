@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fsvfm_jax.convert import huggingface, timm
-from fsvfm_jax.convert.files import read_json
 from fsvfm_jax.convert.folder import MODEL_FILE
 from fsvfm_jax.convert.measures import TIMM_HEADS, measures, network
 from fsvfm_jax.convert.safetensors import load_safetensors
+from fsvfm_jax.convert.source_files import read_json
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.models.layers import LAYER_NORM_EPSILON
 

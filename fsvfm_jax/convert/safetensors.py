@@ -11,7 +11,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from fsvfm_jax.convert.files import MAX_WEIGHTS_BYTES, file_sha256
+from fsvfm_jax.convert.source_files import MAX_WEIGHTS_BYTES, file_sha256
 from fsvfm_jax.errors import DataError, StorageError
 from fsvfm_jax.host.plain_files import open_plain
 

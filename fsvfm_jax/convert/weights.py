@@ -13,9 +13,9 @@ from fsvfm_jax import config as config_lib
 from fsvfm_jax.checkpoint import Checkpoints
 from fsvfm_jax.convert import foreign, pth, reference
 from fsvfm_jax.convert.card import AUTHORS_LICENSE, LICENSES, is_license
-from fsvfm_jax.convert.files import file_sha256, read_json
 from fsvfm_jax.convert.folder import MODEL_FILE, read_folder
 from fsvfm_jax.convert.measures import HEADS, measures, network
+from fsvfm_jax.convert.source_files import file_sha256, read_json
 from fsvfm_jax.convert.training import number_of_updates
 from fsvfm_jax.data.labelled import LABELS
 from fsvfm_jax.data.stats import (
