@@ -11,10 +11,11 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from fsvfm_jax.convert.source_files import MAX_WEIGHTS_BYTES, file_sha256
+from fsvfm_jax.convert.source_files import file_sha256
 from fsvfm_jax.errors import DataError, StorageError
 from fsvfm_jax.host.plain_files import open_plain
 
+MAX_FILE_BYTES = 2**33  # 2.5 GB are ViT-H in float32.
 # The largest network's header takes 100 kB; what Python makes of it takes some 50 times as much.
 MAX_HEADER_BYTES = 2**20
 MAX_DIMENSIONS = 8
@@ -80,7 +81,7 @@ def read_header(path: Path) -> dict[str, Any]:
             the bytes that follow: each of them once.
     """
     try:
-        with open_plain(path, max_bytes=MAX_WEIGHTS_BYTES) as file:
+        with open_plain(path, max_bytes=MAX_FILE_BYTES) as file:
             file_bytes = os.fstat(file.fileno()).st_size
             header_bytes = int.from_bytes(file.read(8), "little")
             if not 2 <= header_bytes <= min(file_bytes - 8, MAX_HEADER_BYTES):

@@ -200,7 +200,8 @@ def run_config(workdir: Path) -> ConfigDict:
             raise DataError(f"{file} is not {what}")
         return config_lib.resolve(config)
     except (ConfigError, *ODD_CONFIG) as error:
-        raise DataError(f"{file} is not {what}, or of another version ({error})") from error
+        reason = " ".join(str(error).split())
+        raise DataError(f"{file} is not {what}, or of another version ({reason})") from error
 
 
 def run_data(workdir: Path) -> RunData:
