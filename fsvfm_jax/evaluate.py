@@ -21,9 +21,8 @@ from ml_collections import ConfigDict
 
 from fsvfm_jax import config as config_lib
 from fsvfm_jax import distributed, integrity, report, scoring, sharding
-from fsvfm_jax.convert.folder import read_json
 from fsvfm_jax.convert.measures import HEADS, network
-from fsvfm_jax.convert.weights import is_run, read_source, run_config
+from fsvfm_jax.convert.weights import is_run, read_source, run_config, run_data
 from fsvfm_jax.data.detection_sets import (
     DetectionSet,
     check_classes,
@@ -34,7 +33,7 @@ from fsvfm_jax.data.detection_sets import (
 from fsvfm_jax.data.labelled import LABELS
 from fsvfm_jax.data.stats import Stats, known_stats
 from fsvfm_jax.errors import ConfigError, DataError
-from fsvfm_jax.fingerprint import FINGERPRINT_FILE
+from fsvfm_jax.host.markdown import markdown_text
 from fsvfm_jax.models.adapter import Detector
 from fsvfm_jax.optim import make_schedule
 from fsvfm_jax.report_files import file_stems, write_report
@@ -180,7 +179,8 @@ def _refuse_what_cannot_be_judged(
 
 def _protocol(config: ConfigDict) -> str:
     """What a reader must know to compare the numbers with others."""
-    lines = [f"Detector: {config.init.params}; images: {config.data.view}, in {config.dtype}."]
+    detector = markdown_text(config.init.params)
+    lines = [f"Detector: {detector}; images: {config.data.view}, in {config.dtype}."]
     for name, one in {**config.data.val, **config.data.test}.items():
         options = {
             k: x for k, x in sorted(one.items()) if x not in ("", None, ()) and k != "layout"
@@ -188,14 +188,13 @@ def _protocol(config: ConfigDict) -> str:
         if options.get("frames") == 0:
             options["frames"] = "all"
         told = ", ".join(f"{key} {x}" for key, x in options.items())
-        lines.append(f"{name}: {one.layout} {told}.")
+        lines.append(f"{markdown_text(name)}: {one.layout} {markdown_text(told)}.")
     return "\n".join(lines)
 
 
 def _run_steps(run: Path) -> int:
     """How many steps it will have had when it ends."""
-    images = read_json(run / FINGERPRINT_FILE)["fingerprint"]["images"]
-    return make_schedule(run_config(run), images).total_steps
+    return make_schedule(run_config(run), run_data(run)["images"]).total_steps
 
 
 def _scores_name(dataset: str, selection: str) -> str:

@@ -38,6 +38,7 @@ from fsvfm_jax.memory import Memory, possible_changes
 from fsvfm_jax.models import build
 from fsvfm_jax.optim import make_schedule
 from fsvfm_jax.roofline import (
+    Benchmark,
     assumed_efficiency,
     measured_efficiency,
     predict,
@@ -68,7 +69,7 @@ class Target(NamedTuple):
     chip: Chip | None
     num_samples: int = VGGFACE2
     price: float | None = None
-    benchmark: dict[str, Any] | None = None
+    benchmark: Benchmark | None = None
 
     @property
     def by_model(self) -> bool:

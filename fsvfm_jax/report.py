@@ -207,7 +207,7 @@ def of_single_sets(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if "images" in row]
 
 
-def over_seeds(rows_by_seed: Mapping[int, Sequence[Row]]) -> list[Row]:
+def over_seeds(rows_by_seed: Mapping[int | None, Sequence[Row]]) -> list[Row]:
     """Returns a row per set and selection, each metric as {"mean", "sd", "n"} over the seeds.
 
     sd is the standard deviation of a sample (n - 1), None of a single seed.

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.metrics import VideoScores, auc, roc
 
 DPI = 150
@@ -102,6 +103,6 @@ def _histogram(axes: Axes, name: str, videos: VideoScores) -> None:
 
 def _shown(name: str) -> str:
     """A name on one short line, without what matplotlib takes for a formula or cannot encode."""
-    line = " ".join(name.encode("utf-8", "replace").decode().split())
+    line = printable(" ".join(name.split()))
     short = line if len(line) <= MAX_NAME else line[: MAX_NAME - 1] + "…"
     return short.replace("$", r"\$")

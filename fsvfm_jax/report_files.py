@@ -3,25 +3,35 @@
 import csv
 import io
 import json
+import math
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from etils import epath
 
 from fsvfm_jax.data.labelled import LABELS
 from fsvfm_jax.errors import DataError, StorageError, in_one_line
+from fsvfm_jax.host.json_files import MAX_JSON_BYTES, parse_json
 from fsvfm_jax.metrics import video_means
 from fsvfm_jax.report import Row, Scores
 from fsvfm_jax.report_figure import encode_picture, picture
-from fsvfm_jax.report_table import markdown
+from fsvfm_jax.report_table import markdown, value_type
+from fsvfm_jax.run_files import read_bytes
 
 IMAGE_HEADER = ("file", "video", "label", "p_fake")
 VIDEO_HEADER = ("video", "label", "frames", "p_fake")
+MAX_SCORES_BYTES = 2**30  # some 10,000,000 faces
 _IS_FAKE = {label: label == "fake" for label in LABELS}
 # Text in quotes, numbers without: so the reader knows them apart, and no name needs escaping.
 _FORM: dict[str, Any] = {"quoting": csv.QUOTE_NONNUMERIC, "lineterminator": "\n"}
+
+
+class StoredTable(TypedDict):
+    """The part of table.json that is read back."""
+
+    rows: list[dict[str, str | int | float | tuple[float, float] | None]]
 
 
 def write_report(
@@ -64,6 +74,39 @@ def write_report(
         pictured = scores[:drawn]
         videos = {x.dataset: video_means(x.p_fake, x.fake, x.videos) for x in pictured}
         _write(folder / "roc.png", encode_picture(picture(videos)))
+
+
+def read_rows(path: epath.PathLike) -> list[Row]:
+    """Returns the rows of a report's table.json.
+
+    Raises:
+        DataError: The file is missing, no plain file, or not of that form.
+    """
+    try:
+        content = read_bytes(epath.Path(path), max_bytes=MAX_JSON_BYTES)
+        rows = parse_json(content, StoredTable)["rows"]
+        for row in rows:
+            _check_row(row)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(
+            f"{path} is no table of an evaluation ({reason}): name its table.json"
+        ) from error
+    return rows
+
+
+def _check_row(row: Row) -> None:
+    """Raises ValueError where a row cannot be shown or averaged."""
+    if "images" in row:  # It is of a single set.
+        missing = [key for key in ("dataset", "selection") if row.get(key) is None]
+        if missing or "seed" not in row:
+            raise ValueError(f"a row has no {(missing or ['seed'])[0]!r}")
+    for key, value in row.items():
+        wanted = tuple if "_interval" in key else value_type(key)
+        numbers = value if isinstance(value, tuple) else (value,)
+        finite = all(math.isfinite(x) for x in numbers if isinstance(x, float))
+        if wanted and value is not None and not (type(value) is wanted and finite):
+            raise ValueError(f"{key[:80]!r} of a row is {str(value)[:80]!r}")
 
 
 def file_stems(datasets: Sequence[str]) -> dict[str, str]:
@@ -122,7 +165,8 @@ def read_scores(path: epath.PathLike, *, dataset: str, skipped: int = 0) -> Scor
     """
     path = epath.Path(path)
     try:
-        text = path.read_bytes().decode("utf-8", "surrogateescape")
+        content = read_bytes(path, max_bytes=MAX_SCORES_BYTES)
+        text = content.decode("utf-8", "surrogateescape")
         lines = list(csv.reader(io.StringIO(text), **_FORM))
         if tuple(lines[0]) != IMAGE_HEADER:
             raise ValueError(f"its first line is {lines[0]}")

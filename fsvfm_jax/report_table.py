@@ -1,15 +1,14 @@
 """Rows of a report as a Markdown table."""
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from fsvfm_jax.host.markdown import markdown_text
 from fsvfm_jax.report import Row
 
 
 def _text(value: Any) -> str:
-    """On one line, and nothing in it ends a cell or begins a tag."""
-    return re.sub(r"[\\|<]", r"\\\g<0>", " ".join(str(value).split()))
+    return markdown_text(value)
 
 
 def _count(value: int) -> str:
@@ -62,6 +61,12 @@ COLUMNS = {
 }
 
 
+def value_type(key: str) -> type | None:
+    """The type of a row's values under a key; None where the key has no column."""
+    column = COLUMNS.get(_base(key))
+    return {_text: str, _count: int}.get(column.write, float) if column else None
+
+
 def markdown(rows: Sequence[Row], caption: str) -> str:
     """Returns the caption and a table with the columns that any row fills, in COLUMNS' order."""
     order = list(COLUMNS)
@@ -97,7 +102,7 @@ def _base(key: str) -> str:
 
 def _heading(key: str) -> str:
     base, at, source = key.partition("@")
-    return COLUMNS[base].heading + (f" @{source}" if at else "")
+    return COLUMNS[base].heading + (f" @{_text(source)}" if at else "")
 
 
 def _cell(row: Row, key: str) -> str:

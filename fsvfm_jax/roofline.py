@@ -11,11 +11,12 @@ of the compiled program. Links are taken to be as fast as they are sold; there i
 bound, and no network between slices or nodes.
 """
 
-import json
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from fsvfm_jax.chips import Chip
 from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.host.json_files import MAX_JSON_BYTES, parse_json
+from fsvfm_jax.host.plain_files import read_plain
 
 ASSUMED_EFFICIENCY = 0.35
 ASSUMED_SPREAD, MEASURED_SPREAD = 0.25, 0.10
@@ -36,6 +37,14 @@ class Roofline(NamedTuple):
     def limit(self) -> str:
         """The name of the longest."""
         return max(self._fields, key=lambda name: getattr(self, name))
+
+
+class Benchmark(TypedDict):
+    """The part of a benchmark's record that is used here; `mfu` is None on an unknown chip."""
+
+    device_kind: str
+    mfu: float | None
+    model: NotRequired[dict[str, Any] | None]
 
 
 class Efficiency(NamedTuple):
@@ -73,7 +82,7 @@ def assumed_efficiency() -> Efficiency:
 
 
 def measured_efficiency(
-    roof: Roofline, benchmark: dict[str, Any], *, chip: Chip, model: dict[str, Any]
+    roof: Roofline, benchmark: Benchmark, *, chip: Chip, model: dict[str, Any]
 ) -> Efficiency:
     """The efficiency with which a run has the MFU of a benchmark, unless the bound forbids it.
 
@@ -91,21 +100,22 @@ def measured_efficiency(
     return Efficiency(value, source, MEASURED_SPREAD if same else ASSUMED_SPREAD)
 
 
-def read_benchmark(path: str) -> dict[str, Any]:
-    """The last line of a file of `fsvfm_jax.benchmark`, with `mfu`, `device_kind` and `model`.
+def read_benchmark(path: str) -> Benchmark:
+    """The record in the last line of a file of `fsvfm_jax.benchmark`.
 
     Raises:
         DataError: The file cannot be read, or is not of the benchmark.
         ConfigError: The MFU was not measured.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            record = json.loads(file.read().splitlines()[-1])
-        kind, mfu = record["device_kind"], record["mfu"]
-    except (OSError, ValueError, IndexError, KeyError, TypeError) as error:
+        lines = read_plain(path, max_bytes=MAX_JSON_BYTES).splitlines()
+        record = parse_json(lines[-1] if lines else b"", Benchmark)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise DataError(
-            f"{path} holds no line of `python -m fsvfm_jax.benchmark step` ({error!r})"
+            f"{path} holds no line of `python -m fsvfm_jax.benchmark step` ({reason})"
         ) from error
+    kind, mfu = record["device_kind"], record["mfu"]
     if mfu is None or not 0 < mfu <= 1:
         raise ConfigError(
             f"{path}: the MFU on {kind} is {mfu}; run the benchmark on a chip whose peak is known,"

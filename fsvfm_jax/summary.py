@@ -5,14 +5,14 @@
 A published figure of anti-spoofing is such a mean: each domain is left out by runs of its own.
 """
 
-import json
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 
 from fsvfm_jax import cli, report
 from fsvfm_jax.errors import DataError
+from fsvfm_jax.host.markdown import markdown_text
+from fsvfm_jax.report_files import read_rows
 from fsvfm_jax.report_table import markdown
 
 CAPTION = """\
@@ -40,7 +40,7 @@ def summary(tables: Sequence[str]) -> str:
         DataError: One is not of that form, two report of the same set, selection and seed, or
             those of one seed are of other sets than those of another.
     """
-    rows = [row for table in tables for row in _rows(Path(table))]
+    rows = [row for table in tables for row in report.of_single_sets(read_rows(table))]
     _refuse_twice(rows)
     by_seed = defaultdict(list)
     for row in rows:
@@ -52,19 +52,7 @@ def summary(tables: Sequence[str]) -> str:
     for seed, of_seed in by_seed.items():
         if len(sets[seed]) > 1:
             of_seed += report.mean_rows(of_seed)
-    return markdown(report.over_seeds(by_seed), "\n".join([CAPTION, *tables]))
-
-
-def _rows(table: Path) -> list[report.Row]:
-    try:
-        rows = report.of_single_sets(json.loads(table.read_text())["rows"])
-        for row in rows:
-            row["dataset"], row["selection"], row["seed"]
-        return rows
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise DataError(
-            f"{table} is no table of an evaluation ({error}): name its table.json"
-        ) from error
+    return markdown(report.over_seeds(by_seed), "\n".join([CAPTION, *map(markdown_text, tables)]))
 
 
 def _refuse_twice(rows: Sequence[report.Row]) -> None:

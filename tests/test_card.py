@@ -1,28 +1,37 @@
 """What a folder says of itself: config.json, preprocess.json, the model card."""
 
 import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from random_weights import TINY, describe, detector_params, encoder_params
 
-from fsvfm_jax.convert.card import model_card, preprocess, timm_config
+from fsvfm_jax.convert.card import is_license, model_card, preprocess, timm_config
 from fsvfm_jax.convert.folder import write_folder
+from fsvfm_jax.errors import ConfigError
 
 LABELS = ("fake", "real")
 
 
-def card_of(params, description, *, num_classes, **ours):
+def card_of(params, description, *, num_classes, name="my-model", **ours):
     config = timm_config(params, description, num_classes=num_classes)
     config["fsvfm_jax"] |= {"sha256": {"model.safetensors": "ab" * 32}} | ours
-    return model_card("my-model", config)
+    return model_card(name, config)
 
 
 def front_matter(card):
-    """Keys and values of the lines between the first two rules."""
-    before, yaml, _ = card.split("---\n", maxsplit=2)
+    """The fields, and the tags, that YAML finds between the first two rules."""
+    before, text, _ = card.split("---\n", maxsplit=2)
     assert before == ""
-    pairs = [line.split(": ") for line in yaml.splitlines() if ": " in line]
-    return dict(pairs), [line[2:] for line in yaml.splitlines() if line.startswith("- ")]
+    fields = yaml.safe_load(text)
+    return fields, fields.pop("tags")
 
 
 def test_a_detectors_card():
@@ -37,7 +46,7 @@ def test_a_detectors_card():
     assert {"timm", "transformers"} <= set(tags)
     for text in (
         "0 = fake, 1 = real",
-        'create_model("local-dir:my-model"',
+        'create_model("local-dir:."',
         "| heads | 4 ",
         "| LayerNorm epsilon | 1e-06 |",
         "[0.54822, 0.42341, 0.36547]",
@@ -94,3 +103,118 @@ def test_timm_is_told_what_no_array_tells():
     assert (data["interpolation"], data["crop_pct"]) == ("bicubic", 1.0)
     assert config["label_names"] == ["fake", "real"] and config["num_classes"] == 2
     assert config["model_type"] == "timm_wrapper"
+
+
+ROOT = Path(__file__).parent.parent
+MARKDOWN = MarkdownIt("gfm-like", {"linkify": False})
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "[free](https://example.com) ![](https://example.com/x.png)",
+    "a | b |\n| c | d |",
+    "```\n```python\nimport os",
+    "\n---\nlicense: mit\n---\n# Heading\n",
+    "{name} {0} {{}}",
+    "\x1b[31m\u202e",
+    "'; import os; '",
+)
+
+
+def outline(card):
+    """Types and tags of what a document consists of, inside of lines too, and its code."""
+    flat = []
+    for token in MARKDOWN.parse(card.split("---\n", maxsplit=2)[2]):
+        flat.append((token.type, token.tag, token.content if token.type == "fence" else ""))
+        flat += [(child.type, child.tag) for child in token.children or ()]
+    return flat
+
+
+def hostile_card(text, *, name="my-model", labels=LABELS):
+    description = describe(TINY, labels=labels, recipe=text, face_detector=text, source=text)
+    return card_of({}, description, num_classes=2, name=name)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_text_from_elsewhere_does_nothing_in_the_card(text):
+    plain = hostile_card("x", name="x", labels=("x", "y"))
+    card = hostile_card(text, name=text, labels=(text, "y"))
+    assert outline(card) == outline(plain)
+    assert front_matter(card) == front_matter(plain)
+    html = MARKDOWN.render(card)
+    assert not re.search(r"<(script|img|a)\b", html)
+
+
+@settings(deadline=None)
+@given(st.text(st.sampled_from("a \\`*_[]()<>&|~$#!:/.-+='\n{}") | st.characters(), max_size=99))
+def test_no_text_changes_what_the_card_consists_of(text):
+    text += "a"  # White space alone is an empty heading.
+    assert outline(hostile_card(text, name=text)) == outline(hostile_card("x", name="x"))
+
+
+@pytest.mark.parametrize(
+    "license", ["apache-2.0", "cc-by-nc-4.0", "MIT", "0BSD", "GPL-3.0+", "llama3.1", "no", "null"]
+)
+def test_identifiers_of_licences_are_taken_and_stay_text(license):
+    assert is_license(license)
+    card = card_of(encoder_params(TINY), describe(TINY, license=license), num_classes=0)
+    assert front_matter(card)[0]["license"] == license
+
+
+@pytest.mark.parametrize(
+    "license",
+    [
+        *(7, {"a": 1}, None, ["mit"], "", "7", "1.0", "mit\n", "MIT OR Apache-2.0", "a: b"),
+        *("x" * 65, "{'a': 1}", "<b>", "é"),
+    ],
+)
+def test_what_is_no_identifier_of_a_licence_is_refused(license):
+    assert not is_license(license)
+    if not isinstance(license, str):
+        return
+    with pytest.raises(ConfigError, match=r"the licence is .*: a licence is the identifier"):
+        describe(TINY, license=license)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"recipe": "x" * 201}, "recipe is 'x+', of 201 characters: give 1 to 200"),
+        ({"source": ""}, "source is '', of 0 characters"),
+        ({"labels": ("fake", "")}, "label 1 is '', of 0"),
+        ({"face_detector": "x" * 10**6}, "face_detector is 'x{200}', of 1000000"),
+        ({"crop_margin": float("nan")}, "crop_margin is nan, not from 0 to 10"),
+        ({"crop_margin": -0.1}, "crop_margin is -0.1"),
+        ({"crop_pct": 0.0}, "crop_pct is 0.0"),
+        ({"crop_pct": 1e-320}, "crop_pct is 1e-320"),
+    ],
+)
+def test_a_description_has_bounds(fields, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        describe(TINY, **fields)
+    assert len(str(error.value)) < 300
+
+
+def test_of_many_labels_the_first_are_named():
+    labels = tuple(f"kind{i}" for i in range(1000))
+    card = card_of(detector_params(TINY), describe(TINY, labels=labels), num_classes=1000)
+    assert "19 = kind19 and 980 more (see config.json): this is the order" in card
+
+
+@pytest.mark.parametrize("kind", ["encoder", "detector", "adapter", "adapter alone"])
+def test_an_exported_folder_is_as_ruff_has_it(tmp_path, kind):
+    """In a checkout the folder is linted with the rest of it."""
+    attributes = {**TINY, **({"adapter_reduction": 4} if "adapter" in kind else {})}
+    if kind == "encoder":
+        params, description = encoder_params(TINY), describe(TINY)
+    else:
+        params, description = detector_params(attributes), describe(attributes, labels=LABELS)
+    write_folder(tmp_path / 'a "b"', params, description, with_encoder=kind != "adapter alone")
+    for command in (["check"], ["format", "--check", "--diff"]):
+        config = ["--config", str(ROOT / "pyproject.toml"), "--no-cache"]
+        result = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, *config, "."],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 0, result.stdout + result.stderr

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import golden_numbers
 import jax
@@ -9,9 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden_files import need
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from odd_json import CONTENTS, changed
 from PIL import Image
 from random_weights import STATS, TINY, describe, detector_params, encoder_params, images
 
+from fsvfm_jax.convert.__main__ import main
 from fsvfm_jax.convert.folder import read_folder, split, timm_names, write_folder
 from fsvfm_jax.errors import ConfigError, DataError, StorageError
 from fsvfm_jax.models import build_detector
@@ -79,13 +84,13 @@ def test_timm_loads_it(detector, face):
     assert tuple(network.pretrained_cfg["label_names"]) == LABELS
 
 
-def test_the_cards_five_lines_run_with_timm_alone(detector, face, capsys, monkeypatch):
+def test_the_cards_six_lines_run_with_timm_alone(detector, face, capsys, monkeypatch):
     need("timm")
     folder, params = detector
-    face.save(folder.parent / "face.png")
-    monkeypatch.chdir(folder.parent)
+    face.save(folder / "face.png")
+    monkeypatch.chdir(folder)
     program = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    assert len(program.strip().splitlines()) == 5
+    assert len([line for line in program.splitlines() if line]) == 6
     exec(program, {})
     printed = eval(capsys.readouterr().out, {"__builtins__": {}})
     logits = build_detector(TINY).apply({"params": params}, prepare(face)).logits
@@ -237,10 +242,10 @@ def flip(content):
     ("name", "change", "message"),
     [
         ("model.safetensors", flip, "SHA-256"),
-        ("model.safetensors", lambda x: x.clear(), "SHA-256"),
+        ("model.safetensors", lambda x: x.clear(), "no whole safetensors file"),
         ("config.json", lambda x: x.clear(), "not that of a folder written by fsvfm_jax"),
         ("config.json", lambda x: x.update(fsvfm_jax=3), "not that of a folder"),
-        ("config.json", lambda x: x["fsvfm_jax"].pop("license"), "'license'"),
+        ("config.json", lambda x: x["fsvfm_jax"].pop("license"), "`license`"),
         ("config.json", lambda x: x["fsvfm_jax"].update(stats={"mean": 1}), "not that of a folder"),
         ("config.json", lambda x: x["fsvfm_jax"].update(model=[1]), "config.json"),
         ("config.json", lambda x: x["fsvfm_jax"]["model"].update(width=64), "width is 48"),
@@ -264,3 +269,92 @@ def test_a_missing_file_is_named(tmp_path):
     os.remove(tmp_path / "x" / "model.safetensors")
     with pytest.raises(DataError, match=r"model\.safetensors cannot be read"):
         read_folder(tmp_path / "x")
+
+
+@pytest.mark.parametrize("content", CONTENTS, ids=lambda x: repr(x[:12]))
+def test_a_config_of_another_form_is_one_sentence(detector, tmp_path, content, capsys):
+    folder = tmp_path / "x"
+    shutil.copytree(detector[0], folder)
+    (folder / "config.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"config\.json is not that of a folder written by fsvfm"):
+        read_folder(folder)
+    for command in (["inspect"], ["to", "reference"]):
+        with pytest.raises(SystemExit) as ended:
+            main([*command, str(folder), *([str(tmp_path / "y")] if len(command) > 1 else [])])
+        assert ended.value.code in (65, 78)
+        assert capsys.readouterr().err.strip().splitlines()[-1].startswith("error: ")
+    assert not (tmp_path / "y").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device", "sparse"])
+def test_what_is_no_plain_file_is_refused_at_once(detector, tmp_path, name, kind):
+    folder = tmp_path / "x"
+    shutil.copytree(detector[0], folder)
+    file = folder / name
+    file.unlink()
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "folder":
+        file.mkdir()
+    elif kind == "device":
+        file.symlink_to("/dev/zero")
+    else:
+        file.touch()
+        os.truncate(file, 50 * 10**9)
+    with pytest.raises(DataError, match=rf"{name} cannot be read \(it (is a|has 50,000,000,000)"):
+        read_folder(folder)
+
+
+def read_or_refused(folder, config):
+    (folder / "config.json").write_text(json.dumps(config))
+    try:
+        exported = read_folder(folder)
+    except DataError as error:
+        assert "\n" not in str(error)
+        return
+    # What was accepted can be written again, as a card too.
+    shutil.rmtree(folder.parent / "again", ignore_errors=True)
+    write_folder(folder.parent / "again", exported.params, exported.description)
+
+
+@pytest.fixture(scope="module")
+def copied(detector, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("copied") / "x"
+    shutil.copytree(detector[0], folder)
+    return folder, json.loads((folder / "config.json").read_text())["fsvfm_jax"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_a_changed_config_is_read_or_refused(copied, data):
+    folder, ours = copied
+    read_or_refused(folder, {"fsvfm_jax": data.draw(changed(ours))})
+
+
+@pytest.mark.slow
+@settings(max_examples=3000, deadline=None)
+@given(data=st.data())
+def test_many_changed_configs_are_read_or_refused(copied, data):
+    folder, ours = copied
+    read_or_refused(folder, {"fsvfm_jax": data.draw(changed(ours, changes=4))})
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_written_only_where_asked_for(tmp_path, value):
+    params, description = detector_params(TINY), describe(TINY, labels=LABELS)
+    params["head"]["bias"] = np.array([0, value], np.float32)
+    with pytest.raises(DataError, match=r"checkpoint-399\.pth has .*, in head/bias \(1 of 2\)"):
+        write_folder(tmp_path / "x", params, description)
+    assert not (tmp_path / "x").exists()
+    write_folder(tmp_path / "x", params, description, allow_not_finite=True)
+    read = read_folder(tmp_path / "x").params
+    np.testing.assert_array_equal(read["head"]["bias"], params["head"]["bias"])
+
+
+def test_a_foreign_licence_that_is_none_is_refused(tmp_path):
+    write_folder(tmp_path / "x", encoder_params(TINY), describe(TINY))
+    for license in ("7", "{'a': 1}", "mit\n---\n"):
+        damage(tmp_path / "x", "config.json", lambda x, y=license: x["fsvfm_jax"].update(license=y))
+        with pytest.raises(DataError, match=r"the licence is .*: a licence is the identifier"):
+            read_folder(tmp_path / "x")

@@ -84,7 +84,7 @@ def test_a_file_and_a_folder_are_read(tmp_path):
     with pytest.raises(DataError, match=r"config\.json cannot be read"):
         read_encoder(tmp_path, num_heads=4)
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(DataError, match="no JSON object"):
+    with pytest.raises(DataError, match="is not that of timm or Hugging Face"):
         read_encoder(tmp_path, num_heads=4)
     (tmp_path / "config.json").write_text(json.dumps({"model_args": {"num_heads": 4}}))
     assert read_encoder(tmp_path).model == TINY

@@ -81,3 +81,9 @@ def test_no_name_breaks_the_picture(name):
 
 def test_the_same_scores_are_the_same_bytes():
     assert encode_picture(picture({"a": made(0)})) == encode_picture(picture({"a": made(0)}))
+
+
+def test_control_characters_of_a_name_are_shown_escaped():
+    figure = picture({"a\x1b[31m\u202eb\udce9": videos_of(BY_HAND)})
+    assert legend(figure, 0) == ["83.33  a\\x1b[31m\\u202eb\\udce9"]
+    encode_picture(figure)

@@ -17,6 +17,7 @@ from fsvfm_jax.report import Scores, detection_row
 from fsvfm_jax.report_files import (
     file_stems,
     image_csv,
+    read_rows,
     read_scores,
     video_csv,
     write_report,
@@ -218,3 +219,18 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"table\.md cannot be written"):
         write_report(tmp_path / "file", [{"dataset": "a"}], [], caption="x")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "sparse"])
+def test_scores_that_are_no_plain_file_are_refused_at_once(tmp_path, kind):
+    path = tmp_path / "x.csv"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.touch()
+        os.truncate(path, 50 * 10**9)
+    for read in (lambda: read_scores(path, dataset="x"), lambda: read_rows(path)):
+        with pytest.raises(DataError, match=r"x\.csv (cannot be read as scores|is no table)"):
+            read()

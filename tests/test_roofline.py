@@ -1,6 +1,7 @@
 """Bound and estimate."""
 
 import json
+import os
 
 import pytest
 from hypothesis import given
@@ -96,6 +97,12 @@ def test_the_last_line_of_a_benchmark_counts(tmp_path):
         ('{"mfu": 0.3}', DataError, "device_kind"),
         ('{"mfu": null, "device_kind": "cpu"}', ConfigError, "--peak-tflops"),
         ('{"mfu": 7, "device_kind": "cpu"}', ConfigError, "is 7"),
+        ('{"mfu": NaN, "device_kind": "cpu"}', ConfigError, "is nan"),
+        ('{"mfu": "0.3", "device_kind": "cpu"}', DataError, "benchmark step"),
+        ('{"mfu": 0.3, "device_kind": ["cpu"]}', DataError, "benchmark step"),
+        ('{"mfu": 0.3, "device_kind": "cpu", "model": 3}', DataError, "benchmark step"),
+        ("[" * 100_000, DataError, "nested too deeply"),
+        ("null", DataError, "benchmark step"),
         (None, DataError, "benchmark.json"),
     ],
 )
@@ -105,3 +112,9 @@ def test_what_is_no_benchmark(tmp_path, text, error, message):
         path.write_text(text)
     with pytest.raises(error, match=message):
         read_benchmark(str(path))
+
+
+def test_a_benchmark_that_is_a_pipe_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "x")
+    with pytest.raises(DataError, match="it is a named pipe"):
+        read_benchmark(str(tmp_path / "x"))

@@ -1,7 +1,9 @@
 """Files that are not what their header says are refused, quickly and for the reason."""
 
 import json
+import os
 import resource
+import socket
 import time
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fsvfm_jax.convert.safetensors import load_safetensors, read_header, save_safetensors
+from fsvfm_jax.convert.source_files import file_sha256
 from fsvfm_jax.errors import DataError, StorageError
 
 ARRAYS = {
@@ -86,6 +89,27 @@ HOSTILE = {
     "with a truth value": ({"a": entry([True, 2])}, EIGHT, None, "describes array 'a'"),
     "of an unknown dtype": ({"a": entry(dtype="O")}, EIGHT, None, "describes array 'a'"),
     "of no dtype": ({"a": entry(dtype=["F32"])}, EIGHT, None, "describes array 'a'"),
+    "of a dtype of 8 bits": (
+        {"a": entry([8], dtype="F8_E4M3")},
+        EIGHT,
+        None,
+        r"describes array 'a' as of dtype 'F8_E4M3', which is not read here: .* F32",
+    ),
+    "empty and astronomically large": (
+        {"a": entry([0, 2**62, 2**62], [0, 0])},
+        b"",
+        None,
+        "too big",
+    ),
+    "with constants of JavaScript": (b'{"a": NaN, "b": -Infinity}', b"", None, "describes array"),
+    "with metadata that is a number": ({"__metadata__": 7}, b"", None, "__metadata__ is no table"),
+    "with metadata of lists": ({"__metadata__": {"a": []}}, b"", None, "__metadata__ is no table"),
+    "with a metadata name twice": (
+        b'{"__metadata__": {"a": "b", "a": "c"}}',
+        b"",
+        None,
+        "a name occurs twice",
+    ),
     "no shape": ({"a": {"dtype": "F32", "data_offsets": [0, 8]}}, EIGHT, None, "describes array"),
     "not described": ({"a": 7}, EIGHT, None, "describes array 'a'"),
 }
@@ -127,3 +151,118 @@ def test_a_truncated_file_is_refused(tmp_path_factory, length):
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(StorageError, match="missing"):
         save_safetensors(tmp_path / "missing" / "x", ARRAYS, metadata={})
+
+
+def make_socket(path):
+    with socket.socket(socket.AF_UNIX) as opened:
+        opened.bind(str(path))
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (os.mkfifo, "it is a named pipe, not a plain file"),
+        (os.mkdir, "it is a folder, not a plain file"),
+        (make_socket, "it is a socket, not a plain file"),
+        (lambda path: path.symlink_to("/dev/zero"), "it is a device, not a plain file"),
+        (lambda path: path.touch() or os.truncate(path, 50 * 10**9), "it has 50,000,000,000 bytes"),
+    ],
+)
+def test_what_is_no_plain_file_is_refused_at_once(tmp_path, make, reason, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # A socket's path is short.
+    path = Path("x")
+    make(path)
+    for read in (load_safetensors, read_header, file_sha256):
+        with pytest.raises(DataError, match=rf"^x cannot be read \({reason}"):
+            read(path)
+
+
+def test_a_hash_is_looked_at_after_the_header(path):
+    save_safetensors(path, ARRAYS, metadata={})
+    assert load_safetensors(path, sha256=file_sha256(path)).keys() == ARRAYS.keys()
+    with pytest.raises(DataError, match="its SHA-256 is not that"):
+        load_safetensors(path, sha256="0" * 64)
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match="no whole safetensors file"):
+        load_safetensors(path, sha256="0" * 64)
+
+
+def loaded_or_refused(path):
+    """Arrays that take the file's bytes, or a short sentence."""
+    try:
+        arrays = load_safetensors(path)
+    except DataError as error:
+        assert len(str(error)) < 1000
+        return
+    assert sum(array.nbytes for array in arrays.values()) <= 2 * path.stat().st_size
+
+
+def changed(draw, content):
+    """The bytes with a few of them set, removed or repeated."""
+    content = bytearray(content)
+    for _ in range(draw(st.integers(1, 4))):
+        place = draw(st.integers(0, len(content) - 1))
+        what = draw(st.sampled_from(["set", "cut", "repeat"]))
+        if what == "set":
+            content[place] = draw(st.integers(0, 255))
+        elif what == "cut":
+            del content[place : place + draw(st.integers(1, 20))]
+        else:
+            content[place:place] = content[place : place + draw(st.integers(1, 20))]
+        if not content:
+            break
+    return bytes(content)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    path = tmp_path_factory.mktemp("whole") / "x"
+    save_safetensors(path, ARRAYS, metadata={"format": "pt"})
+    return path.read_bytes()
+
+
+def fuzz_bytes(whole, folder, data):
+    path = folder / "x"
+    path.write_bytes(changed(data.draw, whole))
+    loaded_or_refused(path)
+
+
+SIZES = st.integers(-1, 9) | st.sampled_from([2**31, 2**63, 2**64, 10**30, True, 2.0, None, "1"])
+ENTRY = st.fixed_dictionaries(
+    {},
+    optional={
+        "dtype": st.sampled_from(["F32", "BF16", "BOOL", "U8", "F8_E5M2", "O", None, 7, []]),
+        "shape": st.lists(SIZES, max_size=4) | SIZES,
+        "data_offsets": st.lists(SIZES, max_size=3) | SIZES,
+        "more": SIZES,
+    },
+)
+HEADER = st.dictionaries(
+    st.sampled_from(["a", "b", "", "\0", "__metadata__"]), ENTRY | SIZES, max_size=4
+)
+
+
+def fuzz_header(folder, data):
+    path = folder / "x"
+    write(path, data.draw(HEADER), data.draw(st.binary(max_size=40)))
+    loaded_or_refused(path)
+
+
+@settings(deadline=None)
+@given(data=st.data())
+def test_changed_files_load_or_are_refused(whole, tmp_path_factory, data):
+    fuzz_bytes(whole, tmp_path_factory.getbasetemp(), data)
+
+
+@settings(deadline=None)
+@given(data=st.data())
+def test_made_up_headers_load_or_are_refused(tmp_path_factory, data):
+    fuzz_header(tmp_path_factory.getbasetemp(), data)
+
+
+@pytest.mark.slow
+@settings(max_examples=3000, deadline=None)
+@given(data=st.data())
+def test_many_changed_files_load_or_are_refused(whole, tmp_path_factory, data):
+    fuzz_bytes(whole, tmp_path_factory.getbasetemp(), data)
+    fuzz_header(tmp_path_factory.getbasetemp(), data)

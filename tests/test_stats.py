@@ -1,10 +1,13 @@
 """The statistics of a set are exact, and a file that is not one is refused by name."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fsvfm_jax.data.sources import SyntheticFaces
 from fsvfm_jax.data.stats import Stats, compute_stats, load_stats, save_stats
@@ -32,16 +35,113 @@ def test_saved_statistics_are_loaded_unchanged(tmp_path: Path) -> None:
     assert set(json.loads((tmp_path / "stats.json").read_text())) == {"mean", "std"}
 
 
+def test_the_reference_reads_what_is_saved(tmp_path: Path) -> None:
+    """It reads the first line, and adds one at every restart."""
+    stats = Stats(mean=(0.1, 1 / 3, 0.54822), std=(0.27892, 2 / 7, 1.0))
+    file = tmp_path / "pretrain_ds_mean_std.txt"
+    save_stats(file, stats)
+    with file.open() as opened:
+        first = json.loads(opened.readline())
+        assert opened.read() == ""
+    assert first == {"mean": list(stats.mean), "std": list(stats.std)}
+
+
 def test_the_reference_s_file_is_read(tmp_path: Path) -> None:
     file = tmp_path / "pretrain_ds_mean_std.txt"
     file.write_text('{"mean": [0.5482, 0.4234, 0.3655], "std": [0.2789, 0.2439, 0.2349]}')
     assert load_stats(str(file)) == ((0.5482, 0.4234, 0.3655), (0.2789, 0.2439, 0.2349))
 
 
+FIRST = {"mean": [0.5, 0.25, 0.75], "std": [0.2, 0.3, 0.1]}
+LINE = json.dumps(FIRST)
+OTHER = json.dumps({"mean": [0.1, 0.1, 0.1], "std": [0.1, 0.1, 0.1]})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        LINE,
+        f"{LINE}\n{OTHER}\n{OTHER}\n",
+        f"{LINE}\r\n{OTHER}\r\n",
+        f"{LINE} \n\nnot even JSON",
+        json.dumps(FIRST, indent=1) + "\n",
+        json.dumps(FIRST, indent=4) + f"\n{OTHER}\n",
+        json.dumps(FIRST, indent=1).replace("\n", "\r\n"),
+        f"\ufeff{LINE}\n",
+        f"\n \n{LINE}\n",
+        json.dumps(FIRST | {"images": 3}),
+    ],
+)
+def test_the_first_value_of_a_file_counts(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x").write_bytes(text.encode())
+    assert load_stats(tmp_path / "x") == Stats(tuple(FIRST["mean"]), tuple(FIRST["std"]))
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda path: os.mkfifo(path), "it is a named pipe"),
+        (lambda path: path.mkdir(), "it is a folder"),
+        (lambda path: path.symlink_to("/dev/zero"), "it is a device"),
+        (lambda path: path.touch() or os.truncate(path, 50 * 10**9), "it has 50,000,000,000 bytes"),
+    ],
+)
+def test_what_is_no_plain_file_is_refused_at_once(tmp_path: Path, make, reason: str) -> None:
+    make(tmp_path / "x")
+    with pytest.raises(DataError, match=rf"cannot be read \({reason}.* must be JSON like"):
+        load_stats(tmp_path / "x")
+
+
+def refused_or_in_range(file: Path) -> None:
+    try:
+        stats = load_stats(file)
+    except DataError as error:
+        assert "\n" not in str(error)
+        return
+    assert all(0 <= x <= 1 for x in stats.mean) and all(0 < x <= 1 for x in stats.std)
+
+
+VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
+JSON = st.recursive(
+    VALUES,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["mean", "std", "x"]), inner, max_size=3)
+    ),
+)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.sampled_from(["mean", "std"]), JSON, max_size=2) | JSON)
+def test_no_json_gets_further_than_a_sentence(tmp_path_factory, value) -> None:
+    file = tmp_path_factory.mktemp("json") / "x"
+    file.write_text(json.dumps(value))
+    refused_or_in_range(file)
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=200) | st.binary(max_size=20).map(lambda x: LINE.encode()[:60] + x))
+def test_no_bytes_get_further_than_a_sentence(tmp_path_factory, content: bytes) -> None:
+    file = tmp_path_factory.mktemp("bytes") / "x"
+    file.write_bytes(content)
+    refused_or_in_range(file)
+
+
 @pytest.mark.parametrize(
     "text",
     [
         None,
+        LINE[:-1],
+        LINE + "x",
+        LINE + OTHER,
+        "[" * 100_000,
+        '{"mean": ' * 100_000,
+        '{"mean": [0.5, 0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}',
+        '{"mean": [0.5, 0.5, "0.5"], "std": [0.2, 0.2, 0.2]}',
+        '{"mean": [0.5, 0.5, true], "std": [0.2, 0.2, 0.2]}',
+        '{"mean": "abc", "std": "abc"}',
+        '{"mean": [0.5, 0.5, 1e999], "std": [0.2, 0.2, 0.2]}',
+        '{"mean": [0.5, 0.5, ' + "9" * 5000 + '], "std": [0.2, 0.2, 0.2]}',
         "",
         "mean 0.5",
         "[]",

@@ -1,9 +1,16 @@
 """Reports of several runs become one table."""
 
+import contextlib
 import json
+import os
+import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from odd_json import CONTENTS, changed
 from scored_sets import BY_HAND, scored
 
 from fsvfm_jax import report
@@ -60,11 +67,69 @@ def test_the_same_row_twice_is_refused(tmp_path, capsys):
     assert "2 of the tables report of 'MSU', last, seed 0" in capsys.readouterr().err
 
 
+ROW = {"dataset": "x", "selection": "last", "seed": 0, "images": 1}
+
+
 @pytest.mark.parametrize(
-    "text", ["", "[]", '{"rows": [1]}', '{"rows": [{"images": 1, "dataset": "x"}]}']
+    "content",
+    [
+        *CONTENTS,
+        b'{"rows": [1]}',
+        *(
+            json.dumps({"rows": [row]}).encode()
+            for row in (
+                {"images": 1, "dataset": "x"},
+                ROW | {"dataset": ["x"]},
+                ROW | {"selection": 7},
+                ROW | {"seed": "0"},
+                ROW | {"images": 1.5},
+                ROW | {"images": True},
+                ROW | {"video_auc": "high"},
+                ROW | {"video_auc": 10**400},
+                ROW | {"video_auc": float("nan")},
+                ROW | {"video_auc": 0.5, "video_auc_interval": "ab"},
+                ROW | {"video_auc": 0.5, "video_auc_interval": [0.5]},
+                ROW | {"video_auc": 0.5, "video_auc_interval": [0.5, None]},
+                ROW | {"video_auc": {"mean": 1}},
+            )
+        ),
+    ],
+    ids=lambda content: repr(content[:80]),
 )
-def test_what_is_no_table_is_named(tmp_path, text, capsys):
-    (tmp_path / "x.json").write_text(text)
+def test_what_is_no_table_is_named(tmp_path, content, capsys):
+    (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(SystemExit) as ended:
         main([str(tmp_path / "x.json")])
     assert ended.value.code == 65 and "is no table of an evaluation" in capsys.readouterr().err
+
+
+def test_a_table_that_is_a_pipe_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "x.json")
+    with pytest.raises(DataError, match="it is a named pipe"):
+        summary([str(tmp_path / "x.json")])
+
+
+def test_names_in_tables_and_of_files_do_nothing(tmp_path):
+    hostile = "<img src=x>|`[a](b)\n# c"
+    folder = tmp_path / "<b> `x`"
+    folder.mkdir()
+    (folder / "table.json").write_text(
+        json.dumps({"rows": [ROW | {"dataset": hostile, f"hter@{hostile}": 0.5}]})
+    )
+    html = MarkdownIt("gfm-like", {"linkify": False}).render(summary([str(folder / "table.json")]))
+    tags = set(re.findall(r"</?([a-z0-9]+)", html))
+    assert tags <= {"p", "table", "thead", "tbody", "tr", "th", "td"}
+    assert html.count("<tr>") == 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_changed_table_is_shown_or_refused(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "changed.json"
+    rows = [
+        ROW | {"seed": seed, "video_auc": 0.5, "video_auc_interval": [0.4, 0.6], "note": None}
+        for seed in range(2)
+    ]
+    path.write_text(json.dumps(data.draw(changed({"caption": "x", "rows": rows}))))
+    with contextlib.suppress(DataError):
+        summary([str(path)])

@@ -1,7 +1,9 @@
 """The command `convert`, end to end."""
 
+import contextlib
 import hashlib
 import json
+import os
 import re
 import shutil
 
@@ -11,19 +13,25 @@ import jax
 import numpy as np
 import pytest
 from golden_files import need
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from odd_json import CONTENTS, changed
 from random_weights import STATS, TINY, encoder_params
 from test_train import run
 
 from fsvfm_jax.convert import pth
 from fsvfm_jax.convert.__main__ import main
-from fsvfm_jax.convert.folder import file_sha256, read_folder, timm_names
+from fsvfm_jax.convert.folder import read_folder, timm_names
 from fsvfm_jax.convert.reference import to_state_dict
 from fsvfm_jax.convert.safetensors import save_safetensors
-from fsvfm_jax.convert.weights import read_run, read_source
+from fsvfm_jax.convert.source_files import file_sha256
+from fsvfm_jax.convert.weights import origin_license, read_run, read_source, run_config
 from fsvfm_jax.data.stats import save_stats
 from fsvfm_jax.errors import DataError
 from fsvfm_jax.models.fsvfm import encoder_subset
 from fsvfm_jax.models.vit import SIZES
+
+ORIGIN = {"source": "x.pth", "source_sha256": "0" * 64, "license": None}
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +82,10 @@ def test_inspect_says_what_a_run_is(workdir, capsys):
     [
         (["to", "folder", "WORKDIR", "OUT"], 78, "does not tell its license: give --license"),
         (["to", "folder", "nowhere", "OUT"], 65, "nowhere cannot be read"),
+        (["to", "folder", "WORKDIR", "OUT", "--license=7"], 78, "=7: a licence is the identifier"),
+        (["to", "folder", "WORKDIR", "OUT", "--license=a: b"], 78, "one at least., digits and"),
+        (["to", "folder", "WORKDIR", "OUT", "--license=mit", "--crop-margin=nan"], 78, "from 0 to"),
+        (["to", "folder", "WORKDIR", "OUT", "--license=mit", "--stats=/dev/zero"], 65, "a device"),
         (["to", "foldr", "WORKDIR", "OUT"], 78, "invalid choice: 'foldr'"),
         (["inspect", "WORKDIR", "--model=vit_smal_patch16"], 78, "did you mean"),
         (["inspect", "WORKDIR", "--step=4"], 78, "checkpoint 4 in .* not there; there are 3, 5"),
@@ -102,13 +114,57 @@ def test_a_run_of_ones_own_is_under_no_licence_of_others(workdir, tmp_path, caps
     assert "license" not in json.loads(capsys.readouterr().out)
 
 
+@pytest.fixture(scope="module")
+def copied(workdir, tmp_path_factory):
+    copy = tmp_path_factory.mktemp("copied") / "copy"
+    shutil.copytree(workdir, copy)
+    return copy
+
+
 @pytest.mark.parametrize("name", ["fingerprint.json", "config.json"])
-@pytest.mark.parametrize("content", ["{", "{}", '{"fingerprint": 1}', '{"task": "pretrain"}'])
-def test_a_workdir_that_is_not_whole_is_refused(workdir, tmp_path, name, content):
-    shutil.copytree(workdir, tmp_path / "copy")
-    (tmp_path / "copy" / name).write_text(content)
-    with pytest.raises(DataError, match="copy"):
-        read_run(tmp_path / "copy")
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"{", b"{}", b'{"fingerprint": 1}', b'{"task": "pretrain"}'),
+        *(
+            b'{"fingerprint": {"dataset": "x", "images": 0}}',
+            b'{"task": ["pretrain"]}',
+            b'{"a.b":1}',
+        ),
+        *CONTENTS,
+    ],
+    ids=lambda content: repr(content[:40]),
+)
+def test_a_workdir_that_is_not_whole_is_refused(workdir, copied, name, content):
+    (copied / name).write_bytes(content)
+    with pytest.raises(DataError, match="copy") as error:
+        read_run(copied)
+    assert "\n" not in str(error.value)
+    shutil.copy(workdir / name, copied / name)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *CONTENTS,
+        *(json.dumps(ORIGIN | {"license": x}).encode() for x in (7, {"a": 1}, "7", "a: b")),
+    ],
+    ids=lambda content: repr(content[:40]),
+)
+def test_an_origin_that_is_none_is_refused(tmp_path, content):
+    (tmp_path / "origin.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"origin\.json is (not the origin of a run|under the lic)"):
+        origin_license(tmp_path)
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_a_changed_config_is_a_runs_or_refused(workdir, tmp_path_factory, data):
+    folder = tmp_path_factory.getbasetemp()
+    config = json.loads((workdir / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(data.draw(changed(config))))
+    with contextlib.suppress(DataError):
+        run_config(folder)
 
 
 def test_a_pinned_file_is_that_file(tmp_path, capsys):
@@ -118,6 +174,21 @@ def test_a_pinned_file_is_that_file(tmp_path, capsys):
     with pytest.raises(SystemExit, match="65"):
         main(["to", "folder", str(file), str(tmp_path / "x"), f"--sha256={'0' * 64}"])
     assert "has SHA-256" in capsys.readouterr().err and not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("name", ["x.pth", "x.safetensors", "x.bin"])
+def test_a_file_that_is_none_is_not_hashed(tmp_path, name, capsys):
+    file = tmp_path / name
+    os.mkfifo(file)
+    with pytest.raises(SystemExit, match="65"):
+        main(["inspect", str(file), f"--sha256={'0' * 64}"])
+    assert f"{name} cannot be read (it is a named pipe" in capsys.readouterr().err
+    file.unlink()
+    file.touch()
+    os.truncate(file, 50 * 10**9)
+    with pytest.raises(SystemExit, match="65"):
+        main(["inspect", str(file), f"--sha256={'0' * 64}"])
+    assert "it has 50,000,000,000 bytes" in capsys.readouterr().err
 
 
 def test_a_workdir_without_a_run_is_refused(tmp_path):
@@ -204,6 +275,9 @@ def test_a_reference_run_goes_on_here_and_back_there(reference_run, tmp_path, ca
         "checkpoint-te-0.pth",
         "pretrain_ds_mean_std.txt",
     }
+    # The reference reads the first line alone.
+    first, *others = (tmp_path / "back" / "pretrain_ds_mean_std.txt").read_text().splitlines()
+    assert json.loads(first) == {"mean": list(STATS.mean), "std": list(STATS.std)} and not others
     extra = pth.read(tmp_path / "back" / "checkpoint-0.pth").extra
     assert extra["epoch"] == 0  # 3 steps of 16 after the conversion, of 40 images
     assert extra["fsvfm_jax"] == {"license": "cc-by-nc-4.0"}
@@ -232,3 +306,42 @@ def test_a_plain_small_file_is_not_guessed_at(tmp_path, capsys):
     assert record["kind"] == "encoder" and "--num-heads=6" in record["heads"]
     main(["inspect", str(file), "--model=vit_small_patch16"])
     assert json.loads(capsys.readouterr().out)["model"]["num_heads"] == 12
+
+
+def write_with_nan(original, path, name, key="model", **extra):
+    """The file with a value that is not a number in one array."""
+    content = pth.read(original)
+    array = content.state_dict[name].copy()
+    array.flat[0] = np.nan
+    pth.write(path, content.state_dict | {name: array}, key=key, extra=content.extra | extra)
+
+
+def test_weights_that_are_not_finite_need_a_flag(reference_run, tmp_path, capsys):
+    need("torch")
+    student, teacher = reference_run
+    bad = student.with_name("bad.pth")
+    write_with_nan(student, bad, "norm.bias")
+    for command in (
+        ["to", "folder", str(bad), str(tmp_path / "folder")],
+        ["to", "reference", str(bad), str(tmp_path / "again.pth")],
+        ["to", "training", str(bad), str(tmp_path / "run"), "--teacher", str(teacher)],
+    ):
+        with pytest.raises(SystemExit, match="65"):
+            main([*command, *HEADS])
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert re.search(r"in norm/bias \(1 of 48\): .* --allow-not-finite", error), error
+        destination = tmp_path / command[3]
+        assert not destination.exists()
+        main([*command, *HEADS, "--allow-not-finite"])
+        assert destination.exists()
+
+
+@pytest.mark.parametrize("license", [7, {"a": 1}, "7", "<b>", "x" * 65])
+def test_the_licence_in_a_file_is_an_identifier(tmp_path, license, capsys):
+    need("torch")
+    file = tmp_path / "x.pth"
+    state_dict = golden_files.detector("dfd")
+    pth.write(file, state_dict, extra={"fsvfm_jax": {"license": license}})
+    with pytest.raises(SystemExit, match="65"):
+        main(["inspect", str(file), *HEADS[:1]])
+    assert "x.pth is under the licence" in capsys.readouterr().err

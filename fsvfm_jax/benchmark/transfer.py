@@ -27,6 +27,7 @@ from fsvfm_jax.data.rendered_sets import RenderedFaces
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.jobs import JOBS
 from fsvfm_jax.progress import progress
+from fsvfm_jax.report_files import read_rows
 from fsvfm_jax.report_table import markdown
 from fsvfm_jax.run_files import write_text
 
@@ -171,7 +172,7 @@ def _evaluate(config: ConfigDict, run: Path, *, seed: int) -> list[dict[str, Any
         config.init.params = str(run)
         config.init.seed = seed
         evaluate.evaluate(config_lib.resolve(config), epath.Path(table.parent))
-    return report.of_single_sets(json.loads(table.read_text())["rows"])
+    return report.of_single_sets(read_rows(table))
 
 
 def _statistics_aucs(

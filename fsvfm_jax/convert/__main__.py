@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import optax
 from etils import epath
 
 from fsvfm_jax import cli, optim
 from fsvfm_jax.checkpoint import Checkpoints
 from fsvfm_jax.convert import pth, reference
-from fsvfm_jax.convert.card import AUTHORS_LICENSE, Description
-from fsvfm_jax.convert.folder import read_json, write_folder
+from fsvfm_jax.convert.card import AUTHORS_LICENSE, LICENSES, Description, is_license
+from fsvfm_jax.convert.finite import check_finite
+from fsvfm_jax.convert.folder import read_description, write_folder
 from fsvfm_jax.convert.measures import HEADS, UnknownHeads
 from fsvfm_jax.convert.positions import resize_positions
 from fsvfm_jax.convert.safetensors import read_header
-from fsvfm_jax.convert.training import from_train_state, to_train_state
+from fsvfm_jax.convert.training import MOMENTS, from_train_state, to_train_state
 from fsvfm_jax.convert.weights import (
     ORIGIN,
     OUR_KEY,
@@ -33,10 +35,12 @@ from fsvfm_jax.convert.weights import (
     run_config,
     save_origin,
 )
-from fsvfm_jax.data.stats import STATS_FILE, load_stats, save_stats
+from fsvfm_jax.data.stats import REFERENCE_STATS_FILE, STATS_FILE, load_stats, save_stats
 from fsvfm_jax.errors import ConfigError, StorageError, nearest
+from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.models.fsvfm import encoder_subset
 from fsvfm_jax.models.vit import SIZES
+from fsvfm_jax.train_state import TrainState
 
 COMMAND = "python -m fsvfm_jax.convert"
 
@@ -51,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def to_folder(args: argparse.Namespace) -> None:
     """Writes one folder for timm, Hugging Face, PyTorch and us."""
+    if args.license is not None and not is_license(args.license):
+        raise ConfigError(f"--license={args.license}: {LICENSES}")
     source = _read(args)
     params, model = source.params, dict(source.model)
     if args.image_size is not None:
@@ -77,8 +83,14 @@ def to_folder(args: argparse.Namespace) -> None:
         if name not in facts:
             raise ConfigError(f"{args.src} does not tell its {name}: give {flag}")
     description = Description(model=model, **facts)
-    write_folder(args.dst, params, description, with_encoder=not args.without_encoder)
-    print(f"{args.dst}: {reference.kind(params)}, {_measures(model)}; see its README.md")
+    write_folder(
+        args.dst,
+        params,
+        description,
+        with_encoder=not args.without_encoder,
+        allow_not_finite=args.allow_not_finite,
+    )
+    _say(f"{args.dst}: {reference.kind(params)}, {_measures(model)}; see its README.md")
 
 
 def to_reference(args: argparse.Namespace) -> None:
@@ -87,13 +99,16 @@ def to_reference(args: argparse.Namespace) -> None:
         source = _read(args)
         key = "state_dict" if "embedder" in source.params else "model"
         _check_new(args.dst)
+        _check_finite(args, source.params)
         extra = {OUR_KEY: {"license": source.facts.get("license")}}
         pth.write(args.dst, reference.to_state_dict(source.params), key=key, extra=extra)
-        print(f"{args.dst}: {reference.kind(source.params)}, {_measures(source.model)}")
+        _say(f"{args.dst}: {reference.kind(source.params)}, {_measures(source.model)}")
         return
     run = read_run(args.src, step=args.step)
+    state = jax.device_get(run.state)
+    _check_finite(args, state.params, state.teacher_params, *_moments(state))
     written = from_train_state(
-        jax.device_get(run.state),
+        state,
         learning_rate=optim.peak_learning_rate(run.config),
         betas=tuple(run.config.optimizer.betas),
         weight_decay=run.config.optimizer.weight_decay,
@@ -109,8 +124,8 @@ def to_reference(args: argparse.Namespace) -> None:
     for name, state_dict in (("checkpoint", written.student), ("checkpoint-te", written.teacher)):
         file = args.dst / f"{name}-{epoch}.pth"
         pth.write(file, state_dict, extra=extra)
-        print(file)
-    save_stats(args.dst / "pretrain_ds_mean_std.txt", run.stats)
+        _say(str(file))
+    save_stats(args.dst / REFERENCE_STATS_FILE, run.stats)
 
 
 def to_training(args: argparse.Namespace) -> None:
@@ -122,15 +137,16 @@ def to_training(args: argparse.Namespace) -> None:
     tx = optim.make_optimizer(betas=(0.9, 0.95), weight_decay=0.05, grad_clip=1.0)
     state = to_train_state(student, teacher, tx=tx)
     source = of_pth(args.src, student, told=_told(args))
-    stats = args.stats or args.src.with_name("pretrain_ds_mean_std.txt")
+    stats = args.stats or args.src.with_name(REFERENCE_STATS_FILE)
     stats = load_stats(stats)
+    _check_finite(args, state.params, state.teacher_params, *_moments(state))
     args.dst.mkdir(parents=True)
     save_stats(args.dst / STATS_FILE, stats)
     save_origin(args.dst, {name: source.facts.get(name) for name in ORIGIN})
     with Checkpoints(epath.Path(args.dst) / "checkpoints", keep=1) as checkpoints:
         checkpoints.save(state, step=int(state.step), samples_seen=args.samples_seen)
     fields = " ".join(f"--config.model.{name}={value}" for name, value in source.model.items())
-    print(f"{args.dst}: step {int(state.step)}; train with --workdir={args.dst} and {fields}")
+    _say(f"{args.dst}: step {int(state.step)}; train with --workdir={args.dst} and {fields}")
 
 
 def inspect(args: argparse.Namespace) -> None:
@@ -142,8 +158,8 @@ def inspect(args: argparse.Namespace) -> None:
         print(json.dumps({"format": "safetensors", "arrays": arrays}, indent=1))
         return
     if is_exported(args.src):
-        ours = read_json(args.src / "config.json")["fsvfm_jax"]
-        name = "detector" if ours.get("label_names") else "encoder"
+        ours = read_description(args.src)
+        name = "detector" if ours["label_names"] else "encoder"
         print(json.dumps({"kind": name, **ours}, indent=1))
         return
     try:
@@ -183,6 +199,23 @@ def _told(args: argparse.Namespace) -> dict[str, Any]:
         if getattr(args, name) is not None:
             told[name] = getattr(args, name)
     return told
+
+
+def _moments(state: TrainState) -> list[dict[str, Any]]:
+    """The optimizer's moments, as trees of parameters."""
+    return [optax.tree.get(state.opt_state, name) for name, _ in MOMENTS]
+
+
+def _check_finite(args: argparse.Namespace, *trees: dict[str, Any]) -> None:
+    """Raises DataError where a tree has values that are not finite, unless they are allowed."""
+    if not args.allow_not_finite:
+        for tree in trees:
+            check_finite(tree, what=str(args.src))
+
+
+def _say(text: str) -> None:
+    """Prints what may contain a path, on one line."""
+    print(printable(text))
 
 
 def _measures(model: dict[str, Any]) -> str:
@@ -248,6 +281,11 @@ def _command(
     parser.add_argument("src", type=Path, metavar="SRC", help="workdir, folder or file")
     if has_destination:
         parser.add_argument("dst", type=Path, metavar="DST", help="new folder or file")
+        parser.add_argument(
+            "--allow-not-finite",
+            action="store_true",
+            help="convert weights that are infinite or not a number, too",
+        )
     parser.add_argument("--model", metavar="SIZE", help=f"one of {', '.join(SIZES)}")
     parser.add_argument("--num-heads", type=int, metavar="N", help="of a network of another size")
     parser.add_argument("--decoder-num-heads", type=int, metavar="N", help="of its pixel decoder")

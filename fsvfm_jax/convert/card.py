@@ -1,10 +1,15 @@
 """What an exported folder says of its weights: config.json, preprocess.json, the model card."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import yaml
+
 from fsvfm_jax.data.stats import Stats
+from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.host.markdown import markdown_text
 from fsvfm_jax.models.layers import LAYER_NORM_EPSILON
 
 # timm's names by width; all measures are given beside it, so a network of another width has one.
@@ -21,25 +26,30 @@ POOLING = {
     "token": "class token",
 }
 
-FRONT_MATTER = """\
----
-license: {license}
-library_name: timm
-pipeline_tag: {task}
-tags:
-- timm
-- transformers
-- face
----"""
+# An identifier of SPDX or of the Hub, such as "apache-2.0", "cc-by-nc-4.0", "0BSD" or "llama3.1".
+LICENSE = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9.+-]{1,64}")
+LICENSES = (
+    "a licence is the identifier that SPDX or the Hugging Face Hub has for it, such as apache-2.0:"
+    " letters (one at least), digits and . + -, at most 64 characters"
+)
+MAX_TEXT = 200  # characters of a name, recipe or the like
+MAX_LABELS_SHOWN = 20
+
 LABELS = """\
 {names}: this is the order of the logits. Other tools for the same task use the other order; go by
 the names."""
 NON_COMMERCIAL = """\
 CC BY-NC 4.0: a conversion of the authors' weights stays under their licence."""
+# Python in the card is as `ruff format` has it, and contains nothing from elsewhere: not even the
+# folder's name, which would be another after a download.
 CLASSIFIER = """\
+In this folder:
+
 ```python
-import timm; from PIL import Image
-model = timm.create_model("local-dir:{name}", pretrained=True).eval()
+import timm
+from PIL import Image
+
+model = timm.create_model("local-dir:.", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
 p = model(transform(Image.open("face.png").convert("RGB"))[None]).softmax(dim=1)[0].tolist()
 print(dict(zip(model.pretrained_cfg["label_names"], p)))
@@ -49,29 +59,34 @@ or, with transformers beside timm:
 
 ```python
 from transformers import pipeline
-print(pipeline("image-classification", "{name}")("face.png"))
-```
-"""
+
+print(pipeline("image-classification", ".")("face.png"))
+```"""
 ENCODER = """\
+In this folder:
+
 ```python
-import timm; from PIL import Image
-model = timm.create_model("local-dir:{name}", pretrained=True).eval()
+import timm
+from PIL import Image
+
+model = timm.create_model("local-dir:.", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
 image = transform(Image.open("face.png").convert("RGB"))[None]
 tokens, features = model.forward_features(image), model(image)  # class token first; pooled
-```
-"""
+```"""
 LOADER = """\
 timm has no place for this head: `load_fsvfm.py` puts it on timm's network. In this folder:
 
 ```python
-import timm; from PIL import Image; from load_fsvfm import load
+import timm
+from load_fsvfm import load
+from PIL import Image
+
 model = load({arguments}).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model.backbone))
 p = model(transform(Image.open("face.png").convert("RGB"))[None]).softmax(dim=1)[0].tolist()
 print(dict(zip(model.label_names, p)))
-```
-"""
+```"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +98,8 @@ class Description:
             ("token" or "mean") by which others shall take its features.
         stats: Mean and standard deviation by which pixels in 0 to 1 are normalised.
         label_names: The classes in the order of the logits; none for an encoder.
-        license: The Hub's name, such as "cc-by-nc-4.0", under which any conversion of the authors'
-            weights stays.
+        license: An identifier of SPDX or the Hub, such as "cc-by-nc-4.0", under which any
+            conversion of the authors' weights stays.
         source: Name of the file or checkpoint that the weights came from.
         source_sha256: Its SHA-256.
         recipe: Of the training, if known.
@@ -111,8 +126,30 @@ class Description:
     crop_margin: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.crop_pct <= 1:
-            raise ValueError(f"crop_pct is {self.crop_pct}, not above 0 and up to 1")
+        """Raises ConfigError where a field is out of its range."""
+        if not is_license(self.license):
+            raise ConfigError(f"the licence is {str(self.license)[:MAX_TEXT]!r}: {LICENSES}")
+        if not 0.01 <= self.crop_pct <= 1:
+            raise ConfigError(f"crop_pct is {self.crop_pct}, not from 0.01 to 1")
+        if self.crop_margin is not None and not 0 <= self.crop_margin <= 10:
+            raise ConfigError(f"crop_margin is {self.crop_margin}, not from 0 to 10")
+        texts = {
+            "source": self.source,
+            "recipe": self.recipe,
+            "face_detector": self.face_detector,
+            **{f"label {index}": name for index, name in enumerate(self.label_names)},
+        }
+        for field, text in texts.items():
+            if text is not None and not 0 < len(text) <= MAX_TEXT:
+                raise ConfigError(
+                    f"{field} is {text[:MAX_TEXT]!r}, of {len(text)} characters: give 1 to"
+                    f" {MAX_TEXT}"
+                )
+
+
+def is_license(value: object) -> bool:
+    """Whether it is the identifier of a licence."""
+    return isinstance(value, str) and LICENSE.fullmatch(value) is not None
 
 
 def timm_config(
@@ -192,17 +229,53 @@ def preprocess(description: Description) -> dict[str, Any]:
 def model_card(name: str, config: Mapping[str, Any]) -> str:
     """Returns the README.md of a folder: the Hub's front matter, how to load it, what to know.
 
+    Text that comes from elsewhere, such as names of labels, is shown and does nothing.
+
     Args:
         name: Of the folder.
         config: Its config.json, hashes of the files included.
     """
-    ours, args = config["fsvfm_jax"], config["model_args"]
+    ours = config["fsvfm_jax"]
     labels = ours["label_names"]
+    front_matter = {
+        "license": ours["license"],
+        "library_name": "timm",
+        "pipeline_tag": "image-classification" if labels else "image-feature-extraction",
+        "tags": ["timm", "transformers", "face"],
+    }
+    license = f"Under {markdown_text(ours['license'])}."
+    parts = [
+        f"---\n{yaml.safe_dump(front_matter, sort_keys=False)}---",
+        f"# {markdown_text(name)}",
+        f"A vision transformer for faces (FSFM / FS-VFM), {'a detector' if labels else 'encoder'},"
+        " exported by fsvfm_jax.",
+        *(["## Labels", LABELS.format(names=_label_list(labels))] if labels else []),
+        "## Loading",
+        _loading(ours),
+        "## Facts",
+        _fact_table(config),
+        "## Licence",
+        NON_COMMERCIAL if ours["license"] == AUTHORS_LICENSE else license,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _label_list(labels: Sequence[str]) -> str:
+    shown = [f"{i} = {markdown_text(x)}" for i, x in enumerate(labels[:MAX_LABELS_SHOWN])]
+    more = len(labels) - len(shown)
+    return ", ".join(shown) + (f" and {more:,} more (see config.json)" if more else "")
+
+
+def _loading(ours: Mapping[str, Any]) -> str:
+    """How the folder is loaded, with Python to copy."""
     if "head_file" in ours:
         whole = len(ours["sha256"]) == 2
-        loading = LOADER.format(arguments='"."' if whole else '".", backbone="ENCODER_FOLDER"')
-    else:
-        loading = (CLASSIFIER if labels else ENCODER).format(name=name)
+        return LOADER.format(arguments='"."' if whole else '".", backbone="ENCODER_FOLDER"')
+    return CLASSIFIER if ours["label_names"] else ENCODER
+
+
+def _fact_table(config: Mapping[str, Any]) -> str:
+    ours, args = config["fsvfm_jax"], config["model_args"]
     facts = {
         "pixels, patch": f"{args['img_size']}, {args['patch_size']}",
         "width, depth": f"{args['embed_dim']}, {args['depth']}",
@@ -221,28 +294,11 @@ def model_card(name: str, config: Mapping[str, Any]) -> str:
         "SHA-256 of that": ours["source_sha256"],
         **{f"SHA-256 of {file}": digest for file, digest in ours["sha256"].items()},
     }
-    table = [f"| {name} | {'not known' if x is None else x} |" for name, x in facts.items()]
-    parts = [
-        FRONT_MATTER.format(
-            license=ours["license"],
-            task="image-classification" if labels else "image-feature-extraction",
-        ),
-        f"# {name}",
-        f"A vision transformer for faces (FSFM / FS-VFM), {'a detector' if labels else 'encoder'},"
-        " exported by fsvfm_jax.",
-        *(
-            [
-                "## Labels",
-                LABELS.format(names=", ".join(f"{i} = {x}" for i, x in enumerate(labels))),
-            ]
-            if labels
-            else []
-        ),
-        "## Loading",
-        loading.strip(),
-        "## Facts",
-        "\n".join(["| | |", "|---|---|", *table]),
-        "## Licence",
-        NON_COMMERCIAL if ours["license"] == AUTHORS_LICENSE else f"{ours['license']}.",
-    ]
-    return "\n\n".join(parts) + "\n"
+    rows = [f"| {name} | {_cell(value)} |" for name, value in facts.items()]
+    return "\n".join(["| | |", "|---|---|", *rows])
+
+
+def _cell(value: str | int | float | list[float] | None) -> str:
+    if value is None:
+        return "not known"
+    return markdown_text(value) if isinstance(value, str) else str(value)

@@ -9,17 +9,19 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
+from msgspec import Meta
 
 from fsvfm_jax.convert import reference
 from fsvfm_jax.convert.card import Description, model_card, preprocess, timm_config
+from fsvfm_jax.convert.finite import check_finite
 from fsvfm_jax.convert.measures import network
 from fsvfm_jax.convert.safetensors import load_safetensors, save_safetensors
-from fsvfm_jax.data.stats import make_stats
+from fsvfm_jax.convert.source_files import file_sha256, read_json
+from fsvfm_jax.data.stats import StoredStats, make_stats
 from fsvfm_jax.errors import ConfigError, DataError, StorageError
 from fsvfm_jax.models.adapter import POOLS
 
@@ -29,10 +31,49 @@ StateDict = dict[str, np.ndarray]
 MODEL_FILE = "model.safetensors"
 ADAPTER_FILE = "adapter.safetensors"
 FAS_FILE = "head.safetensors"
-MAX_JSON_BYTES = 4 * 2**20
 LOADER = Path(__file__).with_name("load_fsvfm.py")
 # What the loader puts on top of timm's network; `head` too, where one of these is there.
 OUTSIDE_TIMM = ("adapter.", "projector.", "embedder.", "classifier.")
+
+
+class StoredMeasures(TypedDict):
+    """Measures of the network in a folder's config.json."""
+
+    image_size: int
+    patch_size: int
+    width: int
+    depth: int
+    num_heads: int
+    pool: str
+    num_classes: NotRequired[int]
+    adapter_reduction: NotRequired[int]
+    fas: NotRequired[bool]
+
+
+class StoredDescription(TypedDict):
+    """A `Description` in a folder's config.json, and what belongs to the files beside it."""
+
+    model: StoredMeasures
+    stats: StoredStats
+    label_names: list[str]
+    license: str
+    source: str
+    source_sha256: str
+    recipe: str | None
+    step: Annotated[int, Meta(ge=0)] | None
+    dataset_fingerprint: str | None
+    interpolation: str
+    crop_pct: float
+    face_detector: str | None
+    crop_margin: float | None
+    sha256: dict[str, str]
+    encoder_sha256: NotRequired[str]
+
+
+class FolderConfig(TypedDict):
+    """The part of a folder's config.json that is read back."""
+
+    fsvfm_jax: StoredDescription
 
 
 class Exported(NamedTuple):
@@ -43,7 +84,12 @@ class Exported(NamedTuple):
 
 
 def write_folder(
-    folder: Path, params: Mapping[str, Any], description: Description, *, with_encoder: bool = True
+    folder: Path,
+    params: Mapping[str, Any],
+    description: Description,
+    *,
+    with_encoder: bool = True,
+    allow_not_finite: bool = False,
 ) -> None:
     """Writes an encoder or a detector.
 
@@ -53,12 +99,16 @@ def write_folder(
         description: Of these parameters.
         with_encoder: False leaves out the encoder that an FS-Adapter stands on: a few MB, to be
             loaded with an encoder's folder.
+        allow_not_finite: Write weights that are infinite or not a number, too.
 
     Raises:
         ConfigError: The description or `with_encoder` does not fit the parameters.
+        DataError: Some weights are not finite.
         StorageError: The folder is not empty or cannot be written.
     """
     num_classes = _check_description(params, description)
+    if not allow_not_finite:
+        check_finite(params, what=description.source)
     model, outside = split(timm_names(params))
     if not with_encoder and "adapter" not in params:
         raise ConfigError("only a detector with an adapter can be written without its encoder")
@@ -99,28 +149,24 @@ def read_folder(folder: Path, *, encoder: Path | None = None) -> Exported:
         DataError: A file is missing, damaged or not as config.json says, or the encoder is not the
             one that the adapter stands on.
     """
-    config = read_json(folder / "config.json")
+    stored = read_description(folder)
+    hashes = stored.pop("sha256")
+    encoder_hash = stored.pop("encoder_sha256", None)
     try:
-        stored = dict(config["fsvfm_jax"])
-        given = {field.name: stored[field.name] for field in fields(Description)} | {
+        given = stored | {
             "stats": make_stats(**stored["stats"]),
             "label_names": tuple(stored["label_names"]),
         }
         description = Description(**given)
-        hashes = dict(stored["sha256"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{folder}/config.json is not that of a folder written by fsvfm_jax ({error!r})"
-        ) from error
+    except (ConfigError, ValueError) as error:
+        raise DataError(f"{folder}/config.json cannot be that of our weights: {error}") from error
     state_dict: StateDict = {}
     for name, sha256 in hashes.items():
         if name not in (MODEL_FILE, ADAPTER_FILE, FAS_FILE):
             raise DataError(f"{folder}/config.json names {name!r}, which is no file of ours")
-        if file_sha256(folder / name) != sha256:
-            raise DataError(f"{folder / name} is damaged: its SHA-256 is not that in config.json")
-        state_dict |= load_safetensors(folder / name)
+        state_dict |= load_safetensors(folder / name, sha256=sha256)
     if MODEL_FILE not in hashes:
-        state_dict |= _encoder_for(folder, encoder, state_dict, stored.get("encoder_sha256"))
+        state_dict |= _encoder_for(folder, encoder, state_dict, encoder_hash)
     params = reference.to_params(state_dict)
     try:
         _check_description(params, description)
@@ -129,6 +175,16 @@ def read_folder(folder: Path, *, encoder: Path | None = None) -> Exported:
             f"{folder}/config.json and the weights beside it differ: {error}"
         ) from error
     return Exported(params, description)
+
+
+def read_description(folder: Path) -> StoredDescription:
+    """Returns what the config.json of a folder says of the weights beside it.
+
+    Raises:
+        DataError: It cannot be read, or was not written by `write_folder`.
+    """
+    what = "that of a folder written by fsvfm_jax"
+    return read_json(folder / "config.json", FolderConfig, what=what)["fsvfm_jax"]
 
 
 def timm_names(params: Mapping[str, Any]) -> StateDict:
@@ -163,28 +219,6 @@ def encoder_sha256(state_dict: Mapping[str, np.ndarray]) -> str:
         if not name.startswith(("fc_norm.", "head.")):
             digest.update(np.ascontiguousarray(state_dict[name], np.float32).tobytes())
     return digest.hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file; raises DataError if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror})") from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; raises DataError if there is none."""
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise ValueError(f"more than {MAX_JSON_BYTES} bytes")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path} holds no JSON object")
-    return content
 
 
 def _check_description(params: Mapping[str, Any], description: Description) -> int:
@@ -228,4 +262,4 @@ def _encoder_for(
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")

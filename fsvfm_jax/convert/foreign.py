@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fsvfm_jax.convert import huggingface, timm
-from fsvfm_jax.convert.folder import MODEL_FILE, read_json
+from fsvfm_jax.convert.folder import MODEL_FILE
 from fsvfm_jax.convert.measures import TIMM_HEADS, measures, network
 from fsvfm_jax.convert.safetensors import load_safetensors
+from fsvfm_jax.convert.source_files import read_json
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.models.layers import LAYER_NORM_EPSILON
 
@@ -42,7 +43,9 @@ def read_encoder(path: Path, **told: Any) -> Encoder:
     """
     weights = path / MODEL_FILE if path.is_dir() else path
     beside = weights.with_name("config.json")
-    config = read_json(beside) if path.is_dir() or beside.exists() else None
+    config = None
+    if path.is_dir() or beside.exists():
+        config = read_json(beside, dict[str, Any], what="that of timm or Hugging Face")
     return to_encoder(load_safetensors(weights), config=config, **told)
 
 

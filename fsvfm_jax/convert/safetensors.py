@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from fsvfm_jax.convert.source_files import file_sha256
 from fsvfm_jax.errors import DataError, StorageError
+from fsvfm_jax.host.plain_files import open_plain
 
+MAX_FILE_BYTES = 2**33  # 2.5 GB are ViT-H in float32.
 # The largest network's header takes 100 kB; what Python makes of it takes some 50 times as much.
 MAX_HEADER_BYTES = 2**20
 MAX_DIMENSIONS = 8
@@ -29,13 +33,20 @@ ITEM_BYTES = {
 }
 
 
-def load_safetensors(path: Path) -> dict[str, np.ndarray]:
+def load_safetensors(path: Path, *, sha256: str | None = None) -> dict[str, np.ndarray]:
     """Reads all arrays of a file: names, values and dtypes as they are there.
 
+    Args:
+        path: The file.
+        sha256: What its hash must be; None is any.
+
     Raises:
-        DataError: The file cannot be read, or its header does not describe exactly its bytes.
+        DataError: The file cannot be read, has another hash, or its header does not describe
+            exactly its bytes.
     """
     read_header(path)
+    if sha256 is not None and file_sha256(path) != sha256:
+        raise DataError(f"{path} is damaged: its SHA-256 is not that in config.json")
     try:
         return load_file(path)
     except (OSError, SafetensorError, ValueError, TypeError) as error:
@@ -70,8 +81,8 @@ def read_header(path: Path) -> dict[str, Any]:
             the bytes that follow: each of them once.
     """
     try:
-        file_bytes = path.stat().st_size
-        with path.open("rb") as file:
+        with open_plain(path, max_bytes=MAX_FILE_BYTES) as file:
+            file_bytes = os.fstat(file.fileno()).st_size
             header_bytes = int.from_bytes(file.read(8), "little")
             if not 2 <= header_bytes <= min(file_bytes - 8, MAX_HEADER_BYTES):
                 raise DataError(
@@ -81,10 +92,19 @@ def read_header(path: Path) -> dict[str, Any]:
                 )
             text = file.read(header_bytes)
         header = json.loads(text, object_pairs_hook=_unique)
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror or error})") from error
+    except RecursionError as error:
+        raise DataError(
+            f"{path} cannot be read as safetensors (its header is nested too deeply)"
+        ) from error
+    except ValueError as error:
         raise DataError(f"{path} cannot be read as safetensors ({error})") from error
     if not isinstance(header, dict):
         raise DataError(f"{path} has a safetensors header that is no table of arrays")
+    metadata = header.get("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(x, str) for x in metadata.values()):
+        raise DataError(f"{path} has a safetensors header whose __metadata__ is no table of texts")
     arrays = [(name, entry) for name, entry in header.items() if name != "__metadata__"]
     spans = sorted((*_span(path, name, entry), name) for name, entry in arrays)
     position = 0
@@ -107,9 +127,13 @@ def _span(path: Path, name: str, entry: Any) -> tuple[int, int]:
     """Where an array begins and ends; raises DataError if that is not as its shape says."""
     entry = entry if isinstance(entry, dict) else {}
     dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
+    if isinstance(dtype, str) and dtype not in ITEM_BYTES:
+        raise DataError(
+            f"{path} describes array {name[:80]!r} as of dtype {dtype[:20]!r}, which is not read"
+            f" here: save it as one of {', '.join(ITEM_BYTES)}"
+        )
     fits = (
         isinstance(dtype, str)
-        and dtype in ITEM_BYTES
         and _naturals(shape)
         and len(shape) <= MAX_DIMENSIONS
         and _naturals(offsets)

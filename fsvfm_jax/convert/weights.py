@@ -1,22 +1,31 @@
 """Weights wherever they come from: our runs, our folders, the reference, other libraries."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypedDict
 
 import jax
 from etils import epath
 from ml_collections import ConfigDict
+from msgspec import Meta
 
 from fsvfm_jax import compilation, finetune, pretrain, sharding
+from fsvfm_jax import config as config_lib
 from fsvfm_jax.checkpoint import Checkpoints
 from fsvfm_jax.convert import foreign, pth, reference
-from fsvfm_jax.convert.card import AUTHORS_LICENSE
-from fsvfm_jax.convert.folder import MODEL_FILE, file_sha256, read_folder, read_json
+from fsvfm_jax.convert.card import AUTHORS_LICENSE, LICENSES, is_license
+from fsvfm_jax.convert.folder import MODEL_FILE, read_folder
 from fsvfm_jax.convert.measures import HEADS, measures, network
+from fsvfm_jax.convert.source_files import file_sha256, read_json
 from fsvfm_jax.convert.training import number_of_updates
 from fsvfm_jax.data.labelled import LABELS
-from fsvfm_jax.data.stats import STATS_FILE, Stats, known_stats, load_stats
-from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.data.stats import (
+    REFERENCE_STATS_FILE,
+    STATS_FILE,
+    Stats,
+    known_stats,
+    load_stats,
+)
+from fsvfm_jax.errors import ConfigError, DataError, in_one_line
 from fsvfm_jax.fingerprint import FINGERPRINT_FILE
 from fsvfm_jax.integrity import MANIFEST_FILE
 from fsvfm_jax.run_files import write_json
@@ -27,6 +36,31 @@ ORIGIN = ("source", "source_sha256", "license")
 TASKS = {"pretrain": pretrain.make_task, "finetune": finetune.make_task}
 # Under it a `.pth` of ours says what the reference's files do not.
 OUR_KEY = "fsvfm_jax"
+
+
+# What other libraries raise where a config of the wrong types is used.
+ODD_CONFIG = (KeyError, AttributeError, TypeError, ValueError, ArithmeticError)
+
+
+class Origin(TypedDict):
+    """Content of a workdir's origin.json: what its run started from."""
+
+    source: str | None
+    source_sha256: str | None
+    license: str | None
+
+
+class RunData(TypedDict):
+    """The part of a run's fingerprint that is read here."""
+
+    dataset: str
+    images: Annotated[int, Meta(ge=1)]
+
+
+class RunFingerprint(TypedDict):
+    """The part of a workdir's fingerprint.json that is read here."""
+
+    fingerprint: RunData
 
 
 class Source(NamedTuple):
@@ -113,7 +147,8 @@ def is_run(path: Path) -> bool:
 
 def is_exported(path: Path) -> bool:
     """Whether it is a folder that `convert.folder` wrote."""
-    return (path / "config.json").is_file() and "fsvfm_jax" in read_json(path / "config.json")
+    file = path / "config.json"
+    return file.is_file() and "fsvfm_jax" in read_json(file, dict[str, Any], what="a JSON object")
 
 
 def check_sha256(path: Path, sha256: str | None) -> None:
@@ -132,19 +167,51 @@ def save_origin(workdir: epath.PathLike, origin: dict[str, Any]) -> None:
     write_json(epath.Path(workdir) / ORIGIN_FILE, origin)
 
 
+def origin_license(workdir: Path) -> str | None:
+    """Returns the licence of the weights that a run started from.
+
+    It is None where there were no such weights, or their licence is not known.
+
+    Raises:
+        DataError: The file that contains it is damaged.
+    """
+    file = workdir / ORIGIN_FILE
+    if not file.exists():
+        return None
+    license = read_json(file, Origin, what="the origin of a run")["license"]
+    if license is not None:
+        _check_license(license, file)
+    return license
+
+
 def run_config(workdir: Path) -> ConfigDict:
     """The resolved config of a training run of ours.
 
     Raises:
-        DataError: The workdir holds none.
+        DataError: The workdir holds none, or one that no run can have.
     """
     file = workdir / "config.json"
     if not file.exists():
         raise DataError(f"in {workdir} no run has started yet: start it, or use what it is made of")
-    config = ConfigDict(read_json(file))
-    if config.get("task") not in TASKS:
-        raise DataError(f"{file} is not that of a training run")
-    return config
+    what = "that of a training run"
+    try:
+        config = ConfigDict(read_json(file, dict[str, Any], what=what))
+        if config.get("task") not in TASKS:
+            raise DataError(f"{file} is not {what}")
+        return config_lib.resolve(config)
+    except (ConfigError, *ODD_CONFIG) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{file} is not {what}, or of another version ({reason})") from error
+
+
+def run_data(workdir: Path) -> RunData:
+    """What the fingerprint of a training run of ours says of its data.
+
+    Raises:
+        DataError: The workdir has none.
+    """
+    file = workdir / FINGERPRINT_FILE
+    return read_json(file, RunFingerprint, what="a run's fingerprint")["fingerprint"]
 
 
 def read_run(workdir: Path, *, step: int | None = None) -> Run:
@@ -163,7 +230,7 @@ def read_run(workdir: Path, *, step: int | None = None) -> Run:
         stats = known_stats(config.data, epath.Path(workdir))
         if stats is None:
             raise DataError(f"{workdir} has no mean and std: {STATS_FILE} is missing")
-        data = read_json(workdir / FINGERPRINT_FILE)["fingerprint"]
+        data = run_data(workdir)
         task = TASKS[config.task](config, stats=stats)
         mesh = sharding.make_mesh({"data": 1, "fsdp": 1}, jax.local_devices()[:1])
         template = compilation.state_template(task, mesh)
@@ -175,7 +242,6 @@ def read_run(workdir: Path, *, step: int | None = None) -> Run:
                 restored = saved.restore(template, step=step)
         if restored is None:
             raise DataError(f"{workdir} has no checkpoint")
-        origin = workdir / ORIGIN_FILE
         return Run(
             restored.state,
             config,
@@ -183,13 +249,18 @@ def read_run(workdir: Path, *, step: int | None = None) -> Run:
             epoch=restored.samples_seen // data["images"] - 1,
             dataset_fingerprint=data["dataset"],
             sha256=file_sha256(directory / str(int(restored.state.step)) / MANIFEST_FILE),
-            license=read_json(origin)["license"] if origin.exists() else None,
+            license=origin_license(workdir),
         )
-    except (KeyError, AttributeError, TypeError) as error:
+    except ODD_CONFIG as error:
         raise DataError(
-            f"{workdir} is not whole, or of another version: what lies beside its checkpoints lacks"
-            f" {error}"
+            f"{workdir} is not whole, or of another version: what lies beside its checkpoints"
+            f" does not fit them ({in_one_line(error)})"
         ) from error
+
+
+def _check_license(license: object, file: Path) -> None:
+    if not is_license(license):
+        raise DataError(f"{file} is under the licence {str(license)[:200]!r}: {LICENSES}")
 
 
 def _of_run(workdir: Path, *, branch: str, step: int | None) -> Source:
@@ -236,8 +307,9 @@ def of_pth(path: Path, content: pth.Pth, *, told: dict[str, Any]) -> Source:
     ours = content.extra.get(OUR_KEY)
     license = ours.get("license") if isinstance(ours, dict) else AUTHORS_LICENSE
     if license is not None:
+        _check_license(license, path)
         facts["license"] = license
-    beside = path.with_name("pretrain_ds_mean_std.txt")
+    beside = path.with_name(REFERENCE_STATS_FILE)
     if beside.exists():
         facts["stats"] = load_stats(beside)
     keys = content.state_dict.keys()

@@ -1,12 +1,13 @@
 """Mean and standard deviation of a data set's pixels, by which images are normalised.
 
-Kept as JSON, {"mean": [r, g, b], "std": [r, g, b]}, for pixels in 0 to 1; the reference's
-`pretrain_ds_mean_std.txt` has the same form.
+Kept as one line of JSON, {"mean": [r, g, b], "std": [r, g, b]}, for pixels in 0 to 1. The
+reference's `pretrain_ds_mean_std.txt` has the same form: the reference reads its first line alone,
+and adds a line whenever a run starts again.
 """
 
 import json
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict
 
 import grain
 import numpy as np
@@ -18,12 +19,23 @@ from fsvfm_jax.data.moments import Stats, power_sums, stats_of_sums
 from fsvfm_jax.data.pipeline import read_faces
 from fsvfm_jax.data.sources import Source
 from fsvfm_jax.errors import DataError
+from fsvfm_jax.host.json_files import parse_json
 from fsvfm_jax.processes import available_cores
 from fsvfm_jax.progress import progress
-from fsvfm_jax.run_files import write_json
+from fsvfm_jax.run_files import read_bytes, write_text
 
 # Of a run, in its workdir.
 STATS_FILE = "data_stats.json"
+# Of the reference, beside its weights.
+REFERENCE_STATS_FILE = "pretrain_ds_mean_std.txt"
+MAX_STATS_BYTES = 2**20  # some 7,000 lines
+
+
+class StoredStats(TypedDict):
+    """A value of such a file."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
 
 
 def compute_stats(source: Source, *, replace: bool = False) -> Stats:
@@ -47,26 +59,37 @@ def compute_stats(source: Source, *, replace: bool = False) -> Stats:
 
 
 def save_stats(path: epath.PathLike, stats: Stats) -> None:
-    """Writes the statistics as JSON."""
-    write_json(epath.Path(path), stats._asdict())
+    """Writes the statistics as one line of JSON."""
+    write_text(epath.Path(path), json.dumps(stats._asdict()) + "\n")
 
 
 def load_stats(path: epath.PathLike) -> Stats:
-    """Returns the statistics of a JSON file.
+    """Returns the statistics of a JSON file: those of its first value, where it has several.
 
     Raises:
-        DataError: The file is missing, is no such JSON, or holds a mean outside 0 to 1 or a
-            standard deviation that is not in 0 to 1 or is 0.
+        DataError: The file is missing, no plain file, is no such JSON, or holds a mean outside 0 to
+            1 or a standard deviation that is not in 0 to 1 or is 0.
     """
     try:
-        stored = json.loads(epath.Path(path).read_text())
-        stats = make_stats(stored["mean"], stored["std"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        text = read_bytes(epath.Path(path), max_bytes=MAX_STATS_BYTES).decode("utf-8-sig")
+        return make_stats(**parse_json(_first_value(text), StoredStats))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise DataError(
-            f"statistics {path} cannot be read ({error}); the file must be JSON like"
+            f"statistics {path} cannot be read ({reason}); the file must be JSON like"
             ' {"mean": [r, g, b], "std": [r, g, b]} for pixels in 0 to 1'
         ) from error
-    return stats
+
+
+def _first_value(text: str) -> str:
+    """The JSON of the first value, which takes one line or several; all if there is none."""
+    text = text.lstrip()
+    try:
+        _, end = json.JSONDecoder().raw_decode(text)
+    except (ValueError, RecursionError):
+        return text
+    rest = text[end:].lstrip(" \t\r")
+    return text[:end] if rest.startswith("\n") else text
 
 
 def known_stats(config: ConfigDict, workdir: epath.Path) -> Stats | None:

@@ -1,0 +1,88 @@
+"""Text from elsewhere is shown in Markdown as it is, and does nothing."""
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from fsvfm_jax.host.markdown import markdown_text
+
+GITHUB = MarkdownIt("gfm-like", {"linkify": False})
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "<!-- a comment",
+    "[a link](https://example.com)",
+    "![a picture](https://example.com/x.png)",
+    "[a reference][1]",
+    "<https://example.com>",
+    "`code`",
+    "```",
+    "**bold** __bold__ _italic_ ~~gone~~",
+    "a | b",
+    "a \\| b",
+    "\\",
+    "&lt;b&gt; &amp; &#60;",
+    "$x$ $$y$$",
+    "# heading",
+    "heading #",
+    "line\n# heading\n---\n```\n",
+    "\u202egnp.exe",
+    "\x1b[31mred",
+    "_",
+    "a_b_",
+)
+# Makes text of what matters here far more often than letters alone would.
+TEXT = st.text(st.sampled_from("ab1 \\`*_[]()<>&|~$#!:/.-+=\"'\n\t{}é") | st.characters())
+
+
+def shown(document: str) -> list[str]:
+    """The texts of all inline tokens; anything but plain text in them fails."""
+    texts = []
+    for token in GITHUB.parse(document):
+        if token.type == "inline":
+            assert {child.type for child in token.children} <= {"text"}, document
+            texts.append("".join(child.content for child in token.children))
+        else:
+            assert token.type not in ("fence", "code_block", "html_block"), document
+    return texts
+
+
+@settings(deadline=None)
+@given(TEXT)
+@example("a" * 499 + "\\`")
+def test_what_is_shown_is_the_text(text):
+    escaped = markdown_text(text)
+    assert "\n" not in escaped and escaped.isprintable()
+    line = " ".join(text.split())
+    # Between words, as a heading, and as a cell of a table: nothing of it is more than text.
+    for document, before, after in ((f"x {escaped} y", "x ", " y"), (f"# {escaped} y", "", " y")):
+        (found,) = shown(document)
+        if line.isprintable() and len(line) < 400:
+            assert found == f"{before}{line}{after}".strip()
+    cells = shown(f"| a | b |\n|---|---|\n| {escaped} | y |")
+    assert len(cells) == 4 and cells[3] == "y"
+    if line.isprintable() and len(line) < 400:
+        assert cells[2] == line
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_makes_no_markup(text):
+    html = GITHUB.render(f"see {markdown_text(text)} here")
+    assert html.startswith("<p>see ") and html.count("<") == 2, html
+
+
+@pytest.mark.parametrize(
+    "text", ["detector_dfd.pth", "Celeb-DF++", "cc-by-nc-4.0", "n/a (only real)", "FF++ (c23)"]
+)
+def test_names_stay_readable(text):
+    assert markdown_text(text) == text
+
+
+def test_addresses_do_not_become_links():
+    escaped = markdown_text("http://example.com https://example.com www.example.com")
+    assert escaped == r"http\://example.com https\://example.com www\.example.com"
+
+
+def test_a_long_text_is_cut():
+    assert markdown_text("x" * 1000) == "x" * 499 + "…"
+    assert markdown_text("x" * 1000, max_chars=10) == "x" * 9 + "…"
