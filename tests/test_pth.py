@@ -111,7 +111,7 @@ def refused(path, match):
 
 def test_a_missing_file_and_a_folder_are_refused(path):
     refused(path, "No such file")
-    refused(path.parent, "directory")
+    refused(path.parent, "it is a folder, not a plain file")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
