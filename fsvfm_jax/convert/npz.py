@@ -2,7 +2,9 @@
 
 import math
 import os
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +23,8 @@ HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
+# What NumPy's parser of headers raises beside ValueError.
+NO_HEADER = (SyntaxError, TypeError, tokenize.TokenError, RecursionError, MemoryError)
 # NumPy has no name for bfloat16, and writes it as two bytes.
 BFLOAT16 = np.dtype("V2")
 
@@ -40,7 +44,7 @@ def load_npz(path: Path) -> dict[str, np.ndarray]:
                 return {name: _as_numbers(arrays[name]) for name in arrays.files}
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
         raise DataError(f"{path} is damaged, perhaps cut off: {str(error)[:200]}") from error
 
 
@@ -68,7 +72,10 @@ def _problem(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> str | None:
         version = np.lib.format.read_magic(member)
         if version not in HEADERS:
             return f"has a header of version {version}"
-        shape, _, dtype = HEADERS[version](member)
+        try:
+            shape, _, dtype = HEADERS[version](member)
+        except NO_HEADER:
+            return "has a header that NumPy cannot read"
         header_bytes = member.tell()
     if dtype.hasobject:
         return "holds Python objects, which are not read"

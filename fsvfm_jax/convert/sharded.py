@@ -17,7 +17,7 @@ INDEX_FILE = "model.safetensors.index.json"
 PLAIN_NAME = re.compile(r"\w[\w.-]{0,200}\.safetensors")
 MAX_SHARDS = 1000
 
-Bytes = Annotated[int | float, msgspec.Meta(ge=0)]
+Bytes = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class _Metadata(TypedDict):
