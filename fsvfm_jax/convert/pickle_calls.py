@@ -214,7 +214,7 @@ class Calls:
         return None
 
     def _array(
-        self, storage: Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
+        self, storage: Storage, offset: Any, shape: tuple[Any, ...], strides: tuple[Any, ...]
     ) -> np.ndarray:
         _check_measures(offset, shape, strides)
         if len(shape) != len(strides):
