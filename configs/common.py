@@ -47,11 +47,13 @@ def get_config(size: str, arg: str = "") -> ConfigDict:
 
     # Weights to start from, and only they: the run begins at step 0.
     c.init = ConfigDict()
-    # A workdir, an exported folder, a .pth file of the reference or of MAE, a folder or safetensors
-    # file of timm or Hugging Face. What they lack is drawn. "": everything is.
+    # A workdir, an exported folder, a .pth file of the reference or of MAE, a folder or file of
+    # timm, Hugging Face or Google (docs/weights.md). What they lack is drawn. "": everything is.
     c.init.params = ""
-    # Of a workdir: "student" or "teacher".
+    # Of a workdir, or of a file that has both: "student" or "teacher".
     c.init.branch = "student"
+    # Of a file with several networks, which: such as "model_ema". "": the raw weights.
+    c.init.entry = ""
     # The teacher starts as a copy of the "student", or from the "checkpoint".
     c.init.teacher = "student"
 

@@ -24,6 +24,8 @@ def get_config() -> ConfigDict:
     # A fine-tuning run's workdir, an exported folder, or a .pth of the reference.
     c.init.params = ""
     c.init.step = placeholder(int)
+    # Of a file with several networks, which: such as "model_ema". "": the raw weights.
+    c.init.entry = ""
     # Attention heads, where the file does not tell them.
     c.init.num_heads = placeholder(int)
     # The classes in the order of the logits, where the file does not tell them.

@@ -47,11 +47,13 @@ def get_config(size: str, arg: str = "", *, mode: str = "full", **changes: Any) 
 
     # The pretrained encoder; heads are always new.
     c.init = ConfigDict()
-    # A workdir, an exported folder, a .pth file of the reference or of MAE, a folder or safetensors
-    # file of timm or Hugging Face. "": the encoder is drawn too ("scratch").
+    # A workdir, an exported folder, a .pth file of the reference or of MAE, a folder or file of
+    # timm, Hugging Face or Google (docs/weights.md). "": the encoder is drawn too ("scratch").
     c.init.params = ""
-    # Of a workdir: "student" or "teacher".
+    # Of a workdir, or of a file that has both: "student" or "teacher".
     c.init.branch = "student"
+    # Of a file with several networks, which: such as "model_ema". "": the raw weights.
+    c.init.entry = ""
 
     c.loss = ConfigDict()
     # Share of every target that is spread over all classes.

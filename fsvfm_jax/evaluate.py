@@ -204,7 +204,7 @@ def _scores_name(dataset: str, selection: str) -> str:
 
 def _load(path: Path, config: ConfigDict, *, step: int | None) -> Loaded:
     told = {} if config.init.num_heads is None else {"num_heads": config.init.num_heads}
-    source = read_source(path, branch="student", told=told, step=step)
+    source = read_source(path, branch="student", told=told, step=step, entry=config.init.entry)
     if "head" not in source.params and "classifier" not in source.params:
         raise DataError(f"{path} is no detector: fine-tune it first (config.task = 'finetune')")
     if (classes := source.model["num_classes"]) != len(LABELS):

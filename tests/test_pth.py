@@ -111,7 +111,7 @@ def refused(path, match):
 
 def test_a_missing_file_and_a_folder_are_refused(path):
     refused(path, "No such file")
-    refused(path.parent, "directory")
+    refused(path.parent, "it is a folder, not a plain file")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
@@ -376,3 +376,64 @@ def test_no_refusal_advises_to_load_unsafely(path):
     with pytest.raises(DataError) as caught:
         pth.read(path)
     assert "weights_only" not in str(caught.value)
+
+
+def test_what_is_no_plain_file_is_refused_at_once(path):
+    os.mkfifo(path)
+    refused(path, "a named pipe, not a plain file")
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    refused(path, "a device, not a plain file")
+    path.unlink()
+    path.mkdir()
+    refused(path, "a folder, not a plain file")
+
+
+def test_a_sparse_file_is_refused_before_it_is_hashed(path):
+    with path.open("wb") as file:
+        file.truncate(50 * 10**9)
+    refused(path, "50,000,000,000 bytes")
+    with path.open("wb") as file:
+        file.write(b"PK\x03\x04")
+        file.truncate(16 * 10**9)
+    refused(path, "damaged")
+
+
+@pytest.mark.parametrize(
+    ("entries", "reason"),
+    [
+        ({"a/code/x.py": b"", "a/data.pkl": b"N."}, "is a TorchScript program"),
+        ({"a.npy": b""}, r"an archive of NumPy: call it \.npz"),
+        ({"a/data.pkl": b"N.", "a/byteorder": b"big"}, "saved on a big-endian machine"),
+        ({"a/data.pkl": b"N.", "a/\x1b[2J\n": b""}, "no network but a NoneType"),
+        ({str(number): b"" for number in range(20_001)}, "20001 entries"),
+    ],
+)
+def test_archives_are_named_for_what_they_are(path, entries, reason):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    refused(path, reason)
+
+
+def test_entries_of_the_same_name_are_refused(good):
+    with zipfile.ZipFile(good, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("checkpoint-7/data.pkl", b"N.")
+    refused(good, "entries of the same name")
+
+
+@pytest.mark.parametrize("entry", ["model", "model_ema"])
+def test_the_rest_of_a_file_is_all_but_the_network_that_is_read(path, entry):
+    torch.save(
+        {"model": {"x": torch.ones(1)}, "model_ema": {"x": torch.zeros(1)}, "epoch": 3}, path
+    )
+    content = pth.read(path, entry=entry)
+    assert content.extra.keys() == {"model", "model_ema", "epoch"} - {entry}
+    assert content.network.entry == entry
+    assert content.state_dict["x"] == (entry == "model")
+
+
+def test_bfloat16_arrays_that_share_memory_are_read(path):
+    one = torch.ones(1000, dtype=torch.bfloat16)
+    torch.save({"model": {"x": one}, "model_ema": {"x": one}}, path)
+    assert pth.read(path).state_dict["x"].sum() == 1000

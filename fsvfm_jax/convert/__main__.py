@@ -16,16 +16,19 @@ from fsvfm_jax import cli, optim
 from fsvfm_jax.checkpoint import Checkpoints
 from fsvfm_jax.convert import pth, reference
 from fsvfm_jax.convert.card import AUTHORS_LICENSE, LICENSES, Description, is_license
+from fsvfm_jax.convert.entries import networks_in
 from fsvfm_jax.convert.finite import check_finite
 from fsvfm_jax.convert.folder import read_description, write_folder
 from fsvfm_jax.convert.measures import HEADS, UnknownHeads
 from fsvfm_jax.convert.positions import resize_positions
 from fsvfm_jax.convert.safetensors import read_header
+from fsvfm_jax.convert.sharded import read_index
 from fsvfm_jax.convert.training import MOMENTS, from_train_state, to_train_state
 from fsvfm_jax.convert.weights import (
     ORIGIN,
     OUR_KEY,
     Source,
+    UnknownNetwork,
     check_sha256,
     is_exported,
     is_run,
@@ -132,7 +135,7 @@ def to_training(args: argparse.Namespace) -> None:
     """Writes a checkpoint of ours to go on pretraining from, optimizer included."""
     check_sha256(args.src, args.sha256)
     _check_new(args.dst)
-    student, teacher = pth.read(args.src), pth.read(args.teacher)
+    student, teacher = (pth.read(file, entry=args.entry) for file in (args.src, args.teacher))
     # Its state has the same form with any settings.
     tx = optim.make_optimizer(betas=(0.9, 0.95), weight_decay=0.05, grad_clip=1.0)
     state = to_train_state(student, teacher, tx=tx)
@@ -152,10 +155,8 @@ def to_training(args: argparse.Namespace) -> None:
 def inspect(args: argparse.Namespace) -> None:
     """Says what a file is; nothing in it is executed."""
     check_sha256(args.src, args.sha256)
-    if args.src.suffix == ".safetensors":
-        header = read_header(args.src)
-        arrays = {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
-        print(json.dumps({"format": "safetensors", "arrays": arrays}, indent=1))
+    if args.src.suffix in (".safetensors", ".json"):
+        print(json.dumps(_about_safetensors(args.src), indent=1))
         return
     if is_exported(args.src):
         ours = read_description(args.src)
@@ -165,16 +166,34 @@ def inspect(args: argparse.Namespace) -> None:
     try:
         source = _read(args)
     except UnknownHeads as error:
-        record = {"kind": error.kind, "model": error.measures, "heads": str(error)}
+        known = {"kind": error.kind, "model": error.measures, "heads": str(error)}
+        record = {**error.file, **known}
         print(json.dumps(record, indent=1))
         return
+    except UnknownNetwork as error:
+        print(json.dumps({**error.file, "problem": str(error)}, indent=1))
+        return
     record = {
+        **source.file,
         "kind": reference.kind(source.params),
         "model": source.model,
         "parameters": sum(x.size for x in jax.tree.leaves(source.params)),
         **{name: getattr(x, "_asdict", lambda x=x: x)() for name, x in source.facts.items()},
     }
     print(json.dumps(record, indent=1, default=str))
+
+
+def _about_safetensors(path: Path) -> dict[str, Any]:
+    """What the headers of a file, or of all files that an index names, say of their arrays."""
+    names = [path.name] if path.suffix == ".safetensors" else sorted(read_index(path)[0])
+    headers = {name: x for file in names for name, x in read_header(path.with_name(file)).items()}
+    shapes = {name: x["shape"] for name, x in headers.items() if name != "__metadata__"}
+    return {
+        "format": "safetensors",
+        "files": names,
+        "prefixes": networks_in(shapes),
+        "arrays": shapes,
+    }
 
 
 def _read(args: argparse.Namespace) -> Source:
@@ -185,6 +204,7 @@ def _read(args: argparse.Namespace) -> Source:
         told=_told(args),
         sha256=args.sha256,
         encoder=args.encoder,
+        entry=args.entry,
     )
 
 
@@ -293,7 +313,13 @@ def _command(
         "--rep-decoder-num-heads", type=int, metavar="N", help="of its representation decoder"
     )
     parser.add_argument(
-        "--branch", choices=("student", "teacher"), default="student", help="of a workdir"
+        "--branch",
+        choices=("student", "teacher"),
+        default="student",
+        help="of a workdir, or of a file that has both",
+    )
+    parser.add_argument(
+        "--entry", metavar="NAME", help="of a file with several networks, such as model_ema"
     )
     parser.add_argument(
         "--step", type=int, metavar="N", help="of a workdir; the newest if not given"

@@ -1,26 +1,52 @@
-"""Encoders of timm, MAE and Hugging Face as ours, for warm starts and comparisons."""
+"""Encoders of timm, MAE, Hugging Face and Google as ours, for warm starts and comparisons."""
 
 import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypedDict
 
+import msgspec
 import numpy as np
 
-from fsvfm_jax.convert import huggingface, timm
+from fsvfm_jax.convert import google, huggingface, pth, timm
+from fsvfm_jax.convert.entries import Network, find_network
 from fsvfm_jax.convert.folder import MODEL_FILE
 from fsvfm_jax.convert.measures import TIMM_HEADS, measures, network
+from fsvfm_jax.convert.npz import load_npz
 from fsvfm_jax.convert.safetensors import load_safetensors
-from fsvfm_jax.convert.source_files import read_json
+from fsvfm_jax.convert.sharded import INDEX_FILE, load_sharded, sharded_sha256
+from fsvfm_jax.convert.source_files import file_sha256, read_json
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.models.layers import LAYER_NORM_EPSILON
 
 LOG = logging.getLogger(__name__)
 
+# What a folder of weights holds, the first that is there.
+PICKLED_FILE = "pytorch_model.bin"
+SUFFIXES = (".safetensors", ".npz", ".bin", ".json")
+WEIGHT_FILES = (MODEL_FILE, INDEX_FILE, PICKLED_FILE)
 # The exact GELU, as both libraries call it.
 GELU = (None, "gelu")
 HUGGING_FACE_EPSILON = 1e-12
+
+
+Heads = Annotated[int, msgspec.Meta(ge=1, le=2**16)]
+
+
+class _ModelArgs(TypedDict, total=False):
+    num_heads: Heads | None
+    act_layer: str | None
+
+
+class _Config(TypedDict, total=False):
+    """The fields that are read of a config.json of timm's or Hugging Face's."""
+
+    hidden_act: str | None
+    num_attention_heads: Heads | None
+    layer_norm_eps: float
+    architecture: str | None
+    model_args: _ModelArgs | None
 
 
 class Encoder(NamedTuple):
@@ -30,23 +56,69 @@ class Encoder(NamedTuple):
     model: dict[str, Any]
 
 
+class Weights(NamedTuple):
+    """A network as it is in a file or folder, whatever network it is.
+
+    Attributes:
+        network: Its arrays, and where they were.
+        file: The file that was read.
+        sha256: Of that file, or of the list of files that an index names.
+        format: What the file is.
+        config: The config.json beside it, if there is one.
+    """
+
+    network: Network
+    file: Path
+    sha256: str
+    format: str
+    config: dict[str, Any] | None
+
+
 def read_encoder(path: Path, **told: Any) -> Encoder:
-    """Reads a folder with model.safetensors and config.json, or a safetensors file.
+    """Reads the encoder in a file or folder of `read_weights`.
 
     Args:
-        path: The folder, or the file, of which a config.json beside it is taken to be.
+        path: The file or folder.
         told: Measures, such as `num_heads`, needed where config.json does not tell them.
 
     Raises:
         DataError: A file is damaged, or the network is no plain vision transformer.
         ConfigError: The number of heads is not told, or told otherwise by config.json.
     """
-    weights = path / MODEL_FILE if path.is_dir() else path
-    beside = weights.with_name("config.json")
+    weights = read_weights(path)
+    return to_encoder(weights.network.state_dict, config=weights.config, **told)
+
+
+def read_weights(path: Path, *, entry: str | None = None, branch: str = "student") -> Weights:
+    """Reads the arrays of another library's file, or of its folder with config.json.
+
+    Args:
+        path: A folder; or a safetensors file, an index of safetensors files, an `.npz` of Google's
+            or a file of PyTorch, of which a config.json beside it is taken to be.
+        entry: As for `entries.find_network`.
+        branch: As for `entries.find_network`.
+
+    Raises:
+        DataError: A file is missing or damaged, or there is no network in it.
+        ConfigError: There is none under that entry.
+    """
+    file = _weights_file(path) if path.is_dir() else path
+    beside = file.with_name("config.json")
     config = None
     if path.is_dir() or beside.exists():
         config = read_json(beside, dict[str, Any], what="that of timm or Hugging Face")
-    return to_encoder(load_safetensors(weights), config=config, **told)
+    if file.suffix == ".json":
+        arrays, sha256, kind = load_sharded(file), sharded_sha256(file), "safetensors in shards"
+    elif file.suffix == ".npz":
+        named = {name.replace("/", "."): x for name, x in load_npz(file).items()}
+        arrays, sha256, kind = named, file_sha256(file), "npz"
+    elif file.suffix == ".safetensors":
+        arrays, sha256, kind = load_safetensors(file), file_sha256(file), "safetensors"
+    else:
+        content = pth.read(file, entry=entry, branch=branch)
+        return Weights(content.network, file, content.sha256, pth.FORMAT, config)
+    found = find_network(arrays, path=file, entry=entry, branch=branch)
+    return Weights(found, file, sha256, kind, config)
 
 
 def to_encoder(
@@ -58,7 +130,7 @@ def to_encoder(
     """Turns a state dict into our encoder; which library it is of, its keys say.
 
     Args:
-        state_dict: Of timm, of MAE (a `.pth` has timm's keys) or of Hugging Face.
+        state_dict: Of timm, of MAE (a `.pth` has timm's keys), of Hugging Face or of Google.
         config: The config.json that came with it, if one did.
         told: Measures, such as `num_heads`, needed where `config` does not tell them.
 
@@ -66,14 +138,14 @@ def to_encoder(
         DataError: The network is no plain vision transformer with class token and final norm.
         ConfigError: The number of heads is not told, or told otherwise by `config`.
     """
-    is_huggingface = any(key.endswith("embeddings.cls_token") for key in state_dict)
     # Hugging Face writes no field that has its default.
     default_epsilon = LAYER_NORM_EPSILON if config is None else HUGGING_FACE_EPSILON
-    config = config or {}
-    if is_huggingface:
+    fields = _checked(config or {})
+    activation, known_heads = None, None
+    if huggingface.is_huggingface(state_dict):
         params = huggingface.to_encoder(state_dict)
-        activation, known_heads = config.get("hidden_act"), config.get("num_attention_heads")
-        epsilon = config.get("layer_norm_eps", default_epsilon)
+        activation, known_heads = fields.get("hidden_act"), fields.get("num_attention_heads")
+        epsilon = fields.get("layer_norm_eps", default_epsilon)
         if epsilon != LAYER_NORM_EPSILON:
             LOG.warning(
                 "config.json has layer_norm_eps %g; our encoder adds %g, which changes outputs a"
@@ -81,9 +153,16 @@ def to_encoder(
                 epsilon,
                 LAYER_NORM_EPSILON,
             )
+    elif google.is_google(state_dict):
+        renamed = google.to_timm(state_dict)
+        params, known_heads = timm.to_encoder(renamed.state_dict), renamed.num_heads
+        LOG.warning(
+            "Google's networks are trained with the tanh form of GELU; ours is the exact one, which"
+            " changes outputs a little"
+        )
     else:
         params = timm.to_encoder(state_dict)
-        name, args = str(config.get("architecture")), config.get("model_args") or {}
+        name, args = fields.get("architecture") or "", fields.get("model_args") or {}
         activation = "quick_gelu" if "quickgelu" in name else args.get("act_layer")
         size = re.match(r"vit_[a-z]+(?=_patch)", name)
         # Where config.json gives a name only.
@@ -92,7 +171,32 @@ def to_encoder(
         raise DataError(f"the network's activation is {activation!r}, ours the exact GELU")
     if known_heads is not None and told.setdefault("num_heads", known_heads) != known_heads:
         raise ConfigError(
-            f"config.json says {known_heads} attention heads, not {told['num_heads']} as told"
+            f"{'config.json' if config else 'the file'} says {known_heads} attention heads, not"
+            f" {told['num_heads']} as told"
         )
     network(params, **told)
     return Encoder(params, measures(params, **told))
+
+
+def _weights_file(folder: Path) -> Path:
+    """The file of a folder that holds the weights, or names those that do.
+
+    Raises:
+        DataError: There is only one that is not read.
+    """
+    for name in WEIGHT_FILES:
+        if (folder / name).exists():
+            return folder / name
+    if (folder / f"{PICKLED_FILE}.index.json").exists():
+        raise DataError(
+            f"{folder} has its weights in several files of PyTorch ({PICKLED_FILE}.index.json),"
+            " which are not read: save them again as safetensors"
+        )
+    return folder / MODEL_FILE
+
+
+def _checked(config: Mapping[str, Any]) -> _Config:
+    try:
+        return msgspec.convert(dict(config), _Config)
+    except msgspec.ValidationError as error:
+        raise DataError(f"config.json beside the weights is odd: {error}") from error

@@ -47,7 +47,12 @@ BLOCK_TABLE = (
     ("mlp.fc1", ("intermediate.dense",)),
     ("mlp.fc2", ("output.dense",)),
 )
-OTHER_PARTS = ("classifier.", "vit.pooler.", "decoder.")
+OTHER_PARTS = ("classifier.", "vit.pooler.", "decoder.", "vit.embeddings.mask_token")
+
+
+def is_huggingface(state_dict: StateDict) -> bool:
+    """Whether these are Hugging Face's names."""
+    return any(key.endswith("embeddings.cls_token") for key in state_dict)
 
 
 def to_state_dict(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -88,8 +93,8 @@ def to_params(state_dict: StateDict) -> Params:
 def to_encoder(state_dict: StateDict) -> Params:
     """Turns the weights of ViTModel, ViTFor... or ViTMAEFor... into our encoder's, float32.
 
-    Classifier, pooler and decoder are dropped. The number of heads and the epsilon of the norms
-    are in the model's config.json, not here.
+    Classifier, pooler, mask token and decoder are dropped. The number of heads and the epsilon of
+    the norms are in the model's config.json, not here.
 
     Raises:
         DataError: It is no plain vision transformer with class token, positions and final norm.

@@ -8,6 +8,7 @@ else.
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -41,7 +42,10 @@ class UnknownHeads(ConfigError):
     Attributes:
         kind: Of the network.
         measures: What is known of it.
+        file: What is known of its file, as `weights.Source.file`.
     """
+
+    file: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, message: str, *, kind: str, measures: dict[str, Any]):
         super().__init__(message)

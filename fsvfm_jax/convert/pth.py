@@ -6,7 +6,6 @@ checkpoint's pickle does.
 """
 
 import hashlib
-import io
 import os
 import zipfile
 from collections.abc import Mapping
@@ -16,14 +15,17 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from fsvfm_jax.convert.archives import open_archive
+from fsvfm_jax.convert.entries import Network, find_network
+from fsvfm_jax.convert.formats import HEAD_BYTES, name_format
 from fsvfm_jax.convert.pickle_reader import read_pickle
 from fsvfm_jax.errors import ConfigError, DataError, StorageError
+from fsvfm_jax.host.plain_files import open_plain
 
-# ViT-H with its optimizer: 0.25 MB of pickle and 2,200 arrays.
+# ViT-H with its optimizer: 8 GB, 0.25 MB of pickle and 2,200 arrays.
+MAX_FILE_BYTES = 2**34
 MAX_PICKLE_BYTES = 500_000
-MAX_ENTRIES = 100_000
-MAX_DIRECTORY_BYTES = 2**24
-STATE_DICT_KEYS = ("model", "state_dict")
+FORMAT = "zip archive of PyTorch"
 
 
 class Pth(NamedTuple):
@@ -33,40 +35,41 @@ class Pth(NamedTuple):
         state_dict: The network's arrays by the reference's names.
         extra: Everything else, such as `optimizer`, `epoch`, `args` (a dict) or `threshold`.
         sha256: Of the file.
+        network: Where in the file the network was; None for one that was not read from a file.
     """
 
     state_dict: dict[str, np.ndarray]
     extra: dict[str, Any]
     sha256: str
+    network: Network | None = None
 
 
-def read(path: str | os.PathLike[str]) -> Pth:
+def read(path: str | os.PathLike[str], *, entry: str | None = None, branch: str = "student") -> Pth:
     """Reads a checkpoint as arrays and plain values; nothing in it is executed.
+
+    Args:
+        path: The file.
+        entry: As for `entries.find_network`.
+        branch: As for `entries.find_network`.
 
     Raises:
         DataError: The file is missing, of another format, damaged, or names or does anything that a
             checkpoint need not.
+        ConfigError: The file has no network under that entry.
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        with open_plain(path, max_bytes=MAX_FILE_BYTES) as file:
             content = _read_archive(path, file)
+            network = find_network(content, path=path, entry=entry, branch=branch)
+            file.seek(0)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-
-    if not isinstance(content, dict):
-        raise DataError(f"{path} holds no network but a {type(content).__name__}")
-    key = next((key for key in STATE_DICT_KEYS if isinstance(content.get(key), dict)), None)
-    state_dict = content if key is None else content[key]
-    for name, array in state_dict.items():
-        if not isinstance(name, str) or not isinstance(array, np.ndarray):
-            raise DataError(
-                f"{path} holds no network: {name!r} of it is a {type(array).__name__}, not an"
-                f" array. Its keys are {', '.join(map(repr, list(content)[:5]))}"
-            )
-    extra = {} if key is None else {k: value for k, value in content.items() if k != key}
-    return Pth(state_dict, extra, digest)
+    if not network.entry:
+        return Pth(network.state_dict, {}, digest, network)
+    extra = {k: x for k, x in content.items() if k != network.entry.split(".")[0]}
+    return Pth(network.state_dict, extra, digest, network)
 
 
 def write(
@@ -108,22 +111,22 @@ def write(
 
 def _read_archive(path: Path, file: BinaryIO) -> Any:
     """What the pickle of an undamaged zip archive describes."""
-    file.seek(0)
-    if file.read(4) != b"PK\x03\x04":
+    head = file.read(HEAD_BYTES)
+    if not head.startswith(b"PK\x03\x04"):
         raise DataError(
-            f"{path} is no zip archive, the one form of checkpoint that is read here: save it again"
-            " with torch.save of PyTorch 1.6 or later, where you trust it"
+            f"{path} is {name_format(head)}, and no zip archive, the one form of checkpoint that is"
+            " read here: save it again with torch.save of PyTorch 1.6 or later, where you trust it"
         )
     try:
-        with _SmallReads(io.FileIO(path)) as careful:
-            zipfile.ZipFile(careful).close()
-        with zipfile.ZipFile(file) as archive:
-            pickle = _check_entries(path, archive)
+        with open_archive(file) as archive:
+            file_bytes = os.fstat(file.fileno()).st_size
+            pickle = _check_entries(path, archive, file_bytes=file_bytes)
             folder = pickle.removesuffix("data.pkl")
             return read_pickle(
-                archive.read(pickle),
-                read_storage=lambda key: archive.read(f"{folder}data/{key}"),
-                max_array_bytes=2 * path.stat().st_size,
+                _read_entry(archive, pickle),
+                read_storage=lambda key: _read_entry(archive, f"{folder}data/{key}"),
+                # Twice for arrays that share memory, twice for bfloat16 as float32.
+                max_array_bytes=4 * file_bytes,
             )
     except DataError as error:
         raise error if str(path) in str(error) else DataError(f"{path}: {error}") from error
@@ -131,36 +134,38 @@ def _read_archive(path: Path, file: BinaryIO) -> Any:
         raise DataError(f"{path} is damaged, perhaps cut off: {error}") from error
 
 
-def _check_entries(path: Path, archive: zipfile.ZipFile) -> str:
-    """Returns the pickle's name; raises DataError unless all is as PyTorch writes it, and whole."""
+def _check_entries(path: Path, archive: zipfile.ZipFile, *, file_bytes: int) -> str:
+    """Returns the pickle's name; raises DataError unless all is as PyTorch writes it."""
     entries = archive.infolist()
-    names = {entry.filename for entry in entries}
+    names = [entry.filename for entry in entries]
     pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
-    total = sum(entry.file_size for entry in entries)
-    if len(pickles) != 1 or len(names) != len(entries) or len(entries) > MAX_ENTRIES:
+    if any("/code/" in name for name in names):
+        raise DataError(f"{path} is a TorchScript program: save the network's state_dict() instead")
+    if names and all(name.endswith(".npy") for name in names):
+        raise DataError(f"{path} is an archive of NumPy: call it .npz")
+    if len(pickles) != 1:
         raise DataError(f"{path} is a zip archive but no checkpoint of PyTorch")
     # PyTorch does not compress: what unpacks to more than the file is made to fill memory.
     stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
-    if not stored or total > path.stat().st_size:
+    if not stored or sum(entry.file_size for entry in entries) > file_bytes:
         raise DataError(f"{path} is compressed or overlapping, as no checkpoint is")
     if pickles[0].file_size > MAX_PICKLE_BYTES:
         raise DataError(
             f"{path} has a pickle of {pickles[0].file_size} bytes, where a checkpoint's has"
             f" {MAX_PICKLE_BYTES} at most"
         )
-    damaged = archive.testzip()
-    if damaged is not None:
-        raise DataError(f"{path} is damaged: the checksum of {damaged} in it is wrong")
+    order = pickles[0].filename.removesuffix("data.pkl") + "byteorder"
+    if order in names and archive.read(order) != b"little":
+        raise DataError(f"{path} was saved on a big-endian machine, and is not read")
     return pickles[0].filename
 
 
-class _SmallReads(io.BufferedReader):
-    """Lets nobody read much at once: zipfile takes in a directory of any length, and only looks."""
-
-    def read(self, size: int | None = -1) -> bytes:
-        if size is not None and size > MAX_DIRECTORY_BYTES:
-            raise ValueError(f"its directory of {size} bytes is no checkpoint's")
-        return super().read(size)
+def _read_entry(archive: zipfile.ZipFile, name: str) -> bytes:
+    """The bytes of an entry, whose checksum is right."""
+    try:
+        return archive.read(name)
+    except zipfile.BadZipFile as error:
+        raise DataError(f"it is damaged: the checksum of {name} in it is wrong") from error
 
 
 def _import_torch() -> ModuleType:

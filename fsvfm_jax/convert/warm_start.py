@@ -53,7 +53,7 @@ def load_weights(state: TrainState, *, init: ConfigDict, model: ConfigDict) -> W
             " updated, they are as they were drawn; 'student' starts from what was learnt"
         )
         beside = _teacher_of(path)
-        theirs = _read(beside, branch="teacher", heads=heads)
+        theirs = _read(beside, branch="teacher", entry=init.entry, heads=heads)
         teacher = _replace(state.teacher_params, theirs.params, beside)
     state = state._replace(
         params=_put(params, state.params), teacher_params=_put(teacher, state.teacher_params)
@@ -104,7 +104,7 @@ def starting_stats(config: ConfigDict) -> Stats | None:
 def _read_for(model: ConfigDict, init: ConfigDict) -> Source:
     """The weights, if they may be of that network by the number of its heads."""
     path, heads = Path(init.params), {name: model[name] for name in HEADS if name in model}
-    source = _read(path, branch=init.branch, heads=heads)
+    source = _read(path, branch=init.branch, entry=init.entry, heads=heads)
     for name, number in source.model.items():
         if name in heads and number != model[name]:
             raise ConfigError(
@@ -114,14 +114,14 @@ def _read_for(model: ConfigDict, init: ConfigDict) -> Source:
     return source
 
 
-def _read(path: Path, *, branch: str, heads: dict[str, int]) -> Source:
+def _read(path: Path, *, branch: str, entry: str, heads: dict[str, int]) -> Source:
     """Heads that nothing in the source tells are taken from the config, with a warning."""
     try:
-        return read_source(path, branch=branch, told={})
+        return read_source(path, branch=branch, entry=entry, told={})
     except UnknownHeads as error:
         taken = {name: heads.get(name, 1) for name, n in error.measures.items() if n is None}
         logger.warning("%s: %s; taken from config.model: %s", path, error, taken)
-        return read_source(path, branch=branch, told=taken)
+        return read_source(path, branch=branch, entry=entry, told=taken)
 
 
 def _teacher_of(path: Path) -> Path:

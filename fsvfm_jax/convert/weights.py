@@ -1,6 +1,10 @@
 """Weights wherever they come from: our runs, our folders, the reference, other libraries."""
 
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple, TypedDict
 
 import jax
@@ -13,8 +17,9 @@ from fsvfm_jax import config as config_lib
 from fsvfm_jax.checkpoint import Checkpoints
 from fsvfm_jax.convert import foreign, pth, reference
 from fsvfm_jax.convert.card import AUTHORS_LICENSE, LICENSES, is_license
-from fsvfm_jax.convert.folder import MODEL_FILE, read_folder
-from fsvfm_jax.convert.measures import HEADS, measures, network
+from fsvfm_jax.convert.folder import read_folder
+from fsvfm_jax.convert.huggingface import is_huggingface
+from fsvfm_jax.convert.measures import HEADS, UnknownHeads, measures, network
 from fsvfm_jax.convert.source_files import file_sha256, read_json
 from fsvfm_jax.convert.training import number_of_updates
 from fsvfm_jax.data.labelled import LABELS
@@ -30,6 +35,8 @@ from fsvfm_jax.fingerprint import FINGERPRINT_FILE
 from fsvfm_jax.integrity import MANIFEST_FILE
 from fsvfm_jax.run_files import write_json
 from fsvfm_jax.train_state import TrainState
+
+LOG = logging.getLogger(__name__)
 
 ORIGIN_FILE = "origin.json"
 ORIGIN = ("source", "source_sha256", "license")
@@ -70,11 +77,25 @@ class Source(NamedTuple):
         params: A tree of ours: student, teacher, encoder or detector.
         model: Measures of its network, as `convert.measures` gives them.
         facts: Fields of `card.Description` that are known.
+        file: Of a file of others: its format, and where in it the network was.
     """
 
     params: dict[str, Any]
     model: dict[str, Any]
     facts: dict[str, Any]
+    file: dict[str, Any] = MappingProxyType({})
+
+
+class UnknownNetwork(DataError):
+    """A file holds arrays that are not those of a network known here.
+
+    Attributes:
+        file: What is known of the file, as `Source.file`.
+    """
+
+    def __init__(self, message: str, *, file: Mapping[str, Any]):
+        super().__init__(message)
+        self.file = file
 
 
 class Run(NamedTuple):
@@ -107,33 +128,36 @@ def read_source(
     step: int | None = None,
     sha256: str | None = None,
     encoder: Path | None = None,
+    entry: str | None = None,
 ) -> Source:
     """Reads weights of any kind; what kind, the path says.
 
     Args:
-        path: A workdir of ours, an exported folder, another library's folder or safetensors file,
-            or a `.pth` file of the reference's or of MAE.
-        branch: "student" or "teacher", of a workdir.
+        path: A workdir of ours, an exported folder, a folder or file of another library
+            (`foreign.read_weights`), or a `.pth` file of the reference's or of MAE.
+        branch: "student" or "teacher", of a workdir or of a file that has both.
         told: Measures that no shape says, such as `num_heads`.
         step: Of a workdir's checkpoints; None is the newest.
         sha256: What the file's hash must be.
         encoder: Folder of the encoder, where `path` is that of an adapter alone.
+        entry: Of a file of others: which of its networks (`entries.find_network`).
 
     Raises:
         DataError: There are no such weights, or they are damaged, or have another hash.
-        ConfigError: A number of heads is neither told nor known, or what is told is not so.
+        ConfigError: A number of heads is neither told nor known, or what is told is not so, or
+            there is no network under `entry`.
     """
     check_sha256(path, sha256)
+    if entry and (is_run(path) or is_exported(path)):
+        raise ConfigError(f"{path} is a folder of this project, which has no entry {entry!r}")
     if is_run(path):
         source = _of_run(path, branch=branch, step=step)
     elif is_exported(path):
         source = _of_exported(path, encoder=encoder)
-    elif path.is_dir() or path.suffix == ".safetensors":
-        found = foreign.read_encoder(path, **told)
-        file = path / MODEL_FILE if path.is_dir() else path
-        source = Source(found.params, found.model, _facts(file, file_sha256(file)))
+    elif path.is_dir() or path.suffix in foreign.SUFFIXES:
+        source = _of_others(foreign.read_weights(path, entry=entry, branch=branch), told=told)
     else:
-        source = of_pth(path, pth.read(path), told=told)
+        source = of_pth(path, pth.read(path, entry=entry, branch=branch), told=told)
     for name, value in told.items():
         if name in source.model and source.model[name] != value:
             raise ConfigError(f"{path} has {name} {source.model[name]}, not {value} as told")
@@ -290,6 +314,14 @@ def _of_exported(folder: Path, *, encoder: Path | None) -> Source:
     return Source(exported.params, dict(facts.pop("model")), facts)
 
 
+def _of_others(weights: foreign.Weights, *, told: dict[str, Any]) -> Source:
+    arrays = weights.network.state_dict
+    about = {"format": weights.format} | weights.network.about()
+    with _naming(weights.file, about):
+        found = foreign.to_encoder(arrays, config=weights.config, **told)
+    return Source(found.params, found.model, _facts(weights.file, weights.sha256), about)
+
+
 def of_pth(path: Path, content: pth.Pth, *, told: dict[str, Any]) -> Source:
     """The network of a `.pth` file, every array's shape checked.
 
@@ -312,19 +344,37 @@ def of_pth(path: Path, content: pth.Pth, *, told: dict[str, Any]) -> Source:
     beside = path.with_name(REFERENCE_STATS_FILE)
     if beside.exists():
         facts["stats"] = load_stats(beside)
-    keys = content.state_dict.keys()
     try:
         if (step := number_of_updates(content)) is not None:
             facts["step"] = step
-        # MAE's names are timm's; it has a pixel decoder but no representation decoder.
-        if "decoder_embed.weight" in keys and "rep_decoder_embed.weight" not in keys:
+    except DataError as error:
+        LOG.info("%s: its number of updates is unknown: %s", path, error)
+    about = {"format": pth.FORMAT} | (content.network.about() if content.network else {})
+    with _naming(path, about):
+        if _is_foreign(content.state_dict):
             encoder = foreign.to_encoder(content.state_dict, **told)
-            return Source(encoder.params, encoder.model, facts)
+            return Source(encoder.params, encoder.model, facts, about)
         params = reference.to_params(content.state_dict)
         network(params, **told)
+        return Source(params, measures(params, **told), facts, about)
+
+
+@contextmanager
+def _naming(path: Path, about: Mapping[str, Any]) -> Iterator[None]:
+    """Puts the file into the errors of the reading of its network."""
+    try:
+        yield
+    except UnknownHeads as error:
+        error.file = about
+        raise
     except DataError as error:
-        raise DataError(f"{path}: {error}") from error
-    return Source(params, measures(params, **told), facts)
+        raise UnknownNetwork(f"{path}: {error}", file=about) from error
+
+
+def _is_foreign(state_dict: Mapping[str, Any]) -> bool:
+    """MAE's names are timm's; it has a pixel decoder but no representation decoder."""
+    is_mae = "decoder_embed.weight" in state_dict and "rep_decoder_embed.weight" not in state_dict
+    return is_mae or is_huggingface(state_dict)
 
 
 def _facts(file: Path, sha256: str) -> dict[str, Any]:

@@ -1,0 +1,86 @@
+"""Safetensors in several files, as transformers writes a large network: an index names them."""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Annotated, NotRequired, TypedDict
+
+import msgspec
+import numpy as np
+
+from fsvfm_jax.convert.safetensors import load_safetensors
+from fsvfm_jax.convert.source_files import file_sha256
+from fsvfm_jax.errors import DataError
+from fsvfm_jax.host.json_files import read_json
+
+INDEX_FILE = "model.safetensors.index.json"
+PLAIN_NAME = re.compile(r"\w[\w.-]{0,200}\.safetensors")
+MAX_SHARDS = 1000
+
+Bytes = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class _Metadata(TypedDict):
+    total_size: NotRequired[Bytes]
+
+
+class _Index(TypedDict):
+    weight_map: dict[str, str]
+    metadata: NotRequired[_Metadata]
+
+
+def read_index(path: Path) -> tuple[dict[str, list[str]], float | None]:
+    """Reads an index file.
+
+    Returns:
+        The names of the arrays in each file, and the bytes of all arrays if the index has them.
+
+    Raises:
+        DataError: The index cannot be read, or names a file that is not plainly beside it.
+    """
+    try:
+        index = read_json(path, _Index)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{path} cannot be read as an index of safetensors: {reason}") from error
+    files: dict[str, list[str]] = {}
+    for name, file in index["weight_map"].items():
+        if not PLAIN_NAME.fullmatch(file):
+            raise DataError(
+                f"{path} names the file {file[:100]!r}: only plain names of .safetensors files"
+                " beside it are read"
+            )
+        files.setdefault(file, []).append(name)
+    if not 1 <= len(files) <= MAX_SHARDS:
+        raise DataError(f"{path} names {len(files)} files, and not 1 to {MAX_SHARDS}")
+    return files, index.get("metadata", {}).get("total_size")
+
+
+def load_sharded(path: Path) -> dict[str, np.ndarray]:
+    """Reads the arrays of all files that an index names.
+
+    Raises:
+        DataError: As `read_index` and `load_safetensors`, or a file has other arrays than the index
+            says, or all together another size.
+    """
+    files, total_size = read_index(path)
+    arrays: dict[str, np.ndarray] = {}
+    for file, names in files.items():
+        shard = load_safetensors(path.with_name(file))
+        if differing := sorted(shard.keys() ^ set(names)):
+            raise DataError(
+                f"{path.with_name(file)} has other arrays than {path.name} says: {len(differing)}"
+                f" differ, the first is {differing[0][:100]!r}"
+            )
+        arrays |= shard
+    found = sum(array.nbytes for array in arrays.values())
+    if total_size is not None and found != total_size:
+        raise DataError(f"{path} promises arrays of {total_size:.0f} bytes, and they have {found}")
+    return arrays
+
+
+def sharded_sha256(path: Path) -> str:
+    """SHA-256 of the list of hashes and names of the files, in the order of their names."""
+    files, _ = read_index(path)
+    lines = [f"{file_sha256(path.with_name(file))}  {file}\n" for file in sorted(files)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
