@@ -59,6 +59,7 @@ def open_detection_sets(config: ConfigDict, kind: str) -> dict[str, DetectionSet
         config.data[kind],
         config.data.paths,
         image_size=config.model.image_size,
+        field=f"config.data.{kind}",
     )
 
 

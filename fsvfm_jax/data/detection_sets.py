@@ -74,7 +74,7 @@ class Chosen:
 
 
 def open_sets(
-    sets: ConfigDict, paths: Sequence[str], *, image_size: int
+    sets: ConfigDict, paths: Sequence[str], *, image_size: int, field: str = "config.data"
 ) -> dict[str, DetectionSet]:
     """Opens what `configs.transfer.face_set` describes.
 
@@ -82,13 +82,14 @@ def open_sets(
         sets: Descriptions by name.
         paths: Roots; a set is read under each of them that has its folder.
         image_size: Of rendered faces, in pixels.
+        field: Of the config that `sets` is, for messages.
 
     Raises:
         ConfigError: A layout, an option or a rendered set is unknown.
         DataError: A set is under no root, or not as its layout says.
     """
     return {
-        name: _open_set(name, one.to_dict(), paths, image_size=image_size)
+        name: _open_set(name, one.to_dict(), paths, image_size=image_size, field=field)
         for name, one in sets.items()
     }
 
@@ -165,7 +166,7 @@ def told_of(sets: Mapping[str, DetectionSet]) -> str:
 
 
 def _open_set(
-    name: str, options: dict[str, Any], paths: Sequence[str], *, image_size: int
+    name: str, options: dict[str, Any], paths: Sequence[str], *, image_size: int, field: str
 ) -> DetectionSet:
     layout, path = options.pop("layout"), options.pop("path")
     if "labels" in options:
@@ -181,6 +182,7 @@ def _open_set(
             f"the set {name} ({layout}) lies under none of config.data.paths ="
             f" {', '.join(paths)}: there is no folder {path or '.'} there"
         )
+    options = {"name": name, "roots": paths, "field": f"{field}.{name}"} | options
     lists = [read_set(layout, os.path.join(root, path), **options) for root in roots]
     faces = _merge(name, lists)
     logger.info(
@@ -206,4 +208,5 @@ def _merge(name: str, lists: list[FaceList]) -> FaceList:
         *(np.concatenate(of_all) for of_all in zip(*(one[1:4] for one in lists), strict=True)),
         skipped=sum(one.skipped for one in lists),
         folders=tuple(folder for one in lists for folder in one.folders),
+        grouping="; ".join(one.grouping for one in lists),
     )

@@ -7,7 +7,7 @@ a file is a `DataError` that names it.
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -260,11 +260,17 @@ def _list_root(root: str) -> np.ndarray:
     return np.array([os.fsencode(name) for name in names])
 
 
-def walk(folder: str) -> Iterator[str]:
-    """Yields the path, relative to folder, of every file below it; nothing if it is not there."""
+def walk(folder: str, *, enter: Callable[[str], bool] = lambda name: True) -> Iterator[str]:
+    """Yields the path, relative to folder, of every file below it; nothing if it is not there.
+
+    Args:
+        folder: Where to look.
+        enter: Whether a folder of this name is looked into.
+    """
     if not os.path.isdir(folder):
         return
-    for parent, _, files in os.walk(folder, onerror=_refuse, followlinks=True):
+    for parent, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
+        folders[:] = filter(enter, folders)
         prefix = os.path.relpath(parent, folder)
         for file in files:
             yield file if prefix == os.curdir else os.path.join(prefix, file)
