@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from labelled_trees import read, refused, write_json, write_pictures
+from labelled_trees import contents, read, refused, write_json, write_pictures
 
 from fsvfm_jax.data.layouts import FF_METHODS, LAYOUTS
 from fsvfm_jax.data.protocols import read_set
@@ -31,6 +31,23 @@ def test_folder(tmp_path, split):
     whole = read_set("folder", str(tmp_path), split=split)
     below = read_set("folder", str(tmp_path / split), split="")
     assert [list(x) for x in whole[1:4]] == [list(x) for x in below[1:4]]
+
+
+@pytest.mark.parametrize("frame", ["{}/{:05d}.png", "{}/frame{}.png", "{}_{:02d}.jpg"])
+def test_frames_of_a_video_are_found_by_folder_and_by_name(tmp_path, frame, caplog):
+    counts = {"real/a": 12, "real/b": 3, "fake/a": 1, "fake/c": 4}
+    names = {video: [frame.format(video, i) for i in range(n)] for video, n in counts.items()}
+    write_pictures(tmp_path / "test", [name for of_video in names.values() for name in of_video])
+    with caplog.at_level("INFO"):
+        faces = read_set("folder", str(tmp_path), split="test")
+    rows = [(file, video) for file, _, video in contents(tmp_path / "test", faces)]
+    assert rows == [(name, video) for video in sorted(names) for name in names[video]]
+    by = "by name" if "_" in frame else "by folder"
+    expected = f"4 videos (4 {by}) of 1, 3.5, 12 frames (minimum, median, maximum)"
+    assert faces.grouping == expected
+    assert expected in caplog.text
+    rows = read(tmp_path, "folder", frames=2, videos="picture")
+    assert len(rows) == 20
 
 
 @pytest.mark.parametrize(
@@ -208,6 +225,73 @@ def test_fas_few_shots_lie_in_the_other_folders_and_need_their_lists(tmp_path):
     (tmp_path / "txt/casia_fake_shot.txt").write_text("2.x\n")
     rows = fas_rows("casia/test/real/2.x", "casia/train/fake/2.x", "casia/train/real/train_1")
     assert read(tmp_path, "fas", "shot", subset="casia") == rows
+
+
+def write_wcs(root: Path) -> list[str]:
+    """Ten frames of every video, as WCS calls them; returns the videos."""
+    videos = [
+        f"surf/{folder}/{label}/{video}"
+        for folder in ("test", "train")
+        for label in ("fake", "real")
+        for video in (f"CLKJ_AS{folder}", "x_1_2")
+    ]
+    names = [f"frame/{video}_{i:02d}.jpg" for video in videos for i in range(10)]
+    write_pictures(root, names)
+    return videos
+
+
+def test_frames_of_wcs_are_videos(tmp_path):
+    videos = write_wcs(tmp_path)
+    rows = read(tmp_path, "fas", "", subset="surf")
+    assert rows == [
+        (f"frame/{video}_{i:02d}.jpg", video.split("/")[2], video)
+        for video in videos
+        for i in range(10)
+    ]
+    first = read(tmp_path, "fas", "", subset="surf", frames=1)
+    assert [row[0] for row in first] == [f"frame/{video}_00.jpg" for video in videos]
+    singles = read(tmp_path, "fas", "", subset="surf", videos="picture")
+    assert len({row[2] for row in singles}) == 80
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["x_1_2", "x_1_2.avi", "real/x_1_2_03.jpg", "surf\\test\\real\\x_1_2_03", "x_1_2_00.jpg"],
+)
+def test_lists_of_wcs_name_videos_or_frames(tmp_path, line):
+    write_wcs(tmp_path)
+    (tmp_path / "txt").mkdir()
+    (tmp_path / "txt/surf_real_test.txt").write_text(f"{line}\n")
+    (tmp_path / "txt/surf_fake_test.txt").write_text("CLKJ_AStest\n")
+    videos = {row[2] for row in read(tmp_path, "fas", "test", subset="surf")}
+    assert videos == {"surf/test/real/x_1_2", "surf/test/fake/CLKJ_AStest"}
+
+
+def test_what_is_excluded_is_not_looked_at(tmp_path):
+    write_pictures(tmp_path, "real/v/1.png fake/w/1.png weird/1.png fake/broken/1.png")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "fake/broken/loop").symlink_to(".")
+    (tmp_path / "weird/loop").symlink_to(".")
+    exclude = ("weird", "empty", "broken")
+    rows = read(tmp_path, "folder", "", exclude=exclude)
+    assert [row[0] for row in rows] == ["fake/w/1.png", "real/v/1.png"]
+    write_ffpp(tmp_path)
+    (tmp_path / "manipulated_sequences/FaceSwap").rename(tmp_path / "gone")
+    rows = read(tmp_path, "ffpp", exclude=("FaceSwap",))
+    assert len(rows) == 4 + 3 * 4
+    write_pictures(tmp_path, "frame/msu/test/real/v_frame0.png")
+    (tmp_path / "txt").mkdir()
+    (tmp_path / "txt/msu_fake_test.txt").mkdir()
+    rows = read(tmp_path, "fas", "test", subset="msu", exclude=("fake",))
+    assert [row[2] for row in rows] == ["msu/test/real/v"]
+
+
+def test_single_pictures_of_diff_stay_single(tmp_path, caplog):
+    root = tmp_path / "test_subsets/FE/test"
+    write_pictures(root, [f"{x}/part/{i:04d}.png" for x in ("real", "fake") for i in range(5)])
+    assert len({row[2] for row in read(tmp_path, "diff", subset="FE")}) == 10
+    assert not caplog.records
+    assert len({row[2] for row in read(tmp_path, "diff", subset="FE", videos="folder")}) == 2
 
 
 def test_diff(tmp_path):

@@ -84,7 +84,7 @@ def read_celebdf(
     Frames lie in `<class>/<frames_folder>/`, in a folder of the video's name or called after it.
     """
     if split != "test":
-        raise DataError(f"Celeb-DF's list is of the split 'test', not {split!r}")
+        raise ConfigError(f"split is {split!r}, and the list of the layout 'celebdf' is of 'test'")
     list_file = os.path.join(root.path, list_file)
     named = []
     for text, where in read_lines(list_file):
@@ -114,14 +114,14 @@ def read_dfdc(
     Frames lie beside the list or in its `<frames_folder>/`, in a folder of the video's name or
     called after it. Split "": all videos.
     """
-    files = [os.path.join(root.path, list_file)]
-    if not os.path.exists(files[0]):
+    folders = [""]
+    if not os.path.exists(os.path.join(root.path, list_file)):
         parts = [name for name in folders_in(root.path) if not root.excluded.has([name])]
-        inside = [os.path.join(root.path, part, list_file) for part in parts]
-        files = [file for file in inside if os.path.exists(file)] or files
+        inside = [x for x in parts if os.path.exists(os.path.join(root.path, x, list_file))]
+        folders = inside or folders
     named, splits = [], set()
-    for file in files:
-        folder = os.path.relpath(os.path.dirname(file), root.path)
+    for folder in folders:
+        file = os.path.join(root.path, folder, list_file)
         for name, one in entries(load_json(file), file):
             where = f"{file}: {name}"
             if root.excluded.has_folder_of(name):
@@ -133,8 +133,11 @@ def read_dfdc(
             if split in ("", of_split) and not root.excluded.has([label]):
                 _, path = locate(os.path.join(folder, name), root, where)
                 named.append(Video(path, label, [], where))
-    if not named and splits:
-        raise DataError(f"{files[0]} has no split {split!r}; it has {told(sorted(splits))}")
+    if splits and split not in ("", *splits):
+        raise DataError(
+            f"{root.path} has no video of the split {split!r} in {list_file}; it has"
+            f" {told(sorted(splits))}"
+        )
     yield from _find_frames(root, named, frames_folder=frames_folder)
 
 
