@@ -97,7 +97,6 @@ def test_what_is_named_but_not_there_is_counted_and_told_once(tmp_path, caplog):
     assert caplog.messages == [
         f"FF: frames that are named but not there: 4, first '{tmp_path}/v/0.png'",
         "FF: videos without a frame: 1, first 'FF-real/w'",
-        "FF: 1 videos (1 by the list) of 2, 2, 2 frames (minimum, median, maximum)",
     ]
 
 

@@ -186,12 +186,13 @@ def _open_set(
     lists = [read_set(layout, os.path.join(root, path), **options) for root in roots]
     faces = _merge(name, lists)
     logger.info(
-        "set %s: %d images of %d videos, %s; %d skipped",
+        "set %s: %d images of %d videos, %s; %d skipped; on disk: %s",
         name,
         len(faces.files),
         len(np.unique(faces.videos)),
         ", ".join(f"{np.sum(faces.labels == i)} {label}" for i, label in enumerate(LABELS)),
         faces.skipped,
+        faces.grouping,
     )
     return LabelledFaces(faces)
 

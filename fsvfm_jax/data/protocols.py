@@ -232,11 +232,10 @@ def _nothing_left(
 def _describe_videos(
     name: str, videos: Iterable[Video], files: Mapping[str, set[str]], *, frames: int
 ) -> str:
-    """Logs what counts as a video, and returns it in words."""
+    """Returns in words what counts as a video; warns where it may be wrong."""
     by_video = {video.name: video.by for video in videos}
     there = {video: len(of_video) for video, of_video in files.items() if of_video}
     text = describe(by_video, there)
-    logger.info("%s: %s", name, text)
     unmatched = [video for video in there if by_video[video] == UNMATCHED]
     _warn(name, "pictures that the pattern of videos does not match", unmatched)
     if max(there.values()) > 1 or set(by_video.values()) <= {PICTURE}:
