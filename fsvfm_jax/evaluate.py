@@ -264,7 +264,7 @@ def _sets_of_run(path: Path, kind: str, *, image_size: int) -> list[DetectionSet
     data = run_config(path).data
     try:
         return list(open_sets(data.get(kind, {}), data.paths, image_size=image_size).values())
-    except DataError as error:
+    except (ConfigError, DataError) as error:
         logger.warning("whether the run knew the tests is not known: %s", error)
         return []
 

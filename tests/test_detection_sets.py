@@ -1,6 +1,5 @@
 """Sets by name and root, joined for training, and what is wrong with them."""
 
-import inspect
 import logging
 
 import numpy as np
@@ -15,7 +14,7 @@ from fsvfm_jax.data.detection_sets import (
     open_sets,
     warn_of_common_videos,
 )
-from fsvfm_jax.data.layouts import LAYOUTS
+from fsvfm_jax.data.layouts import OPTIONS
 from fsvfm_jax.data.pipeline import make_iterator
 from fsvfm_jax.errors import ConfigError, DataError
 
@@ -70,11 +69,23 @@ def test_options_of_another_layout_and_missing_ones_name_the_field_to_set(tmp_pa
         open_sets(ConfigDict(sets), [str(tmp_path)], image_size=16, field="config.data.test")
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"labels": (("0",),)}, r"^config.data.x.labels = \(\('0',\),\): give pairs of a class's"),
+        ({"labels": (0,)}, r"^config.data.x.labels = \(0,\): give pairs"),
+        ({"exclude": "fake"}, r"^config.data.x.exclude = 'fake' is no tuple .* give \('fake',\)$"),
+    ],
+)
+def test_labels_and_names_of_another_type_are_named(tmp_path, options, said):
+    with pytest.raises(ConfigError, match=said):
+        opened({"x": face_set("folder", **options)}, tmp_path)
+
+
 def test_every_option_of_a_layout_is_a_field_that_a_flag_can_set():
     fields = face_set("folder")
-    for read in LAYOUTS.values():
-        options = list(inspect.signature(read).parameters)[2:]
-        assert set(options) <= set(fields), options
+    assert set(fields) >= OPTIONS
+    assert not any(fields[name] for name in OPTIONS)
 
 
 def test_lists_may_name_files_in_every_root_of_the_config(tmp_path):

@@ -1,5 +1,6 @@
 """Every layout's files, labels and videos are found exactly; what is not so is named."""
 
+import inspect
 import re
 from pathlib import Path
 
@@ -318,3 +319,12 @@ def test_these_are_the_layouts():
     assert set(LAYOUTS) == {
         *("folder", "list", "deepfakebench", "ffpp", "celebdf", "dfdc", "fas", "diff")
     }
+
+
+def test_the_documented_layouts_have_the_documented_options():
+    text = (Path(__file__).parent.parent / "docs/transfer.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \|.*\| (.*) \|$", text, re.MULTILINE))
+    for layout, read_layout in LAYOUTS.items():
+        options = list(inspect.signature(read_layout).parameters)[2:]
+        assert sorted(re.findall(r"`(\w+)`", rows[layout])) == sorted(options), layout
+    assert set(rows) >= {*LAYOUTS, "rendered"}

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from labelled_trees import read, refused, write_json, write_pictures
 
 from fsvfm_jax.data.protocols import read_set
-from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.errors import ConfigError, DataError
 
 
 def test_list(tmp_path):
@@ -349,3 +351,61 @@ def test_dfdc(tmp_path, frame, parts):
 def test_metadata_of_another_shape_is_named_with_its_place(tmp_path, content, said):
     write_json(tmp_path / "metadata.json", content)
     assert said in refused(tmp_path, "dfdc")
+
+
+NAMES = st.sampled_from(
+    ["a.mp4", "FF-real", "FF-DF", "test", "c23", "label", "split", "frames", "../x", "\\", "\0", ""]
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | NAMES | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=4),
+    max_leaves=12,
+)
+LIST_OF = {"deepfakebench": "x.json", "dfdc": "metadata.json", "ffpp": "test.json"}
+
+
+@pytest.mark.parametrize("layout", LIST_OF)
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(content=JSON, depth=st.integers(0, 4))
+def test_any_json_is_read_or_refused_in_one_sentence(tmp_path, layout, content, depth):
+    for name in ("test", "FF-real", "Set", "Other")[:depth]:
+        content = {name: content}
+    write_json(tmp_path / LIST_OF[layout], content)
+    options = {"list_file": "x.json"} if layout == "deepfakebench" else {}
+    assert refused(tmp_path, layout, **options)
+
+
+PARTS = [
+    b"a.png",
+    b"v.mp4",
+    b"real",
+    b"fake",
+    b"0",
+    b"1",
+    b" ",
+    b",",
+    b"\t",
+    b"\n",
+    b"\r",
+    b'"',
+    b"#",
+]
+PARTS += [b"..", b"/", b"\\", b"\0", b"\xff", b"\xfe", b"C:", b";", b"x/", b"label"]
+
+
+@pytest.mark.parametrize("layout", ["list", "celebdf", "fas"])
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(content=st.lists(st.sampled_from(PARTS), max_size=16).map(b"".join))
+def test_any_text_is_read_or_refused_in_one_sentence(tmp_path, layout, content):
+    if not (tmp_path / "txt").exists():
+        write_pictures(tmp_path, "a.png v/1.png frame/s/test/real/a.png frame/s/test/fake/v_1.png")
+        (tmp_path / "txt").mkdir()
+    for name in ("test.txt", "List_of_testing_videos.txt", "txt/s_real_test.txt"):
+        (tmp_path / name).write_bytes(content)
+    try:
+        faces = read_set(layout, str(tmp_path), split="test", subset="s" if layout == "fas" else "")
+    except DataError as error:
+        assert str(tmp_path) in str(error) or "no image of" in str(error)
+        return
+    for file in faces.files:
+        assert os.path.realpath(os.fsdecode(file)).startswith(f"{os.path.realpath(tmp_path)}/")

@@ -170,7 +170,12 @@ def _open_set(
 ) -> DetectionSet:
     layout, path = options.pop("layout"), options.pop("path")
     if "labels" in options:
-        options["labels"] = dict(options["labels"])
+        options["labels"] = _labels(options["labels"], field=f"{field}.{name}.labels")
+    if isinstance(options.get("exclude"), str):
+        raise ConfigError(
+            f"{field}.{name}.exclude = {options['exclude']!r} is no tuple of names: give"
+            f" ({options['exclude']!r},)"
+        )
     if layout == "rendered":
         try:
             return RenderedFaces(image_size=image_size, **options)
@@ -195,6 +200,16 @@ def _open_set(
         faces.grouping,
     )
     return LabelledFaces(faces)
+
+
+def _labels(pairs: Any, *, field: str) -> dict[str, str]:
+    try:
+        return dict(pairs)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{field} = {pairs!r}: give pairs of a class's name and 'fake' or 'real', such as"
+            " (('0', 'fake'), ('1', 'real'))"
+        ) from error
 
 
 def _merge(name: str, lists: list[FaceList]) -> FaceList:

@@ -6,6 +6,7 @@ together from parts expects. What is excluded is not looked at.
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from inspect import signature
 from typing import Annotated
 
 import msgspec
@@ -130,6 +131,12 @@ LAYOUTS: dict[str, Callable[..., Iterator[Video]]] = {
     "dfdc": read_dfdc,
     "fas": read_fas,
     "diff": read_diff,
+}
+
+# What a set may be given beside what all sets have, by the names of the config's fields.
+OPTIONS = {name for read in LAYOUTS.values() for name in signature(read).parameters} - {
+    "root",
+    "split",
 }
 
 
