@@ -7,7 +7,7 @@
     {MCIO,WCS}/frame/<domain>/{train,test}/{real,fake}/**, and txt/ beside frame/
 
 Symbolic links do; what lies elsewhere or is called otherwise can be told by flags, such as
---config.data.test.WDF.path=DIR.
+--config.data.test.WDF.path=DIR. docs/transfer.md says what counts as a video.
 """
 
 from collections.abc import Collection, Iterable, Sequence

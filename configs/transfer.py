@@ -132,8 +132,8 @@ def face_set(layout: str, path: str = "", *, split: str = "", **options: Any) ->
     """Where faces are and which of them are meant.
 
     Args:
-        layout: "folder", "list", "deepfakebench", "ffpp", "fas", "diff", or "rendered" (synthetic
-            faces and forgeries; no files): fsvfm_jax/data/protocols.py.
+        layout: "folder", "list", "deepfakebench", "ffpp", "celebdf", "dfdc", "fas", "diff", or
+            "rendered" (synthetic faces and forgeries; no files): fsvfm_jax/data/protocols.py.
         path: Under the config's `data.paths`.
         split: Such as "train".
         options: Of the layout.
@@ -142,7 +142,10 @@ def face_set(layout: str, path: str = "", *, split: str = "", **options: Any) ->
         # What every set on disk can be told: fsvfm_jax/data/protocols.py. `labels` are pairs of a
         # class's name and "fake" or "real".
         common_options = {"labels": (), "exclude": (), "frames": 0, "real_frames": placeholder(int)}
-        options = common_options | options
+        # Options of single layouts: they are fields of every set, so that a flag can set them.
+        names = ("videos", "list_file", "strip_prefix", "subset", "compression", "frames_folder")
+        of_layouts = {**dict.fromkeys(names, ""), "methods": ()}
+        options = common_options | of_layouts | options
     return ConfigDict({"layout": layout, "path": path, "split": split, **options})
 
 

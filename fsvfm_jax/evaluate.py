@@ -30,7 +30,7 @@ from fsvfm_jax.data.detection_sets import (
     told_of,
     warn_of_common_videos,
 )
-from fsvfm_jax.data.labelled import LABELS
+from fsvfm_jax.data.labelled import LABELS, LabelledFaces
 from fsvfm_jax.data.stats import Stats, known_stats
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.host.markdown import markdown_text
@@ -77,8 +77,12 @@ def evaluate(config: ConfigDict, workdir: epath.Path, *, check_only: bool = Fals
     first = next(iter(steps.values()))[0]
     detector = _load(path, config, step=first)
     size = detector.model.image_size
-    tests = open_sets(config.data.test, config.data.paths, image_size=size)
-    thresholds = open_sets(config.data.val, config.data.paths, image_size=size)
+    tests, thresholds = (
+        open_sets(
+            config.data[kind], config.data.paths, image_size=size, field=f"config.data.{kind}"
+        )
+        for kind in ("test", "val")
+    )
     distributed.check_same(told_of({**thresholds, **tests}), what="lists of faces")
     _refuse_what_cannot_be_judged(tests, thresholds, list(steps), report_kind=config.report)
     _warn_of_known_videos(path, tests.values(), thresholds.values(), image_size=size)
@@ -113,7 +117,7 @@ def evaluate(config: ConfigDict, workdir: epath.Path, *, check_only: bool = Fals
         rows += report.mean_rows(rows, model=config.compare or None)
     if jax.process_index() == 0:
         caption = report.SPOOF_CAPTION if spoof else report.DETECTION_CAPTION
-        caption = f"{caption}\n\n{_protocol(config)}"
+        caption = f"{caption}\n\n{_protocol(config, {**thresholds, **tests})}"
         write_report(workdir, rows, scores, caption=caption, drawn=len(tests))
         write_text(workdir / "evaluation.json", config_lib.to_json(config))
         logger.info("done: %s", workdir / "table.md")
@@ -177,7 +181,7 @@ def _refuse_what_cannot_be_judged(
         check_classes(tests, purpose="every metric", where=" (config.data.test)")
 
 
-def _protocol(config: ConfigDict) -> str:
+def _protocol(config: ConfigDict, sets: Mapping[str, DetectionSet]) -> str:
     """What a reader must know to compare the numbers with others."""
     detector = markdown_text(config.init.params)
     lines = [f"Detector: {detector}; images: {config.data.view}, in {config.dtype}."]
@@ -188,7 +192,9 @@ def _protocol(config: ConfigDict) -> str:
         if options.get("frames") == 0:
             options["frames"] = "all"
         told = ", ".join(f"{key} {x}" for key, x in options.items())
-        lines.append(f"{markdown_text(name)}: {one.layout} {markdown_text(told)}.")
+        faces = sets[name]
+        grouping = f"; {faces.faces.grouping}" if isinstance(faces, LabelledFaces) else ""
+        lines.append(f"{markdown_text(name)}: {one.layout} {markdown_text(told + grouping)}.")
     return "\n".join(lines)
 
 
@@ -257,7 +263,7 @@ def _sets_of_run(path: Path, kind: str, *, image_size: int) -> list[DetectionSet
     data = run_config(path).data
     try:
         return list(open_sets(data.get(kind, {}), data.paths, image_size=image_size).values())
-    except DataError as error:
+    except (ConfigError, DataError) as error:
         logger.warning("whether the run knew the tests is not known: %s", error)
         return []
 

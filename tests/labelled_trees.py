@@ -5,10 +5,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 
 from fsvfm_jax.data.labelled import LABELS, FaceList
 from fsvfm_jax.data.protocols import read_set
+from fsvfm_jax.errors import DataError
 
 
 def write_pictures(root: Path, names: str | Iterable[str]) -> None:
@@ -37,3 +39,11 @@ def contents(root: Path, faces: FaceList) -> list[tuple[str, str, str]]:
 def read(root: Path, layout: str, split: str = "test", **options: Any) -> list[tuple]:
     """What is read of a set, as `contents` has it."""
     return contents(root, read_set(layout, str(root), split=split, **options))
+
+
+def refused(root: Path, layout: str, split: str = "test", **options: Any) -> str:
+    """What is said of a set that is not accepted."""
+    with pytest.raises(DataError) as error:
+        read_set(layout, str(root), split=split, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value).replace(str(root), "ROOT")

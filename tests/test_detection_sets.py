@@ -14,6 +14,7 @@ from fsvfm_jax.data.detection_sets import (
     open_sets,
     warn_of_common_videos,
 )
+from fsvfm_jax.data.layouts import OPTIONS
 from fsvfm_jax.data.pipeline import make_iterator
 from fsvfm_jax.errors import ConfigError, DataError
 
@@ -38,6 +39,8 @@ def test_a_set_is_read_under_every_root_that_has_it(tmp_path, caplog):
     moved = opened({"x": face_set("folder", "x")}, *(tmp_path / "moved" / name for name in "abc"))
     assert moved["x"].fingerprint() == faces.fingerprint()
     assert "set x: 4 images of 4 videos, 2 fake, 2 real; 0 skipped" in caplog.text
+    each = "2 videos (2 by name) of 1, 1, 1 frames (minimum, median, maximum)"
+    assert f"0 skipped; on disk: {each}; {each}" in caplog.text
 
 
 def test_one_root_names_no_root_in_its_videos(tmp_path):
@@ -49,6 +52,53 @@ def test_one_root_names_no_root_in_its_videos(tmp_path):
 def test_a_set_under_no_root_is_named(tmp_path):
     with pytest.raises(DataError, match=r"the set x \(folder\) lies under none of .*: there is no"):
         opened({"x": face_set("folder", "missing")}, tmp_path)
+
+
+def test_options_of_another_layout_and_missing_ones_name_the_field_to_set(tmp_path):
+    (tmp_path / "x").mkdir()
+    sets = {"x": face_set("folder", "x", list_file="x.json")}
+    with pytest.raises(ConfigError) as error:
+        open_sets(ConfigDict(sets), [str(tmp_path)], image_size=16, field="config.data.test")
+    assert str(error.value) == (
+        "config.data.test.x.list_file = 'x.json' is no option of the layout 'folder', but of"
+        " 'list' and 'deepfakebench' and 'celebdf' and 'dfdc': its options are videos; leave it"
+        " empty, or set config.data.test.x.layout"
+    )
+    sets["x"].update(layout="fas", list_file="")
+    with pytest.raises(ConfigError, match=r"'fas' needs config\.data\.test\.x\.subset: set it"):
+        open_sets(ConfigDict(sets), [str(tmp_path)], image_size=16, field="config.data.test")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"labels": (("0",),)}, r"^config.data.x.labels = \(\('0',\),\): give pairs of a class's"),
+        ({"labels": (0,)}, r"^config.data.x.labels = \(0,\): give pairs"),
+        ({"exclude": "fake"}, r"^config.data.x.exclude = 'fake' is no tuple .* give \('fake',\)$"),
+    ],
+)
+def test_labels_and_names_of_another_type_are_named(tmp_path, options, said):
+    with pytest.raises(ConfigError, match=said):
+        opened({"x": face_set("folder", **options)}, tmp_path)
+
+
+def test_every_option_of_a_layout_is_a_field_that_a_flag_can_set():
+    fields = face_set("folder")
+    assert set(fields) >= OPTIONS
+    assert not any(fields[name] for name in OPTIONS)
+
+
+def test_lists_may_name_files_in_every_root_of_the_config(tmp_path):
+    write_pictures(tmp_path, "a/x/v.png b/w.png c/w.png")
+    for root, is_known in {"b": True, "c": False}.items():
+        lines = f"v.png real\n{tmp_path}/{root}/w.png fake\n"
+        (tmp_path / "a/x/all.txt").write_text(lines)
+        sets = {"x": face_set("list", "x", split="all")}
+        if is_known:
+            assert len(opened(sets, tmp_path / "a", tmp_path / "b")["x"]) == 2
+        else:
+            with pytest.raises(DataError, match=r"line 2 names .*/c/w.png', which is not below"):
+                opened(sets, tmp_path / "a", tmp_path / "b")
 
 
 def test_unknown_options_of_a_rendered_set_are_named():

@@ -121,6 +121,21 @@ def test_a_reference_file_needs_the_order_of_its_labels_and_both_orders_agree(tm
     np.testing.assert_allclose(found["fake"], 1 - found["real"], atol=1e-6)
 
 
+def test_the_table_says_what_counted_as_a_video(trained, tmp_path):
+    names = [f"{x}/{v}/{i}.png" for x in ("real", "fake") for v in "ab" for i in range(3)]
+    write_pictures(tmp_path / "x", names)
+    config = evaluation_config(trained, select=("last",), data__paths=(str(tmp_path),))
+    for name, videos in {"shown": "", "asked": "picture"}.items():
+        config.data.test[name] = transfer.face_set("folder", "x", videos=videos, frames=2)
+    evaluate.evaluate(config, epath.Path(tmp_path / "report"))
+    by = {row["dataset"]: row for row in rows_of(tmp_path / "report")}
+    assert (by["shown"]["videos"], by["shown"]["images"]) == (4, 8)
+    assert (by["asked"]["videos"], by["asked"]["images"]) == (12, 12)
+    caption = json.loads((tmp_path / "report/table.json").read_text())["caption"]
+    assert "path x; 4 videos (4 by folder) of 3, 3, 3 frames (minimum, median, max" in caption
+    assert "videos picture; 12 videos (12 single pictures, as asked for) of 1, 1, 1" in caption
+
+
 def test_what_is_no_detector_or_no_run_is_named(trained, tmp_path):
     with pytest.raises(ConfigError, match=r"chooses among a run's checkpoints, and .* is none"):
         evaluate.evaluate(evaluation_config(tmp_path / "no"), epath.Path(tmp_path))

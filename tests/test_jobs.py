@@ -32,3 +32,16 @@ def test_the_element_is_what_the_task_says_a_sample_is(name):
     json.dumps(job.fingerprint(config))
     assert job.starting_stats(config) is None
     jax.eval_shape(job.make_task(config, stats=STATS).init, jax.random.key(0))
+
+
+def test_options_that_are_not_given_are_no_part_of_the_fingerprint():
+    def fingerprint(**options):
+        config = CONFIGS["finetune"]()
+        with config.data.unlocked():
+            config.data.paths = ("DIR",)
+            config.data.train = {"x": transfer.face_set("folder", split="train", **options)}
+        return JOBS["finetune"].fingerprint(config_lib.resolve(config))["data.train.x"]
+
+    common = {"labels", "exclude", "frames", "real_frames"}
+    assert fingerprint().keys() == {"layout", "path", "split", *common}
+    assert fingerprint(videos="folder")["videos"] == "folder"

@@ -1,23 +1,14 @@
 """Every layout's files, labels and videos are found exactly; what is not so is named."""
 
+import inspect
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
-from labelled_trees import read, write_json, write_pictures
+from labelled_trees import contents, read, refused, write_json, write_pictures
 
 from fsvfm_jax.data.layouts import FF_METHODS, LAYOUTS
 from fsvfm_jax.data.protocols import read_set
-from fsvfm_jax.errors import DataError
-
-
-def refused(root: Path, layout: str, split: str = "test", **options: Any) -> str:
-    """What is said of a set that is not accepted."""
-    with pytest.raises(DataError) as error:
-        read_set(layout, str(root), split=split, **options)
-    assert "\n" not in str(error.value)
-    return str(error.value).replace(str(root), "ROOT")
 
 
 @pytest.mark.parametrize("split", ["test", ""])
@@ -41,6 +32,22 @@ def test_folder(tmp_path, split):
     whole = read_set("folder", str(tmp_path), split=split)
     below = read_set("folder", str(tmp_path / split), split="")
     assert [list(x) for x in whole[1:4]] == [list(x) for x in below[1:4]]
+
+
+@pytest.mark.parametrize("frame", ["{}/{:05d}.png", "{}/frame{}.png", "{}_{:02d}.jpg"])
+def test_frames_of_a_video_are_found_by_folder_and_by_name(tmp_path, frame, caplog):
+    counts = {"real/a": 12, "real/b": 3, "fake/a": 1, "fake/c": 4}
+    names = {video: [frame.format(video, i) for i in range(n)] for video, n in counts.items()}
+    write_pictures(tmp_path / "test", [name for of_video in names.values() for name in of_video])
+    faces = read_set("folder", str(tmp_path), split="test")
+    rows = [(file, video) for file, _, video in contents(tmp_path / "test", faces)]
+    assert rows == [(name, video) for video in sorted(names) for name in names[video]]
+    by = "by name" if "_" in frame else "by folder"
+    expected = f"4 videos (4 {by}) of 1, 3.5, 12 frames (minimum, median, maximum)"
+    assert faces.grouping == expected
+    assert not caplog.records
+    rows = read(tmp_path, "folder", frames=2, videos="picture")
+    assert len(rows) == 20
 
 
 @pytest.mark.parametrize(
@@ -99,141 +106,6 @@ def test_links_are_followed_but_not_in_circles(tmp_path, caplog):
     (tmp_path / "set/real/other").symlink_to(tmp_path / "set/fake")
     said = refused(tmp_path / "set", "folder", "")
     assert "ROOT/fake and ROOT/real/other are the same folder by a link" in said
-
-
-def test_list(tmp_path):
-    write_pictures(
-        tmp_path, ["a b/v_frame_2.png", "a b/v_frame_10.png", "c,d.png", "e.png", "f.png"]
-    )
-    (tmp_path / "test.txt").write_bytes(
-        b"\xef\xbb\xbfa b/v_frame_10.png fake\r\n\n# a comment\n  a b/v_frame_2.png\tFake \n"
-        b"c,d.png, real\n./e.png,live\n" + str(tmp_path / "f.png").encode() + b" bonafide\n"
-    )
-    expected = [
-        ("a b/v_frame_2.png", "fake", "a b/v"),
-        ("a b/v_frame_10.png", "fake", "a b/v"),
-        ("c,d.png", "real", "c,d"),
-        ("e.png", "real", "e"),
-        ("f.png", "real", "f"),
-    ]
-    assert read(tmp_path, "list") == expected
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    list_file = (tmp_path / "test.txt").rename(elsewhere / "x.lst")
-    assert read(tmp_path, "list", list_file=str(list_file)) == expected
-
-
-def test_what_numbers_mean_in_a_list_has_to_be_said(tmp_path):
-    write_pictures(tmp_path, "a.png b.png")
-    (tmp_path / "test.txt").write_text("a.png 0\nb.png 1\n")
-    assert "ROOT/test.txt line 1 has the class '0'" in refused(tmp_path, "list")
-    for labels in ({"0": "fake", "1": "real"}, {"0": "real", "1": "fake"}):
-        assert [row[1] for row in read(tmp_path, "list", labels=labels)] == [*labels.values()]
-
-
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ("b.png", "ROOT/test.txt line 2 has no label: 'b.png'"),
-        ("my b.png", "ROOT/test.txt line 2 has the class 'b.png', which is neither"),
-        ("b.png maybe", "ROOT/test.txt line 2 has the class 'maybe', which is neither"),
-        ("../b.png real", "ROOT/test.txt line 2 names '../b.png'; a path may hold neither"),
-        ("x/../../b.png real", "ROOT/test.txt line 2 names 'x/../../b.png'"),
-        ("/x/../etc/b.png real", "ROOT/test.txt line 2 names '/x/../etc/b.png'"),
-        ("b\0.png real", "ROOT/test.txt line 2 names 'b\\x00.png'"),
-        ("a.png fake", "ROOT/test.txt line 2 has a as 'fake', which is 'real' in ROOT/test.txt"),
-    ],
-)
-def test_lines_that_say_no_label_or_lead_out_are_named(tmp_path, line, said):
-    write_pictures(tmp_path, "a.png")
-    (tmp_path / "test.txt").write_text(f"a.png real\n{line}\n")
-    assert said in refused(tmp_path, "list")
-
-
-def test_a_list_that_is_not_there_is_named(tmp_path):
-    assert "the list ROOT/val.txt cannot be read (No such file" in refused(tmp_path, "list", "val")
-
-
-def test_deepfakebench_with_compressions(tmp_path):
-    real = "FaceForensics++/original_sequences/youtube/c23/frames/000"
-    fake = "FaceForensics++/manipulated_sequences/{}/c23/frames/000_003"
-    folders = {"FF-real": real, "FF-DF": fake.format("Deepfakes"), "FF-FS": fake.format("FaceSwap")}
-    content = {}
-    for label, folder in folders.items():
-        write_pictures(tmp_path, [f"{folder}/{frame}.png" for frame in ("000", "2", "10")])
-        names = [rf"{folder}/{frame}.png".replace("/", "\\") for frame in ("10", "2", "000")]
-        by_split = {"c23": {Path(folder).name: {"label": label, "frames": names}}, "c40": {}}
-        content[label] = {"train": {}, "test": by_split}
-    list_file = write_json(tmp_path / "ff.json", {"FaceForensics++": content})
-    expected = [
-        (f"{folders[label]}/{frame}.png", "real" if label == "FF-real" else "fake", folders[label])
-        for label in ("FF-DF", "FF-FS", "FF-real")
-        for frame in ("000", "2", "10")
-    ]
-    assert read(tmp_path, "deepfakebench", list_file=list_file) == expected
-    said = refused(tmp_path, "deepfakebench", list_file=list_file, compression="raw")
-    assert "FF-real/test has no 'raw'; it has 'c23', 'c40'" in said
-    said = refused(tmp_path, "deepfakebench", "val", list_file=list_file)
-    assert "FF-real has no 'val'; it has 'train', 'test'" in said
-    said = refused(tmp_path, "deepfakebench", "train", list_file=list_file)
-    assert "no image" in said
-
-
-def bench(label: str, frames: Any, *, inner: Any = None) -> dict:
-    """A set of one label with one video."""
-    video = {"label": label if inner is None else inner, "frames": frames}
-    return {"Set": {label: {"test": {"v": video}}}}
-
-
-def test_deepfakebench_without_compressions(tmp_path):
-    names = "real/v/1.png real/w_1.png real/w_2.png fake/v/1.png"
-    write_pictures(tmp_path, names)
-    real = {"v": ["real/v/1.png"], "w": ["real/w_1.png", "real/w_2.png"], "empty": []}
-    content = bench("DFDC_Fake", ["fake/v/1.png"])
-    videos = {key: {"label": "DFDC_Real", "frames": value} for key, value in real.items()}
-    content["Set"]["DFDC_Real"] = {"test": videos}
-    list_file = write_json(tmp_path / "x.json", content)
-    assert read(tmp_path, "deepfakebench", list_file=list_file) == [
-        ("fake/v/1.png", "fake", "fake/v"),
-        ("real/v/1.png", "real", "real/v"),
-        ("real/w_1.png", "real", "real/w"),
-        ("real/w_2.png", "real", "real/w"),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ([1], "x.json is list, not an object"),
-        ({"Set": 1}, "x.json: Set is int, not an object"),
-        ({"Set": {"FF-real": "x"}}, "x.json: Set/FF-real is str, not an object"),
-        ({"Set": {"FF-real": {"test": None}}}, "Set/FF-real/test is NoneType, not an object"),
-        ({"Set": {"FF-real": {"test": {"v": [1]}}}}, "test has no 'c23'; it has 'v'"),
-        ({"Set": {"FF-real": {"test": {"c23": 1}}}}, "FF-real/test/c23 is int, not an object"),
-        ({"Set": {"FF-real": {"test": {"c23": {"v": {}}}}}}, "c23/v has no 'frames'"),
-        (bench("FF-real", "a.png"), "FF-real/test/v: frames is no list of paths"),
-        (bench("FF-real", ["a.png", 1]), "FF-real/test/v: frames is no list of paths"),
-        (bench("FF-real", ["../a.png"]), "FF-real/test/v names '../a.png'"),
-        (bench("FF-real", [r"x\..\..\a.png"]), "FF-real/test/v names 'x/../../a.png'"),
-        (bench("FF-real", ["a\0.png"]), "FF-real/test/v names 'a\\x00.png'"),
-        (bench("FF-real", ["\ud800.png"]), "no image of"),
-        (bench("FF-real", ["a.png"], inner="FF-DF"), "label 'FF-DF' but stands under 'FF-real'"),
-        (bench("FF-XX", ["a.png"]), "test/v has the class 'FF-XX', which is neither"),
-        ({}, "no image of"),
-    ],
-)
-def test_json_of_another_shape_is_named_with_its_place(tmp_path, content, said):
-    write_pictures(tmp_path, "a.png")
-    list_file = write_json(tmp_path / "x.json", content)
-    assert said in refused(tmp_path, "deepfakebench", list_file=list_file)
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"a":' * 100_000, b"[" * 100_000])
-@pytest.mark.parametrize("layout", ["deepfakebench", "ffpp"])
-def test_what_is_no_json_is_named(tmp_path, layout, content):
-    (tmp_path / "test.json").write_bytes(content)
-    options = {"list_file": f"{tmp_path}/test.json"} if layout == "deepfakebench" else {}
-    assert "ROOT/test.json is no JSON that can be read" in refused(tmp_path, layout, **options)
 
 
 def write_ffpp(root: Path, *, compression: str = "c23", frames_folder: str = "frames") -> None:
@@ -357,6 +229,73 @@ def test_fas_few_shots_lie_in_the_other_folders_and_need_their_lists(tmp_path):
     assert read(tmp_path, "fas", "shot", subset="casia") == rows
 
 
+def write_wcs(root: Path) -> list[str]:
+    """Ten frames of every video, as WCS calls them; returns the videos."""
+    videos = [
+        f"surf/{folder}/{label}/{video}"
+        for folder in ("test", "train")
+        for label in ("fake", "real")
+        for video in (f"CLKJ_AS{folder}", "x_1_2")
+    ]
+    names = [f"frame/{video}_{i:02d}.jpg" for video in videos for i in range(10)]
+    write_pictures(root, names)
+    return videos
+
+
+def test_frames_of_wcs_are_videos(tmp_path):
+    videos = write_wcs(tmp_path)
+    rows = read(tmp_path, "fas", "", subset="surf")
+    assert rows == [
+        (f"frame/{video}_{i:02d}.jpg", video.split("/")[2], video)
+        for video in videos
+        for i in range(10)
+    ]
+    first = read(tmp_path, "fas", "", subset="surf", frames=1)
+    assert [row[0] for row in first] == [f"frame/{video}_00.jpg" for video in videos]
+    singles = read(tmp_path, "fas", "", subset="surf", videos="picture")
+    assert len({row[2] for row in singles}) == 80
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["x_1_2", "x_1_2.avi", "real/x_1_2_03.jpg", "surf\\test\\real\\x_1_2_03", "x_1_2_00.jpg"],
+)
+def test_lists_of_wcs_name_videos_or_frames(tmp_path, line):
+    write_wcs(tmp_path)
+    (tmp_path / "txt").mkdir()
+    (tmp_path / "txt/surf_real_test.txt").write_text(f"{line}\n")
+    (tmp_path / "txt/surf_fake_test.txt").write_text("CLKJ_AStest\n")
+    videos = {row[2] for row in read(tmp_path, "fas", "test", subset="surf")}
+    assert videos == {"surf/test/real/x_1_2", "surf/test/fake/CLKJ_AStest"}
+
+
+def test_what_is_excluded_is_not_looked_at(tmp_path):
+    write_pictures(tmp_path, "real/v/1.png fake/w/1.png weird/1.png fake/broken/1.png")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "fake/broken/loop").symlink_to(".")
+    (tmp_path / "weird/loop").symlink_to(".")
+    exclude = ("weird", "empty", "broken")
+    rows = read(tmp_path, "folder", "", exclude=exclude)
+    assert [row[0] for row in rows] == ["fake/w/1.png", "real/v/1.png"]
+    write_ffpp(tmp_path)
+    (tmp_path / "manipulated_sequences/FaceSwap").rename(tmp_path / "gone")
+    rows = read(tmp_path, "ffpp", exclude=("FaceSwap",))
+    assert len(rows) == 4 + 3 * 4
+    write_pictures(tmp_path, "frame/msu/test/real/v_frame0.png")
+    (tmp_path / "txt").mkdir()
+    (tmp_path / "txt/msu_fake_test.txt").mkdir()
+    rows = read(tmp_path, "fas", "test", subset="msu", exclude=("fake",))
+    assert [row[2] for row in rows] == ["msu/test/real/v"]
+
+
+def test_single_pictures_of_diff_stay_single(tmp_path, caplog):
+    root = tmp_path / "test_subsets/FE/test"
+    write_pictures(root, [f"{x}/part/{i:04d}.png" for x in ("real", "fake") for i in range(5)])
+    assert len({row[2] for row in read(tmp_path, "diff", subset="FE")}) == 10
+    assert not caplog.records
+    assert len({row[2] for row in read(tmp_path, "diff", subset="FE", videos="folder")}) == 2
+
+
 def test_diff(tmp_path):
     for split in ("val", "test"):
         for subset in ("T2I", "FS"):
@@ -379,4 +318,15 @@ def test_diff(tmp_path):
 
 
 def test_these_are_the_layouts():
-    assert set(LAYOUTS) == {"folder", "list", "deepfakebench", "ffpp", "fas", "diff"}
+    assert set(LAYOUTS) == {
+        *("folder", "list", "deepfakebench", "ffpp", "celebdf", "dfdc", "fas", "diff")
+    }
+
+
+def test_the_documented_layouts_have_the_documented_options():
+    text = (Path(__file__).parent.parent / "docs/transfer.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \|.*\| (.*) \|$", text, re.MULTILINE))
+    for layout, read_layout in LAYOUTS.items():
+        options = list(inspect.signature(read_layout).parameters)[2:]
+        assert sorted(re.findall(r"`(\w+)`", rows[layout])) == sorted(options), layout
+    assert set(rows) >= {*LAYOUTS, "rendered"}

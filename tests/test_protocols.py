@@ -162,12 +162,31 @@ def test_what_is_said_of_a_name_goes_before_what_it_says_itself(tmp_path):
     ("layout", "options", "said"),
     [
         ("folders", {}, "there is no layout 'folders'; did you mean 'folder'?"),
-        ("folder", {"compression": "c23"}, "'compression'; its options are none"),
-        ("ffpp", {"comp": "c23"}, "'comp'; its options are compression, frames_folder, methods"),
+        (
+            "folder",
+            {"compression": "c23"},
+            "compression = 'c23' is no option of the layout 'folder', but of 'deepfakebench' and"
+            " 'ffpp': its options are videos; leave it empty, or set layout",
+        ),
+        (
+            "ffpp",
+            {"comp": "c23"},
+            "comp = 'c23' is no option of the layout 'ffpp': its options are compression,"
+            " frames_folder, methods",
+        ),
+        (
+            "dfdc",
+            {"subset": "x", "field": "config.data.test.A"},
+            "config.data.test.A.subset = 'x' is no option of the layout 'dfdc', but of 'fas' and"
+            " 'diff': its options are list_file, frames_folder; leave it empty, or set"
+            " config.data.test.A.layout",
+        ),
         ("folder", {"frames": -1}, "frames is -1 and real_frames None; 0 keeps all"),
         ("folder", {"real_frames": -1}, "frames is 0 and real_frames -1; 0 keeps all"),
-        ("fas", {}, "'subset'; its options are subset"),
-        ("deepfakebench", {}, "'list_file'; its options are list_file, compression"),
+        ("fas", {}, "needs subset: set it; its options are subset, videos"),
+        ("deepfakebench", {}, "needs list_file: set it; its options are list_file, compression"),
+        ("fas", {"field": "config.data.val.X"}, "'fas' needs config.data.val.X.subset: set it"),
+        ("list", {"split": ""}, "name a split or a list_file"),
     ],
 )
 def test_layouts_and_options_that_do_not_exist_or_make_no_sense_are_named(
@@ -184,10 +203,13 @@ def test_a_path_that_is_not_there_is_named(tmp_path):
 
 
 def test_frames_that_are_taken_for_videos_are_told(tmp_path, caplog):
-    write_pictures(tmp_path, "real/v/000.png real/v/001.png fake/w/000.png")
-    read_set("folder", str(tmp_path), split="", frames=32)
-    assert "each of its 3 videos has one: files are frames of one video where they" in caplog.text
+    write_pictures(tmp_path, "real/000.png real/001.png fake/000.png")
+    for frames in (32, 0):
+        caplog.clear()
+        read_set("folder", str(tmp_path), split="", frames=frames)
+        assert "each of its 3 videos has one frame, although names are numbered" in caplog.text
     caplog.clear()
+    read_set("folder", str(tmp_path), split="", frames=32, videos="picture")
     write_pictures(tmp_path, "real/u_frame_0.png real/u_frame_1.png")
     read_set("folder", str(tmp_path), split="", frames=32)
     read_set("folder", str(tmp_path), split="", frames=1)

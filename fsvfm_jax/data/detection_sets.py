@@ -74,7 +74,7 @@ class Chosen:
 
 
 def open_sets(
-    sets: ConfigDict, paths: Sequence[str], *, image_size: int
+    sets: ConfigDict, paths: Sequence[str], *, image_size: int, field: str = "config.data"
 ) -> dict[str, DetectionSet]:
     """Opens what `configs.transfer.face_set` describes.
 
@@ -82,13 +82,14 @@ def open_sets(
         sets: Descriptions by name.
         paths: Roots; a set is read under each of them that has its folder.
         image_size: Of rendered faces, in pixels.
+        field: Of the config that `sets` is, for messages.
 
     Raises:
         ConfigError: A layout, an option or a rendered set is unknown.
         DataError: A set is under no root, or not as its layout says.
     """
     return {
-        name: _open_set(name, one.to_dict(), paths, image_size=image_size)
+        name: _open_set(name, one.to_dict(), paths, image_size=image_size, field=field)
         for name, one in sets.items()
     }
 
@@ -165,11 +166,16 @@ def told_of(sets: Mapping[str, DetectionSet]) -> str:
 
 
 def _open_set(
-    name: str, options: dict[str, Any], paths: Sequence[str], *, image_size: int
+    name: str, options: dict[str, Any], paths: Sequence[str], *, image_size: int, field: str
 ) -> DetectionSet:
     layout, path = options.pop("layout"), options.pop("path")
     if "labels" in options:
-        options["labels"] = dict(options["labels"])
+        options["labels"] = _labels(options["labels"], field=f"{field}.{name}.labels")
+    if isinstance(options.get("exclude"), str):
+        raise ConfigError(
+            f"{field}.{name}.exclude = {options['exclude']!r} is no tuple of names: give"
+            f" ({options['exclude']!r},)"
+        )
     if layout == "rendered":
         try:
             return RenderedFaces(image_size=image_size, **options)
@@ -181,17 +187,29 @@ def _open_set(
             f"the set {name} ({layout}) lies under none of config.data.paths ="
             f" {', '.join(paths)}: there is no folder {path or '.'} there"
         )
+    options = {"name": name, "roots": paths, "field": f"{field}.{name}"} | options
     lists = [read_set(layout, os.path.join(root, path), **options) for root in roots]
     faces = _merge(name, lists)
     logger.info(
-        "set %s: %d images of %d videos, %s; %d skipped",
+        "set %s: %d images of %d videos, %s; %d skipped; on disk: %s",
         name,
         len(faces.files),
         len(np.unique(faces.videos)),
         ", ".join(f"{np.sum(faces.labels == i)} {label}" for i, label in enumerate(LABELS)),
         faces.skipped,
+        faces.grouping,
     )
     return LabelledFaces(faces)
+
+
+def _labels(pairs: Any, *, field: str) -> dict[str, str]:
+    try:
+        return dict(pairs)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{field} = {pairs!r}: give pairs of a class's name and 'fake' or 'real', such as"
+            " (('0', 'fake'), ('1', 'real'))"
+        ) from error
 
 
 def _merge(name: str, lists: list[FaceList]) -> FaceList:
@@ -206,4 +224,5 @@ def _merge(name: str, lists: list[FaceList]) -> FaceList:
         *(np.concatenate(of_all) for of_all in zip(*(one[1:4] for one in lists), strict=True)),
         skipped=sum(one.skipped for one in lists),
         folders=tuple(folder for one in lists for folder in one.folders),
+        grouping="; ".join(one.grouping for one in lists),
     )

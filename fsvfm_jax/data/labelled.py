@@ -38,6 +38,7 @@ class FaceList(NamedTuple):
     videos: Shaped[np.ndarray, " N"]  # bytes: the video's path relative to the set's root
     skipped: int  # frames that are named but not there, and videos no frame is named of
     folders: tuple[str, ...]  # what the sets' roots are called: splits of one set have the same
+    grouping: str = ""  # in words: what counts as a video, before frames are left out
 
 
 class LabelledFace(TypedDict):

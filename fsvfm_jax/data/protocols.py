@@ -8,12 +8,15 @@ import inspect
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from fsvfm_jax.data.labelled import LABELS, FaceList, label_of, thin
-from fsvfm_jax.data.layouts import LAYOUTS, Video, told
+from fsvfm_jax.data.layouts import LAYOUTS, Video
+from fsvfm_jax.data.lists import propose_prefix
+from fsvfm_jax.data.set_root import Excluded, SetRoot, told
+from fsvfm_jax.data.videos import LIST, PICTURE, UNMATCHED, are_numbered, describe
 from fsvfm_jax.errors import ConfigError, DataError, nearest
 
 logger = logging.getLogger(__name__)
@@ -29,6 +32,8 @@ def read_set(
     exclude: Sequence[str] = (),
     frames: int = 0,
     real_frames: int | None = None,
+    roots: Sequence[str] = (),
+    field: str = "",
     **options: str | Sequence[str],
 ) -> FaceList:
     """Returns the faces of a set that somebody has on disk.
@@ -40,10 +45,12 @@ def read_set(
         name: What tables call the set; by default its subset, or the last part of its path.
         labels: "fake" or "real" for class names that do not say it, such as {"0": "fake"}.
         exclude: Names of classes and of folders in the set that are left out, such as
-            "YouTube-real".
+            "YouTube-real". Nothing in them is looked at.
         frames: How many frames of a video are kept, evenly spaced; 0 keeps all, 1 the first.
         real_frames: The same for real videos, where that differs.
-        options: What the layout's function takes beyond path and split.
+        roots: Further folders in which files may lie that a list names by absolute paths.
+        field: The field of the config that describes the set, for messages.
+        options: What the layout's function takes beyond root and split; empty ones are not given.
 
     Raises:
         ConfigError: The layout or an option is unknown, or a number of frames is below 0.
@@ -54,67 +61,72 @@ def read_set(
         raise ConfigError(
             f"frames is {frames} and real_frames {real_frames}; 0 keeps all, and less is no number"
         )
+    options = {option: value for option, value in options.items() if value not in ("", (), None)}
+    _check_options(layout, options, field=field)
     if not os.path.isdir(path):
         raise DataError(f"{path} does not exist; name the folder of the set")
     name = name or str(options.get("subset", "")) or os.path.basename(os.path.abspath(path))
-    videos = _leave_out(_find_videos(layout, path, split=split, options=options), exclude, path)
+    root = SetRoot(path, roots, Excluded(exclude), field)
+    found = LAYOUTS[layout](root, split=split, **options)
+    videos = _leave_out(found, exclude, root)
     label_by_class = _label_classes(videos, labels or {})
     label_by_video = _label_videos(videos, label_by_class)
     files, missing = _find_files(videos)
-    empty = sorted(files.keys() - {video.name for video in videos if video.frames})
+    named = {video.name for video in videos if video.frames}
+    empty = sorted(files.keys() - named)
     _warn(name, "frames that are named but not there", missing)
     _warn(name, "videos without a frame", empty)
     if not any(files.values()):
-        first = f", first {(missing + empty)[0]}" if files else ""
-        raise DataError(
-            f"no image of {name} is left: {len(missing)} frames are not there and"
-            f" {len(empty)} videos have none{first}; see whether {path} is what their paths are"
-            " relative to"
-        )
-    folder = os.path.basename(os.path.abspath(path))
-    found = _face_list(
-        name, files, label_by_video, skipped=len(missing) + len(empty), folder=folder
+        raise _nothing_left(name, root, missing, empty)
+    faces = FaceList(
+        name=name,
+        **_in_order(files, label_by_video),
+        skipped=len(missing) + len(empty),
+        folders=(os.path.basename(os.path.abspath(path)),),
+        grouping=_describe_videos(name, videos, files, frames=frames),
     )
-    if frames > 1 and len(found.files) == len(np.unique(found.videos)):
-        logger.warning(
-            "%s: %d frames of a video are asked for, and each of its %d videos has one: files are"
-            " frames of one video where they are called <video>_frame_<i>; here what is told of"
-            " videos is of single images",
-            name,
-            frames,
-            len(found.files),
-        )
-    return thin(found, frames, per_real_video=real_frames)
+    return thin(faces, frames, per_real_video=real_frames)
 
 
-def _find_videos(
-    layout: str, path: str, *, split: str, options: Mapping[str, str | Sequence[str]]
-) -> Iterator[Video]:
+def _check_options(layout: str, options: Mapping[str, object], *, field: str) -> None:
     if layout not in LAYOUTS:
         raise ConfigError(f"there is no layout {layout!r}; {nearest(layout, LAYOUTS)}")
-    read = LAYOUTS[layout]
-    signature = inspect.signature(read)
-    try:
-        signature.bind(path, split=split, **options)
-    except TypeError as error:
-        known = ", ".join(list(signature.parameters)[2:]) or "none"
-        raise ConfigError(f"the layout {layout!r}: {error}; its options are {known}") from error
-    return read(path, split=split, **options)
+    known = {
+        one: list(inspect.signature(read).parameters.values())[2:] for one, read in LAYOUTS.items()
+    }
+    names = [parameter.name for parameter in known[layout]]
+    where = f"{field}." if field else ""
+    its_options = f"its options are {', '.join(names)}"
+    for option in options:
+        if option not in names:
+            others = [
+                one for one, parameters in known.items() if option in {x.name for x in parameters}
+            ]
+            of_whom = f", but of {' and '.join(map(repr, others))}" if others else ""
+            raise ConfigError(
+                f"{where}{option} = {options[option]!r} is no option of the layout {layout!r}"
+                f"{of_whom}: {its_options}; leave it empty, or set {where}layout"
+            )
+    for parameter in known[layout]:
+        if parameter.default is inspect.Parameter.empty and parameter.name not in options:
+            raise ConfigError(
+                f"the layout {layout!r} needs {where}{parameter.name!s}: set it; {its_options}"
+            )
 
 
-def _leave_out(videos: Iterable[Video], exclude: Sequence[str], path: str) -> list[Video]:
+def _leave_out(videos: Iterable[Video], exclude: Sequence[str], root: SetRoot) -> list[Video]:
     """Those that no excluded name is the class or a folder of."""
     kept, known = [], set()
     for video in videos:
         names = {video.label, *os.path.dirname(video.name).split(os.sep)}
         known |= names
-        if names.isdisjoint(exclude):
+        if not root.excluded.has(names):
             kept.append(video)
     for one in exclude:
-        if one not in known:
+        if one not in root.excluded.met:
             raise DataError(
-                f"no class or folder in {path} is called {one!r}, which is to be excluded; there is"
-                f" {told(sorted(known - {''}))}"
+                f"no class or folder in {root.path} is called {one!r}, which is to be excluded;"
+                f" there is {told(sorted((known | root.excluded.met) - {''}))}"
             )
     return kept
 
@@ -175,29 +187,21 @@ def _refuse_same_folders(folders: Iterable[str]) -> None:
             )
 
 
-def _face_list(
-    name: str,
-    files: Mapping[str, set[str]],
-    label_by_video: Mapping[str, int],
-    *,
-    skipped: int,
-    folder: str,
-) -> FaceList:
-    """In the order it has everywhere."""
+def _in_order(
+    files: Mapping[str, set[str]], label_by_video: Mapping[str, int]
+) -> dict[str, np.ndarray]:
+    """Files, labels and videos in the order that they have everywhere."""
     rows = [
         (os.fsencode(file), label_by_video[video], os.fsencode(video))
         for video in sorted(files)
         for file in sorted(files[video], key=_frame_order)
     ]
     column_files, column_labels, column_videos = zip(*rows, strict=True)
-    return FaceList(
-        name=name,
-        files=np.array(column_files),
-        labels=np.array(column_labels, np.int8),
-        videos=np.array(column_videos),
-        skipped=skipped,
-        folders=(folder,),
-    )
+    return {
+        "files": np.array(column_files),
+        "labels": np.array(column_labels, np.int8),
+        "videos": np.array(column_videos),
+    }
 
 
 def _frame_order(file: str) -> tuple[list[str | int], str]:
@@ -209,3 +213,42 @@ def _frame_order(file: str) -> tuple[list[str | int], str]:
 def _warn(name: str, what: str, found: Sequence[str]) -> None:
     if found:
         logger.warning("%s: %s: %d, first %r", name, what, len(found), found[0])
+
+
+def _nothing_left(
+    name: str, root: SetRoot, missing: Sequence[str], empty: Sequence[str]
+) -> DataError:
+    first = f", first {(missing or empty)[0]}" if missing or empty else ""
+    named = missing[0].removeprefix(os.path.join(root.path, "")) if missing else ""
+    advice = propose_prefix(named, root) or (
+        f"; see whether {root.path} is what their paths are relative to"
+    )
+    return DataError(
+        f"no image of {name} is left: {len(missing)} frames are not there and {len(empty)} videos"
+        f" have none{first}{advice}"
+    )
+
+
+def _describe_videos(
+    name: str, videos: Iterable[Video], files: Mapping[str, set[str]], *, frames: int
+) -> str:
+    """Returns in words what counts as a video; warns where it may be wrong."""
+    by_video = {video.name: video.by for video in videos}
+    there = {video: len(of_video) for video, of_video in files.items() if of_video}
+    text = describe(by_video, there)
+    unmatched = [video for video in there if by_video[video] == UNMATCHED]
+    _warn(name, "pictures that the pattern of videos does not match", unmatched)
+    if max(there.values()) > 1 or set(by_video.values()) <= {PICTURE}:
+        return text
+    names = [file for of_video in files.values() for file in of_video]
+    is_guess = not set(by_video.values()) <= {LIST, PICTURE}
+    if frames > 1 or (is_guess and are_numbered(names)):
+        logger.warning(
+            "%s: each of its %d videos has one frame%s: video scores are those of single images;"
+            " where pictures are frames, set videos to 'folder', 'name' or a pattern such as"
+            " '{video}/*/*', else to 'picture'",
+            name,
+            len(there),
+            ", although names are numbered" if is_guess and are_numbered(names) else "",
+        )
+    return text

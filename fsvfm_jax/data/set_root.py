@@ -1,0 +1,93 @@
+"""The root of a labelled set: the folders and pictures in it, and what is left out."""
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from fsvfm_jax.data.listing import walk
+from fsvfm_jax.data.videos import Picture, is_image
+from fsvfm_jax.errors import DataError
+
+_MAX_TOLD = 20
+
+
+class Excluded:
+    """Names of classes and folders that are left out of a set.
+
+    Attributes:
+        met: Those of them that the set has.
+    """
+
+    def __init__(self, names: Iterable[str]):
+        self._names = frozenset(names)
+        self.met: set[str] = set()
+
+    def has(self, names: Iterable[str]) -> bool:
+        """Whether one of these is left out."""
+        met = self._names.intersection(names)
+        self.met |= met
+        return bool(met)
+
+    def has_folder_of(self, path: str) -> bool:
+        """Whether a folder of a path that a list names is left out."""
+        return self.has(path.replace("\\", "/").split("/")[:-1])
+
+
+class SetRoot(NamedTuple):
+    """Where a set lies, and what of it is left out."""
+
+    path: str
+    others: Sequence[str]  # further folders that lists may name files in
+    excluded: Excluded
+    field: str  # of the config that describes the set, such as "config.data.test.DFDC"; or ""
+
+    def flag(self, option: str, value: str) -> str:
+        """Returns how a user sets an option of the set."""
+        return f"--{self.field}.{option}='{value}'" if self.field else f"{option}={value!r}"
+
+
+def told(names: Sequence[str]) -> str:
+    """Returns names for a message, shortened where they are many."""
+    more = f" and {len(names) - _MAX_TOLD} more" if len(names) > _MAX_TOLD else ""
+    return ", ".join(map(repr, names[:_MAX_TOLD])) + more or "nothing"
+
+
+def walk_pictures(root: SetRoot, path: str, folder: str, *, label: str) -> list[Picture]:
+    """The pictures below a folder of the path, sorted, without those in excluded folders."""
+    where = os.path.join(path, folder)
+    names = sorted(
+        os.path.join(folder, file)
+        for file in walk(where, enter=lambda name: not root.excluded.has([name]))
+        if is_image(file)
+    )
+    return [Picture(name, label, os.path.join(path, name), where) for name in names]
+
+
+def subfolder(folder: str, *names: str) -> str:
+    """Returns the path of a folder in a folder in a folder.
+
+    Raises:
+        DataError: One is not there; the message names those that are.
+    """
+    for name in names:
+        parent, folder = folder, os.path.join(folder, name)
+        if not os.path.isdir(folder):
+            there = told(folders_in(parent))
+            raise DataError(f"{folder} does not exist; in {parent} there is {there}")
+    return folder
+
+
+def folders_in(parent: str) -> list[str]:
+    """Returns the names of its folders, sorted; not those that programs hide.
+
+    Raises:
+        DataError: It cannot be listed.
+    """
+    try:
+        with os.scandir(parent) as found:
+            names = [x.name for x in found if x.is_dir() and not x.name.startswith(".")]
+    except OSError as error:
+        raise DataError(
+            f"{parent} cannot be listed ({error.strerror}); make it readable"
+        ) from error
+    return sorted(names)
