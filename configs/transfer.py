@@ -85,7 +85,7 @@ def get_config(size: str, arg: str = "", *, mode: str = "full", **changes: Any) 
     c.augment.flip = True
     # RandAugment's magnitude, of 10, with deviation 0.5: two operations on every image. 0 is off.
     c.augment.rand_magnitude = 9
-    # Saturation times 1 - x to 1 + x.
+    # Every other image's saturation times 1 - x to 1 + x.
     c.augment.saturation = 0.0
     # Share of the images of which a box is filled with noise.
     c.augment.erase = 0.25
