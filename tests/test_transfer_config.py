@@ -47,7 +47,7 @@ def test_balanced_batches_divide_over_sets_and_classes():
         ({"model.num_heads": 5}, r"model\.width = 96 is not divisible by model\.num_heads = 5"),
         ({"data.view": "crop"}, r"config\.data\.view = 'crop' is unknown"),
         ({"accum_steps": 0}, r"config\.accum_steps = 0 must be"),
-        ({"total_steps": 0}, r"config\.total_steps = 0 must be above 0"),
+        ({"total_steps": 0}, r"config\.total_steps = 0 must be from 1 to"),
         ({"optimizer.lr": -1.0}, r"config\.optimizer\.lr = -1\.0 must be above 0"),
         ({"optimizer.betas": (0.9, 2.0)}, r"config\.optimizer\.betas = \(0\.9, 2\.0\) must be two"),
         ({"optimizer.name": "adam"}, r"'adam' has no layer_decay and no grad_clip"),

@@ -142,9 +142,9 @@ def saturation_jitter(
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Scales the saturation of every other picture, as METHOD section 5 has it for anti-spoofing.
 
-    The S of HSV = (max - min) / max is multiplied by a factor from 1 - strength (0 at
-    least) to 1 + strength, and clipped only as a colour: hue and value (the largest channel) stay, and every channel's
-    distance from the largest is multiplied by the factor.
+    The S of HSV, (max - min) / max, is multiplied by a factor from 1 - strength (0 at least) to
+    1 + strength. Hue and value (the largest channel) stay: every channel's distance from the
+    largest is multiplied by the factor, and the result is clipped to 0 to 255.
 
     Args:
         image: The picture.
