@@ -125,6 +125,18 @@ def words(arg: str, known: Collection[str]) -> list[str]:
     return found
 
 
+def one_word(arg: str, known: Collection[str]) -> str:
+    """What follows a config's colon, where it can be one word alone, or nothing.
+
+    Raises:
+        ValueError: It is not known, or there are several.
+    """
+    found = words(arg, known)
+    if len(found) > 1:
+        raise ValueError(f"a config takes one argument of {', '.join(known)}, not {arg!r}")
+    return found[0] if found else ""
+
+
 def pick_target(found: Iterable[str], targets: Sequence[str]) -> str:
     """The domain to test on that is among the words, by default the first.
 

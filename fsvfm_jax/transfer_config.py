@@ -74,6 +74,11 @@ def resolve_finetuning(config: ConfigDict) -> None:
             " class alone, which the contrastive loss cannot tell from another: set it to 1"
         )
     _check_sets(config.data, "train")
+    if config.data.paths and all(one.layout == RENDERED for one in config.data.train.values()):
+        raise ConfigError(
+            f"config.data.paths = {told(config.data.paths)} is read by no set of config.data.train,"
+            " which are all rendered: leave it out, or :smoke"
+        )
     _resolve_weights(config)
     build_detector(config.model)
 

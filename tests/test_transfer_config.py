@@ -70,6 +70,11 @@ def test_the_contrast_asks_for_a_number_of_micro_batches():
         resolved("adapter", accum_steps="auto", loss__weight_anchor=0.1)
 
 
+def test_paths_that_no_set_reads_are_refused():
+    with pytest.raises(ConfigError, match=r"data\.paths = \('DIR',\) is read by no set of .*train"):
+        resolved(data__paths=("DIR",))
+
+
 def test_sets_on_disk_need_a_root():
     c = transfer.get_config("vit_base_patch16")
     with pytest.raises(ConfigError, match=r"config\.data\.train names no set"):
