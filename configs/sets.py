@@ -43,13 +43,19 @@ DOMAINS = {
 Sets = dict[str, ConfigDict]
 
 
-def ffpp(*, methods: Sequence[str] = FF_METHODS, real_frames: int = 128) -> dict[str, Sets]:
-    """FaceForensics++ c23 to train on and to validate: 32 frames of a fake video."""
+def ffpp(*, methods: Sequence[str] = FF_METHODS, real_frames: int = 128) -> dict[str, Any]:
+    """FaceForensics++ c23 to train on and to validate: 32 frames of a fake video.
+
+    Returns:
+        What differs in `config.data`: both sets, and the view by which the authors' code validates,
+        which is not the one by which the papers' tables were scored ("resize").
+    """
     frames = {"frames": 32, "real_frames": real_frames}
-    return {
+    split_sets = {
         split: {"FFpp": face_set("ffpp", "FF++", split=split, methods=methods, **frames)}
         for split in ("train", "val")
     }
+    return {**split_sets, "view": "resize256_crop224"}
 
 
 def deepfakes(names: Iterable[str], *, layout: str = "") -> Sets:
@@ -117,6 +123,18 @@ def words(arg: str, known: Collection[str]) -> list[str]:
         if word not in known:
             raise ValueError(f"a config takes no argument {word!r}; there is {', '.join(known)}")
     return found
+
+
+def one_word(arg: str, known: Collection[str]) -> str:
+    """What follows a config's colon, where it can be one word alone, or nothing.
+
+    Raises:
+        ValueError: It is not known, or there are several.
+    """
+    found = words(arg, known)
+    if len(found) > 1:
+        raise ValueError(f"a config takes one argument of {', '.join(known)}, not {arg!r}")
+    return found[0] if found else ""
 
 
 def pick_target(found: Iterable[str], targets: Sequence[str]) -> str:

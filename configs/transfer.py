@@ -1,6 +1,7 @@
-"""Every field of a fine-tuning run, with its meaning and the papers' value for DfD; sets of faces.
+"""The papers' values for DfD of every field of a fine-tuning run; sets of faces.
 
-A field that is None is set as its comment says; a value given explicitly wins.
+What each field means and which values it takes: fsvfm_jax/transfer_fields.py. A field that is None
+is set as its meaning says; a value given explicitly wins.
 """
 
 from typing import Any
@@ -25,96 +26,62 @@ def get_config(size: str, arg: str = "", *, mode: str = "full", **changes: Any) 
     c = ConfigDict()
     c.task = "finetune"
     c.seed = 0
-    # "full": everything is trained. "adapter": an FS-Adapter and its head beside a frozen backbone.
-    # "linear": the head alone.
     c.mode = mode
     c.epochs = 10
-    # Optimizer updates, in place of `epochs`.
     c.total_steps = placeholder(int)
     c.batch_size = 64
-    # Micro-batches per update, one after another, or "auto".
     c.accum_steps = FieldReference(1, field_type=object)
 
     c.model = common.encoder(size)
-    # "mean" of the patch tokens and a norm of its own, or the class "token".
     c.model.pool = "mean"
-    # Width over the adapter's width; 0 is no adapter. By mode: 4, or 0.
     c.model.adapter_reduction = placeholder(int)
-    # The anti-spoofing head.
     c.model.fas = False
-    # In the last block; grows linearly from 0. Active in a frozen backbone too; 0 switches it off.
     c.model.drop_path = 0.1
 
-    # The pretrained encoder; heads are always new.
     c.init = ConfigDict()
-    # A workdir, an exported folder, a .pth file of the reference or of MAE, a folder or file of
-    # timm, Hugging Face or Google (docs/weights.md). "": the encoder is drawn too ("scratch").
     c.init.params = ""
-    # Of a workdir, or of a file that has both: "student" or "teacher".
     c.init.branch = "student"
-    # Of a file with several networks, which: such as "model_ema". "": the raw weights.
     c.init.entry = ""
 
     c.loss = ConfigDict()
-    # Share of every target that is spread over all classes.
     c.loss.smoothing = 0.1
-    # lambda of the real-anchor contrastive loss; only with an adapter.
     c.loss.weight_anchor = 0.0
     c.loss.temperature = 0.07
-    # "real" images alone, or "all" (plain supervised contrastive, the ablation).
     c.loss.anchors = "real"
 
     c.optimizer = ConfigDict()
-    # "adamw", or "adam" with L2 in the gradient.
     c.optimizer.name = "adamw"
-    # The learning rate is blr * batch_size / 256, or `lr` if that is given.
     c.optimizer.blr = 2e-4
     c.optimizer.lr = placeholder(float)
-    # "cosine" to `min_lr` after `warmup_epochs`, or "constant".
     c.optimizer.schedule = "cosine"
     c.optimizer.min_lr = 1e-6
     c.optimizer.warmup_epochs = 5.0
     c.optimizer.betas = (0.9, 0.999)
     c.optimizer.weight_decay = 0.03
-    # A layer's updates times layer_decay^(layers above it); 1 treats all alike.
     c.optimizer.layer_decay = 0.6
-    # Greatest global norm of the gradient; 0 clips nothing.
     c.optimizer.grad_clip = 0.0
 
     c.augment = ConfigDict()
-    # Least share of the area that a random crop keeps; 1 crops nothing.
     c.augment.crop = 0.08
     c.augment.flip = True
-    # RandAugment's magnitude, of 10, with deviation 0.5: two operations on every image. 0 is off.
     c.augment.rand_magnitude = 9
-    # Saturation times 1 - x to 1 + x.
     c.augment.saturation = 0.0
-    # Share of the images of which a box is filled with noise.
     c.augment.erase = 0.25
-    # alpha of mixup and of cutmix: one of them on every batch. 0 is off.
     c.augment.mixup = 0.8
     c.augment.cutmix = 1.0
 
     c.data = ConfigDict()
-    # Roots under which the sets below lie; a set is read under each of them that has it.
     c.data.paths = ()
-    # By name, what `face_set` makes: sets to train on, and those that choose the checkpoint.
     c.data.train = ConfigDict()
     c.data.val = ConfigDict()
-    # Every batch holds as many faces of each set and class.
     c.data.balanced = False
-    # What the network sees in validation: "resize", or "resize256_crop224".
+    c.data.weights = placeholder(tuple)
     c.data.view = "resize"
-    # Of pixels in [0, 1]. Both None: from `stats_file`, or those of the starting weights; without
-    # weights computed over the training sets. They are stored in the workdir.
     c.data.mean = placeholder(tuple)
     c.data.std = placeholder(tuple)
     c.data.stats_file = placeholder(str)
-    # Samples of the stream to leave out: first and one past the last.
     c.data.skip_ranges = ()
-    # Damaged faces that may be replaced by others until the run ends with an error.
     c.data.skip_corrupt = 0
-    # Processes that read and decode on each host; 0 uses threads.
     c.data.num_workers = 8
 
     common.add_run_sections(c)
@@ -139,13 +106,20 @@ def face_set(layout: str, path: str = "", *, split: str = "", **options: Any) ->
         options: Of the layout.
     """
     if layout != "rendered":
-        # What every set on disk can be told: fsvfm_jax/data/protocols.py. `labels` are pairs of a
-        # class's name and "fake" or "real".
-        common_options = {"labels": (), "exclude": (), "frames": 0, "real_frames": placeholder(int)}
-        # Options of single layouts: they are fields of every set, so that a flag can set them.
-        names = ("videos", "list_file", "strip_prefix", "subset", "compression", "frames_folder")
-        of_layouts = {**dict.fromkeys(names, ""), "methods": ()}
-        options = common_options | of_layouts | options
+        # What every set on disk can be told, and what some layouts can. Empty is their default.
+        options = {
+            "labels": (),
+            "exclude": (),
+            "frames": 0,
+            "real_frames": placeholder(int),
+            "videos": "",
+            "list_file": "",
+            "strip_prefix": "",
+            "compression": "",
+            "frames_folder": "",
+            "methods": (),
+            "subset": "",
+        } | options
     return ConfigDict({"layout": layout, "path": path, "split": split, **options})
 
 
@@ -156,15 +130,20 @@ def rendered_set(name: str, split: str, *, videos: int, frames: int = 4) -> Conf
 
 def make_smoke(c: ConfigDict) -> None:
     """A tiny network, drawn, on rendered faces: under 3 minutes on two CPU cores, no download."""
-    c.model.update(
-        image_size=64, patch_size=8, width=96, depth=4, num_heads=4, dtype="float32", drop_path=0.0
-    )
+    make_tiny(c)
     # Spoofs, whatever is trained: such a network learns of deepfakes nothing in so short a time.
     names = ("cam-m", "cam-c", "cam-i") if c.model.fas else ("cam-o",)
     videos = 384 // len(names)
     with c.data.unlocked():
         c.data.train = {name: rendered_set(name, "train", videos=videos) for name in names}
         c.data.val = {name: rendered_set(name, "val", videos=videos // 4) for name in names}
+
+
+def make_tiny(c: ConfigDict) -> None:
+    """A tiny network, drawn, for a thousand faces and two CPU cores."""
+    c.model.update(
+        image_size=64, patch_size=8, width=96, depth=4, num_heads=4, dtype="float32", drop_path=0.0
+    )
     c.data.num_workers = 0
     c.epochs = 2
     c.total_steps = None

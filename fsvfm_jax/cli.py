@@ -22,6 +22,7 @@ from absl import flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from fsvfm_jax.config_files import FindingParser
 from fsvfm_jax.errors import ConfigError, Preempted, StorageError, UserError, in_one_line
 from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.processes import share_heaps
@@ -33,6 +34,7 @@ STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="Config file, such as configs/vit_l.py or configs/vit_l.py:smoke."
 )
+flags.FLAGS["config"].parser = FindingParser(flags.FLAGS["config"].parser)
 _COORDINATOR = flags.DEFINE_string(
     "coordinator",
     None,

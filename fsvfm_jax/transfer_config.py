@@ -1,55 +1,34 @@
-"""Resolution and checks of a fine-tuning run's config, and of an evaluation's."""
+"""Resolution of a fine-tuning run's config, and of an evaluation's, and how their fields fit."""
 
-import math
-from typing import Any
+from typing import Any, NoReturn
 
 from ml_collections import ConfigDict
 
 from fsvfm_jax.config_checks import (
-    RUN_RANGES,
-    check_accum_steps,
-    check_choices,
-    check_ranges,
-    check_skip_ranges,
+    check_comparison,
+    check_fields,
+    check_rates,
     check_stats,
     check_warmup,
+    check_weights,
+    told,
 )
 from fsvfm_jax.data.labelled import LABELS
-from fsvfm_jax.data.rand_augment import EVALUATION_TRANSFORMS
+from fsvfm_jax.data.layouts import LAYOUTS
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.models import build_detector
 from fsvfm_jax.optim import peak_learning_rate
-from fsvfm_jax.published import PUBLISHED
+from fsvfm_jax.transfer_fields import (
+    EVALUATION,
+    FACE_SET,
+    FINETUNING,
+    OF_LAYOUTS,
+    RENDERED,
+    SELECTIONS,
+    set_fields,
+)
 
 ADAPTER_REDUCTION = 4
-SELECTIONS = ("validation", "last", "test-oracle", "given")
-
-CHOICES = {
-    "mode": ("full", "adapter", "linear"),
-    "init.branch": ("student", "teacher"),
-    "loss.anchors": ("real", "all"),
-    "optimizer.name": ("adamw", "adam"),
-    "optimizer.schedule": ("cosine", "constant"),
-    "data.view": EVALUATION_TRANSFORMS,
-}
-RANGES = {
-    **RUN_RANGES,
-    **dict.fromkeys(
-        [
-            "epochs",
-            "loss.weight_anchor",
-            "augment.mixup",
-            "augment.cutmix",
-        ],
-        (0, math.inf),
-    ),
-    **dict.fromkeys(
-        ["loss.smoothing", "optimizer.layer_decay", "augment.saturation", "augment.erase"], (0, 1)
-    ),
-    "loss.temperature": (1e-3, math.inf),
-    "augment.crop": (1e-2, 1),
-    "augment.rand_magnitude": (0, 10),
-}
 
 
 def resolve_finetuning(config: ConfigDict) -> None:
@@ -58,10 +37,9 @@ def resolve_finetuning(config: ConfigDict) -> None:
     Raises:
         ConfigError: A field has a value it cannot have; the message names field and choices.
     """
-    check_choices(config, CHOICES)
-    check_ranges(config, RANGES)
+    check_fields(config, FINETUNING)
     check_stats(config.data)
-    check_skip_ranges(config.data.skip_ranges)
+    _resolve_sets(config.data, "train", "val")
     if config.model.adapter_reduction is None:
         config.model.adapter_reduction = ADAPTER_REDUCTION if config.mode == "adapter" else 0
     if (config.mode == "adapter") != (config.model.adapter_reduction > 0):
@@ -72,13 +50,19 @@ def resolve_finetuning(config: ConfigDict) -> None:
     if config.optimizer.schedule == "constant":
         config.optimizer.min_lr = peak_learning_rate(config)
         config.optimizer.warmup_epochs = 0.0
+    check_rates(config.optimizer.min_lr, peak_learning_rate(config))
     accum_steps = config.accum_steps
     comparing = "the contrastive loss" if config.loss.weight_anchor else None
-    check_accum_steps(accum_steps, comparing=comparing)
+    check_comparison(accum_steps, comparing=comparing)
     if config.total_steps is None:  # Else it takes the number of faces: `optim.make_schedule`.
         of = f"config.epochs = {config.epochs}"
         check_warmup(config.optimizer.warmup_epochs, config.epochs, of=of)
-    _check_optimizer(config)
+    optimizer = config.optimizer
+    if optimizer.name == "adam" and (optimizer.layer_decay != 1 or optimizer.grad_clip):
+        raise ConfigError(
+            "config.optimizer.name = 'adam' has no layer_decay and no grad_clip: set"
+            " config.optimizer.layer_decay=1 and config.optimizer.grad_clip=0"
+        )
     if config.loss.weight_anchor and config.mode != "adapter":
         raise ConfigError(
             f"config.loss.weight_anchor = {config.loss.weight_anchor} is of an adapter's"
@@ -90,19 +74,12 @@ def resolve_finetuning(config: ConfigDict) -> None:
             " class alone, which the contrastive loss cannot tell from another: set it to 1"
         )
     _check_sets(config.data, "train")
-    if config.data.balanced:
-        groups = len(LABELS) * len(config.data.train)
-        if config.batch_size % groups:
-            raise ConfigError(
-                f"config.batch_size = {config.batch_size} does not divide over {groups} groups"
-                f" (config.data.balanced: sets x classes): make it a multiple of {groups}"
-            )
-        # One group after another, so that every batch holds as many of each.
-        weights = (1,) * groups
-    else:
-        weights = ()
-    with config.data.unlocked():
-        config.data.weights = weights
+    if config.data.paths and all(one.layout == RENDERED for one in config.data.train.values()):
+        raise ConfigError(
+            f"config.data.paths = {told(config.data.paths)} is read by no set of config.data.train,"
+            " which are all rendered: leave it out, or :smoke"
+        )
+    _resolve_weights(config)
     build_detector(config.model)
 
 
@@ -112,17 +89,10 @@ def resolve_evaluation(config: ConfigDict) -> None:
     Raises:
         ConfigError: A field has a value it cannot have.
     """
-    check_choices(
-        config,
-        {
-            "data.view": EVALUATION_TRANSFORMS,
-            "report": ("detection", "spoof"),
-            "dtype": ("float32", "bfloat16"),
-            "compare": ("", *dict.fromkeys(figure.model for figure in PUBLISHED)),
-        },
-    )
-    check_ranges(config, {"batch_size": (1, math.inf), "data.num_workers": (0, math.inf)})
+    check_fields(config, EVALUATION)
     check_stats(config.data)
+    _resolve_sets(config.data, "test", "val")
+    # In the order in which they would be found: what is evaluated, how, on what.
     if not config.init.params:
         raise ConfigError(
             "config.init.params is empty: name the detector, such as"
@@ -130,23 +100,63 @@ def resolve_evaluation(config: ConfigDict) -> None:
         )
     if not config.select:
         raise ConfigError(f"config.select is empty: name some of {', '.join(SELECTIONS)}")
-    for selection in config.select:
-        check_choices(ConfigDict({"select": selection}), {"select": SELECTIONS})
+    labels = config.init.labels
+    if labels and sorted(labels) != sorted(LABELS):
+        raise ConfigError(
+            f"config.init.labels = {told(labels)} must name each class once, in the order of the"
+            f" logits, such as {LABELS!r}"
+        )
     _check_sets(config.data, "test")
 
 
-def _check_optimizer(config: ConfigDict) -> None:
-    optimizer = config.optimizer
-    for name, value in (("optimizer.lr", optimizer.lr), ("total_steps", config.total_steps)):
-        if value is not None and value <= 0:
-            raise ConfigError(f"config.{name} = {value} must be above 0")
-    if len(optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in optimizer.betas):
-        raise ConfigError(f"config.optimizer.betas = {optimizer.betas!r} must be two from 0 to 1")
-    if optimizer.name == "adam" and (optimizer.layer_decay != 1 or optimizer.grad_clip):
+def _resolve_weights(config: ConfigDict) -> None:
+    """Fills in how often the parts of the data come: sets, or if balanced classes of sets."""
+    parts = len(config.data.train) * (len(LABELS) if config.data.balanced else 1)
+    if config.data.balanced and config.batch_size % parts:
         raise ConfigError(
-            "config.optimizer.name = 'adam' has no layer_decay and no grad_clip: set"
-            " config.optimizer.layer_decay=1 and config.optimizer.grad_clip=0"
+            f"config.batch_size = {config.batch_size} does not divide over {parts} groups"
+            f" (config.data.balanced: sets x classes): make it a multiple of {parts}"
         )
+    if config.data.weights is None:
+        # One group after another, so that every batch holds as many of each.
+        config.data.weights = (1,) * parts if config.data.balanced else ()
+    check_weights(config.data.weights, parts, of="sets (config.data.balanced: sets x classes)")
+
+
+def _resolve_sets(data: ConfigDict, *kinds: str) -> None:
+    """Checks every set, and leaves out the options that it does not give."""
+    for kind in kinds:
+        for name, one in data[kind].items():
+            _resolve_set(one, f"config.data.{kind}.{name}")
+
+
+def _resolve_set(one: ConfigDict, path: str) -> None:
+    for name in FACE_SET:
+        if name not in one:
+            raise ConfigError(f"{path}.{name} is missing: make the set with transfer.face_set")
+    layout = one.layout
+    if wrong := FACE_SET["layout"].problem(layout):
+        raise ConfigError(f"{path}.layout = {told(layout)} {wrong}")
+    fields = set_fields(layout)
+    for name, value in list(one.items()):
+        is_empty = value is None or (isinstance(value, str | tuple | list | int) and not value)
+        if is_empty and (name not in fields or name in OF_LAYOUTS):  # The layout's default.
+            with one.unlocked():
+                del one[name]
+        elif name not in fields:
+            _refuse_option(path, name, value, layout=layout)
+        elif wrong := fields[name].problem(value):
+            raise ConfigError(f"{path}.{name} = {told(value)} {wrong} ({fields[name].meaning})")
+
+
+def _refuse_option(path: str, name: str, value: Any, *, layout: str) -> NoReturn:
+    owners = [repr(other) for other in (*LAYOUTS, RENDERED) if name in set_fields(other)]
+    if not owners:
+        raise ConfigError(f"{path}.{name} is no field of a set: remove it")
+    raise ConfigError(
+        f"{path}.{name} = {told(value)} is an option of the layout {' and '.join(owners)}, and"
+        f" {path}.layout = {layout!r}: set {path}.layout to that, or leave {path}.{name} empty"
+    )
 
 
 def _check_sets(data: ConfigDict, name: str) -> None:
@@ -158,7 +168,7 @@ def _check_sets(data: ConfigDict, name: str) -> None:
     if data.paths:
         return
     for key, one in sets.items():
-        if one.layout != "rendered":
+        if one.layout != RENDERED:
             raise ConfigError(
                 f"config.data.paths is empty, and config.data.{name}.{key} has the layout"
                 f""" {one.layout!r}: say where it lies, such as --config.data.paths="('DIR',)" """

@@ -110,6 +110,23 @@ def test_the_real_anchor_loss_is_the_references(name):
         assert found == pytest.approx(theirs, rel=1e-5), case
 
 
+@pytest.mark.parametrize("temperature", [0.07, 0.2, 1.0])
+def test_the_real_anchor_loss_has_no_factor_of_the_temperature(temperature):
+    z = np.asarray(GOLDEN["adapter_gap/projection"], np.float64)
+    exponents = z @ z.T / temperature
+    others = ~np.eye(len(z), dtype=bool)
+    expected = 0.0
+    for i in np.flatnonzero(LABELS == REAL):
+        partners = np.flatnonzero((LABELS == REAL) & others[i])
+        denominator = np.exp(exponents[i][others[i]]).sum()
+        expected -= np.log(np.exp(exponents[i][partners]) / denominator).mean() / len(z)
+    found = losses.anchored_contrast(
+        jnp.asarray(z), LABELS, LABELS == REAL, temperature=temperature
+    )
+    # Ours adds 1e-6 to the denominator.
+    assert found == pytest.approx(expected, rel=1e-3)
+
+
 def test_total_is_cross_entropy_and_weighted_contrast_with_real_anchors_or_all():
     z = jnp.asarray(GOLDEN["adapter_gap/projection"])
     logits, targets = jnp.asarray(GOLDEN["adapter_gap/logits"]), jax.nn.one_hot(LABELS, 2)

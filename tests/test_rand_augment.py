@@ -1,5 +1,6 @@
 """Fine-tuning's augmentation: timm's and torchvision's results, from a generator of our own."""
 
+import colorsys
 import itertools
 import random
 from functools import partial
@@ -207,9 +208,23 @@ def test_another_magnitude_deviation_and_number_are_taken(monkeypatch):
     np.testing.assert_array_equal(augment(image, np.random.default_rng(0), operations=0), image)
 
 
+class Draws(np.random.Generator):
+    """Its draws are known: whether a picture is changed, and where in a range a number lies."""
+
+    def __init__(self, share: float, *, changes: bool = True):
+        super().__init__(np.random.PCG64())
+        self._share, self._changes = share, changes
+
+    def random(self) -> float:
+        return 0.5 if self._changes else 0.0
+
+    def uniform(self, low: float, high: float) -> float:
+        return low + self._share * (high - low)
+
+
 def test_saturation_goes_from_grey_to_twice_the_colour(face):
     def colourfulness(strength, share):
-        found = ra.saturation_jitter(face, Halves(share), strength=strength)
+        found = ra.saturation_jitter(face, Draws(share), strength=strength)
         return np.ptp(found.astype(int), axis=2).mean()
 
     of_face = np.ptp(face.astype(int), axis=2).mean()
@@ -217,6 +232,30 @@ def test_saturation_goes_from_grey_to_twice_the_colour(face):
     assert colourfulness(1, 0.0) == colourfulness(3, 0.0) == 0  # no further than grey
     assert colourfulness(1, 1.0) > 1.3 * of_face
     assert colourfulness(0.4, 0.0) == pytest.approx(0.6 * of_face, rel=0.02)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, 255), min_size=3, max_size=3), st.floats(0, 1))
+def test_saturation_is_the_s_of_hsv_unclipped_until_the_end(pixel, share):
+    """Against Python's colour space: for 0.8 to 1.2 times S, colours below 0 become 0."""
+    image = np.array(pixel, np.uint8).reshape(1, 1, 3)
+    found = ra.saturation_jitter(image, Draws(share), strength=0.2)
+    hue, saturation, value = colorsys.rgb_to_hsv(*(x / 255 for x in pixel))
+    factor = 0.8 + 0.4 * share
+    expected = colorsys.hsv_to_rgb(hue, saturation * factor, value)
+    np.testing.assert_allclose(found.ravel(), np.clip(np.multiply(expected, 255), 0, 255), atol=0.6)
+    assert found.max() == max(pixel)
+
+
+def test_every_other_picture_keeps_its_saturation(face):
+    np.testing.assert_array_equal(
+        ra.saturation_jitter(face, Draws(1.0, changes=False), strength=0.2), face
+    )
+    changed = [
+        (ra.saturation_jitter(face, np.random.default_rng(seed), strength=0.2) != face).any()
+        for seed in range(200)
+    ]
+    assert 70 < sum(changed) < 130
 
 
 # What holds for all of them

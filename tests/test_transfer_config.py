@@ -47,7 +47,7 @@ def test_balanced_batches_divide_over_sets_and_classes():
         ({"model.num_heads": 5}, r"model\.width = 96 is not divisible by model\.num_heads = 5"),
         ({"data.view": "crop"}, r"config\.data\.view = 'crop' is unknown"),
         ({"accum_steps": 0}, r"config\.accum_steps = 0 must be"),
-        ({"total_steps": 0}, r"config\.total_steps = 0 must be above 0"),
+        ({"total_steps": 0}, r"config\.total_steps = 0 must be from 1 to"),
         ({"optimizer.lr": -1.0}, r"config\.optimizer\.lr = -1\.0 must be above 0"),
         ({"optimizer.betas": (0.9, 2.0)}, r"config\.optimizer\.betas = \(0\.9, 2\.0\) must be two"),
         ({"optimizer.name": "adam"}, r"'adam' has no layer_decay and no grad_clip"),
@@ -68,6 +68,11 @@ def test_a_mistake_names_field_value_and_way_out(changes, message):
 def test_the_contrast_asks_for_a_number_of_micro_batches():
     with pytest.raises(ConfigError, match="'auto' would let the devices' memory decide"):
         resolved("adapter", accum_steps="auto", loss__weight_anchor=0.1)
+
+
+def test_paths_that_no_set_reads_are_refused():
+    with pytest.raises(ConfigError, match=r"data\.paths = \('DIR',\) is read by no set of .*train"):
+        resolved(data__paths=("DIR",))
 
 
 def test_sets_on_disk_need_a_root():

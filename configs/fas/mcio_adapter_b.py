@@ -1,4 +1,4 @@
-"""FS-Adapter, ViT-B, against spoofs, MCIO leave-one-out: 4,000 steps of 72 faces.
+"""FS-Adapter, ViT-B, against spoofs, MCIO leave-one-out: 4,000 steps of 144 faces.
 
     python -m fsvfm_jax.main --config=configs/fas/mcio_adapter_b.py:M \\
         --config.init.params=WEIGHTS --config.data.paths="('DIR',)"

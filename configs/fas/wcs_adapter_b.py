@@ -1,4 +1,4 @@
-"""FS-Adapter, ViT-B, against spoofs, WCS leave-one-out: 4,000 steps of 48 faces.
+"""FS-Adapter, ViT-B, against spoofs, WCS leave-one-out: 4,000 steps of 96 faces.
 
     python -m fsvfm_jax.main --config=configs/fas/wcs_adapter_b.py:wmca \\
         --config.init.params=WEIGHTS --config.data.paths="('DIR',)"

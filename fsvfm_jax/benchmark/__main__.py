@@ -6,10 +6,11 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from absl import flags
 
-from fsvfm_jax import cli
+from fsvfm_jax import cli, config_files
 from fsvfm_jax.processes import share_heaps
 
 COMMAND = "python -m fsvfm_jax.benchmark"
@@ -54,6 +55,7 @@ def _read(argv: Sequence[str], command: str) -> None:
 
 
 def _transfer(argv: Sequence[str]) -> None:
+    config_files.make_importable(Path.cwd(), config_files.BUNDLED)
     from fsvfm_jax.benchmark.transfer import benchmark_transfer
 
     args = _parser().parse_args(argv)
