@@ -23,7 +23,8 @@ _WORKDIR = flags.DEFINE_string(
 _CHECK = flags.DEFINE_bool(
     "check",
     False,
-    "Resolve the config, read one batch, compile the step, print memory and plan, and exit.",
+    "Resolve the config, open the data and read a few faces, compile the step, print memory and"
+    " plan, and exit. Nothing is trained or written.",
 )
 
 # By name: run with -m, `__name__` is "__main__".
@@ -53,9 +54,8 @@ def _run() -> None:
     cli.start_devices()
     if _WORKDIR.value is None and jax.process_count() > 1:
         raise ConfigError("several processes need one --workdir that all of them see")
-    logger.info("workdir %s", workdir)
-    for line in distributed.device_table().splitlines():
-        logger.info("devices of %s", line)
+    logger.info("config %s, workdir %s", cli.config_filename(), workdir)
+    logger.info("devices: %s", distributed.device_table())
     if config.task == "evaluate":
         evaluate.evaluate(config, workdir, check_only=_CHECK.value)
     else:

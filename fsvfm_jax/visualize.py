@@ -6,19 +6,18 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 from jaxtyping import Float, UInt8, UInt16
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from fsvfm_jax import cli
 from fsvfm_jax.data.sources import make_source
 from fsvfm_jax.data.transforms import to_batch_element
 from fsvfm_jax.errors import ConfigError, StorageError
+from fsvfm_jax.host.pictures import image_grid, legend_strip, title_strip
 from fsvfm_jax.masking import STRATEGIES, Masks, group_members, num_removed, sample_masks
-from fsvfm_jax.regions import GROUPS, NUM_COVERABLE
-from fsvfm_jax.tracking import image_grid
+from fsvfm_jax.regions import CLASSES, GROUPS, NUM_COVERABLE
 
 ROWS = (*GROUPS, "all", "one region fully covered")
 MAX_FACES_SHOWN = 8
-TITLE_HEIGHT = 16
 
 REMOVED = np.array((128, 128, 128), np.uint8)
 COVERED = np.array((230, 140, 60), np.uint8)
@@ -31,6 +30,11 @@ PALETTE = np.array([
     (125, 85, 165),  # hair
 ], np.uint8)
 # fmt: on
+LEGEND = {
+    "removed patch": REMOVED,
+    "removed patch of the covered region": COVERED,
+    **dict(zip(CLASSES, PALETTE, strict=True)),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -64,18 +68,13 @@ def masks_picture(
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Returns one row per face: the face, its parsing map, and a column per entry of `masks`.
 
-    The size is that of `image_grid`, and TITLE_HEIGHT more for the titles above the columns.
+    Above the `image_grid` are the columns' titles, below it a legend of the colours.
     """
     shown = {name: show_masks(images, of_name, patch_size) for name, of_name in masks.items()}
     columns = {"face": images, "parsing map": PALETTE[parsing_maps], **shown}
     grid = image_grid(list(columns.values()))
-    above = ((TITLE_HEIGHT, 0), (0, 0), (0, 0))
-    picture = Image.fromarray(np.pad(grid, above, constant_values=255))
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default()
-    for column, title in enumerate(columns):
-        left = column * picture.width // len(columns)
-        draw.text((left + 2, 2), title, fill="black", font=font)
-    return np.array(picture)
+    width = grid.shape[1]
+    return np.concatenate([title_strip([*columns], width), grid, legend_strip(LEGEND, width)])
 
 
 def removed_shares(
