@@ -29,8 +29,7 @@ from fsvfm_jax.train_state import (
 )
 
 NORM_PIX_NOTE = (
-    "The model predicts normalised patches (norm_pix): the colours and the contrast of each"
-    " reconstructed patch come from the true patch, not from the model."
+    "The colours and the contrast of a reconstructed patch come from the true patch (norm_pix)."
 )
 
 

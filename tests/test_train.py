@@ -101,7 +101,7 @@ def test_a_run_leaves_what_its_users_look_for(straight):
     stored = json.loads((straight / "config.json").read_text())
     assert stored["teacher"]["mode"] == "ema"
     with Image.open(straight / "images" / "reconstruction_0000020.png") as picture:
-        texts = 4 * LINE_HEIGHT  # the caption in three lines, and the titles
+        texts = (4 + 1) * LINE_HEIGHT  # the caption and the titles
         assert picture.size == (3 * 96 + 2 * 2, texts + 8 * 96 + 7 * 2)
     table = (straight / "parameters.txt").read_text()
     assert "blocks/attn/qkv/kernel" in table and "Total: " in table
