@@ -66,7 +66,7 @@ def make_task(config: ConfigDict | FrozenConfigDict, *, stats: Stats) -> Task:
         trained=lambda params: split_trained(params, mode=config.mode, fas=model.fas)[0],
         picture=Picture(
             "batch",
-            ("from the data workers", "erased and mixed"),
+            ("augmented", "erased and mixed"),
             "The network trains on faces like those on the right.",
         ),
         draw=partial(draw_batch, augment=augment, stats=stats),

@@ -1,4 +1,4 @@
-"""Training: dispatch on `config.task`.
+"""Pretrains, fine-tunes or evaluates: what a config file describes (its field `task`).
 
 python -m fsvfm_jax.main --config=configs/vit_l.py[:smoke] [--workdir=DIR] [--check]
     [--config.path.to.field=value ...]
@@ -26,6 +26,10 @@ _CHECK = flags.DEFINE_bool(
     "Resolve the config, open the data and read a few faces, compile the step, print memory and"
     " plan, and exit. Nothing is trained or written.",
 )
+
+# So that --help shows them too.
+flags.adopt_module_key_flags(cli)
+flags.declare_key_flag("config")
 
 # By name: run with -m, `__name__` is "__main__".
 logger = logging.getLogger("fsvfm_jax.main")

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -148,16 +149,21 @@ def _check(args: argparse.Namespace) -> None:
             f"--image-size {args.image_size} does not divide into patches of --patch-size"
             f" {args.patch_size}; choose a multiple"
         )
+    if not Path(args.output).parent.is_dir():
+        raise _cannot_be_written(args.output, "its folder does not exist")
 
 
 def _write(picture: UInt8[np.ndarray, "H W 3"], output: str) -> None:
     try:
         Image.fromarray(picture).save(output, format="PNG")
     except OSError as error:
-        raise StorageError(
-            f"the picture {output} cannot be written ({error.strerror}); choose a file in a"
-            " writable folder"
-        ) from error
+        raise _cannot_be_written(output, error.strerror) from error
+
+
+def _cannot_be_written(output: str, reason: str | None) -> StorageError:
+    return StorageError(
+        f"the picture {output} cannot be written ({reason}); choose a file in a writable folder"
+    )
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -175,13 +181,17 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="DIR",
         help="folders with images/ and parsing_maps/; without any, synthetic faces",
     )
-    masks.add_argument("--count", type=int, default=16, help="use the first so many faces")
-    masks.add_argument("--image-size", type=int, default=224, help="in pixels")
-    masks.add_argument("--patch-size", type=int, default=16, help="in pixels")
+    masks.add_argument(
+        "--count", type=int, default=16, help="how many faces to use, from the first on"
+    )
+    masks.add_argument("--image-size", type=int, default=224, help="side in pixels")
+    masks.add_argument("--patch-size", type=int, default=16, help="side in pixels")
     masks.add_argument("--mask-ratio", type=float, default=0.75, help="share of patches removed")
-    masks.add_argument("--seed", type=int, default=0, help="of masks and synthetic faces")
-    masks.add_argument("--draws", type=int, default=200, help="masks drawn per face")
-    masks.add_argument("--output", required=True, metavar="PNG", help="file to write")
+    masks.add_argument(
+        "--seed", type=int, default=0, help="seed of the masks and of synthetic faces"
+    )
+    masks.add_argument("--draws", type=int, default=200, help="number of masks drawn per face")
+    masks.add_argument("--output", required=True, metavar="PNG", help="the picture to write")
     return parser.parse_args(argv)
 
 
