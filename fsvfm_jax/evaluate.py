@@ -44,6 +44,8 @@ from fsvfm_jax.train_state import Params
 
 logger = logging.getLogger(__name__)
 
+NO_DETECTOR = "is no detector: fine-tune it first (config.task = 'finetune')"
+
 Margins = Float64[np.ndarray, " _N"]
 
 
@@ -118,7 +120,7 @@ def evaluate(config: ConfigDict, workdir: epath.Path, *, check_only: bool = Fals
         write_report(workdir, rows, scores, caption=caption, drawn=len(tests))
         write_text(workdir / "evaluation.json", config_lib.to_json(config))
         table = workdir / "table.md"
-        print(f"\nIn percent; intervals, counts and seeds are in {printable(str(table))}\n")
+        print(f"\nIn percent; all columns are in {printable(str(table))}\n")
         print(report_table.plain(rows))
         logger.info("done: %s", table)
 
@@ -133,7 +135,7 @@ def _open_detector(path: Path, config: ConfigDict) -> tuple[dict[str, list[int |
         raise DataError(f"config.init.params = {str(path)!r} does not exist: give another path")
     if is_run(path):
         if run_config(path).task != "finetune":
-            raise _no_detector(path)
+            raise DataError(f"{path} {NO_DETECTOR}")
         steps = _steps(path, config)
         return steps, _load(path, config, step=next(iter(steps.values()))[0])
     detector = _load(path, config, step=None)
@@ -143,10 +145,6 @@ def _open_detector(path: Path, config: ConfigDict) -> tuple[dict[str, list[int |
             f" {path} is no run: use --config.select=\"('given',)\""
         )
     return {"given": [None]}, detector
-
-
-def _no_detector(path: Path) -> DataError:
-    return DataError(f"{path} is no detector: fine-tune it first (config.task = 'finetune')")
 
 
 def _steps(path: Path, config: ConfigDict) -> dict[str, list[int | None]]:
@@ -229,7 +227,7 @@ def _load(path: Path, config: ConfigDict, *, step: int | None) -> Loaded:
     told = {} if config.init.num_heads is None else {"num_heads": config.init.num_heads}
     source = read_source(path, branch="student", told=told, step=step)
     if "head" not in source.params and "classifier" not in source.params:
-        raise _no_detector(path)
+        raise DataError(f"{path} {NO_DETECTOR}")
     if (classes := source.model["num_classes"]) != len(LABELS):
         raise DataError(f"{path} tells {classes} classes apart, not two: {' and '.join(LABELS)}")
     heads = {name: source.model[name] for name in HEADS if name in source.model}
