@@ -90,7 +90,7 @@ class Start:
 def _missing_folders(path: epath.Path) -> list[epath.Path]:
     """The folder and those above it that are not there yet, the deepest first."""
     missing = []
-    while not path.exists() and path != path.parent:
+    while not os.path.exists(path) and path != path.parent:  # also where nobody may look
         missing.append(path)
         path = path.parent
     return missing
