@@ -131,11 +131,9 @@ def test_what_is_no_detector_or_no_run_is_named(trained, tmp_path):
     with pytest.raises(ConfigError, match=r"chooses among a run's checkpoints, and .* is no run"):
         evaluate.evaluate(evaluation_config(tmp_path / "folder"), epath.Path(tmp_path))
     # That it cannot be chosen from matters less than that it is no detector.
-    encoder = tmp_path / "encoder.pth"
-    arrays = {name: x for name, x in detector("dfd").items() if not name.startswith("head.")}
-    pth.write(encoder, arrays, key="model")
-    with pytest.raises(DataError, match=r"encoder\.pth is no detector: fine-tune it first"):
-        evaluate.evaluate(evaluation_config(encoder, init__num_heads=4), epath.Path(tmp_path))
+    (tmp_path / "notes.txt").write_text("no weights")
+    with pytest.raises(DataError, match=r"notes\.txt"):
+        evaluate.evaluate(evaluation_config(tmp_path / "notes.txt"), epath.Path(tmp_path))
     shutil.copytree(trained, tmp_path / "pretrained")
     config = json.loads((trained / "config.json").read_text()) | {"task": "pretrain"}
     (tmp_path / "pretrained" / "config.json").write_text(json.dumps(config))

@@ -12,7 +12,7 @@ from PIL import Image
 
 from fsvfm_jax import visualize
 from fsvfm_jax.data.sources import SyntheticFaces
-from fsvfm_jax.host.pictures import LINE_HEIGHT
+from fsvfm_jax.host.pictures import LINE_HEIGHT, legend_strip
 from fsvfm_jax.masking import STRATEGIES, Masks, group_members, sample_masks
 from fsvfm_jax.regions import CLASSES, GROUPS, NUM_COVERABLE, patch_classes
 from fsvfm_jax.visualize import ROWS, masks_picture, removed_shares, show_masks
@@ -163,7 +163,8 @@ def test_the_command_writes_the_picture_and_prints_the_table(tmp_path, capsys):
     with Image.open(output, formats=["PNG"]) as picture:
         columns = 2 + len(STRATEGIES)
         # Eight of the ten faces are shown.
-        height = visualize.TITLE_HEIGHT + 8 * (SIZE + 2) - 2
+        legend = legend_strip(visualize.LEGEND, columns * (SIZE + 2) - 2).shape[0]
+        height = LINE_HEIGHT + 8 * (SIZE + 2) - 2 + legend
         assert picture.size == (columns * (SIZE + 2) - 2, height)
 
 
