@@ -32,7 +32,9 @@ SECONDS_FOR_OTHERS = 5.0
 STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", help_string="Config file, such as configs/vit_l.py or configs/vit_l.py:smoke."
+    "config",
+    help_string="Config file, such as configs/vit_l.py, or configs/vit_l.py:smoke for a tiny run"
+    " without data. configs/common.py explains the fields.",
 )
 flags.FLAGS["config"].parser = FindingParser(flags.FLAGS["config"].parser)
 _COORDINATOR = flags.DEFINE_string(

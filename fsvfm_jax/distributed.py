@@ -97,13 +97,13 @@ def _is_tpu_vm() -> bool:
 
 
 def device_table() -> str:
-    """One line per process: its devices, as everybody sees them."""
+    """Every process and its devices, as everybody sees them, on one line."""
     counts = Counter((d.process_index, d.device_kind) for d in jax.devices())
     lines = [
         f"process {index}: {count} x {kind}" + (" (this one)" * (index == jax.process_index()))
         for (index, kind), count in sorted(counts.items())
     ]
-    return "\n".join(lines)
+    return "; ".join(lines)
 
 
 def check_workdir(workdir: epath.Path) -> None:

@@ -20,7 +20,7 @@ from jaxtyping import Float64
 from ml_collections import ConfigDict
 
 from fsvfm_jax import config as config_lib
-from fsvfm_jax import distributed, integrity, report, scoring, sharding
+from fsvfm_jax import distributed, integrity, report, report_table, scoring, sharding
 from fsvfm_jax.convert.measures import HEADS, network
 from fsvfm_jax.convert.weights import is_run, read_source, run_config, run_data
 from fsvfm_jax.data.detection_sets import (
@@ -34,6 +34,7 @@ from fsvfm_jax.data.labelled import LABELS, LabelledFaces
 from fsvfm_jax.data.stats import Stats, known_stats
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.host.markdown import markdown_text
+from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.models.adapter import Detector
 from fsvfm_jax.optim import make_schedule
 from fsvfm_jax.report_files import file_stems, write_report
@@ -41,6 +42,8 @@ from fsvfm_jax.run_files import write_text
 from fsvfm_jax.train_state import Params
 
 logger = logging.getLogger(__name__)
+
+NO_DETECTOR = "is no detector: fine-tune it first (config.task = 'finetune')"
 
 Margins = Float64[np.ndarray, " _N"]
 
@@ -73,9 +76,8 @@ def evaluate(config: ConfigDict, workdir: epath.Path, *, check_only: bool = Fals
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(config.batch_size, accum_steps=1, mesh=mesh)
     path = Path(config.init.params)
-    steps = _steps(path, config)
+    steps, detector = _open_detector(path, config)
     first = next(iter(steps.values()))[0]
-    detector = _load(path, config, step=first)
     size = detector.model.image_size
     tests, thresholds = (
         open_sets(
@@ -120,18 +122,36 @@ def evaluate(config: ConfigDict, workdir: epath.Path, *, check_only: bool = Fals
         caption = f"{caption}\n\n{_protocol(config, {**thresholds, **tests})}"
         write_report(workdir, rows, scores, caption=caption, drawn=len(tests))
         write_text(workdir / "evaluation.json", config_lib.to_json(config))
-        logger.info("done: %s", workdir / "table.md")
+        table = workdir / "table.md"
+        print(f"\nIn percent; all columns are in {printable(str(table))}\n")
+        print(report_table.plain(rows))
+        logger.info("done: %s", table)
+
+
+def _open_detector(path: Path, config: ConfigDict) -> tuple[dict[str, list[int | None]], Loaded]:
+    """The checkpoints to choose from, by way of choosing, and the first of them.
+
+    Raises:
+        UserError: In this order: there is nothing, it is no detector, it cannot be chosen from.
+    """
+    if not path.exists():
+        raise DataError(f"config.init.params = {str(path)!r} does not exist: give another path")
+    if is_run(path):
+        if run_config(path).task != "finetune":
+            raise DataError(f"{path} {NO_DETECTOR}")
+        steps = _steps(path, config)
+        return steps, _load(path, config, step=next(iter(steps.values()))[0])
+    detector = _load(path, config, step=None)
+    if tuple(config.select) != ("given",):
+        raise ConfigError(
+            f"config.select = {tuple(config.select)!r} chooses among a run's checkpoints, and"
+            f" {path} is no run: use --config.select=\"('given',)\""
+        )
+    return {"given": [None]}, detector
 
 
 def _steps(path: Path, config: ConfigDict) -> dict[str, list[int | None]]:
-    """The checkpoints that each way of choosing has to choose from; None is the file itself."""
-    if not is_run(path):
-        if tuple(config.select) != ("given",):
-            raise ConfigError(
-                f"config.select = {tuple(config.select)!r} chooses among a run's checkpoints, and"
-                f" {path} is none: use --config.select=\"('given',)\""
-            )
-        return {"given": [None]}
+    """The checkpoints of a run that each way of choosing has to choose from."""
     directory = epath.Path(path) / "checkpoints"
     scores = {
         step: integrity.score(directory / str(step))
@@ -212,7 +232,7 @@ def _load(path: Path, config: ConfigDict, *, step: int | None) -> Loaded:
     told = {} if config.init.num_heads is None else {"num_heads": config.init.num_heads}
     source = read_source(path, branch="student", told=told, step=step, entry=config.init.entry)
     if "head" not in source.params and "classifier" not in source.params:
-        raise DataError(f"{path} is no detector: fine-tune it first (config.task = 'finetune')")
+        raise DataError(f"{path} {NO_DETECTOR}")
     if (classes := source.model["num_classes"]) != len(LABELS):
         raise DataError(f"{path} tells {classes} classes apart, not two: {' and '.join(LABELS)}")
     heads = {name: source.model[name] for name in HEADS if name in source.model}

@@ -24,6 +24,7 @@ from fsvfm_jax.train_state import (
     Batch,
     Metrics,
     Params,
+    Picture,
     StepValues,
     Task,
     TrainState,
@@ -62,7 +63,12 @@ def make_task(config: ConfigDict | FrozenConfigDict, *, stats: Stats) -> Task:
             loss=config.loss,
             seed=config.seed,
         ),
-        picture="batch",
+        trained=lambda params: split_trained(params, mode=config.mode, fas=model.fas)[0],
+        picture=Picture(
+            "batch",
+            ("augmented", "erased and mixed"),
+            "The network trains on faces like those on the right.",
+        ),
         draw=partial(draw_batch, augment=augment, stats=stats),
     )
 

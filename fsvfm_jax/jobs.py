@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 def open_faces(config: ConfigDict) -> FaceSet:
     """The unlabelled faces that the config's data section names."""
-    return make_source(
+    source = make_source(
         config.data.source,
         image_size=config.model.image_size,
         paths=config.data.paths,
@@ -39,6 +39,9 @@ def open_faces(config: ConfigDict) -> FaceSet:
         num_samples=config.data.num_samples,
         seed=config.seed,
     )
+    places = ", ".join(config.data.paths)
+    logger.info("data: %d faces, %s", len(source), f"{config.data.source} {places}".strip())
+    return source
 
 
 def face_element(config: ConfigDict, *, stats: Stats) -> Element:
@@ -70,7 +73,9 @@ def open_labelled(config: ConfigDict) -> JoinedSets:
         stays = " and is not trained" if config.mode != "full" else ""
         logger.warning("config.init.params is empty: the encoder is drawn at random%s", stays)
     sets = open_detection_sets(config, "train")
-    return join_for_training(sets, balanced=config.data.balanced)
+    joined = join_for_training(sets, balanced=config.data.balanced)
+    logger.info("data: %d labelled faces, %s", len(joined), ", ".join(sets))
+    return joined
 
 
 def labelled_element(config: ConfigDict, *, stats: Stats) -> Element:

@@ -1,4 +1,4 @@
-"""Training: dispatch on `config.task`.
+"""Pretrains, fine-tunes or evaluates: what a config file describes (its field `task`).
 
 python -m fsvfm_jax.main --config=configs/vit_l.py[:smoke] [--workdir=DIR] [--check]
     [--config.path.to.field=value ...]
@@ -23,8 +23,13 @@ _WORKDIR = flags.DEFINE_string(
 _CHECK = flags.DEFINE_bool(
     "check",
     False,
-    "Resolve the config, read one batch, compile the step, print memory and plan, and exit.",
+    "Resolve the config, open the data and read a few faces, compile the step, print memory and"
+    " plan, and exit. Nothing is trained or written.",
 )
+
+# So that --help shows them too.
+flags.adopt_module_key_flags(cli)
+flags.declare_key_flag("config")
 
 # By name: run with -m, `__name__` is "__main__".
 logger = logging.getLogger("fsvfm_jax.main")
@@ -53,9 +58,8 @@ def _run() -> None:
     cli.start_devices()
     if _WORKDIR.value is None and jax.process_count() > 1:
         raise ConfigError("several processes need one --workdir that all of them see")
-    logger.info("workdir %s", workdir)
-    for line in distributed.device_table().splitlines():
-        logger.info("devices of %s", line)
+    logger.info("config %s, workdir %s", cli.config_filename(), workdir)
+    logger.info("devices: %s", distributed.device_table())
     if config.task == "evaluate":
         evaluate.evaluate(config, workdir, check_only=_CHECK.value)
     else:

@@ -301,17 +301,21 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--topology", required=True, metavar="NAME", help=f"such as {EXAMPLES}")
-    parser.add_argument("--price", type=_positive(float), metavar="P", help="of a chip and hour")
     parser.add_argument(
-        "--calibrate", metavar="JSON", help="a line of `python -m fsvfm_jax.benchmark step`"
+        "--topology", required=True, metavar="NAME", help=f"devices to plan for, such as {EXAMPLES}"
+    )
+    parser.add_argument(
+        "--price", type=_positive(float), metavar="P", help="price of one chip for one hour"
+    )
+    parser.add_argument(
+        "--calibrate", metavar="JSON", help="file with the JSON line of benchmark step"
     )
     parser.add_argument(
         "--num-samples",
         type=_positive(int),
         default=VGGFACE2,
         metavar="N",
-        help="images in the data set",
+        help="number of images in the data set",
     )
     parser.add_argument("--output", metavar="JSON", help="write the plan to this file")
     return parser

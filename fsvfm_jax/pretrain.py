@@ -18,7 +18,19 @@ from fsvfm_jax.models import build
 from fsvfm_jax.models.fsvfm import FSVFM, Params, split_positions, teacher_subset
 from fsvfm_jax.models.layers import patchify, unpatchify
 from fsvfm_jax.optim import accumulate_gradients, apply_updates, make_optimizer
-from fsvfm_jax.train_state import Batch, Metrics, StepValues, Task, TrainState, all_or_nothing
+from fsvfm_jax.train_state import (
+    Batch,
+    Metrics,
+    Picture,
+    StepValues,
+    Task,
+    TrainState,
+    all_or_nothing,
+)
+
+NORM_PIX_NOTE = (
+    "The colours and the contrast of a reconstructed patch come from the true patch (norm_pix)."
+)
 
 
 def make_task(config: ConfigDict | FrozenConfigDict, *, stats: Stats) -> Task:
@@ -46,7 +58,12 @@ def make_task(config: ConfigDict | FrozenConfigDict, *, stats: Stats) -> Task:
             loss=config.loss,
             seed=config.seed,
         ),
-        picture="reconstruction",
+        trained=lambda params: split_positions(params)[0],
+        picture=Picture(
+            "reconstruction",
+            ("face", "masked", "reconstruction"),
+            NORM_PIX_NOTE if config.loss.norm_pix else "",
+        ),
         draw=partial(
             draw_reconstruction, model, sample=sample, stats=stats, norm_pix=config.loss.norm_pix
         ),

@@ -1,9 +1,10 @@
-"""Rows of a report as a Markdown table."""
+"""Rows of a report as a table: in Markdown, and its main columns for a terminal."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from fsvfm_jax.host.markdown import markdown_text
+from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.report import Row
 
 
@@ -59,6 +60,11 @@ COLUMNS = {
     "paper": Column("paper", _text),
     "note": Column("note", _text),
 }
+# What a terminal has room for.
+ON_SCREEN = (
+    *("method", "dataset", "selection", "videos", "frame_auc", "video_auc", "average_precision"),
+    *("equal_error_rate", "auc", "hter", "note"),
+)
 
 
 def value_type(key: str) -> type | None:
@@ -69,14 +75,7 @@ def value_type(key: str) -> type | None:
 
 def markdown(rows: Sequence[Row], caption: str) -> str:
     """Returns the caption and a table with the columns that any row fills, in COLUMNS' order."""
-    order = list(COLUMNS)
-    filled = {
-        key: order.index(_base(key))
-        for row in rows
-        for key, value in row.items()
-        if _base(key) in COLUMNS and value is not None
-    }
-    keys = sorted(filled, key=filled.__getitem__)
+    keys = _filled(rows)
     lines = [[_heading(key) for key in keys], *([_cell(row, key) for key in keys] for row in rows)]
     widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
     left = [COLUMNS[_base(key)].write is _text for key in keys]
@@ -96,6 +95,34 @@ def markdown(rows: Sequence[Row], caption: str) -> str:
     return "\n".join([caption, "", *table]) + "\n"
 
 
+def plain(rows: Sequence[Row]) -> str:
+    """Returns the columns of ON_SCREEN as aligned text, without intervals and deviations."""
+    keys = [key for key in _filled(rows) if _base(key) in ON_SCREEN]
+    lines = [[_heading(key) for key in keys], *([_value(row, key) for key in keys] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    left = [COLUMNS[_base(key)].write is _text for key in keys]
+    padded = (
+        (
+            cell.ljust(width) if to_left else cell.rjust(width)
+            for cell, width, to_left in zip(cells, widths, left, strict=True)
+        )
+        for cells in lines
+    )
+    return "\n".join("  ".join(cells).rstrip() for cells in padded)
+
+
+def _filled(rows: Sequence[Row]) -> list[str]:
+    """The keys with a column that any row fills, in COLUMNS' order."""
+    order = list(COLUMNS)
+    filled = {
+        key: order.index(_base(key))
+        for row in rows
+        for key, value in row.items()
+        if _base(key) in COLUMNS and value is not None
+    }
+    return sorted(filled, key=filled.__getitem__)
+
+
 def _base(key: str) -> str:
     return key.partition("@")[0]
 
@@ -103,6 +130,16 @@ def _base(key: str) -> str:
 def _heading(key: str) -> str:
     base, at, source = key.partition("@")
     return COLUMNS[base].heading + (f" @{_text(source)}" if at else "")
+
+
+def _value(row: Row, key: str) -> str:
+    """A value alone as text for a terminal; of several seeds their mean."""
+    value, write = row.get(key), COLUMNS[_base(key)].write
+    if value is None:
+        return ""
+    if isinstance(value, dict):
+        value = value["mean"]
+    return printable(str(value)) if write is _text else write(value)
 
 
 def _cell(row: Row, key: str) -> str:

@@ -10,14 +10,12 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import UInt8
-from tensorboardX import summary
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import RecordWriter
 
 _SECONDS_BETWEEN_FLUSHES = 10
+_RGB = 3
 
 
 class Events:
@@ -48,9 +46,11 @@ class Events:
         if time.monotonic() - self._flushed_at >= _SECONDS_BETWEEN_FLUSHES:
             self.flush()
 
-    def image(self, step: int, tag: str, pixels: UInt8[np.ndarray, "H W 3"]) -> None:
-        """Takes a picture."""
-        self._write(step, summary=summary.image(tag, pixels, dataformats="HWC"))
+    def image(self, step: int, tag: str, png: bytes, *, size: tuple[int, int]) -> None:
+        """Takes a picture: a PNG file in colour, its height and width."""
+        height, width = size
+        image = Summary.Image(height=height, width=width, colorspace=_RGB, encoded_image_string=png)
+        self._write(step, summary=Summary(value=[Summary.Value(tag=tag, image=image)]))
 
     def flush(self) -> None:
         """Hands what was taken to the disk."""

@@ -6,11 +6,11 @@ It takes Python floats and NumPy arrays.
 import json
 import logging
 import math
-import sys
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,10 +18,11 @@ import numpy as np
 from clu import parameter_overview
 from etils import epath
 from jaxtyping import UInt8
-from PIL import Image
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from fsvfm_jax.errors import StorageError
+from fsvfm_jax.host.pictures import encode_png
 from fsvfm_jax.progress import clock_text, rate_text
 from fsvfm_jax.run_files import in_bucket, written
 from fsvfm_jax.tensorboard import Events
@@ -32,7 +33,10 @@ logger = logging.getLogger(__name__)
 
 LINES = ("metrics.jsonl", "epochs.jsonl", "validation.jsonl")
 _SECONDS_BETWEEN_SYNCS = 60
-_GRID_GAP = 2  # pixels
+_SECONDS_BETWEEN_EPOCHS = 30  # that are logged
+# What the bar shows beside the rate: metric, name and format. It fits into 80 columns, even with
+# the long numbers of a long run.
+_ON_THE_BAR = (("loss", "loss", ".3g"), ("lr", "lr", ".2g"), ("grad_norm", "grad", ".2g"))
 
 
 class Tracker:
@@ -54,7 +58,8 @@ class Tracker:
 
     Floats are written so that reading them gives the same bits; what is not finite as JSON's
     common extension NaN, Infinity. Opening drops the lines of steps after `start_step`, left by a
-    killed run. On a terminal a bar shows the progress, elsewhere a log line per logged step.
+    killed run. On a terminal a bar shows the progress, elsewhere a log line per logged step. Epochs
+    are logged on both, but not more often than every 30 s.
 
     An object store (`gs://...`) can neither append nor rename: for such a workdir everything is
     written to a local folder, whose changed files are copied there every minute, at the end and by
@@ -105,14 +110,19 @@ class Tracker:
         self._events_folder = self._local / "tensorboard"
         with written(self._events_folder):
             self._events = Events(Path(self._events_folder), start_step=start_step)
+        self._epoch_logged_at = -math.inf
         # disable=None: no bar where stderr is no terminal.
         self._bar = tqdm(
             total=total_steps,
             initial=start_step,
-            bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
+            bar_format="{bar} {n_fmt}/{total_fmt} <{remaining}{postfix}",
             dynamic_ncols=True,
             disable=None,
         )
+        self._above_the_bar = ExitStack()
+        if not self._bar.disable:  # Log lines would else be written into it.
+            loggers = [logging.getLogger("fsvfm_jax")]
+            self._above_the_bar.enter_context(logging_redirect_tqdm(loggers))
 
     def __enter__(self) -> "Tracker":
         return self
@@ -162,29 +172,26 @@ class Tracker:
             return
         _append_line(self._local / "validation.jsonl", {"step": step, **metrics})
         self._add_scalars(step, "", metrics)
-        text = "  ".join([f"validation at step {step}", *_metric_texts(metrics)])
-        if self._bar.disable:
-            logger.info("%s", text)
-        else:
-            self._bar.write(text, file=sys.stderr)
+        logger.info("%s", "  ".join([f"validation at step {step}", *_metric_texts(metrics)]))
 
     def images(self, step: int, tag: str, grid: UInt8[np.ndarray, "H W 3"]) -> None:
         """Writes a picture to TensorBoard and to `images/<tag>_<step>.png`."""
         if not self._active:
             return
+        png = encode_png(grid)
         with written(self._events_folder):
-            self._events.image(step, tag, grid)
+            self._events.image(step, tag, png, size=grid.shape[:2])
         path = self._local / "images" / f"{tag}_{step:07d}.png"
         with written(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("wb") as file:
-                Image.fromarray(grid).save(file, format="PNG")
+            path.write_bytes(png)
 
     def close(self) -> None:
         """Ends the bar and writes out what is still held."""
         if not self._active:
             return
         self._bar.close()
+        self._above_the_bar.close()
         with written(self._events_folder):
             self._events.close()
         self._copy_changed()
@@ -236,19 +243,23 @@ class Tracker:
         if self._bar.disable:
             logger.info("%s", "  ".join(position + values + speed + time_left))
         else:  # A narrow terminal cuts off the end.
-            self._bar.set_postfix_str("  ".join(speed + values), refresh=False)
+            shown = [
+                f"{short} {metrics[name]:{form}}"
+                for name, short, form in _ON_THE_BAR
+                if name in metrics
+            ]
+            self._bar.set_postfix_str("  ".join(speed + shown), refresh=False)
 
     def _log_epoch(self, epoch: int, step: int) -> None:
         means = {name: mean_of_finite(values) for name, values in self._epoch_values.items()}
         record = {"epoch": epoch, "step": step, "steps": self._epoch_steps, **means}
         _append_line(self._local / "epochs.jsonl", record)
         self._add_scalars(step, "epoch/", means)
-        title = f"epoch {epoch} at step {step}, mean of {self._epoch_steps} steps"
-        text = "  ".join([title, *_metric_texts(means)])
-        if self._bar.disable:
-            logger.info("%s", text)
-        else:
-            self._bar.write(text, file=sys.stderr)
+        now = time.monotonic()
+        if now - self._epoch_logged_at >= _SECONDS_BETWEEN_EPOCHS:
+            self._epoch_logged_at = now
+            title = f"epoch {epoch} at step {step}, mean of {self._epoch_steps} steps"
+            logger.info("%s", "  ".join([title, *_metric_texts(means)]))
         self._epoch_values.clear()
         self._epoch_steps = 0
 
@@ -264,23 +275,6 @@ def parameter_table(params: dict[str, Any]) -> str:
     Leaves need a shape and a dtype only: what `jax.eval_shape` gives will do.
     """
     return parameter_overview.get_parameter_overview(params, include_stats=False)
-
-
-def image_grid(columns: Sequence[UInt8[np.ndarray, "B S S 3"]]) -> UInt8[np.ndarray, "H W 3"]:
-    """Lays out one row per sample, the columns side by side, a thin white gap between all.
-
-    Args:
-        columns: C arrays of B pictures each, such as image, masked image, reconstruction.
-
-    Returns:
-        The picture: H = B * S + 2 * (B - 1), W = C * S + 2 * (C - 1).
-    """
-    cells = np.stack(columns, axis=1)  # [B, C, S, S, 3]
-    gap = (0, _GRID_GAP)
-    cells = np.pad(cells, ((0, 0), (0, 0), gap, gap, (0, 0)), constant_values=255)
-    rows, count, height, width, _ = cells.shape
-    grid = cells.transpose(0, 2, 1, 3, 4).reshape(rows * height, count * width, 3)
-    return grid[:-_GRID_GAP, :-_GRID_GAP]
 
 
 def mean_of_finite(values: Sequence[float]) -> float:

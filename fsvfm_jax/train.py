@@ -13,6 +13,7 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
+from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from fsvfm_jax import config as config_lib
@@ -30,21 +31,24 @@ from fsvfm_jax.data.pipeline import (
 )
 from fsvfm_jax.data.sources import FaceSet, Source
 from fsvfm_jax.data.stats import STATS_FILE, Stats, compute_stats, known_stats, save_stats
-from fsvfm_jax.errors import Preempted
+from fsvfm_jax.errors import DataError, Preempted
 from fsvfm_jax.faults import fault, poison
 from fsvfm_jax.fingerprint import check_fingerprint, make_fingerprint
+from fsvfm_jax.host.pictures import titled_grid
 from fsvfm_jax.lock import RunLock
 from fsvfm_jax.optim import Schedule, make_schedule
 from fsvfm_jax.preemption import Preemption, StopWaiting
 from fsvfm_jax.rewind import rewind
+from fsvfm_jax.run.failed_start import CHECKPOINTS, CONFIG_FILE, PARAMETERS_FILE, Start
 from fsvfm_jax.run_files import write_text
 from fsvfm_jax.skipped_steps import SkippedSteps
-from fsvfm_jax.train_state import Job, Metrics, StepValues, Task, TrainState
+from fsvfm_jax.train_state import Job, Metrics, Picture, StepValues, Task, TrainState
 from fsvfm_jax.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
 PICTURE_ROWS = 8
+PICTURE_SCALE = 3
 
 
 class Unreported(NamedTuple):
@@ -80,17 +84,22 @@ def train(
     fault("start", 0, process=process)
 
     # ── Data ──────────────────────────────────────────────────────────────────────────────────
+    _check_weights_exist(config, workdir)
     source = job.open_source(config)
-    logger.info("config %s", config_lib.to_json(config))
     if check_only:
         _check(config, mesh, source, workdir, job)
         return
-    distributed.share_workdir(workdir)
+    # Where one process has no data, none makes the workdir.
+    multihost_utils.sync_global_devices("the data are open")
+    start = Start(workdir, active=process == 0)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(start.folders())
+        distributed.share_workdir(workdir)
         lock = RunLock(workdir)
         distributed.on_first_process(
             lambda: stack.enter_context(lock), refusal=f"{workdir} cannot be locked"
         )
+        stack.enter_context(start.files())
         stats, schedule = _plan(config, source, workdir, job, compute_stats=True)
         preemption = stack.enter_context(Preemption())
         watchdog = stack.enter_context(Watchdog())
@@ -104,7 +113,7 @@ def train(
         fault("restore", 0, process=process)
         checkpoints = stack.enter_context(
             Checkpoints(
-                workdir / "checkpoints",
+                workdir / CHECKPOINTS,
                 keep=config.checkpoint.keep,
                 keep_every=config.checkpoint.keep_every,
                 keep_best=config.checkpoint.keep_best,
@@ -131,8 +140,6 @@ def train(
         )
         if start_step:
             logger.info("resumed at step %d of %d", start_step, schedule.total_steps)
-        if process == 0:
-            write_text(workdir / "config.json", config_lib.to_json(config))
         if start_step >= schedule.total_steps:
             logger.info("nothing to do: %s is at its last step", workdir)
             return
@@ -146,6 +153,13 @@ def train(
         validate = job.open_validation(config, source=source, mesh=mesh, stats=stats)
 
         # ── Loop ──────────────────────────────────────────────────────────────────────────────
+        if process == 0:
+            write_text(workdir / CONFIG_FILE, config_lib.to_json(config))
+            write_text(workdir / PARAMETERS_FILE, tracking.parameter_table(template.params) + "\n")
+        logger.info(
+            "see %s: %s (all fields), %s (all arrays), metrics.jsonl, images/, tensorboard/",
+            *(workdir, CONFIG_FILE, PARAMETERS_FILE),
+        )
         skipped = SkippedSteps(workdir if process == 0 else None, limit=config.max_skipped_steps)
         tracker = stack.enter_context(
             tracking.Tracker(
@@ -242,6 +256,7 @@ def train(
                 fault=np.float32(poison(step, process=process)),
             )
             state, metrics = train_step(state, sharding.put_batch(rows, mesh), values)
+            start.is_over()
             fault("step", step, process=process)
             # The device works on this step while the numbers of the one before are read.
             report()
@@ -266,7 +281,9 @@ def train(
                 report()
                 fault("picture", step, process=process)
                 columns = jax.device_get(draw(state, faces))
-                tracker.images(step, task.picture, tracking.image_grid(list(columns)))
+                if process == 0:
+                    picture = _titled(task.picture, columns, step=step)
+                    tracker.images(step, task.picture.name, picture)
         watchdog.rest()
 
     # ── Finish: the last checkpoint counts once `checkpoints` is closed ────────────────────────
@@ -280,17 +297,25 @@ def _check(
     workdir: epath.Path,
     job: Job,
 ) -> None:
-    """All up to the first step: plan, compilation, a batch; nothing is trained or written."""
+    """All up to the first step: plan, compilation, some faces; nothing is trained or written."""
     stats, _ = _plan(config, source, workdir, job, compute_stats=False)
     task = job.make_task(config, stats=stats)
     _describe_state(task, mesh)
     compile_for_devices(task, mesh, config)
     job.open_validation(config, source=source, mesh=mesh, stats=stats)
-    logger.info("reading one batch of %d", config.batch_size)
-    element = job.element(config, stats=stats)
-    with contextlib.closing(open_stream(config, source, element)) as batches:
-        sharding.put_batch(next(batches), mesh)
-    logger.info("check: read one batch, compiled the step; nothing was trained or written")
+    faces = _picture_faces(config, source, job.element(config, stats=stats))
+    logger.info(
+        "check: compiled the step for batches of %d, read %d of %d faces; nothing was trained or"
+        " written",
+        *(config.batch_size, len(next(iter(faces.values()))), len(source)),
+    )
+
+
+def _check_weights_exist(config: ConfigDict, workdir: epath.Path) -> None:
+    """Raises DataError where a run that has not started yet has no weights to start from."""
+    path = config.init.params
+    if path and not epath.Path(path).exists() and not (workdir / CHECKPOINTS).exists():
+        raise DataError(f"config.init.params = {path!r} does not exist: give another path")
 
 
 def _find_stats(
@@ -310,7 +335,8 @@ def _find_stats(
     if found is None:
         logger.info("mean and std will be computed over the set when training starts")
         return Stats((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    logger.info("mean %s  std %s", found.mean, found.std)
+    mean, std = (" ".join(f"{x:.4f}" for x in of_three) for of_three in found)
+    logger.info("mean %s  std %s", mean, std)
     return found
 
 
@@ -336,9 +362,14 @@ def _plan(
 
 
 def _describe_state(task: Task, mesh: Mesh) -> TrainState:
-    """The state's template; the student's parameters are logged."""
+    """The state's template; the size of its network is logged."""
     template = state_template(task, mesh)
-    logger.info("parameters of the student\n%s", tracking.parameter_table(template.params))
+    arrays = jax.tree.leaves(template.params)
+    trained = sum(x.size for x in jax.tree.leaves(task.trained(template.params)))
+    logger.info(
+        "model: %s trainable parameters of %s, in %d arrays",
+        *(f"{trained:,}", f"{sum(x.size for x in arrays):,}", len(arrays)),
+    )
     return template
 
 
@@ -383,6 +414,17 @@ def _picture_faces(config: ConfigDict, source: Source, element: Element) -> dict
     return {name: np.stack([element[name] for element in elements]) for name in elements[0]}
 
 
+def _titled(
+    picture: Picture, columns: UInt8[np.ndarray, "columns rows H W 3"], *, step: int
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The columns, larger, under their titles and what a viewer must know."""
+    return titled_grid(
+        dict(zip(picture.columns, columns, strict=True)),
+        caption=f"{picture.name.capitalize()} at step {step}. {picture.note}",
+        scale=PICTURE_SCALE,
+    )
+
+
 def _describe_batch(config: ConfigDict, source: FaceSet, *, first_sample: int) -> dict[str, Any]:
     """Where in the stream a batch begins, and the faces in it."""
     indices = sample_indices(
@@ -411,6 +453,7 @@ def _report(
     """
     step, metrics, waited, describe = unreported
     numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    numbers = {"loss": numbers.pop("loss"), **numbers}  # shown first
     skipped.take(step, numbers, describe=describe)
     numbers["lr"] = schedule.learning_rate(step - 1)
     if schedule.teacher_momentum is not None:

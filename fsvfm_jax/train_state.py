@@ -51,6 +51,20 @@ Batch = dict[str, Array]
 Metrics = dict[str, Array]
 
 
+class Picture(NamedTuple):
+    """What is drawn of a run now and then.
+
+    Attributes:
+        name: Of the files.
+        columns: A title for each column.
+        note: What a viewer must know about the columns, as a sentence; may be empty.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    note: str
+
+
 class Task(NamedTuple):
     """All that the loop knows of what is trained; pure functions, jitted by the loop.
 
@@ -58,14 +72,16 @@ class Task(NamedTuple):
         sample: Shapes and dtypes of one sample of a batch, by name.
         init: Key to the state at step 0.
         train_step: One optimizer update, in `accum_steps` micro-batches (by keyword).
-        picture: Name of the picture that is written now and then.
+        trained: Of `TrainState.params`, the part that the step changes.
+        picture: What the picture that is written now and then shows.
         draw: State and batch to its columns, uint8 images [columns, rows, H, W, 3].
     """
 
     sample: dict[str, jax.ShapeDtypeStruct]
     init: Callable[[PRNGKeyArray], TrainState]
     train_step: Callable[..., tuple[TrainState, Metrics]]
-    picture: str
+    trained: Callable[[Params], Params]
+    picture: Picture
     draw: Callable[[TrainState, Batch], UInt8[Array, "columns rows H W 3"]]
 
 

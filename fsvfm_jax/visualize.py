@@ -2,23 +2,23 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import jax
 import numpy as np
 from jaxtyping import Float, UInt8, UInt16
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from fsvfm_jax import cli
 from fsvfm_jax.data.sources import make_source
 from fsvfm_jax.data.transforms import to_batch_element
 from fsvfm_jax.errors import ConfigError, StorageError
+from fsvfm_jax.host.pictures import image_grid, legend_strip, title_strip
 from fsvfm_jax.masking import STRATEGIES, Masks, group_members, num_removed, sample_masks
-from fsvfm_jax.regions import GROUPS, NUM_COVERABLE
-from fsvfm_jax.tracking import image_grid
+from fsvfm_jax.regions import CLASSES, GROUPS, NUM_COVERABLE
 
 ROWS = (*GROUPS, "all", "one region fully covered")
 MAX_FACES_SHOWN = 8
-TITLE_HEIGHT = 16
 
 REMOVED = np.array((128, 128, 128), np.uint8)
 COVERED = np.array((230, 140, 60), np.uint8)
@@ -31,6 +31,11 @@ PALETTE = np.array([
     (125, 85, 165),  # hair
 ], np.uint8)
 # fmt: on
+LEGEND = {
+    "removed patch": REMOVED,
+    "removed patch of the covered region": COVERED,
+    **dict(zip(CLASSES, PALETTE, strict=True)),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -64,18 +69,13 @@ def masks_picture(
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Returns one row per face: the face, its parsing map, and a column per entry of `masks`.
 
-    The size is that of `image_grid`, and TITLE_HEIGHT more for the titles above the columns.
+    Above the `image_grid` are the columns' titles, below it a legend of the colours.
     """
     shown = {name: show_masks(images, of_name, patch_size) for name, of_name in masks.items()}
     columns = {"face": images, "parsing map": PALETTE[parsing_maps], **shown}
     grid = image_grid(list(columns.values()))
-    above = ((TITLE_HEIGHT, 0), (0, 0), (0, 0))
-    picture = Image.fromarray(np.pad(grid, above, constant_values=255))
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default()
-    for column, title in enumerate(columns):
-        left = column * picture.width // len(columns)
-        draw.text((left + 2, 2), title, fill="black", font=font)
-    return np.array(picture)
+    width = grid.shape[1]
+    return np.concatenate([title_strip([*columns], width), grid, legend_strip(LEGEND, width)])
 
 
 def removed_shares(
@@ -149,16 +149,21 @@ def _check(args: argparse.Namespace) -> None:
             f"--image-size {args.image_size} does not divide into patches of --patch-size"
             f" {args.patch_size}; choose a multiple"
         )
+    if not Path(args.output).parent.is_dir():
+        raise _cannot_be_written(args.output, "its folder does not exist")
 
 
 def _write(picture: UInt8[np.ndarray, "H W 3"], output: str) -> None:
     try:
         Image.fromarray(picture).save(output, format="PNG")
     except OSError as error:
-        raise StorageError(
-            f"the picture {output} cannot be written ({error.strerror}); choose a file in a"
-            " writable folder"
-        ) from error
+        raise _cannot_be_written(output, error.strerror) from error
+
+
+def _cannot_be_written(output: str, reason: str | None) -> StorageError:
+    return StorageError(
+        f"the picture {output} cannot be written ({reason}); choose a file in a writable folder"
+    )
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -176,13 +181,17 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="DIR",
         help="folders with images/ and parsing_maps/; without any, synthetic faces",
     )
-    masks.add_argument("--count", type=int, default=16, help="use the first so many faces")
-    masks.add_argument("--image-size", type=int, default=224, help="in pixels")
-    masks.add_argument("--patch-size", type=int, default=16, help="in pixels")
+    masks.add_argument(
+        "--count", type=int, default=16, help="how many faces to use, from the first on"
+    )
+    masks.add_argument("--image-size", type=int, default=224, help="side in pixels")
+    masks.add_argument("--patch-size", type=int, default=16, help="side in pixels")
     masks.add_argument("--mask-ratio", type=float, default=0.75, help="share of patches removed")
-    masks.add_argument("--seed", type=int, default=0, help="of masks and synthetic faces")
-    masks.add_argument("--draws", type=int, default=200, help="masks drawn per face")
-    masks.add_argument("--output", required=True, metavar="PNG", help="file to write")
+    masks.add_argument(
+        "--seed", type=int, default=0, help="seed of the masks and of synthetic faces"
+    )
+    masks.add_argument("--draws", type=int, default=200, help="number of masks drawn per face")
+    masks.add_argument("--output", required=True, metavar="PNG", help="the picture to write")
     return parser.parse_args(argv)
 
 

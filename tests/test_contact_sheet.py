@@ -5,7 +5,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from fsvfm_jax.prepare.contact_sheet import LEGEND_HEIGHT, TILE, contact_sheet, encode_sheet
+from fsvfm_jax.host.pictures import LINE_HEIGHT
+from fsvfm_jax.prepare.contact_sheet import TILE, contact_sheet, encode_sheet
 from fsvfm_jax.visualize import PALETTE
 
 SIZE = 32
@@ -16,7 +17,7 @@ def test_the_contact_sheet_colours_the_maps() -> None:
     faces = [(black, np.full((SIZE, SIZE), label, np.uint8)) for label in range(6)]
     sheet = contact_sheet(faces)
     step = TILE + 2
-    assert sheet.shape == (2 * step - 2 + LEGEND_HEIGHT, 8 * step - 2, 3)
+    assert sheet.shape == (2 * step - 2 + LINE_HEIGHT, 8 * step - 2, 3)
     for label in range(6):
         top, left = label // 4 * step, label % 4 * 2 * step
         assert not sheet[top : top + TILE, left : left + TILE].any()

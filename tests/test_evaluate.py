@@ -14,7 +14,7 @@ from test_finetune import run, tiny_config
 
 from configs import evaluation, transfer
 from fsvfm_jax import config as config_lib
-from fsvfm_jax import evaluate
+from fsvfm_jax import evaluate, report_table
 from fsvfm_jax.convert import pth, reference
 from fsvfm_jax.convert.__main__ import main as convert
 from fsvfm_jax.errors import ConfigError, DataError
@@ -44,10 +44,13 @@ def rows_of(workdir):
     return json.loads((workdir / "table.json").read_text())["rows"]
 
 
-def test_a_run_gets_a_row_for_every_set_and_way_of_choosing(trained, tmp_path):
+def test_a_run_gets_a_row_for_every_set_and_way_of_choosing(trained, tmp_path, capsys):
     ways = ("validation", "last", "test-oracle")
     evaluate.evaluate(evaluation_config(trained, select=ways), epath.Path(tmp_path))
     rows = rows_of(tmp_path)
+    printed = capsys.readouterr().out
+    assert f"are in {tmp_path / 'table.md'}" in printed
+    assert report_table.plain(rows) in printed
     sets = [(row["dataset"], row["selection"]) for row in rows]
     assert sets == [
         *((name, way) for way in ways for name in ("swap-a", "warp-c")),
@@ -137,8 +140,20 @@ def test_the_table_says_what_counted_as_a_video(trained, tmp_path):
 
 
 def test_what_is_no_detector_or_no_run_is_named(trained, tmp_path):
-    with pytest.raises(ConfigError, match=r"chooses among a run's checkpoints, and .* is none"):
+    with pytest.raises(DataError, match=r"config\.init\.params = '.*no' does not exist"):
         evaluate.evaluate(evaluation_config(tmp_path / "no"), epath.Path(tmp_path))
+    convert(["to", "folder", str(trained), str(tmp_path / "folder"), "--license=apache-2.0"])
+    with pytest.raises(ConfigError, match=r"chooses among a run's checkpoints, and .* is no run"):
+        evaluate.evaluate(evaluation_config(tmp_path / "folder"), epath.Path(tmp_path))
+    # That it cannot be chosen from matters less than that it is no detector.
+    (tmp_path / "notes.txt").write_text("no weights")
+    with pytest.raises(DataError, match=r"notes\.txt"):
+        evaluate.evaluate(evaluation_config(tmp_path / "notes.txt"), epath.Path(tmp_path))
+    shutil.copytree(trained, tmp_path / "pretrained")
+    config = json.loads((trained / "config.json").read_text()) | {"task": "pretrain"}
+    (tmp_path / "pretrained" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(DataError, match=r"pretrained is no detector: fine-tune it first"):
+        evaluate.evaluate(evaluation_config(tmp_path / "pretrained"), epath.Path(tmp_path))
     config = evaluation_config(trained, select=("given",), init__step=4)
     with pytest.raises(ConfigError, match=r"checkpoint 4 in .* cannot be used: not there"):
         evaluate.evaluate(config, epath.Path(tmp_path))

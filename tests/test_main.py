@@ -42,13 +42,17 @@ def test_smoke_learns_and_tells_about_it(tmp_path):
     for text in (
         "mean and std: 1024/1024",
         "effective batch: 32 = 1 devices x 32 x 1",
-        "decoder_blocks/attn/qkv/kernel",
         "step 64/64",
         "images/s",
-        "epoch 1 at step 64",
+        "epoch 0 at step 32",
         f"done: step 64 of 64, in runs/{workdir.name}",
     ):
         assert text in result.stderr, text
+    assert "decoder_blocks/attn/qkv/kernel" in (workdir / "parameters.txt").read_text()
+    epochs = [json.loads(line) for line in (workdir / "epochs.jsonl").read_text().splitlines()]
+    assert [(line["epoch"], line["step"]) for line in epochs] == [(0, 32), (1, 64)]
+    start_up = result.stderr.partition("step 1/64")[0].splitlines()
+    assert len(start_up) <= 11 and max(map(len, start_up)) < 250, start_up  # one is of progress
     assert (workdir / "images" / "reconstruction_0000064.png").exists()
     assert list((workdir / "tensorboard").iterdir())
     assert (workdir / "checkpoints" / "64").is_dir()
@@ -83,7 +87,7 @@ def test_a_float32_step_of_vit_l_on_this_machine(tmp_path):
         config="configs/vit_l.py",
     )
     assert result.returncode == 0, result.stderr
-    assert "Total: 364,402,944" in result.stderr
+    assert "Total: 364,402,944" in (tmp_path / "parameters.txt").read_text()
     assert "done: step 1 of 1" in result.stderr
 
 
@@ -126,6 +130,7 @@ def test_bad_data_ends_in_one_sentence(faces, tmp_path, folder, message):
     )
     assert result.returncode == 65, result.stderr
     assert_one_sentence(result.stderr, message)
+    assert not (tmp_path / "run").exists()
 
 
 def assert_one_sentence(stderr: str, message: str) -> None:
@@ -157,7 +162,7 @@ def test_a_bad_field_ends_in_one_sentence(tmp_path, arguments, message):
     result = run(f"--workdir={tmp_path}", *arguments)
     assert result.returncode in (65, 73, 78), result.stderr
     assert_one_sentence(result.stderr, message)
-    assert not (tmp_path / "checkpoints").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_bare_command_says_what_to_type():

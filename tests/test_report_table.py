@@ -5,7 +5,7 @@ import re
 from scored_sets import BY_HAND, scored
 
 from fsvfm_jax.report import DETECTION_CAPTION, SPOOF_CAPTION, detection_row, spoof_row
-from fsvfm_jax.report_table import COLUMNS, markdown
+from fsvfm_jax.report_table import COLUMNS, markdown, plain
 
 CHOSEN = {"selection": "validation", "step": 100, "seed": 0}
 ROWS = [
@@ -85,3 +85,19 @@ def test_the_captions_name_columns_that_there_are():
         named = {name.partition(" @")[0] for name in quoted} - {"test-oracle"}
         assert named and named <= headings
         assert "<" not in caption
+
+
+def test_a_terminal_gets_the_main_columns_and_no_control_code():
+    rows = [*ROWS, {"dataset": "a\x1b[2J|\n", "video_auc": 1.0}]
+    assert plain(rows).splitlines() == [
+        "set             videos  video AUC  HTER = ACER @0.5  note",
+        "first                                                n/a (only real)",
+        "CDFv2              518      95.43             50.00",
+        "mean of 2 sets              90.00            100.00",
+        r"a\x1b[2J|\n                100.00",
+    ]
+
+
+def test_a_detection_table_fits_into_80_columns():
+    row = detection_row(scored("a set of 16 char", BY_HAND), **CHOSEN)
+    assert max(map(len, plain([row]).splitlines())) <= 80

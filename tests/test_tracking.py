@@ -344,15 +344,58 @@ def test_tracker_shows_a_bar_on_a_terminal(workdir, clock, monkeypatch, caplog):
         for step in range(3, 7):
             clock.seconds += 2.0
             tracker.step(step, {"loss": 0.25})
+            if step == 5:
+                clock.seconds += 30.0
+                logging.getLogger("fsvfm_jax.lock").warning("from another module")
     shown = terminal.getvalue()
     assert "2/6" in shown
     assert "6/6" in shown
-    assert "4 images/s  loss 0.25]" in shown
-    assert "epoch 2 at step 6, mean of 2 steps  loss 0.25\n" in shown
-    assert not caplog.messages
+    assert "4 images/s  loss 0.25" in shown
+    epochs = [f"epoch {n} at step {2 * n + 2}, mean of 2 steps  loss 0.25" for n in (1, 2)]
+    said = [epochs[0], "from another module", epochs[1]]
+    # Lines of their own above the bar, and no line for a step.
+    assert [line for line in shown.replace("\r", "\n").splitlines() if line in said] == said
+    assert caplog.messages == said
 
 
-# Tables and grids
+def test_the_bar_of_a_long_run_fits_into_80_columns(workdir, clock, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "80")
+    long_run = dict(total_steps=435_600, start_step=435_000, images_per_step=40_960)
+    metrics = {"loss": 0.081231, "loss_rec": 0.5, "lr": 1.234e-5, "grad_norm": 0.012345}
+    with open_tracker(workdir, steps_per_epoch=726.0, **long_run) as tracker:
+        for step in (435_001, 435_002):
+            clock.seconds += 3.0
+            tracker.step(step, metrics)
+        bar = tracker._bar
+        bar.start_t = bar._time() - 1.7e5
+        shown = bar.format_meter(**bar.format_dict | {"ncols": 80, "rate": 1 / 1200})
+    assert len(shown) <= 80
+    for part in ("435002/435600", "<199:20:00", "13653 images/s", "loss 0.0812"):
+        assert part in shown
+    assert shown.endswith("lr 1.2e-05  grad 0.012")
+
+
+@pytest.mark.parametrize("on_a_terminal", [False, True])
+def test_epochs_are_logged_every_30_seconds_at_most_and_all_stored(
+    workdir, clock, monkeypatch, caplog, on_a_terminal
+):
+    if on_a_terminal:
+        monkeypatch.setattr(sys, "stderr", Terminal())
+    with (
+        caplog.at_level(logging.INFO, "fsvfm_jax"),
+        open_tracker(workdir, total_steps=20, log_every=20) as tracker,
+    ):
+        for step in range(1, 21):
+            clock.seconds += 5.0
+            tracker.step(step, {"loss": 1.0})
+    epochs = [line for line in caplog.messages if line.startswith("epoch ")]
+    assert [line.split()[1] for line in epochs] == ["0", "3", "6", "9"]  # an epoch takes 10 s
+    assert [line["epoch"] for line in read_lines(workdir / "epochs.jsonl")] == list(range(10))
+
+
+# Tables
 
 
 def test_parameter_table_lists_every_array():
@@ -370,25 +413,6 @@ def test_parameter_table_lists_every_array():
         "+----------------+---------+---------+-------+",
         "Total: 1,016 -- 2,064 bytes",
     ]
-
-
-def test_image_grid_has_a_row_per_sample_and_white_gaps():
-    columns = [np.full((2, 3, 3, 3), 10 * (column + 1), np.uint8) for column in range(3)]
-    for column in columns:
-        column[1] += 1
-    grid = tracking.image_grid(columns)
-    row = [10, 10, 10, 255, 255, 20, 20, 20, 255, 255, 30, 30, 30]
-    below = [11, 11, 11, 255, 255, 21, 21, 21, 255, 255, 31, 31, 31]
-    expected = [row] * 3 + [[255] * 13] * 2 + [below] * 3
-    assert grid.dtype == np.uint8
-    np.testing.assert_array_equal(grid, np.repeat(np.array(expected)[..., None], 3, axis=2))
-
-
-def test_image_grid_keeps_pixels_in_place():
-    pictures = np.random.default_rng(0).integers(0, 256, (2, 2, 4, 4, 3), dtype=np.uint8)
-    grid = tracking.image_grid(list(pictures))
-    np.testing.assert_array_equal(grid[6:10, 6:10], pictures[1, 1])
-    np.testing.assert_array_equal(grid[0:4, 6:10], pictures[1, 0])
 
 
 # An object store

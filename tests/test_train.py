@@ -3,6 +3,8 @@
 import itertools
 import json
 import os
+import re
+import shutil
 import signal
 import threading
 from functools import partial
@@ -25,6 +27,7 @@ from fsvfm_jax.data.records import FaceRecords
 from fsvfm_jax.data.sources import SyntheticFaces
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.errors import ConfigError, DataError, NotFiniteError, Preempted, StorageError
+from fsvfm_jax.host.pictures import LINE_HEIGHT
 from fsvfm_jax.jobs import JOBS
 from fsvfm_jax.lock import RunLock
 from fsvfm_jax.prepare.pack import pack
@@ -98,7 +101,10 @@ def test_a_run_leaves_what_its_users_look_for(straight):
     stored = json.loads((straight / "config.json").read_text())
     assert stored["teacher"]["mode"] == "ema"
     with Image.open(straight / "images" / "reconstruction_0000020.png") as picture:
-        assert picture.size == (3 * 32 + 2 * 2, 8 * 32 + 7 * 2)
+        texts = (4 + 1) * LINE_HEIGHT  # the caption and the titles
+        assert picture.size == (3 * 96 + 2 * 2, texts + 8 * 96 + 7 * 2)
+    table = (straight / "parameters.txt").read_text()
+    assert "blocks/attn/qkv/kernel" in table and "Total: " in table
     assert sorted(int(p.name) for p in (straight / "checkpoints").iterdir()) == [10, 20]
 
 
@@ -234,6 +240,79 @@ def test_check_reads_plans_and_writes_nothing(tmp_path, caplog):
     assert "effective batch: 16 = 8 devices x 2 x 1" in text
     assert "40 samples, 8 epochs of 2.5 steps = 20 steps" in text
     assert "memory per device" in text and "nothing was trained" in text
+    assert "compiled the step for batches of 16, read 8 of 40 faces" in text
+    assert "data: 40 faces, synthetic" in text
+    assert re.search(r"model: [\d,]+ trainable parameters of [\d,]+, in \d+ arrays", text)
+
+
+def test_check_reads_a_few_faces_only(tmp_path, monkeypatch):
+    read = []
+    original = SyntheticFaces.__getitem__
+
+    def get(self, index):
+        read.append(index)
+        return original(self, index)
+
+    monkeypatch.setattr(SyntheticFaces, "__getitem__", get)
+    monkeypatch.setattr(train, "compile_for_devices", lambda *arguments: None)
+    run(tmp_path / "run", {"batch_size": 4096, "data.num_samples": 9000}, check_only=True)
+    assert 1 <= len(read) <= train.PICTURE_ROWS
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"init.params": "nowhere.pth"}, DataError, "'nowhere.pth' does not exist"),
+        ({"init.params": "README.md"}, DataError, "README.md"),
+        (
+            {"data.source": "folder", "data.paths": ("nowhere",)},
+            DataError,
+            "nowhere does not exist",
+        ),
+        ({"mesh.data": 3}, ConfigError, r"config\.mesh\.data = 3"),
+    ],
+)
+def test_a_failed_start_leaves_no_folder(tmp_path, monkeypatch, changes, error, message):
+    monkeypatch.setattr(train, "compile_for_devices", None)  # before the compilation
+    with pytest.raises(error, match=message):
+        run(tmp_path / "runs" / "a", changes)
+    assert not (tmp_path / "runs").exists()
+    # One that was there stays empty.
+    (tmp_path / "old").mkdir()
+    with pytest.raises(error, match=message):
+        run(tmp_path / "old", changes)
+    assert not list((tmp_path / "old").iterdir())
+
+
+def test_missing_weights_are_told_before_the_data_are_looked_at(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "compute_stats", None)
+    changes = {"data.mean": None, "data.std": None, "init.params": "nowhere"}
+    for options in ({}, {"check_only": True}):
+        with pytest.raises(DataError, match=r"config\.init\.params = 'nowhere' does not exist"):
+            run(tmp_path / "run", changes, **options)
+
+
+def test_a_start_that_does_not_fit_into_memory_leaves_no_folder(tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise ConfigError("the training step does not fit")
+
+    monkeypatch.setattr(train, "compile_for_devices", refuse)
+    with pytest.raises(ConfigError, match="does not fit"):
+        run(tmp_path / "runs" / "a")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_failed_start_in_a_run_changes_nothing_of_it(straight, tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise ConfigError("the training step does not fit")
+
+    shutil.copytree(straight, tmp_path / "run")
+    before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    monkeypatch.setattr(train, "compile_for_devices", refuse)
+    with pytest.raises(ConfigError, match="does not fit"):
+        run(tmp_path / "run", {"epochs": 9, "schedule_epochs": 9, "tracking.log_every": 2})
+    after = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    assert after == before
 
 
 def test_statistics_are_computed_once_and_stored(tmp_path, monkeypatch):

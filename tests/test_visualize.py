@@ -12,6 +12,7 @@ from PIL import Image
 
 from fsvfm_jax import visualize
 from fsvfm_jax.data.sources import SyntheticFaces
+from fsvfm_jax.host.pictures import LINE_HEIGHT, legend_strip
 from fsvfm_jax.masking import STRATEGIES, Masks, group_members, sample_masks
 from fsvfm_jax.regions import CLASSES, GROUPS, NUM_COVERABLE, patch_classes
 from fsvfm_jax.visualize import ROWS, masks_picture, removed_shares, show_masks
@@ -85,16 +86,20 @@ def test_the_picture_has_a_row_per_face_and_titled_columns(faces):
     masks = {"one": random_masks(1, batch=3), "other": random_masks(2, batch=3)}
     picture = masks_picture(images, maps, masks, patch_size=PATCH)
     pitch = SIZE + 2
-    assert picture.shape == (visualize.TITLE_HEIGHT + 3 * pitch - 2, 4 * pitch - 2, 3)
+    bottom = LINE_HEIGHT + 3 * pitch - 2
+    assert picture.shape[1:] == (4 * pitch - 2, 3) and picture.shape[0] > bottom
     shown = [show_masks(images, of_name, PATCH) for of_name in masks.values()]
     columns = [images, visualize.PALETTE[maps], *shown]
-    titles, grid = np.split(picture, [visualize.TITLE_HEIGHT])
+    titles, grid, legend = np.split(picture, [LINE_HEIGHT, bottom])
     for column, wanted in enumerate(columns):
         left = column * pitch
         assert titles[:, left : left + SIZE].min() < 128
         for row in range(3):
             cell = grid[row * pitch : row * pitch + SIZE, left : left + SIZE]
             np.testing.assert_array_equal(cell, wanted[row])
+    for colour in (*visualize.PALETTE, visualize.REMOVED, visualize.COVERED):
+        assert (legend == colour).all(axis=-1).sum() >= 100
+    assert list(visualize.LEGEND)[2:] == list(CLASSES)
 
 
 def test_every_class_has_a_colour_of_its_own():
@@ -158,7 +163,8 @@ def test_the_command_writes_the_picture_and_prints_the_table(tmp_path, capsys):
     with Image.open(output, formats=["PNG"]) as picture:
         columns = 2 + len(STRATEGIES)
         # Eight of the ten faces are shown.
-        height = visualize.TITLE_HEIGHT + 8 * (SIZE + 2) - 2
+        legend = legend_strip(visualize.LEGEND, columns * (SIZE + 2) - 2).shape[0]
+        height = LINE_HEIGHT + 8 * (SIZE + 2) - 2 + legend
         assert picture.size == (columns * (SIZE + 2) - 2, height)
 
 

@@ -258,11 +258,16 @@ def _parser() -> argparse.ArgumentParser:
         to_folder,
         "one folder that timm, Hugging Face, plain PyTorch and this project load",
     )
-    folder.add_argument("--pool", choices=("mean", "token"), default="mean", help="of an encoder")
-    folder.add_argument("--labels", metavar="NAME,NAME", help="in the order of the logits")
-    folder.add_argument("--face-detector", metavar="NAME", help="what found the faces")
     folder.add_argument(
-        "--crop-margin", type=float, metavar="PART", help="around a face's box, as a part of it"
+        "--pool", choices=("mean", "token"), default="mean", help="pooling of an encoder"
+    )
+    folder.add_argument("--labels", metavar="NAME,NAME", help="names of the logits, in their order")
+    folder.add_argument("--face-detector", metavar="NAME", help="detector that found the faces")
+    folder.add_argument(
+        "--crop-margin",
+        type=float,
+        metavar="PART",
+        help="margin around a face's box, as a part of it",
     )
     folder.add_argument(
         "--license",
@@ -270,9 +275,11 @@ def _parser() -> argparse.ArgumentParser:
         help=f"such as apache-2.0; {AUTHORS_LICENSE}"
         " for conversions of the authors' weights, and they stay under it",
     )
-    folder.add_argument("--image-size", type=int, metavar="N", help="another size, in pixels")
     folder.add_argument(
-        "--without-encoder", action="store_true", help="an adapter's few MB without what it is on"
+        "--image-size", type=int, metavar="N", help="image side to convert to, in pixels"
+    )
+    folder.add_argument(
+        "--without-encoder", action="store_true", help="write the adapter without its encoder"
     )
     _command(
         formats,
@@ -284,9 +291,11 @@ def _parser() -> argparse.ArgumentParser:
     training = _command(
         formats, "training", to_training, "a workdir to go on pretraining in, from a student's .pth"
     )
-    training.add_argument("--teacher", type=Path, required=True, metavar="FILE", help="its .pth")
     training.add_argument(
-        "--samples-seen", type=int, default=0, metavar="N", help="where in the data to go on"
+        "--teacher", type=Path, required=True, metavar="FILE", help="the teacher's .pth"
+    )
+    training.add_argument(
+        "--samples-seen", type=int, default=0, metavar="N", help="samples that were trained on"
     )
     _command(verbs, "inspect", inspect, "what a file or folder is", has_destination=False)
     return parser
@@ -307,28 +316,34 @@ def _command(
             help="convert weights that are infinite or not a number, too",
         )
     parser.add_argument("--model", metavar="SIZE", help=f"one of {', '.join(SIZES)}")
-    parser.add_argument("--num-heads", type=int, metavar="N", help="of a network of another size")
-    parser.add_argument("--decoder-num-heads", type=int, metavar="N", help="of its pixel decoder")
     parser.add_argument(
-        "--rep-decoder-num-heads", type=int, metavar="N", help="of its representation decoder"
+        "--num-heads", type=int, metavar="N", help="attention heads, if --model has none"
+    )
+    parser.add_argument(
+        "--decoder-num-heads", type=int, metavar="N", help="heads of the pixel decoder"
+    )
+    parser.add_argument(
+        "--rep-decoder-num-heads", type=int, metavar="N", help="heads of the representation decoder"
     )
     parser.add_argument(
         "--branch",
         choices=("student", "teacher"),
         default="student",
-        help="of a workdir, or of a file that has both",
+        help="which of a workdir, or of a file that has both",
     )
     parser.add_argument(
-        "--entry", metavar="NAME", help="of a file with several networks, such as model_ema"
+        "--entry", metavar="NAME", help="which of a file with several networks, such as model_ema"
     )
     parser.add_argument(
-        "--step", type=int, metavar="N", help="of a workdir; the newest if not given"
+        "--step", type=int, metavar="N", help="checkpoint of a workdir; default: the newest"
     )
     parser.add_argument(
-        "--encoder", type=Path, metavar="DIR", help="folder of the encoder, of an adapter alone"
+        "--encoder", type=Path, metavar="DIR", help="encoder's folder, for an adapter alone"
     )
     parser.add_argument("--sha256", metavar="HASH", help="refuse a file with another hash")
-    parser.add_argument("--stats", type=Path, metavar="JSON", help="mean and std of the pixels")
+    parser.add_argument(
+        "--stats", type=Path, metavar="JSON", help="file with mean and std of the pixels"
+    )
     return parser
 
 

@@ -5,17 +5,16 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from fsvfm_jax.data.transforms import resize_face
+from fsvfm_jax.host.pictures import image_grid, legend_strip
 from fsvfm_jax.prepare.examine import Decoded
 from fsvfm_jax.regions import CLASSES
-from fsvfm_jax.tracking import image_grid
 from fsvfm_jax.visualize import PALETTE
 
 TILE = 144  # pixels
 FACES_PER_ROW = 4
-LEGEND_HEIGHT = 20
 _SHARE_OF_COLOUR = 0.5
 
 
@@ -36,15 +35,8 @@ def contact_sheet(faces: Sequence[Decoded]) -> UInt8[np.ndarray, "H W 3"]:
         for pictures in (images, blended):
             columns.append(np.pad(pictures, missing, constant_values=255)[place::FACES_PER_ROW])
     grid = image_grid(columns)
-    below = ((0, LEGEND_HEIGHT), (0, 0), (0, 0))
-    picture = Image.fromarray(np.pad(grid, below, constant_values=255))
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default()
-    width, top = picture.width // len(CLASSES), grid.shape[0] + 4
-    for label, name in enumerate(CLASSES):
-        left = label * width
-        draw.rectangle((left + 2, top + 1, left + 12, top + 11), fill=tuple(PALETTE[label]))
-        draw.text((left + 16, top), name, fill="black", font=font)
-    return np.array(picture)
+    legend = legend_strip(dict(zip(CLASSES, PALETTE, strict=True)), grid.shape[1])
+    return np.concatenate([grid, legend])
 
 
 def encode_sheet(sheet: UInt8[np.ndarray, "H W 3"]) -> bytes:
