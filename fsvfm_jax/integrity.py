@@ -215,11 +215,11 @@ def tidy(directory: epath.Path) -> None:
 
 
 def _remove_note(note: epath.Path, *, odd: bool) -> None:
-    """Removes the note of a save; one that names no step is told, and kept if it is no file."""
+    """Removes the note of a save; one that names no step is logged, and a folder is set aside."""
     if not note.exists():
         return
-    if odd and not note.is_file():
-        set_aside(note, "it is not a plain file")
+    if note.is_dir():
+        set_aside(note, "it is a folder")
         return
     if odd:
         logger.warning("%s names no step: it is removed", note)

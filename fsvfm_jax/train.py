@@ -131,8 +131,11 @@ def train(
         )
         if start_step:
             logger.info("resumed at step %d of %d", start_step, schedule.total_steps)
-        if process == 0:
-            write_text(workdir / "config.json", config_lib.to_json(config))
+        file = workdir / "config.json"
+        distributed.on_first_process(
+            partial(write_text, file, config_lib.to_json(config)),
+            refusal=f"{file} cannot be written",
+        )
         if start_step >= schedule.total_steps:
             logger.info("nothing to do: %s is at its last step", workdir)
             return
