@@ -146,9 +146,7 @@ def test_checkpoints_that_vanish_while_running_end_the_run(tmp_path, monkeypatch
             (tmp_path / "checkpoints").rename(tmp_path / "moved")
 
     monkeypatch.setattr(tracking.Tracker, "step", step)
-    with pytest.raises(
-        StorageError, match=r"checkpoints is no longer there.* step 3 was not"
-    ):
+    with pytest.raises(StorageError, match=r"checkpoints is no longer there.* step 3 was not"):
         run(tmp_path, RUN | {"checkpoint.every": 3})
 
 
