@@ -1,6 +1,7 @@
 """Checkpoints: the state and the position in the data together, through Orbax."""
 
 import contextlib
+import itertools
 import logging
 import math
 import shutil
@@ -24,6 +25,8 @@ from fsvfm_jax.watchdog import Watchdog
 logger = logging.getLogger(__name__)
 
 NONE = -1
+MAX_SHOWN = 300  # characters of what another library says
+MAX_NAMED = 20  # damaged checkpoints
 
 
 class Restored(NamedTuple):
@@ -80,17 +83,24 @@ class Checkpoints:
                 lambda: integrity.tidy(self._directory),
                 refusal=f"what a killed run left in {directory} cannot be cleaned up",
             )
-        self._manager = ocp.CheckpointManager(
-            self._directory,
-            # Not Orbax's own `read_only`, which warns of being that; nor its deletion of old steps,
-            # which knows no manifest, and of temporary ones, which is still going on afterwards.
-            options=ocp.CheckpointManagerOptions(create=not read_only),
-            # Named here, so that a checkpoint can be described before it is restored.
-            item_handlers={
-                "state": ocp.StandardCheckpointHandler(),
-                "data": ocp.JsonCheckpointHandler(),
-            },
-        )
+        try:
+            self._manager = ocp.CheckpointManager(
+                self._directory,
+                # Not Orbax's own `read_only`, which warns of being that; nor its deletion of old
+                # steps, which knows no manifest, and of temporary ones, which is still going on
+                # afterwards.
+                options=ocp.CheckpointManagerOptions(create=not read_only),
+                # Named here, so that a checkpoint can be described before it is restored.
+                item_handlers={
+                    "state": ocp.StandardCheckpointHandler(),
+                    "data": ocp.JsonCheckpointHandler(),
+                },
+            )
+        except OSError as error:
+            raise StorageError(
+                f"{directory} cannot be opened ({error.strerror or error}): remove it or give"
+                " permission, or give another --workdir"
+            ) from error
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -120,18 +130,19 @@ class Checkpoints:
             StorageError: The one before has failed, or there is no room for this one.
         """
         self.wait()
-        with self._limit(step):
-            self._check_space(state)
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             data=ocp.args.JsonSave({"samples_seen": samples_seen}),
         )
         try:
             with self._limit(step):
+                self._check_space(state, step)
                 fault("save", step, process=jax.process_index())
                 if jax.process_index() == 0:
                     integrity.begin_step(self._directory, step)
                 self._manager.save(step, args=items)
+        except StorageError:
+            raise
         except Exception as error:  # Storage has many ways to fail.
             raise _storage_error(self._directory, step, error) from error
         self._finishing = threading.Thread(
@@ -178,14 +189,25 @@ class Checkpoints:
         return self._read(step, template)
 
     def _read(self, step: int, template: TrainState) -> Restored:
-        self._check_tree(step, template)
-        items = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(template), data=ocp.args.JsonRestore()
-            ),
-        )
-        return Restored(items.state, items.data["samples_seen"])
+        try:
+            self._check_tree(step, template)
+            items = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(template), data=ocp.args.JsonRestore()
+                ),
+            )
+            samples_seen = items.data["samples_seen"]
+            if type(samples_seen) is not int or samples_seen < 0:
+                raise ValueError(f"samples_seen is {samples_seen!r}")
+        # What Orbax raises where files are gone or hold something else than their manifest says.
+        except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+            raise StorageError(
+                f"checkpoint {step} in {self._directory} cannot be restored"
+                f" ({in_one_line(error)[:MAX_SHOWN]}): move it away, and the same command goes on"
+                " from the one before"
+            ) from error
+        return Restored(items.state, samples_seen)
 
     def rewind(self, step: int) -> None:
         """Makes a step the newest one: those after it are quarantined.
@@ -241,8 +263,9 @@ class Checkpoints:
         if distributed.number_of_processes(bool(reasons)):
             self._manager.reload()
             if newest == NONE:
+                named = dict(itertools.islice(reasons.items(), MAX_NAMED))
                 raise StorageError(
-                    f"no checkpoint in {self._directory} can be trusted: {reasons}. Whoever trains"
+                    f"no checkpoint in {self._directory} can be trusted: {named}. Whoever trains"
                     " finds them in the folder quarantine beside it; another --workdir starts anew"
                 )
         return None if newest == NONE else newest
@@ -279,12 +302,17 @@ class Checkpoints:
             self._finishing.join()
             self._finishing = None
 
-    def _check_space(self, state: TrainState) -> None:
+    def _check_space(self, state: TrainState, step: int) -> None:
         if in_bucket(self._directory):  # A bucket is never full.
             return
+        # Together or not at all: saving waits for everybody.
+        if distributed.number_of_processes(not self._directory.is_dir()):
+            raise StorageError(
+                f"{self._directory} is no longer there, or no folder: step {step} was not saved."
+                " Put it back, and the same command goes on from the newest checkpoint in it"
+            )
         free = shutil.disk_usage(self._directory).free
         needed = sum(x.nbytes for x in jax.tree.leaves(state))
-        # Together or not at all: saving waits for everybody.
         if distributed.number_of_processes(free < needed):
             raise StorageError(
                 f"{self._directory} has {free / 1e6:.1f} MB left and a checkpoint takes"
@@ -315,6 +343,6 @@ def _describe(tree: object) -> dict[str, str]:
 
 def _storage_error(directory: epath.Path, step: int, error: Exception) -> StorageError:
     return StorageError(
-        f"checkpoint {step} could not be saved in {directory} ({in_one_line(error)[:300]}):"
+        f"checkpoint {step} could not be saved in {directory} ({in_one_line(error)[:MAX_SHOWN]}):"
         " older ones are as they were. Once this is mended, the same command goes on from them"
     )

@@ -15,6 +15,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from fsvfm_jax.errors import ConfigError, Preempted, StorageError, in_one_line
+from fsvfm_jax.run_files import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +135,7 @@ def share_workdir(workdir: epath.Path) -> None:
             _read_bucket(workdir)
         else:
             workdir.mkdir(parents=True, exist_ok=True)
-        token.write_text(socket.gethostname())
+        write_text(token, socket.gethostname())
 
     refusal = f"the workdir {workdir} cannot be written: give another, or permission"
     on_first_process(make, refusal=refusal)

@@ -9,7 +9,6 @@ import json
 import logging
 from typing import Any, TypedDict
 
-import jax
 from etils import epath
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
@@ -22,6 +21,7 @@ from fsvfm_jax.run_files import read_json, write_json
 logger = logging.getLogger(__name__)
 
 FINGERPRINT_FILE = "fingerprint.json"
+MAX_SHOWN = 200  # characters
 
 
 class StoredFingerprint(TypedDict):
@@ -75,9 +75,12 @@ def check_fingerprint(
     """
     distributed.check_same(json.dumps(fingerprint), what="data or seeds")
     file = workdir / FINGERPRINT_FILE
-    if jax.process_index() == 0 and (step == 0 or not file.exists()):
-        _write(file, fingerprint, accepted=[])
-    multihost_utils.sync_global_devices("the fingerprint is stored")
+
+    def store() -> None:
+        if step == 0 or not file.exists():
+            _write(file, fingerprint, accepted=[])
+
+    distributed.on_first_process(store, refusal=f"{file} cannot be written")
     stored = read_json(
         file,
         StoredFingerprint,
@@ -92,7 +95,9 @@ def check_fingerprint(
     }
     if not changes:
         return
-    difference = "; ".join(f"{name} was {was} and is {now}" for name, (was, now) in changes.items())
+    difference = "; ".join(
+        f"{name} was {_short(was)} and is {_short(now)}" for name, (was, now) in changes.items()
+    )
     if not accept_changes:
         raise ConfigError(
             f"{workdir} was trained until step {step} with other data or another order of them:"
@@ -103,8 +108,16 @@ def check_fingerprint(
     logger.warning("accepted from step %d on: %s", step, difference)
     # Nobody may still be reading.
     multihost_utils.sync_global_devices("the fingerprint is compared")
-    if jax.process_index() == 0:
-        _write(file, fingerprint, accepted=[*stored["accepted"], {"step": step} | changes])
+    accepted = [*stored["accepted"], {"step": step} | changes]
+    distributed.on_first_process(
+        lambda: _write(file, fingerprint, accepted=accepted), refusal=f"{file} cannot be written"
+    )
+
+
+def _short(value: Any) -> str:
+    """A value for a message: what is stored may be anything."""
+    text = str(value)
+    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
 
 
 def _write(file: epath.Path, fingerprint: dict[str, Any], *, accepted: list[Any]) -> None:

@@ -6,18 +6,31 @@ they are so. Markers inside a step say what else it is, since an object store ca
 delete a folder at once: what is interrupted between marking and moving is done at the next start.
 """
 
+import errno
 import hashlib
-import json
 import logging
 import math
+import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Annotated, NotRequired, TypedDict
 
 from etils import epath
+from msgspec import Meta
 
-from fsvfm_jax.run_files import in_bucket, write_json
+from fsvfm_jax.host.json_files import MAX_JSON_BYTES, parse_json
+from fsvfm_jax.host.plain_files import FileRefused
+from fsvfm_jax.run_files import (
+    in_bucket,
+    open_bytes,
+    read_bytes,
+    set_aside,
+    write_json,
+    write_text,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -34,18 +47,56 @@ TEMPORARY = ".orbax-checkpoint-tmp"
 MARKERS = (MANIFEST_FILE, QUARANTINE_FILE, RETIRED_FILE)
 CHUNK_BYTES = 2**22
 HASHING_THREADS = 4
+# A step's folder is as deep as 3, and has some files for each process.
+MAX_DEPTH = 16
+MAX_FILES = 2**17
+MAX_FILE_BYTES = 2**42
+MAX_NOTE_BYTES = 2**12
+# How the number of a step is written: 007, -7 or the digits of another script are no step's.
+_NUMBER = re.compile("0|[1-9][0-9]{0,17}")
+
+
+_Name = Annotated[str, Meta(max_length=1024)]
+
+
+class Manifest(TypedDict):
+    """The content of a step's manifest.
+
+    Attributes:
+        score: How good the step is; lower is better.
+        files: SHA-256 of each file, in hexadecimal, by the file's path in the step's folder.
+        sizes: Bytes of each file; missing in the manifests of older versions.
+    """
+
+    score: float
+    files: dict[_Name, Annotated[str, Meta(max_length=64)]]
+    sizes: NotRequired[dict[_Name, Annotated[int, Meta(ge=0)]]]
 
 
 def steps(directory: epath.Path) -> list[int]:
     """Every step that has a folder, in whatever state, ascending."""
     if not directory.exists():
         return []
-    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
+    return sorted(int(path.name) for path in directory.iterdir() if _is_step(path))
+
+
+def _is_step(path: epath.Path) -> bool:
+    return _NUMBER.fullmatch(path.name) is not None and path.is_dir()
 
 
 def begin_step(directory: epath.Path, number: int) -> None:
-    """Notes that a step is about to be saved: until it is valid, it is worth nothing."""
-    (directory.parent / SAVING_FILE).write_text(str(number))
+    """Notes that a step is about to be saved: until it is valid, it is worth nothing.
+
+    Raises:
+        OSError: No folder can be made for it. Orbax, which would find that out too, leaves threads
+            that keep the process from ending for ten minutes.
+        StorageError: The note cannot be written.
+    """
+    write_text(directory.parent / SAVING_FILE, str(number))
+    if not in_bucket(directory):
+        tried = directory / f"{number}{TEMPORARY}-tried"
+        tried.mkdir(exist_ok=True)
+        tried.rmdir()
 
 
 def finish_step(directory: epath.Path, number: int, *, score: float) -> None:
@@ -57,37 +108,66 @@ def finish_step(directory: epath.Path, number: int, *, score: float) -> None:
         score: How good it is; lower is better.
     """
     step = directory / str(number)
-    write_json(step / MANIFEST_FILE, {"score": score, "files": _hashes(step)})
+    sizes = _sizes(step)
+    manifest = Manifest(score=score, files=_hashes(step, sizes), sizes=sizes)
+    write_json(step / MANIFEST_FILE, manifest)
     (directory.parent / SAVING_FILE).unlink(missing_ok=True)
 
 
 def unfinished_step(directory: epath.Path) -> int | None:
-    """The step that is being saved, or that a run died saving."""
+    """The step that is being saved, or that a run died saving; None where the note is odd too."""
     try:
-        text = (directory.parent / SAVING_FILE).read_text()
-    except FileNotFoundError:
+        text = read_bytes(directory.parent / SAVING_FILE, max_bytes=MAX_NOTE_BYTES).decode()
+    except (OSError, ValueError):
         return None
-    return int(text) if text.isdigit() else None  # It died writing the note.
+    return int(text) if _NUMBER.fullmatch(text) else None
 
 
 def damage(step: epath.Path) -> str | None:
     """Why a step cannot be trusted, or None: reads and hashes all of its files."""
     try:
-        for marker in (QUARANTINE_FILE, RETIRED_FILE):
-            if (step / marker).exists():
-                return (step / marker).read_text().strip()
+        if (step / QUARANTINE_FILE).exists():
+            return _read_reason(step / QUARANTINE_FILE)
+        if (step / RETIRED_FILE).exists():
+            return "it was being deleted"
         if not (step / MANIFEST_FILE).exists():
             return f"its {MANIFEST_FILE} is missing"
-        expected = json.loads((step / MANIFEST_FILE).read_text())["files"]
-        found = _hashes(step)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"it cannot be read ({type(error).__name__}: {error})"
+        manifest = _read_manifest(step)
+        return _difference(step, manifest["files"], manifest.get("sizes"))
+    except (OSError, ValueError) as error:
+        return f"it cannot be read ({getattr(error, 'strerror', None) or error})"
+
+
+def _read_manifest(step: epath.Path) -> Manifest:
+    return parse_json(read_bytes(step / MANIFEST_FILE, max_bytes=MAX_JSON_BYTES), Manifest)
+
+
+def _read_reason(marker: epath.Path) -> str:
+    try:
+        text = read_bytes(marker, max_bytes=MAX_NOTE_BYTES).decode(errors="replace").strip()
+    except OSError as error:
+        text = f"{marker.name} cannot be read ({error.strerror or error})"
+    return text or "it was marked so"
+
+
+def _difference(
+    step: epath.Path, expected: Mapping[str, str], sizes: Mapping[str, int] | None
+) -> str | None:
+    """What is not as the manifest says. Names and sizes are compared before anything is hashed.
+
+    The names in the manifest are never opened: they are compared with those of the files found.
+    """
+    found = _sizes(step)
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:
             return f"{name} is missing"
         if name not in expected:
             return f"{name} was added"
-        if found[name] != expected[name]:
+        if sizes is not None and sizes.get(name) != found[name]:
+            return f"{name} has changed since it was written: it has {found[name]:,} bytes"
+    hashes = _hashes(step, found)
+    for name in sorted(found):
+        if hashes[name] != expected[name]:
             return f"{name} has changed since it was written"
     return None
 
@@ -95,12 +175,12 @@ def damage(step: epath.Path) -> str | None:
 def quarantine(step: epath.Path, reason: str) -> None:
     """Marks a step as one that is never restored."""
     logger.warning("checkpoint %s is quarantined: %s", step, reason)
-    (step / QUARANTINE_FILE).write_text(reason + "\n")
+    write_text(step / QUARANTINE_FILE, reason + "\n")
 
 
 def retire(step: epath.Path) -> None:
     """Deletes a step in an order that leaves no half of it valid."""
-    (step / RETIRED_FILE).write_text("of no more use\n")
+    write_text(step / RETIRED_FILE, "of no more use\n")
     step.rmtree()
 
 
@@ -113,13 +193,17 @@ def tidy(directory: epath.Path) -> None:
     for path in list(directory.iterdir()) if directory.exists() else []:
         if TEMPORARY in path.name:
             path.rmtree()
+        elif path.name.isdigit() and not _is_step(path):
+            # Orbax would take it for a step, perhaps a newer one than all others.
+            logger.warning("%s is no checkpoint: it is moved to quarantine", path)
+            _put_away(path)
     unfinished = unfinished_step(directory)
     if unfinished is not None and (directory / str(unfinished)).exists():
         step = directory / str(unfinished)
         # It may have become valid, and the run died before it took the note away.
         if damage(step) is not None:
             step.rmtree()
-    (directory.parent / SAVING_FILE).unlink(missing_ok=True)
+    _remove_note(directory.parent / SAVING_FILE, odd=unfinished is None)
     for number in steps(directory):
         step = directory / str(number)
         # Where Orbax cannot rename, a step has its name from the beginning.
@@ -127,10 +211,27 @@ def tidy(directory: epath.Path) -> None:
         if unwritten or (step / RETIRED_FILE).exists():
             step.rmtree()
         elif (step / QUARANTINE_FILE).exists():
-            room = directory.parent / "quarantine"
-            taken = {path.name for path in room.iterdir()} if room.exists() else set()
-            names = (f"{number}-{count}" for count in range(1, len(taken) + 2))
-            _move(step, room / next(name for name in names if name not in taken))
+            _put_away(step)
+
+
+def _remove_note(note: epath.Path, *, odd: bool) -> None:
+    """Removes the note of a save; one that names no step is logged, and a folder is set aside."""
+    if not note.exists():
+        return
+    if note.is_dir():
+        set_aside(note, "it is a folder")
+        return
+    if odd:
+        logger.warning("%s names no step: it is removed", note)
+    note.unlink(missing_ok=True)
+
+
+def _put_away(path: epath.Path) -> None:
+    """Moves it to the folder quarantine, under a name that is free there."""
+    room = path.parent.parent / "quarantine"
+    taken = {other.name for other in room.iterdir()} if room.exists() else set()
+    names = (f"{path.name}-{count}" for count in range(1, len(taken) + 2))
+    _move(path, room / next(name for name in names if name not in taken))
 
 
 def retained(
@@ -153,8 +254,8 @@ def retained(
 def score(step: epath.Path) -> float:
     """What was noted when the step became valid; NaN where that cannot be read any more."""
     try:
-        return float(json.loads((step / MANIFEST_FILE).read_text())["score"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return _read_manifest(step)["score"]
+    except (OSError, ValueError):
         return math.nan
 
 
@@ -164,30 +265,45 @@ def _move(step: epath.Path, target: epath.Path) -> None:
         step.rename(target)
         return
     # A bucket has no folders to rename.
-    for name in [*_walk(step, ""), *(name for name in MARKERS if (step / name).exists())]:
+    for name in [*_sizes(step), *(name for name in MARKERS if (step / name).exists())]:
         with (step / name).open("rb") as source, (target / name).open("wb") as copy:
             shutil.copyfileobj(source, copy, CHUNK_BYTES)
     step.rmtree()
 
 
-def _hashes(step: epath.Path) -> dict[str, str]:
-    names = sorted(_walk(step, ""))
+def _hashes(step: epath.Path, sizes: Mapping[str, int]) -> dict[str, str]:
+    names = sorted(sizes)
     with ThreadPoolExecutor(HASHING_THREADS) as pool:
         return dict(zip(names, pool.map(partial(_hash, step), names), strict=True))
 
 
-def _walk(folder: epath.Path, prefix: str) -> Iterator[str]:
-    """Relative paths of all files but our own markers."""
-    for path in folder.iterdir():
-        if path.is_dir():
-            yield from _walk(path, f"{prefix}{path.name}/")
-        elif prefix or path.name not in MARKERS:
-            yield prefix + path.name
-
-
 def _hash(step: epath.Path, name: str) -> str:
     digest = hashlib.sha256()
-    with (step / name).open("rb") as file:
+    with open_bytes(step / name, max_bytes=MAX_FILE_BYTES) as file:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _sizes(step: epath.Path) -> dict[str, int]:
+    """The bytes of all files but our own markers, by their relative paths."""
+    sizes: dict[str, int] = {}
+    for name in _walk(step, "", depth=0):
+        sizes[name] = (step / name).stat().length
+        if len(sizes) > MAX_FILES:
+            raise FileRefused(errno.E2BIG, f"it has more than {MAX_FILES:,} files", str(step))
+    return sizes
+
+
+def _walk(folder: epath.Path, prefix: str, *, depth: int) -> Iterator[str]:
+    """Relative paths of all files but our own markers; a link could lead anywhere."""
+    if depth > MAX_DEPTH:
+        raise FileRefused(errno.ELOOP, f"{prefix} is too deep", str(folder))
+    for path in folder.iterdir():
+        name = prefix + path.name
+        if not in_bucket(path) and os.path.islink(path):
+            raise FileRefused(errno.ELOOP, f"{name} is a link", str(path))
+        if path.is_dir():
+            yield from _walk(path, f"{name}/", depth=depth + 1)
+        elif prefix or name not in MARKERS:
+            yield name

@@ -6,6 +6,7 @@ share a workdir need clocks that agree to well within that.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import logging
@@ -14,12 +15,16 @@ import socket
 import threading
 import time
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, get_type_hints
+from typing import Annotated, NamedTuple
 
 from etils import epath
+from msgspec import Meta
 
 from fsvfm_jax.errors import StorageError, in_one_line
+from fsvfm_jax.host.json_files import parse_json
+from fsvfm_jax.host.plain_files import FileRefused, open_plain
 from fsvfm_jax.processes import is_alive, pid_namespace, state_and_start
 from fsvfm_jax.run_files import in_bucket
 
@@ -30,6 +35,9 @@ LEASE_SECONDS = 120
 RENEW_SECONDS = 20
 # How long the end of a run waits for a renewal that is going on.
 _FAREWELL_SECONDS = 20
+MAX_LOCK_BYTES = 2**16
+# No clocks of a host and of its storage differ by more seconds.
+CLOCKS_APART = 3600
 # How often to look again where others make and remove the file at the same time.
 _TRIES = 20
 
@@ -65,6 +73,11 @@ class RunLock:
             self._file.tidy()
         except StorageError:
             raise
+        except FileRefused as error:
+            raise StorageError(
+                f"the lock {self._path} is not one of a run ({error.strerror}): remove it, or give"
+                " another --workdir"
+            ) from error
         except Exception as error:  # Clients of buckets raise kinds of their own.
             raise StorageError(
                 f"the lock {self._path} cannot be written: give another --workdir, or permission"
@@ -121,7 +134,11 @@ class RunLock:
             self._renewed = now
 
 
-class _Holder(NamedTuple):
+_Name = Annotated[str, Meta(max_length=255)]
+
+
+@dataclass(frozen=True)
+class _Holder:
     """What a lock says.
 
     Attributes:
@@ -131,12 +148,12 @@ class _Holder(NamedTuple):
         renewed: In seconds since 1970.
     """
 
-    host: str
-    boot: str
-    pid_namespace: str
-    pid: int
-    started: int
-    token: str
+    host: _Name
+    boot: _Name
+    pid_namespace: _Name
+    pid: Annotated[int, Meta(ge=0, lt=2**31)]
+    started: Annotated[int, Meta(ge=0, le=2**62)]
+    token: _Name
     renewed: float
 
     @property
@@ -160,8 +177,8 @@ class _File:
 
     def read(self) -> _Found | None:
         try:
-            with open(self.path, "rb") as file:
-                content, modified = file.read(), os.fstat(file.fileno()).st_mtime
+            with open_plain(self.path, max_bytes=MAX_LOCK_BYTES) as file:
+                content, modified = file.read(MAX_LOCK_BYTES), os.fstat(file.fileno()).st_mtime
         except FileNotFoundError:
             return None
         return _Found(_parse(content, modified), content, version=0)
@@ -209,7 +226,11 @@ class _File:
         """Removes what processes left that were killed in the middle; by the lock's holder."""
         for path in Path(self.path).parent.glob(f"{Path(self.path).name}.*"):
             left = _File(str(path))
-            found = left.read()
+            try:
+                found = left.read()
+            except FileRefused as error:  # None of ours.
+                logger.warning("%s is left where it is: %s", path, error.strerror)
+                continue
             if found is not None and _why_gone(found.holder):
                 left.remove(found)
 
@@ -329,14 +350,16 @@ def _myself(token: str) -> _Holder:
 
 
 def _record(token: str) -> bytes:
-    return (json.dumps(_myself(token)._asdict(), indent=1) + "\n").encode()
+    return (json.dumps(dataclasses.asdict(_myself(token)), indent=1) + "\n").encode()
 
 
 def _parse(content: bytes, modified: float) -> _Holder:
     """The holder in a lock; of a damaged one, nobody, who renewed it when it was last written."""
     try:
-        fields = json.loads(content)
-        kinds = get_type_hints(_Holder)
-        return _Holder(**{name: kind(fields[name]) for name, kind in kinds.items()})
-    except (ValueError, TypeError, KeyError, OverflowError):
+        holder = parse_json(content, _Holder)
+    except ValueError:
+        holder = None
+    # A time long after that of writing, or NaN, would keep the lock for ever.
+    if holder is None or not holder.renewed <= modified + CLOCKS_APART:
         return _Holder("", "", "", 0, 0, "", modified)
+    return holder

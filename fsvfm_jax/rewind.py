@@ -4,10 +4,10 @@ import logging
 from collections.abc import Sequence
 from typing import TypedDict
 
-import jax
 from etils import epath
 from jax.experimental import multihost_utils
 
+from fsvfm_jax import distributed
 from fsvfm_jax.checkpoint import Checkpoints
 from fsvfm_jax.run_files import read_json, write_json
 
@@ -54,5 +54,6 @@ def rewind(
     checkpoints.rewind(step)
     # Nobody may still be reading.
     multihost_utils.sync_global_devices("gone back")
-    if jax.process_index() == 0:
-        write_json(file, [*done, wanted])
+    distributed.on_first_process(
+        lambda: write_json(file, [*done, wanted]), refusal=f"{file} cannot be written"
+    )

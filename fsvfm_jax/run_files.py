@@ -2,15 +2,20 @@
 
 import contextlib
 import errno
+import itertools
 import json
+import logging
+import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 from etils import epath
 
 from fsvfm_jax.errors import StorageError
 from fsvfm_jax.host.json_files import MAX_JSON_BYTES, parse_json
-from fsvfm_jax.host.plain_files import FileRefused, read_plain
+from fsvfm_jax.host.plain_files import FileRefused, open_plain
+
+logger = logging.getLogger(__name__)
 
 
 def in_bucket(path: epath.PathLike) -> bool:
@@ -45,12 +50,20 @@ def write_json(file: epath.Path, content: Any) -> None:
 
 def write_text(file: epath.Path, text: str) -> None:
     """The same for any text."""
+    write_bytes(file, text.encode())
+
+
+def write_bytes(file: epath.Path, content: bytes) -> None:
+    """The same for any bytes."""
     with written(file):
         if in_bucket(file):
-            file.write_text(text)
+            file.write_bytes(content)
             return
         temporary = file.with_name(file.name + ".tmp")
-        temporary.write_text(text)
+        # It may be anything, such as a named pipe, which to write would wait for a reader.
+        temporary.unlink(missing_ok=True)
+        with open(temporary, "xb") as opened:
+            opened.write(content)
         temporary.replace(file)
 
 
@@ -80,9 +93,35 @@ def read_bytes(file: epath.Path, *, max_bytes: int) -> bytes:
     Raises:
         OSError: It is missing, no plain file, or has more than `max_bytes`.
     """
+    with open_bytes(file, max_bytes=max_bytes) as opened:
+        content = opened.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise FileRefused(errno.EFBIG, f"it has more than {max_bytes:,} bytes", str(file))
+    return content
+
+
+def open_bytes(file: epath.Path, *, max_bytes: int) -> BinaryIO:
+    """Opens a file of a run to read its bytes; errors are those of `read_bytes`."""
     if not in_bucket(file):
-        return read_plain(file, max_bytes=max_bytes)
+        return open_plain(file, max_bytes=max_bytes)
     size = file.stat().length
     if size > max_bytes:
         raise FileRefused(errno.EFBIG, f"it has {size:,} bytes, more than {max_bytes:,}", str(file))
-    return file.read_bytes()
+    return file.open("rb")
+
+
+def set_aside(path: epath.Path, reason: str) -> None:
+    """Renames what a run can do without and cannot read: `<name>.odd-1`, `-2`, ...
+
+    Args:
+        path: A file, or whatever is in its place, in a folder.
+        reason: Why it cannot be read, for the log.
+
+    Raises:
+        StorageError: It cannot be renamed.
+    """
+    names = (f"{path.name}.odd-{count}" for count in itertools.count(1))
+    target = next(path.with_name(name) for name in names if not os.path.lexists(path.parent / name))
+    with written(target):
+        path.rename(target)
+    logger.warning("%s is set aside as %s: %s", path, target.name, reason)

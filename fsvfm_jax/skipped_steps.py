@@ -7,7 +7,7 @@ from typing import Any
 
 from etils import epath
 
-from fsvfm_jax.errors import NotFiniteError
+from fsvfm_jax.errors import NotFiniteError, StorageError
 from fsvfm_jax.run_files import write_json
 
 logger = logging.getLogger(__name__)
@@ -55,8 +55,12 @@ class SkippedSteps:
             return
         where = ""
         if self._workdir is not None:
-            write_json(self._workdir / DUMP_FILE, self._row)
             where = f"; what their batches held is in {self._workdir / DUMP_FILE}"
+            try:
+                write_json(self._workdir / DUMP_FILE, self._row)
+            except StorageError as error:  # How the run ends is more important.
+                logger.error("%s", error)
+                where = ""
         raise NotFiniteError(
             f"loss or gradient was not finite {len(self._row)} steps in a row, the last {step},"
             f" of which config.max_skipped_steps = {self._limit} are accepted{where}. Nothing of"

@@ -11,20 +11,24 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, BinaryIO, TypedDict, TypeVar
 
 import numpy as np
 from clu import parameter_overview
 from etils import epath
 from jaxtyping import UInt8
+from msgspec import Meta
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from fsvfm_jax.errors import StorageError
+from fsvfm_jax.host.json_files import parse_json
 from fsvfm_jax.host.pictures import encode_png
+from fsvfm_jax.host.plain_files import FileRefused, append_plain, open_plain
 from fsvfm_jax.progress import clock_text, rate_text
-from fsvfm_jax.run_files import in_bucket, written
+from fsvfm_jax.run_files import in_bucket, set_aside, write_bytes, written
 from fsvfm_jax.tensorboard import Events
 
 T = TypeVar("T")
@@ -32,11 +36,19 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 LINES = ("metrics.jsonl", "epochs.jsonl", "validation.jsonl")
+_MAX_LINE_BYTES = 2**20
+_MAX_LINES_BYTES = 2**33
 _SECONDS_BETWEEN_SYNCS = 60
 _SECONDS_BETWEEN_EPOCHS = 30  # that are logged
 # What the bar shows beside the rate: metric, name and format. It fits into 80 columns, even with
 # the long numbers of a long run.
 _ON_THE_BAR = (("loss", "loss", ".3g"), ("lr", "lr", ".2g"), ("grad_norm", "grad", ".2g"))
+
+
+class _Line(TypedDict):
+    """What each line of the files has, beside its numbers."""
+
+    step: Annotated[int, Meta(ge=0)]
 
 
 class Tracker:
@@ -108,6 +120,8 @@ class Tracker:
         for name in LINES:
             _drop_later_lines(self._local / name, start_step)
         self._events_folder = self._local / "tensorboard"
+        if self._events_folder.exists() and not self._events_folder.is_dir():
+            set_aside(self._events_folder, "it is no folder")
         with written(self._events_folder):
             self._events = Events(Path(self._events_folder), start_step=start_step)
         self._epoch_logged_at = -math.inf
@@ -184,7 +198,7 @@ class Tracker:
         path = self._local / "images" / f"{tag}_{step:07d}.png"
         with written(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(png)
+        write_bytes(path, png)
 
     def close(self) -> None:
         """Ends the bar and writes out what is still held."""
@@ -295,27 +309,45 @@ def _staging_folder(workdir: epath.Path) -> epath.Path:
 
 
 def _append_line(path: epath.Path, record: Mapping[str, Any]) -> None:
-    with written(path), path.open("a") as file:
-        file.write(json.dumps(record) + "\n")
+    with written(path), append_plain(path) as file:
+        file.write(json.dumps(record).encode() + b"\n")
 
 
 def _drop_later_lines(path: epath.Path, step: int) -> None:
-    """Rewrites a file of JSON lines without those of later steps and without a torn one."""
+    """Rewrites a file of JSON lines without those of later steps and without a torn one.
+
+    Where there are other lines that are no step's, or something else than a file, it is set aside.
+    """
     if not path.exists():
         return
-    kept = []
-    for line in path.read_bytes().splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:  # A killed run was writing this line.
-            continue
-        if record["step"] <= step:
-            kept.append(line + b"\n")
     # A kill during the rewrite leaves the old file whole.
     temporary = path.with_name(path.name + ".tmp")
     with written(path):
-        temporary.write_bytes(b"".join(kept))
+        try:
+            lines = open_plain(path, max_bytes=_MAX_LINES_BYTES)
+        except FileRefused as error:
+            set_aside(path, error.strerror)
+            return
+        temporary.unlink(missing_ok=True)
+        with lines, open(temporary, "xb") as kept:
+            odd = _copy_lines(lines, kept, step)
+        if odd:
+            set_aside(path, f"{odd} of its lines are no JSON of a step and are left out")
         temporary.replace(path)
+
+
+def _copy_lines(lines: BinaryIO, kept: BinaryIO, step: int) -> int:
+    """Copies the lines until a step and returns how many others were no step's."""
+    odd = 0
+    for line in iter(partial(lines.readline, _MAX_LINE_BYTES), b""):
+        try:
+            record = parse_json(line, _Line)
+        except ValueError:
+            odd += line.endswith(b"\n")  # Else a killed run was writing this line.
+            continue
+        if record["step"] <= step:
+            kept.write(line.rstrip(b"\n") + b"\n")
+    return odd
 
 
 def _metric_texts(metrics: Mapping[str, float]) -> list[str]:

@@ -153,8 +153,11 @@ def train(
         validate = job.open_validation(config, source=source, mesh=mesh, stats=stats)
 
         # ── Loop ──────────────────────────────────────────────────────────────────────────────
-        if process == 0:
-            write_text(workdir / CONFIG_FILE, config_lib.to_json(config))
+        file = workdir / CONFIG_FILE
+        distributed.on_first_process(
+            partial(write_text, file, config_lib.to_json(config)),
+            refusal=f"{file} cannot be written",
+        )
             write_text(workdir / PARAMETERS_FILE, tracking.parameter_table(template.params) + "\n")
         logger.info(
             "see %s: %s (all fields), %s (all arrays), metrics.jsonl, images/, tensorboard/",

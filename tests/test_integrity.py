@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from etils import epath
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from odd_files import BYTES, CONTENTS, JSON, KINDS, in_place_of
 
 from fsvfm_jax import integrity
 
@@ -153,3 +154,164 @@ def test_the_policy(scores, keep, keep_every, keep_best):
     for given_up in scores.keys() - kept:
         better = [n for n in kept if not scores[n] > scores[given_up]]
         assert len(better) >= keep_best
+
+
+# Odd files
+
+
+def one_line(reason):
+    assert reason and "\n" not in reason and "Traceback" not in reason
+    return reason
+
+
+@pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
+def test_an_odd_manifest_is_damage(step, content):
+    (step / "manifest.json").write_bytes(content)
+    assert "cannot be read" in one_line(integrity.damage(step))
+    assert np.isnan(integrity.score(step))
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        {"files": {}},
+        {"score": "good", "files": {}},
+        {"score": 0.5, "files": []},
+        {"score": 0.5, "files": {"a": 1}},
+        {"score": 0.5, "files": {"a": "0" * 65}},
+        {"score": 0.5, "files": {"a" * 2000: ""}},
+        {"score": 0.5, "files": {}, "sizes": {"a": -1}},
+        {"score": 0.5, "files": {}, "sizes": None},
+    ],
+)
+def test_a_manifest_of_another_form_is_damage(step, manifest):
+    (step / "manifest.json").write_text(json.dumps(manifest))
+    assert "cannot be read" in one_line(integrity.damage(step))
+
+
+def test_a_manifest_without_sizes_counts_as_before(step):
+    """Of a checkpoint that an older version wrote."""
+    manifest = json.loads((step / "manifest.json").read_text())
+    del manifest["sizes"]
+    (step / "manifest.json").write_text(json.dumps(manifest | {"more": 1}))
+    assert integrity.damage(step) is None
+    (step / "metadata").write_bytes(bytes(300))
+    assert integrity.damage(step) == "metadata has changed since it was written"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["metadata", "state/d/1", "manifest.json", "state/more"])
+def test_what_is_no_plain_file_is_damage_at_once(step, kind, name, monkeypatch):
+    """And nothing is hashed for it, however large it is."""
+    monkeypatch.setattr(integrity, "_hash", None)
+    with in_place_of(Path(step / name), kind):
+        if kind == "folder":
+            (step / name / "file").write_text("")
+        one_line(integrity.damage(step))
+
+
+def test_names_in_a_manifest_are_never_opened(step, tmp_path):
+    for name in ("../../outside", str(tmp_path / "outside"), "state/../../../outside"):
+        (tmp_path / "outside").write_bytes(b"x")
+        manifest = json.loads((step / "manifest.json").read_text())
+        manifest["files"][name] = manifest["sizes"][name] = 1
+        manifest["files"][name] = "0" * 64
+        (step / "manifest.json").write_text(json.dumps(manifest))
+        assert integrity.damage(step) == f"{name} is missing"
+        finish(step)
+
+
+def test_a_link_in_a_step_leads_nowhere(step):
+    """Neither out of the step nor round and round in it."""
+    for target in ("/", ".", "metadata", "missing"):
+        link = Path(step / "state" / "link")
+        link.symlink_to(target)
+        assert integrity.damage(step) == "it cannot be read (state/link is a link)"
+        link.unlink()
+
+
+def test_depth_and_number_of_files_are_bounded(step, monkeypatch):
+    deep = step / "/".join("d" * 40)
+    deep.mkdir(parents=True)
+    assert "too deep" in one_line(integrity.damage(step))
+    (step / "d").rmtree()
+    monkeypatch.setattr(integrity, "MAX_FILES", 4)
+    assert "more than 4 files" in one_line(integrity.damage(step))
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "sparse", "device"])
+def test_an_odd_marker_marks(step, kind):
+    with in_place_of(Path(step / "quarantined.txt"), kind):
+        assert "quarantined.txt cannot be read" in one_line(integrity.damage(step))
+        integrity.tidy(step.parent)
+        assert integrity.steps(step.parent) == []
+        assert [path.name for path in (step.parent.parent / "quarantine").iterdir()] == ["7-1"]
+
+
+@pytest.mark.parametrize(
+    "name", ["²", "٣", "01", "00", "9" * 30, "1" + "0" * 18, pytest.param("8", id="a file 8")]
+)
+def test_what_orbax_would_take_for_a_step_is_put_away(step, name, caplog):
+    if name == "8":
+        (step.parent / name).write_text("x")
+    else:
+        (step.parent / name).mkdir()
+    integrity.tidy(step.parent)
+    assert [path.name for path in step.parent.iterdir()] == ["7"]
+    assert (step.parent.parent / "quarantine" / f"{name}-1").exists()
+    assert "is no checkpoint" in caplog.text and integrity.damage(step) is None
+
+
+@pytest.mark.parametrize("name", ["-3", "x7", "7 ", "notes", "1e3", "+7"])
+def test_what_is_no_steps_name_is_left_alone(step, name):
+    (step.parent / name).mkdir()
+    integrity.tidy(step.parent)
+    assert integrity.steps(step.parent) == [7]
+    assert (step.parent / name).exists()
+
+
+@pytest.mark.parametrize("content", [*CONTENTS.values(), "²".encode(), b"01", b"-7", b"9" * 30])
+def test_an_odd_note_of_saving_is_told_and_deletes_nothing(step, content, caplog):
+    note = step.parent.parent / "saving.txt"
+    note.write_bytes(content)
+    assert integrity.unfinished_step(step.parent) in (None, 7)
+    integrity.tidy(step.parent)
+    assert not note.exists() and integrity.damage(step) is None
+    assert content == b"7" or "names no step" in caplog.text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_no_note_of_saving_is_in_nobodys_way(step, kind, caplog):
+    note = Path(step.parent.parent / "saving.txt")
+    with in_place_of(note, kind):
+        integrity.tidy(step.parent)
+        assert not note.exists() and integrity.damage(step) is None
+        assert note.with_name("saving.txt.odd-1").exists() == (kind == "folder")
+        assert "saving.txt" in caplog.text
+    with in_place_of(note, "pipe"):
+        integrity.begin_step(step.parent, 8)  # Writing waits for no reader.
+        assert integrity.unfinished_step(step.parent) == 8
+
+
+def test_a_step_is_begun_only_where_a_folder_can_be_made(step):
+    integrity.begin_step(step.parent, 8)
+    assert [path.name for path in step.parent.iterdir()] == ["7"]
+    step.parent.rmtree()
+    with pytest.raises(FileNotFoundError):
+        integrity.begin_step(step.parent, 8)
+
+
+@settings(deadline=None)
+@given(JSON.map(lambda value: json.dumps(value).encode()) | BYTES)
+def test_no_manifest_or_note_is_more_than_damage(tmp_path_factory, content):
+    step = epath.Path(tmp_path_factory.getbasetemp() / "any" / "checkpoints" / "7")
+    step.mkdir(parents=True, exist_ok=True)
+    (step / "commit_success.txt").write_text("")
+    (step / "quarantined.txt").unlink(missing_ok=True)
+    (step / "manifest.json").write_bytes(content)
+    one_line(integrity.damage(step))
+    assert isinstance(integrity.score(step), float)
+    (step / "quarantined.txt").write_bytes(content)
+    assert integrity.damage(step)
+    (step.parent.parent / "saving.txt").write_bytes(content)
+    integrity.unfinished_step(step.parent)

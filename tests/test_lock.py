@@ -17,7 +17,9 @@ from pathlib import Path
 
 import pytest
 from etils import epath
+from hypothesis import given, settings
 from object_store import ObjectStore
+from odd_files import BYTES, CONTENTS, JSON, in_place_of
 from patience import PATIENCE
 
 from fsvfm_jax import lock, processes
@@ -482,3 +484,75 @@ def test_place_that_cannot_be_written(place, monkeypatch):
         RunLock(place.workdir).__enter__()
     mend()
     assert place.names() == set()
+
+
+# Odd locks
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"pid": -1},
+        {"pid": 10**30},
+        {"pid": 5.5},
+        {"pid": "5"},
+        {"pid": None},
+        {"started": -1},
+        {"started": 10**30},
+        {"host": ["a"]},
+        {"host": "a" * 256},
+        {"token": 7},
+        {"renewed": None},
+        {"renewed": float("nan")},
+        {"renewed": float("inf")},
+        {"renewed": 1e12},
+        {"renewed": 10**30},
+    ],
+)
+def test_a_lock_of_odd_fields_is_nobodys_and_ends(place, fields):
+    """It counts from when it was written, and keeps nobody out for ever."""
+    holder = json.loads(lock._record("another")) | fields
+    place.write(json.dumps(holder).encode(), age=100)
+    with pytest.raises(StorageError, match=r"in use by an unknown process.* ends in [12]. s"):
+        RunLock(place.workdir).__enter__()
+    place.write(json.dumps(holder).encode(), age=121)
+    with RunLock(place.workdir) as held:
+        held.check()
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "socket", "sparse", "device"])
+def test_what_is_no_plain_file_is_refused_at_once(tmp_path, kind):
+    with in_place_of(tmp_path / "run.lock", kind):
+        with (
+            pytest.raises(StorageError, match=r"run\.lock is not one of a run \(it .*: remove it"),
+            RunLock(epath.Path(tmp_path)),
+        ):
+            pass
+        assert [path.name for path in tmp_path.iterdir()] == ["run.lock"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "sparse"])
+def test_what_lies_beside_the_lock_is_in_nobodys_way(tmp_path, kind, caplog):
+    with in_place_of(tmp_path / "run.lock.x", kind):
+        with RunLock(epath.Path(tmp_path)) as held:
+            held.check()
+        assert "run.lock.x is left where it is" in caplog.text
+        assert [path.name for path in tmp_path.iterdir()] == ["run.lock.x"]
+
+
+@settings(deadline=None)
+@given(JSON.map(lambda value: json.dumps(value).encode()) | BYTES)
+def test_no_content_is_more_than_a_holder(content):
+    holder = lock._parse(content, 1000.0)
+    assert holder.renewed <= 1000 + lock.CLOCKS_APART
+    lock._why_gone(holder)
+    assert len(holder.name) < 300
+
+
+def test_any_other_content_is_nobodys_for_as_long_as_a_lease(tmp_path):
+    for content in CONTENTS.values():
+        (tmp_path / "run.lock").write_bytes(content)
+        large = len(content) > lock.MAX_LOCK_BYTES
+        expected = "is not one of a run" if large else "in use by an unknown process"
+        with pytest.raises(StorageError, match=expected):
+            RunLock(epath.Path(tmp_path)).__enter__()

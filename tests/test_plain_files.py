@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fsvfm_jax.host.plain_files import FileRefused, open_plain, read_plain
+from fsvfm_jax.host.plain_files import FileRefused, append_plain, open_plain, read_plain
 
 
 def test_plain(tmp_path: Path) -> None:
@@ -61,3 +61,18 @@ def test_reads_no_more_than_is_allowed_of_a_file_that_grows(
 def test_missing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         open_plain(tmp_path / "none", max_bytes=1)
+
+
+def test_appends_to_a_plain_file_only(tmp_path: Path) -> None:
+    for line in (b"a\n", b"b\n"):
+        with append_plain(tmp_path / "lines") as opened:
+            opened.write(line)
+    assert (tmp_path / "lines").read_bytes() == b"a\nb\n"
+    os.mkfifo(tmp_path / "pipe")  # Opening it to write would wait for a reader.
+    (tmp_path / "null").symlink_to("/dev/null")
+    for name, kind in {"pipe": "a named pipe", "null": "a device", ".": "a folder"}.items():
+        with pytest.raises(FileRefused) as refused:
+            append_plain(tmp_path / name)
+        assert refused.value.strerror == f"it is {kind}, not a plain file"
+    with pytest.raises(FileNotFoundError):
+        append_plain(tmp_path / "missing" / "lines")

@@ -47,3 +47,27 @@ def test_a_pipe_in_place_of_a_file_is_refused_at_once(tmp_path):
 
 def test_what_is_in_a_bucket():
     assert run_files.in_bucket("gs://bucket/run") and not run_files.in_bucket("runs/a:b")
+
+
+@pytest.mark.parametrize("place", ["a.json", "a.json.tmp"])
+def test_writing_waits_for_no_pipe(tmp_path, place):
+    os.mkfifo(tmp_path / place)
+    run_files.write_json(epath.Path(tmp_path / "a.json"), [1])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    assert (tmp_path / "a.json").read_text() == "[\n 1\n]\n"
+
+
+def test_a_link_in_place_of_the_temporary_file_leads_nowhere(tmp_path):
+    (tmp_path / "other").write_text("of somebody else")
+    (tmp_path / "a.json.tmp").symlink_to(tmp_path / "other")
+    run_files.write_json(epath.Path(tmp_path / "a.json"), [1])
+    assert (tmp_path / "other").read_text() == "of somebody else"
+
+
+def test_what_is_set_aside_keeps_its_content_and_is_told(tmp_path, caplog):
+    for count in (1, 2):
+        (tmp_path / "a.jsonl").write_text(str(count))
+        run_files.set_aside(epath.Path(tmp_path / "a.jsonl"), "it is odd")
+        assert (tmp_path / f"a.jsonl.odd-{count}").read_text() == str(count)
+        assert caplog.messages[-1].endswith(f"is set aside as a.jsonl.odd-{count}: it is odd")
+    assert not (tmp_path / "a.jsonl").exists()

@@ -7,6 +7,7 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from test_train import TINY, read_metrics, restore, run, tiny_config, without_rate
 
 from fsvfm_jax import compilation, pretrain, sharding
@@ -106,3 +107,11 @@ def test_none_is_accepted_where_none_is_wanted(tmp_path, ask):
     assert TINY["batch_size"] == len(
         json.loads((tmp_path / "not_finite.json").read_text())[0]["faces"]
     )
+
+
+def test_the_run_ends_as_not_finite_where_the_list_cannot_be_written(tmp_path, caplog):
+    (tmp_path / "not_finite.json" / "folder").mkdir(parents=True)
+    skipped = SkippedSteps(epath.Path(tmp_path), limit=0)
+    with pytest.raises(NotFiniteError, match=r"are accepted\. Nothing of them is saved"):
+        skipped.take(1, SKIPPED, describe=dict)
+    assert "not_finite.json cannot be written" in caplog.text

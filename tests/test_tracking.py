@@ -7,7 +7,9 @@ import math
 import resource
 import struct
 import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -16,8 +18,9 @@ import numpy as np
 import pytest
 from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from odd_files import BYTES, CONTENTS, JSON, KINDS, in_place_of
 from PIL import Image
 from tensorboardX.proto import event_pb2
 from test_progress import Clock, Terminal
@@ -228,6 +231,79 @@ def test_new_run_in_an_old_workdir_drops_all(workdir):
     open_tracker(workdir).close()
     assert (workdir / "metrics.jsonl").read_bytes() == b""
     assert (workdir / "epochs.jsonl").read_bytes() == b""
+
+
+ODD_LINES = [x for x in CONTENTS.values() if x] + [
+    b'{"step": "1"}',
+    b'{"step": -1}',
+    b'{"step": 1.5}',
+    b'{"loss": 1.0}',
+]
+
+
+@pytest.mark.parametrize("line", ODD_LINES)
+@pytest.mark.parametrize("name", tracking.LINES)
+def test_resume_leaves_out_an_odd_line_and_keeps_the_file_as_it_was(workdir, name, line, caplog):
+    run(workdir, [1.0, 2.0, 3.0])
+    path = workdir / name
+    before = path.read_bytes() if path.exists() else b'{"step": 1}\n'
+    first, *others = before.splitlines(keepends=True)
+    odd = b"".join([first, line, b"\n", *others])
+    path.write_bytes(odd)
+    open_tracker(workdir, start_step=3).close()
+    assert path.read_bytes() == b"".join([first, *others])
+    assert (workdir / f"{name}.odd-1").read_bytes() == odd
+    assert f"{name}.odd-1" in caplog.text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_resume_sets_aside_what_is_no_file_of_lines(workdir, kind, caplog):
+    run(workdir, [1.0])
+    with in_place_of(Path(workdir / "metrics.jsonl"), kind):
+        run(workdir, [2.0], start_step=1, total_steps=2)
+    assert [line["step"] for line in read_lines(workdir / "metrics.jsonl")] == [2]
+    assert "metrics.jsonl.odd-1" in caplog.text
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "sparse"])
+def test_lines_that_cannot_be_written_any_more_end_the_run_at_once(workdir, kind):
+    """Opening a pipe to write would wait for a reader."""
+    tracker = open_tracker(workdir, start_step=0)
+    tracker.step(1, {"loss": 1.0})
+    with (
+        in_place_of(Path(workdir / "metrics.jsonl"), kind),
+        pytest.raises(StorageError, match=r"metrics\.jsonl cannot be written \(it is a"),
+    ):
+        tracker.step(2, {"loss": 1.0})
+    tracker.close()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "sparse", "device"])
+def test_what_is_in_place_of_the_events_is_set_aside(workdir, kind, caplog):
+    with in_place_of(Path(workdir / "tensorboard"), kind):
+        run(workdir, [1.0])
+    assert list((workdir / "tensorboard").iterdir()) and "tensorboard.odd-1" in caplog.text
+
+
+def test_a_pipe_in_place_of_a_picture_is_replaced(workdir):
+    path = workdir / "images" / "faces_0000003.png"
+    with open_tracker(workdir) as tracker, in_place_of(Path(path), "pipe"):
+        tracker.images(3, "faces", np.zeros((4, 4, 3), np.uint8))
+    with Image.open(path) as picture:
+        assert picture.size == (4, 4)
+
+
+@settings(deadline=None)
+@given(st.lists(JSON.map(lambda value: json.dumps(value).encode()) | BYTES, max_size=4))
+def test_any_lines_are_copied_or_counted(lines):
+    text = b"\n".join(lines)
+    with tempfile.TemporaryFile() as given_lines, tempfile.TemporaryFile() as kept:
+        given_lines.write(text)
+        given_lines.seek(0)
+        odd = tracking._copy_lines(given_lines, kept, 5)
+        kept.seek(0)
+        steps = [json.loads(line)["step"] for line in kept.read().splitlines()]
+    assert all(0 <= step <= 5 for step in steps) and odd <= text.count(b"\n")
 
 
 # TensorBoard and pictures

@@ -4,9 +4,11 @@ Opening a named pipe waits for a writer, reading a device never ends, and a spar
 takes a minute to hash. Every reader of this package therefore opens local files here.
 """
 
+import contextlib
 import errno
 import os
 import stat
+import sys
 from typing import BinaryIO
 
 _KINDS = {
@@ -35,14 +37,20 @@ def open_plain(path: str | os.PathLike[str], *, max_bytes: int) -> BinaryIO:
     """
     path = os.fspath(path)
     _check_plain(path, os.stat(path), max_bytes=max_bytes)  # Opening a device can have effects.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    try:
-        # Another file may have taken its place since.
-        _check_plain(path, os.fstat(descriptor), max_bytes=max_bytes)
-        return os.fdopen(descriptor, "rb")
-    except BaseException:
-        os.close(descriptor)
-        raise
+    return _open(path, os.O_RDONLY, "rb", max_bytes=max_bytes)
+
+
+def append_plain(path: str | os.PathLike[str]) -> BinaryIO:
+    """Opens a local file to add bytes at its end, and never waits; it is made if missing.
+
+    Raises:
+        FileRefused: It is a folder, named pipe, socket or device.
+        OSError: It cannot be opened.
+    """
+    path = os.fspath(path)
+    with contextlib.suppress(FileNotFoundError):
+        _check_plain(path, os.stat(path), max_bytes=sys.maxsize)
+    return _open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, "ab", max_bytes=sys.maxsize)
 
 
 def read_plain(path: str | os.PathLike[str], *, max_bytes: int) -> bytes:
@@ -52,6 +60,17 @@ def read_plain(path: str | os.PathLike[str], *, max_bytes: int) -> bytes:
     if len(content) > max_bytes:
         raise _too_large(os.fspath(path), "more", max_bytes)
     return content
+
+
+def _open(path: str, flags: int, mode: str, *, max_bytes: int) -> BinaryIO:
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY, 0o666)
+    try:
+        # Another file may have taken its place since.
+        _check_plain(path, os.fstat(descriptor), max_bytes=max_bytes)
+        return os.fdopen(descriptor, mode)
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def _check_plain(path: str, status: os.stat_result, *, max_bytes: int) -> None:

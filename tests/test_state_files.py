@@ -1,0 +1,265 @@
+"""What becomes of a start whose workdir holds an odd file; docs/operating.md has the table."""
+
+import json
+import os
+import shutil
+import threading
+from functools import partial
+
+import jax.numpy as jnp
+import pytest
+from etils import epath
+from hypothesis import given, settings
+from odd_files import BYTES, CONTENTS, JSON, KINDS, in_place_of
+from test_train import run
+
+from fsvfm_jax import integrity, tracking
+from fsvfm_jax.checkpoint import Checkpoints
+from fsvfm_jax.errors import ConfigError, StorageError, UserError
+from fsvfm_jax.fingerprint import check_fingerprint
+from fsvfm_jax.host.terminal import printable
+from fsvfm_jax.rewind import rewind
+from fsvfm_jax.train_state import TrainState
+
+RUN = {"epochs": 2, "schedule_epochs": 8, "checkpoint.every": 1, "data.num_workers": 0}
+# What a start reads of a run before it goes on, with the exit code where it cannot.
+NEEDED = {"fingerprint.json": 73, "rewinds.json": 73, "data_stats.json": 65}
+# These are of the wrong shape for any of them.
+ODD = [name for name in CONTENTS if name not in ("a list", "an object")]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of 5 steps, which is at its end: a start restores and compares, and trains nothing."""
+    workdir = tmp_path_factory.mktemp("finished")
+    run(workdir, RUN)
+    return workdir
+
+
+@pytest.fixture
+def workdir(finished, tmp_path):
+    """A copy of the run."""
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_start_goes_on_without_what_it_can_do_without(workdir, caplog):
+    (workdir / "saving.txt").write_text("²")
+    for name in ("²", "01", "9" * 30):
+        (workdir / "checkpoints" / name).mkdir()
+    for name in ("config.json", "config.json.tmp", ".seen_by_all", ".seen_by_all.tmp"):
+        (workdir / name).unlink(missing_ok=True)
+        os.mkfifo(workdir / name)
+    with caplog.at_level("INFO", "fsvfm_jax"):
+        run(workdir, RUN)
+    assert "nothing to do" in caplog.text and "saving.txt names no step" in caplog.text
+    assert names(workdir / "checkpoints") == ["3", "4", "5"]
+    assert names(workdir / "quarantine") == sorted(["01-1", "9" * 30 + "-1", "²-1"])
+    assert json.loads((workdir / "config.json").read_text())["task"] == "pretrain"
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_a_start_ends_in_one_sentence_without_what_it_needs(workdir, name):
+    changes = {"resume.step": 4} if name == "rewinds.json" else {}
+    if name == "data_stats.json":
+        changes = {"data.mean": None, "data.std": None}
+    (workdir / name).write_text("null")
+    with pytest.raises(UserError) as refused:
+        run(workdir, RUN | changes)
+    assert refused.value.exit_code == NEEDED[name]
+    assert name in str(refused.value) and "\n" not in str(refused.value)
+    assert names(workdir / "checkpoints") == ["3", "4", "5"]
+
+
+def store(workdir, fingerprint, *, step=4):
+    check_fingerprint(epath.Path(workdir), fingerprint, step=step, accept_changes=True)
+
+
+class Done(Checkpoints):
+    """Checkpoints that are gone back to without a file."""
+
+    def __init__(self):
+        pass
+
+    def rewind(self, step):
+        pass
+
+
+def go_back(workdir):
+    rewind(epath.Path(workdir), Done(), step=4, skip_ranges=())
+
+
+READERS = {"fingerprint.json": partial(store, fingerprint={"seed": 0}), "rewinds.json": go_back}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_each_odd_content_and_kind_is_one_sentence(tmp_path, name):
+    for content in (CONTENTS[odd] for odd in ODD):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(StorageError, match=rf"{name} is damaged \(.*\): put back a copy"):
+            READERS[name](tmp_path)
+        assert (tmp_path / name).read_bytes() == content
+    for kind in KINDS:
+        with (
+            in_place_of(tmp_path / name, kind),
+            pytest.raises(StorageError, match=rf"{name} cannot be read \(it .*\): put back"),
+        ):
+            READERS[name](tmp_path)
+        if kind == "folder":
+            shutil.rmtree(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", READERS)
+@settings(deadline=None)
+@given(content=JSON.map(lambda value: json.dumps(value).encode()) | BYTES)
+def test_any_content_is_taken_or_one_sentence(tmp_path_factory, name, content):
+    workdir = tmp_path_factory.getbasetemp() / "any"
+    workdir.mkdir(exist_ok=True)
+    (workdir / name).write_bytes(content)
+    try:
+        READERS[name](workdir)
+    except UserError as error:
+        assert "\n" not in printable(str(error)) and len(str(error)) < 2000
+
+
+def test_a_difference_of_any_length_is_a_short_sentence(tmp_path):
+    stored = {"fingerprint": {"seed": ["x"] * 10**5}, "accepted": []}
+    (tmp_path / "fingerprint.json").write_text(json.dumps(stored))
+    with pytest.raises(ConfigError, match=r"seed was \['x'.*\.\.\. and is 0") as refused:
+        check_fingerprint(epath.Path(tmp_path), {"seed": 0}, step=4, accept_changes=False)
+    assert len(str(refused.value)) < 1000
+
+
+# While a run goes on
+
+
+def test_checkpoints_that_vanish_while_running_end_the_run(tmp_path, monkeypatch):
+    original = tracking.Tracker.step
+
+    def step(self, step, metrics, **options):
+        original(self, step, metrics, **options)
+        if step == 2:
+            (tmp_path / "checkpoints").rename(tmp_path / "moved")
+
+    monkeypatch.setattr(tracking.Tracker, "step", step)
+    with pytest.raises(StorageError, match=r"checkpoints is no longer there.* step 3 was not"):
+        run(tmp_path, RUN | {"checkpoint.every": 3})
+
+
+TINY_STATE = TrainState(
+    step=jnp.int32(7),
+    params={"a": jnp.arange(3.0)},
+    teacher_params={"a": jnp.arange(3.0)},
+    opt_state={"b": jnp.arange(2.0)},
+)
+
+
+def open_checkpoints(workdir, **options):
+    return Checkpoints(epath.Path(workdir) / "checkpoints", keep=3, **options)
+
+
+def save(workdir, *steps):
+    with open_checkpoints(workdir) as checkpoints:
+        for step in steps:
+            checkpoints.save(TINY_STATE, step=step, samples_seen=step)
+
+
+def newest(workdir, **options):
+    with open_checkpoints(workdir, **options) as checkpoints:
+        return checkpoints.restore_newest_valid(TINY_STATE).samples_seen
+
+
+@pytest.mark.parametrize("what", ["moved away", "a file", "a pipe"])
+@pytest.mark.parametrize("looked", ["seen before the save", "seen by Orbax"])
+def test_a_save_into_what_vanished_fails_at_once(tmp_path, what, looked, monkeypatch):
+    """And leaves no thread of Orbax that would keep the process from ending."""
+    save(tmp_path, 1)
+    before = set(threading.enumerate())
+    directory = tmp_path / "checkpoints"
+    if looked == "seen by Orbax":
+        monkeypatch.setattr(Checkpoints, "_check_space", lambda *_: None)
+    with pytest.raises(StorageError) as refused, open_checkpoints(tmp_path) as checkpoints:
+        directory.rename(tmp_path / "moved")
+        if what == "a file":
+            directory.write_text("")
+        elif what == "a pipe":
+            os.mkfifo(directory)
+        checkpoints.save(TINY_STATE, step=2, samples_seen=2)
+    assert "\n" not in str(refused.value) and str(directory) in str(refused.value)
+    left = set(threading.enumerate()) - before
+    assert not [thread for thread in left if "Signaling" in type(thread).__name__]
+    directory.unlink(missing_ok=True)
+    (tmp_path / "moved").rename(directory)
+    save(tmp_path, 2)
+    assert newest(tmp_path) == 2
+
+
+@pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
+def test_the_checkpoint_before_one_of_an_odd_manifest_is_taken(tmp_path, content, caplog):
+    save(tmp_path, 1, 2)
+    (tmp_path / "checkpoints" / "2" / "manifest.json").write_bytes(content)
+    assert newest(tmp_path) == 1
+    assert "checkpoints/2 is quarantined: it cannot be read" in caplog.text
+    assert names(tmp_path / "quarantine") == ["2-1"]
+
+
+def test_odd_names_hide_no_later_save(tmp_path):
+    """Orbax saves no step below one that it has seen."""
+    save(tmp_path, 1)
+    for name in ("0999", "٩٩٩", "9" * 30):
+        (tmp_path / "checkpoints" / name).mkdir()
+    save(tmp_path, 2)
+    assert names(tmp_path / "checkpoints") == ["1", "2"] and newest(tmp_path) == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_reader_passes_over_what_is_no_file_and_touches_nothing(tmp_path, kind):
+    save(tmp_path, 1, 2)
+    with in_place_of(tmp_path / "checkpoints" / "2" / "_METADATA", kind):
+        pass
+    with in_place_of(tmp_path / "checkpoints" / "2" / "data" / "metadata", kind):
+        assert newest(tmp_path, read_only=True) == 1
+        assert names(tmp_path) == ["checkpoints"]
+        assert newest(tmp_path) == 1
+    assert names(tmp_path / "quarantine") == ["2-1"]
+
+
+@pytest.mark.parametrize("content", ["null", "[]", "{}", '{"samples_seen": -1}', "x"])
+def test_a_position_that_is_none_is_one_sentence(tmp_path, content):
+    """Of a step whose manifest was made anew for it."""
+    save(tmp_path, 1)
+    step = epath.Path(tmp_path / "checkpoints" / "1")
+    (step / "data" / "metadata").write_text(content)
+    integrity.finish_step(step.parent, 1, score=0.0)
+    with pytest.raises(StorageError, match=r"checkpoint 1 .* cannot be restored \(") as refused:
+        newest(tmp_path)
+    assert "\n" not in printable(str(refused.value))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "link"])
+def test_what_is_in_place_of_the_checkpoints_is_one_sentence(tmp_path, kind):
+    if kind == "link":
+        (tmp_path / "checkpoints").symlink_to("missing")
+        with pytest.raises(StorageError, match="checkpoints"):
+            newest(tmp_path)
+        return
+    with (
+        in_place_of(tmp_path / "checkpoints", kind),
+        pytest.raises(StorageError, match=r"checkpoints cannot be"),
+    ):
+        newest(tmp_path)
+
+
+def test_a_manifest_that_changes_while_the_run_goes_on_is_seen_at_the_next_start(tmp_path):
+    save(tmp_path, 1)
+    with open_checkpoints(tmp_path) as checkpoints:
+        checkpoints.restore_newest_valid(TINY_STATE)
+        (tmp_path / "checkpoints" / "1" / "manifest.json").write_text("[]")
+        checkpoints.save(TINY_STATE, step=2, samples_seen=2)
+    (tmp_path / "checkpoints" / "2" / "manifest.json").write_text("[]")
+    with pytest.raises(StorageError, match=r"no checkpoint in .* can be trusted: .*cannot be read"):
+        newest(tmp_path)
