@@ -33,7 +33,6 @@ logger = logging.getLogger("fsvfm_jax.main")
 def main(argv: Sequence[str]) -> None:
     cli.set_up_logging()
     with cli.exit_codes():
-        cli.stop_at_once()
         if len(argv) > 1:
             raise ConfigError(f"unexpected argument {argv[1]!r}; fields are --config.name=value")
         _run()
@@ -70,4 +69,5 @@ def _default_workdir() -> str:
 
 
 if __name__ == "__main__":
+    cli.begin(stopped="stopped: nothing new was saved; the same command goes on from where it was")
     app.run(main, flags_parser=cli.parse_flags)

@@ -33,6 +33,7 @@ from fsvfm_jax.data.stats import STATS_FILE, Stats, compute_stats, known_stats, 
 from fsvfm_jax.errors import Preempted
 from fsvfm_jax.faults import fault, poison
 from fsvfm_jax.fingerprint import check_fingerprint, make_fingerprint
+from fsvfm_jax.host.signals import released_at_once
 from fsvfm_jax.lock import RunLock
 from fsvfm_jax.optim import Schedule, make_schedule
 from fsvfm_jax.preemption import Preemption, StopWaiting
@@ -89,7 +90,8 @@ def train(
     with contextlib.ExitStack() as stack:
         lock = RunLock(workdir)
         distributed.on_first_process(
-            lambda: stack.enter_context(lock), refusal=f"{workdir} cannot be locked"
+            lambda: stack.enter_context(released_at_once(lock)),
+            refusal=f"{workdir} cannot be locked",
         )
         stats, schedule = _plan(config, source, workdir, job, compute_stats=True)
         preemption = stack.enter_context(Preemption())
@@ -225,6 +227,7 @@ def train(
                 " on"
             )
 
+        preemption.begin_steps()
         if preemption.requested():
             stop(start_step)
         for step in range(start_step + 1, schedule.total_steps + 1):

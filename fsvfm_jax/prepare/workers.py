@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fsvfm_jax.errors import DataError
+from fsvfm_jax.host.streams import drop_what_cannot_be_written
 from fsvfm_jax.processes import end_with_parent
 
 T = TypeVar("T")
@@ -147,6 +148,7 @@ def _start(make: Callable[[A], Work], arguments: Sequence[A], places: "SimpleQue
     global _work
     # An interrupt from the keyboard goes to all of a group: the parent decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    drop_what_cannot_be_written()
     end_with_parent()
     try:
         _work = make(arguments[places.get()])
