@@ -50,6 +50,7 @@ def _run() -> None:
     workdir = epath.Path(_WORKDIR.value or _default_workdir())
     distributed.check_workdir(workdir)
     cli.start_devices()
+    distributed.check_same_run(config, {"--workdir": _WORKDIR.value, "--check": _CHECK.value})
     if _WORKDIR.value is None and jax.process_count() > 1:
         raise ConfigError("several processes need one --workdir that all of them see")
     logger.info("workdir %s", workdir)
