@@ -233,7 +233,7 @@ def test_processes_of_different_runs_are_refused_by_all(tmp_path):
     for text in said:
         last = text.splitlines()[-1]
         assert "Traceback" not in text and "num_workers" not in text
-        assert "config.optimizer.blr is 0.1 on process 1 and 0.00015 on process 0" in last
+        assert "config.optimizer.blr is 0.1 on process 1 and 0.008 on process 0" in last
         for name in ("epochs is 2", "checkpoint.every is 3", "model.width is 64"):
             assert f"config.{name} on process 1 and" in last
     assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from fsvfm_jax import preemption
 from fsvfm_jax.host import signals
 
 ROOT = Path(__file__).parent.parent
@@ -241,9 +240,3 @@ def test_a_test_or_notebook_that_has_no_listener_is_left_alone():
     with signals.released_at_once(held):
         assert held.locked()
     assert not held.locked()
-    with preemption.Preemption() as wish:
-        wish.begin_steps()
-        assert not wish.requested()
-        signal.raise_signal(signal.SIGTERM)
-        assert wish.requested()
-    assert signal.getsignal(signal.SIGTERM) is before

@@ -24,7 +24,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from fsvfm_jax.data.segments import name_segments_after, remove_orphans
+from fsvfm_jax.data.segments import name_segments_after, name_semaphores, remove_orphans
 from fsvfm_jax.data.sources import Source
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.host.streams import drop_what_cannot_be_written
@@ -115,6 +115,7 @@ def make_iterator(
         ConfigError: The batch does not divide over the processes.
     """
     remove_orphans()
+    name_semaphores()
     if global_batch_size % process_count:
         raise ConfigError(
             f"config.batch_size is {global_batch_size}, which does not divide over"
