@@ -35,8 +35,8 @@ CONFIG = config_flags.DEFINE_config_file(
 _COORDINATOR = flags.DEFINE_string(
     "coordinator",
     None,
-    "host:port of process 0, where several processes work together and neither Slurm, a TPU VM nor"
-    " GKE says so; with --num_processes and --process_id.",
+    "host:port of process 0, where several processes work together and neither Slurm, a TPU VM, GKE"
+    " nor JAX_COORDINATOR_ADDRESS says so; with --num_processes and --process_id.",
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes work together.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
