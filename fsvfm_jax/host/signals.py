@@ -18,7 +18,7 @@ from typing import NoReturn, TypeVar
 from fsvfm_jax.errors import Preempted
 from fsvfm_jax.host.streams import write_last_words
 
-T = TypeVar("T", bound=AbstractContextManager)
+T = TypeVar("T")
 
 INTERRUPTED = 130
 INTERRUPTED_SENTENCE = "interrupted: nothing since the newest checkpoint was saved"
@@ -117,19 +117,14 @@ def end_at_once(sentence: str) -> None:
             signal.signal(number, _leave_it_to_the_thread)
 
 
-def released_at_once(held: T) -> AbstractContextManager[T]:
-    """Returns a `with` of `held` that is also left when a signal ends the process."""
-
-    @contextlib.contextmanager
-    def entered() -> Iterator[T]:
-        with held as value:
-            if _listener is None:
-                yield value
-                return
-            with _listener.releasing(held.__exit__):
-                yield value
-
-    return entered()
+@contextlib.contextmanager
+def released_at_once(held: AbstractContextManager[T]) -> Iterator[T]:
+    """A `with` of `held` that is also left when a signal ends the process."""
+    with contextlib.ExitStack() as stack:
+        value = stack.enter_context(held)
+        if _listener is not None:
+            stack.enter_context(_listener.releasing(held.__exit__))
+        yield value
 
 
 def save_first() -> None:
