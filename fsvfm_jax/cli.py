@@ -9,13 +9,11 @@ import errno
 import json
 import logging
 import os
-import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn, TextIO
 
 from absl import flags
@@ -24,6 +22,7 @@ from ml_collections import config_flags
 
 from fsvfm_jax.config_files import FindingParser
 from fsvfm_jax.errors import ConfigError, Preempted, StorageError, UserError, in_one_line
+from fsvfm_jax.host import signals, streams
 from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.processes import share_heaps
 
@@ -40,8 +39,8 @@ flags.FLAGS["config"].parser = FindingParser(flags.FLAGS["config"].parser)
 _COORDINATOR = flags.DEFINE_string(
     "coordinator",
     None,
-    "host:port of process 0, where several processes work together and neither Slurm, a TPU VM nor"
-    " GKE says so; with --num_processes and --process_id.",
+    "host:port of process 0, where several processes work together and neither Slurm, a TPU VM, GKE"
+    " nor JAX_COORDINATOR_ADDRESS says so; with --num_processes and --process_id.",
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes work together.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
@@ -68,11 +67,29 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}; see {self.prog} --help")
 
 
+def begin(*, stopped: str | None = None) -> None:
+    """The first call of a command that was started as a process of its own.
+
+    From here on messages that cannot be written are dropped: neither they nor progress decide how
+    a command ends.
+
+    Args:
+        stopped: With it SIGTERM, SIGHUP and Ctrl-C end the command at once, until
+            `signals.save_first`, and this sentence is written.
+    """
+    streams.drop_what_cannot_be_written()
+    if stopped is not None:
+        signals.end_at_once(stopped)
+
+
 @contextlib.contextmanager
 def exit_codes() -> Iterator[None]:
     """Ends a command as errors.py says: a user's mistake in one sentence, the rest by traceback."""
     try:
-        yield
+        try:
+            yield
+        finally:
+            signals.settle()
     except Preempted as error:
         print(printable(str(error)), file=sys.stderr)
         sys.exit(error.exit_code)
@@ -80,8 +97,8 @@ def exit_codes() -> Iterator[None]:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         _exit(error.exit_code)
     except KeyboardInterrupt:
-        print("interrupted: nothing since the newest checkpoint was saved", file=sys.stderr)
-        sys.exit(130)
+        print(signals.INTERRUPTED_SENTENCE, file=sys.stderr)
+        sys.exit(signals.INTERRUPTED)
     except Exception as error:
         print(printable(traceback.format_exc(), keep="\n"), end="", file=sys.stderr)
         if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
@@ -105,17 +122,16 @@ def _exit(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def stop_at_once() -> None:
-    """From here on SIGTERM ends the process as preempted, for as long as there is nothing to save.
+def check_output() -> None:
+    """Sees that all that was printed has arrived, at the end of a command whose result that is.
 
-    Python hears it when the call that is going on returns, such as a compilation.
+    Raises:
+        StorageError: A part is lost, and not because the reader has gone.
     """
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        raise Preempted("stopped before the first step: nothing is lost, nothing new was saved")
-
-    signal.signal(signal.SIGTERM, stop)
+    if (error := streams.lost_output()) is not None:
+        raise StorageError(
+            f"the output could not be written ({error.strerror}): free space, or send it elsewhere"
+        )
 
 
 def set_up_logging() -> None:
@@ -199,6 +215,8 @@ def json_lines(path: str | None) -> Iterator[Callable[[Mapping[str, Any]], None]
                     print(json.dumps(record), file=output)
 
         yield tell
+    if path is None:
+        check_output()
 
 
 def config_filename() -> str:

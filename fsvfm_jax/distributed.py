@@ -1,33 +1,37 @@
 """Joining the processes of one run, and what must hold between them before anything is trained."""
 
 import hashlib
+import importlib.metadata
 import importlib.util
+import json
 import logging
 import os
 import socket
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
+from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
 
 from fsvfm_jax.errors import ConfigError, Preempted, StorageError, in_one_line
+from fsvfm_jax.peers import Address, find_peers
 from fsvfm_jax.run_files import write_text
 
 logger = logging.getLogger(__name__)
 
-# What schedulers and TPU runtimes set for a process that has others beside it.
-HINTS = (
-    "SLURM_JOB_ID",
-    "SLURM_STEP_NUM_TASKS",
-    "SLURM_PROCID",
-    "TPU_WORKER_HOSTNAMES",
-    "TPU_WORKER_ID",
-    "MEGASCALE_COORDINATOR_ADDRESS",
-)
+# Fields that hosts may have of their own: they change neither the numbers nor what processes do
+# together. Whether other paths hold the same data is seen by comparing fingerprints.
+FIELDS_OF_A_HOST = ("data.num_workers", "data.paths")
+# Libraries that all processes need in the same version.
+LIBRARIES = ("jax", "jaxlib", "numpy")
+MAX_DIFFERENCES = 20
+MAX_VALUE = 100  # characters
 
 
 def start(
@@ -40,61 +44,39 @@ def start(
 ) -> None:
     """Joins the other processes, if there are any; the first thing a run does with JAX.
 
-    Slurm steps, TPU VMs and GKE are recognised by what they set; elsewhere the address is given.
+    Slurm steps, TPU VMs, GKE and JAX's own variables are recognised in the environment
+    (`peers`); elsewhere the address is given.
 
     Args:
-        coordinator: host:port of process 0; None looks at the surroundings.
-        num_processes: How many there are, with `coordinator`.
-        process_id: Which one this is, from 0, with `coordinator`.
+        coordinator: host:port of process 0; None looks at the environment.
+        num_processes: How many there are; None looks at the environment.
+        process_id: Which one this is, from 0; None looks at the environment.
         timeout_seconds: How long to wait for the others.
         heartbeat_seconds: After how long without a sign of life another process counts as dead; JAX
             then ends this one too.
 
     Raises:
-        ConfigError: The address is incomplete, or what was seen does not make sense.
+        ConfigError: The address is incomplete or makes no sense, or the others are not found.
     """
-    explicit = (coordinator, num_processes, process_id)
-    if any(x is not None for x in explicit) and None in explicit:
-        raise ConfigError(
-            "give --coordinator, --num_processes and --process_id together, or none of them"
-        )
-    if coordinator is None and not _has_company():
+    peers = find_peers(Address(coordinator, num_processes, process_id), os.environ)
+    if peers is None:
         return
-    if coordinator is not None:
-        seen = f"coordinator {coordinator}, process {process_id} of {num_processes}"
-    else:
-        seen = ", ".join(f"{x}={os.environ[x]}" for x in HINTS if x in os.environ) or "a TPU VM"
     # Said beforehand: where the others do not come, JAX ends the process without returning.
-    logger.info("waiting up to %d s for the other processes of this run: %s", timeout_seconds, seen)
+    logger.info(
+        "waiting up to %d s for the other processes of this run: %s", timeout_seconds, peers.seen
+    )
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(
-            coordinator,
-            num_processes,
-            process_id,
+            *peers.address,
             initialization_timeout=timeout_seconds,
             heartbeat_timeout_seconds=heartbeat_seconds,
         )
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"the processes of this run did not find each other ({seen}): start all of them, and"
-            f" let their hosts reach each other ({str(error).splitlines()[0]})"
+            f"the processes of this run did not find each other ({peers.seen}): start all of them,"
+            f" and let their hosts reach each other ({str(error).splitlines()[0]})"
         ) from error
-
-
-def _has_company() -> bool:
-    slurm_tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
-    return (
-        ("SLURM_PROCID" in os.environ and slurm_tasks.isdigit() and int(slurm_tasks) > 1)
-        or "TPU_WORKER_HOSTNAMES" in os.environ
-        or _is_tpu_vm()
-    )
-
-
-def _is_tpu_vm() -> bool:
-    """A TPU VM's process does not know whether it is alone; JAX asks the machine's metadata."""
-    forced_elsewhere = os.environ.get("JAX_PLATFORMS", "tpu") != "tpu"
-    return not forced_elsewhere and any(Path("/dev").glob("accel[0-9]*"))
 
 
 def device_table() -> str:
@@ -191,14 +173,89 @@ def on_first_process(action: Callable[[], object], *, refusal: str) -> None:
 
 def check_same(text: str, *, what: str) -> None:
     """Raises ConfigError, on all processes, unless all have the same text; `what` names it."""
-    digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
-    digests = multihost_utils.process_allgather(digest).reshape(-1, digest.size)
-    differing = np.flatnonzero((digests != digests[0]).any(axis=1)).tolist()
-    if differing:
+    if differing := _processes_that_differ(text):
         raise ConfigError(
             f"processes {differing} have other {what} than process 0: start all with the same"
             " command, and give all hosts the same files"
         )
+
+
+def check_same_run(config: ConfigDict, flags: Mapping[str, Any]) -> None:
+    """Sees that all processes were started for the same run, by the same program.
+
+    Args:
+        config: The resolved config.
+        flags: The command's other arguments by name, such as "--workdir".
+
+    Raises:
+        ConfigError: A field, a flag, the code or a library differs, with what it is where; on
+            every process.
+    """
+    fields = flatten_dict(config.to_dict(), sep=".")
+    facts = {f"config.{name}": fields[name] for name in fields if name not in FIELDS_OF_A_HOST}
+    facts |= {**flags, "the program": _hash_of_program()}
+    facts |= {name: importlib.metadata.version(name) for name in LIBRARIES}
+    text = json.dumps({name: json.dumps(value, default=str) for name, value in facts.items()})
+    if not _processes_that_differ(text):
+        return
+    found = differences([json.loads(one) for one in _texts_of_all(text)])
+    left_out = len(found) - MAX_DIFFERENCES
+    more = f"; and {left_out} more" if left_out > 0 else ""
+    raise ConfigError(
+        f"the processes of this run differ: {'; '.join(found[:MAX_DIFFERENCES])}{more}: start all"
+        " with the same command, and install the same program everywhere"
+    )
+
+
+def differences(facts: Sequence[Mapping[str, str]]) -> list[str]:
+    """Returns what differs from process 0, one phrase for each fact and value.
+
+    Args:
+        facts: Values by name, of every process in turn.
+    """
+    found = []
+    for name in dict.fromkeys(name for one in facts for name in one):
+        by_value = defaultdict(list)
+        for process, one in enumerate(facts):
+            by_value[one.get(name, "absent")[:MAX_VALUE]].append(process)
+        expected = facts[0].get(name, "absent")[:MAX_VALUE]
+        found += [
+            f"{name} is {value} on {_listed(where)} and {expected} on process 0"
+            for value, where in by_value.items()
+            if value != expected
+        ]
+    return found
+
+
+def _listed(processes: Sequence[int]) -> str:
+    shown = ", ".join(map(str, processes[:MAX_DIFFERENCES]))
+    more = f" and {len(processes) - MAX_DIFFERENCES} more" * (len(processes) > MAX_DIFFERENCES)
+    return f"process{'es' * (len(processes) > 1)} {shown}{more}"
+
+
+def _hash_of_program() -> str:
+    """Changes with any line of this package."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _processes_that_differ(text: str) -> list[int]:
+    """Which have another text than process 0; all ask at the same time."""
+    digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+    digests = multihost_utils.process_allgather(digest).reshape(-1, digest.size)
+    return np.flatnonzero((digests != digests[0]).any(axis=1)).tolist()
+
+
+def _texts_of_all(text: str) -> list[str]:
+    """The text of every process; all ask at the same time."""
+    encoded = np.frombuffer(text.encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(encoded.size)).reshape(-1)
+    padded = np.zeros(sizes.max(), np.uint8)
+    padded[: encoded.size] = encoded
+    rows = multihost_utils.process_allgather(padded).reshape(sizes.size, -1)
+    return [bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)]
 
 
 def number_of_processes(condition: bool) -> int:

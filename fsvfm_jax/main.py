@@ -38,7 +38,6 @@ logger = logging.getLogger("fsvfm_jax.main")
 def main(argv: Sequence[str]) -> None:
     cli.set_up_logging()
     with cli.exit_codes():
-        cli.stop_at_once()
         if len(argv) > 1:
             raise ConfigError(f"unexpected argument {argv[1]!r}; fields are --config.name=value")
         _run()
@@ -56,6 +55,7 @@ def _run() -> None:
     workdir = epath.Path(_WORKDIR.value or _default_workdir())
     distributed.check_workdir(workdir)
     cli.start_devices()
+    distributed.check_same_run(config, {"--workdir": _WORKDIR.value, "--check": _CHECK.value})
     if _WORKDIR.value is None and jax.process_count() > 1:
         raise ConfigError("several processes need one --workdir that all of them see")
     logger.info("config %s, workdir %s", cli.config_filename(), workdir)
@@ -74,4 +74,5 @@ def _default_workdir() -> str:
 
 
 if __name__ == "__main__":
+    cli.begin(stopped="stopped: nothing new was saved; the same command goes on from where it was")
     app.run(main, flags_parser=cli.parse_flags)

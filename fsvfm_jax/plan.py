@@ -274,6 +274,7 @@ def run(args: argparse.Namespace, config: ConfigDict, *, command: str) -> None:
         print(summary(plan))
         if output:
             json.dump(plan, output, indent=2)
+    cli.check_output()
 
 
 def _set_up_jax(topology: str) -> None:
@@ -331,4 +332,5 @@ def _positive(kind: type) -> Callable[[str], Any]:
 
 
 if __name__ == "__main__":
+    cli.begin()
     main(sys.argv[1:])

@@ -1,4 +1,7 @@
-"""SIGTERM and SIGINT as a wish: finish the step, save, and end so that one can start again."""
+"""SIGTERM and SIGINT as a wish: finish the step, save, and end so that one can start again.
+
+Until the first step a command ends at once instead (`host.signals`), and SIGHUP is a SIGTERM to it.
+"""
 
 import contextlib
 import signal
@@ -7,6 +10,8 @@ from types import FrameType
 
 import jax
 from jax.experimental import multihost_utils
+
+from fsvfm_jax.host import signals
 
 
 class StopWaiting(Exception):
@@ -36,6 +41,11 @@ class Preemption:
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+
+    def begin_steps(self) -> None:
+        """From here on there is something to save before the process ends."""
+        if jax.process_count() == 1:
+            signals.save_first()
 
     def requested(self) -> bool:
         """Whether to stop now; all processes ask equally often and get the same answers."""

@@ -72,12 +72,14 @@ def is_alive(pid: int, *, started: int) -> bool:
     """Whether the process with this number is the one that started then, and no zombie.
 
     Args:
-        pid: In this process's namespace.
+        pid: In this process's namespace; from a file it may be any number.
         started: Of `state_and_start`; 0 if it is not known.
     """
+    if pid <= 0:  # To `kill` that means a group.
+        return False
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:  # It is another user's.
         pass

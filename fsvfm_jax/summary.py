@@ -28,6 +28,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("tables", nargs="+", metavar="TABLE", help="table.json of an evaluation")
     with cli.exit_codes():
         print(summary(parser.parse_args(argv).tables))
+        cli.check_output()
 
 
 def summary(tables: Sequence[str]) -> str:
@@ -66,4 +67,5 @@ def _refuse_twice(rows: Sequence[report.Row]) -> None:
 
 
 if __name__ == "__main__":
+    cli.begin()
     main(sys.argv[1:])

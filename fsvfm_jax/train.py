@@ -35,6 +35,7 @@ from fsvfm_jax.errors import DataError, Preempted
 from fsvfm_jax.faults import fault, poison
 from fsvfm_jax.fingerprint import check_fingerprint, make_fingerprint
 from fsvfm_jax.host.pictures import titled_grid
+from fsvfm_jax.host.signals import released_at_once
 from fsvfm_jax.lock import RunLock
 from fsvfm_jax.optim import Schedule, make_schedule
 from fsvfm_jax.preemption import Preemption, StopWaiting
@@ -97,7 +98,8 @@ def train(
         distributed.share_workdir(workdir)
         lock = RunLock(workdir)
         distributed.on_first_process(
-            lambda: stack.enter_context(lock), refusal=f"{workdir} cannot be locked"
+            lambda: stack.enter_context(released_at_once(lock)),
+            refusal=f"{workdir} cannot be locked",
         )
         stack.enter_context(start.files())
         stats, schedule = _plan(config, source, workdir, job, compute_stats=True)
@@ -153,12 +155,14 @@ def train(
         validate = job.open_validation(config, source=source, mesh=mesh, stats=stats)
 
         # ── Loop ──────────────────────────────────────────────────────────────────────────────
-        file = workdir / CONFIG_FILE
+        texts = {
+            CONFIG_FILE: config_lib.to_json(config),
+            PARAMETERS_FILE: tracking.parameter_table(template.params) + "\n",
+        }
         distributed.on_first_process(
-            partial(write_text, file, config_lib.to_json(config)),
-            refusal=f"{file} cannot be written",
+            lambda: [write_text(workdir / name, text) for name, text in texts.items()],
+            refusal=f"{workdir} cannot be written",
         )
-            write_text(workdir / PARAMETERS_FILE, tracking.parameter_table(template.params) + "\n")
         logger.info(
             "see %s: %s (all fields), %s (all arrays), metrics.jsonl, images/, tensorboard/",
             *(workdir, CONFIG_FILE, PARAMETERS_FILE),
@@ -242,6 +246,7 @@ def train(
                 " on"
             )
 
+        preemption.begin_steps()
         if preemption.requested():
             stop(start_step)
         for step in range(start_step + 1, schedule.total_steps + 1):

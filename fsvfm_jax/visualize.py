@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with cli.exit_codes():
         args = _parse(argv)
         args.run(args)
+        cli.check_output()
 
 
 def show_masks(
@@ -196,4 +197,5 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    cli.begin()
     main()

@@ -9,7 +9,7 @@
 #                              RESTART_LIMIT times without a newer checkpoint that counts
 # anything else                ends the loop with that code
 #
-# SIGTERM and Ctrl-C are passed on as SIGTERM; once the command has ended so does the loop, with 75
+# SIGTERM, SIGHUP and Ctrl-C are passed on as SIGTERM; once the command has ended so does the loop, with 75
 # where it would have started again.
 #
 # Settings: RESTART_LIMIT (default 5) and RESTART_PAUSE (the first pause in seconds, default 10).
@@ -59,7 +59,9 @@ stop() {
     stopping=1 interrupted=1
     if [[ -n $child ]]; then kill -TERM "$child" 2>/dev/null; fi
 }
-trap stop TERM INT
+trap stop TERM INT HUP
+# What is said here is not worth the run: nobody may read it any more.
+trap '' PIPE
 
 # In the background, for a shell runs its traps only while it waits.
 run() {

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from patience import PATIENCE
 
-from fsvfm_jax import distributed
+from fsvfm_jax import distributed, peers
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.report_files import read_scores
 
@@ -60,10 +60,16 @@ def start(
     devices: int = 1,
     faults: Sequence[str] = (),
     tiny: Sequence[str] = TINY,
+    own: Sequence[Sequence[str]] = (),
+    folders: Sequence[Path] = (),
 ) -> list[subprocess.Popen]:
-    """Starts the command in as many processes as there are workdirs; `faults` has one for each."""
+    """Starts the command in as many processes as there are workdirs.
+
+    `faults`, `own` arguments and `folders` to start in have one entry for each process.
+    """
     joined = [f"--coordinator={free_address()}", f"--num_processes={len(workdirs)}"]
     env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
+    env |= {"PYTHONPATH": str(ROOT)}
     children = []
     for index, workdir in enumerate(workdirs):
         command = [
@@ -76,9 +82,11 @@ def start(
         ]
         if len(workdirs) > 1:
             command += [*joined, f"--process_id={index}"]
-        own = env | ({"FSVFM_FAULT": faults[index]} if faults else {})
+        command += own[index] if own else []
+        its_env = env | ({"FSVFM_FAULT": faults[index]} if faults else {})
+        folder = folders[index] if folders else ROOT
         children.append(
-            subprocess.Popen(command, cwd=ROOT, env=own, stderr=subprocess.PIPE, text=True)
+            subprocess.Popen(command, cwd=folder, env=its_env, stderr=subprocess.PIPE, text=True)
         )
     return children
 
@@ -204,10 +212,48 @@ def test_one_process_s_own_error_ends_it_with_its_code_and_the_others_soon_after
 
 
 def test_a_workdir_of_each_hosts_own_is_refused_by_all(tmp_path):
-    children = start([tmp_path / "a", tmp_path / "b"], "--config.epochs=4")
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        folder.mkdir()
+    tiny = [f"--config={ROOT}/configs/vit_s.py:smoke", *TINY[1:]]
+    children = start([Path("run")] * 2, "--config.epochs=4", folders=folders, tiny=tiny)
     said = [child.communicate(timeout=PATIENCE)[1] for child in children]
     assert [child.returncode for child in children] == [73, 73], said
     assert all("is local: 1 of 2 processes do not see it" in text for text in said)
+
+
+def test_processes_of_different_runs_are_refused_by_all(tmp_path):
+    """What would train on silently, stall, or abort once it is too late for a message."""
+    other = [
+        "--config.optimizer.blr=0.1",
+        "--config.epochs=2",
+        "--config.checkpoint.every=3",
+        "--config.model.width=64",
+        "--config.data.num_workers=1",  # of each host's own
+    ]
+    children = start([tmp_path] * 2, "--config.epochs=4", own=[[], other])
+    said = [child.communicate(timeout=900)[1] for child in children]
+    assert [child.returncode for child in children] == [78, 78], said
+    for text in said:
+        last = text.splitlines()[-1]
+        assert "Traceback" not in text and "num_workers" not in text
+        assert "config.optimizer.blr is 0.1 on process 1 and 0.008 on process 0" in last
+        for name in ("epochs is 2", "checkpoint.every is 3", "model.width is 64"):
+            assert f"config.{name} on process 1 and" in last
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_differences_are_told_by_value_and_bounded():
+    found = distributed.differences(
+        [{"a": "1", "b": "[1]"}, {"a": "1", "b": "[1]"}, {"a": "2"}, {"a": "2", "c": "x" * 1000}]
+    )
+    assert found == [
+        "a is 2 on processes 2, 3 and 1 on process 0",
+        "b is absent on processes 2, 3 and [1] on process 0",
+        f"c is {'x' * 100} on process 3 and absent on process 0",
+    ]
+    many = distributed.differences([{"a": "1"}, *[{"a": "2"}] * 500])
+    assert many[0].endswith(", 20 and 480 more and 1 on process 0")
 
 
 def digest(folder: Path, *, processes: int, devices: int, fsdp: int) -> str:
@@ -271,6 +317,6 @@ def test_a_lonely_process_says_whom_it_waits_for_and_ends():
 
 
 def test_a_plain_machine_stays_alone(monkeypatch):
-    for name in distributed.HINTS:
+    for name in (*peers.HINTS, *peers.VARIABLES, *peers.OTHER_LAUNCHERS):
         monkeypatch.delenv(name, raising=False)
     distributed.start()

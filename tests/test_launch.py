@@ -11,8 +11,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from launch_desk import JOB, LAUNCH, SLICE, Desk
 from patience import PATIENCE
+
+from fsvfm_jax import errors, peers
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ["local.sh", "restart.sh", "slurm.sbatch", "tpu_vm.sh"]
@@ -36,7 +39,8 @@ def test_scripts_are_sound(script):
 
 
 def test_no_script_is_left_out_and_those_to_call_can_be_called():
-    assert {path.name for path in LAUNCH.iterdir()} == {*SCRIPTS, "Dockerfile", "README.md"}
+    others = {"Dockerfile", "README.md", "jobset.yaml"}
+    assert {path.name for path in LAUNCH.iterdir()} == {*SCRIPTS, *others}
     assert all(os.access(path, os.X_OK) for path in LAUNCH.glob("*.sh"))
 
 
@@ -217,7 +221,7 @@ def test_without_a_workdir_nothing_is_run(desk):
     assert desk.calls() == []
 
 
-@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_is_passed_on_and_ends_the_loop(desk, stop):
     program = (
         "trap 'sleep 0.3; echo saved >>notes; exit 75' TERM;"
@@ -227,6 +231,7 @@ def test_a_signal_is_passed_on_and_ends_the_loop(desk, stop):
     # A suite that runs in the background ignores SIGINT, and so would what it starts.
     heard = (
         "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL);"
+        " signal.signal(signal.SIGHUP, signal.SIG_DFL);"
         " os.execvp(sys.argv[1], sys.argv[1:])"
     )
     process = subprocess.Popen(
@@ -237,6 +242,19 @@ def test_a_signal_is_passed_on_and_ends_the_loop(desk, stop):
     process.send_signal(stop)
     assert process.wait(timeout=PATIENCE) == 75
     assert (desk.repository / "notes").read_text() == "saved\n"
+
+
+def test_a_reader_that_has_gone_does_not_end_the_loop(desk):
+    desk.will("python3", "|70", "|0")
+    command = ["bash", "launch/local.sh", *JOB, "--workdir=runs/l"]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        command, cwd=desk.repository, env=desk.environment, stdout=write, stderr=write
+    )
+    os.close(write)
+    assert done.returncode == 0
+    assert len(desk.calls("python3")) == 2
 
 
 # ── Slurm ─────────────────────────────────────────────────────────────────────────────────────────
@@ -290,6 +308,38 @@ def test_dockerfile_names_what_there_is():
     with (ROOT / "pyproject.toml").open("rb") as file:
         extras = tomllib.load(file)["project"]["optional-dependencies"]
     assert {"cuda", "tpu", "gcs"} <= extras.keys()
+
+
+def test_the_jobset_gives_each_pod_its_address_and_knows_the_exit_codes():
+    text = (LAUNCH / "jobset.yaml").read_text()
+    (jobset,) = yaml.safe_load_all(text)
+    (job,) = jobset["spec"]["replicatedJobs"]
+    spec = job["template"]["spec"]
+    pod = spec["template"]["spec"]
+    (container,) = pod["containers"]
+    variables = {one["name"]: one for one in container["env"]}
+    assert tuple(variables) == peers.VARIABLES
+    found = {name: one["value"] for name, one in variables.items() if "value" in one}
+    index = variables["JAX_PROCESS_ID"]["valueFrom"]["fieldRef"]["fieldPath"]
+    assert index == "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+    address = peers.find_peers(
+        peers.Address(None, None, None), found | {"JAX_PROCESS_ID": "1"}
+    ).address
+    assert address.num_processes == spec["parallelism"] == spec["completions"]
+    name = jobset["metadata"]["name"]
+    host, port = address.coordinator.split(":")
+    assert host == f"{name}-{job['name']}-0-0.{name}"
+    assert [one["containerPort"] for one in container["ports"]] == [int(port)]
+    # A policy of failures works only with pods that are not started again in place.
+    assert pod["restartPolicy"] == "Never" and spec["completionMode"] == "Indexed"
+    ignore, fail = spec["podFailurePolicy"]["rules"]
+    assert ignore["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
+    final = {error.exit_code for error in errors.UserError.__subclasses__()} - {75}
+    assert set(fail["onExitCodes"]["values"]) == final
+    assert fail["onExitCodes"]["containerName"] == container["name"]
+    assert {one["name"] for one in container["volumeMounts"]} == {
+        one["name"] for one in pod["volumes"]
+    }
 
 
 def test_readme_shows_each_example_on_one_screen_and_its_commands_are_accepted(desk):

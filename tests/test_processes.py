@@ -35,6 +35,12 @@ def test_a_process_that_ended_is_not_alive_reaped_or_not():
     assert state_and_start(process.pid) == ("", 0)
 
 
+@pytest.mark.parametrize("number", [0, -1, -(2**70), 2**31, 2**63, 10**4000])
+def test_a_number_that_no_process_has_is_not_alive(number):
+    """Such as one from a file that anyone may have written."""
+    assert not is_alive(number, started=0)
+
+
 def test_freed_memory_goes_back():
     """Pieces that live on keep the C library's heap large."""
     program = """

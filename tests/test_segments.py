@@ -59,12 +59,14 @@ def trainer(tmp_path):
 
 
 def of(process):
-    return list(segments.FOLDER.glob(f"{segments._prefix()}{process.pid}-*"))
+    prefix = f"{segments._prefix()}{process.pid}-"
+    return [*segments.FOLDER.glob(f"{prefix}*"), *segments.FOLDER.glob(f"sem.{prefix}*")]
 
 
 def test_what_a_killed_group_left_is_removed_at_the_next_start(trainer):
     segments.remove_orphans()
-    assert of(trainer)  # made ahead, for a trainer that lives
+    names = [path.name for path in of(trainer)]  # made ahead, for a trainer that lives
+    assert {name.startswith("sem.") for name in names} == {True, False}
     os.killpg(trainer.pid, signal.SIGKILL)
     trainer.wait()
     # The workers die at moments of their own.
@@ -78,10 +80,46 @@ def test_other_files_are_left_alone(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(segments, "FOLDER", tmp_path)
     prefix = segments._prefix()
     mine = f"{prefix}{os.getpid()}-{segments.state_and_start(os.getpid())[1]}-ab"
-    names = [mine, "psm_12ab", f"{prefix}x", "fsvfm-1-2-3-4-ab"]
-    for name in [*names, f"{prefix}{os.getpid()}-1-ab", f"{prefix}{2**22}-5-ab"]:
+    names = [mine, f"sem.{mine}", "psm_12ab", "sem.mp-a_b1c2d3", f"{prefix}x", "fsvfm-1-2-3-4-ab"]
+    dead = [f"{prefix}{os.getpid()}-1-ab", f"{prefix}{2**22}-5-ab", f"sem.{prefix}{2**22}-5-a_z9"]
+    for name in [*names, *dead]:
         (tmp_path / name).write_bytes(b"x")
     with caplog.at_level("WARNING", "fsvfm_jax"):
         segments.remove_orphans()
-    assert "removed 2 segments" in caplog.text
+    assert "removed 3 segments" in caplog.text
     assert {path.name for path in tmp_path.iterdir()} == set(names)
+
+
+def test_hostile_names_and_kinds_of_files_do_no_harm(tmp_path, monkeypatch):
+    monkeypatch.setattr(segments, "FOLDER", tmp_path / "shm")
+    (tmp_path / "shm").mkdir()
+    (tmp_path / "precious").write_bytes(b"x")
+    dead = f"{segments._prefix()}{2**22}-5-"
+    kept = [
+        f"{segments._prefix()}{'9' * 100}-5-ab",
+        f"{segments._prefix()}-1-5-ab",
+        f"{segments._prefix()}\u0663-5-ab",
+        f"{dead}ab\n",
+        f"{dead}AB",
+    ]
+    for name in kept:
+        (tmp_path / "shm" / name).touch()
+    (tmp_path / "shm" / f"{segments._prefix()}9999999999-{'9' * 20}-ab").touch()
+    (tmp_path / "shm" / f"{segments._prefix()}0-5-ab").touch()
+    (tmp_path / "shm" / f"{dead}a").symlink_to(tmp_path / "precious")
+    os.mkfifo(tmp_path / "shm" / f"{dead}b")
+    (tmp_path / "shm" / f"{dead}c").mkdir()
+    segments.remove_orphans()
+    assert {path.name for path in (tmp_path / "shm").iterdir()} == {*kept, f"{dead}c"}
+    assert (tmp_path / "precious").read_bytes() == b"x"
+
+
+def test_files_of_other_users_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(segments, "FOLDER", tmp_path)
+    file = tmp_path / f"{segments._prefix()}{2**22}-5-ab"
+    file.touch()
+    prefix = segments._prefix()
+    monkeypatch.setattr(segments, "_prefix", lambda: prefix)
+    monkeypatch.setattr(os, "getuid", lambda: file.stat().st_uid + 1)
+    segments.remove_orphans()
+    assert file.exists()

@@ -11,6 +11,7 @@ import json
 import os
 import random
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ import orbax.checkpoint as ocp
 import pytest
 from conftest import CACHE
 from etils import epath
+from face_trees import write_tree
 from object_store import ObjectStore
 from patience import PATIENCE
 from test_distributed import ROOT, TINY, start
@@ -217,6 +219,67 @@ def test_3_sigterm_to_the_whole_group_20_times(tmp_path, phase):
 def test_3_sigterm_before_the_first_step(straight, tmp_path, point):
     said = end(begin(tmp_path, *LONG, fault=f"{point}:0:term"), code=75)
     assert "nothing new was saved" in said and valid_steps(tmp_path) == []
+
+
+def hears_signals(process: subprocess.Popen) -> bool:
+    """Whether it has a handler for SIGTERM."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    caught = int(re.search(r"^SigCgt:\s*([0-9a-f]+)$", status, re.M)[1], 16)
+    return bool(caught >> (signal.SIGTERM - 1) & 1)
+
+
+@pytest.mark.parametrize("phase", ["start", "compile", "train"])
+def test_3_sigterm_all_the_time(tmp_path, phase):
+    process = begin(tmp_path, *LONG)
+    begun = {
+        "start": lambda: hears_signals(process),
+        "compile": lambda: (tmp_path / "config.json").exists(),  # what comes after it
+        "train": lambda: steps_done(tmp_path) >= 4,
+    }
+    until(begun[phase], process, 900)
+    while process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.005)
+    said = end(process, code=75)
+    assert "Traceback" not in said
+    assert ("and saved" in said.splitlines()[-1]) == (phase == "train"), said
+    assert (valid_steps(tmp_path) != []) == (phase == "train")
+    assert not (tmp_path / "run.lock").exists()
+
+
+def test_3_hangup_of_the_whole_group_saves(tmp_path):
+    """As when an ssh session closes; with two workers."""
+    process = begin(tmp_path, *LONG, "--config.data.num_workers=2")
+    until(lambda: steps_done(tmp_path) >= 4, process, 900)
+    os.killpg(process.pid, signal.SIGHUP)
+    said = end(process, code=75)
+    step = int(re.search(r"stopped at step (\d+) and saved", said)[1])
+    assert valid_steps(tmp_path)[-1] == step
+    assert workers_of(process.pid) == []
+
+
+@pytest.mark.parametrize("stderr", ["2>&1 | head -n 1", "2>/dev/full", "2>&-", ">/dev/full 2>&1"])
+def test_messages_that_nobody_takes_change_nothing(tmp_path, stderr):
+    """Of training, of packing, and of a conversion of what was trained."""
+    short = ["--config.schedule_epochs=4", "--config.epochs=4", "--config.data.num_workers=2"]
+    runs = {
+        "main": [*TINY, *short, f"--workdir={tmp_path}/run"],
+        "prepare": ["pack", f"{tmp_path}/tree", f"{tmp_path}/set"],
+        "convert": ["to", "reference", f"{tmp_path}/run", f"{tmp_path}/pth"],
+    }
+    write_tree(tmp_path / "tree", 20)
+    for module, arguments in runs.items():
+        command = shlex.join([sys.executable, "-m", f"fsvfm_jax.{module}", *arguments])
+        done = subprocess.run(
+            ["bash", "-c", f"{command} {stderr}; exit ${{PIPESTATUS[0]}}"],
+            cwd=ROOT,
+            env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(CACHE)},
+            stdout=subprocess.PIPE,
+            timeout=900,
+        )
+        assert done.returncode == 0, module
+    assert steps_done(tmp_path / "run") == 10 and valid_steps(tmp_path / "run") == [10]
+    assert (tmp_path / "set").is_dir() and len(list((tmp_path / "pth").glob("*.pth"))) == 2
 
 
 @pytest.mark.parametrize("how", ["peer killed", "coordinator killed", "peer stopped"])

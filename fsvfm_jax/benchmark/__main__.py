@@ -121,4 +121,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    cli.begin()
     main(sys.argv[1:])

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with cli.exit_codes():
         args = _parser().parse_args(argv)
         args.run(args)
+        if args.run is inspect:
+            cli.check_output()
 
 
 def to_folder(args: argparse.Namespace) -> None:
@@ -348,6 +349,5 @@ def _command(
 
 
 if __name__ == "__main__":
-    # As other commands do: end without a word where the reader, such as `head`, has gone.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    cli.begin()
     main(sys.argv[1:])

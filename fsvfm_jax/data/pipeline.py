@@ -24,9 +24,10 @@ from typing import Any
 import grain
 import numpy as np
 
-from fsvfm_jax.data.segments import name_segments_after, remove_orphans
+from fsvfm_jax.data.segments import name_segments_after, name_semaphores, remove_orphans
 from fsvfm_jax.data.sources import Source
 from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.host.streams import drop_what_cannot_be_written
 from fsvfm_jax.processes import available_cores, end_with_parent
 
 logger = logging.getLogger(__name__)
@@ -114,6 +115,7 @@ def make_iterator(
         ConfigError: The batch does not divide over the processes.
     """
     remove_orphans()
+    name_semaphores()
     if global_batch_size % process_count:
         raise ConfigError(
             f"config.batch_size is {global_batch_size}, which does not divide over"
@@ -292,8 +294,9 @@ def _start_worker(index: int, count: int) -> None:
     save; and workers of a trainer that was killed would otherwise stay, with their memory.
     """
     del index, count
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    drop_what_cannot_be_written()
     trainer = multiprocessing.parent_process()
     if trainer is not None:
         name_segments_after(trainer.pid)

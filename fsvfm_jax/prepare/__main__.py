@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -189,8 +188,5 @@ def _frames(text: str) -> int | None:
 
 
 if __name__ == "__main__":
-    # As other commands do: end without a word where the reader, such as `head`, has gone.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    # Names of files need not be text.
-    sys.stdout.reconfigure(errors="backslashreplace")
+    cli.begin(stopped="stopped: the same command goes on where it stopped")
     main(sys.argv[1:])

@@ -11,7 +11,9 @@ from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fsvfm_jax.data.segments import name_semaphores, remove_orphans
 from fsvfm_jax.errors import DataError
+from fsvfm_jax.host.streams import drop_what_cannot_be_written
 from fsvfm_jax.processes import end_with_parent
 
 T = TypeVar("T")
@@ -131,6 +133,8 @@ def _through(
 
 
 def _pool(make: Callable[[A], Work], arguments: Sequence[A]) -> ProcessPoolExecutor:
+    remove_orphans()
+    name_semaphores()
     context = multiprocessing.get_context("spawn")
     places = context.SimpleQueue()  # It takes little before someone reads it: no arguments.
     for place in range(len(arguments)):
@@ -147,6 +151,7 @@ def _start(make: Callable[[A], Work], arguments: Sequence[A], places: "SimpleQue
     global _work
     # An interrupt from the keyboard goes to all of a group: the parent decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    drop_what_cannot_be_written()
     end_with_parent()
     try:
         _work = make(arguments[places.get()])

@@ -1,0 +1,147 @@
+"""Whether this process is one of several of a run, by its flags and its environment."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from fsvfm_jax.errors import ConfigError
+
+# What schedulers and TPU runtimes set for a process that has others beside it.
+HINTS = (
+    "SLURM_JOB_ID",
+    "SLURM_STEP_NUM_TASKS",
+    "SLURM_PROCID",
+    "TPU_WORKER_HOSTNAMES",
+    "TPU_WORKER_ID",
+    "MEGASCALE_COORDINATOR_ADDRESS",
+)
+# The flags of an address and the variables that mean the same, which Kubeflow Trainer sets.
+FLAGS = ("--coordinator", "--num_processes", "--process_id")
+VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+# Of launchers through which JAX finds no peers: the number of processes, the number of this one,
+# and the launcher.
+OTHER_LAUNCHERS = {
+    "OMPI_COMM_WORLD_SIZE": ("OMPI_COMM_WORLD_RANK", "Open MPI"),
+    "PMI_SIZE": ("PMI_RANK", "MPI"),
+    "WORLD_SIZE": ("RANK", "torchrun or a PyTorchJob"),
+    "NUM_PROCESSES": ("PROCESS_ID", "a Kubeflow JAXJob"),
+    "SLURM_NTASKS": ("SLURM_PROCID", "Slurm (through srun JAX would find them)"),
+}
+
+
+class Address(NamedTuple):
+    """Where a process finds the others, as it is given; None is not given."""
+
+    coordinator: str | None
+    num_processes: int | None
+    process_id: int | None
+
+
+class Peers(NamedTuple):
+    """There are other processes.
+
+    Attributes:
+        address: For `jax.distributed.initialize`, which finds out what is None.
+        seen: What says so.
+    """
+
+    address: Address
+    seen: str
+
+
+def find_peers(flags: Address, environment: Mapping[str, str]) -> Peers | None:
+    """Returns how this process finds the others of its run; None if it is alone.
+
+    A flag wins over the variable that means the same. One process is alone.
+
+    Raises:
+        ConfigError: The address is incomplete or makes no sense; or a launcher has started several
+            processes and gives no address.
+    """
+    address = _with_variables(flags, environment)
+    if address[1:] == (None, None) and flags.coordinator is None:
+        if _scheduler_says_so(environment):
+            seen = ", ".join(f"{x}={environment[x]}" for x in HINTS if x in environment)
+            return Peers(address, seen or "a TPU VM")
+        if address.coordinator is None:
+            _refuse_other_launchers(environment)
+            return None
+    if address.num_processes == 1 and address.process_id in (None, 0):
+        return None
+    _check(address)
+    overruled = "".join(
+        f"; {flag}={of_flag} wins over {variable}={environment[variable]}"
+        for flag, variable, of_flag in zip(FLAGS, VARIABLES, flags, strict=True)
+        if of_flag is not None and environment.get(variable, str(of_flag)) != str(of_flag)
+    )
+    coordinator, number, this = address
+    return Peers(address, f"coordinator {coordinator}, process {this} of {number}{overruled}")
+
+
+def _with_variables(flags: Address, environment: Mapping[str, str]) -> Address:
+    """The flags, and the variables where there is no flag."""
+    found = {variable: environment.get(variable) or None for variable in VARIABLES}
+    for name, flag in zip(VARIABLES[1:], flags[1:], strict=True):
+        text = found[name]
+        if flag is None and text is not None and not re.fullmatch("[0-9]{1,9}", text):
+            raise ConfigError(f"{name}={text!r} is no whole number from 0 up")
+    address, number, this = (
+        found[name] if flag is None else flag for name, flag in zip(VARIABLES, flags, strict=True)
+    )
+    return Address(
+        address, None if number is None else int(number), None if this is None else int(this)
+    )
+
+
+def _check(address: Address) -> None:
+    missing = [
+        f"{flag} (or {variable})"
+        for flag, variable, value in zip(FLAGS, VARIABLES, address, strict=True)
+        if value is None
+    ]
+    if missing:
+        raise ConfigError(
+            f"to find the other processes {' and '.join(missing)} is missing: give --coordinator,"
+            " --num_processes and --process_id together, or none of them"
+        )
+    coordinator, number, this = address
+    host, _, port = coordinator.rpartition(":")
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 2**16:
+        raise ConfigError(
+            f"{FLAGS[0]} (or {VARIABLES[0]}) is {coordinator!r}: it must be HOST:PORT, the same on"
+            " all processes, with a free port of process 0"
+        )
+    if number < 1:
+        raise ConfigError(f"{FLAGS[1]} (or {VARIABLES[1]}) is {number}: it must be at least 1")
+    if not 0 <= this < number:
+        raise ConfigError(
+            f"{FLAGS[2]} (or {VARIABLES[2]}) is {this}: of {number} processes each has one of the"
+            f" numbers from 0 to {number - 1}"
+        )
+
+
+def _refuse_other_launchers(environment: Mapping[str, str]) -> None:
+    for size, (rank, launcher) in OTHER_LAUNCHERS.items():
+        number = environment.get(size, "")
+        if rank in environment and re.fullmatch("[0-9]{1,9}", number) and int(number) > 1:
+            raise ConfigError(
+                f"{launcher} asks for {number} processes ({size}), and each of them would train"
+                f" alone: give {FLAGS[0]}=HOST:PORT {FLAGS[1]}=${size} {FLAGS[2]}=${rank}, or"
+                f" {FLAGS[1]}=1 to train alone"
+            )
+
+
+def _scheduler_says_so(environment: Mapping[str, str]) -> bool:
+    slurm_tasks = environment.get("SLURM_STEP_NUM_TASKS", "1")
+    return (
+        ("SLURM_PROCID" in environment and slurm_tasks.isdecimal() and int(slurm_tasks) > 1)
+        or "TPU_WORKER_HOSTNAMES" in environment
+        or _is_tpu_vm(environment)
+    )
+
+
+def _is_tpu_vm(environment: Mapping[str, str]) -> bool:
+    """A TPU VM's process does not know whether it is alone; JAX asks the machine's metadata."""
+    forced_elsewhere = environment.get("JAX_PLATFORMS", "tpu") != "tpu"
+    return not forced_elsewhere and any(Path("/dev").glob("accel[0-9]*"))
