@@ -5,6 +5,7 @@ pretraining run must fit together is checked here, for the other tasks in `trans
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -43,6 +44,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "optimizer.grad_clip": 0.0,
     },
 }
+# Fields that a run of an earlier version did not store, with the value that has the same effect.
+ADDED = {"init.entry": ""}
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
@@ -62,6 +65,20 @@ def resolve(config: ConfigDict) -> ConfigDict:
         raise ConfigError(f"config.task = {told(section[name])} {wrong}")
     resolvers[config.task](config)
     return config
+
+
+def resolve_stored(content: Mapping[str, Any]) -> ConfigDict:
+    """Returns the config that a run stored, perhaps by an earlier version of this package.
+
+    Raises:
+        ConfigError: No run can have stored it.
+    """
+    config = ConfigDict(content)
+    for path, value in ADDED.items():
+        section, name = path.split(".")
+        if isinstance(config.get(section), ConfigDict) and name not in config[section]:
+            config[section][name] = value
+    return resolve(config)
 
 
 def _resolve_pretraining(config: ConfigDict) -> None:

@@ -4,7 +4,7 @@
 
 Prints one line per reader, with its cases by outcome; ends with 1 and the case at the first outcome
 that no reader may have. A case may use CPU_SECONDS and MEMORY_BYTES; one that uses more ends the
-process, and its line is the last that was printed.
+process. The file LAST in the folder has the number of the last case.
 """
 
 import json
@@ -36,6 +36,7 @@ from fsvfm_jax.prepare.manifest import read_lines
 CPU_SECONDS = 20
 MEMORY_BYTES = 2**30
 SPARSE_BYTES = 50 * 10**9
+LAST = "last.txt"
 
 
 class Reader(NamedTuple):
@@ -322,7 +323,7 @@ def main(seed: int, cases: int, folder: Path, names: list[str]) -> None:
         outcomes: Counter[str] = Counter()
         began = time.monotonic()
         for case in range(cases):
-            print(f"{name}: case {case} of seed {seed}", end="\r", flush=True)
+            (folder / LAST).write_text(f"{name}: case {case} of seed {seed}")
             rng = random.Random(f"{seed} {name} {case}")
             what = ""
             try:

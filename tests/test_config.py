@@ -125,3 +125,12 @@ def test_resolved_configs_are_those_on_file(name):
     assert config_lib.to_json(config_lib.resolve(get_config(*name.split("-")))) + "\n" == (
         stored.read_text()
     )
+
+
+@pytest.mark.parametrize("path", config_lib.ADDED)
+def test_a_run_of_before_a_field_came_is_read(path):
+    resolved = config_lib.resolve(get_config("vit_s", "smoke"))
+    content = json.loads(config_lib.to_json(resolved))
+    section, name = path.split(".")
+    del content[section][name]
+    assert config_lib.to_json(config_lib.resolve_stored(content)) == config_lib.to_json(resolved)

@@ -232,7 +232,7 @@ def test_processes_of_different_runs_are_refused_by_all(tmp_path):
         "--config.data.num_workers=1",  # of each host's own
     ]
     children = start([tmp_path] * 2, "--config.epochs=4", own=[[], other])
-    said = [child.communicate(timeout=900)[1] for child in children]
+    said = [child.communicate(timeout=PATIENCE)[1] for child in children]
     assert [child.returncode for child in children] == [78, 78], said
     for text in said:
         last = text.splitlines()[-1]

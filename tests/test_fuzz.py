@@ -21,7 +21,8 @@ def fuzz(folder: Path, *, seed: int, cases: int) -> str:
         text=True,
         timeout=10 * PATIENCE,
     )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    last = (folder / "last.txt").read_text() if (folder / "last.txt").exists() else "no case"
+    assert done.returncode == 0, f"{last}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
     return done.stdout
 
 

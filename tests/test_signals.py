@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 from fsvfm_jax.host import signals
 
@@ -63,7 +64,7 @@ def begin(body: str, *, ignored: tuple[int, ...] = ()) -> subprocess.Popen:
 
 
 def end(process: subprocess.Popen) -> tuple[int, str]:
-    said = process.communicate(timeout=900)[1]
+    said = process.communicate(timeout=PATIENCE)[1]
     return process.returncode, said
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 from fsvfm_jax import cli
 from fsvfm_jax.errors import StorageError
@@ -60,7 +61,7 @@ def run(program: str, *, stdout: int | None, stderr: int | None) -> tuple[int, b
     command = ["bash", "-c", f'{" ".join(redirect)}; exec "$@"', str(write)]
     try:
         done = subprocess.run(
-            [*command, sys.executable, "-c", program], cwd=ROOT, pass_fds=kept, timeout=900
+            [*command, sys.executable, "-c", program], cwd=ROOT, pass_fds=kept, timeout=PATIENCE
         )
     finally:
         os.close(write)
@@ -136,7 +137,7 @@ def test_last_words_wait_for_nobody():
         "import os; from fsvfm_jax.host.streams import write_last_words;"
         "write_last_words('x' * 9000); assert os.get_blocking(2)"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stderr=write, timeout=900)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stderr=write, timeout=PATIENCE)
     assert done.returncode == 0
     os.close(read)
     os.close(write)

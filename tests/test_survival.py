@@ -275,7 +275,7 @@ def test_messages_that_nobody_takes_change_nothing(tmp_path, stderr):
             cwd=ROOT,
             env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(CACHE)},
             stdout=subprocess.PIPE,
-            timeout=900,
+            timeout=PATIENCE,
         )
         assert done.returncode == 0, module
     assert steps_done(tmp_path / "run") == 10 and valid_steps(tmp_path / "run") == [10]

@@ -219,10 +219,10 @@ def run_config(workdir: Path) -> ConfigDict:
         raise DataError(f"in {workdir} no run has started yet: start it, or use what it is made of")
     what = "that of a training run"
     try:
-        config = ConfigDict(read_json(file, dict[str, Any], what=what))
-        if config.get("task") not in TASKS:
+        content = read_json(file, dict[str, Any], what=what)
+        if content.get("task") not in TASKS:
             raise DataError(f"{file} is not {what}")
-        return config_lib.resolve(config)
+        return config_lib.resolve_stored(content)
     except (ConfigError, *ODD_CONFIG) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{file} is not {what}, or of another version ({reason})") from error
