@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, TypedDict
@@ -23,6 +22,7 @@ from fsvfm_jax.run_files import read_bytes
 IMAGE_HEADER = ("file", "video", "label", "p_fake")
 VIDEO_HEADER = ("video", "label", "frames", "p_fake")
 MAX_SCORES_BYTES = 2**30  # some 10,000,000 faces
+MAX_NUMBER = 1e6  # Rates and thresholds are about 1; squares of huge numbers are infinite.
 _IS_FAKE = {label: label == "fake" for label in LABELS}
 # Text in quotes, numbers without: so the reader knows them apart, and no name needs escaping.
 _FORM: dict[str, Any] = {"quoting": csv.QUOTE_NONNUMERIC, "lineterminator": "\n"}
@@ -104,8 +104,9 @@ def _check_row(row: Row) -> None:
     for key, value in row.items():
         wanted = tuple if "_interval" in key else value_type(key)
         numbers = value if isinstance(value, tuple) else (value,)
-        finite = all(math.isfinite(x) for x in numbers if isinstance(x, float))
-        if wanted and value is not None and not (type(value) is wanted and finite):
+        sane = all(abs(x) <= MAX_NUMBER for x in numbers if isinstance(x, float))
+        fits = value is None or wanted is None or type(value) is wanted
+        if not (sane and fits):
             raise ValueError(f"{key[:80]!r} of a row is {str(value)[:80]!r}")
 
 

@@ -50,7 +50,7 @@ def changed(draw: st.DrawFn, value: Any, changes: int = 2) -> Any:
         if draw(st.integers(0, 4)) == 0:
             del inner[last]
         else:
-            inner[last] = draw(st.sampled_from(VALUES))
+            inner[last] = copy.deepcopy(draw(st.sampled_from(VALUES)))
         if not value:
             break
     return value

@@ -87,6 +87,8 @@ ROW = {"dataset": "x", "selection": "last", "seed": 0, "images": 1}
                 ROW | {"video_auc": "high"},
                 ROW | {"video_auc": 10**400},
                 ROW | {"video_auc": float("nan")},
+                ROW | {"video_auc": 1e308},
+                ROW | {"threshold@test": -1e308},
                 ROW | {"video_auc": 0.5, "video_auc_interval": "ab"},
                 ROW | {"video_auc": 0.5, "video_auc_interval": [0.5]},
                 ROW | {"video_auc": 0.5, "video_auc_interval": [0.5, None]},
