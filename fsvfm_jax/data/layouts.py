@@ -15,12 +15,10 @@ from fsvfm_jax.data.labelled import LABELS
 from fsvfm_jax.data.list_layouts import read_celebdf, read_deepfakebench, read_dfdc, read_list
 from fsvfm_jax.data.lists import load_json, read_lines
 from fsvfm_jax.data.set_root import SetRoot, folders_in, subfolder, told, walk_pictures
-from fsvfm_jax.data.sources import walk
 from fsvfm_jax.data.videos import (
     Picture,
     Video,
     group_pictures,
-    is_image,
     stem,
     without_frame,
     without_suffix,
@@ -78,8 +76,7 @@ def read_ffpp(
             continue
         folder = subfolder(root.path, *part.split("/"), compression, frames_folder)
         for one in ids:
-            video = os.path.join(folder, one)
-            frames = [os.path.join(video, file) for file in walk(video) if is_image(file)]
+            frames = [frame.file for frame in walk_pictures(root, folder, one, label=label)]
             yield Video(os.path.join(part, compression, frames_folder, one), label, frames, folder)
 
 
