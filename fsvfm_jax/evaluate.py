@@ -282,7 +282,10 @@ def _sets_of_run(path: Path, kind: str, *, image_size: int) -> list[DetectionSet
         return []
     data = run_config(path).data
     try:
-        return list(open_sets(data.get(kind, {}), data.paths, image_size=image_size).values())
+        sets = open_sets(
+            data.get(kind, {}), data.paths, image_size=image_size, field=f"config.data.{kind}"
+        )
+        return list(sets.values())
     except (ConfigError, DataError) as error:
         logger.warning("whether the run knew the tests is not known: %s", error)
         return []

@@ -227,7 +227,7 @@ def test_deepfakebench_paths_of_another_machine(tmp_path, prefix):
     options = {"list_file": write_json(tmp_path / "x.json", content), "field": "config.data.test.A"}
     if prefix != "./":
         said = refused(tmp_path, "deepfakebench", **options)
-        prefix = re.search(r"give --config\.data\.test\.A\.strip_prefix='(.*)'$", said)[1]
+        prefix = re.search(r"give --config\.data\.test\.A\.strip_prefix=(\S+)$", said)[1]
         options["strip_prefix"] = prefix
     rows = read(tmp_path, "deepfakebench", **options)
     assert [row[::2] for row in rows] == [

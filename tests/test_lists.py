@@ -1,6 +1,7 @@
 """Lists are read as people save them; what is no list, or leads out of a set, is one sentence."""
 
 import os
+import shlex
 from pathlib import Path
 
 import pytest
@@ -140,7 +141,7 @@ def test_a_path_of_another_machine_is_refused_with_the_prefix_that_mends_it(tmp_
         locate(name, root, "list line 1")
     assert str(error.value).startswith(f"list line 1 names {name.replace(chr(92), '/')!r}")
     assert str(error.value).endswith(
-        f"has 'a/b.png': give --config.data.test.DFDC.strip_prefix='{prefix}'"
+        f"has 'a/b.png': give --config.data.test.DFDC.strip_prefix={shlex.quote(prefix)}"
     )
     assert locate(name, root, "x", strip_prefix=prefix)[1] == "a/b.png"
     as_written = name[: -len("a/b.png")]

@@ -197,6 +197,14 @@ def test_layouts_and_options_that_do_not_exist_or_make_no_sense_are_named(
     assert said in str(error.value)
 
 
+def test_empty_options_are_not_given(tmp_path):
+    write_pictures(tmp_path, "real/a.png fake/a.png")
+    # As a config has them, and as a run's JSON has them.
+    for nothing in ((), []):
+        empty = {"list_file": "", "videos": "", "methods": nothing, "exclude": nothing}
+        assert len(read(tmp_path, "folder", "", **empty)) == 2
+
+
 def test_a_path_that_is_not_there_is_named(tmp_path):
     with pytest.raises(DataError, match=f"^{tmp_path}/none does not exist"):
         read(tmp_path / "none", "folder")

@@ -20,7 +20,6 @@ from fsvfm_jax.data.videos import (
     Picture,
     Video,
     group_pictures,
-    is_image,
     stem,
     without_frame,
     without_suffix,
@@ -78,8 +77,7 @@ def read_ffpp(
             continue
         folder = subfolder(root.path, *part.split("/"), compression, frames_folder)
         for one in ids:
-            video = os.path.join(folder, one)
-            frames = [os.path.join(video, file) for file in walk(video) if is_image(file)]
+            frames = [frame.file for frame in walk_pictures(root, folder, one, label=label)]
             yield Video(os.path.join(part, compression, frames_folder, one), label, frames, folder)
 
 

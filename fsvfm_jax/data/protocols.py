@@ -61,7 +61,7 @@ def read_set(
         raise ConfigError(
             f"frames is {frames} and real_frames {real_frames}; 0 keeps all, and less is no number"
         )
-    options = {option: value for option, value in options.items() if value not in ("", (), None)}
+    options = {option: value for option, value in options.items() if value}
     _check_options(layout, options, field=field)
     if not os.path.isdir(path):
         raise DataError(f"{path} does not exist; name the folder of the set")

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from shlex import quote
 from typing import NamedTuple
 
 from fsvfm_jax.data.listing import walk
@@ -42,8 +43,11 @@ class SetRoot(NamedTuple):
     field: str  # of the config that describes the set, such as "config.data.test.DFDC"; or ""
 
     def flag(self, option: str, value: str) -> str:
-        """Returns how a user sets an option of the set."""
-        return f"--{self.field}.{option}='{value}'" if self.field else f"{option}={value!r}"
+        """Returns how a user sets an option of the set.
+
+        The value may come from a stranger's list: it is quoted for a shell.
+        """
+        return f"--{self.field}.{option}={quote(value)}" if self.field else f"{option}={value!r}"
 
 
 def told(names: Sequence[str]) -> str:

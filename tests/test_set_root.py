@@ -1,0 +1,52 @@
+"""What is excluded is met but not looked at; of missing folders those that are there are named."""
+
+import shlex
+
+import pytest
+from labelled_trees import write_pictures
+
+from fsvfm_jax.data.set_root import Excluded, SetRoot, folders_in, subfolder, told, walk_pictures
+from fsvfm_jax.errors import DataError
+
+
+def test_excluded_names_are_remembered_where_they_are_met():
+    excluded = Excluded(["YouTube-real", "fake", "never"])
+    assert not excluded.has(["real", "fakes"])
+    assert excluded.has(["real", "fake"])
+    assert excluded.has_folder_of("D:\\sets\\YouTube-real\\x.png")
+    assert not excluded.has_folder_of("sets/never")  # a file's own name is no folder's
+    assert excluded.met == {"YouTube-real", "fake"}
+
+
+def test_pictures_are_sorted_and_those_in_excluded_folders_are_left_out(tmp_path):
+    write_pictures(tmp_path, "x/b/2.png x/a.png x/no/1.png x/b/no/1.png y/1.png")
+    (tmp_path / "x/notes.txt").touch()
+    root = SetRoot(str(tmp_path), (), Excluded(["no"]), "")
+    found = walk_pictures(root, str(tmp_path), "x", label="real")
+    assert [picture.path for picture in found] == ["x/a.png", "x/b/2.png"]
+    assert {(picture.label, picture.where) for picture in found} == {("real", f"{tmp_path}/x")}
+    assert found[0].file == f"{tmp_path}/x/a.png"
+    assert root.excluded.met == {"no"}
+
+
+def test_a_flag_is_what_a_user_types():
+    root = SetRoot("DIR", (), Excluded(()), "config.data.test.A")
+    assert root.flag("strip_prefix", "../") == "--config.data.test.A.strip_prefix=../"
+    hostile = "x'; rm -r ~; '/$(id)/"
+    flag = root.flag("strip_prefix", hostile)
+    assert shlex.split(flag) == [f"--config.data.test.A.strip_prefix={hostile}"]
+    assert root._replace(field="").flag("strip_prefix", "../") == "strip_prefix='../'"
+
+
+def test_folders_are_named(tmp_path):
+    for name in ("b", "a", ".hidden"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "file").touch()
+    assert folders_in(str(tmp_path)) == ["a", "b"]
+    assert subfolder(str(tmp_path), "a") == f"{tmp_path}/a"
+    with pytest.raises(DataError, match=r"/c does not exist; in .* there is 'a', 'b'$"):
+        subfolder(str(tmp_path), "c", "d")
+    with pytest.raises(DataError, match=r"file cannot be listed \(Not a directory\)"):
+        folders_in(str(tmp_path / "file"))
+    assert told([]) == "nothing"
+    assert told([str(number) for number in range(22)]).endswith("'19' and 2 more")
