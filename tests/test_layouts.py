@@ -102,7 +102,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path, caplog):
     before = read(tmp_path / "set", "folder", "")
     (tmp_path / "set/real/circle").symlink_to(tmp_path / "set/real")
     assert read(tmp_path / "set", "folder", "") == before
-    assert "real: 1 left out (1 folders that a link leads to again): circle" in caplog.text
+    assert "set: 1 left out (1 folders that a link leads to again): real/circle" in caplog.text
     (tmp_path / "set/real/other").symlink_to(tmp_path / "set/fake")
     said = refused(tmp_path / "set", "folder", "")
     assert "ROOT/fake and ROOT/real/other are the same folder by a link" in said

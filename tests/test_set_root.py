@@ -1,10 +1,12 @@
 """What is excluded is met but not looked at; of missing folders those that are there are named."""
 
 import shlex
+from dataclasses import replace
 
 import pytest
 from labelled_trees import write_pictures
 
+from fsvfm_jax.data.listing import LeftOut
 from fsvfm_jax.data.set_root import Excluded, SetRoot, folders_in, subfolder, told, walk_pictures
 from fsvfm_jax.errors import DataError
 
@@ -27,6 +29,7 @@ def test_pictures_are_sorted_and_those_in_excluded_folders_are_left_out(tmp_path
     assert {(picture.label, picture.where) for picture in found} == {("real", f"{tmp_path}/x")}
     assert found[0].file == f"{tmp_path}/x/a.png"
     assert root.excluded.met == {"no"}
+    assert root.left_out == [LeftOut("x/notes.txt", ".txt")]
 
 
 def test_a_flag_is_what_a_user_types():
@@ -35,11 +38,11 @@ def test_a_flag_is_what_a_user_types():
     hostile = "x'; rm -r ~; '/$(id)/"
     flag = root.flag("strip_prefix", hostile)
     assert shlex.split(flag) == [f"--config.data.test.A.strip_prefix={hostile}"]
-    assert root._replace(field="").flag("strip_prefix", "../") == "strip_prefix='../'"
+    assert replace(root, field="").flag("strip_prefix", "../") == "strip_prefix='../'"
 
 
 def test_folders_are_named(tmp_path):
-    for name in ("b", "a", ".hidden"):
+    for name in ("b", "a", ".hidden", "@eaDir"):
         (tmp_path / name).mkdir()
     (tmp_path / "file").touch()
     assert folders_in(str(tmp_path)) == ["a", "b"]

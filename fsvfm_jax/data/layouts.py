@@ -6,6 +6,7 @@ together from parts expects. What is excluded is not looked at.
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from inspect import signature
 from typing import Annotated
 
@@ -13,7 +14,6 @@ import msgspec
 
 from fsvfm_jax.data.labelled import LABELS
 from fsvfm_jax.data.list_layouts import read_celebdf, read_deepfakebench, read_dfdc, read_list
-from fsvfm_jax.data.listing import walk
 from fsvfm_jax.data.lists import load_json, read_lines
 from fsvfm_jax.data.set_root import SetRoot, folders_in, subfolder, told, walk_pictures
 from fsvfm_jax.data.videos import (
@@ -46,8 +46,8 @@ def read_folder(root: SetRoot, *, split: str, videos: str = "") -> Iterator[Vide
         pictures = walk_pictures(root, path, name, label=name)
         if not pictures:
             raise DataError(
-                f"the class folder {os.path.join(path, name)}, one of {told(classes)}, has no PNG,"
-                " JPEG or WebP image; fill it, remove it, or exclude it"
+                f"the class folder {os.path.join(path, name)}, one of {told(classes)}, has no"
+                " image; fill it, remove it, or exclude it"
             )
         found += pictures
     yield from group_pictures(found, videos, class_folders=classes)
@@ -117,7 +117,7 @@ def read_diff(
 ) -> Iterator[Video]:
     """DiFF: `<split>_subsets/<subset>/<split>/{real,fake}/**`; the subsets are T2I, I2I, FS, FE."""
     path = subfolder(root.path, f"{split}_subsets", subset)
-    yield from read_folder(root._replace(path=path), split=split, videos=videos)
+    yield from read_folder(replace(root, path=path), split=split, videos=videos)
 
 
 LAYOUTS: dict[str, Callable[..., Iterator[Video]]] = {

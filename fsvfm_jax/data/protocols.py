@@ -14,6 +14,7 @@ import numpy as np
 
 from fsvfm_jax.data.labelled import LABELS, FaceList, label_of, thin
 from fsvfm_jax.data.layouts import LAYOUTS, Video
+from fsvfm_jax.data.listing import warn_of_left_out
 from fsvfm_jax.data.lists import propose_prefix
 from fsvfm_jax.data.set_root import Excluded, SetRoot, told
 from fsvfm_jax.data.videos import LIST, PICTURE, UNMATCHED, are_numbered, describe
@@ -69,6 +70,7 @@ def read_set(
     root = SetRoot(path, roots, Excluded(exclude), field)
     found = LAYOUTS[layout](root, split=split, **options)
     videos = _leave_out(found, exclude, root)
+    warn_of_left_out(path, root.left_out)
     label_by_class = _label_classes(videos, labels or {})
     label_by_video = _label_videos(videos, label_by_class)
     files, missing = _find_files(videos)

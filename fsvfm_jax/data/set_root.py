@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from shlex import quote
-from typing import NamedTuple
 
-from fsvfm_jax.data.listing import walk
-from fsvfm_jax.data.videos import Picture, is_image
+from fsvfm_jax.data.listing import LeftOut, is_system_name, walk
+from fsvfm_jax.data.videos import Picture
 from fsvfm_jax.errors import DataError
 
 _MAX_TOLD = 20
@@ -34,13 +34,23 @@ class Excluded:
         return self.has(path.replace("\\", "/").split("/")[:-1])
 
 
-class SetRoot(NamedTuple):
-    """Where a set lies, and what of it is left out."""
+@dataclass(frozen=True)
+class SetRoot:
+    """Where a set lies, and what of it is left out.
+
+    Attributes:
+        path: The set's folder.
+        others: Further folders that lists may name files in.
+        excluded: The classes and folders that the user leaves out.
+        field: The field of the config that describes the set, such as "config.data.test.DFDC"; "".
+        left_out: The files and folders that are no pictures, as they are found.
+    """
 
     path: str
-    others: Sequence[str]  # further folders that lists may name files in
+    others: Sequence[str]
     excluded: Excluded
-    field: str  # of the config that describes the set, such as "config.data.test.DFDC"; or ""
+    field: str
+    left_out: list[LeftOut] = field(default_factory=list)
 
     def flag(self, option: str, value: str) -> str:
         """Returns how a user sets an option of the set.
@@ -59,11 +69,11 @@ def told(names: Sequence[str]) -> str:
 def walk_pictures(root: SetRoot, path: str, folder: str, *, label: str) -> list[Picture]:
     """The pictures below a folder of the path, sorted, without those in excluded folders."""
     where = os.path.join(path, folder)
-    names = sorted(
-        os.path.join(folder, file)
-        for file in walk(where, enter=lambda name: not root.excluded.has([name]))
-        if is_image(file)
-    )
+    left_out: list[LeftOut] = []
+    files = walk(where, left_out=left_out, enter=lambda name: not root.excluded.has([name]))
+    names = sorted(os.path.join(folder, file) for file in files)
+    below = os.path.relpath(where, root.path)
+    root.left_out.extend(one._replace(name=os.path.join(below, one.name)) for one in left_out)
     return [Picture(name, label, os.path.join(path, name), where) for name in names]
 
 
@@ -82,14 +92,14 @@ def subfolder(folder: str, *names: str) -> str:
 
 
 def folders_in(parent: str) -> list[str]:
-    """Returns the names of its folders, sorted; not those that programs hide.
+    """Returns the names of its folders, sorted, without those that are hidden or of the system.
 
     Raises:
         DataError: It cannot be listed.
     """
     try:
         with os.scandir(parent) as found:
-            names = [x.name for x in found if x.is_dir() and not x.name.startswith(".")]
+            names = [x.name for x in found if x.is_dir() and not is_system_name(x.name)]
     except OSError as error:
         raise DataError(
             f"{parent} cannot be listed ({error.strerror}); make it readable"
