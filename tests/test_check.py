@@ -197,6 +197,18 @@ def test_shards_that_are_not_read(
     assert any(f"{file} is missing, or not as it was packed (by its SHA-256)" in x for x in found)
 
 
+def test_what_names_contain_does_not_act_on_the_terminal(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder, suffix in (("images", "png"), ("parsing_maps", "npy")):
+        source = tree / folder / f"a/000.{suffix}"
+        shutil.copy(source, tree / folder / f"\x1b[31m\n1. mine.{suffix}")
+    found = findings(capsys, tree)
+    assert len(found) == 1 and "\\x1b[31m\\n1. mine.png" in found[0]
+    pack(str(tree), str(tmp_path / "set"))
+    assert "\\x1b[31m\\n1. mine (record" in findings(capsys, tmp_path / "set")[0]
+
+
 def test_a_class_of_others_is_refused(packed: Path) -> None:
     (packed / "manifest.json").unlink()
     text = (packed / "features.json").read_text().replace("text_feature.Text", "evil.Feature")

@@ -141,6 +141,17 @@ def test_circles_of_links_end(tmp_path: Path) -> None:
     assert {"one", "linked", "sub/up", "sub/b.png"} < set(names) and left_out == []
 
 
+def test_a_folder_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many links there are: else their number would count squared."""
+    for number in range(200):
+        (tmp_path / f"{number}").symlink_to(".")
+    listed = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda folder: listed.append(folder) or scandir(folder))
+    names, left_out = found(tmp_path)
+    assert names == [] and len(left_out) == 200 and len(listed) == 1
+
+
 def test_folders_may_be_nested_only_so_deep(tmp_path: Path) -> None:
     """Three thousand of them, which no path can name and no recursion goes through."""
     touch(tmp_path, "a.png")

@@ -152,7 +152,15 @@ def test_a_module_beside_the_shards_never_runs(packed: Path, command: list[str])
 
 @pytest.mark.parametrize(
     "template",
-    ["../{SPLIT}", "/etc/passwd", "{SPLIT}/x", "{SPLIT.__class__}", "{SPLIT:>99999999999}", "{0}"],
+    [
+        "{SPLIT}" * 50,
+        "../{SPLIT}",
+        "/etc/passwd",
+        "{SPLIT}/x",
+        "{SPLIT.__class__}",
+        "{SPLIT:>99999999999}",
+        "{0}",
+    ],
 )
 def test_a_template_gives_names_of_files_alone(packed: Path, template: str) -> None:
     split = {"filepathTemplate": template}
@@ -226,6 +234,23 @@ def test_any_other_shape_is_one_sentence(packed: Path, name: str, key: str, valu
 def test_what_is_no_json_is_refused(packed: Path, name: str, content: bytes) -> None:
     (packed / name).write_bytes(content)
     with pytest.raises(DataError, match=f"{name} cannot be read"):
+        FaceRecords(str(packed), image_size=SIZE)
+
+
+def test_a_side_is_no_longer_than_it_can_be(packed: Path) -> None:
+    shape = {"pythonClassName": FEATURE_CLASSES[2]}
+    for side in (10**30, "9" * 30, -2, 2**40, 1.5, None, "0x10"):
+        tensor = {"dtype": "uint8", "encoding": "bytes", "shape": {"dimensions": [side, 8, 3]}}
+        change(packed / "features.json", features, image={**shape, "tensor": tensor})
+        with pytest.raises(DataError, match=r"features\.json cannot be read"):
+            FaceRecords(str(packed), image_size=SIZE)
+
+
+def test_a_name_that_no_file_can_have_is_a_missing_shard(packed: Path) -> None:
+    change(packed / "dataset_info.json", lambda info: info, name="a" * 100)
+    split = {"filepathTemplate": "{DATASET}{DATASET}{DATASET}{SHARD_X_OF_Y}"}
+    change(packed / "dataset_info.json", lambda info: info["splits"][0], **split)
+    with pytest.raises(DataError, match="is missing; copy"):
         FaceRecords(str(packed), image_size=SIZE)
 
 

@@ -143,6 +143,14 @@ def test_names_that_lead_out_of_the_set_are_refused(
             read_manifest(tmp_path)
 
 
+def test_a_message_has_an_end(tmp_path: Path, splits: dict[str, Split]) -> None:
+    long = changed(splits, lambda body: body["files"].update({"a" * 1_000_000: ""}))
+    (tmp_path / MANIFEST_FILE).write_bytes(long)
+    with pytest.raises(DataError, match=r"is damaged .Invalid enum value 'aaa") as caught:
+        read_manifest(tmp_path)
+    assert len(str(caught.value)) < 1000
+
+
 def test_a_change_with_the_right_hash_is_taken(tmp_path: Path, splits: dict[str, Split]) -> None:
     """So that the refusals above and below are not those of the hash."""
     change = changed(splits, lambda body: body["splits"]["train"].update(left_out=4))

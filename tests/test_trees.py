@@ -1,5 +1,7 @@
 """Images find their maps by name."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -80,8 +82,25 @@ def test_a_folder_that_leads_out_is_refused_whatever_is_in_it(
     touch(tmp_path, "tree/images/a.png", "tree/parsing_maps/a.npy")
     touch(tmp_path / "home", *names)
     (tmp_path / "tree/images/x").symlink_to(tmp_path / "home")
-    with pytest.raises(DataError, match=r"x/letter\.... is a link out of"):
+    with pytest.raises(DataError, match=r"images/x is a link out of"):
         list_tree(str(tmp_path / "tree"), links_out=False)
+
+
+@pytest.mark.parametrize("name", ["images", "parsing_maps", "images/x", "images/.hidden"])
+def test_a_tree_of_others_is_not_searched_elsewhere(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link to the root of the file system would take hours."""
+    touch(tmp_path / "tree/images", "a.png")
+    if name == "images":
+        shutil.rmtree(tmp_path / "tree/images")
+    (tmp_path / "tree" / name).symlink_to("/")
+    searched = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda folder: searched.append(folder) or scandir(folder))
+    with pytest.raises(DataError, match=rf"{name} is a link out of"):
+        list_tree(str(tmp_path / "tree"), links_out=False)
+    assert len(searched) <= 2
 
 
 def test_what_has_no_image_is_refused(tmp_path: Path) -> None:

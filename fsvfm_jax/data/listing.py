@@ -4,9 +4,10 @@ Folders come from anyone: links may lead in circles, and programs and systems le
 own among the images. Data workers import it.
 """
 
+import contextlib
 import logging
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -86,23 +87,27 @@ def walk(
     if not os.path.isdir(folder):
         return
     own = [] if left_out is None else left_out
-    folders, links, seen, count = [""], [], set(), 0
+    folders, links, seen, count = [""], deque[str](), set(), 0
     while folders or links:
-        relative = folders.pop() if folders else links.pop(0)
-        status, entries = _list(os.path.join(folder, relative))
+        relative = folders.pop() if folders else links.popleft()
+        here = os.path.join(folder, relative)
+        with _listed(here):
+            status = os.stat(here)
+        if (status.st_dev, status.st_ino) in seen:
+            own.append(LeftOut(relative, AGAIN))
+            continue
+        if relative.count(os.sep) >= MAX_DEPTH:
+            own.append(LeftOut(relative, DEEP))
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        with _listed(here), os.scandir(here) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
         count += len(entries)
         if count > MAX_ENTRIES:
             raise DataError(
                 f"{folder} has over {MAX_ENTRIES:,} files and folders; pack such a set, or name a"
                 " part of it"
             )
-        if relative and relative.count(os.sep) >= MAX_DEPTH:
-            own.append(LeftOut(relative, DEEP))
-            continue
-        if (status.st_dev, status.st_ino) in seen:
-            own.append(LeftOut(relative, AGAIN))
-            continue
-        seen.add((status.st_dev, status.st_ino))
         for entry in entries:
             name = os.path.join(relative, entry.name)
             if is_system_name(entry.name):
@@ -134,11 +139,10 @@ def warn_of_left_out(folder: str, left_out: Sequence[LeftOut]) -> None:
     )
 
 
-def _list(folder: str) -> tuple[os.stat_result, list[os.DirEntry]]:
-    """Returns a folder's identity, and what is in it by name."""
+@contextlib.contextmanager
+def _listed(folder: str) -> Iterator[None]:
     try:
-        with os.scandir(folder) as entries:
-            return os.stat(folder), sorted(entries, key=lambda entry: entry.name)
+        yield
     except OSError as error:
         raise DataError(
             f"the data folder {folder} cannot be listed ({error.strerror}); make it readable"

@@ -5,6 +5,7 @@ No TensorFlow. A record is a `tf.Example` with image, parsing_map and, if the se
 
 import functools
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -218,7 +219,7 @@ def _check_files(parts: list[Part], manifest: dict[str, Split] | None) -> list[i
     sizes = []
     for part in parts:
         file = Path(part.file)
-        if not file.exists():
+        if not os.path.exists(file):  # nor if its name is too long
             raise DataError(f"the shard {file} is missing; {MEND}")
         sizes.append(find_file(file.parent, file.name).stat().st_size)
         if manifest is None:

@@ -40,7 +40,11 @@ _Count = (
     Annotated[int, msgspec.Meta(ge=0, le=2**40)]
     | Annotated[str, msgspec.Meta(pattern=r"\A[0-9]{1,12}\Z")]
 )
-_Side = int | Annotated[str, msgspec.Meta(pattern=r"\A(-1|[0-9]{1,12})\Z")]  # -1 is any
+# Of a side in pixels; -1 is any.
+_Side = (
+    Annotated[int, msgspec.Meta(ge=-1, le=2**20)]
+    | Annotated[str, msgspec.Meta(pattern=r"\A(-1|[0-9]{1,6})\Z")]
+)
 _FEW = msgspec.Meta(max_length=100)  # splits, or features
 
 
@@ -60,7 +64,7 @@ class _Feature(msgspec.Struct, rename="camel"):
 
 
 class _FeaturesDict(msgspec.Struct):
-    features: Annotated[dict[str, _Feature], _FEW]
+    features: Annotated[dict[Annotated[str, msgspec.Meta(max_length=100)], _Feature], _FEW]
 
 
 class _Features(msgspec.Struct, rename="camel"):
@@ -69,19 +73,20 @@ class _Features(msgspec.Struct, rename="camel"):
 
 
 class _Split(msgspec.Struct, rename="camel"):
-    name: Annotated[str, msgspec.Meta(pattern=r"\A[\w-]+\Z")]
+    name: Annotated[str, msgspec.Meta(pattern=r"\A[\w-]+\Z", max_length=100)]
     shard_lengths: list[_Count] = []
     filepath_template: Annotated[
         str,
         msgspec.Meta(
             pattern=r"\A([\w.-]|\{(DATASET|SPLIT|FILEFORMAT|SHARD_X_OF_Y|SHARD_INDEX|NUM_SHARDS)\})"
-            r"*\Z"
+            r"*\Z",
+            max_length=200,
         ),
     ] = ""
 
 
 class _Info(msgspec.Struct, rename="camel"):
-    name: Annotated[str, msgspec.Meta(pattern=r"\A\w[\w.-]*\Z")]
+    name: Annotated[str, msgspec.Meta(pattern=r"\A\w[\w.-]*\Z", max_length=100)]
     splits: Annotated[list[_Split], _FEW]
     file_format: str = "tfrecord"  # as TFDS understands files that do not say it
 
@@ -214,7 +219,7 @@ def _check_classes(file: Path, everything: Any) -> None:
                 name = value.get(key)
                 if isinstance(name, str) and name not in FEATURE_CLASSES:
                     raise DataError(
-                        f"{file} names the class {name!r}, and a set may use TFDS's own"
+                        f"{file} names the class {name[:100]!r}, and a set may use TFDS's own"
                         f" {_short_names()} alone, since TFDS would import any other; write the set"
                         " without that feature"
                     )

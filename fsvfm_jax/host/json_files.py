@@ -13,6 +13,7 @@ import msgspec
 from fsvfm_jax.host.plain_files import read_plain
 
 MAX_JSON_BYTES = 2**24
+MAX_REASON = 500  # characters
 
 
 def parse_json(text: bytes | str, schema: Any) -> Any:
@@ -31,7 +32,7 @@ def parse_json(text: bytes | str, schema: Any) -> Any:
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except msgspec.ValidationError as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(str(error)[:MAX_REASON]) from error  # It may quote what is there.
 
 
 def read_json(path: str | os.PathLike[str], schema: Any, *, max_bytes: int = MAX_JSON_BYTES) -> Any:

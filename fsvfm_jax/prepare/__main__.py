@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fsvfm_jax import cli
 from fsvfm_jax.errors import Preempted
+from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.prepare import check, detect, pack, parse
 from fsvfm_jax.prepare.existing_maps import LABELS
 from fsvfm_jax.processes import available_cores
@@ -75,7 +76,7 @@ def _parse_options(args: argparse.Namespace) -> parse.Options:
 
 def _tell(tree: Path, counts: dict[str, int]) -> None:
     parts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
-    print(f"{tree}: {parts}; see {tree / 'manifest.jsonl'}")
+    print(printable(f"{tree}: {parts}; see {tree / 'manifest.jsonl'}"))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -17,6 +17,7 @@ from fsvfm_jax.data.records import MEND, FaceRecords
 from fsvfm_jax.data.set_layout import read_layout
 from fsvfm_jax.data.set_manifest import TFDS_FILES, Shard, Split, find_file, read_manifest
 from fsvfm_jax.errors import ConfigError, DataError, StorageError
+from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.prepare.contact_sheet import contact_sheet, encode_sheet
 from fsvfm_jax.prepare.examine import Examined, Faces, TreeFaces, examine
 from fsvfm_jax.prepare.growing_set import LEFT_OUT_FILE, write_whole
@@ -77,20 +78,20 @@ def run(args: argparse.Namespace) -> None:
     for part in parts:
         seen = examine(part.faces, workers=args.processes, description=f"checking {part.label}")
         examined.append(seen)
-        print(_describe(part, seen))
+        print("\n".join(map(printable, _describe(part, seen))))
         findings += itertools.chain(
             _problems(part, seen), _duplicates(part, seen), _absent(part, seen), _stats(part, seen)
         )
     findings += _overlaps(parts, examined)
     for number, finding in enumerate(findings, 1):
-        print(f"{number}. {finding.what}\n   To mend it: {finding.fix}")
+        print(f"{number}. {printable(finding.what)}\n   To mend it: {printable(finding.fix)}")
     sheet = args.contact_sheet or str(Path(args.paths[0]) / SHEET_FILE)
     try:
         _write_sheet(sheet, parts, examined)
     except StorageError as error:
         if not findings:
             raise
-        print(error)
+        print(printable(str(error)))
     if findings:
         raise DataError(f"{len(findings)} findings in {' and '.join(args.paths)}; they are above")
     print("nothing is wrong")
@@ -155,7 +156,7 @@ def _matches(shard: tuple[Path, Shard]) -> bool:
         return hashlib.file_digest(opened, "sha256").hexdigest() == entry.sha256
 
 
-def _describe(part: Part, seen: Examined) -> str:
+def _describe(part: Part, seen: Examined) -> list[str]:
     sizes = [f"{count} of {h} x {w}" for (h, w), count in seen.sizes.most_common(EXAMPLES)]
     lines = [f"{part.label}: {len(part.faces)} faces; pixels: {', '.join(sizes) or 'none'}"]
     if part.manifest is not None:
@@ -175,7 +176,7 @@ def _describe(part: Part, seen: Examined) -> str:
             for name, number in zip(CLASSES, seen.images_per_class, strict=True)
         ]
         lines.append(f"  images that show {', '.join(shares)}")
-    return "\n".join(lines)
+    return lines
 
 
 def _problems(part: Part, seen: Examined) -> Iterator[Finding]:
@@ -270,4 +271,4 @@ def _write_sheet(file: str, parts: Sequence[Part], examined: Sequence[Examined])
             f"the picture {file} cannot be written ({error.strerror}); name another by"
             " --contact-sheet"
         ) from error
-    print(f"look at {file}: do the colours fit the faces?")
+    print(f"look at {printable(file)}: do the colours fit the faces?")

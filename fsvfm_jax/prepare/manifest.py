@@ -72,7 +72,7 @@ class Manifest:
                     self._lines[item] = [json.dumps(line) for line in of_item]
             size = 0
             for entry, lines in self._journal_lines(self._journal_file):
-                self._take(lines)
+                self._take([{"stage": self.stage, **line} for line in lines])
                 size += len(entry)
             self._journal = open(self._journal_file, "ab")
             undo.callback(self._close_journal)
@@ -127,14 +127,14 @@ class Manifest:
     def _own_lines(self) -> Iterator[Line]:
         for line in read_lines(self.tree):
             if line["stage"] == self.stage:
-                yield _check_line(line, self._key, self.tree / MANIFEST_FILE)
+                yield _check_line(line, self.tree / MANIFEST_FILE, "outcome", self._key)
 
     def _journal_lines(self, file: Path) -> Iterator[tuple[bytes, list[Line]]]:
         """Yields the entries of a journal, each with the lines of an item that it holds."""
         for entry, lines in _entries(file, list[Line], may_be_torn=True):
             if not lines:
                 raise DataError(f"{file} is damaged: an entry has no line; remove it")
-            yield entry, [_check_line(line, self._key, file) for line in lines]
+            yield entry, [_check_line(line, file, "outcome", self._key) for line in lines]
 
     def _take(self, lines: list[Line]) -> None:
         self._lines[lines[0][self._key]] = [json.dumps(line) for line in lines]
@@ -151,7 +151,7 @@ def read_lines(tree: Path) -> Iterator[Line]:
     """Yields the lines of a tree's manifest; none if there is no manifest."""
     file = tree / MANIFEST_FILE
     for _, line in _entries(file, Line):
-        yield _check_line(line, "stage", file)
+        yield _check_line(line, file, "stage")
 
 
 @contextlib.contextmanager
@@ -273,9 +273,9 @@ def _entries(file: Path, schema: Any, *, may_be_torn: bool = False) -> Iterator[
         raise _damaged(file, f" in line {number}", error) from error
 
 
-def _check_line(line: Line, key: str, file: Path) -> Line:
-    """Returns the line if it has what lines are looked up by."""
-    for name in ("stage", "outcome", key):
+def _check_line(line: Line, file: Path, *names: str) -> Line:
+    """Returns the line if it has a text of each name."""
+    for name in names:
         if not isinstance(line.get(name), str):
             raise DataError(
                 f"{file} is damaged: a line has no {name!r}; remove the file to do all its items"

@@ -1,5 +1,6 @@
 """Trees of faces: `images/**` and `parsing_maps/**` with the same names."""
 
+import itertools
 import os
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -40,17 +41,12 @@ def list_tree(root: str, *, links_out: bool = True) -> Tree:
             a link leads out.
     """
     image_root, map_root = os.path.join(root, "images"), os.path.join(root, "parsing_maps")
+    if not links_out:
+        _refuse_links_out(root, (image_root, map_root))
     no_images: list[LeftOut] = []
     no_maps: list[LeftOut] = []
     images = sorted(walk(image_root, left_out=no_images))
     in_maps = sorted(walk(map_root, MAP_SUFFIXES, left_out=no_maps))
-    if not links_out:
-        for folder, names, others in (
-            (image_root, images, no_images),
-            (map_root, in_maps, no_maps),
-        ):
-            every = [*names, *(name for name, _ in others)]
-            _refuse_links_out(root, (os.path.join(folder, name) for name in sorted(every)))
     warn_of_left_out(image_root, no_images)
     warn_of_left_out(map_root, no_maps)
     if not images:
@@ -79,14 +75,20 @@ def list_tree(root: str, *, links_out: bool = True) -> Tree:
     return Tree(pairs, alone, others)
 
 
-def _refuse_links_out(root: str, files: Iterable[str]) -> None:
+def _refuse_links_out(root: str, folders: Iterable[str]) -> None:
+    """Raises DataError if a folder of a tree, or anything in it, is a link out of the tree."""
     real_root = os.path.realpath(root)
-    for file in files:
-        if not is_below(os.path.realpath(file), real_root):
-            raise DataError(
-                f"{file} is a link out of {root}: remove it; or, if the tree is your own, pack"
-                f" it by itself: python -m fsvfm_jax.prepare pack {root} SET"
-            )
+    for folder in folders:
+        # Not through links yet, which may lead to all files of this machine.
+        left_out: list[LeftOut] = []
+        names = walk(folder, None, left_out=left_out, follow_links=False)
+        for name in itertools.chain([""], names, (one.name for one in left_out)):
+            file = os.path.join(folder, name).rstrip(os.sep)
+            if not is_below(os.path.realpath(file), real_root):
+                raise DataError(
+                    f"{file} is a link out of {root}: remove it; or, if the tree is your own, pack"
+                    f" it by itself: python -m fsvfm_jax.prepare pack {root} SET"
+                )
 
 
 def _reasons(folder: str, left_out: list[LeftOut], what: str) -> dict[str, str]:
