@@ -228,7 +228,7 @@ def test_a_tally_of_another_shape_is_one_sentence(tree: Path, stopped: Path) -> 
     file = stopped / f"{SHARD}.json"
     good = json.loads(file.read_text())
     bad = [{**good, key: value} for key in good for value in (None, 3, "a", [[1]], {"file": "/x"})]
-    bad.append({**good, "shard": {**good["shard"], "file": "../../x"}})
+    bad += [{**good, "shard": {**good["shard"], "file": name}} for name in ("../../x", "plan")]
     for content in [b"", b"[" * 100_000, b"\xff", *(json.dumps(one).encode() for one in bad)]:
         file.write_bytes(content)
         with pytest.raises(

@@ -259,7 +259,10 @@ def _read_plan(file: Path) -> str:
 def _read_tally(shard: Path) -> _Tally:
     file = _tally_file(shard)
     try:
-        return read_json(file, _Tally, max_bytes=MAX_TALLY_BYTES)
+        tally = read_json(file, _Tally, max_bytes=MAX_TALLY_BYTES)
+        if tally["shard"].file != shard.name:
+            raise ValueError(f"it is that of {tally['shard'].file}")
+        return tally
     except (OSError, ValueError) as error:
         raise _damaged(file, error) from error
 
