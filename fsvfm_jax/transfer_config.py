@@ -154,7 +154,7 @@ def _refuse_option(path: str, name: str, value: Any, *, layout: str) -> NoReturn
     if not owners:
         raise ConfigError(f"{path}.{name} is no field of a set: remove it")
     raise ConfigError(
-        f"{path}.{name} = {told(value)} is an option of the layout {' and '.join(owners)}, and"
+        f"{path}.{name} = {told(value)} is an option of the layout {' or '.join(owners)}, and"
         f" {path}.layout = {layout!r}: set {path}.layout to that, or leave {path}.{name} empty"
     )
 

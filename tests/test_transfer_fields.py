@@ -53,7 +53,7 @@ def test_the_layout_can_be_changed_where_options_of_the_other_are_empty():
         }
     config.data.train.mine.layout = "folder"
     message = (
-        r"config\.data\.train\.mine\.list_file = 'a\.json' is an option of the layout 'list' and"
+        r"config\.data\.train\.mine\.list_file = 'a\.json' is an option of the layout 'list' or"
         r" 'deepfakebench', and config\.data\.train\.mine\.layout = 'folder': set"
         r" config\.data\.train\.mine\.layout to that, or leave config\.data\.train\.mine\.list_file"
     )
