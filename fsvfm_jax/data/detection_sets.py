@@ -159,6 +159,11 @@ def warn_of_common_videos(used: Iterable[FaceSet], others: Iterable[FaceSet], *,
                 warn_of_overlap(one.faces, other.faces, use=use)
 
 
+def is_given(option: Any) -> bool:
+    """Whether an option of a set says something; an empty one is the default of its layout."""
+    return option is not None and (not isinstance(option, str | tuple | list) or bool(option))
+
+
 def told_of(sets: Mapping[str, DetectionSet]) -> str:
     """All their fingerprints, which must be the same on every host."""
     return " ".join(f"{name} {faces.fingerprint()}" for name, faces in sets.items())
@@ -167,7 +172,9 @@ def told_of(sets: Mapping[str, DetectionSet]) -> str:
 def _open_set(
     name: str, options: dict[str, Any], paths: Sequence[str], *, image_size: int
 ) -> DetectionSet:
-    layout, path = options.pop("layout"), options.pop("path")
+    layout, path, split = (options.pop(field) for field in ("layout", "path", "split"))
+    options = {field: value for field, value in options.items() if is_given(value)}
+    options["split"] = split
     if "labels" in options:
         options["labels"] = dict(options["labels"])
     if layout == "rendered":
