@@ -172,9 +172,8 @@ def told_of(sets: Mapping[str, DetectionSet]) -> str:
 def _open_set(
     name: str, options: dict[str, Any], paths: Sequence[str], *, image_size: int
 ) -> DetectionSet:
-    layout, path, split = (options.pop(field) for field in ("layout", "path", "split"))
-    options = {field: value for field, value in options.items() if is_given(value)}
-    options["split"] = split
+    layout, path, split = (options.pop(key) for key in ("layout", "path", "split"))
+    options = {"split": split} | {key: x for key, x in options.items() if is_given(x)}
     if "labels" in options:
         options["labels"] = dict(options["labels"])
     if layout == "rendered":
