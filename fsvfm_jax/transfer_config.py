@@ -13,6 +13,7 @@ from fsvfm_jax.config_checks import (
     check_weights,
     told,
 )
+from fsvfm_jax.data.detection_sets import is_given
 from fsvfm_jax.data.labelled import LABELS
 from fsvfm_jax.data.layouts import LAYOUTS
 from fsvfm_jax.errors import ConfigError
@@ -139,8 +140,7 @@ def _resolve_set(one: ConfigDict, path: str) -> None:
         raise ConfigError(f"{path}.layout = {told(layout)} {wrong}")
     fields = set_fields(layout)
     for name, value in list(one.items()):
-        is_empty = value is None or (isinstance(value, str | tuple | list | int) and not value)
-        if is_empty and (name not in fields or name in OF_LAYOUTS):  # The layout's default.
+        if not is_given(value) and (name not in fields or name in OF_LAYOUTS):
             with one.unlocked():
                 del one[name]
         elif name not in fields:
@@ -154,7 +154,7 @@ def _refuse_option(path: str, name: str, value: Any, *, layout: str) -> NoReturn
     if not owners:
         raise ConfigError(f"{path}.{name} is no field of a set: remove it")
     raise ConfigError(
-        f"{path}.{name} = {told(value)} is an option of the layout {' and '.join(owners)}, and"
+        f"{path}.{name} = {told(value)} is an option of the layout {' or '.join(owners)}, and"
         f" {path}.layout = {layout!r}: set {path}.layout to that, or leave {path}.{name} empty"
     )
 

@@ -4,6 +4,7 @@ import importlib
 import inspect
 import json
 import math
+import re
 from pathlib import Path
 
 import jax
@@ -433,6 +434,20 @@ def test_other_test_sets_are_found_in_folders_and_lists(tmp_path):
         write_pictures(folder, "real/1.png fake/1.png fake/2.png")
     expected = dict.fromkeys(("T2I", "I2I", "FS", "FE"), (2, 1))
     assert counts("eval/diff", "test", tmp_path) == expected
+
+
+def test_the_page_on_ones_own_folder_makes_the_tree_that_its_commands_read(tmp_path, monkeypatch):
+    page = (CONFIGS.parent / "docs" / "own-folder.md").read_text()
+    program = re.search(r"python - <<'END'\n(.*?)END\n", page, re.DOTALL)[1]
+    few = re.sub(r"VIDEOS = .*", 'VIDEOS = {"train": 4, "val": 2, "test": 2}', program)
+    assert few != program
+    monkeypatch.chdir(tmp_path)
+    exec(few, {})
+    assert counts(OWN, "train", tmp_path / "faces") == {"mine": (8, 8)}
+    assert counts(OWN, "val", tmp_path / "faces") == {"mine": (4, 4)}
+    assert counts("eval/folder", "test", tmp_path / "faces") == {"mine": (4, 4)}
+    for file, argument in re.findall(r"--config=(configs/\S+?\.py):?(\w*)", page):
+        module(file.removeprefix("configs/").removesuffix(".py")).get_config(argument)
 
 
 def test_ones_own_folder_has_a_split_for_each_purpose(tmp_path):

@@ -160,6 +160,11 @@ def warn_of_common_videos(used: Iterable[FaceSet], others: Iterable[FaceSet], *,
                 warn_of_overlap(one.faces, other.faces, use=use)
 
 
+def is_given(option: Any) -> bool:
+    """Whether an option of a set says something; an empty one is the default of its layout."""
+    return option is not None and (not isinstance(option, str | tuple | list) or bool(option))
+
+
 def told_of(sets: Mapping[str, DetectionSet]) -> str:
     """All their fingerprints, which must be the same on every host."""
     return " ".join(f"{name} {faces.fingerprint()}" for name, faces in sets.items())
@@ -168,7 +173,8 @@ def told_of(sets: Mapping[str, DetectionSet]) -> str:
 def _open_set(
     name: str, options: dict[str, Any], paths: Sequence[str], *, image_size: int, field: str
 ) -> DetectionSet:
-    layout, path = options.pop("layout"), options.pop("path")
+    layout, path, split = (options.pop(key) for key in ("layout", "path", "split"))
+    options = {"split": split} | {key: x for key, x in options.items() if is_given(x)}
     if "labels" in options:
         options["labels"] = _labels(options["labels"], field=f"{field}.{name}.labels")
     if isinstance(options.get("exclude"), str):
