@@ -10,7 +10,7 @@ from random_weights import TINY, encoder_params, images
 
 from fsvfm_jax.convert import huggingface
 from fsvfm_jax.convert.folder import timm_names
-from fsvfm_jax.convert.foreign import read_encoder, to_encoder
+from fsvfm_jax.convert.foreign import read_encoder, read_weights, to_encoder
 from fsvfm_jax.convert.safetensors import save_safetensors
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.models.vit import SIZES, ViT
@@ -111,3 +111,80 @@ def test_what_timm_saves_becomes_an_encoder(tmp_path, pool):
     with torch.inference_mode():
         theirs = network.forward_features(torch.from_numpy(images(64)).permute(0, 3, 1, 2))
     np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=1e-5)
+
+
+def wrap(network, kind):
+    """A network as training programs hold it; its state dict gets their prefixes."""
+    torch = need("torch")
+    if kind == "DataParallel":
+        return torch.nn.DataParallel(network)
+    if kind == "compile":
+        return torch.compile(network)
+    if kind == "compiled DataParallel":
+        return torch.compile(torch.nn.DataParallel(network))
+    if kind == "compiled blocks":
+        network.blocks = torch.nn.ModuleList(torch.compile(block) for block in network.blocks)
+        return network
+    return torch.nn.ModuleDict({"model": torch.nn.ModuleDict({kind: network})})
+
+
+@pytest.mark.parametrize(
+    ("kind", "entry"),
+    [
+        ("DataParallel", "model"),
+        ("compile", "state_dict"),
+        ("compiled DataParallel", "teacher"),
+        ("compiled blocks", "net"),
+        ("backbone", "model_state_dict"),
+        ("encoder", "student"),
+    ],
+)
+def test_networks_as_programs_of_pytorch_save_them(tmp_path, kind, entry):
+    torch, timm = need("torch"), need("timm")
+    sizes = {"img_size": 64, "embed_dim": 48, "depth": 2, "num_heads": 4, "num_classes": 0}
+    torch.manual_seed(0)
+    network = timm.create_model("vit_tiny_patch16_224", **sizes).eval()
+    state_dict = wrap(network, kind).state_dict()
+    assert "cls_token" not in state_dict or kind == "compiled blocks"
+    torch.save({entry: state_dict, "epoch": 1}, tmp_path / "x.pt")
+    (tmp_path / "config.json").write_text("{}")
+    weights = read_weights(tmp_path / "x.pt")
+    assert weights.network.entry == entry and weights.format == "zip archive of PyTorch"
+    encoder = read_encoder(tmp_path / "x.pt", num_heads=4)
+    ours = ViT(**encoder.model).apply(
+        {"params": encoder.params}, jnp.asarray(images(64)), method="encode"
+    )
+    with torch.inference_mode():
+        theirs = network.forward_features(torch.from_numpy(images(64)).permute(0, 3, 1, 2))
+    np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=1e-5)
+
+
+def test_a_folder_with_a_file_of_pytorch_is_read(tmp_path):
+    torch = need("torch")
+    arrays = {key: torch.from_numpy(x.copy()) for key, x in HUGGINGFACE.items()}
+    torch.save(arrays, tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text(json.dumps({"num_attention_heads": 4}))
+    assert read_encoder(tmp_path).model == TINY
+    torch.save(arrays, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    with pytest.raises(DataError, match=r"pytorch_model\.bin is in PyTorch's legacy format"):
+        read_encoder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"num_attention_heads": "4"},
+        {"num_attention_heads": 0},
+        {"num_attention_heads": 10**30},
+        {"layer_norm_eps": "x"},
+        {"hidden_act": ["gelu"]},
+        {"architecture": 7},
+        {"model_args": [1]},
+        {"model_args": {"num_heads": 1.5}},
+        {"model_args": {"act_layer": {}}},
+    ],
+)
+def test_a_config_with_values_of_the_wrong_kind_is_refused(config):
+    for state_dict in TIMM, HUGGINGFACE:
+        with pytest.raises(DataError, match=r"config\.json beside the weights is odd"):
+            to_encoder(state_dict, config=config, num_heads=4)

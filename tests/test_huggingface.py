@@ -98,7 +98,10 @@ def test_the_table_is_one_to_one():
 
 @pytest.mark.parametrize(
     "architecture",
-    ["ViTModel", "ViTForImageClassification", "ViTMAEModel", "ViTMAEForPreTraining"],
+    [
+        *("ViTModel", "ViTForImageClassification", "ViTForMaskedImageModeling"),
+        *("ViTMAEModel", "ViTMAEForPreTraining"),
+    ],
 )
 def test_what_transformers_saves_becomes_an_encoder(tmp_path, architecture):
     torch, transformers = need("torch"), need("transformers")

@@ -144,6 +144,7 @@ LONG_TUPLE = b"(" + b"N" * 60_000 + b"tq\x00"
         (b"(" + LARGE_DICT + b"h\x00" * 20_000 + b"t", None),
         (b"c" + b"a" * 200_000 + b"\nb\n", "names 'a{100}',"),
         (b"X\xa0\x86\x01\x00" + b"a" * 100_000 + b"q\x00h\x00\x93", "names 'a{100}',"),
+        (b"cos\\sys\nb\n", "makes no sense"),
         (b"}(N)u", "a key in it is a NoneType"),
         (b"}]N", "exhausted"),
         (b"ctorch\nFloatStorage\n)R", "calls 'torch FloatStorage' with other"),

@@ -142,6 +142,22 @@ def test_heads_that_nothing_tells_are_taken_from_the_config_with_a_warning(tmp_p
     assert origin["license"] is None
 
 
+@pytest.mark.parametrize(("entry", "value"), [("", 1), ("model_ema", 2)])
+def test_the_entry_of_a_file_is_chosen_in_the_config(tmp_path, entry, value, caplog):
+    torch = need("torch")
+    arrays = timm_names(encoder_params({**TINY, "image_size": 32, "patch_size": 8}))
+    content = {
+        name: {key: torch.full(x.shape, float(n)) for key, x in arrays.items()}
+        for n, name in enumerate(("model", "model_ema"), 1)
+    }
+    torch.save(content, tmp_path / "x.pth")
+    config, state = fresh({"model.width": 48, "init.entry": entry})
+    config.init.params = str(tmp_path / "x.pth")
+    state, _ = load_weights(state, init=config.init, model=config.model)
+    assert np.all(state.params["cls_token"] == value)
+    assert f"'{'model_ema' if entry else 'model'}' is read, not" in caplog.text
+
+
 @pytest.mark.slow
 def test_the_licence_of_what_a_run_started_from_stays(tmp_path):
     files = golden_files.write_run(tmp_path, need("torch"))

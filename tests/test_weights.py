@@ -345,3 +345,94 @@ def test_the_licence_in_a_file_is_an_identifier(tmp_path, license, capsys):
     with pytest.raises(SystemExit, match="65"):
         main(["inspect", str(file), *HEADS[:1]])
     assert "x.pth is under the licence" in capsys.readouterr().err
+
+
+ENCODER = timm_names(encoder_params(TINY))
+
+
+def people_file(folder, arrays=ENCODER):
+    """A file as training programs write them: raw weights and their average, wrapped twice."""
+    torch = need("torch")
+    file = folder / "people.pth"
+    raw = {f"module._orig_mod.backbone.{k}": torch.from_numpy(x.copy()) for k, x in arrays.items()}
+    average = {key: torch.zeros_like(x) for key, x in raw.items()}
+    torch.save({"model_state_dict": raw, "model_ema": average, "optimizer": {"state": {}}}, file)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("flags", "entry"), [([], "model_state_dict"), (["--entry=model_ema"], "model_ema")]
+)
+def test_inspect_says_which_entry_and_prefix_it_read(tmp_path, capsys, flags, entry):
+    main(["inspect", str(people_file(tmp_path)), "--num-heads=4", *flags])
+    output = capsys.readouterr()
+    record = json.loads(output.out)
+    other = {"model_state_dict", "model_ema"} - {entry}
+    assert (record["format"], record["kind"]) == ("zip archive of PyTorch", "encoder")
+    assert (record["entry"], record["prefix"]) == (entry, "module.backbone.")
+    assert record["wrappers"] == ["_orig_mod"]
+    assert record["others"] == [f"{other.pop()}.module.backbone"]
+    assert f"several networks: '{entry}.module.backbone' is read, not" in output.err
+
+
+def test_inspect_says_what_a_file_is_whose_heads_or_network_it_does_not_know(tmp_path, capsys):
+    file = people_file(tmp_path)
+    main(["inspect", str(file)])
+    record = json.loads(capsys.readouterr().out)
+    assert record["entry"] == "model_state_dict" and "num_heads must be told" in record["heads"]
+    people_file(tmp_path, ENCODER | {"reg_token": np.zeros((1, 4, 48), np.float32)})
+    main(["inspect", str(file)])
+    record = json.loads(capsys.readouterr().out)
+    assert record["prefix"] == "module.backbone." and "has 'reg_token'" in record["problem"]
+
+
+def test_inspect_reads_headers_of_safetensors_alone(tmp_path, capsys):
+    arrays = {f"model.{key}": array for key, array in ENCODER.items()}
+    save_safetensors(tmp_path / "a.safetensors", arrays, metadata={})
+    index = {"weight_map": dict.fromkeys(arrays, "a.safetensors")}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    for name in "a.safetensors", "model.safetensors.index.json":
+        main(["inspect", str(tmp_path / name)])
+        record = json.loads(capsys.readouterr().out)
+        assert record["files"] == ["a.safetensors"] and record["prefixes"] == ["model."]
+        assert record["arrays"].keys() == arrays.keys()
+
+
+def test_an_entry_chooses_what_is_converted(tmp_path, capsys):
+    file = people_file(tmp_path)
+    options = ["--num-heads=4", "--license=mit", "--stats", str(tmp_path / "stats.json")]
+    save_stats(tmp_path / "stats.json", STATS)
+    with pytest.raises(SystemExit, match="78"):
+        main(["to", "folder", str(file), str(tmp_path / "x"), "--entry=ema", *options])
+    error = capsys.readouterr().err
+    assert "no network under the entry 'ema'; it has 'model_state_dict.module.backbone'" in error
+    source = read_source(file, branch="student", told={"num_heads": 4})
+    average = read_source(file, branch="student", told={"num_heads": 4}, entry="model_ema")
+    assert np.any(source.params["cls_token"]) and not np.any(average.params["cls_token"])
+
+
+def test_an_entry_of_a_run_is_a_mistake(workdir, capsys):
+    with pytest.raises(SystemExit, match="78"):
+        main(["inspect", str(workdir), "--entry=model"])
+    assert "folder of this project, which has no entry 'model'" in capsys.readouterr().err
+
+
+def test_an_optimizer_of_another_kind_does_not_matter(tmp_path):
+    torch = need("torch")
+    network = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1, momentum=0.9)
+    network(torch.ones(1)).sum().backward()
+    optimizer.step()
+    arrays = {key: torch.from_numpy(x.copy()) for key, x in ENCODER.items()}
+    torch.save({"net": arrays, "optimizer": optimizer.state_dict()}, tmp_path / "x.pth")
+    source = read_source(tmp_path / "x.pth", branch="student", told={"num_heads": 4})
+    assert "step" not in source.facts and source.file["entry"] == "net"
+
+
+def test_names_of_a_file_cannot_act_on_a_terminal(tmp_path, capsys):
+    torch = need("torch")
+    torch.save({"\x1b[2J\nerror: ": {"cls_token": torch.ones(1, 1, 48)}}, tmp_path / "x.pth")
+    with pytest.raises(SystemExit, match="65"):
+        main(["inspect", str(tmp_path / "x.pth")])
+    output = capsys.readouterr()
+    assert "\x1b" not in output.out + output.err and len(output.err.splitlines()) == 1

@@ -6,6 +6,7 @@ these few and no others, so nothing in a file can run. An instruction costs as m
 do, or what it copies is counted.
 """
 
+import warnings
 from collections.abc import Callable, Iterable
 from pickletools import genops
 from typing import Any
@@ -17,6 +18,12 @@ from fsvfm_jax.errors import DataError
 MAX_INTEGER_KEY = 2**61 - 2
 # A checkpoint's containers are nested some 10 deep.
 MAX_DEPTH = 100
+
+# What a wrong program makes of the stack, or writes in a name, can go wrong in any of these ways.
+NONSENSE = (
+    *(IndexError, KeyError, TypeError, ValueError, AttributeError, OverflowError),
+    DeprecationWarning,
+)
 
 MARK = object()
 
@@ -39,12 +46,13 @@ def read_pickle(
     """
     machine = _Machine(Calls(read_storage, max_array_bytes))
     try:
-        for opcode, argument, _ in genops(program):
-            if opcode.name != "STOP":  # the last
-                machine.run(opcode.name, argument)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", DeprecationWarning)  # of escapes in names
+            for opcode, argument, _ in genops(program):
+                if opcode.name != "STOP":  # the last
+                    machine.run(opcode.name, argument)
         content = machine.stack.pop()
-    # What a wrong program makes of the stack can go wrong in any of these ways.
-    except (IndexError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except NONSENSE as error:
         reason = f"{type(error).__name__}: {str(error)[:200]}"
         raise DataError(f"its pickle makes no sense ({reason})") from error
     _check_depth(content)
