@@ -46,7 +46,10 @@ def put(config: ConfigDict, path: str, value) -> None:
     *sections, name = path.split(".")
     for one in sections:
         config = config[one]
-    with config.unlocked(), config.ignore_type():
+    with config.unlocked():
+        # A new field: ConfigDict would convert what replaces a value of another type.
+        if name in config:
+            del config[name]
         config[name] = value
 
 
