@@ -18,6 +18,7 @@ import logging
 import multiprocessing
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 CHUNK = 64  # samples
 MAX_THREADS = 16
+SECONDS_TO_CLOSE = 30.0
 # Faces after a damaged one that are tried in its place.
 MAX_TRIES = 100
 
@@ -66,8 +68,14 @@ class Batches(Iterator[Batch]):
         return batch
 
     def close(self) -> None:
-        """Ends threads and worker processes."""
-        self._iterator.close()
+        """Ends threads and worker processes.
+
+        Grain waits for its thread, which may wait for room in the queue that nobody empties any
+        more: at the end of a run that is not waited for.
+        """
+        closing = threading.Thread(target=self._iterator.close, daemon=True)
+        closing.start()
+        closing.join(SECONDS_TO_CLOSE)
 
 
 def make_iterator(
