@@ -128,8 +128,8 @@ def read_manifest(folder: Path, *, check_tfds: bool = True) -> dict[str, Split] 
     for name, digest in manifest["files"].items() if check_tfds else ():
         if not _is_as_written(folder, name, digest):
             raise DataError(
-                f"{folder / name} is missing or not as {MANIFEST_FILE} beside it says; copy both anew from"
-                " where they are whole, or give the pack command again"
+                f"{folder / name} is missing or not as {MANIFEST_FILE} beside it says; copy both"
+                " anew from where they are whole, or give the pack command again"
             )
     return manifest["splits"]
 
