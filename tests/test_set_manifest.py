@@ -222,6 +222,16 @@ def test_files_that_are_not_plain_are_refused_at_once(
         read_manifest(folder)
 
 
+@pytest.mark.parametrize("name", [MANIFEST_FILE, *TFDS_FILES])
+def test_a_sparse_file_is_refused_by_its_size(
+    tmp_path: Path, splits: dict[str, Split], name: str
+) -> None:
+    with (tmp_path / name).open("wb") as opened:
+        opened.truncate(50 * 10**9)
+    with pytest.raises(DataError, match=rf"{name} is (damaged .it has 50,000,000,000|missing)"):
+        read_manifest(tmp_path)
+
+
 def test_a_link_within_the_set_is_followed(tmp_path: Path, splits: dict[str, Split]) -> None:
     (tmp_path / MANIFEST_FILE).replace(tmp_path / "named otherwise")
     (tmp_path / MANIFEST_FILE).symlink_to("named otherwise")

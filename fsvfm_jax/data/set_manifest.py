@@ -126,11 +126,10 @@ def read_manifest(folder: Path, *, check_tfds: bool = True) -> dict[str, Split] 
             " again"
         ) from error
     for name, digest in manifest["files"].items() if check_tfds else ():
-        path = folder / name
-        if not path.exists() or _hash(find_file(folder, name)) != digest:
+        if not _is_as_written(folder, name, digest):
             raise DataError(
-                f"{path} is missing or not as {MANIFEST_FILE} beside it says; copy both anew from"
-                " where they are whole, or give the pack command again"
+                f"{folder / name} is missing or not as {MANIFEST_FILE} beside it says; copy both"
+                " anew from where they are whole, or give the pack command again"
             )
     return manifest["splits"]
 
@@ -169,8 +168,14 @@ def _body(splits: dict[str, Split], files: dict[str, str]) -> dict[str, dict]:
     return {"splits": named, "files": files}
 
 
-def _hash(file: Path) -> str:
-    return hashlib.sha256(read_plain(file, max_bytes=MAX_JSON_BYTES)).hexdigest()
+def _is_as_written(folder: Path, name: str, digest: str) -> bool:
+    if not (folder / name).exists():
+        return False
+    file = find_file(folder, name)
+    try:
+        return hashlib.sha256(read_plain(file, max_bytes=MAX_JSON_BYTES)).hexdigest() == digest
+    except OSError:  # It is too large.
+        return False
 
 
 def _digest(body: dict[str, dict]) -> str:
