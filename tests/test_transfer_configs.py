@@ -255,7 +255,7 @@ def test_deepfakes_are_learnt_from_all_methods_and_diffusion_from_one(name):
     for split in ("train", "val"):
         (one,) = data[split].values()
         default = inspect.signature(read_ffpp).parameters["compression"].default
-        assert (one.layout, one.split, one.compression or default) == ("ffpp", split, "c23")
+        assert (one.layout, one.split, one.get("compression", default)) == ("ffpp", split, "c23")
         methods = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
         assert tuple(one.methods) == (methods if "dfd" in name else methods[:1])
         # As many real as fake, of 4 methods or of one.
