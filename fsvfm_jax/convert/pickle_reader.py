@@ -25,6 +25,10 @@ NONSENSE = (
     DeprecationWarning,
 )
 
+VALUES = {
+    *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "SHORT_BINSTRING"),
+    *("BINUNICODE", "SHORT_BINUNICODE", "BINBYTES", "SHORT_BINBYTES"),
+}
 MARK = object()
 
 
@@ -87,11 +91,7 @@ class _Machine:
                 stack.append(self._memo[argument])
             case "NONE" | "NEWTRUE" | "NEWFALSE":
                 stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[opcode])
-            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT":
-                stack.append(argument)
-            case "BINUNICODE" | "SHORT_BINUNICODE" | "SHORT_BINSTRING":
-                stack.append(argument)
-            case "BINBYTES" | "SHORT_BINBYTES":
+            case _ if opcode in VALUES:
                 stack.append(argument)
             case "EMPTY_DICT":
                 stack.append({})
