@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import face_trees
+import numpy as np
 import random_weights
 from etils import epath
 from golden_files import need
+from google_names import google_names
 from hostile_files import saved
 from labelled_trees import write_pictures
 from PIL import Image
@@ -16,13 +18,18 @@ from video_files import write_video
 from configs import vit_s
 from fsvfm_jax import config, integrity, lock, report
 from fsvfm_jax.convert import pth, reference
-from fsvfm_jax.convert.folder import write_folder
+from fsvfm_jax.convert.folder import timm_names, write_folder
+from fsvfm_jax.convert.safetensors import save_safetensors
 from fsvfm_jax.data.synthetic import render_face
 from fsvfm_jax.prepare.pack import pack
 from fsvfm_jax.prepare.shards import shard_name
 from fsvfm_jax.report_files import write_report
 
-IMAGES = ("face.png", "face.jpg", "scans.jpg", "face.webp", "palette.png")
+IMAGES = (
+    *("face.png", "face.jpg", "scans.jpg", "face.webp", "palette.png", "face.bmp", "face.tif"),
+    *("packed.tif",),
+)
+LABELLED = {"a": "REAL", "b": "FAKE"}
 MAPS = ("map.png", "map.npy")
 VIDEOS = ("v.mp4", "v.mkv", "v.avi")
 SHARD = shard_name("train", 0, 1)
@@ -37,6 +44,9 @@ def write_images(folder: Path) -> None:
         "scans.jpg": saved(face, "JPEG", progressive=True),
         "face.webp": saved(face, "WEBP"),
         "palette.png": saved(face.convert("P"), "PNG"),
+        "face.bmp": saved(face, "BMP"),
+        "face.tif": saved(face, "TIFF"),
+        "packed.tif": saved(face, "TIFF", compression="tiff_lzw"),
     }
     for name in IMAGES:
         (folder / name).write_bytes(files[name])
@@ -95,6 +105,18 @@ def write_ffpp(folder: Path) -> None:
     (folder / "test.json").write_text('[["071", "054"]]')
 
 
+def write_celebdf(folder: Path) -> None:
+    write_pictures(folder, "Celeb-real/a/0.png Celeb-synthesis/b/0.png")
+    lines = "1 Celeb-real/a.mp4\n0 Celeb-synthesis/b.mp4\n"
+    (folder / "List_of_testing_videos.txt").write_text(lines)
+
+
+def write_dfdc(folder: Path) -> None:
+    write_pictures(folder, "a/0.png b/0.png")
+    videos = {f"{name}.mp4": {"label": label, "split": "test"} for name, label in LABELLED.items()}
+    (folder / "metadata.json").write_text(json.dumps(videos))
+
+
 def write_stats(folder: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "stats").write_text('{"mean": [0.5, 0.4, 0.4], "std": [0.3, 0.2, 0.2]}')
@@ -114,6 +136,20 @@ def write_exported(folder: Path) -> None:
     params = random_weights.detector_params(model)
     description = random_weights.describe(model, labels=("fake", "real"))
     write_folder(folder / "exported", params, description)
+
+
+def write_sharded(folder: Path) -> None:
+    """Arrays of an encoder in one file, and an index that names the file for each of them."""
+    folder.mkdir(parents=True)
+    arrays = timm_names(random_weights.encoder_params(random_weights.TINY))
+    save_safetensors(folder / "a.safetensors", arrays, metadata={})
+    index = {"weight_map": dict.fromkeys(arrays, "a.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def write_npz(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    np.savez(folder / "w.npz", **google_names())
 
 
 def write_run(folder: Path) -> None:
