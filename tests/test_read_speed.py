@@ -44,7 +44,7 @@ def test_the_table_tells_how_many_times_as_fast() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["nowhere"], 65, "nowhere is no packed set"),
+        (["nowhere"], 65, "nowhere does not exist; name a folder"),
         (["nowhere", "--chunks", "0"], 78, "--chunks has 0; give 1 to 512"),
     ],
 )

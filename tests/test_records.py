@@ -365,9 +365,10 @@ def test_an_unknown_split_is_refused(packed: Path, split: str, message: str) -> 
 
 
 def test_what_is_no_set_is_refused(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(DataError, match=r"is no packed set, for it has no dataset_info\.json"):
-            FaceRecords(str(path), image_size=SIZE)
+    with pytest.raises(DataError, match=r"is no packed set, for it has no dataset_info\.json"):
+        FaceRecords(str(tmp_path), image_size=SIZE)
+    with pytest.raises(DataError, match="/nowhere does not exist; name a folder that"):
+        FaceRecords(str(tmp_path / "nowhere"), image_size=SIZE)
     (tmp_path / ".unfinished-train").mkdir()
     with pytest.raises(DataError, match="is not packed to its end: give the pack command again"):
         FaceRecords(str(tmp_path), image_size=SIZE)

@@ -105,8 +105,11 @@ def test_a_tree_of_others_is_not_searched_elsewhere(
 
 def test_what_has_no_image_is_refused(tmp_path: Path) -> None:
     touch(tmp_path, "parsing_maps/a.npy", "images/a.gif")
-    for root in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(
-            DataError, match=f"no PNG, JPEG, WebP, BMP or TIFF .* under {root}/images; a tree"
-        ):
-            list_tree(str(root))
+    (tmp_path / "empty").mkdir()
+    for root, what in (
+        ("", "/images holds no PNG, JPEG, WebP, BMP or TIFF image"),
+        ("empty", "/empty/images does not exist"),
+        ("nowhere", "/nowhere does not exist"),
+    ):
+        with pytest.raises(DataError, match=f"{tmp_path}{what}; a tree holds"):
+            list_tree(str(tmp_path / root))

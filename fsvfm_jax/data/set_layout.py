@@ -16,6 +16,10 @@ from fsvfm_jax.host.json_files import MAX_JSON_BYTES, parse_json
 from fsvfm_jax.host.plain_files import read_plain
 
 FILE_FORMAT = "array_record"
+_WANTED = (
+    "name a folder that `python -m fsvfm_jax.prepare pack` made, or the folder of a version of a"
+    " TFDS data set"
+)
 _PACKAGE = "tensorflow_datasets.core.features."
 _DICT, _IMAGE, _TENSOR = (
     _PACKAGE + name
@@ -173,14 +177,14 @@ def read_layout(folder: Path) -> SetLayout:
         DataError: The folder is no packed set, one of TFDS_FILES cannot be read, or a feature has a
             class that is not in FEATURE_CLASSES.
     """
+    if not folder.exists():
+        raise DataError(f"{folder} does not exist; {_WANTED}")
     if not (folder / TFDS_FILES[-1]).exists():
         unfinished = any(folder.glob(".unfinished*"))
         raise DataError(
             f"{folder} is not packed to its end: give the pack command again"
             if unfinished
-            else f"{folder} is no packed set, for it has no {TFDS_FILES[-1]}; name a folder that"
-            " `python -m fsvfm_jax.prepare pack` made, or the folder of a version of a TFDS data"
-            " set"
+            else f"{folder} is no packed set, for it has no {TFDS_FILES[-1]}; {_WANTED}"
         )
     features = _read(folder, TFDS_FILES[0], _Features)
     info = _read(folder, TFDS_FILES[1], _Info)

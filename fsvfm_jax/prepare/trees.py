@@ -50,8 +50,10 @@ def list_tree(root: str, *, links_out: bool = True) -> Tree:
     warn_of_left_out(image_root, no_images)
     warn_of_left_out(map_root, no_maps)
     if not images:
+        missing = next((one for one in (root, image_root) if not os.path.isdir(one)), None)
+        what = f"{missing} does not exist" if missing else f"{image_root} holds no {IMAGES}"
         raise DataError(
-            f"no {IMAGES} was found under {image_root}; a tree holds images/**.png (or jpg, jpeg,"
+            f"{what}; a tree holds images/**.png (or jpg, jpeg,"
             " webp, bmp, tif) and parsing_maps/**.npy (or png)"
         )
     others = _reasons(image_root, no_images, "image") | _reasons(map_root, no_maps, "parsing map")
