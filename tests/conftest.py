@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 from absl import flags
+from hypothesis import HealthCheck, settings
 
 # Tests compile much and compute little. What the environment asks for comes last and wins.
 FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -17,6 +18,12 @@ jax.config.update("jax_num_cpu_devices", 8)
 # Several tests compile the same step; the cache is of this machine and this checkout.
 CACHE = Path(__file__).parent.parent / ".pytest_cache" / "jax"
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
+
+# A busy machine is no failure.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 # Grain's workers read absl flags, which nobody parses under pytest.
 flags.FLAGS.mark_as_parsed()

@@ -64,7 +64,7 @@ def test_the_whole_face_mirrored_or_not(mirror):
         np.testing.assert_array_equal(back, face["parsing_map"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1))
 def test_image_and_map_stay_together(seed):
     found = crop_and_flip(coded_face(), np.random.default_rng(seed))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from random_weights import TINY, describe, detector_params, encoder_params
@@ -144,7 +144,6 @@ def test_text_from_elsewhere_does_nothing_in_the_card(text):
     assert not re.search(r"<(script|img|a)\b", html)
 
 
-@settings(deadline=None)
 @given(st.text(st.sampled_from("a \\`*_[]()<>&|~$#!:/.-+='\n{}") | st.characters(), max_size=99))
 def test_no_text_changes_what_the_card_consists_of(text):
     text += "a"  # White space alone is an empty heading.

@@ -96,7 +96,7 @@ def test_ranges_to_skip_are_ascending_and_apart_and_int64(ranges):
     assert field.problem(ranges).startswith("must be pairs")
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.recursive(st.none() | st.floats() | st.text() | st.binary(), st.lists, max_leaves=9))
 def test_any_value_is_told_in_one_short_line(value):
     text = checks.told(value)

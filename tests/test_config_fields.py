@@ -96,7 +96,7 @@ SECTIONS = [
 ]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.sampled_from([*PLACES, *SECTIONS]), VALUES)
 def test_any_value_in_any_field_resolves_or_is_one_sentence(place, value):
     task, path = place
@@ -105,7 +105,7 @@ def test_any_value_in_any_field_resolves_or_is_one_sentence(place, value):
     resolve_or_refuse(config)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.sampled_from(["vit_s", "finetune.dfd_b", "eval.rendered"]),
     st.lists(st.tuples(st.sampled_from(["layout", "split", *OF_LAYOUTS, "x"]), VALUES), max_size=3),

@@ -34,7 +34,7 @@ def filled(arrays, value):
     return {key: np.full_like(array, value) for key, array in arrays.items()}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.sampled_from((*WORDS, *AVERAGES)), max_size=2),
     st.lists(st.sampled_from((*WORDS, *WRAPPERS)), max_size=4),

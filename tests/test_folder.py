@@ -325,7 +325,7 @@ def copied(detector, tmp_path_factory):
     return folder, json.loads((folder / "config.json").read_text())["fsvfm_jax"]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_a_changed_config_is_read_or_refused(copied, data):
     folder, ours = copied
@@ -333,7 +333,7 @@ def test_a_changed_config_is_read_or_refused(copied, data):
 
 
 @pytest.mark.slow
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=3000)
 @given(data=st.data())
 def test_many_changed_configs_are_read_or_refused(copied, data):
     folder, ours = copied

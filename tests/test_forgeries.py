@@ -36,7 +36,7 @@ def forge(forgery, index, *, image_size=64, strength=1.0):
 
 
 @pytest.mark.parametrize("forgery", FORGERIES)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(index=st.integers(0, 2**40), image_size=st.sampled_from([8, 33, 64]))
 def test_a_forgery_of_any_face_has_its_size_and_no_strength_leaves_it_alone(
     forgery, index, image_size

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from etils import epath
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from odd_files import BYTES, CONTENTS, JSON, KINDS, in_place_of
 
@@ -301,7 +301,6 @@ def test_a_step_is_begun_only_where_a_folder_can_be_made(step):
         integrity.begin_step(step.parent, 8)
 
 
-@settings(deadline=None)
 @given(JSON.map(lambda value: json.dumps(value).encode()) | BYTES)
 def test_no_manifest_or_note_is_more_than_damage(tmp_path_factory, content):
     step = epath.Path(tmp_path_factory.getbasetemp() / "any" / "checkpoints" / "7")

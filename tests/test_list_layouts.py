@@ -365,7 +365,7 @@ LIST_OF = {"deepfakebench": "x.json", "dfdc": "metadata.json", "ffpp": "test.jso
 
 
 @pytest.mark.parametrize("layout", LIST_OF)
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(content=JSON, depth=st.integers(0, 4))
 def test_any_json_is_read_or_refused_in_one_sentence(tmp_path, layout, content, depth):
     for name in ("test", "FF-real", "Set", "Other")[:depth]:
@@ -394,7 +394,7 @@ PARTS += [b"..", b"/", b"\\", b"\0", b"\xff", b"\xfe", b"C:", b";", b"x/", b"lab
 
 
 @pytest.mark.parametrize("layout", ["list", "celebdf", "fas"])
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(content=st.lists(st.sampled_from(PARTS), max_size=16).map(b"".join))
 def test_any_text_is_read_or_refused_in_one_sentence(tmp_path, layout, content):
     if not (tmp_path / "txt").exists():

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from etils import epath
-from hypothesis import given, settings
+from hypothesis import given
 from object_store import ObjectStore
 from odd_files import BYTES, CONTENTS, JSON, in_place_of
 from patience import PATIENCE
@@ -540,7 +540,6 @@ def test_what_lies_beside_the_lock_is_in_nobodys_way(tmp_path, kind, caplog):
         assert [path.name for path in tmp_path.iterdir()] == ["run.lock.x"]
 
 
-@settings(deadline=None)
 @given(JSON.map(lambda value: json.dumps(value).encode()) | BYTES)
 def test_no_content_is_more_than_a_holder(content):
     holder = lock._parse(content, 1000.0)

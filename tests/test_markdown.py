@@ -1,7 +1,7 @@
 """Text from elsewhere is shown in Markdown as it is, and does nothing."""
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -47,7 +47,6 @@ def shown(document: str) -> list[str]:
     return texts
 
 
-@settings(deadline=None)
 @given(TEXT)
 @example("a" * 499 + "\\`")
 def test_what_is_shown_is_the_text(text):

@@ -164,7 +164,7 @@ def test_error_rates_are_shares_of_each_class(sample: tuple, threshold: float) -
     assert balanced == pytest.approx((1 - far + 1 - frr) / 2, abs=1e-15)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(samples())
 def test_the_threshold_is_the_last_best_of_a_loop_over_the_grid(sample: tuple) -> None:
     scores, live = sample

@@ -16,7 +16,7 @@ from fsvfm_jax.models.layers import sincos_positions
 from fsvfm_jax.models.vit import ViT
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(old=st.integers(1, 16), new=st.integers(1, 20))
 def test_sines_and_cosines_are_made_anew(old, new):
     noise = np.random.default_rng(old).uniform(-9e-6, 9e-6, (1, old**2 + 1, 8))

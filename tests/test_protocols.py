@@ -48,7 +48,7 @@ def test_the_order_is_the_same_whatever_the_file_system_says(tmp_path, monkeypat
     assert read(tmp_path, "folder", "") == told
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, suppress_health_check=list(HealthCheck))
 @given(
     lines=st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 12)), min_size=1, max_size=30)
 )

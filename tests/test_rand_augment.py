@@ -100,7 +100,7 @@ class Halves(np.random.Generator):
         return (low + high) // 2
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(3, 90), st.integers(3, 90), st.lists(st.floats(0, 1), min_size=20, max_size=20))
 def test_the_box_is_timms_and_torchvisions(height, width, shares):
     transforms = need("timm.data.transforms")
@@ -234,7 +234,7 @@ def test_saturation_goes_from_grey_to_twice_the_colour(face):
     assert colourfulness(0.4, 0.0) == pytest.approx(0.6 * of_face, rel=0.02)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.integers(0, 255), min_size=3, max_size=3), st.floats(0, 1))
 def test_saturation_is_the_s_of_hsv_unclipped_until_the_end(pixel, share):
     """Against Python's colour space: for 0.8 to 1.2 times S, colours below 0 become 0."""
@@ -273,7 +273,7 @@ def test_the_generator_alone_decides(face, name):
     assert before == (random.getstate(), np.random.get_state()[1].tolist())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 50), st.integers(1, 50), st.integers(1, 40), st.integers(0, 2**32 - 1))
 def test_any_picture_comes_out_in_the_size_asked_for(height, width, size, seed):
     image = noise(height, width, seed)

@@ -137,7 +137,7 @@ def test_a_missing_short_or_other_file_is_refused(path):
             load_safetensors(path)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(length=st.integers(0, 400))
 def test_a_truncated_file_is_refused(tmp_path_factory, length):
     path = tmp_path_factory.mktemp("cut") / "x"
@@ -248,20 +248,18 @@ def fuzz_header(folder, data):
     loaded_or_refused(path)
 
 
-@settings(deadline=None)
 @given(data=st.data())
 def test_changed_files_load_or_are_refused(whole, tmp_path_factory, data):
     fuzz_bytes(whole, tmp_path_factory.getbasetemp(), data)
 
 
-@settings(deadline=None)
 @given(data=st.data())
 def test_made_up_headers_load_or_are_refused(tmp_path_factory, data):
     fuzz_header(tmp_path_factory.getbasetemp(), data)
 
 
 @pytest.mark.slow
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=3000)
 @given(data=st.data())
 def test_many_changed_files_load_or_are_refused(whole, tmp_path_factory, data):
     fuzz_bytes(whole, tmp_path_factory.getbasetemp(), data)

@@ -207,7 +207,7 @@ KEYS = ["featuresDict", "features", "image", "dtype", "shape", "dimensions", "py
 KEYS += ["name", "splits", "fileFormat", "shardLengths", "filepathTemplate"]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(["features.json", "dataset_info.json"]), st.sampled_from(KEYS), JSON)
 def test_any_other_shape_is_one_sentence(packed: Path, name: str, key: str, value: object) -> None:
     def put(inside: object) -> None:

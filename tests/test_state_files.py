@@ -9,7 +9,7 @@ from functools import partial
 import jax.numpy as jnp
 import pytest
 from etils import epath
-from hypothesis import given, settings
+from hypothesis import given
 from odd_files import BYTES, CONTENTS, JSON, KINDS, in_place_of
 from test_train import run
 
@@ -114,7 +114,6 @@ def test_each_odd_content_and_kind_is_one_sentence(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", READERS)
-@settings(deadline=None)
 @given(content=JSON.map(lambda value: json.dumps(value).encode()) | BYTES)
 def test_any_content_is_taken_or_one_sentence(tmp_path_factory, name, content):
     workdir = tmp_path_factory.getbasetemp() / "any"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fsvfm_jax.data.sources import SyntheticFaces
@@ -111,7 +111,6 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["mean", "std"]), JSON, max_size=2) | JSON)
 def test_no_json_gets_further_than_a_sentence(tmp_path_factory, value) -> None:
     file = tmp_path_factory.mktemp("json") / "x"
@@ -119,7 +118,6 @@ def test_no_json_gets_further_than_a_sentence(tmp_path_factory, value) -> None:
     refused_or_in_range(file)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200) | st.binary(max_size=20).map(lambda x: LINE.encode()[:60] + x))
 def test_no_bytes_get_further_than_a_sentence(tmp_path_factory, content: bytes) -> None:
     file = tmp_path_factory.mktemp("bytes") / "x"

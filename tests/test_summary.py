@@ -124,7 +124,7 @@ def test_names_in_tables_and_of_files_do_nothing(tmp_path):
     assert html.count("<tr>") == 2
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_a_changed_table_is_shown_or_refused(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "changed.json"

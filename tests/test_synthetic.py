@@ -27,7 +27,7 @@ def large_faces():
     return np.stack(images), np.stack(maps)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     index=st.integers(0, 2**40),
     seed=st.integers(0, 2**40),

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from odd_files import BYTES, CONTENTS, JSON, KINDS, in_place_of
 from PIL import Image
@@ -293,7 +293,6 @@ def test_a_pipe_in_place_of_a_picture_is_replaced(workdir):
         assert picture.size == (4, 4)
 
 
-@settings(deadline=None)
 @given(st.lists(JSON.map(lambda value: json.dumps(value).encode()) | BYTES, max_size=4))
 def test_any_lines_are_copied_or_counted(lines):
     text = b"\n".join(lines)

@@ -17,7 +17,7 @@ def test_a_face_of_the_right_size_is_left_alone() -> None:
     assert face["parsing_map"] is parsing_map
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     height=st.integers(1, 70),
     width=st.integers(1, 70),

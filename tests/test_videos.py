@@ -58,7 +58,7 @@ def grouped(paths, videos="", class_folders=("real", "fake")):
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     counts=st.dictionaries(VIDEOS, st.integers(2, 12), min_size=2, max_size=5),
     seed=st.integers(0, 9),
@@ -149,7 +149,7 @@ def test_a_pattern_that_matches_nothing_is_refused_with_an_example():
         grouped(["real/1.png"], "{video}_x")
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.text("ab*{}/_.\\()[]+^$", max_size=12).map(lambda x: x + "{video}"), st.text("ab_./"))
 def test_a_pattern_is_refused_or_matches_in_no_time(pattern, path):
     try:
@@ -165,7 +165,7 @@ def test_the_worst_pattern_for_the_longest_name_is_fast():
     assert len(found) == 21
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.text("a1_./\\- ", max_size=20))
 def test_any_name_has_a_video(path):
     for videos in ("", "folder", "name", "picture"):

@@ -157,7 +157,7 @@ def test_an_origin_that_is_none_is_refused(tmp_path, content):
         origin_license(tmp_path)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_a_changed_config_is_a_runs_or_refused(workdir, tmp_path_factory, data):
     folder = tmp_path_factory.getbasetemp()
