@@ -257,6 +257,13 @@ def test_too_many_frames_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
         count_frames(str(tmp_path / "v.avi"))
 
 
+def test_too_many_pixels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_video(tmp_path / "v.avi", 6)
+    monkeypatch.setattr(video, "MAX_VIDEO_PIXELS", 5 * 64 * 64)
+    with pytest.raises(ValueError, match="its frames have over 20,480 pixels together"):
+        count_frames(str(tmp_path / "v.avi"))
+
+
 def test_a_frame_that_is_not_there_is_named(tmp_path: Path) -> None:
     write_video(tmp_path / "v.avi", 3)
     with pytest.raises(ValueError, match="frame 7 cannot be decoded"):

@@ -22,6 +22,9 @@ from fsvfm_jax.host.plain_files import open_plain
 from fsvfm_jax.prepare.workers import tick
 
 MAX_FRAMES = 1_000_000  # nine hours
+# Of all frames together: 80 minutes of 1920 x 1080 at 25 frames a second. A frame that repeats the
+# one before takes a few bytes of a file, and as long to decode as any other.
+MAX_VIDEO_PIXELS = 250_000_000_000
 MAX_VIDEO_BYTES = 2**36
 # FFmpeg's name of a container by what a file begins with, and where. A QuickTime file of before
 # 2001 has no `ftyp`.
@@ -85,10 +88,14 @@ def read_frames(
 
 def _frames(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
     """Yields the frames that a player shows: an edit list may leave out some that are stored."""
+    pixels = 0
     for packet in container.demux(stream):
         tick()
         for frame in packet.decode():
             _check_size(frame.width, frame.height)
+            pixels += frame.width * frame.height
+            if pixels > MAX_VIDEO_PIXELS:
+                raise ValueError(f"its frames have over {MAX_VIDEO_PIXELS:,} pixels together")
             yield frame
 
 
@@ -122,6 +129,8 @@ def _check_whole(file: str) -> None:
             if packet.is_corrupt:
                 raise ValueError(f"it is cut off after {found} frames")
             found += packet.size > 0
+            if found > MAX_FRAMES:
+                raise ValueError(f"it has over {MAX_FRAMES} frames")
         if container.format.name.startswith("mov") and found < stream.frames:
             raise ValueError(f"it is cut off: it has {found} of {stream.frames} frames")
 
