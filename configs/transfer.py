@@ -106,7 +106,7 @@ def face_set(layout: str, path: str = "", *, split: str = "", **options: Any) ->
         options: Of the layout.
     """
     if layout != "rendered":
-        # What every set on disk can be told, and what some layouts can. Empty is their default.
+        # Options of every set on disk, then options of some layouts. Empty is their default.
         options = {
             "labels": (),
             "exclude": (),

@@ -42,7 +42,7 @@ Fields = Mapping[str, Field]
 
 
 def whole(meaning: str, low: int = 0, high: int = MAX_COUNT) -> Field:
-    """A whole number from `low` to `high`; True and False are none."""
+    """A whole number from `low` to `high`; True and False are not allowed."""
 
     def problem(value: Any) -> str | None:
         if isinstance(value, bool) or not isinstance(value, int):

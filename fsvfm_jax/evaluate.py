@@ -129,7 +129,7 @@ def evaluate(config: ConfigDict, workdir: epath.Path, *, check_only: bool = Fals
 
 
 def _open_detector(path: Path, config: ConfigDict) -> tuple[dict[str, list[int | None]], Loaded]:
-    """The checkpoints to choose from, by way of choosing, and the first of them.
+    """The candidate checkpoints for each selection, and the detector of the first of them.
 
     Raises:
         UserError: In this order: there is nothing, it is no detector, it cannot be chosen from.

@@ -136,7 +136,7 @@ def test_the_table_says_what_counted_as_a_video(trained, tmp_path):
     assert (by["asked"]["videos"], by["asked"]["images"]) == (12, 12)
     caption = json.loads((tmp_path / "report/table.json").read_text())["caption"]
     assert "path x; 4 videos (4 by folder) of 3, 3, 3 frames (minimum, median, max" in caption
-    assert "videos picture; 12 videos (12 single pictures, as asked for) of 1, 1, 1" in caption
+    assert "videos picture; 12 videos (12 single pictures (videos='picture')) of 1, 1, 1" in caption
 
 
 def test_what_is_no_detector_or_no_run_is_named(trained, tmp_path):

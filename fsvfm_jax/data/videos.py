@@ -20,7 +20,7 @@ LIST = "by the list"
 FOLDER = "by folder"
 NAME = "by name"
 PATTERN = "by pattern"
-PICTURE = "single pictures, as asked for"
+PICTURE = "single pictures (videos='picture')"
 SINGLE = "single pictures"
 UNMATCHED = "single pictures that the pattern does not match"
 
@@ -221,7 +221,7 @@ def _without_number(name: str) -> str:
 
 
 def _by_name(path: str) -> str:
-    """Returns the path without the frame's number; of a number alone the folder is left."""
+    """Returns the path without the frame's number; if the name is only a number, the folder."""
     folder, name = os.path.split(stem(path))
     kept = without_frame(name) if _FRAME.search(name) else _without_number(name)
     return os.path.join(folder, kept) if kept else folder

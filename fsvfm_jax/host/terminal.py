@@ -1,4 +1,4 @@
-"""Text for a terminal or a log: what a stranger's file name contains must not act on it."""
+"""Text for a terminal or a log: control codes in file names must not reach it."""
 
 
 def printable(text: str, *, keep: str = "") -> str:

@@ -151,6 +151,6 @@ def _keep(original: bytes) -> bytes:
         return b""
     try:
         is_upright = exif_orientation(original) == 1
-    except ValueError:  # Readers may see in damaged EXIF what they like.
+    except ValueError:  # Programs read damaged EXIF differently.
         return b""
     return original if is_plain and is_upright else b""

@@ -58,7 +58,7 @@ def make_parser(options: Options, *, device: str, of_crops: bool) -> Parser:
     """Returns the parser that the options name.
 
     Args:
-        options: They.
+        options: The parser and its settings.
         device: FaRL's, as PyTorch calls it.
         of_crops: Whether the images are faces cut out of photographs.
     """
