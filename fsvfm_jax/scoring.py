@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from ml_collections import ConfigDict
 
 from fsvfm_jax import finetune, metrics, sharding
@@ -27,12 +27,17 @@ from fsvfm_jax.train_state import Batch, Params, Validate
 
 logger = logging.getLogger(__name__)
 
+MAX_SHOWN = 20  # faces that cannot be read
+
 # (parameters, batch) -> the margin of each row and whether it was read, on every process.
 Predict = Callable[[Params, Batch], tuple[jax.Array, jax.Array]]
 
 
 class Readable:
-    """A source that gives None for a face that cannot be read, and says so."""
+    """A source that gives an empty image for a face that cannot be read.
+
+    It logs nothing: workers read ahead, and may read a face several times.
+    """
 
     def __init__(self, source: DetectionSet):
         self._source = source
@@ -47,10 +52,9 @@ class Readable:
         """With the key `readable`."""
         try:
             return [{**face, "readable": True} for face in self._source.read(indices)]
-        except DataError as error:
+        except DataError:
             if len(indices) > 1:
                 return [self[index] for index in indices]
-            logger.warning("%s; it is left out and counted", error)
             return [{"image": np.zeros((1, 1, 3), np.uint8), "readable": False}]
 
 
@@ -127,7 +131,21 @@ def score_set(
             margins = np.where(readable, margins.astype(np.float64), np.nan)
             found.append(margins)
             go_on()
-    return np.concatenate(found)[: len(faces)]
+    margins = np.concatenate(found)[: len(faces)]
+    if jax.process_index() == 0:
+        _warn_of_unread(faces, np.flatnonzero(np.isnan(margins)), name=name)
+    return margins
+
+
+def _warn_of_unread(faces: DetectionSet, unread: Int64[np.ndarray, " _N"], *, name: str) -> None:
+    """Logs why faces could not be read: one line for each of the first, and how many there are."""
+    for index in unread[:MAX_SHOWN]:
+        try:
+            faces.read([int(index)])
+        except DataError as error:
+            logger.warning("%s; it is left out and counted", error)
+    if len(unread):
+        logger.warning("%s: %d of %d faces are left out", name, len(unread), len(faces))
 
 
 def probability(margins: Float64[np.ndarray, " _N"]) -> Float64[np.ndarray, " _N"]:

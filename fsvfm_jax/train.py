@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from fsvfm_jax import config as config_lib
-from fsvfm_jax import distributed, sharding, tracking
+from fsvfm_jax import distributed, integrity, sharding, tracking
 from fsvfm_jax.checkpoint import Checkpoints, Restored
 from fsvfm_jax.compilation import compile_for_devices, fresh_state, place, state_template
 from fsvfm_jax.convert.weights import save_origin
@@ -30,7 +30,14 @@ from fsvfm_jax.data.pipeline import (
     sample_indices,
 )
 from fsvfm_jax.data.sources import FaceSet, Source
-from fsvfm_jax.data.stats import STATS_FILE, Stats, compute_stats, known_stats, save_stats
+from fsvfm_jax.data.stats import (
+    STATS_FILE,
+    Stats,
+    compute_stats,
+    forget_stats_of_other_data,
+    known_stats,
+    save_stats,
+)
 from fsvfm_jax.errors import DataError, Preempted
 from fsvfm_jax.faults import fault, poison
 from fsvfm_jax.fingerprint import check_fingerprint, make_fingerprint
@@ -330,13 +337,17 @@ def _find_stats(
     config: ConfigDict, source: FaceSet, workdir: epath.Path, job: Job, *, compute: bool
 ) -> Stats:
     """Mean and std from the config, a file, an earlier start, the weights, or the set itself."""
+    dataset = source.fingerprint()
+    if compute and jax.process_index() == 0 and not integrity.steps(workdir / CHECKPOINTS):
+        forget_stats_of_other_data(workdir, dataset)
     stats = known_stats(config.data, workdir)
     found = stats or job.starting_stats(config) or source.stats()
     if compute:
         # Stored in any case: whoever uses the weights needs them too.
         if stats is None and jax.process_index() == 0:
             replace = config.data.skip_corrupt > 0
-            save_stats(workdir / STATS_FILE, found or compute_stats(source, replace=replace))
+            computed = found or compute_stats(source, replace=replace)
+            save_stats(workdir / STATS_FILE, computed, dataset=dataset)
         # By all, whatever each has found: one may have looked after the first has stored them.
         multihost_utils.sync_global_devices("mean and std are stored")
         found = known_stats(config.data, workdir)

@@ -6,11 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from etils import epath
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fsvfm_jax.data.sources import SyntheticFaces
-from fsvfm_jax.data.stats import Stats, compute_stats, load_stats, save_stats
+from fsvfm_jax.data.stats import (
+    STATS_FILE,
+    Stats,
+    compute_stats,
+    forget_stats_of_other_data,
+    load_stats,
+    save_stats,
+)
 from fsvfm_jax.errors import DataError
 
 SOURCE = SyntheticFaces(5, image_size=32, seed=0)
@@ -161,3 +169,20 @@ def test_a_bad_file_is_refused_by_name(tmp_path: Path, text: str | bytes | None)
         file.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(DataError, match=r"stats\.json cannot be read .* must be JSON like"):
         load_stats(file)
+
+
+def test_statistics_of_other_data_are_forgotten(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    workdir = epath.Path(tmp_path)
+    forget_stats_of_other_data(workdir, "faces")  # There are none.
+    stats = Stats((0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
+    save_stats(workdir / STATS_FILE, stats, dataset="faces")
+    forget_stats_of_other_data(workdir, "faces")
+    assert load_stats(workdir / STATS_FILE) == stats
+    with caplog.at_level("WARNING", "fsvfm_jax"):
+        forget_stats_of_other_data(workdir, "others")
+    assert not (workdir / STATS_FILE).exists() and "is of other data" in caplog.text
+    save_stats(workdir / STATS_FILE, stats)  # As a conversion does, which knows no data.
+    forget_stats_of_other_data(workdir, "faces")
+    assert load_stats(workdir / STATS_FILE) == stats

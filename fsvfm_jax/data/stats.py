@@ -6,8 +6,9 @@ and adds a line whenever a run starts again.
 """
 
 import json
+import logging
 from functools import partial
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import grain
 import numpy as np
@@ -24,6 +25,8 @@ from fsvfm_jax.processes import available_cores
 from fsvfm_jax.progress import progress
 from fsvfm_jax.run_files import read_bytes, write_text
 
+logger = logging.getLogger(__name__)
+
 # Of a run, in its workdir.
 STATS_FILE = "data_stats.json"
 # Of the reference, beside its weights.
@@ -36,6 +39,7 @@ class StoredStats(TypedDict):
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    dataset: NotRequired[str]  # fingerprint of the faces that a run of ours was started on
 
 
 def compute_stats(source: Source, *, replace: bool = False) -> Stats:
@@ -58,9 +62,10 @@ def compute_stats(source: Source, *, replace: bool = False) -> Stats:
     return stats_of_sums(totals.tolist())
 
 
-def save_stats(path: epath.PathLike, stats: Stats) -> None:
-    """Writes the statistics as one line of JSON."""
-    write_text(epath.Path(path), json.dumps(stats._asdict()) + "\n")
+def save_stats(path: epath.PathLike, stats: Stats, *, dataset: str | None = None) -> None:
+    """Writes the statistics as one line of JSON, with the fingerprint of their data if given."""
+    of_data = {} if dataset is None else {"dataset": dataset}
+    write_text(epath.Path(path), json.dumps(stats._asdict() | of_data) + "\n")
 
 
 def load_stats(path: epath.PathLike) -> Stats:
@@ -70,9 +75,35 @@ def load_stats(path: epath.PathLike) -> Stats:
         DataError: The file is missing, no plain file, is no such JSON, or holds a mean outside 0 to
             1 or a standard deviation that is not in 0 to 1 or is 0.
     """
+    return _load(path)[0]
+
+
+def forget_stats_of_other_data(workdir: epath.Path, dataset: str) -> None:
+    """Deletes the statistics in a workdir that an earlier start stored for other data.
+
+    Args:
+        workdir: Of a run that has no checkpoint yet. Of one that has some, the fingerprint decides
+            whether it may go on with other data.
+        dataset: The fingerprint of the faces of this start.
+
+    Raises:
+        DataError: As `load_stats`.
+    """
+    stored = workdir / STATS_FILE
+    if not stored.exists():
+        return
+    of_data = _load(stored)[1]
+    if of_data not in (None, dataset):
+        logger.warning("%s is of other data, from an earlier start: it is made anew", stored)
+        stored.unlink()
+
+
+def _load(path: epath.PathLike) -> tuple[Stats, str | None]:
+    """The statistics in a file, and the fingerprint of their data if the file has one."""
     try:
         text = read_bytes(epath.Path(path), max_bytes=MAX_STATS_BYTES).decode("utf-8-sig")
-        return make_stats(**parse_json(_first_value(text), StoredStats))
+        stored = parse_json(_first_value(text), StoredStats)
+        return make_stats(stored["mean"], stored["std"]), stored.get("dataset")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(
