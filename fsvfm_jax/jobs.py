@@ -1,6 +1,7 @@
 """The tasks that the loop can train: each one's data, network and starting weights."""
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -93,17 +94,26 @@ def labelled_element(config: ConfigDict, *, stats: Stats) -> Element:
 
 
 def open_validation(
-    config: ConfigDict, *, source: JoinedSets, mesh: Mesh, stats: Stats
-) -> Validate | None:
-    """Scores on `config.data.val`, beside what `source` trains on; None where it names no set."""
+    config: ConfigDict, *, source: JoinedSets, mesh: Mesh
+) -> Callable[[Stats], Validate] | None:
+    """Opens `config.data.val`, beside what `source` trains on; None where it names no set.
+
+    Returns:
+        A function from mean and deviation to the scores of a network on these sets.
+    """
     sets = open_detection_sets(config, "val")
     if not sets:
         return None
     distributed.check_same(told_of(sets), what="validation sets")
     check_classes(sets, purpose="validation", where=" (config.data.val)")
     warn_of_common_videos(sets_of(source), sets.values(), use="is trained on")
-    model = build_detector(config.model)
-    return scoring.open_validation(config, list(sets.values()), stats=stats, mesh=mesh, model=model)
+    return partial(
+        scoring.open_validation,
+        config,
+        list(sets.values()),
+        mesh=mesh,
+        model=build_detector(config.model),
+    )
 
 
 def _given(faces: ConfigDict) -> dict[str, Any]:

@@ -188,7 +188,7 @@ def validation_scores(
 
 
 def open_validation(
-    config: ConfigDict, sets: Sequence[DetectionSet], *, stats: Stats, mesh: Mesh, model: Detector
+    config: ConfigDict, sets: Sequence[DetectionSet], stats: Stats, *, mesh: Mesh, model: Detector
 ) -> Validate:
     """What gives a network's scores on the validation sets; see `validation_scores`."""
     predict = make_predict(model, stats=stats, mesh=mesh)

@@ -94,6 +94,7 @@ def train(
     # ── Data ──────────────────────────────────────────────────────────────────────────────────
     _check_weights_exist(config, workdir)
     source = job.open_source(config)
+    open_validate = job.open_validation(config, source=source, mesh=mesh)
     if check_only:
         _check(config, mesh, source, workdir, job)
         return
@@ -159,7 +160,7 @@ def train(
         faces = _picture_faces(config, source, element)
         draw = jax.jit(task.draw, out_shardings=sharding.replicated(mesh))
         draw = draw.lower(template, faces).compile()
-        validate = job.open_validation(config, source=source, mesh=mesh, stats=stats)
+        validate = open_validate and open_validate(stats)
 
         # ── Loop ──────────────────────────────────────────────────────────────────────────────
         texts = {
@@ -317,7 +318,6 @@ def _check(
     task = job.make_task(config, stats=stats)
     _describe_state(task, mesh)
     compile_for_devices(task, mesh, config)
-    job.open_validation(config, source=source, mesh=mesh, stats=stats)
     faces = _picture_faces(config, source, job.element(config, stats=stats))
     logger.info(
         "check: compiled the step for batches of %d, read %d of %d faces; nothing was trained or"

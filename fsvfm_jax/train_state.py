@@ -117,8 +117,8 @@ class Job(NamedTuple):
         make_task: With `stats`, what is trained.
         load_weights: With a state at step 0, the same with the weights that `config.init` names,
             and their origin.
-        open_validation: With the `source`, the mesh and `stats`, a `Validate`; None without any
-            faces to validate on.
+        open_validation: With the `source` and the mesh, opens the faces to validate on and returns
+            what makes a `Validate` of `stats`; None without any faces.
     """
 
     open_source: Callable[[ConfigDict], FaceSet]
@@ -127,4 +127,4 @@ class Job(NamedTuple):
     fingerprint: Callable[[ConfigDict], dict[str, Any]]
     make_task: Callable[..., Task]
     load_weights: Callable[[TrainState, ConfigDict], tuple[TrainState, dict[str, Any]]]
-    open_validation: Callable[..., Validate | None]
+    open_validation: Callable[..., Callable[[Stats], Validate] | None]
