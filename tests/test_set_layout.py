@@ -1,5 +1,6 @@
 """What the files of TFDS say of a set is read as data: no set brings code of its own."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import face_trees
+import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from hypothesis import HealthCheck, given, settings
@@ -54,7 +56,7 @@ def features(content: dict) -> dict:
 
 def test_the_classes_allowed_are_those_of_tfds() -> None:
     names = ["FeaturesDict", "Image", "Tensor", "Scalar", "Text", "ClassLabel", "BBoxFeature"]
-    classes = [getattr(tfds.features, name) for name in (*names, "Sequence")]
+    classes = [getattr(tfds.features, name) for name in (*names, "LabeledImage", "Sequence")]
     assert list(FEATURE_CLASSES) == [f"{one.__module__}.{one.__name__}" for one in classes]
 
 
@@ -105,6 +107,78 @@ def test_other_classes_are_refused_at_every_depth(
     name = r"'(evil|tensorflow_datasets\.scripts\.cli\.main)\.Feature'"
     with pytest.raises(DataError, match=rf"names the class {name}, .* write the set without that"):
         read_layout(packed)
+
+
+def in_text(key: str, name: str) -> dict:
+    """A Sequence whose feature, of some class, is JSON in a text."""
+    inner = json.dumps({"feature": {"type": name, "content": {}}, "length": 3})
+    return {"pythonClassName": FEATURE_CLASSES[-1], key: {"json": inner}}
+
+
+def in_older_text(module: str) -> dict:
+    """Features as TFDS wrote them before version 4.3, with the text of a protocol buffer."""
+    inner = json.dumps({"features": {"x": {"pythonClassName": f"{module}.Feature", "text": {}}}})
+    older = {"type": FEATURE_CLASSES[0], "content": inner}
+    older["proto_cls"] = "tensorflow_datasets.FeaturesDict"
+    return older
+
+
+HIDDEN = {
+    "jsonFeature": lambda content, module: features(content).update(
+        extra=in_text("jsonFeature", f"{module}.Feature")
+    ),
+    "json_feature": lambda content, module: features(content).update(
+        extra=in_text("json_feature", f"{module}.Feature")
+    ),
+    "deep": lambda content, module: features(content).update(
+        extra={
+            "pythonClassName": FEATURE_CLASSES[-1],
+            "sequence": {"feature": in_text("jsonFeature", f"{module}.Feature")},
+        }
+    ),
+    "proto_cls": lambda content, module: content.update(in_older_text(module)),
+}
+
+
+@pytest.mark.parametrize("place", HIDDEN)
+def test_classes_in_texts_are_refused(
+    packed: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TFDS parses such a text as JSON, and imports what that names."""
+    marker, module = packed.parent / "ran", f"evil_{list(HIDDEN).index(place)}"
+    (packed / f"{module}.py").write_text(MODULE.format(marker=str(marker)))
+    content = json.loads((packed / "features.json").read_text())
+    HIDDEN[place](content, module)
+    (packed / "features.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"features\.json cannot be read \(.* unknown field `"):
+        read_layout(packed)
+    assert not marker.exists()
+    monkeypatch.syspath_prepend(packed)
+    with contextlib.suppress(Exception):  # A Sequence of evil.Feature may be no feature at last.
+        tfds.builder_from_directory(packed)
+    assert marker.exists()  # The bait is good.
+
+
+def test_features_of_all_classes_allowed_are_read(packed: Path) -> None:
+    named = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
+            "parsing_map": tfds.features.LabeledImage(labels=11, encoding_format="png"),
+            "box": tfds.features.BBoxFeature(),
+            "label": tfds.features.ClassLabel(names=["real", "fake"]),
+            "name": tfds.features.Text(doc="a name"),
+            "score": tfds.features.Scalar(np.float32, doc=tfds.features.Documentation("x", "0-1")),
+            "points": tfds.features.Sequence(
+                {"xy": tfds.features.Tensor(shape=(2,), dtype=np.float32)}
+            ),
+            "five": tfds.features.Sequence(tfds.features.Text(), length=5),
+            "more": {"type": tfds.features.Tensor(shape=(None, 3), dtype=np.uint8)},
+        }
+    )
+    named.save_config(packed)
+    layout = read_layout(packed)
+    assert set(layout.features) == set(named)
+    assert layout.bare_shape("parsing_map") is None and layout.bare_shape("image") is None
 
 
 COMMANDS = {
