@@ -138,6 +138,9 @@ def test_images_of_a_tree(tmp_path: Path) -> None:
     assert [refusal.name for refusal in refused] == ["n.npy", "v.mp4"]
     with pytest.raises(DataError, match="does not exist"):
         find_images(str(tmp_path / "images"))
+    (tmp_path / "images").symlink_to("sub")
+    with pytest.raises(DataError, match=r"/images is a link, and nothing is read .* through links"):
+        find_images(str(tmp_path / "images"))
     with pytest.raises(DataError, match="has no PNG, JPEG, WebP, BMP or TIFF image"):
         (tmp_path / "empty").mkdir()
         find_images(str(tmp_path / "empty"))

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -270,6 +272,22 @@ def test_shards_that_are_not_plain_are_refused_at_once(packed: Path, kind: str) 
         DataError, match=f"{file} {reason}"
     ):  # It was another when it was looked at.
         source[4]
+
+
+def test_a_set_in_the_hub_s_cache_is_copied_as_the_message_says(packed: Path) -> None:
+    """There every file is a link to one elsewhere, which is named by its hash."""
+    cache = packed.parent / "the cache"
+    cache.mkdir()
+    packed.rename(cache / "blobs")
+    snapshot = cache / "snapshots" / "1a2b"
+    snapshot.mkdir(parents=True)
+    for file in (cache / "blobs").iterdir():
+        (snapshot / file.name).symlink_to(f"../../blobs/{file.name}")
+    with pytest.raises(DataError, match="is a link out of the set, and files elsewhere") as caught:
+        FaceRecords(str(snapshot), image_size=SIZE)
+    command = re.search(r"cp -rL .* COPY", str(caught.value))
+    subprocess.run(shlex.split(command[0]), cwd=packed.parent, check=True)
+    assert len(FaceRecords(str(packed.parent / "COPY"), image_size=SIZE)) == 5
 
 
 JSON = st.recursive(

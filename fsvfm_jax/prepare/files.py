@@ -102,8 +102,9 @@ def find_images(folder: str) -> tuple[list[str], list[Refusal]]:
     """Returns the names of a folder's images, found recursively, and of what is not read.
 
     Raises:
-        DataError: The folder does not exist, or has none.
+        DataError: The folder does not exist, is a link, or has none.
     """
+    refuse_link(folder)
     if not os.path.isdir(folder):
         raise DataError(f"{folder} does not exist; it is where the face crops should be")
     left_out: list[LeftOut] = []
@@ -116,6 +117,15 @@ def find_images(folder: str) -> tuple[list[str], list[Refusal]]:
     if not sources and not clashes:
         raise DataError(f"{folder} has no {IMAGES}")
     return [source.name for source in sources], sorted({*refusals, *clashes})
+
+
+def refuse_link(path: str | os.PathLike[str]) -> None:
+    """Raises DataError if a file or folder of a tree, which may come from anyone, is a link."""
+    if os.path.islink(path):
+        raise DataError(
+            f"{path} is a link, and nothing is read or written through links in a tree; put the"
+            " folder itself in its place, or remove the link"
+        )
 
 
 def is_readable(source: Source) -> bool:
