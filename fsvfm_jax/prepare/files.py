@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from fsvfm_jax.data.images import IMAGE_SUFFIXES, IMAGES, MAX_FILE_BYTES
+from fsvfm_jax.data.images import IMAGE_SUFFIXES, IMAGES
 from fsvfm_jax.data.listing import (
     HIDDEN,
     LeftOut,
@@ -30,7 +30,7 @@ LIST_SUFFIX = ".txt"
 MADE_SUFFIXES = (".png", ".npy")  # of crops and maps
 WANTED = "image or video"
 MAX_LIST_BYTES = 2**30
-MAX_VIDEO_BYTES = 2**40
+MAX_VIDEO_BYTES = 2**36
 MAX_NAME = 1000  # characters of a line in a list
 # What a file system takes, less what comes to a name: `_frame_1234567_12.png`
 MAX_PART_BYTES = 255 - 40
@@ -128,27 +128,18 @@ def refuse_link(path: str | os.PathLike[str]) -> None:
         )
 
 
-def is_readable(source: Source) -> bool:
-    """Whether it can be opened, and is no larger than it may be."""
-    try:
-        size = os.stat(source.file).st_size
-        return os.access(source.file, os.R_OK) and (source.is_video or size <= MAX_FILE_BYTES)
-    except OSError:
-        return False
-
-
-def hash_file(file: str) -> str:
+def hash_file(file: str, *, max_bytes: int = MAX_VIDEO_BYTES) -> str:
     """SHA-256 of its bytes, in hexadecimal.
 
     Raises:
-        ValueError: It cannot be read.
+        ValueError: It cannot be read, or has more than `max_bytes`.
     """
     try:
         digest = hashlib.sha256()
-        with open_plain(file, max_bytes=MAX_VIDEO_BYTES) as opened:
+        with open_plain(file, max_bytes=max_bytes) as opened:
             while block := opened.read(2**24):
                 digest.update(block)
-                tick()  # A video may be of any size.
+                tick()  # A video may be large.
         return digest.hexdigest()
     except OSError as error:
         raise ValueError(f"it cannot be read ({error.strerror})") from error
