@@ -16,6 +16,7 @@ from fsvfm_jax.data.images import IMAGE_SUFFIXES, IMAGES
 from fsvfm_jax.data.listing import (
     HIDDEN,
     LeftOut,
+    Tally,
     is_system_name,
     suffix_of,
     walk,
@@ -81,7 +82,7 @@ def find_sources(src: str, *, root: str | None = None) -> tuple[list[Source], li
         names = _list_names(src)
     elif os.path.isdir(src):
         # A linked folder is no way on: what it leads to is found where it is, or lies outside.
-        root, names = src, walk(src, None, left_out=left_out, follow_links=False)
+        root, names = src, walk(src, None, leave_out=left_out.append, follow_links=False)
     elif os.path.isfile(src):
         root, names = os.path.dirname(src) or os.curdir, iter([os.path.basename(src)])
     elif os.path.exists(src):
@@ -108,7 +109,7 @@ def find_images(folder: str) -> tuple[list[str], list[Refusal]]:
     if not os.path.isdir(folder):
         raise DataError(f"{folder} does not exist; it is where the face crops should be")
     left_out: list[LeftOut] = []
-    names = walk(folder, None, left_out=left_out, follow_links=False)
+    names = walk(folder, None, leave_out=left_out.append, follow_links=False)
     sources, refusals = _admit_all(names, folder)
     refusals += _refusals(left_out)
     refusals += [Refusal(x.name, "it is a video") for x in sources if x.is_video]
@@ -163,7 +164,7 @@ def _warn(src: str, refusals: Iterable[Refusal]) -> None:
     """Logs what is not read: by its suffix where that is why, else by its reason."""
     by_suffix = LeftOut("", "").reason(wanted=WANTED)
     kinds = {x.name: suffix_of(x.name) if x.reason == by_suffix else x.reason for x in refusals}
-    warn_of_left_out(src, [LeftOut(*one) for one in sorted(kinds.items())])
+    warn_of_left_out(src, Tally(LeftOut(*one) for one in kinds.items()))
 
 
 def _admit_all(names: Iterable[str], root: str) -> tuple[list[Source], list[Refusal]]:
