@@ -87,12 +87,7 @@ PLACES = {
         extra={"python_class_name": "evil.Feature", "text": {}}
     ),
     "before version 4.3": lambda content: content.update(type="evil.Feature", content={}),
-    "deep": lambda content: features(content).update(
-        extra={
-            "pythonClassName": FEATURE_CLASSES[-1],
-            "sequence": {"feature": {"pythonClassName": "evil.Feature", "text": {}}},
-        }
-    ),
+    "deep": lambda content: features(content).update(extra=in_sequence(extra("evil.Feature"))),
     "module of TFDS": lambda content: features(content).update(
         extra=extra("tensorflow_datasets.scripts.cli.main.Feature")
     ),
@@ -111,34 +106,30 @@ def test_other_classes_are_refused_at_every_depth(
         read_layout(packed)
 
 
-def in_text(key: str, name: str) -> dict:
-    """A Sequence whose feature, of some class, is JSON in a text."""
-    inner = json.dumps({"feature": {"type": name, "content": {}}, "length": 3})
-    return {"pythonClassName": FEATURE_CLASSES[-1], key: {"json": inner}}
+def in_text(key: str, module: str) -> dict:
+    """A Sequence whose feature is JSON in a text."""
+    inner = {"feature": {"type": f"{module}.Feature", "content": {}}, "length": 3}
+    return {"pythonClassName": FEATURE_CLASSES[-1], key: {"json": json.dumps(inner)}}
 
 
 def in_older_text(module: str) -> dict:
     """Features as TFDS wrote them before version 4.3, with the text of a protocol buffer."""
-    inner = json.dumps({"features": {"x": {"pythonClassName": f"{module}.Feature", "text": {}}}})
-    older = {"type": FEATURE_CLASSES[0], "content": inner}
-    older["proto_cls"] = "tensorflow_datasets.FeaturesDict"
-    return older
+    inner = json.dumps({"features": {"x": extra(f"{module}.Feature")}})
+    names = {"type": FEATURE_CLASSES[0], "proto_cls": "tensorflow_datasets.FeaturesDict"}
+    return {**names, "content": inner}
 
 
+def in_sequence(feature: dict) -> dict:
+    """A Sequence of a feature."""
+    return {"pythonClassName": FEATURE_CLASSES[-1], "sequence": {"feature": feature}}
+
+
+# What is changed in `features.json`, given a module, and where.
 HIDDEN = {
-    "jsonFeature": lambda content, module: features(content).update(
-        extra=in_text("jsonFeature", f"{module}.Feature")
-    ),
-    "json_feature": lambda content, module: features(content).update(
-        extra=in_text("json_feature", f"{module}.Feature")
-    ),
-    "deep": lambda content, module: features(content).update(
-        extra={
-            "pythonClassName": FEATURE_CLASSES[-1],
-            "sequence": {"feature": in_text("jsonFeature", f"{module}.Feature")},
-        }
-    ),
-    "proto_cls": lambda content, module: content.update(in_older_text(module)),
+    "jsonFeature": (features, lambda module: {"extra": in_text("jsonFeature", module)}),
+    "json_feature": (features, lambda module: {"extra": in_text("json_feature", module)}),
+    "deep": (features, lambda module: {"extra": in_sequence(in_text("jsonFeature", module))}),
+    "proto_cls": (lambda content: content, in_older_text),
 }
 
 
@@ -149,9 +140,8 @@ def test_classes_in_texts_are_refused(
     """TFDS parses such a text as JSON, and imports what that names."""
     marker, module = packed.parent / "ran", f"evil_{list(HIDDEN).index(place)}"
     (packed / f"{module}.py").write_text(MODULE.format(marker=str(marker)))
-    content = json.loads((packed / "features.json").read_text())
-    HIDDEN[place](content, module)
-    (packed / "features.json").write_text(json.dumps(content))
+    at, changes = HIDDEN[place]
+    change(packed / "features.json", at, **changes(module))
     with pytest.raises(DataError, match=r"features\.json cannot be read \(.* unknown field `"):
         read_layout(packed)
     assert not marker.exists()

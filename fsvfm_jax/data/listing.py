@@ -127,26 +127,20 @@ def walk(
             leave(LeftOut(relative, DEEP))
             continue
         seen.add((status.st_dev, status.st_ino))
-        inside: list[str] = []
-        linked: list[str] = []
-        with _listed(here), os.scandir(here) as found:
-            for entry in found:
-                count += 1
-                if count > MAX_ENTRIES:
-                    raise DataError(
-                        f"{folder} has over {MAX_ENTRIES:,} files and folders; pack such a set, or"
-                        " name a part of it"
-                    )
-                name = os.path.join(relative, entry.name)
-                if is_system_name(entry.name):
-                    leave(LeftOut(name, HIDDEN))
-                elif _is_folder(entry) and (follow_links or not entry.is_symlink()):
-                    if enter(entry.name):
-                        (linked if entry.is_symlink() else inside).append(name)
-                elif suffixes is None or suffix_of(name) in suffixes:
-                    yield name
-                else:
-                    leave(LeftOut(name, suffix_of(name)))
+        inside, linked = list[str](), list[str]()
+        for entry in _entries(here):
+            count += 1
+            _check_count(folder, count)
+            name = os.path.join(relative, entry.name)
+            if is_system_name(entry.name):
+                leave(LeftOut(name, HIDDEN))
+            elif _is_folder(entry) and (follow_links or not entry.is_symlink()):
+                if enter(entry.name):
+                    (linked if entry.is_symlink() else inside).append(name)
+            elif suffixes is None or suffix_of(name) in suffixes:
+                yield name
+            else:
+                leave(LeftOut(name, suffix_of(name)))
         # Which of two links is followed depends on names alone.
         folders += sorted(inside)
         links += sorted(linked)
@@ -170,6 +164,19 @@ def warn_of_left_out(folder: str, tally: Tally) -> None:
         ", ".join(tally.first),
         more,
     )
+
+
+def _entries(folder: str) -> Iterator[os.DirEntry]:
+    with _listed(folder), os.scandir(folder) as found:
+        yield from found
+
+
+def _check_count(folder: str, count: int) -> None:
+    if count > MAX_ENTRIES:
+        raise DataError(
+            f"{folder} has over {MAX_ENTRIES:,} files and folders; pack such a set, or name a part"
+            " of it"
+        )
 
 
 @contextlib.contextmanager
