@@ -1,8 +1,10 @@
 """Check finds what is wrong, says how to mend it, and is silent about the rest."""
 
 import argparse
+import hashlib
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import face_trees
@@ -11,7 +13,7 @@ import pytest
 from PIL import Image
 
 from fsvfm_jax.data.records import FaceRecords
-from fsvfm_jax.data.set_manifest import Split, dump_manifest, read_manifest
+from fsvfm_jax.data.set_manifest import Shard, Split, dump_manifest, read_manifest
 from fsvfm_jax.data.stats import compute_stats
 from fsvfm_jax.errors import ConfigError, DataError, StorageError
 from fsvfm_jax.prepare import check
@@ -195,6 +197,19 @@ def test_shards_that_are_not_read(
         file.symlink_to(tmp_path / "elsewhere")
     found = findings(capsys, packed)
     assert any(f"{file} is missing, or not as it was packed (by its SHA-256)" in x for x in found)
+
+
+def test_a_pipe_that_takes_the_place_of_a_shard_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After it was looked at. Who reads it waits until it is closed, and has read nothing."""
+    file = tmp_path / "shard"
+    os.mkfifo(file)
+    pipe = os.open(file, os.O_RDWR | os.O_NONBLOCK)
+    threading.Timer(1, os.close, [pipe]).start()
+    monkeypatch.setattr(check, "find_file", lambda folder, name: folder / name)
+    empty = Shard(file.name, count=0, bytes=0, sha256=hashlib.sha256().hexdigest())
+    assert not check._matches((file, empty))
 
 
 def test_what_names_contain_does_not_act_on_the_terminal(

@@ -15,6 +15,8 @@ from PIL import Image
 
 from fsvfm_jax.data.synthetic import render_face
 from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.prepare import detect as detecting
+from fsvfm_jax.prepare import files
 from fsvfm_jax.prepare.detect import (
     Box,
     Found,
@@ -27,7 +29,7 @@ from fsvfm_jax.prepare.detect import (
     square_box,
 )
 from fsvfm_jax.prepare.files import find_sources
-from fsvfm_jax.prepare.manifest import read_lines
+from fsvfm_jax.prepare.manifest import Manifest, read_lines
 
 CROPPED = Options(detector="none", size=32)
 
@@ -206,3 +208,33 @@ def test_lines_have_the_same_entries(tmp_path: Path) -> None:
             "source", "frame", "face", "sha256", "outcome", "reason", "box", "score", "image",
         ]  # fmt: skip
         json.dumps(line)
+
+
+@pytest.mark.parametrize(
+    "start", [b"", b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom"], ids=["zeros", "MP4"]
+)
+@pytest.mark.parametrize("size", [50 * 10**9, 2**36 + 1])
+def test_a_sparse_video_is_refused_before_it_is_hashed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: bytes, size: int
+) -> None:
+    """Hashing it takes a minute."""
+    need("av", "prepare")
+    save(tmp_path / "src" / "a.png", render_face(0, image_size=40)[0])
+    with (tmp_path / "src" / "large.mp4").open("wb") as file:
+        file.write(start)
+        file.truncate(size)
+
+    def fail() -> None:
+        raise AssertionError("it is hashed")
+
+    monkeypatch.setattr(files, "tick", fail)
+    monkeypatch.setattr(detecting, "start_limits", lambda: None)
+    write = detecting._make_worker((tmp_path / "tree", CROPPED))
+    with Manifest(tmp_path / "tree", "detect", key="source", options={}):
+        photograph, video = find_sources(str(tmp_path / "src"))[0]
+        (line,) = write(photograph)
+        assert line["outcome"] == "face" and len(line["sha256"]) == 64
+        (line,) = write(video)
+    assert line["outcome"] == "refused" and line["sha256"] is None
+    wanted = "it has 68,719,476,737 bytes" if size > 2**36 else "no MP4" if not start else "it "
+    assert wanted in line["reason"]

@@ -138,6 +138,9 @@ def test_images_of_a_tree(tmp_path: Path) -> None:
     assert [refusal.name for refusal in refused] == ["n.npy", "v.mp4"]
     with pytest.raises(DataError, match="does not exist"):
         find_images(str(tmp_path / "images"))
+    (tmp_path / "images").symlink_to("sub")
+    with pytest.raises(DataError, match=r"/images is a link, and nothing is read .* through links"):
+        find_images(str(tmp_path / "images"))
     with pytest.raises(DataError, match="has no PNG, JPEG, WebP, BMP or TIFF image"):
         (tmp_path / "empty").mkdir()
         find_images(str(tmp_path / "empty"))
@@ -155,6 +158,8 @@ def test_hashes(tmp_path: Path) -> None:
     assert hash_file(str(tmp_path / "a.jpg")).startswith("2d711642b726b044")
     with pytest.raises(ValueError, match=r"cannot be read \(No such file"):
         hash_file(str(tmp_path / "b.jpg"))
+    with pytest.raises(ValueError, match=r"it has 1 bytes; such a file has at most 0"):
+        hash_file(str(tmp_path / "a.jpg"), max_bytes=0)
 
 
 def test_crops_that_would_share_a_map_are_left_out(tmp_path: Path) -> None:

@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from face_trees import start_python
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, TiffImagePlugin
+from PIL.JpegImagePlugin import MARKER
 
 from fsvfm_jax.data.image_parts import (
+    MAX_JPEG_FILL_BYTES,
     MAX_JPEG_SEGMENTS,
     MAX_PNG_OTHER_CHUNKS,
     MAX_PNG_PIXEL_CHUNKS,
@@ -26,6 +30,7 @@ from fsvfm_jax.data.image_parts import (
 )
 from fsvfm_jax.data.images import decode_image
 
+MARKERS = [*range(0xC0, 0x100), 0, 1]
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 
 
@@ -97,6 +102,39 @@ def test_what_is_allowed_is_decoded() -> None:
     decode_image(png_with(chunk(b"tEXt", b"a\0b") * (MAX_PNG_OTHER_CHUNKS - 10)))
     decode_image(png_with(chunk(b"iCCP", PROFILE) * (MAX_PNG_OTHER_CHUNKS - 10)))
     decode_image(jpeg_with(b"\xff\xfe\0\2" * (MAX_JPEG_SEGMENTS - 100), mode="CMYK"))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+def test_fill_bytes_are_no_segments(mode: str) -> None:
+    """Any number of bytes 0xFF may stand before a marker."""
+    whole, exif = saved("JPEG", mode=mode), Image.Exif()
+    exif[274] = 5
+    turned = saved("JPEG", mode=mode, exif=exif)
+    for count in (1, 20_000, MAX_JPEG_FILL_BYTES - 10):
+        filled = jpeg_with(b"\xff" * count, mode=mode)
+        np.testing.assert_array_equal(decode_image(filled), decode_image(whole))
+        filled = turned[:2] + b"\xff" * count + turned[2:]
+        assert tiff_orientation(jpeg_exif(filled)) == 5
+        kinds = [part.kind for part in jpeg_parts(filled)]
+        assert kinds == [part.kind for part in jpeg_parts(turned)]
+
+
+@given(st.binary(max_size=60), st.lists(st.sampled_from(MARKERS), max_size=8), st.data())
+def test_segments_are_those_that_a_search_byte_by_byte_finds(
+    junk: bytes, markers: list[int], data: st.DataObject
+) -> None:
+    content = b"\xff\xd8" + junk
+    for marker in markers:
+        content += bytes([255, marker]) + data.draw(st.binary(max_size=6))
+    found, place = [], 2
+    while place + 2 <= len(content) and content[place : place + 2] != b"\xff\xda":
+        if MARKER.get(int.from_bytes(content[place : place + 2]), (None,))[-1] is None:
+            place += 1
+            continue
+        length = max(int.from_bytes(content[place + 2 : place + 4]), 2)
+        found.append((content[place : place + 2], place + 4, place + 2 + length))
+        place += 2 + length
+    assert jpeg_parts(content) == found
 
 
 COPIES = directory_of_copies(5000, 64_000)

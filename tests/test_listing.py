@@ -1,8 +1,13 @@
 """What is found below a folder: every data file once, and the rest counted and named."""
 
+import contextlib
 import os
 import subprocess
+import tracemalloc
+from collections import Counter
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +17,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fsvfm_jax.data import listing
-from fsvfm_jax.data.listing import AGAIN, DEEP, HIDDEN, LeftOut, is_system_name, walk
+from fsvfm_jax.data.listing import (
+    AGAIN,
+    DEEP,
+    HIDDEN,
+    LeftOut,
+    Tally,
+    is_system_name,
+    walk,
+    warn_of_left_out,
+)
+from fsvfm_jax.data.set_root import Excluded, SetRoot, walk_pictures
 from fsvfm_jax.data.sources import FaceFolder
 from fsvfm_jax.errors import DataError
 from fsvfm_jax.prepare.files import find_images, find_sources
@@ -33,7 +48,7 @@ def touch(root: Path, *names: str) -> None:
 def found(folder: Path, *args, **options) -> tuple[list[str], list[LeftOut]]:
     """What is found, and what is left out."""
     left_out: list[LeftOut] = []
-    names = list(walk(str(folder), *args, left_out=left_out, **options))
+    names = list(walk(str(folder), *args, leave_out=left_out.append, **options))
     return names, left_out
 
 
@@ -68,6 +83,64 @@ def test_the_log_says_it_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFi
     caplog.clear()
     assert list(walk(str(tmp_path / "@eaDir"))) == ["a.png"]  # It was asked for.
     assert list(walk(str(tmp_path / "nowhere"))) == [] and not caplog.records
+
+
+LEFT_OUT = st.builds(LeftOut, st.text(max_size=3), st.sampled_from([HIDDEN, "", ".txt", ".gif"]))
+
+
+@given(st.lists(LEFT_OUT, max_size=60), st.randoms())
+def test_a_tally_does_not_depend_on_the_order(left_out: list[LeftOut], random: Random) -> None:
+    tally = Tally(left_out)
+    assert tally.first == sorted(one.name for one in left_out)[: listing.MAX_SHOWN]
+    assert tally.kinds == Counter(one.kind for one in left_out)
+    random.shuffle(left_out)
+    assert vars(Tally(left_out)) == vars(tally)
+
+
+def test_a_tally_is_small(caplog: pytest.LogCaptureFixture) -> None:
+    tally = Tally(LeftOut(f"{number}", f".{number}") for number in range(20_000))
+    assert len(tally.kinds) == listing.MAX_KINDS + 1 and len(tally.first) == listing.MAX_SHOWN
+    warn_of_left_out("DIR", tally)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("DIR: 20000 left out (19000 of other kinds, 1 .")
+
+
+@pytest.mark.parametrize("read", ["log", "set"])
+def test_what_is_left_out_takes_no_memory(tmp_path: Path, read: str) -> None:
+    """A text beside each face, in one folder: over 600 kB if names or entries were kept."""
+    touch(tmp_path, *(f"{number}.txt" for number in range(2000)))
+    root = SetRoot(str(tmp_path), (), Excluded(()), "")
+    tracemalloc.start()
+    try:
+        if read == "log":
+            assert list(walk(str(tmp_path))) == []
+        else:
+            assert walk_pictures(root, str(tmp_path), "", label="real") == []
+            assert root.left_out.kinds == {".txt": 2000}
+        assert tracemalloc.get_traced_memory()[1] < 300_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_which_link_is_followed_depends_on_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the order in which a file system lists them."""
+    touch(tmp_path, "out/x.png", *(f"tree/{name}/y.png" for name in "abc"))
+    for name in ("z", "a/l", "b/k", "b/m", "c/l"):
+        (tmp_path / "tree" / name).symlink_to(tmp_path / "out")
+    scandir, results = os.scandir, []
+    for backwards in (False, True):
+
+        def listed(folder: str, *, backwards: bool = backwards) -> Any:
+            entries = sorted(scandir(folder), key=lambda one: one.name, reverse=backwards)
+            return contextlib.nullcontext(entries)
+
+        monkeypatch.setattr(os, "scandir", listed)
+        names, left_out = found(tmp_path / "tree")
+        results.append((sorted(names), sorted(left_out)))
+    assert results[0] == results[1]
+    assert results[0][0] == ["a/y.png", "b/y.png", "c/y.png", "z/x.png"]
 
 
 @pytest.mark.parametrize("name", SYSTEM)

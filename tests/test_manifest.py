@@ -191,3 +191,68 @@ def test_state_that_is_no_plain_file_is_refused_at_once(
         opened(tmp_path),
     ):
         pass
+
+
+def elsewhere_with(tmp_path: Path) -> tuple[Path, dict[str, bytes]]:
+    """A folder outside the tree, and what is in it."""
+    elsewhere = tmp_path / "elsewhere"
+    write = {"1.jsonl": b'[{"outcome": "face", "source": "z"}]\n', "notes.txt": b"precious"}
+    for name, content in write.items():
+        elsewhere.mkdir(exist_ok=True)
+        (elsewhere / name).write_bytes(content)
+    return elsewhere, write
+
+
+@pytest.mark.parametrize("name", ["images", "parsing_maps", ".detect", ".unfinished"])
+def test_folders_that_are_links_are_refused(tmp_path: Path, name: str) -> None:
+    elsewhere, before = elsewhere_with(tmp_path)
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / name).symlink_to(elsewhere)
+    with pytest.raises(DataError, match=f"{tree / name} is a link, .* put the folder itself in"):
+        opened(tree).__enter__()
+    assert bytes_of(elsewhere) == before
+
+
+@pytest.mark.parametrize("name", ["manifest.jsonl", ".detect.jsonl", ".detect/1.jsonl"])
+@pytest.mark.parametrize("target", ["1.jsonl", "notes.txt", "missing"])
+def test_lines_are_not_read_or_written_through_links(
+    tmp_path: Path, name: str, target: str
+) -> None:
+    elsewhere, before = elsewhere_with(tmp_path)
+    tree = tmp_path / "tree"
+    (tree / name).parent.mkdir(parents=True)
+    (tree / name).symlink_to(elsewhere / target)
+    with pytest.raises(DataError, match=f"{name} is damaged.*it is a link, not a plain file"):
+        opened(tree).__enter__()
+    assert bytes_of(elsewhere) == before
+
+
+@pytest.mark.parametrize("name", ["images/a.png", "images/b/c/d.png"])
+@pytest.mark.parametrize("linked", ["images", "images/b", ".unfinished"])
+def test_new_files_stay_in_the_tree(tmp_path: Path, name: str, linked: str) -> None:
+    """Also where a link appears while a stage is at work."""
+    elsewhere, before = elsewhere_with(tmp_path)
+    tree = tmp_path / "tree"
+    with opened(tree):
+        (tree / "images").mkdir()
+        (tree / linked).exists() and (tree / linked).rmdir()
+        (tree / linked).symlink_to(elsewhere)
+        if (name, linked) == ("images/a.png", "images/b"):
+            write_file(tree, name, b"new")
+            assert (tree / name).read_bytes() == b"new"
+        else:
+            with pytest.raises(DataError, match=f"{linked}.* is a link out of {tree}, or is in"):
+                write_file(tree, name, b"new")
+    assert bytes_of(elsewhere) == before and len(list(elsewhere.rglob("*"))) == len(before)
+
+
+def test_a_tree_may_be_a_link_and_have_links_within(tmp_path: Path) -> None:
+    (tmp_path / "tree/images/a").mkdir(parents=True)
+    (tmp_path / "tree/images/b").symlink_to("a")
+    (tmp_path / "link").symlink_to("tree")
+    with opened(tmp_path / "link") as manifest:
+        write_file(tmp_path / "link", "images/b/c.png", b"new")
+        manifest.add([line("c")])
+        manifest.finish()
+    assert (tmp_path / "tree/images/a/c.png").read_bytes() == b"new"

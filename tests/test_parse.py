@@ -108,6 +108,18 @@ def test_images_that_links_lead_out_to_are_refused(
     assert not (tree / "parsing_maps" / "x.npy").exists()
 
 
+@pytest.mark.parametrize("name", ["parsing_maps", "parsing_maps/sub"])
+def test_maps_are_not_written_through_links(
+    tree: Path, tmp_path_factory: pytest.TempPathFactory, name: str
+) -> None:
+    other = tmp_path_factory.mktemp("other")
+    (tree / name).parent.mkdir(exist_ok=True)
+    (tree / name).symlink_to(other)
+    with pytest.raises(DataError, match=f"{tree / name} is a link"):
+        parse(tree, AVERAGE, processes=1)
+    assert not list(other.iterdir())
+
+
 def test_no_map_at_all_is_an_error(tree: Path) -> None:
     (tree / "maps").mkdir()
     with pytest.raises(DataError, match=r"no crop in .* got a map"):

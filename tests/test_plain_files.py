@@ -2,6 +2,7 @@
 
 import os
 import socket
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,30 @@ def test_appends_to_a_plain_file_only(tmp_path: Path) -> None:
         assert refused.value.strerror == f"it is {kind}, not a plain file"
     with pytest.raises(FileNotFoundError):
         append_plain(tmp_path / "missing" / "lines")
+
+
+def test_links_are_not_followed_where_that_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    (tmp_path / "loose").symlink_to(tmp_path / "missing")
+    for name in ("link", "loose"):
+        with pytest.raises(FileRefused, match="it is a link, not a plain file"):
+            open_plain(tmp_path / name, max_bytes=7, follow_links=False)
+        with pytest.raises(FileRefused, match="it is a link, not a plain file"):
+            append_plain(tmp_path / name, follow_links=False)
+    assert not (tmp_path / "missing").exists()
+    with open_plain(tmp_path / "file", max_bytes=7, follow_links=False) as opened:
+        assert opened.read() == b"content"
+
+
+def test_a_link_that_takes_the_place_of_a_file_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at the file and its opening."""
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    real = os.stat
+    monkeypatch.setattr(os, "stat", lambda path, **options: real(path))
+    for open_file in (partial(open_plain, max_bytes=7), append_plain):
+        with pytest.raises(OSError, match="symbolic links"):
+            open_file(tmp_path / "link", follow_links=False)

@@ -157,14 +157,24 @@ def test_a_set_without_manifest_is_read(copy: Path) -> None:
     assert source.fingerprint() != named.fingerprint()
 
 
-def test_a_set_that_tfds_wrote_is_read(tmp_path: Path) -> None:
-    class Faces(tfds.core.GeneratorBasedBuilder):
+@pytest.mark.parametrize(
+    "map_feature",
+    [
+        tfds.features.Image(shape=(None, None, 1)),
+        tfds.features.LabeledImage(labels=11, shape=(None, None, 1)),
+    ],
+    ids=["Image", "LabeledImage"],
+)
+def test_a_set_that_tfds_wrote_is_read(
+    tmp_path: Path, map_feature: tfds.features.FeatureConnector
+) -> None:
+    class Faces(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         VERSION = tfds.core.Version("2.0.0")
 
         def _info(self) -> tfds.core.DatasetInfo:
             features = {
                 "image": tfds.features.Image(shape=(None, None, 3)),
-                "parsing_map": tfds.features.Image(shape=(None, None, 1)),
+                "parsing_map": map_feature,
                 "label": tfds.features.ClassLabel(num_classes=2),
             }
             return tfds.core.DatasetInfo(
@@ -194,6 +204,8 @@ def test_a_set_that_tfds_wrote_is_read(tmp_path: Path) -> None:
     assert len(source) == 5
     found = {source[index]["image"].tobytes() for index in range(5)}
     assert found == {face_trees.render_face(i, image_size=SIZE)[0].tobytes() for i in range(5)}
+    found = {source[index]["parsing_map"].tobytes() for index in range(5)}
+    assert found == {face_trees.render_face(i, image_size=SIZE)[1].tobytes() for i in range(5)}
     assert "record 0 of" in source.name(0)
 
 

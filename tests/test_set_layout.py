@@ -1,7 +1,10 @@
 """What the files of TFDS say of a set is read as data: no set brings code of its own."""
 
+import contextlib
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import face_trees
+import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from hypothesis import HealthCheck, given, settings
@@ -54,7 +58,7 @@ def features(content: dict) -> dict:
 
 def test_the_classes_allowed_are_those_of_tfds() -> None:
     names = ["FeaturesDict", "Image", "Tensor", "Scalar", "Text", "ClassLabel", "BBoxFeature"]
-    classes = [getattr(tfds.features, name) for name in (*names, "Sequence")]
+    classes = [getattr(tfds.features, name) for name in (*names, "LabeledImage", "Sequence")]
     assert list(FEATURE_CLASSES) == [f"{one.__module__}.{one.__name__}" for one in classes]
 
 
@@ -83,12 +87,7 @@ PLACES = {
         extra={"python_class_name": "evil.Feature", "text": {}}
     ),
     "before version 4.3": lambda content: content.update(type="evil.Feature", content={}),
-    "deep": lambda content: features(content).update(
-        extra={
-            "pythonClassName": FEATURE_CLASSES[-1],
-            "sequence": {"feature": {"pythonClassName": "evil.Feature", "text": {}}},
-        }
-    ),
+    "deep": lambda content: features(content).update(extra=in_sequence(extra("evil.Feature"))),
     "module of TFDS": lambda content: features(content).update(
         extra=extra("tensorflow_datasets.scripts.cli.main.Feature")
     ),
@@ -105,6 +104,73 @@ def test_other_classes_are_refused_at_every_depth(
     name = r"'(evil|tensorflow_datasets\.scripts\.cli\.main)\.Feature'"
     with pytest.raises(DataError, match=rf"names the class {name}, .* write the set without that"):
         read_layout(packed)
+
+
+def in_text(key: str, module: str) -> dict:
+    """A Sequence whose feature is JSON in a text."""
+    inner = {"feature": {"type": f"{module}.Feature", "content": {}}, "length": 3}
+    return {"pythonClassName": FEATURE_CLASSES[-1], key: {"json": json.dumps(inner)}}
+
+
+def in_older_text(module: str) -> dict:
+    """Features as TFDS wrote them before version 4.3, with the text of a protocol buffer."""
+    inner = json.dumps({"features": {"x": extra(f"{module}.Feature")}})
+    names = {"type": FEATURE_CLASSES[0], "proto_cls": "tensorflow_datasets.FeaturesDict"}
+    return {**names, "content": inner}
+
+
+def in_sequence(feature: dict) -> dict:
+    """A Sequence of a feature."""
+    return {"pythonClassName": FEATURE_CLASSES[-1], "sequence": {"feature": feature}}
+
+
+# What is changed in `features.json`, given a module, and where.
+HIDDEN = {
+    "jsonFeature": (features, lambda module: {"extra": in_text("jsonFeature", module)}),
+    "json_feature": (features, lambda module: {"extra": in_text("json_feature", module)}),
+    "deep": (features, lambda module: {"extra": in_sequence(in_text("jsonFeature", module))}),
+    "proto_cls": (lambda content: content, in_older_text),
+}
+
+
+@pytest.mark.parametrize("place", HIDDEN)
+def test_classes_in_texts_are_refused(
+    packed: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TFDS parses such a text as JSON, and imports what that names."""
+    marker, module = packed.parent / "ran", f"evil_{list(HIDDEN).index(place)}"
+    (packed / f"{module}.py").write_text(MODULE.format(marker=str(marker)))
+    at, changes = HIDDEN[place]
+    change(packed / "features.json", at, **changes(module))
+    with pytest.raises(DataError, match=r"features\.json cannot be read \(.* unknown field `"):
+        read_layout(packed)
+    assert not marker.exists()
+    monkeypatch.syspath_prepend(packed)
+    with contextlib.suppress(Exception):  # A Sequence of evil.Feature may be no feature at last.
+        tfds.builder_from_directory(packed)
+    assert marker.exists()  # The bait is good.
+
+
+def test_features_of_all_classes_allowed_are_read(packed: Path) -> None:
+    named = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
+            "parsing_map": tfds.features.LabeledImage(labels=11, encoding_format="png"),
+            "box": tfds.features.BBoxFeature(),
+            "label": tfds.features.ClassLabel(names=["real", "fake"]),
+            "name": tfds.features.Text(doc="a name"),
+            "score": tfds.features.Scalar(np.float32, doc=tfds.features.Documentation("x", "0-1")),
+            "points": tfds.features.Sequence(
+                {"xy": tfds.features.Tensor(shape=(2,), dtype=np.float32)}
+            ),
+            "five": tfds.features.Sequence(tfds.features.Text(), length=5),
+            "more": {"type": tfds.features.Tensor(shape=(None, 3), dtype=np.uint8)},
+        }
+    )
+    named.save_config(packed)
+    layout = read_layout(packed)
+    assert set(layout.features) == set(named)
+    assert layout.bare_shape("parsing_map") is None and layout.bare_shape("image") is None
 
 
 COMMANDS = {
@@ -196,6 +262,22 @@ def test_shards_that_are_not_plain_are_refused_at_once(packed: Path, kind: str) 
         DataError, match=f"{file} {reason}"
     ):  # It was another when it was looked at.
         source[4]
+
+
+def test_a_set_in_the_hub_s_cache_is_copied_as_the_message_says(packed: Path) -> None:
+    """There every file is a link to one elsewhere, which is named by its hash."""
+    cache = packed.parent / "the cache"
+    cache.mkdir()
+    packed.rename(cache / "blobs")
+    snapshot = cache / "snapshots" / "1a2b"
+    snapshot.mkdir(parents=True)
+    for file in (cache / "blobs").iterdir():
+        (snapshot / file.name).symlink_to(f"../../blobs/{file.name}")
+    with pytest.raises(DataError, match="is a link out of the set, and files elsewhere") as caught:
+        FaceRecords(str(snapshot), image_size=SIZE)
+    command = re.search(r"cp -rL .* COPY", str(caught.value))
+    subprocess.run(shlex.split(command[0]), cwd=packed.parent, check=True)
+    assert len(FaceRecords(str(packed.parent / "COPY"), image_size=SIZE)) == 5
 
 
 JSON = st.recursive(

@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 from labelled_trees import write_pictures
 
-from fsvfm_jax.data.listing import LeftOut
 from fsvfm_jax.data.set_root import Excluded, SetRoot, folders_in, subfolder, told, walk_pictures
 from fsvfm_jax.errors import DataError
 
@@ -29,7 +28,7 @@ def test_pictures_are_sorted_and_those_in_excluded_folders_are_left_out(tmp_path
     assert {(picture.label, picture.where) for picture in found} == {("real", f"{tmp_path}/x")}
     assert found[0].file == f"{tmp_path}/x/a.png"
     assert root.excluded.met == {"no"}
-    assert root.left_out == [LeftOut("x/notes.txt", ".txt")]
+    assert root.left_out.first == ["x/notes.txt"] and root.left_out.kinds == {".txt": 1}
 
 
 def test_a_flag_is_what_a_user_types():

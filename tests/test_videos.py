@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fsvfm_jax.data.images import IMAGE_SUFFIXES
+from fsvfm_jax.data.listing import suffix_of
 from fsvfm_jax.data.videos import (
     FOLDER,
     NAME,
@@ -18,6 +20,7 @@ from fsvfm_jax.data.videos import (
     are_numbered,
     describe,
     group_pictures,
+    is_image,
     owners,
 )
 from fsvfm_jax.errors import ConfigError
@@ -187,3 +190,11 @@ def test_a_description_counts_videos_that_have_frames():
     assert describe(by_video, frames) == (
         "3 videos (2 by folder, 1 by name) of 1, 2, 30 frames (minimum, median, maximum)"
     )
+
+
+@pytest.mark.parametrize("folder", ["", "a/", "a.png/"])
+@pytest.mark.parametrize("name", [".png", "x.png", "x.PNG", "..png", "x.gif", "png", ".x.png", ""])
+def test_images_are_those_that_a_search_finds(folder: str, name: str) -> None:
+    """A file called `.png` has no suffix, as Python and file managers see it."""
+    assert is_image(folder + name) == (suffix_of(folder + name) in IMAGE_SUFFIXES)
+    assert is_image(folder + name) == (name.lower() in ("x.png", ".x.png"))

@@ -6,6 +6,7 @@ can have 65,535 entries, each of which Pillow copies, and all of which can be th
 Whatever goes too far is a `ValueError`.
 """
 
+import re
 import struct
 from typing import NamedTuple
 
@@ -14,12 +15,16 @@ from PIL.JpegImagePlugin import MARKER
 # Encoders put 8 kB of pixels or more into each chunk.
 MAX_PNG_PIXEL_CHUNKS = 50_000
 MAX_PNG_OTHER_CHUNKS = 100
-# Before the first scan: segments of 64 kB at most, and bytes between them.
+# Before the first scan: segments of 64 kB at most, and bytes between them, which programs fill in.
 MAX_JPEG_SEGMENTS = 10_000
+MAX_JPEG_FILL_BYTES = 2**20
 MAX_JPEG_HEADER_BYTES = 2**25
 MAX_TIFF_STRIPS = 2**16
 
 _SCAN = b"\xff\xda"
+# Pillow's table says which markers Pillow reads a length after.
+_WITH_LENGTH = [marker.to_bytes(2) for marker, (*_, reads) in MARKER.items() if reads is not None]
+_MARKER = re.compile(b"|".join(map(re.escape, [*_WITH_LENGTH, _SCAN])))
 _EXTRAS = (b"\xff\xe1", b"\xff\xe2")  # EXIF and XMP; colour profiles, and lists of pictures
 _UNCOMPRESSED_BMP = (0, 3)  # rows of pixels; the same with masks
 # None, LZW, Deflate by two numbers, PackBits.
@@ -74,35 +79,33 @@ def jpeg_parts(data: bytes) -> list[Part]:
     Raises:
         ValueError: It has more before that scan than any program writes.
     """
-    parts, place = [], 2
-    for _ in range(MAX_JPEG_SEGMENTS):
-        marker = data[place : place + 2]
-        if place > MAX_JPEG_HEADER_BYTES:
+    parts, place, between = [], 2, 0
+    while len(parts) < MAX_JPEG_SEGMENTS:
+        found = _MARKER.search(data, place)
+        begin = found.start() if found else len(data)
+        between += begin - place
+        if begin > MAX_JPEG_HEADER_BYTES or between > MAX_JPEG_FILL_BYTES:
             break
-        if marker == _SCAN or len(marker) < 2:
+        if found is None or found[0] == _SCAN:
             return parts
-        # Pillow's table says which markers Pillow reads a length after; else it goes on by a byte.
-        *_, has_length = MARKER.get(int.from_bytes(marker), (None,))
-        if has_length is None:
-            place += 1
-            continue
-        length = max(int.from_bytes(data[place + 2 : place + 4]), 2)
-        parts.append(Part(marker, place + 4, place + 2 + length))
-        place += 2 + length
+        length = max(int.from_bytes(data[begin + 2 : begin + 4]), 2)
+        parts.append(Part(found[0], begin + 4, begin + 2 + length))
+        place = begin + 2 + length
     raise ValueError(
-        f"it has over {MAX_JPEG_SEGMENTS} segments, or {MAX_JPEG_HEADER_BYTES} bytes, before its"
-        " first scan"
+        f"it has over {MAX_JPEG_SEGMENTS} segments, {MAX_JPEG_FILL_BYTES} bytes between them, or"
+        f" {MAX_JPEG_HEADER_BYTES} bytes in all, before its first scan"
     )
 
 
 def plain_jpeg(data: bytes) -> bytes:
-    """Returns a JPEG without EXIF and its like, which Pillow would read; errors as `jpeg_parts`."""
-    kept, place = [], 0
-    for kind, start, end in jpeg_parts(data):
-        if kind in _EXTRAS:
-            kept.append(data[place : start - 4])
-            place = end
-    return b"".join([*kept, data[place:]])
+    """Returns a JPEG without EXIF and its like, and without the bytes between segments.
+
+    Pillow would read the first, and goes through the others one by one. Errors as `jpeg_parts`.
+    """
+    parts = jpeg_parts(data)
+    kept = [data[one.start - 4 : one.end] for one in parts if one.kind not in _EXTRAS]
+    _, scan, pixels = data[parts[-1].end if parts else 2 :].partition(_SCAN)
+    return b"".join([data[:2], *kept, scan, pixels])
 
 
 def png_exif(data: bytes) -> bytes:

@@ -4,11 +4,12 @@ Folders come from anyone: links may lead in circles, and programs and systems le
 own among the images. Data workers import it.
 """
 
+import bisect
 import contextlib
 import logging
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from fsvfm_jax.data.images import IMAGE_SUFFIXES
@@ -19,10 +20,12 @@ logger = logging.getLogger(__name__)
 MAX_DEPTH = 64  # folders in each other
 MAX_ENTRIES = 20_000_000  # files and folders below one
 MAX_SHOWN = 20
+MAX_KINDS = 1000
 
 HIDDEN = "hidden or of the system"
 AGAIN = "folders that a link leads to again"
 DEEP = f"folders more than {MAX_DEPTH} deep"
+OTHERS = "of other kinds"
 _REASONS = {
     HIDDEN: "it is hidden, or one of the system",
     AGAIN: "it is a link to a folder that was searched already",
@@ -51,6 +54,29 @@ class LeftOut(NamedTuple):
         return _REASONS.get(self.kind, f"it is no {wanted} by its name")
 
 
+class Tally:
+    """Counts what is left out, in little memory however many files there are.
+
+    Attributes:
+        kinds: How many there are of each kind; those of kinds beyond MAX_KINDS are OTHERS.
+        first: The first MAX_SHOWN names in their order.
+    """
+
+    def __init__(self, left_out: Iterable[LeftOut] = ()):
+        self.kinds: Counter[str] = Counter()
+        self.first: list[str] = []
+        for one in left_out:
+            self.add(one)
+
+    def add(self, one: LeftOut) -> None:
+        """Counts a file or folder."""
+        is_known = one.kind in self.kinds or len(self.kinds) < MAX_KINDS
+        self.kinds[one.kind if is_known else OTHERS] += 1
+        if len(self.first) < MAX_SHOWN or one.name < self.first[-1]:
+            bisect.insort(self.first, one.name)
+            del self.first[MAX_SHOWN:]
+
+
 def is_system_name(name: str) -> bool:
     """Whether a file or folder of this name, without a path, is hidden or one of the system's."""
     return name.startswith(".") or name.lower() in _SYSTEM_NAMES
@@ -65,19 +91,19 @@ def walk(
     folder: str,
     suffixes: Sequence[str] | None = IMAGE_SUFFIXES,
     *,
-    left_out: list[LeftOut] | None = None,
+    leave_out: Callable[[LeftOut], None] | None = None,
     follow_links: bool = True,
     enter: Callable[[str], bool] = lambda name: True,
 ) -> Iterator[str]:
     """Yields the path, relative to folder, of every data file below it; nothing if it is not there.
 
-    A folder that several links lead to is searched once: under its own name if it is below folder,
-    else under the first of the links.
+    The order is any. A folder that several links lead to is searched once: under its own name if it
+    is below folder, else under the first of the links.
 
     Args:
         folder: Where to search.
         suffixes: What data files end with; None takes every file that is not hidden.
-        left_out: What is left out is added to it; if None, one line of the log says it.
+        leave_out: Is given what is left out; if None, one line of the log says it.
         follow_links: Whether linked folders are searched; else they are yielded as files are.
         enter: Whether a folder of this name is searched; one that is not does not count.
 
@@ -86,7 +112,8 @@ def walk(
     """
     if not os.path.isdir(folder):
         return
-    own = [] if left_out is None else left_out
+    tally = Tally()
+    leave = leave_out or tally.add
     folders, links, seen, count = [""], deque[str](), set(), 0
     while folders or links:
         relative = folders.pop() if folders else links.popleft()
@@ -94,49 +121,62 @@ def walk(
         with _listed(here):
             status = os.stat(here)
         if (status.st_dev, status.st_ino) in seen:
-            own.append(LeftOut(relative, AGAIN))
+            leave(LeftOut(relative, AGAIN))
             continue
         if relative.count(os.sep) >= MAX_DEPTH:
-            own.append(LeftOut(relative, DEEP))
+            leave(LeftOut(relative, DEEP))
             continue
         seen.add((status.st_dev, status.st_ino))
-        with _listed(here), os.scandir(here) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
-        count += len(entries)
-        if count > MAX_ENTRIES:
-            raise DataError(
-                f"{folder} has over {MAX_ENTRIES:,} files and folders; pack such a set, or name a"
-                " part of it"
-            )
-        for entry in entries:
+        inside, linked = list[str](), list[str]()
+        for entry in _entries(here):
+            count += 1
+            _check_count(folder, count)
             name = os.path.join(relative, entry.name)
             if is_system_name(entry.name):
-                own.append(LeftOut(name, HIDDEN))
+                leave(LeftOut(name, HIDDEN))
             elif _is_folder(entry) and (follow_links or not entry.is_symlink()):
                 if enter(entry.name):
-                    (links if entry.is_symlink() else folders).append(name)
+                    (linked if entry.is_symlink() else inside).append(name)
             elif suffixes is None or suffix_of(name) in suffixes:
                 yield name
             else:
-                own.append(LeftOut(name, suffix_of(name)))
-    if left_out is None:
-        warn_of_left_out(folder, own)
+                leave(LeftOut(name, suffix_of(name)))
+        # Which of two links is followed depends on names alone.
+        folders += sorted(inside)
+        links += sorted(linked)
+    if leave_out is None:
+        warn_of_left_out(folder, tally)
 
 
-def warn_of_left_out(folder: str, left_out: Sequence[LeftOut]) -> None:
+def warn_of_left_out(folder: str, tally: Tally) -> None:
     """Logs in one line what is left out of a folder: how many of each kind, and the first names."""
-    if not left_out:
+    if not tally.kinds:
         return
-    counts = Counter(kind or "without a suffix" for _, kind in left_out).most_common(MAX_SHOWN)
-    more = ", ..." if len(left_out) > MAX_SHOWN else ""
+    counts = [
+        (kind or "without a suffix", count) for kind, count in tally.kinds.most_common(MAX_SHOWN)
+    ]
+    more = ", ..." if tally.kinds.total() > MAX_SHOWN else ""
     logger.warning(
         "%s: %d left out (%s): %s%s",
         folder,
-        len(left_out),
+        tally.kinds.total(),
         ", ".join(f"{count} {kind}" for kind, count in counts),
-        ", ".join(name for name, _ in left_out[:MAX_SHOWN]),
+        ", ".join(tally.first),
         more,
     )
+
+
+def _entries(folder: str) -> Iterator[os.DirEntry]:
+    with _listed(folder), os.scandir(folder) as found:
+        yield from found
+
+
+def _check_count(folder: str, count: int) -> None:
+    if count > MAX_ENTRIES:
+        raise DataError(
+            f"{folder} has over {MAX_ENTRIES:,} files and folders; pack such a set, or name a part"
+            " of it"
+        )
 
 
 @contextlib.contextmanager

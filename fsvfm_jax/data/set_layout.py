@@ -1,8 +1,9 @@
 """What `features.json` and `dataset_info.json` say of a packed set. Data workers import it.
 
 Both files are read here, as data, and TFDS never sees them: TFDS imports the module that a
-`pythonClassName` names, so that a set could run code of its own. Of TFDS only the arithmetic of
-splits is used, with values that were checked before.
+`pythonClassName` names, so that a set could run code of its own. Such a set is refused, since other
+programs open it by TFDS. Of TFDS only the arithmetic of splits is used, with values that were
+checked before.
 """
 
 from pathlib import Path
@@ -21,9 +22,14 @@ _WANTED = (
     " TFDS data set"
 )
 _PACKAGE = "tensorflow_datasets.core.features."
-_DICT, _IMAGE, _TENSOR = (
+_DICT, _IMAGE, _TENSOR, _LABELED_IMAGE = (
     _PACKAGE + name
-    for name in ("features_dict.FeaturesDict", "image_feature.Image", "tensor_feature.Tensor")
+    for name in (
+        "features_dict.FeaturesDict",
+        "image_feature.Image",
+        "tensor_feature.Tensor",
+        "labeled_image.LabeledImage",
+    )
 )
 # Those that `prepare pack` writes, and those that people add to a face.
 FEATURE_CLASSES = (
@@ -34,6 +40,7 @@ FEATURE_CLASSES = (
     _PACKAGE + "text_feature.Text",
     _PACKAGE + "class_label_feature.ClassLabel",
     _PACKAGE + "bounding_boxes.BBoxFeature",
+    _LABELED_IMAGE,
     _PACKAGE + "sequence_feature.Sequence",
 )
 # Protocol buffers in JSON have two spellings of each key; TFDS before version 4.3 had another.
@@ -62,17 +69,35 @@ class _Tensor(msgspec.Struct):
     shape: _Shape = msgspec.field(default_factory=_Shape)
 
 
-class _Feature(msgspec.Struct, rename="camel"):
+class _Feature(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    """The fields of TFDS's `Feature`, without those of classes that are not in FEATURE_CLASSES.
+
+    `jsonFeature` is not one of them: TFDS reads features of any class from the text in it.
+    """
+
     python_class_name: str
+    description: str = ""
+    value_range: str = ""
+    features_dict: "_FeaturesDict | None" = None
+    sequence: "_Sequence | None" = None
     tensor: _Tensor = msgspec.field(default_factory=_Tensor)
+    # No feature can be in these, and they are not needed here.
+    image: dict = {}
+    class_label: dict = {}
+    bounding_box: dict = {}
+    text: dict = {}
 
 
-class _FeaturesDict(msgspec.Struct):
-    features: Annotated[dict[Annotated[str, msgspec.Meta(max_length=100)], _Feature], _FEW]
+class _FeaturesDict(msgspec.Struct, forbid_unknown_fields=True):
+    features: Annotated[dict[Annotated[str, msgspec.Meta(max_length=100)], _Feature], _FEW] = {}
 
 
-class _Features(msgspec.Struct, rename="camel"):
-    python_class_name: str
+class _Sequence(msgspec.Struct, forbid_unknown_fields=True):
+    feature: _Feature
+    length: int | str = -1
+
+
+class _Features(_Feature, rename="camel", forbid_unknown_fields=True, kw_only=True):
     features_dict: _FeaturesDict
 
 
@@ -157,15 +182,15 @@ class SetLayout(NamedTuple):
                 f"{self.folder} has no feature {name}; its features are {', '.join(self.features)}"
             )
         feature = self.features[name]
-        if feature.python_class_name == _IMAGE:
+        if feature.python_class_name in (_IMAGE, _LABELED_IMAGE):
             return None
         shape = tuple(int(length) for length in feature.tensor.shape.dimensions)
         is_bytes = feature.tensor.dtype == "uint8" and feature.tensor.encoding == "bytes"
         if feature.python_class_name != _TENSOR or not is_bytes or not _is_fixed(shape, name):
             raise DataError(
                 f"the feature {name} of {self.folder} is {feature.python_class_name} of"
-                f" {feature.tensor.dtype or 'no dtype'} {list(shape)}; it must be an Image, or a"
-                " Tensor of uint8 with a fixed shape and encoding='bytes'"
+                f" {feature.tensor.dtype or 'no dtype'} {list(shape)}; it must be an Image, a"
+                " LabeledImage, or a Tensor of uint8 with a fixed shape and encoding='bytes'"
             )
         return shape if name == "image" else shape[:2]
 
@@ -223,9 +248,9 @@ def _check_classes(file: Path, everything: Any) -> None:
                 name = value.get(key)
                 if isinstance(name, str) and name not in FEATURE_CLASSES:
                     raise DataError(
-                        f"{file} names the class {name[:100]!r}, and a set may use TFDS's own"
-                        f" {_short_names()} alone, since TFDS would import any other; write the set"
-                        " without that feature"
+                        f"{file} names the class {name[:100]!r}, and a set may use only TFDS's own"
+                        f" {_short_names()}, since a program that opens the set by TFDS runs the"
+                        " code of any other; write the set without that feature"
                     )
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shlex
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,8 +158,9 @@ def find_file(folder: Path, name: str) -> Path:
         )
     if not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(folder)):
         raise DataError(
-            f"{file} is a link out of the set; put the file itself in its place, since what a set"
-            " leads to elsewhere is not opened"
+            f"{file} is a link out of the set, and files elsewhere are not opened; copy the set by"
+            f" `cp -rL {shlex.quote(str(folder))} COPY`, which copies what its links lead to, and"
+            " name the copy"
         )
     return file
 

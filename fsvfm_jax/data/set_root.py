@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from shlex import quote
 
-from fsvfm_jax.data.listing import LeftOut, is_system_name, walk
+from fsvfm_jax.data.listing import LeftOut, Tally, is_system_name, walk
 from fsvfm_jax.data.videos import Picture
 from fsvfm_jax.errors import DataError
 
@@ -43,14 +43,14 @@ class SetRoot:
         others: Further folders that lists may name files in.
         excluded: The classes and folders that the user leaves out.
         field: The field of the config that describes the set, such as "config.data.test.DFDC"; "".
-        left_out: The files and folders that are no pictures, as they are found.
+        left_out: Counts the files and folders that are no pictures, as they are found.
     """
 
     path: str
     others: Sequence[str]
     excluded: Excluded
     field: str
-    left_out: list[LeftOut] = field(default_factory=list)
+    left_out: Tally = field(default_factory=Tally)
 
     def flag(self, option: str, value: str) -> str:
         """Returns how a user sets an option of the set.
@@ -69,11 +69,13 @@ def told(names: Sequence[str]) -> str:
 def walk_pictures(root: SetRoot, path: str, folder: str, *, label: str) -> list[Picture]:
     """The pictures below a folder of the path, sorted, without those in excluded folders."""
     where = os.path.join(path, folder)
-    left_out: list[LeftOut] = []
-    files = walk(where, left_out=left_out, enter=lambda name: not root.excluded.has([name]))
-    names = sorted(os.path.join(folder, file) for file in files)
     below = os.path.relpath(where, root.path)
-    root.left_out.extend(one._replace(name=os.path.join(below, one.name)) for one in left_out)
+
+    def leave_out(one: LeftOut) -> None:
+        root.left_out.add(one._replace(name=os.path.join(below, one.name)))
+
+    files = walk(where, leave_out=leave_out, enter=lambda name: not root.excluded.has([name]))
+    names = sorted(os.path.join(folder, file) for file in files)
     return [Picture(name, label, os.path.join(path, name), where) for name in names]
 
 

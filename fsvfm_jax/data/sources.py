@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fsvfm_jax.data.images import IMAGES, UnknownClass, decode_image, decode_map, read_file
-from fsvfm_jax.data.listing import LeftOut, walk, warn_of_left_out
+from fsvfm_jax.data.listing import Tally, walk, warn_of_left_out
 from fsvfm_jax.data.moments import Stats, pool_stats
 from fsvfm_jax.data.parts import Parts
 from fsvfm_jax.data.synthetic import render_face
@@ -237,12 +237,12 @@ def _list_root(root: str) -> np.ndarray:
     if not os.path.isdir(root):
         raise DataError(f"the data folder {root} does not exist; {layout}")
     image_root, map_root = os.path.join(root, "images"), os.path.join(root, "parsing_maps")
-    left_out: list[LeftOut] = []
-    names = sorted(walk(image_root, left_out=left_out))
+    left_out = Tally()
+    names = sorted(walk(image_root, leave_out=left_out.add))
     if not names:
         warn_of_left_out(image_root, left_out)
         raise DataError(f"no {IMAGES} was found under {image_root}; {layout}")
-    maps = set(walk(map_root, (".npy",), left_out=left_out))
+    maps = set(walk(map_root, (".npy",), leave_out=left_out.add))
     warn_of_left_out(root, left_out)
     for first, second in itertools.pairwise(names):
         if _map_name(first) == _map_name(second):

@@ -13,6 +13,7 @@ import numpy as np
 
 from fsvfm_jax.data.images import IMAGE_SUFFIXES
 from fsvfm_jax.data.labelled import label_of
+from fsvfm_jax.data.listing import suffix_of
 from fsvfm_jax.errors import ConfigError
 
 # What decides that frames are one video, by how messages and tables call it.
@@ -56,7 +57,7 @@ class Picture(NamedTuple):
 
 def is_image(file: str) -> bool:
     """Whether a file is an image by its name."""
-    return file.lower().endswith(IMAGE_SUFFIXES)
+    return suffix_of(file) in IMAGE_SUFFIXES
 
 
 def stem(path: str) -> str:

@@ -12,6 +12,7 @@ import sys
 from typing import BinaryIO
 
 _KINDS = {
+    stat.S_IFLNK: "a link",
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -24,33 +25,43 @@ class FileRefused(OSError):
     """The file is there but is not opened; `strerror` says why, as the end of a sentence."""
 
 
-def open_plain(path: str | os.PathLike[str], *, max_bytes: int) -> BinaryIO:
+def open_plain(
+    path: str | os.PathLike[str], *, max_bytes: int, follow_links: bool = True
+) -> BinaryIO:
     """Opens a local file to read its bytes, and never waits.
 
     Args:
-        path: The file. Symbolic links are followed.
+        path: The file.
         max_bytes: The largest size that such a file can have.
+        follow_links: Whether the file may be a symbolic link; those of its folders are followed.
 
     Raises:
-        FileRefused: It is a folder, named pipe, socket or device, or has more than `max_bytes`.
+        FileRefused: It is a folder, named pipe, socket or device, has more than `max_bytes`, or is
+            a link that is not followed.
         OSError: It is missing or cannot be opened.
     """
     path = os.fspath(path)
-    _check_plain(path, os.stat(path), max_bytes=max_bytes)  # Opening a device can have effects.
-    return _open(path, os.O_RDONLY, "rb", max_bytes=max_bytes)
+    # Opening a device can have effects.
+    _check_plain(path, os.stat(path, follow_symlinks=follow_links), max_bytes=max_bytes)
+    return _open(path, os.O_RDONLY, "rb", max_bytes=max_bytes, follow_links=follow_links)
 
 
-def append_plain(path: str | os.PathLike[str]) -> BinaryIO:
+def append_plain(path: str | os.PathLike[str], *, follow_links: bool = True) -> BinaryIO:
     """Opens a local file to add bytes at its end, and never waits; it is made if missing.
 
+    Args:
+        path: The file.
+        follow_links: As of `open_plain`.
+
     Raises:
-        FileRefused: It is a folder, named pipe, socket or device.
+        FileRefused: It is a folder, named pipe, socket or device, or a link that is not followed.
         OSError: It cannot be opened.
     """
     path = os.fspath(path)
     with contextlib.suppress(FileNotFoundError):
-        _check_plain(path, os.stat(path), max_bytes=sys.maxsize)
-    return _open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, "ab", max_bytes=sys.maxsize)
+        _check_plain(path, os.stat(path, follow_symlinks=follow_links), max_bytes=sys.maxsize)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    return _open(path, flags, "ab", max_bytes=sys.maxsize, follow_links=follow_links)
 
 
 def read_plain(path: str | os.PathLike[str], *, max_bytes: int) -> bytes:
@@ -62,8 +73,9 @@ def read_plain(path: str | os.PathLike[str], *, max_bytes: int) -> bytes:
     return content
 
 
-def _open(path: str, flags: int, mode: str, *, max_bytes: int) -> BinaryIO:
-    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY, 0o666)
+def _open(path: str, flags: int, mode: str, *, max_bytes: int, follow_links: bool) -> BinaryIO:
+    flags |= os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY | (0 if follow_links else os.O_NOFOLLOW)
+    descriptor = os.open(path, flags, 0o666)
     try:
         # Another file may have taken its place since.
         _check_plain(path, os.fstat(descriptor), max_bytes=max_bytes)

@@ -18,10 +18,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from fsvfm_jax.data.images import decode_image, read_file
+from fsvfm_jax.data.images import MAX_FILE_BYTES, decode_image, read_file
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.prepare.extras import check_installed
-from fsvfm_jax.prepare.files import Source, find_sources, hash_file, is_readable
+from fsvfm_jax.prepare.files import Source, find_sources, hash_file
 from fsvfm_jax.prepare.manifest import MANIFEST_FILE, Line, Manifest, new_files
 from fsvfm_jax.prepare.stages import do_stage
 from fsvfm_jax.prepare.workers import DIED, spread, start_limits, tick
@@ -154,8 +154,9 @@ def faces_of_source(
         return
     from fsvfm_jax.prepare import video  # only where it is used: an extra
 
-    sha256 = hash_file(source.file)
-    indices = video.spaced_indices(video.count_frames(source.file), options.frames)
+    count = video.count_frames(source.file)
+    sha256 = hash_file(source.file)  # Only now: a file of 50 GB of zeros is no video.
+    indices = video.spaced_indices(count, options.frames)
     for index, image in video.read_frames(source.file, indices):
         line = {"source": source.name, "frame": index, "sha256": sha256}
         stem = f"{source.stem}_frame_{index}"
@@ -286,9 +287,9 @@ def _write_faces(source: Source, *, tree: Path, detector: Detector, options: Opt
 
 def _refused(source: Source, reason: str) -> Line:
     sha256 = None
-    if is_readable(source):
-        with contextlib.suppress(ValueError):  # A disk may refuse to read what it names.
-            sha256 = hash_file(source.file)
+    # It may be too large to be hashed for nothing, or a disk may refuse to read what it names.
+    with contextlib.suppress(ValueError):
+        sha256 = hash_file(source.file, max_bytes=MAX_FILE_BYTES)
     return _line(source=source.name, sha256=sha256, outcome="refused", reason=reason)
 
 

@@ -12,10 +12,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from fsvfm_jax.data.images import IMAGE_SUFFIXES, IMAGES, MAX_FILE_BYTES
+from fsvfm_jax.data.images import IMAGE_SUFFIXES, IMAGES
 from fsvfm_jax.data.listing import (
     HIDDEN,
     LeftOut,
+    Tally,
     is_system_name,
     suffix_of,
     walk,
@@ -30,7 +31,7 @@ LIST_SUFFIX = ".txt"
 MADE_SUFFIXES = (".png", ".npy")  # of crops and maps
 WANTED = "image or video"
 MAX_LIST_BYTES = 2**30
-MAX_VIDEO_BYTES = 2**40
+MAX_VIDEO_BYTES = 2**36
 MAX_NAME = 1000  # characters of a line in a list
 # What a file system takes, less what comes to a name: `_frame_1234567_12.png`
 MAX_PART_BYTES = 255 - 40
@@ -81,7 +82,7 @@ def find_sources(src: str, *, root: str | None = None) -> tuple[list[Source], li
         names = _list_names(src)
     elif os.path.isdir(src):
         # A linked folder is no way on: what it leads to is found where it is, or lies outside.
-        root, names = src, walk(src, None, left_out=left_out, follow_links=False)
+        root, names = src, walk(src, None, leave_out=left_out.append, follow_links=False)
     elif os.path.isfile(src):
         root, names = os.path.dirname(src) or os.curdir, iter([os.path.basename(src)])
     elif os.path.exists(src):
@@ -102,12 +103,13 @@ def find_images(folder: str) -> tuple[list[str], list[Refusal]]:
     """Returns the names of a folder's images, found recursively, and of what is not read.
 
     Raises:
-        DataError: The folder does not exist, or has none.
+        DataError: The folder does not exist, is a link, or has none.
     """
+    refuse_link(folder)
     if not os.path.isdir(folder):
         raise DataError(f"{folder} does not exist; it is where the face crops should be")
     left_out: list[LeftOut] = []
-    names = walk(folder, None, left_out=left_out, follow_links=False)
+    names = walk(folder, None, leave_out=left_out.append, follow_links=False)
     sources, refusals = _admit_all(names, folder)
     refusals += _refusals(left_out)
     refusals += [Refusal(x.name, "it is a video") for x in sources if x.is_video]
@@ -118,27 +120,27 @@ def find_images(folder: str) -> tuple[list[str], list[Refusal]]:
     return [source.name for source in sources], sorted({*refusals, *clashes})
 
 
-def is_readable(source: Source) -> bool:
-    """Whether it can be opened, and is no larger than it may be."""
-    try:
-        size = os.stat(source.file).st_size
-        return os.access(source.file, os.R_OK) and (source.is_video or size <= MAX_FILE_BYTES)
-    except OSError:
-        return False
+def refuse_link(path: str | os.PathLike[str]) -> None:
+    """Raises DataError if a file or folder of a tree, which may come from anyone, is a link."""
+    if os.path.islink(path):
+        raise DataError(
+            f"{path} is a link, and nothing is read or written through links in a tree; put the"
+            " folder itself in its place, or remove the link"
+        )
 
 
-def hash_file(file: str) -> str:
+def hash_file(file: str, *, max_bytes: int = MAX_VIDEO_BYTES) -> str:
     """SHA-256 of its bytes, in hexadecimal.
 
     Raises:
-        ValueError: It cannot be read.
+        ValueError: It cannot be read, or has more than `max_bytes`.
     """
     try:
         digest = hashlib.sha256()
-        with open_plain(file, max_bytes=MAX_VIDEO_BYTES) as opened:
+        with open_plain(file, max_bytes=max_bytes) as opened:
             while block := opened.read(2**24):
                 digest.update(block)
-                tick()  # A video may be of any size.
+                tick()  # A video may be large.
         return digest.hexdigest()
     except OSError as error:
         raise ValueError(f"it cannot be read ({error.strerror})") from error
@@ -162,7 +164,7 @@ def _warn(src: str, refusals: Iterable[Refusal]) -> None:
     """Logs what is not read: by its suffix where that is why, else by its reason."""
     by_suffix = LeftOut("", "").reason(wanted=WANTED)
     kinds = {x.name: suffix_of(x.name) if x.reason == by_suffix else x.reason for x in refusals}
-    warn_of_left_out(src, [LeftOut(*one) for one in sorted(kinds.items())])
+    warn_of_left_out(src, Tally(LeftOut(*one) for one in kinds.items()))
 
 
 def _admit_all(names: Iterable[str], root: str) -> tuple[list[Source], list[Refusal]]:

@@ -4,6 +4,8 @@ A stage appends the lines of each finished item to its journal, and at its end r
 sorted: killed or not, the bytes are the same. An item without lines is done again, and what it had
 written is written again. Files get their name only when they are whole. Lines of items that other
 machines did are kept in files of their own (`keep_lines`) until the journal has them.
+
+A tree may come from anyone: nothing is written or removed through a link that leads out of it.
 """
 
 import contextlib
@@ -21,7 +23,8 @@ from typing import Any
 
 from fsvfm_jax.errors import ConfigError, DataError, StorageError
 from fsvfm_jax.host.json_files import parse_json, read_json
-from fsvfm_jax.host.plain_files import open_plain
+from fsvfm_jax.host.plain_files import append_plain, open_plain
+from fsvfm_jax.prepare.files import refuse_link
 
 MANIFEST_FILE = "manifest.jsonl"
 OPTIONS_FILE = "options.json"
@@ -49,6 +52,7 @@ class Manifest:
 
     Raises:
         ConfigError: The tree was made with other options, or is being worked in.
+        DataError: A file of it is damaged, or a folder in which stages write is a link.
         StorageError: It cannot be written.
     """
 
@@ -61,6 +65,8 @@ class Manifest:
     def __enter__(self) -> "Manifest":
         with contextlib.ExitStack() as undo, storage(self.tree):
             undo.enter_context(alone_in(self.tree, doing="prepares"))
+            for name in ("images", "parsing_maps", UNFINISHED, f".{self.stage}"):
+                refuse_link(self.tree / name)
             _check_options(self.tree, self.stage, self._options)
             shutil.rmtree(self.tree / UNFINISHED, ignore_errors=True)
             (self.tree / UNFINISHED).mkdir(exist_ok=True)  # Others may be at work still.
@@ -74,7 +80,7 @@ class Manifest:
             for entry, lines in self._journal_lines(self._journal_file):
                 self._take([{"stage": self.stage, **line} for line in lines])
                 size += len(entry)
-            self._journal = open(self._journal_file, "ab")
+            self._journal = append_plain(self._journal_file, follow_links=False)
             undo.callback(self._close_journal)
             self._journal.truncate(size)
             self.collect()
@@ -159,10 +165,12 @@ def new_files(tree: Path) -> Iterator[Callable[[str, bytes], None]]:
     """A `with` that gives a function to write files of a tree: all of them whole, or none.
 
     Raises:
+        DataError: A link in the tree leads them out of it.
         StorageError: They cannot be written.
     """
     # Threads, processes and containers may have one number, and hosts one name.
     folder = tree / UNFINISHED / uuid.uuid4().hex
+    _refuse_way_out(tree, folder)
     names: list[str] = []
 
     def write(name: str, data: bytes) -> None:
@@ -173,6 +181,8 @@ def new_files(tree: Path) -> Iterator[Callable[[str, bytes], None]]:
 
     try:
         yield write
+        for name in names:
+            _refuse_way_out(tree, tree / name)
         with storage(tree):
             for number, name in enumerate(names):
                 (tree / name).parent.mkdir(parents=True, exist_ok=True)
@@ -185,6 +195,15 @@ def write_file(tree: Path, name: str, data: bytes) -> None:
     """Writes one file of a tree, whole or not at all; see `new_files`."""
     with new_files(tree) as write:
         write(name, data)
+
+
+def _refuse_way_out(tree: Path, file: Path) -> None:
+    """Raises DataError if links lead a file of a tree, which need not exist, out of the tree."""
+    if not Path(os.path.realpath(file.parent)).is_relative_to(os.path.realpath(tree)):
+        raise DataError(
+            f"{file.parent} is a link out of {tree}, or is in one, and nothing is written through"
+            " it; put the folder itself in the link's place, or remove the link"
+        )
 
 
 @contextlib.contextmanager
@@ -261,7 +280,7 @@ def _entries(file: Path, schema: Any, *, may_be_torn: bool = False) -> Iterator[
         return
     number = 0
     try:
-        with open_plain(file, max_bytes=MAX_LINES_BYTES) as lines:
+        with open_plain(file, max_bytes=MAX_LINES_BYTES, follow_links=False) as lines:
             while line := lines.readline(MAX_LINE_BYTES):
                 number += 1
                 if len(line) == MAX_LINE_BYTES:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from fsvfm_jax.data.images import IMAGES
-from fsvfm_jax.data.listing import LeftOut, walk, warn_of_left_out
+from fsvfm_jax.data.listing import LeftOut, Tally, walk, warn_of_left_out
 from fsvfm_jax.errors import DataError
 from fsvfm_jax.prepare.files import is_below
 
@@ -45,10 +45,10 @@ def list_tree(root: str, *, links_out: bool = True) -> Tree:
         _refuse_links_out(root, (image_root, map_root))
     no_images: list[LeftOut] = []
     no_maps: list[LeftOut] = []
-    images = sorted(walk(image_root, left_out=no_images))
-    in_maps = sorted(walk(map_root, MAP_SUFFIXES, left_out=no_maps))
-    warn_of_left_out(image_root, no_images)
-    warn_of_left_out(map_root, no_maps)
+    images = sorted(walk(image_root, leave_out=no_images.append))
+    in_maps = sorted(walk(map_root, MAP_SUFFIXES, leave_out=no_maps.append))
+    warn_of_left_out(image_root, Tally(no_images))
+    warn_of_left_out(map_root, Tally(no_maps))
     if not images:
         missing = next((one for one in (root, image_root) if not os.path.isdir(one)), None)
         what = f"{missing} does not exist" if missing else f"{image_root} holds no {IMAGES}"
@@ -83,7 +83,7 @@ def _refuse_links_out(root: str, folders: Iterable[str]) -> None:
     for folder in folders:
         # Not through links yet, which may lead to all files of this machine.
         left_out: list[LeftOut] = []
-        names = walk(folder, None, left_out=left_out, follow_links=False)
+        names = walk(folder, None, leave_out=left_out.append, follow_links=False)
         for name in itertools.chain([""], names, (one.name for one in left_out)):
             file = os.path.join(folder, name).rstrip(os.sep)
             if not is_below(os.path.realpath(file), real_root):

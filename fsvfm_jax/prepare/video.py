@@ -19,13 +19,13 @@ from jaxtyping import UInt8
 
 from fsvfm_jax.data.images import MAX_PIXELS, MAX_SIDE
 from fsvfm_jax.host.plain_files import open_plain
+from fsvfm_jax.prepare.files import MAX_VIDEO_BYTES
 from fsvfm_jax.prepare.workers import tick
 
 MAX_FRAMES = 1_000_000  # nine hours
 # Of all frames together: 80 minutes of 1920 x 1080 at 25 frames a second. A frame that repeats the
 # one before takes a few bytes of a file, and as long to decode as any other.
 MAX_VIDEO_PIXELS = 250_000_000_000
-MAX_VIDEO_BYTES = 2**36
 # FFmpeg's name of a container by what a file begins with, and where. A QuickTime file of before
 # 2001 has no `ftyp`.
 _CONTAINERS = {
