@@ -68,8 +68,9 @@ def read_ffpp(
     """
     list_file = os.path.join(root.path, f"{split}.json")
     pairs = _load_pairs(list_file)
-    real = [one for pair in pairs for one in pair]
-    fake = [f"{one}_{other}" for a, b in pairs for one, other in ((a, b), (b, a))]
+    # Each video once: a list may repeat a pair as often as it likes.
+    real = dict.fromkeys(one for pair in pairs for one in pair)
+    fake = dict.fromkeys(f"{one}_{other}" for a, b in pairs for one, other in ((a, b), (b, a)))
     parts = [("original_sequences/youtube", "real", real)]
     parts += [(f"manipulated_sequences/{method}", "fake", fake) for method in methods]
     for part, label, ids in parts:
@@ -153,6 +154,7 @@ def _listed(
     for called, name in [*zip(pieces, pieces, strict=True), *frames]:
         for end in _ends(stem(called)):
             by_end.setdefault(end, name)
+    yielded: set[str] = set()
     for text, where in read_lines(list_file):
         line = text.replace("\\", "/")
         if root.excluded.has_folder_of(line):
@@ -160,7 +162,10 @@ def _listed(
         # Of `1.avi` the frames may be `1.avi_frame0.png` or `1_frame0.png`.
         names = (stem(line), without_frame(stem(line)), without_suffix(line))
         named = [by_end[end] for one in names for end in _ends(one) if end in by_end]
-        yield from pieces[named[0]] if named else [Video(f"{label}/{text}", label, [], where)]
+        name = named[0] if named else f"{label}/{text}"
+        if name not in yielded:  # A list may name a video by each of its frames.
+            yielded.add(name)
+            yield from pieces[name] if named else [Video(name, label, [], where)]
 
 
 def _ends(name: str) -> list[str]:

@@ -55,12 +55,12 @@ def read_set(
 
     Raises:
         ConfigError: The layout or an option is unknown, or a number of frames is below 0.
-        DataError: The set is not as its layout says, a class is called by an unknown name, nothing
-            is called as what is to be excluded, or no image is left.
+        DataError: The set is not as its layout says, a class is called by an unknown name, no
+            class or folder has an excluded name, or no image is left.
     """
     if min(frames, real_frames or 0) < 0:
         raise ConfigError(
-            f"frames is {frames} and real_frames {real_frames}; 0 keeps all, and less is no number"
+            f"frames is {frames} and real_frames {real_frames}; give 0 (all frames) or more"
         )
     options = {option: value for option, value in options.items() if value}
     _check_options(layout, options, field=field)
@@ -73,7 +73,7 @@ def read_set(
     warn_of_left_out(path, root.left_out)
     label_by_class = _label_classes(videos, labels or {})
     label_by_video = _label_videos(videos, label_by_class)
-    files, missing = _find_files(videos)
+    files, missing = _find_files(name, videos, label_by_video)
     named = {video.name for video in videos if video.frames}
     empty = sorted(files.keys() - named)
     _warn(name, "frames that are named but not there", missing)
@@ -165,14 +165,39 @@ def _label_videos(videos: Sequence[Video], label_by_class: Mapping[str, int]) ->
     return {name: label_by_class[video.label] for name, video in first.items()}
 
 
-def _find_files(videos: Sequence[Video]) -> tuple[dict[str, set[str]], list[str]]:
-    """Returns each video's files that are there, and all that are not."""
+def _find_files(
+    name: str, videos: Sequence[Video], label_by_video: Mapping[str, int]
+) -> tuple[dict[str, set[str]], list[str]]:
+    """Returns each video's files that are there, and all that are not.
+
+    Raises:
+        DataError: A file is in a real and a fake video, or two folders are one.
+    """
     files: dict[str, set[str]] = {}
     missing: dict[str, None] = {}
+    first: dict[str, str] = {}
+    shared: set[str] = set()
     for video in videos:
         there = {file for file in video.frames if os.path.isfile(file)}
         files.setdefault(video.name, set()).update(there)
         missing |= dict.fromkeys(file for file in video.frames if file not in there)
+        for file in there:
+            other = first.setdefault(file, video.name)
+            if label_by_video[other] != label_by_video[video.name]:
+                fake, real = sorted((other, video.name), key=label_by_video.__getitem__)
+                raise DataError(
+                    f"{video.where} has {file} in the video {video.name!r}: it would be a face of"
+                    f" the fake video {fake!r} and of the real video {real!r}; correct one of them"
+                )
+            if other != video.name:
+                shared.add(file)
+    if shared:
+        logger.warning(
+            "%s: %d pictures are in several videos, and count in each: %s",
+            name,
+            len(shared),
+            told(sorted(shared)),
+        )
     _refuse_same_folders({os.path.dirname(file) for there in files.values() for file in there})
     return files, list(missing)
 
