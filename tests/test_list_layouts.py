@@ -94,6 +94,14 @@ def test_what_can_be_no_video_s_name_is_refused(tmp_path, key, said):
     assert said in refused(tmp_path, "dfdc", "")
 
 
+def test_a_video_that_occurs_twice_in_metadata_is_refused(tmp_path):
+    write_pictures(tmp_path, "a/0.png")
+    content = '{"a.mp4": {"label": "REAL"}, "a.mp4": {"label": "FAKE"}}'
+    (tmp_path / "metadata.json").write_text(content)
+    said = refused(tmp_path, "dfdc", "")
+    assert "metadata.json is no JSON that can be read (the key 'a.mp4' occurs twice" in said
+
+
 def test_bytes_that_are_no_utf8_may_be_in_a_video_s_name(tmp_path):
     write_pictures(tmp_path, ["a/0.png", os.fsdecode(b"\xff/0.png")])
     frames = {"v": ["a/0.png"], "\udcff": ["\udcff/0.png"]}
