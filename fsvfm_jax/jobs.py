@@ -19,7 +19,6 @@ from fsvfm_jax.data.detection_sets import (
     warn_of_common_videos,
 )
 from fsvfm_jax.data.elements import detection_element, pretraining_element
-from fsvfm_jax.data.layouts import OPTIONS
 from fsvfm_jax.data.pipeline import Element
 from fsvfm_jax.data.sources import FaceSet, JoinedSets, make_source
 from fsvfm_jax.data.stats import Stats
@@ -106,11 +105,6 @@ def open_validation(
     return scoring.open_validation(config, list(sets.values()), stats=stats, mesh=mesh, model=model)
 
 
-def _given(faces: ConfigDict) -> dict[str, Any]:
-    """A set's description without the options of layouts that are empty, which change nothing."""
-    return {name: value for name, value in faces.to_dict().items() if value or name not in OPTIONS}
-
-
 def _detection_fields(config: ConfigDict) -> dict[str, Any]:
     sections = {
         "augment": config.augment,
@@ -118,7 +112,7 @@ def _detection_fields(config: ConfigDict) -> dict[str, Any]:
         "data.val": config.data.val,
     }
     return {"data.balanced": config.data.balanced, "data.view": config.data.view} | {
-        f"{name}.{field}": _given(value) if isinstance(value, ConfigDict) else value
+        f"{name}.{field}": value.to_dict() if isinstance(value, ConfigDict) else value
         for name, section in sections.items()
         for field, value in section.items()
     }

@@ -293,8 +293,9 @@ def test_hosts_may_have_paths_of_their_own_and_must_have_the_same_arrays():
 def test_starting_weights_of_each_host_must_be_the_same(tmp_path):
     """In one case a copy elsewhere, in the other the weights of another run, of the same size."""
     for name, seed in {"a": 0, "other": 1}.items():
-        train_once = start([tmp_path / name], "--config.epochs=1", f"--config.seed={seed}")
-        assert [child.wait(timeout=PATIENCE) for child in train_once] == [0]
+        (child,) = start([tmp_path / name], "--config.epochs=1", f"--config.seed={seed}")
+        said = child.communicate(timeout=PATIENCE)[1]
+        assert child.returncode == 0, said
     shutil.copytree(tmp_path / "a", tmp_path / "copy")
     for name, code in {"copy": 0, "other": 78}.items():
         own = [[f"--config.init.params={tmp_path}/{one}"] for one in ("a", name)]

@@ -7,7 +7,6 @@ together from parts expects. What is excluded is not looked at.
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from inspect import signature
 from typing import Annotated
 
 import msgspec
@@ -50,7 +49,8 @@ def read_folder(root: SetRoot, *, split: str, videos: str = "") -> Iterator[Vide
                 " image; fill it, remove it, or exclude it"
             )
         found += pictures
-    yield from group_pictures(found, videos, class_folders=classes)
+    option = root.option("videos")
+    yield from group_pictures(found, videos, class_folders=classes, option=option)
 
 
 def read_ffpp(
@@ -104,7 +104,8 @@ def read_fas(root: SetRoot, *, split: str, subset: str, videos: str = "") -> Ite
             subfolder(path, *folder.split("/"))
             pictures += walk_pictures(root, path, folder, label=label)
     class_folders = [folder for of_part in folders.values() for folder in of_part]
-    found = list(group_pictures(pictures, videos, class_folders=class_folders))
+    option = root.option("videos")
+    found = list(group_pictures(pictures, videos, class_folders=class_folders, option=option))
     for (part, label), of_part in folders.items():
         where = {os.path.join(path, folder) for folder in of_part}
         there = [video for video in found if video.where in where]
@@ -130,12 +131,6 @@ LAYOUTS: dict[str, Callable[..., Iterator[Video]]] = {
     "dfdc": read_dfdc,
     "fas": read_fas,
     "diff": read_diff,
-}
-
-# What a set may be given beside what all sets have, by the names of the config's fields.
-OPTIONS = {name for read in LAYOUTS.values() for name in signature(read).parameters} - {
-    "root",
-    "split",
 }
 
 

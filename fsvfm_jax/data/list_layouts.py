@@ -42,7 +42,8 @@ def read_list(
             pictures.append(Picture(relative, label, file, where))
         else:
             named.append(Video(relative, label, [], where))
-    yield from group_pictures(pictures, videos, class_folders=_class_folders(pictures))
+    folders, option = _class_folders(pictures), root.option("videos")
+    yield from group_pictures(pictures, videos, class_folders=folders, option=option)
     yield from _find_frames(root, named)
 
 

@@ -4,7 +4,6 @@ What all layouts share is here: class names to labels, what is left out, what is
 frames are kept, the order.
 """
 
-import inspect
 import logging
 import os
 import re
@@ -16,9 +15,10 @@ from fsvfm_jax.data.labelled import LABELS, FaceList, label_of, thin
 from fsvfm_jax.data.layouts import LAYOUTS, Video
 from fsvfm_jax.data.listing import warn_of_left_out
 from fsvfm_jax.data.lists import propose_prefix
+from fsvfm_jax.data.set_options import check_options, given
 from fsvfm_jax.data.set_root import Excluded, SetRoot, told
 from fsvfm_jax.data.videos import LIST, PICTURE, UNMATCHED, are_numbered, describe
-from fsvfm_jax.errors import ConfigError, DataError, nearest
+from fsvfm_jax.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,8 @@ def read_set(
         options: What the layout's function takes beyond root and split; empty ones are not given.
 
     Raises:
-        ConfigError: The layout or an option is unknown, or a number of frames is below 0.
+        ConfigError: The layout or an option is unknown, an option is missing (`check_options`), or
+            a number of frames is below 0.
         DataError: The set is not as its layout says, a class is called by an unknown name, no
             class or folder has an excluded name, or no image is left.
     """
@@ -62,8 +63,8 @@ def read_set(
         raise ConfigError(
             f"frames is {frames} and real_frames {real_frames}; give 0 (all frames) or more"
         )
-    options = {option: value for option, value in options.items() if value}
-    _check_options(layout, options, field=field)
+    options = given(options)
+    check_options(layout, options, field=field)
     if not os.path.isdir(path):
         raise DataError(f"{path} does not exist; name the folder of the set")
     name = name or str(options.get("subset", "")) or os.path.basename(os.path.abspath(path))
@@ -88,32 +89,6 @@ def read_set(
         grouping=_describe_videos(name, videos, files, frames=frames),
     )
     return thin(faces, frames, per_real_video=real_frames)
-
-
-def _check_options(layout: str, options: Mapping[str, object], *, field: str) -> None:
-    if layout not in LAYOUTS:
-        raise ConfigError(f"there is no layout {layout!r}; {nearest(layout, LAYOUTS)}")
-    known = {
-        one: list(inspect.signature(read).parameters.values())[2:] for one, read in LAYOUTS.items()
-    }
-    names = [parameter.name for parameter in known[layout]]
-    where = f"{field}." if field else ""
-    its_options = f"its options are {', '.join(names)}"
-    for option in options:
-        if option not in names:
-            others = [
-                one for one, parameters in known.items() if option in {x.name for x in parameters}
-            ]
-            of_whom = f", but of {' and '.join(map(repr, others))}" if others else ""
-            raise ConfigError(
-                f"{where}{option} = {options[option]!r} is no option of the layout {layout!r}"
-                f"{of_whom}: {its_options}; leave it empty, or set {where}layout"
-            )
-    for parameter in known[layout]:
-        if parameter.default is inspect.Parameter.empty and parameter.name not in options:
-            raise ConfigError(
-                f"the layout {layout!r} needs {where}{parameter.name!s}: set it; {its_options}"
-            )
 
 
 def _leave_out(videos: Iterable[Video], exclude: Sequence[str], root: SetRoot) -> list[Video]:
