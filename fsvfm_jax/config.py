@@ -19,10 +19,9 @@ from fsvfm_jax.config_checks import (
     check_warmup,
     check_weights,
     locate,
-    told,
 )
 from fsvfm_jax.config_fields import PRETRAINING, TASK
-from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.errors import ConfigError, told
 from fsvfm_jax.losses import SIMILARITIES, info_nce
 from fsvfm_jax.masking import num_removed
 from fsvfm_jax.models import build

@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from fsvfm_jax.errors import ConfigError, nearest
+from fsvfm_jax.errors import MAX_TOLD, ConfigError, nearest, told
 from fsvfm_jax.sharding import AUTO
 
 # Largest count where no smaller one is stated: a run's step is an int32.
@@ -18,7 +18,6 @@ MAX_COUNT = 2**31 - 1
 # Largest place in the stream of samples: exact in float64 and in any JSON reader.
 MAX_SAMPLES = 2**53
 MAX_TEXT = 4096
-_MAX_TOLD = 200
 _NUMERALS = {2: "two", 3: "three"}
 
 # Of a value: the end of the sentence "config.x = value ...", or None if the value fits.
@@ -90,7 +89,7 @@ def choice(meaning: str, choices: Sequence[str]) -> Field:
     def problem(value: Any) -> str | None:
         if isinstance(value, str) and value in choices:
             return None
-        name = value[:_MAX_TOLD] if isinstance(value, str) else told(value)
+        name = value[:MAX_TOLD] if isinstance(value, str) else told(value)
         return f"is unknown; {nearest(name, [one for one in choices if one])}"
 
     return Field(meaning, problem)
@@ -204,15 +203,6 @@ def check_fields(config: ConfigDict, fields: Fields, *, within: str = "") -> Non
             f"config.{within}{path} is no field of such a config: remove it"
             " (fsvfm_jax/config_fields.py has all of them)"
         )
-
-
-def told(value: Any) -> str:
-    """A value for a message: in one line, and shortened."""
-    try:
-        shown = " ".join(repr(value).split())
-    except (ValueError, RecursionError):  # A number of thousands of digits; very deep nesting.
-        return f"a value of type {type(value).__name__}"
-    return shown if len(shown) <= _MAX_TOLD else f"{shown[:_MAX_TOLD]}..."
 
 
 def check_stats(data: ConfigDict) -> None:

@@ -26,8 +26,9 @@ from fsvfm_jax.run_files import write_text
 logger = logging.getLogger(__name__)
 
 # Fields that hosts may have of their own: they change neither the numbers nor what processes do
-# together. Whether other paths hold the same data is seen by comparing fingerprints.
-FIELDS_OF_A_HOST = ("data.num_workers", "data.paths")
+# together. That the paths hold the same is seen later: of data and statistics by the fingerprint
+# (`fingerprint.check_fingerprint`), of weights by their hash (`check_same_arrays`).
+FIELDS_OF_A_HOST = ("data.num_workers", "data.paths", "data.stats_file", "init.params")
 # Libraries that all processes need in the same version.
 LIBRARIES = ("jax", "jaxlib", "numpy")
 MAX_DIFFERENCES = 20
@@ -178,6 +179,22 @@ def check_same(text: str, *, what: str) -> None:
             f"processes {differing} have other {what} than process 0: start all with the same"
             " command, and give all hosts the same files"
         )
+
+
+def check_same_arrays(tree: Any, *, what: str) -> None:
+    """As `check_same`, of a tree of arrays and numbers in host memory, by their hash.
+
+    JAX takes host arrays to be the same on all processes and does not compare them where they are
+    arguments of a jitted function.
+    """
+    if jax.process_count() == 1:  # To hash a large network takes seconds.
+        return
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape};".encode())
+        digest.update(array.tobytes())
+    check_same(digest.hexdigest(), what=what)
 
 
 def check_same_run(config: ConfigDict, flags: Mapping[str, Any]) -> None:

@@ -2,6 +2,9 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
+
+MAX_TOLD = 200  # characters
 
 
 class UserError(Exception):
@@ -43,6 +46,15 @@ class ConfigError(UserError):
 def in_one_line(error: Exception) -> str:
     """What another library says, on one line, with its kind."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def told(value: Any) -> str:
+    """A value for a message: in one line, and shortened."""
+    try:
+        shown = " ".join(repr(value).split())
+    except (ValueError, RecursionError):  # A number of thousands of digits; very deep nesting.
+        return f"a value of type {type(value).__name__}"
+    return shown if len(shown) <= MAX_TOLD else f"{shown[:MAX_TOLD]}..."
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

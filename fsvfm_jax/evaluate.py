@@ -77,6 +77,7 @@ def evaluate(config: ConfigDict, workdir: epath.Path, *, check_only: bool = Fals
     sharding.check_batch_size(config.batch_size, accum_steps=1, mesh=mesh)
     path = Path(config.init.params)
     steps, detector = _open_detector(path, config)
+    distributed.check_same(repr(steps), what="checkpoints in config.init.params")
     first = next(iter(steps.values()))[0]
     size = detector.model.image_size
     tests, thresholds = (
@@ -252,6 +253,9 @@ def _load(path: Path, config: ConfigDict, *, step: int | None) -> Loaded:
     params = source.params
     if names != LABELS:
         params = _reversed(params)
+    distributed.check_same_arrays(
+        (params, heads, stats), what="weights or statistics (config.init.params, config.data)"
+    )
     return Loaded(model, params, stats)
 
 

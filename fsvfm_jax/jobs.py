@@ -20,7 +20,6 @@ from fsvfm_jax.data.detection_sets import (
     warn_of_common_videos,
 )
 from fsvfm_jax.data.elements import detection_element, pretraining_element
-from fsvfm_jax.data.layouts import OPTIONS
 from fsvfm_jax.data.pipeline import Element
 from fsvfm_jax.data.sources import FaceSet, JoinedSets, make_source
 from fsvfm_jax.data.stats import Stats
@@ -116,11 +115,6 @@ def open_validation(
     )
 
 
-def _given(faces: ConfigDict) -> dict[str, Any]:
-    """A set's description without the options of layouts that are empty, which change nothing."""
-    return {name: value for name, value in faces.to_dict().items() if value or name not in OPTIONS}
-
-
 def _detection_fields(config: ConfigDict) -> dict[str, Any]:
     sections = {
         "augment": config.augment,
@@ -128,7 +122,7 @@ def _detection_fields(config: ConfigDict) -> dict[str, Any]:
         "data.val": config.data.val,
     }
     return {"data.balanced": config.data.balanced, "data.view": config.data.view} | {
-        f"{name}.{field}": _given(value) if isinstance(value, ConfigDict) else value
+        f"{name}.{field}": value.to_dict() if isinstance(value, ConfigDict) else value
         for name, section in sections.items()
         for field, value in section.items()
     }

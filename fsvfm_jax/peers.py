@@ -19,15 +19,37 @@ HINTS = (
 # The flags of an address and the variables that mean the same, which Kubeflow Trainer sets.
 FLAGS = ("--coordinator", "--num_processes", "--process_id")
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-# Of launchers through which JAX finds no peers: the number of processes, the number of this one,
-# and the launcher.
+
+
+class Launcher(NamedTuple):
+    """A launcher through which JAX finds no peers.
+
+    Attributes:
+        rank: The variable with the number of this process.
+        name: What messages call it.
+        advice: The end of the message, where more can be said than for any launcher.
+    """
+
+    rank: str
+    name: str
+    advice: str = ""
+
+
+# By the variable with the number of processes.
 OTHER_LAUNCHERS = {
-    "OMPI_COMM_WORLD_SIZE": ("OMPI_COMM_WORLD_RANK", "Open MPI"),
-    "PMI_SIZE": ("PMI_RANK", "MPI"),
-    "WORLD_SIZE": ("RANK", "torchrun or a PyTorchJob"),
-    "NUM_PROCESSES": ("PROCESS_ID", "a Kubeflow JAXJob"),
-    "SLURM_NTASKS": ("SLURM_PROCID", "Slurm (through srun JAX would find them)"),
+    "OMPI_COMM_WORLD_SIZE": Launcher("OMPI_COMM_WORLD_RANK", "Open MPI"),
+    "PMI_SIZE": Launcher("PMI_RANK", "MPI"),
+    "WORLD_SIZE": Launcher("RANK", "torchrun or a PyTorchJob"),
+    "NUM_PROCESSES": Launcher("PROCESS_ID", "a Kubeflow JAXJob"),
+    "SLURM_NTASKS": Launcher(
+        "SLURM_PROCID",
+        "Slurm (through srun JAX would find them)",
+        "; if --ntasks was meant to get cores for one process, ask for --cpus-per-task, or give"
+        " --num_processes=1",
+    ),
 }
+# A number of processes; longer ones are not of a launcher.
+_NUMBER = "[0-9]{1,9}"
 
 
 class Address(NamedTuple):
@@ -84,7 +106,7 @@ def _with_variables(flags: Address, environment: Mapping[str, str]) -> Address:
     found = {variable: environment.get(variable) or None for variable in VARIABLES}
     for name, flag in zip(VARIABLES[1:], flags[1:], strict=True):
         text = found[name]
-        if flag is None and text is not None and not re.fullmatch("[0-9]{1,9}", text):
+        if flag is None and text is not None and not re.fullmatch(_NUMBER, text):
             raise ConfigError(f"{name}={text!r} is no whole number from 0 up")
     address, number, this = (
         found[name] if flag is None else flag for name, flag in zip(VARIABLES, flags, strict=True)
@@ -122,20 +144,25 @@ def _check(address: Address) -> None:
 
 
 def _refuse_other_launchers(environment: Mapping[str, str]) -> None:
-    for size, (rank, launcher) in OTHER_LAUNCHERS.items():
-        number = environment.get(size, "")
-        if rank in environment and re.fullmatch("[0-9]{1,9}", number) and int(number) > 1:
+    for size, launcher in OTHER_LAUNCHERS.items():
+        if launcher.rank in environment and _are_several(environment.get(size, "")):
             raise ConfigError(
-                f"{launcher} asks for {number} processes ({size}), and each of them would train"
-                f" alone: give {FLAGS[0]}=HOST:PORT {FLAGS[1]}=${size} {FLAGS[2]}=${rank}, or"
-                f" {FLAGS[1]}=1 to train alone"
+                f"{launcher.name} asks for {environment[size]} processes ({size}), and each of them"
+                f" would train alone: give {FLAGS[0]}=HOST:PORT {FLAGS[1]}=${size}"
+                f" {FLAGS[2]}=${launcher.rank}, or {FLAGS[1]}=1 to train alone{launcher.advice}"
             )
 
 
+def _are_several(number: str) -> bool:
+    return bool(re.fullmatch(_NUMBER, number)) and int(number) > 1
+
+
 def _scheduler_says_so(environment: Mapping[str, str]) -> bool:
-    slurm_tasks = environment.get("SLURM_STEP_NUM_TASKS", "1")
     return (
-        ("SLURM_PROCID" in environment and slurm_tasks.isdecimal() and int(slurm_tasks) > 1)
+        (
+            "SLURM_PROCID" in environment
+            and _are_several(environment.get("SLURM_STEP_NUM_TASKS", ""))
+        )
         or "TPU_WORKER_HOSTNAMES" in environment
         or _is_tpu_vm(environment)
     )

@@ -1,6 +1,6 @@
 """Resolution of a fine-tuning run's config, and of an evaluation's, and how their fields fit."""
 
-from typing import Any, NoReturn
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -11,12 +11,10 @@ from fsvfm_jax.config_checks import (
     check_stats,
     check_warmup,
     check_weights,
-    told,
 )
-from fsvfm_jax.data.detection_sets import is_given
 from fsvfm_jax.data.labelled import LABELS
-from fsvfm_jax.data.layouts import LAYOUTS
-from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.data.set_options import RENDERED, check_options, given
+from fsvfm_jax.errors import ConfigError, told
 from fsvfm_jax.models import build_detector
 from fsvfm_jax.optim import peak_learning_rate
 from fsvfm_jax.transfer_fields import (
@@ -24,7 +22,7 @@ from fsvfm_jax.transfer_fields import (
     FACE_SET,
     FINETUNING,
     OF_LAYOUTS,
-    RENDERED,
+    ON_DISK,
     SELECTIONS,
     set_fields,
 )
@@ -139,24 +137,16 @@ def _resolve_set(one: ConfigDict, path: str) -> None:
     if wrong := FACE_SET["layout"].problem(layout):
         raise ConfigError(f"{path}.layout = {told(layout)} {wrong}")
     fields = set_fields(layout)
-    for name, value in list(one.items()):
-        if not is_given(value) and (name not in fields or name in OF_LAYOUTS):
+    for name in one.keys() - given(dict(one.items())).keys():
+        if name not in fields or name in OF_LAYOUTS:
             with one.unlocked():
                 del one[name]
-        elif name not in fields:
-            _refuse_option(path, name, value, layout=layout)
-        elif wrong := fields[name].problem(value):
+    for name, value in one.items():
+        if name in fields and (wrong := fields[name].problem(value)):
             raise ConfigError(f"{path}.{name} = {told(value)} {wrong} ({fields[name].meaning})")
-
-
-def _refuse_option(path: str, name: str, value: Any, *, layout: str) -> NoReturn:
-    owners = [repr(other) for other in (*LAYOUTS, RENDERED) if name in set_fields(other)]
-    if not owners:
-        raise ConfigError(f"{path}.{name} is no field of a set: remove it")
-    raise ConfigError(
-        f"{path}.{name} = {told(value)} is an option of the layout {' or '.join(owners)}, and"
-        f" {path}.layout = {layout!r}: set {path}.layout to that, or leave {path}.{name} empty"
-    )
+    of_all = FACE_SET if layout == RENDERED else FACE_SET | ON_DISK
+    options = {name: value for name, value in one.items() if name not in of_all}
+    check_options(layout, options, field=path)
 
 
 def _check_sets(data: ConfigDict, name: str) -> None:

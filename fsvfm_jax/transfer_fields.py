@@ -1,7 +1,5 @@
 """Every field of fine-tuning and of an evaluation, as in `config_fields.py`, and of their sets."""
 
-import inspect
-
 from fsvfm_jax.config_checks import (
     Fields,
     choice,
@@ -19,6 +17,7 @@ from fsvfm_jax.data.labelled import LABELS
 from fsvfm_jax.data.layouts import LAYOUTS
 from fsvfm_jax.data.rand_augment import EVALUATION_TRANSFORMS, MAX_MAGNITUDE
 from fsvfm_jax.data.rendered_sets import RENDERED_SETS
+from fsvfm_jax.data.set_options import RENDERED, options_of
 from fsvfm_jax.models import CHOICES
 from fsvfm_jax.published import PUBLISHED
 
@@ -137,7 +136,6 @@ EVALUATION: Fields = {
 
 # What `configs.transfer.face_set` makes: the fields of every set, of those on disk, of some layouts
 # of those (empty is the layout's default), and of rendered ones.
-RENDERED = "rendered"
 FACE_SET: Fields = {
     "layout": choice("how the files lie: docs/transfer.md", (*LAYOUTS, RENDERED)),
     "path": text("folder under config.data.paths"),
@@ -172,5 +170,4 @@ def set_fields(layout: str) -> Fields:
     """The fields of a set with this layout, those of other layouts left out."""
     if layout == RENDERED:
         return FACE_SET | OF_RENDERED
-    options = list(inspect.signature(LAYOUTS[layout]).parameters)[2:]
-    return FACE_SET | ON_DISK | {name: OF_LAYOUTS[name] for name in options}
+    return FACE_SET | ON_DISK | {name: OF_LAYOUTS[name] for name in options_of(layout)}

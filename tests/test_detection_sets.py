@@ -14,8 +14,9 @@ from fsvfm_jax.data.detection_sets import (
     open_sets,
     warn_of_common_videos,
 )
-from fsvfm_jax.data.layouts import OPTIONS
+from fsvfm_jax.data.layouts import LAYOUTS
 from fsvfm_jax.data.pipeline import make_iterator
+from fsvfm_jax.data.set_options import options_of
 from fsvfm_jax.errors import ConfigError, DataError
 
 
@@ -82,10 +83,24 @@ def test_labels_and_names_of_another_type_are_named(tmp_path, options, said):
         opened({"x": face_set("folder", **options)}, tmp_path)
 
 
+@pytest.mark.parametrize("layout", ["folder", "list", "fas", "diff"])
+@pytest.mark.parametrize("videos", ["{video", "{video}/nowhere/*"])
+def test_a_pattern_of_videos_that_is_none_names_the_field(tmp_path, layout, videos):
+    classes = [f"{label}/v_{i}.png" for label in ("real", "fake") for i in range(2)]
+    folders = ("x", "x/frame/s/test", "x/test_subsets/s/test")
+    write_pictures(tmp_path, [f"{folder}/{one}" for folder in folders for one in classes])
+    (tmp_path / "x/test.txt").write_text("".join(f"{x} {x[:4]}\n" for x in classes))
+    options = {"subset": "s"} if layout in ("fas", "diff") else {}
+    split = "frame/s/test" if layout == "folder" else "test"
+    with pytest.raises(ConfigError, match=r"^config\.data\.x\.videos = '\{video.* (is|matches) n"):
+        opened({"x": face_set(layout, "x", split=split, videos=videos, **options)}, tmp_path)
+
+
 def test_every_option_of_a_layout_is_a_field_that_a_flag_can_set():
     fields = face_set("folder")
-    assert set(fields) >= OPTIONS
-    assert not any(fields[name] for name in OPTIONS)
+    options = {name for layout in LAYOUTS for name in options_of(layout)}
+    assert set(fields) >= options > {"videos", "list_file"}
+    assert not any(fields[name] for name in options)
 
 
 def test_lists_may_name_files_in_every_root_of_the_config(tmp_path):
@@ -102,7 +117,11 @@ def test_lists_may_name_files_in_every_root_of_the_config(tmp_path):
 
 
 def test_unknown_options_of_a_rendered_set_are_named():
-    with pytest.raises(ConfigError, match=r"the rendered set x: .*colour"):
+    said = (
+        r"^config\.data\.x\.colour = 1 is no option of the layout 'rendered': its options are name,"
+        r" seed, videos, frames; remove it$"
+    )
+    with pytest.raises(ConfigError, match=said):
         opened({"x": rendered_set("swap-a", "train", videos=2).to_dict() | {"colour": 1}})
     with pytest.raises(ConfigError, match="swap-a"):
         opened({"x": rendered_set("swap-z", "train", videos=2)})

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -241,6 +242,68 @@ def test_processes_of_different_runs_are_refused_by_all(tmp_path):
         for name in ("epochs is 2", "checkpoint.every is 3", "model.width is 64"):
             assert f"config.{name} on process 1 and" in last
     assert list(tmp_path.iterdir()) == []
+
+
+OWN_PATHS = """
+import sys
+import numpy as np
+from ml_collections import ConfigDict
+from fsvfm_jax import distributed
+from fsvfm_jax.errors import ConfigError
+address, index = sys.argv[1], int(sys.argv[2])
+distributed.start(coordinator=address, num_processes=2, process_id=index)
+own = {"data": {"paths": (index,), "stats_file": str(index)}, "init": {"params": str(index)}}
+distributed.check_same_run(ConfigDict(own), {})
+arrays = {"a": np.arange(6.0), "b": 3}
+distributed.check_same_arrays(arrays, what="weights")
+for changed in (
+    arrays | {"a": np.arange(6.0) + (np.arange(6.0) == 5) * index},
+    arrays | {"a": np.arange(6.0).reshape(2 + index, -1)},
+    arrays | {"a": np.arange(6).astype(("int64", "int32")[index])},
+    arrays | {"ab"[index] + "c": 3},
+):
+    try:
+        distributed.check_same_arrays(changed, what="weights")
+    except ConfigError as error:
+        print(error)
+"""
+
+
+def test_hosts_may_have_paths_of_their_own_and_must_have_the_same_arrays():
+    address = free_address()
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", OWN_PATHS, address, str(index)],
+            cwd=ROOT,
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    said = [child.communicate(timeout=PATIENCE) for child in children]
+    assert [child.returncode for child in children] == [0, 0], said
+    for output, _ in said:
+        refusal = "processes [1] have other weights than process 0"
+        assert sum(refusal in line for line in output.splitlines()) == 4
+
+
+@pytest.mark.slow
+def test_starting_weights_of_each_host_must_be_the_same(tmp_path):
+    """In one case a copy elsewhere, in the other the weights of another run, of the same size."""
+    for name, seed in {"a": 0, "other": 1}.items():
+        (child,) = start([tmp_path / name], "--config.epochs=1", f"--config.seed={seed}")
+        said = child.communicate(timeout=PATIENCE)[1]
+        assert child.returncode == 0, said
+    shutil.copytree(tmp_path / "a", tmp_path / "copy")
+    for name, code in {"copy": 0, "other": 78}.items():
+        own = [[f"--config.init.params={tmp_path}/{one}"] for one in ("a", name)]
+        children = start([tmp_path / f"from_{name}"] * 2, "--config.epochs=1", own=own)
+        said = [child.communicate(timeout=PATIENCE)[1] for child in children]
+        assert [child.returncode for child in children] == [code, code], said
+        expected = "processes [1] have other weights (config.init.params) than process 0"
+        assert all((expected in text) == (code == 78) for text in said)
 
 
 def test_differences_are_told_by_value_and_bounded():

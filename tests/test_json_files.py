@@ -57,6 +57,22 @@ def test_refuses_any_other(text: bytes) -> None:
         parse_json(text, Record)
 
 
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('{"a.mp4": "REAL", "a.mp4": "FAKE"}', "'a.mp4'"),
+        ('[{"x": {"b": 1, "a": 2, "b": 1}}]', "'b'"),
+        ('{"\\u0061": 1, "a": 2}', "'a'"),
+        ('{"' + "k" * 1000 + '": 1, "' + "k" * 1000 + '": 2}', "'" + "k" * 80 + "'"),
+        ('{"\\n": 1, "\\n": 2}', r"'\n'"),
+    ],
+)
+def test_a_key_that_occurs_twice_is_named(text: str, key: str) -> None:
+    with pytest.raises(ValueError) as error:
+        parse_json(text, Any)
+    assert str(error.value) == f"the key {key} occurs twice in one object"
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from labelled_trees import contents, read, refused, write_json, write_pictures
 
+from fsvfm_jax.data import layouts
 from fsvfm_jax.data.layouts import FF_METHODS, LAYOUTS
 from fsvfm_jax.data.protocols import read_set
+from fsvfm_jax.data.set_root import Excluded, SetRoot, walk_pictures
 
 
 @pytest.mark.parametrize("split", ["test", ""])
@@ -161,6 +163,28 @@ def test_ids_that_are_no_pairs_are_refused(tmp_path, pairs):
     assert "ROOT/test.json is no list of pairs of ids" in refused(tmp_path, "ffpp")
 
 
+def count_looks(monkeypatch) -> list[str]:
+    """The folders that are searched for pictures, as they are."""
+    searched: list[str] = []
+
+    def counted(root, path, folder, *, label):
+        searched.append(f"{path}/{folder}")
+        return walk_pictures(root, path, folder, label=label)
+
+    monkeypatch.setattr(layouts, "walk_pictures", counted)
+    return searched
+
+
+def test_a_pair_of_ids_that_is_repeated_is_looked_for_once(tmp_path, monkeypatch):
+    write_ffpp(tmp_path)
+    write_json(tmp_path / "test.json", [["000", "003"]])
+    once = read(tmp_path, "ffpp")
+    write_json(tmp_path / "test.json", [["000", "003"], ["003", "000"]] * 100)
+    searched = count_looks(monkeypatch)
+    assert read(tmp_path, "ffpp") == once
+    assert sorted(searched) == sorted(set(searched)) and len(searched) == 2 + 2 * 4
+
+
 def write_fas(root: Path) -> None:
     """Two videos of each class in each folder, of two frames each."""
     for folder in ("train", "test"):
@@ -215,6 +239,17 @@ def test_fas_with_lists_of_videos_or_frames_from_any_folder_on(tmp_path, line):
     rows = read(tmp_path, "fas", "test", subset="casia")
     assert rows == fas_rows("casia/test/fake/test_1", "casia/test/real/2.x")
     assert read_set("fas", str(tmp_path), split="test", subset="casia").skipped == 1
+
+
+def test_a_video_that_a_fas_list_repeats_is_given_once(tmp_path):
+    write_fas(tmp_path)
+    (tmp_path / "txt").mkdir()
+    real = ["2.x", "2.x.avi", "2.x_frame0.png", "missing"] * 50
+    (tmp_path / "txt/casia_real_test.txt").write_text("\n".join(real))
+    root = SetRoot(str(tmp_path), (), Excluded(()), "")
+    found = LAYOUTS["fas"](root, split="test", subset="casia")
+    of_real = [video.name for video in found if video.label == "real"]
+    assert of_real == ["casia/test/real/2.x"] * 2 + ["real/missing"]  # two frames
 
 
 def test_fas_few_shots_lie_in_the_other_folders_and_need_their_lists(tmp_path):

@@ -67,6 +67,50 @@ def test_a_list_that_is_not_there_is_named(tmp_path):
     assert "the list ROOT/val.txt cannot be read (No such file" in refused(tmp_path, "list", "val")
 
 
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("\ud800", "which has half of a surrogate pair and can be no file's name; correct it"),
+        ("v\0", "a path may hold neither '..' nor NUL"),
+        ("../../b", "a path may hold neither '..' nor NUL"),
+        ("..\\b", "a path may hold neither '..' nor NUL"),
+        ("/etc", "a video's name is no absolute path"),
+        ("v" * 4097, "names a path of 4,097 characters"),
+    ],
+)
+def test_what_can_be_no_video_s_name_is_refused(tmp_path, key, said):
+    write_pictures(tmp_path, "a/0.png b/0.png")
+    videos = {"FF-real": {key: ["a/0.png"], "v": ["b/0.png"]}}
+    by_label = {
+        label: {"test": {one: {"label": label, "frames": names} for one, names in by_key.items()}}
+        for label, by_key in videos.items()
+    }
+    write_json(tmp_path / "x.json", {"FF": by_label})
+    assert said in refused(tmp_path, "deepfakebench", list_file="x.json")
+    named = {"v.mp4": {"label": "REAL"}, f"{key}/v.mp4": {"label": "FAKE"}}
+    write_json(tmp_path / "metadata.json", named)
+    said = said if key != "/etc" else "names '/etc/v.mp4', which is not below ROOT"
+    said = said if len(key) < 4097 else "names a path of 4,103 characters"
+    assert said in refused(tmp_path, "dfdc", "")
+
+
+def test_a_video_that_occurs_twice_in_metadata_is_refused(tmp_path):
+    write_pictures(tmp_path, "a/0.png")
+    content = '{"a.mp4": {"label": "REAL"}, "a.mp4": {"label": "FAKE"}}'
+    (tmp_path / "metadata.json").write_text(content)
+    said = refused(tmp_path, "dfdc", "")
+    assert "metadata.json is no JSON that can be read (the key 'a.mp4' occurs twice" in said
+
+
+def test_bytes_that_are_no_utf8_may_be_in_a_video_s_name(tmp_path):
+    write_pictures(tmp_path, ["a/0.png", os.fsdecode(b"\xff/0.png")])
+    frames = {"v": ["a/0.png"], "\udcff": ["\udcff/0.png"]}
+    videos = {key: {"label": "FF-real", "frames": names} for key, names in frames.items()}
+    write_json(tmp_path / "x.json", {"FF": {"FF-real": {"test": videos}}})
+    faces = read_set("deepfakebench", str(tmp_path), split="test", list_file="x.json")
+    assert sorted(faces.videos) == [b"a/v", b"\xff"]
+
+
 def test_deepfakebench_with_compressions(tmp_path):
     real = "FaceForensics++/original_sequences/youtube/c23/frames/000"
     fake = "FaceForensics++/manipulated_sequences/{}/c23/frames/000_003"
@@ -129,7 +173,7 @@ def test_deepfakebench_without_compressions(tmp_path):
         (bench("FF-real", ["../a.png"]), "FF-real/test/v names '../a.png'"),
         (bench("FF-real", [r"x\..\..\a.png"]), "FF-real/test/v names 'x/../../a.png'"),
         (bench("FF-real", ["a\0.png"]), "FF-real/test/v names 'a\\x00.png'"),
-        (bench("FF-real", ["\ud800.png"]), "no image of"),
+        (bench("FF-real", ["\ud800.png"]), r"v names '\ud800.png', which has half of a surrogate"),
         (bench("FF-real", ["a.png"], inner="FF-DF"), "label 'FF-DF' but stands under 'FF-real'"),
         (bench("FF-XX", ["a.png"]), "test/v has the class 'FF-XX', which is neither"),
         ({}, "no image of"),

@@ -94,7 +94,7 @@ def test_slurm_and_tpus_are_left_to_jax():
 
 @pytest.mark.parametrize("size", OTHER_LAUNCHERS)
 def test_other_launchers_are_an_error_with_two_ways_out(size):
-    rank, _ = OTHER_LAUNCHERS[size]
+    rank = OTHER_LAUNCHERS[size].rank
     environment = {size: "4", rank: "2"}
     with pytest.raises(ConfigError, match=rf"each of them would train alone.*\${rank}, or"):
         find_peers(NONE, environment)
@@ -104,11 +104,24 @@ def test_other_launchers_are_an_error_with_two_ways_out(size):
         assert find_peers(NONE, alone) is None
 
 
+def test_tasks_of_slurm_that_were_meant_as_cores_are_named_as_a_likely_cause():
+    with pytest.raises(ConfigError) as error:  # `#SBATCH --ntasks=8` without srun
+        find_peers(NONE, {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "8"})
+    assert "ask for --cpus-per-task, or give --num_processes=1" in str(error.value)
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "\u0663", "", "many", "1", "0", "-2", " 2"])
+def test_what_is_no_number_of_slurm_tasks_is_one_process(number):
+    assert find_peers(NONE, SLURM | {"SLURM_STEP_NUM_TASKS": number}) is None
+    assert find_peers(NONE, {"SLURM_PROCID": "0", "SLURM_NTASKS": number}) is None
+
+
 NUMBERS = st.none() | st.integers()
+TEXTS = st.text(max_size=8) | st.sampled_from(["2", "9" * 5000, "\u0663"])
 
 
 @given(
-    st.dictionaries(st.sampled_from([*VARIABLES, *SLURM, *OTHER_LAUNCHERS]), st.text(max_size=8)),
+    st.dictionaries(st.sampled_from([*VARIABLES, *SLURM, *OTHER_LAUNCHERS]), TEXTS),
     st.builds(Address, st.none() | st.text(max_size=8), NUMBERS, NUMBERS),
 )
 def test_whatever_is_set_there_is_an_answer_or_one_sentence(environment, flags):

@@ -83,6 +83,38 @@ def test_real_videos_may_keep_another_number_of_frames(tmp_path):
     assert len(read(tmp_path, "folder", "", frames=2, real_frames=0)) == 12
 
 
+def bench_list(root, by_label):
+    """A DeepfakeBench list of frames by video by label."""
+    content = {
+        label: {"test": {key: {"label": label, "frames": names} for key, names in videos.items()}}
+        for label, videos in by_label.items()
+    }
+    return write_json(root / "x.json", {"FF": content})
+
+
+def test_a_picture_of_two_labels_is_refused_with_both_videos(tmp_path):
+    write_pictures(tmp_path, "a/0.png a/1.png")
+    by_label = {"FF-real": {"v": ["a/1.png", "a/0.png"]}, "FF-DF": {"w": ["a/0.png"]}}
+    list_file = bench_list(tmp_path, by_label)
+    with pytest.raises(DataError) as error:
+        read(tmp_path, "deepfakebench", list_file=list_file)
+    assert str(error.value) == (
+        f"{list_file}: FF/FF-DF/test/w has {tmp_path}/a/0.png in the video 'a/w': it would be a"
+        " face of the fake video 'a/w' and of the real video 'a/v'; correct one of them"
+    )
+
+
+def test_pictures_in_two_videos_of_a_label_are_counted_once(tmp_path, caplog):
+    write_pictures(tmp_path, "a/0.png a/1.png a/2.png")
+    videos = {"v": ["a/1.png", "a/0.png"], "w": ["a/0.png", "a/1.png", "a/2.png"]}
+    list_file = bench_list(tmp_path, {"FF-real": videos, "FF-DF": {}})
+    assert len(read(tmp_path, "deepfakebench", list_file=list_file)) == 5
+    assert caplog.messages == [
+        f"{tmp_path.name}: 2 pictures are in several videos, and count in each:"
+        f" '{tmp_path}/a/0.png', '{tmp_path}/a/1.png'"
+    ]
+
+
 def test_what_is_named_but_not_there_is_counted_and_told_once(tmp_path, caplog):
     write_pictures(tmp_path, "v/2.png v/5.png")
     frames = [f"v/{i}.png" for i in range(6)]
@@ -181,8 +213,8 @@ def test_what_is_said_of_a_name_goes_before_what_it_says_itself(tmp_path):
             " 'diff': its options are list_file, frames_folder; leave it empty, or set"
             " config.data.test.A.layout",
         ),
-        ("folder", {"frames": -1}, "frames is -1 and real_frames None; 0 keeps all"),
-        ("folder", {"real_frames": -1}, "frames is 0 and real_frames -1; 0 keeps all"),
+        ("folder", {"frames": -1}, "frames is -1 and real_frames None; give 0 (all frames) or"),
+        ("folder", {"real_frames": -1}, "frames is 0 and real_frames -1; give 0 (all frames) or"),
         ("fas", {}, "needs subset: set it; its options are subset, videos"),
         ("deepfakebench", {}, "needs list_file: set it; its options are list_file, compression"),
         ("fas", {"field": "config.data.val.X"}, "'fas' needs config.data.val.X.subset: set it"),

@@ -160,6 +160,7 @@ def test_no_bytes_get_further_than_a_sentence(tmp_path_factory, content: bytes) 
         '{"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.0]}',
         '{"mean": [127, 127, 127], "std": [50, 50, 50]}',
         '{"mean": [0.5, 0.5, NaN], "std": [0.2, 0.2, 0.2]}',
+        '{"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2], "std": [0.3, 0.3, 0.3]}',
         b"\xff\xfe",
     ],
 )

@@ -19,7 +19,7 @@ def keywords(function, kinds=(inspect.Parameter.KEYWORD_ONLY,)) -> set[str]:
 
 
 def test_the_tables_have_the_options_of_the_functions_that_read_sets():
-    assert keywords(read_set) == {"split", "name"} | ON_DISK.keys()
+    assert keywords(read_set) == {"split", "name", "roots", "field"} | ON_DISK.keys()
     options = set().union(*(keywords(read) for read in LAYOUTS.values())) - {"split"}
     assert options == OF_LAYOUTS.keys()
     both = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -53,9 +53,9 @@ def test_the_layout_can_be_changed_where_options_of_the_other_are_empty():
         }
     config.data.train.mine.layout = "folder"
     message = (
-        r"config\.data\.train\.mine\.list_file = 'a\.json' is an option of the layout 'list' or"
-        r" 'deepfakebench'.*, and config\.data\.train\.mine\.layout = 'folder': set"
-        r" config\.data\.train\.mine\.layout to that, or leave config\.data\.train\.mine\.list_file"
+        r"config\.data\.train\.mine\.list_file = 'a\.json' is no option of the layout 'folder',"
+        r" but of 'list' and 'deepfakebench'.*; leave it empty, or set"
+        r" config\.data\.train\.mine\.layout$"
     )
     with pytest.raises(ConfigError, match=message):
         config_lib.resolve(config)
@@ -70,8 +70,14 @@ def test_the_layout_can_be_changed_where_options_of_the_other_are_empty():
         ("folder", {"frames": -1}, r"train\.mine\.frames = -1 must be from 0 to .* \(frames kept"),
         ("folder", {"real_frames": 1.5}, r"real_frames = 1\.5 must be a whole number"),
         ("folder", {"labels": ("a",)}, r"labels = \('a',\) is wrong: 'a' must be two values"),
-        ("folder", {"colour": "x"}, r"train\.mine\.colour is no field of a set: remove it"),
-        ("folder", {"seed": 3}, r"seed = 3 is an option of the layout 'rendered', and"),
+        (
+            "folder",
+            {"colour": "x"},
+            r"train\.mine\.colour = 'x' is no option .* videos; remove it$",
+        ),
+        ("folder", {"seed": 3}, r"seed = 3 is no option .*, but of 'rendered': its"),
+        ("fas", {}, r"the layout 'fas' needs config\.data\.train\.mine\.subset: set it"),
+        ("rendered", {"name": "swap-a"}, r"the layout 'rendered' needs .*train\.mine\.seed: set"),
         ("rendered", {"name": "swap-z"}, r"name = 'swap-z' is unknown; did you mean 'swap-"),
     ],
 )

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save
 
 from fsvfm_jax.convert.source_files import file_sha256
 from fsvfm_jax.errors import DataError, StorageError
+from fsvfm_jax.host.json_files import unique
 from fsvfm_jax.host.plain_files import open_plain
 
 MAX_FILE_BYTES = 2**33  # 2.5 GB are ViT-H in float32.
@@ -91,7 +92,7 @@ def read_header(path: Path) -> dict[str, Any]:
                     f" {MAX_HEADER_BYTES})"
                 )
             text = file.read(header_bytes)
-        header = json.loads(text, object_pairs_hook=_unique)
+        header = json.loads(text, object_pairs_hook=unique)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error})") from error
     except RecursionError as error:
@@ -150,9 +151,3 @@ def _span(path: Path, name: str, entry: Any) -> tuple[int, int]:
 
 def _naturals(values: Any) -> bool:
     return isinstance(values, list) and all(type(x) is int and x >= 0 for x in values)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(dict(pairs)) != len(pairs):
-        raise ValueError("a name occurs twice in the header")
-    return dict(pairs)

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from fsvfm_jax.convert.measures import HEADS, UnknownHeads
 from fsvfm_jax.convert.weights import ORIGIN, Source, is_run, read_source
 from fsvfm_jax.data.stats import Stats
+from fsvfm_jax.distributed import check_same_arrays
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.models.fsvfm import Params, encoder_subset, teacher_subset
 from fsvfm_jax.train_state import TrainState
@@ -138,7 +139,12 @@ def _teacher_of(path: Path) -> Path:
 
 
 def _replace(params: Params, weights: dict[str, Any], path: Path) -> Params:
-    """The tree with the arrays that `weights` has, heads of detectors left aside."""
+    """The tree with the arrays that `weights` has, heads of detectors left aside.
+
+    Raises:
+        DataError: An array has another shape.
+        ConfigError: The processes have read other weights, each at a path of its own.
+    """
     flat = traverse_util.flatten_dict(params, sep="/")
     theirs = traverse_util.flatten_dict(weights, sep="/")
     used = {name: x for name, x in theirs.items() if name in flat}
@@ -149,6 +155,7 @@ def _replace(params: Params, weights: dict[str, Any], path: Path) -> Params:
                 f" {list(flat[name].shape)} in this config; another image size is made by"
                 " python -m fsvfm_jax.convert to folder --image-size"
             )
+    check_same_arrays(used, what="weights (config.init.params)")
     fresh = sorted({name.split("/")[0] for name in flat.keys() - used.keys()})
     logger.info("weights from %s%s", path, f"; new are {', '.join(fresh)}" if fresh else "")
     return traverse_util.unflatten_dict(flat | used, sep="/")

@@ -17,6 +17,7 @@ from fsvfm_jax.data.labelled import (
 )
 from fsvfm_jax.data.protocols import read_set
 from fsvfm_jax.data.rendered_sets import RenderedFaces
+from fsvfm_jax.data.set_options import RENDERED, check_options, given
 from fsvfm_jax.data.sources import FaceSet, JoinedSets
 from fsvfm_jax.errors import ConfigError, DataError
 
@@ -160,11 +161,6 @@ def warn_of_common_videos(used: Iterable[FaceSet], others: Iterable[FaceSet], *,
                 warn_of_overlap(one.faces, other.faces, use=use)
 
 
-def is_given(option: Any) -> bool:
-    """Whether an option of a set says something; an empty one is the default of its layout."""
-    return option is not None and (not isinstance(option, str | tuple | list) or bool(option))
-
-
 def told_of(sets: Mapping[str, DetectionSet]) -> str:
     """All their fingerprints, which must be the same on every host."""
     return " ".join(f"{name} {faces.fingerprint()}" for name, faces in sets.items())
@@ -174,7 +170,7 @@ def _open_set(
     name: str, options: dict[str, Any], paths: Sequence[str], *, image_size: int, field: str
 ) -> DetectionSet:
     layout, path, split = (options.pop(key) for key in ("layout", "path", "split"))
-    options = {"split": split} | {key: x for key, x in options.items() if is_given(x)}
+    options = given(options)
     if "labels" in options:
         options["labels"] = _labels(options["labels"], field=f"{field}.{name}.labels")
     if isinstance(options.get("exclude"), str):
@@ -182,9 +178,10 @@ def _open_set(
             f"{field}.{name}.exclude = {options['exclude']!r} is no tuple of names: give"
             f" ({options['exclude']!r},)"
         )
-    if layout == "rendered":
+    if layout == RENDERED:
+        check_options(layout, options, field=f"{field}.{name}")
         try:
-            return RenderedFaces(image_size=image_size, **options)
+            return RenderedFaces(image_size=image_size, split=split, **options)
         except TypeError as error:
             raise ConfigError(f"the rendered set {name}: {error}") from error
     roots = [root for root in paths if os.path.isdir(os.path.join(root, path))]
@@ -194,7 +191,7 @@ def _open_set(
             f" {', '.join(paths)}: there is no folder {path or '.'} there"
         )
     options = {"name": name, "roots": paths, "field": f"{field}.{name}"} | options
-    lists = [read_set(layout, os.path.join(root, path), **options) for root in roots]
+    lists = [read_set(layout, os.path.join(root, path), split=split, **options) for root in roots]
     faces = _merge(name, lists)
     logger.info(
         "set %s: %d images of %d videos, %s; %d skipped; on disk: %s",

@@ -7,7 +7,6 @@ together from parts expects. What is excluded is not looked at.
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from inspect import signature
 from typing import Annotated
 
 import msgspec
@@ -50,7 +49,8 @@ def read_folder(root: SetRoot, *, split: str, videos: str = "") -> Iterator[Vide
                 " image; fill it, remove it, or exclude it"
             )
         found += pictures
-    yield from group_pictures(found, videos, class_folders=classes)
+    option = root.option("videos")
+    yield from group_pictures(found, videos, class_folders=classes, option=option)
 
 
 def read_ffpp(
@@ -68,8 +68,9 @@ def read_ffpp(
     """
     list_file = os.path.join(root.path, f"{split}.json")
     pairs = _load_pairs(list_file)
-    real = [one for pair in pairs for one in pair]
-    fake = [f"{one}_{other}" for a, b in pairs for one, other in ((a, b), (b, a))]
+    # Each video once: a list may repeat a pair as often as it likes.
+    real = dict.fromkeys(one for pair in pairs for one in pair)
+    fake = dict.fromkeys(f"{one}_{other}" for a, b in pairs for one, other in ((a, b), (b, a)))
     parts = [("original_sequences/youtube", "real", real)]
     parts += [(f"manipulated_sequences/{method}", "fake", fake) for method in methods]
     for part, label, ids in parts:
@@ -103,7 +104,8 @@ def read_fas(root: SetRoot, *, split: str, subset: str, videos: str = "") -> Ite
             subfolder(path, *folder.split("/"))
             pictures += walk_pictures(root, path, folder, label=label)
     class_folders = [folder for of_part in folders.values() for folder in of_part]
-    found = list(group_pictures(pictures, videos, class_folders=class_folders))
+    option = root.option("videos")
+    found = list(group_pictures(pictures, videos, class_folders=class_folders, option=option))
     for (part, label), of_part in folders.items():
         where = {os.path.join(path, folder) for folder in of_part}
         there = [video for video in found if video.where in where]
@@ -131,12 +133,6 @@ LAYOUTS: dict[str, Callable[..., Iterator[Video]]] = {
     "diff": read_diff,
 }
 
-# What a set may be given beside what all sets have, by the names of the config's fields.
-OPTIONS = {name for read in LAYOUTS.values() for name in signature(read).parameters} - {
-    "root",
-    "split",
-}
-
 
 def _listed(
     root: SetRoot, list_file: str, found: Sequence[Video], *, label: str
@@ -153,6 +149,7 @@ def _listed(
     for called, name in [*zip(pieces, pieces, strict=True), *frames]:
         for end in _ends(stem(called)):
             by_end.setdefault(end, name)
+    yielded: set[str] = set()
     for text, where in read_lines(list_file):
         line = text.replace("\\", "/")
         if root.excluded.has_folder_of(line):
@@ -160,7 +157,10 @@ def _listed(
         # Of `1.avi` the frames may be `1.avi_frame0.png` or `1_frame0.png`.
         names = (stem(line), without_frame(stem(line)), without_suffix(line))
         named = [by_end[end] for one in names for end in _ends(one) if end in by_end]
-        yield from pieces[named[0]] if named else [Video(f"{label}/{text}", label, [], where)]
+        name = named[0] if named else f"{label}/{text}"
+        if name not in yielded:  # A list may name a video by each of its frames.
+            yielded.add(name)
+            yield from pieces[name] if named else [Video(name, label, [], where)]
 
 
 def _ends(name: str) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from fsvfm_jax.data.labelled import FAKE, REAL, label_of
-from fsvfm_jax.data.lists import entries, entry, load_json, locate, read_lines
+from fsvfm_jax.data.lists import check_name, entries, entry, load_json, locate, read_lines
 from fsvfm_jax.data.set_root import SetRoot, folders_in, told, walk_pictures
 from fsvfm_jax.data.videos import Picture, Video, group_pictures, is_image, owners, without_suffix
 from fsvfm_jax.errors import ConfigError, DataError
@@ -42,7 +42,8 @@ def read_list(
             pictures.append(Picture(relative, label, file, where))
         else:
             named.append(Video(relative, label, [], where))
-    yield from group_pictures(pictures, videos, class_folders=_class_folders(pictures))
+    folders, option = _class_folders(pictures), root.option("videos")
+    yield from group_pictures(pictures, videos, class_folders=folders, option=option)
     yield from _find_frames(root, named)
 
 
@@ -162,6 +163,9 @@ def _find_frames(
 def _bench_video(
     root: SetRoot, key: str, video: Any, *, label: str, where: str, prefix: str
 ) -> Iterator[Video]:
+    check_name(key, where)
+    if os.path.isabs(key):
+        raise DataError(f"{where} names the video {key!r}; a video's name is no absolute path")
     names = entry(video, "frames", where)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise DataError(f"{where}: frames is no list of paths")

@@ -7,7 +7,7 @@ sensible size, and no path in it leads out of the folders that the user has name
 import errno
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from fsvfm_jax.data.set_root import SetRoot, told
@@ -99,17 +99,13 @@ def locate(name: str, root: SetRoot, where: str, *, strip_prefix: str = "") -> t
         strip_prefix: The beginning of names that is removed.
 
     Raises:
-        DataError: It leads out of the root and of the other roots, has a drive, "..", NUL, or is
-            longer than a path can be.
+        DataError: It leads out of the root and of the other roots, has a drive, or is no path
+            (`check_name`).
     """
     name, prefix = name.replace("\\", "/"), strip_prefix.replace("\\", "/")
     if prefix and name.startswith(prefix):
         name = name.removeprefix(prefix).lstrip("/")
-    if len(name) > MAX_PATH:
-        raise DataError(f"{where} names a path of {len(name):,} characters; {MAX_PATH:,} are most")
-    if "\0" in name or ".." in name.split("/"):
-        reason = "a path may hold neither '..' nor NUL"
-        raise DataError(f"{where} names {name!r}; {reason}{propose_prefix(name, root)}")
+    check_name(name, where, advice=lambda: propose_prefix(name, root))
     path = os.path.normpath(name)
     has_drive = re.match(r"[A-Za-z]:", path)
     roots = [os.path.join(one, "") for one in (root.path, *root.others)]
@@ -121,6 +117,32 @@ def locate(name: str, root: SetRoot, where: str, *, strip_prefix: str = "") -> t
         raise DataError(f"{where} names {name!r}, which is not below {root.path}{advice}")
     relative = path.removeprefix(roots[0])
     return os.path.join(root.path, relative), relative
+
+
+def check_name(name: str, where: str, *, advice: Callable[[], str] = str) -> None:
+    """Sees that a name in a list can be a path that stays below its folder.
+
+    Args:
+        name: As the list has it.
+        where: The place in the list.
+        advice: Returns the end of the message about "..".
+
+    Raises:
+        DataError: It has "..", NUL, a surrogate that no file name's byte stands for, or is longer
+            than a path can be.
+    """
+    if len(name) > MAX_PATH:
+        raise DataError(f"{where} names a path of {len(name):,} characters; {MAX_PATH:,} are most")
+    if "\0" in name or ".." in name.replace("\\", "/").split("/"):
+        reason = "a path may hold neither '..' nor NUL"
+        raise DataError(f"{where} names {name!r}; {reason}{advice()}")
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where} names {name!r}, which has half of a surrogate pair and can be no file's name;"
+            " correct it"
+        ) from error
 
 
 def propose_prefix(name: str, root: SetRoot) -> str:

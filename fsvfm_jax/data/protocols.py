@@ -4,7 +4,6 @@ What all layouts share is here: class names to labels, what is left out, what is
 frames are kept, the order.
 """
 
-import inspect
 import logging
 import os
 import re
@@ -16,9 +15,10 @@ from fsvfm_jax.data.labelled import LABELS, FaceList, label_of, thin
 from fsvfm_jax.data.layouts import LAYOUTS, Video
 from fsvfm_jax.data.listing import warn_of_left_out
 from fsvfm_jax.data.lists import propose_prefix
+from fsvfm_jax.data.set_options import check_options, given
 from fsvfm_jax.data.set_root import Excluded, SetRoot, told
 from fsvfm_jax.data.videos import LIST, PICTURE, UNMATCHED, are_numbered, describe
-from fsvfm_jax.errors import ConfigError, DataError, nearest
+from fsvfm_jax.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
@@ -54,16 +54,17 @@ def read_set(
         options: What the layout's function takes beyond root and split; empty ones are not given.
 
     Raises:
-        ConfigError: The layout or an option is unknown, or a number of frames is below 0.
-        DataError: The set is not as its layout says, a class is called by an unknown name, nothing
-            is called as what is to be excluded, or no image is left.
+        ConfigError: The layout or an option is unknown, an option is missing (`check_options`), or
+            a number of frames is below 0.
+        DataError: The set is not as its layout says, a class is called by an unknown name, no
+            class or folder has an excluded name, or no image is left.
     """
     if min(frames, real_frames or 0) < 0:
         raise ConfigError(
-            f"frames is {frames} and real_frames {real_frames}; 0 keeps all, and less is no number"
+            f"frames is {frames} and real_frames {real_frames}; give 0 (all frames) or more"
         )
-    options = {option: value for option, value in options.items() if value}
-    _check_options(layout, options, field=field)
+    options = given(options)
+    check_options(layout, options, field=field)
     if not os.path.isdir(path):
         raise DataError(f"{path} does not exist; name the folder of the set")
     name = name or str(options.get("subset", "")) or os.path.basename(os.path.abspath(path))
@@ -73,7 +74,7 @@ def read_set(
     warn_of_left_out(path, root.left_out)
     label_by_class = _label_classes(videos, labels or {})
     label_by_video = _label_videos(videos, label_by_class)
-    files, missing = _find_files(videos)
+    files, missing = _find_files(name, videos, label_by_video)
     named = {video.name for video in videos if video.frames}
     empty = sorted(files.keys() - named)
     _warn(name, "frames that are named but not there", missing)
@@ -88,32 +89,6 @@ def read_set(
         grouping=_describe_videos(name, videos, files, frames=frames),
     )
     return thin(faces, frames, per_real_video=real_frames)
-
-
-def _check_options(layout: str, options: Mapping[str, object], *, field: str) -> None:
-    if layout not in LAYOUTS:
-        raise ConfigError(f"there is no layout {layout!r}; {nearest(layout, LAYOUTS)}")
-    known = {
-        one: list(inspect.signature(read).parameters.values())[2:] for one, read in LAYOUTS.items()
-    }
-    names = [parameter.name for parameter in known[layout]]
-    where = f"{field}." if field else ""
-    its_options = f"its options are {', '.join(names)}"
-    for option in options:
-        if option not in names:
-            others = [
-                one for one, parameters in known.items() if option in {x.name for x in parameters}
-            ]
-            of_whom = f", but of {' and '.join(map(repr, others))}" if others else ""
-            raise ConfigError(
-                f"{where}{option} = {options[option]!r} is no option of the layout {layout!r}"
-                f"{of_whom}: {its_options}; leave it empty, or set {where}layout"
-            )
-    for parameter in known[layout]:
-        if parameter.default is inspect.Parameter.empty and parameter.name not in options:
-            raise ConfigError(
-                f"the layout {layout!r} needs {where}{parameter.name!s}: set it; {its_options}"
-            )
 
 
 def _leave_out(videos: Iterable[Video], exclude: Sequence[str], root: SetRoot) -> list[Video]:
@@ -165,14 +140,39 @@ def _label_videos(videos: Sequence[Video], label_by_class: Mapping[str, int]) ->
     return {name: label_by_class[video.label] for name, video in first.items()}
 
 
-def _find_files(videos: Sequence[Video]) -> tuple[dict[str, set[str]], list[str]]:
-    """Returns each video's files that are there, and all that are not."""
+def _find_files(
+    name: str, videos: Sequence[Video], label_by_video: Mapping[str, int]
+) -> tuple[dict[str, set[str]], list[str]]:
+    """Returns each video's files that are there, and all that are not.
+
+    Raises:
+        DataError: A file is in a real and a fake video, or two folders are one.
+    """
     files: dict[str, set[str]] = {}
     missing: dict[str, None] = {}
+    first: dict[str, str] = {}
+    shared: set[str] = set()
     for video in videos:
         there = {file for file in video.frames if os.path.isfile(file)}
         files.setdefault(video.name, set()).update(there)
         missing |= dict.fromkeys(file for file in video.frames if file not in there)
+        for file in there:
+            other = first.setdefault(file, video.name)
+            if label_by_video[other] != label_by_video[video.name]:
+                fake, real = sorted((other, video.name), key=label_by_video.__getitem__)
+                raise DataError(
+                    f"{video.where} has {file} in the video {video.name!r}: it would be a face of"
+                    f" the fake video {fake!r} and of the real video {real!r}; correct one of them"
+                )
+            if other != video.name:
+                shared.add(file)
+    if shared:
+        logger.warning(
+            "%s: %d pictures are in several videos, and count in each: %s",
+            name,
+            len(shared),
+            told(sorted(shared)),
+        )
     _refuse_same_folders({os.path.dirname(file) for there in files.values() for file in there})
     return files, list(missing)
 

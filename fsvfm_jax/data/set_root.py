@@ -52,12 +52,17 @@ class SetRoot:
     field: str
     left_out: Tally = field(default_factory=Tally)
 
+    def option(self, name: str) -> str:
+        """Returns what messages call an option of the set: the field of the config, if any."""
+        return f"{self.field}.{name}" if self.field else name
+
     def flag(self, option: str, value: str) -> str:
         """Returns how a user sets an option of the set.
 
         The value may come from a stranger's list: it is quoted for a shell.
         """
-        return f"--{self.field}.{option}={quote(value)}" if self.field else f"{option}={value!r}"
+        name = self.option(option)
+        return f"--{name}={quote(value)}" if self.field else f"{name}={value!r}"
 
 
 def told(names: Sequence[str]) -> str:

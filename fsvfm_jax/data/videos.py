@@ -76,7 +76,11 @@ def without_frame(name: str) -> str:
 
 
 def group_pictures(
-    pictures: Sequence[Picture], videos: str, *, class_folders: Collection[str]
+    pictures: Sequence[Picture],
+    videos: str,
+    *,
+    class_folders: Collection[str],
+    option: str = "videos",
 ) -> Iterator[Video]:
     """Yields every picture as a piece of its video.
 
@@ -87,12 +91,14 @@ def group_pictures(
             "{video}/*/*" or "{video}_*": what stands in the place of {video}, with the folders
             before it. "": what the names show.
         class_folders: Folders that are no video, whatever their pictures are called.
+        option: What messages call `videos`, such as "config.data.test.DFDC.videos".
 
     Raises:
         ConfigError: `videos` is none of these, or the pattern matches no picture.
     """
     paths = [picture.path for picture in pictures]
-    for picture, (name, by) in zip(pictures, _assign(paths, videos, class_folders), strict=True):
+    assigned = _assign(paths, videos, class_folders, option=option)
+    for picture, (name, by) in zip(pictures, assigned, strict=True):
         yield Video(name, picture.label, [picture.file], picture.where, by)
 
 
@@ -138,7 +144,7 @@ def are_numbered(paths: Sequence[str]) -> bool:
 
 
 def _assign(
-    paths: Sequence[str], videos: str, class_folders: Collection[str]
+    paths: Sequence[str], videos: str, class_folders: Collection[str], *, option: str
 ) -> Iterator[tuple[str, str]]:
     """Yields the name of each path's video, and what decided."""
     if not videos:
@@ -150,7 +156,7 @@ def _assign(
     elif videos == "picture":
         yield from ((stem(path), PICTURE) for path in paths)
     else:
-        yield from _by_pattern(paths, videos)
+        yield from _by_pattern(paths, videos, option=option)
 
 
 def _as_shown(paths: Sequence[str], class_folders: Collection[str]) -> Iterator[tuple[str, str]]:
@@ -228,19 +234,19 @@ def _by_name(path: str) -> str:
     return os.path.join(folder, kept) if kept else folder
 
 
-def _by_pattern(paths: Sequence[str], pattern: str) -> Iterator[tuple[str, str]]:
-    match = _compile(pattern)
+def _by_pattern(paths: Sequence[str], pattern: str, *, option: str) -> Iterator[tuple[str, str]]:
+    match = _compile(pattern, option=option)
     found = [match(path) for path in paths]
     if paths and not any(found):
         raise ConfigError(
-            f"videos = {pattern!r} matches no picture, such as {stem(paths[0])!r}: the pattern"
+            f"{option} = {pattern!r} matches no picture, such as {stem(paths[0])!r}: the pattern"
             " describes the end of such a path, with {video} where the video's name stands"
         )
     for path, video in zip(paths, found, strict=True):
         yield (video, PATTERN) if video else (stem(path), UNMATCHED)
 
 
-def _compile(pattern: str) -> Callable[[str], str | None]:
+def _compile(pattern: str, *, option: str) -> Callable[[str], str | None]:
     """Returns a function from a path to the path of its video, or None.
 
     Raises:
@@ -253,7 +259,7 @@ def _compile(pattern: str) -> Callable[[str], str | None]:
         or any(part.count("*") > _MAX_WILDCARDS or not part for part in parts)
     ):
         raise ConfigError(
-            f"videos = {pattern!r} is neither 'folder', 'name', 'picture', nor a pattern such as"
+            f"{option} = {pattern!r} is neither 'folder', 'name', 'picture', nor a pattern such as"
             " '{video}/*/*' or '{video}_*': {video} once, at most"
             f" {_MAX_PATTERN_PARTS} parts between slashes, and {_MAX_WILDCARDS} stars in each"
         )
