@@ -171,7 +171,7 @@ def test_a_folder_with_a_file_of_pytorch_is_read(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"num_attention_heads": 4}))
     assert read_encoder(tmp_path).model == TINY
     torch.save(arrays, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=False)
-    with pytest.raises(DataError, match=r"pytorch_model\.bin is in PyTorch's legacy format"):
+    with pytest.raises(DataError, match=r"pytorch_model\.bin is in the format of PyTorch before"):
         read_encoder(tmp_path)
 
 
