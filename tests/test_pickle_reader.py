@@ -146,7 +146,7 @@ LONG_TUPLE = b"(" + b"N" * 60_000 + b"tq\x00"
         (b"]q\x00" + b"](h\x00h\x00eq\x00" * 60, "repeats its containers and texts"),
         (b"}q\x00" + b"}(K\x00h\x00K\x01h\x00uq\x00" * 60, "repeats its containers and texts"),
         (b"(" + LARGE_DICT + b"h\x00" * 20_000 + b"t", "repeats its containers and texts"),
-        (b"(" + text("a" * 20_000) + b"q\x00" + b"h\x00" * 100 + b"t", "repeats its containers and"),
+        (b"(" + text("a" * 20_000) + b"q\x00" + b"h\x00" * 100 + b"t", "repeats its cont"),
         (b"(" + b"}" + text("a" * 20_000) + b"Nsq\x00" + b"h\x00" * 100 + b"t",
          "repeats its containers and texts"),
         (b"(" + LARGE_DICT + b"h\x00" * 20 + b"t", None),

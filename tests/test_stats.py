@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsvfm_jax.data.sources import SyntheticFaces
 from fsvfm_jax.data.moments import MIN_STD
+from fsvfm_jax.data.sources import SyntheticFaces
 from fsvfm_jax.data.stats import Stats, compute_stats, load_stats, save_stats
 from fsvfm_jax.errors import DataError
 
