@@ -23,7 +23,7 @@ from fsvfm_jax.convert.measures import HEADS, UnknownHeads
 from fsvfm_jax.convert.positions import resize_positions
 from fsvfm_jax.convert.runs import ORIGIN, is_run, read_run, run_config, save_origin
 from fsvfm_jax.convert.safetensors import read_header
-from fsvfm_jax.convert.sharded import read_index
+from fsvfm_jax.convert.sharded import read_headers, read_index
 from fsvfm_jax.convert.training import MOMENTS, from_train_state, to_train_state
 from fsvfm_jax.convert.weights import (
     OUR_KEY,
@@ -183,7 +183,7 @@ def inspect(args: argparse.Namespace) -> None:
 def _about_safetensors(path: Path) -> dict[str, Any]:
     """What the headers of a file, or of all files that an index names, say of their arrays."""
     names = [path.name] if path.suffix == ".safetensors" else sorted(read_index(path)[0])
-    headers = {name: x for file in names for name, x in read_header(path.with_name(file)).items()}
+    headers = read_header(path) if path.suffix == ".safetensors" else read_headers(path)
     shapes = {name: x["shape"] for name, x in headers.items() if name != "__metadata__"}
     return {
         "format": "safetensors",
