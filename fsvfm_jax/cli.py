@@ -35,7 +35,6 @@ CONFIG = config_flags.DEFINE_config_file(
     help_string="Config file, such as configs/vit_l.py, or configs/vit_l.py:smoke for a tiny run"
     " without data. configs/common.py explains the fields.",
 )
-flags.FLAGS["config"].parser = FindingParser(flags.FLAGS["config"].parser)
 _COORDINATOR = flags.DEFINE_string(
     "coordinator",
     None,
@@ -154,6 +153,9 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     Returns:
         The name and what is no flag. A mistake ends the program with one sentence.
     """
+    flag = flags.FLAGS["config"]
+    if not isinstance(flag.parser, FindingParser):
+        flag.parser = FindingParser(flag.parser)
     try:
         remaining = flags.FLAGS(argv)
         if CONFIG.value is None:

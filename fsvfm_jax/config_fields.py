@@ -20,6 +20,7 @@ from fsvfm_jax.config_checks import (
     under,
     whole,
 )
+from fsvfm_jax.data.moments import MIN_STD
 from fsvfm_jax.losses import SIMILARITIES
 from fsvfm_jax.masking import REGION_CHOICES, STRATEGIES
 from fsvfm_jax.models import CHOICES
@@ -33,7 +34,6 @@ MAX_DEPTH = 1024
 MAX_SIDE = 2**14
 # A larger decay rate is 1 in float32, and Adam divides by 1 minus its powers.
 MAX_BETA = 0.999999
-MIN_STD = 1e-4  # far below what 256 levels can show
 
 # Sections of several tasks.
 TASK: Fields = {"task": choice("what the program does", TASKS)}

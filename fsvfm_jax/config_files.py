@@ -14,6 +14,7 @@ from typing import Any
 
 from absl import flags
 
+from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.host.plain_files import read_plain
 
 BUNDLED = Path(__file__).parent / "bundled"
@@ -48,10 +49,13 @@ def find(path: str) -> str:
 
     Raises:
         FileNotFoundError: There is no such file; the message lists those there are.
+        ConfigError: `configs` is already loaded from another folder.
     """
     here, bundled = Path.cwd(), _names(BUNDLED)
     if os.path.isfile(path):
-        make_importable(here, BUNDLED)
+        # A file of another checkout imports that checkout's `configs`.
+        own = [x.parent for x in Path(path).resolve().parents if x.name == "configs"]
+        make_importable(*own[:1], here, BUNDLED)
         return path
     if path in bundled:
         make_importable(BUNDLED, here)
@@ -69,11 +73,22 @@ def make_importable(*folders: Path) -> None:
     """Makes `configs`, which config files import, what lies in the `configs` of these folders.
 
     Without it `configs` would be another project's where that one is installed.
+
+    Raises:
+        ConfigError: `configs` is already loaded from another folder.
     """
+    wanted = [folder / "configs" for folder in folders if (folder / "configs").is_dir()]
     if "configs" not in sys.modules:
         spec = ModuleSpec("configs", None, is_package=True)
-        spec.submodule_search_locations = [str(folder / "configs") for folder in folders]
+        spec.submodule_search_locations = [str(folder) for folder in wanted]
         sys.modules["configs"] = module_from_spec(spec)
+        return
+    loaded = [Path(folder) for folder in getattr(sys.modules["configs"], "__path__", ())]
+    if [x.resolve() for x in loaded[:1]] != [x.resolve() for x in wanted[:1]]:
+        raise ConfigError(
+            f"this config needs the configs of {wanted[0].parent}, and this process has loaded"
+            f" others ({', '.join(map(str, loaded)) or 'no folder'}): read it in a new process"
+        )
 
 
 def _names(folder: Path) -> set[str]:

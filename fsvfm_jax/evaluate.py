@@ -22,7 +22,8 @@ from ml_collections import ConfigDict
 from fsvfm_jax import config as config_lib
 from fsvfm_jax import distributed, integrity, report, report_table, scoring, sharding
 from fsvfm_jax.convert.measures import HEADS, network
-from fsvfm_jax.convert.weights import is_run, read_source, run_config, run_data
+from fsvfm_jax.convert.runs import is_run, run_config, run_data
+from fsvfm_jax.convert.weights import read_source
 from fsvfm_jax.data.detection_sets import (
     DetectionSet,
     check_classes,

@@ -20,7 +20,7 @@ from fsvfm_jax import config as config_lib
 from fsvfm_jax import distributed, integrity, sharding, tracking
 from fsvfm_jax.checkpoint import Checkpoints, Restored
 from fsvfm_jax.compilation import compile_for_devices, fresh_state, place, state_template
-from fsvfm_jax.convert.weights import save_origin
+from fsvfm_jax.convert.runs import save_origin
 from fsvfm_jax.data.pipeline import (
     Batches,
     Element,

@@ -25,7 +25,7 @@ import fuzz_sources
 from etils import epath
 
 from fsvfm_jax import integrity, lock, rewind, run_files, summary, tracking
-from fsvfm_jax.convert import weights
+from fsvfm_jax.convert import runs, weights
 from fsvfm_jax.data import images, protocols, stats
 from fsvfm_jax.data.records import FaceRecords
 from fsvfm_jax.data.sources import FaceFolder
@@ -142,7 +142,7 @@ READERS = {
         fuzz_sources.write_npz, lambda folder: _read_source(folder / "w.npz"), ("w.npz",)
     ),
     "run as a source": Reader(
-        fuzz_sources.write_run, lambda folder: weights.run_config(folder), ("config.json",)
+        fuzz_sources.write_run, lambda folder: runs.run_config(folder), ("config.json",)
     ),
     "checkpoint": Reader(
         fuzz_sources.write_checkpoint,

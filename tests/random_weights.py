@@ -1,11 +1,13 @@
 """Networks with weights that are not tiny, unlike fresh ones, and what describes them."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from fsvfm_jax.convert.card import Description
+from fsvfm_jax.convert.foreign import Encoder, read_weights, to_encoder
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.models import build_detector
 from fsvfm_jax.models.fsvfm import Params, encoder_subset
@@ -56,3 +58,9 @@ def describe(
         "source_sha256": "0" * 64,
     }
     return Description(**(fields | others))
+
+
+def encoder_in(path: Path, **told: Any) -> Encoder:
+    """The encoder in a file or folder of another library."""
+    weights = read_weights(path)
+    return to_encoder(weights.network.state_dict, config=weights.config, **told)

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from random_weights import TINY, describe, detector_params, encoder_params
 
-from fsvfm_jax.convert.card import is_license, model_card, preprocess, timm_config
+from fsvfm_jax.convert.card import model_card, preprocess, timm_config
 from fsvfm_jax.convert.folder import write_folder
+from fsvfm_jax.convert.licenses import is_license
 from fsvfm_jax.errors import ConfigError
 
 LABELS = ("fake", "real")
@@ -166,12 +167,14 @@ def test_identifiers_of_licences_are_taken_and_stay_text(license):
         *("x" * 65, "{'a': 1}", "<b>", "é"),
     ],
 )
-def test_what_is_no_identifier_of_a_licence_is_refused(license):
+def test_what_is_no_identifier_of_a_licence_is_refused(license, tmp_path):
     assert not is_license(license)
     if not isinstance(license, str):
         return
-    with pytest.raises(ConfigError, match=r"the licence is .*: a licence is the identifier"):
-        describe(TINY, license=license)
+    match = "the licence is .*: a licence is the identifier" if license else "license is ''"
+    with pytest.raises(ConfigError, match=match):
+        write_folder(tmp_path / "x", encoder_params(TINY), describe(TINY, license=license))
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(
@@ -179,6 +182,10 @@ def test_what_is_no_identifier_of_a_licence_is_refused(license):
     [
         ({"recipe": "x" * 201}, "recipe is 'x+', of 201 characters: give 1 to 200"),
         ({"source": ""}, "source is '', of 0 characters"),
+        ({"source_sha256": "0" * 600_000}, "source_sha256 is '0{200}', of 600000"),
+        ({"dataset_fingerprint": "f" * 600_000}, "dataset_fingerprint is 'f{200}', of 600000"),
+        ({"license": "x" * 201}, "license is 'x{200}', of 201"),
+        ({"interpolation": "x" * 600_000}, "interpolation is 'x{200}', not one of bicubic, bil"),
         ({"labels": ("fake", "")}, "label 1 is '', of 0"),
         ({"face_detector": "x" * 10**6}, "face_detector is 'x{200}', of 1000000"),
         ({"crop_margin": float("nan")}, "crop_margin is nan, not from 0 to 10"),

@@ -1,5 +1,8 @@
 """What the commands share; `test_main` sees the rest of it as a user does."""
 
+import subprocess
+import sys
+
 import pytest
 
 from fsvfm_jax import cli
@@ -47,3 +50,11 @@ def test_an_accelerator_that_jax_does_not_see_is_an_error(tmp_path, monkeypatch,
     cli.check_accelerator("gpu", devices=tmp_path)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     cli.check_accelerator("cpu", devices=tmp_path)
+
+
+def test_an_import_of_the_commands_changes_no_flag():
+    program = (
+        "from absl import flags; from fsvfm_jax import cli; print(flags.FLAGS['config'].parser)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "ConfigFileFlagParser" in done.stdout and "FindingParser" not in done.stdout, done

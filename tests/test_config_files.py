@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fsvfm_jax import config_files
+from fsvfm_jax.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
 PRINT_BLR = """
@@ -69,6 +70,38 @@ def test_another_projects_configs_do_not_get_in_the_way(tmp_path):
     write(tmp_path / "configs" / "common.py", "raise RuntimeError('another project')")
     found = read_config(tmp_path, "--config=configs/vit_b.py:smoke")
     assert found.stdout == "0.008 0\n", found.stderr
+
+
+def test_a_file_of_another_checkout_has_what_that_checkout_shares(tmp_path):
+    fork, here = tmp_path / "fork", tmp_path / "here"
+    shared = (ROOT / "configs" / "common.py").read_text()
+    for folder, rate in ((fork, "5e-3"), (here, "7e-3")):
+        text = shared.replace("blr=8e-3", f"blr={rate}")
+        write(folder / "configs" / "common.py", text)
+    write(fork / "configs" / "vit_b.py", OWN)
+    write(fork / "configs" / "deep" / "own.py", OWN)
+    write(fork / "own.py", OWN)
+    for name in "configs/vit_b.py", "configs/deep/own.py":
+        for path in fork / name, Path("..") / "fork" / name:
+            found = read_config(here, f"--config={path}:smoke")
+            assert found.stdout == "0.005 7\n", found.stderr
+    # Outside of a folder called `configs` it has what the current folder shares.
+    found = read_config(here, f"--config={fork / 'own.py'}:smoke")
+    assert found.stdout == "0.007 7\n", found.stderr
+
+
+def test_configs_that_are_loaded_from_elsewhere_are_not_taken_for_others(tmp_path, monkeypatch):
+    for name in "one", "two":
+        write(tmp_path / name / "configs" / "own.py", OWN)
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in sys.modules if name.split(".")[0] == "configs"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "configs", None)  # It is restored in the end.
+    del sys.modules["configs"]
+    one = str(tmp_path / "one" / "configs" / "own.py")
+    assert config_files.find(one) == config_files.find(one) == one
+    with pytest.raises(ConfigError, match=r"needs the configs of .*two, .* loaded .*one/configs, "):
+        config_files.find(str(tmp_path / "two" / "configs" / "own.py"))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from configs import transfer
 from fsvfm_jax import compilation, finetune, losses, optim, sharding, train
 from fsvfm_jax import config as config_lib
 from fsvfm_jax.checkpoint import Checkpoints
-from fsvfm_jax.convert import reference, weights
+from fsvfm_jax.convert import reference, runs
 from fsvfm_jax.convert.measures import network
 from fsvfm_jax.data.labelled import REAL
 from fsvfm_jax.data.stats import Stats
@@ -366,7 +366,7 @@ def test_mean_and_deviation_come_with_the_weights_and_are_stored(straight, tmp_p
     run(tmp_path, config)
     stored = json.loads((tmp_path / "data_stats.json").read_text())
     assert stored == {"mean": list(STATS.mean), "std": list(STATS.std)}
-    assert weights.read_run(tmp_path).stats == STATS
+    assert runs.read_run(tmp_path).stats == STATS
     origin = json.loads((tmp_path / "origin.json").read_text())
     assert origin["source"] == straight.name
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from test_train import run
 
-from fsvfm_jax.convert.weights import read_run
+from fsvfm_jax.convert.runs import read_run
 from fsvfm_jax.data.sources import FaceFolder, JoinedSets
 from fsvfm_jax.errors import ConfigError, StorageError
 

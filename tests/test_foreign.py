@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden_files import need
-from random_weights import TINY, encoder_params, images
+from random_weights import TINY, encoder_in, encoder_params, images
 
-from fsvfm_jax.convert import huggingface
+from fsvfm_jax.convert import foreign, huggingface
 from fsvfm_jax.convert.folder import timm_names
-from fsvfm_jax.convert.foreign import read_encoder, read_weights, to_encoder
+from fsvfm_jax.convert.foreign import read_weights, to_encoder
 from fsvfm_jax.convert.safetensors import save_safetensors
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.models.vit import SIZES, ViT
@@ -38,7 +38,7 @@ def test_the_keys_say_which_library(state_dict):
 )
 def test_the_config_says_how_many_heads(state_dict, config):
     assert to_encoder(state_dict, config=config).model["num_heads"] == 4
-    with pytest.raises(ConfigError, match=r"says 4 attention heads, not 12 as told"):
+    with pytest.raises(ConfigError, match=r"says 4 attention heads, not 12 as given"):
         to_encoder(state_dict, config=config, num_heads=12)
 
 
@@ -81,18 +81,18 @@ def test_another_epsilon_is_warned_of(caplog):
 
 def test_a_file_and_a_folder_are_read(tmp_path):
     save_safetensors(tmp_path / "model.safetensors", TIMM, metadata={})
-    assert read_encoder(tmp_path / "model.safetensors", num_heads=4).model == TINY
+    assert encoder_in(tmp_path / "model.safetensors", num_heads=4).model == TINY
     with pytest.raises(DataError, match=r"config\.json cannot be read"):
-        read_encoder(tmp_path, num_heads=4)
+        encoder_in(tmp_path, num_heads=4)
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(DataError, match="is not that of timm or Hugging Face"):
-        read_encoder(tmp_path, num_heads=4)
+        encoder_in(tmp_path, num_heads=4)
     (tmp_path / "config.json").write_text(json.dumps({"model_args": {"num_heads": 4}}))
-    assert read_encoder(tmp_path).model == TINY
+    assert encoder_in(tmp_path).model == TINY
     with pytest.raises(ConfigError, match="says 4 attention heads, not 12"):
-        read_encoder(tmp_path / "model.safetensors", num_heads=12)
+        encoder_in(tmp_path / "model.safetensors", num_heads=12)
     with pytest.raises(ConfigError, match="width is 48 by the arrays' shapes, not 1280"):
-        read_encoder(tmp_path, **SIZES["vit_huge_patch14"] | {"num_heads": 4})
+        encoder_in(tmp_path, **SIZES["vit_huge_patch14"] | {"num_heads": 4})
 
 
 @pytest.mark.parametrize("pool", ["token", "avg"])
@@ -105,7 +105,7 @@ def test_what_timm_saves_becomes_an_encoder(tmp_path, pool):
     timm.models.save_for_hf(
         network, tmp_path, model_args={**sizes, **options}, safe_serialization=True
     )
-    encoder = read_encoder(tmp_path)
+    encoder = encoder_in(tmp_path)
     ours = ViT(**encoder.model).apply(
         {"params": encoder.params}, jnp.asarray(images(64)), method="encode"
     )
@@ -155,7 +155,7 @@ def test_networks_as_programs_of_pytorch_save_them(tmp_path, kind, entry):
     (tmp_path / "config.json").write_text("{}")
     weights = read_weights(tmp_path / "x.pt")
     assert weights.network.entry == entry and weights.format == "zip archive of PyTorch"
-    encoder = read_encoder(tmp_path / "x.pt", num_heads=4)
+    encoder = encoder_in(tmp_path / "x.pt", num_heads=4)
     jax.tree.map(np.testing.assert_array_equal, encoder.params, wanted.params)
     if kind == "DataParallel":  # the others have the same arrays
         ours = ViT(**encoder.model).apply(
@@ -169,10 +169,10 @@ def test_a_folder_with_a_file_of_pytorch_is_read(tmp_path):
     arrays = {key: torch.from_numpy(x.copy()) for key, x in HUGGINGFACE.items()}
     torch.save(arrays, tmp_path / "pytorch_model.bin")
     (tmp_path / "config.json").write_text(json.dumps({"num_attention_heads": 4}))
-    assert read_encoder(tmp_path).model == TINY
+    assert encoder_in(tmp_path).model == TINY
     torch.save(arrays, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=False)
-    with pytest.raises(DataError, match=r"pytorch_model\.bin is in PyTorch's legacy format"):
-        read_encoder(tmp_path)
+    with pytest.raises(DataError, match=r"pytorch_model\.bin is in the format of PyTorch before"):
+        encoder_in(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -193,3 +193,27 @@ def test_a_config_with_values_of_the_wrong_kind_is_refused(config):
     for state_dict in TIMM, HUGGINGFACE:
         with pytest.raises(DataError, match=r"config\.json beside the weights is odd"):
             to_encoder(state_dict, config=config, num_heads=4)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json"])
+def test_another_network_is_refused_by_its_names_before_it_is_loaded(tmp_path, name, monkeypatch):
+    arrays = {f"model.layers.{n}.a\0": np.zeros(1, np.float32) for n in range(100)}
+    save_safetensors(tmp_path / "model.safetensors", arrays, metadata={})
+    if name.endswith("json"):
+        index = {"weight_map": dict.fromkeys(arrays, "model.safetensors")}
+        (tmp_path / name).write_text(json.dumps(index))
+    monkeypatch.setattr(foreign, "load_safetensors", pytest.fail)
+    monkeypatch.setattr(foreign, "load_sharded", pytest.fail)
+    with pytest.raises(DataError, match=r"no vision transformer .* and 80 more") as error:
+        read_weights(tmp_path / name)
+    assert len(str(error.value)) < 1000
+
+
+def test_names_are_not_changed_by_the_search(tmp_path):
+    arrays = {f"model.{key}": array for key, array in TIMM.items()}
+    save_safetensors(
+        tmp_path / "x.safetensors", arrays | {"a\0": arrays["model.cls_token"]}, metadata={}
+    )
+    network = read_weights(tmp_path / "x.safetensors").network
+    assert network.prefix == "model." and network.left_out == ("a\0",)
+    jax.tree.map(np.testing.assert_array_equal, network.state_dict, dict(TIMM))

@@ -24,7 +24,7 @@ def tar(path):
 
 
 FILES = {
-    "PyTorch's legacy format": legacy,
+    "the format of PyTorch before version 1.6": legacy,
     "a bare pickle": lambda path: path.write_bytes(pickle.dumps({"x": 1})),
     "a tar archive": tar,
     "a safetensors file by another name": lambda path: save_safetensors(path, {}, metadata={}),

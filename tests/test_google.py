@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from golden_files import need
 from google_names import HEADS, WIDTH, google_names
-from random_weights import TINY, encoder_params, images
+from random_weights import TINY, encoder_in, encoder_params, images
 
-from fsvfm_jax.convert.foreign import read_encoder
 from fsvfm_jax.convert.google import to_timm
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.models.vit import ViT
@@ -30,7 +29,7 @@ def test_features_are_those_of_timm(tmp_path, kind, stacked, prefix, caplog):
     np.savez_compressed(
         tmp_path / "vit.npz", **google_names(kind, stacked=stacked, prefix=prefix), **others
     )
-    encoder = read_encoder(tmp_path / "vit.npz")
+    encoder = encoder_in(tmp_path / "vit.npz")
     assert encoder.model == TINY
     assert "tanh form of GELU" in caplog.text
     assert ("left out: 'params.t'" in caplog.text) == bool(others)
@@ -54,21 +53,21 @@ def test_every_array_comes_to_its_place(tmp_path, kind, stacked, prefix):
     wanted = encoder_params(TINY)
     if kind == "big_vision":  # has no position for the class token
         wanted["pos_embed"] = wanted["pos_embed"] * np.r_[0, np.ones(16)][:, None]
-    found = read_encoder(tmp_path / "vit.npz").params
+    found = encoder_in(tmp_path / "vit.npz").params
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 
 def test_bfloat16_is_read(tmp_path):
     halves = {name: x.astype(ml_dtypes.bfloat16) for name, x in google_names().items()}
     np.savez(tmp_path / "vit.npz", **halves)
-    kernel = read_encoder(tmp_path / "vit.npz").params["cls_token"]
+    kernel = encoder_in(tmp_path / "vit.npz").params["cls_token"]
     np.testing.assert_array_equal(kernel, halves["cls"].astype(np.float32))
 
 
 def test_the_heads_are_those_of_the_file(tmp_path):
     np.savez(tmp_path / "vit.npz", **google_names())
-    with pytest.raises(ConfigError, match="the file says 4 attention heads, not 12 as told"):
-        read_encoder(tmp_path / "vit.npz", num_heads=12)
+    with pytest.raises(ConfigError, match="the file says 4 attention heads, not 12 as given"):
+        encoder_in(tmp_path / "vit.npz", num_heads=12)
 
 
 BLOCK = "Transformer.encoderblock_1."

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden_files import need
-from random_weights import TINY, encoder_params, images
+from random_weights import TINY, encoder_in, encoder_params, images
 from test_huggingface import vit_config
 
-from fsvfm_jax.convert import huggingface
-from fsvfm_jax.convert.foreign import read_encoder, read_weights
+from fsvfm_jax.convert import huggingface, sharded
+from fsvfm_jax.convert.foreign import read_weights
 from fsvfm_jax.convert.safetensors import save_safetensors
 from fsvfm_jax.convert.sharded import INDEX_FILE, load_sharded, read_index
 from fsvfm_jax.errors import DataError
@@ -39,7 +39,7 @@ def test_all_files_together_are_the_network(tmp_path, index):
     assert arrays.keys() == HUGGINGFACE.keys()
     for name, array in HUGGINGFACE.items():
         np.testing.assert_array_equal(arrays[name], array)
-    encoder = read_encoder(tmp_path / INDEX_FILE, num_heads=4)
+    encoder = encoder_in(tmp_path / INDEX_FILE, num_heads=4)
     jax.tree.map(np.testing.assert_array_equal, encoder.params, encoder_params(TINY))
     assert read_index(tmp_path / INDEX_FILE)[0].keys() == set(FILES)
 
@@ -56,7 +56,7 @@ def test_what_transformers_saves_in_shards_has_its_features(tmp_path, architectu
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
     weights = read_weights(tmp_path)
     assert weights.format == "safetensors in shards" and len(weights.sha256) == 64
-    encoder = read_encoder(tmp_path)
+    encoder = encoder_in(tmp_path)
     ours = ViT(**encoder.model).apply(
         {"params": encoder.params}, jnp.asarray(images(64)), method="encode"
     )
@@ -89,6 +89,17 @@ def test_what_transformers_saves_in_shards_has_its_features(tmp_path, architectu
 def test_an_index_that_is_odd_is_refused(tmp_path, index, change, reason):
     (tmp_path / INDEX_FILE).write_text(json.dumps(index | change))
     with pytest.raises(DataError, match=reason):
+        load_sharded(tmp_path / INDEX_FILE)
+
+
+def test_headers_are_read_before_any_array(tmp_path, index, monkeypatch):
+    monkeypatch.setattr(sharded, "load_safetensors", None)
+    monkeypatch.setattr(sharded, "MAX_WEIGHTS_BYTES", index["metadata"]["total_size"] - 1)
+    with pytest.raises(DataError, match=r"index\.json have more than .* bytes"):
+        load_sharded(tmp_path / INDEX_FILE)
+    monkeypatch.setattr(sharded, "MAX_WEIGHTS_BYTES", index["metadata"]["total_size"])
+    (tmp_path / FILES[1]).write_bytes(b"")
+    with pytest.raises(DataError, match="no whole safetensors file"):
         load_sharded(tmp_path / INDEX_FILE)
 
 

@@ -10,6 +10,7 @@ from etils import epath
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fsvfm_jax.data.moments import MIN_STD
 from fsvfm_jax.data.sources import SyntheticFaces
 from fsvfm_jax.data.stats import (
     STATS_FILE,
@@ -106,7 +107,9 @@ def refused_or_in_range(file: Path) -> None:
     except DataError as error:
         assert "\n" not in str(error)
         return
-    assert all(0 <= x <= 1 for x in stats.mean) and all(0 < x <= 1 for x in stats.std)
+    assert all(0 <= x <= 1 for x in stats.mean) and all(MIN_STD <= x <= 1 for x in stats.std)
+    pixels = (np.float32([0, 1])[:, None] - np.float32(stats.mean)) / np.float32(stats.std)
+    assert np.all(np.isfinite(pixels))
 
 
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
@@ -158,6 +161,9 @@ def test_no_bytes_get_further_than_a_sentence(tmp_path_factory, content: bytes) 
         '{"mean": [0.5, 0.5, null], "std": [0.2, 0.2, 0.2]}',
         '{"mean": 0.5, "std": 0.2}',
         '{"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.0]}',
+        '{"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 1e-320]}',
+        '{"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 1e-45]}',
+        '{"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 9e-5]}',
         '{"mean": [127, 127, 127], "std": [50, 50, 50]}',
         '{"mean": [0.5, 0.5, NaN], "std": [0.2, 0.2, 0.2]}',
         '{"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2], "std": [0.3, 0.3, 0.3]}',

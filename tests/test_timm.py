@@ -7,7 +7,7 @@ import pytest
 from golden_files import need
 from random_weights import TINY, describe, detector_params, encoder_params, images
 
-from fsvfm_jax.convert import reference
+from fsvfm_jax.convert import huggingface, reference
 from fsvfm_jax.convert.card import timm_config
 from fsvfm_jax.convert.folder import timm_names
 from fsvfm_jax.convert.timm import to_encoder
@@ -139,3 +139,19 @@ def test_a_residual_network_is_refused():
     arrays = {"conv1.weight": (64, 3, 7, 7), "bn1.weight": (64,), "fc.weight": (1000, 512)}
     with pytest.raises(DataError, match="needs a class token of shape"):
         to_encoder({key: np.zeros(shape) for key, shape in arrays.items()})
+
+
+@pytest.mark.parametrize("start", ["blocks", "vit.encoder.layer"])
+def test_a_network_deeper_than_any_is_refused_before_it_is_built(start, monkeypatch):
+    monkeypatch.setattr(jax, "eval_shape", None)
+    arrays = {
+        "cls_token": np.zeros((1, 1, 48), np.float32),
+        "pos_embed": np.zeros((1, 17, 48), np.float32),
+        "patch_embed.proj.weight": np.zeros((48, 3, 16, 16), np.float32),
+    }
+    arrays |= {"vit.embeddings.cls_token": arrays["cls_token"]} if start != "blocks" else {}
+    arrays |= {f"{start}.{block}.a": np.zeros(1, np.float32) for block in range(1001)}
+    read = to_encoder if start == "blocks" else huggingface.to_encoder
+    for reader in read, reference.to_params if start == "blocks" else read:
+        with pytest.raises(DataError, match=rf"'{start}\.' has 1001 blocks, and not 1000 at most"):
+            reader(arrays)

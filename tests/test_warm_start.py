@@ -15,9 +15,9 @@ from fsvfm_jax import finetune, pretrain
 from fsvfm_jax.convert import pth
 from fsvfm_jax.convert.folder import timm_names
 from fsvfm_jax.convert.reference import to_params, to_state_dict
+from fsvfm_jax.convert.runs import read_run
 from fsvfm_jax.convert.safetensors import save_safetensors
 from fsvfm_jax.convert.warm_start import load_encoder, load_weights, starting_stats
-from fsvfm_jax.convert.weights import read_run
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.models.fsvfm import encoder_subset, teacher_subset

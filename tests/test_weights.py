@@ -1,11 +1,9 @@
 """The command `convert`, end to end."""
 
-import contextlib
 import hashlib
 import json
 import os
 import re
-import shutil
 
 import golden_files
 import golden_numbers
@@ -13,9 +11,6 @@ import jax
 import numpy as np
 import pytest
 from golden_files import need
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from odd_json import CONTENTS, changed
 from random_weights import STATS, TINY, encoder_params
 from test_train import run
 
@@ -23,15 +18,14 @@ from fsvfm_jax.convert import pth
 from fsvfm_jax.convert.__main__ import main
 from fsvfm_jax.convert.folder import read_folder, timm_names
 from fsvfm_jax.convert.reference import to_state_dict
+from fsvfm_jax.convert.runs import read_run
 from fsvfm_jax.convert.safetensors import save_safetensors
 from fsvfm_jax.convert.source_files import file_sha256
-from fsvfm_jax.convert.weights import origin_license, read_run, read_source, run_config
+from fsvfm_jax.convert.weights import read_source
 from fsvfm_jax.data.stats import save_stats
 from fsvfm_jax.errors import DataError
 from fsvfm_jax.models.fsvfm import encoder_subset
 from fsvfm_jax.models.vit import SIZES
-
-ORIGIN = {"source": "x.pth", "source_sha256": "0" * 64, "license": None}
 
 
 @pytest.fixture(scope="module")
@@ -114,59 +108,6 @@ def test_a_run_of_ones_own_is_under_no_licence_of_others(workdir, tmp_path, caps
     assert "license" not in json.loads(capsys.readouterr().out)
 
 
-@pytest.fixture(scope="module")
-def copied(workdir, tmp_path_factory):
-    copy = tmp_path_factory.mktemp("copied") / "copy"
-    shutil.copytree(workdir, copy)
-    return copy
-
-
-@pytest.mark.parametrize("name", ["fingerprint.json", "config.json"])
-@pytest.mark.parametrize(
-    "content",
-    [
-        *(b"{", b"{}", b'{"fingerprint": 1}', b'{"task": "pretrain"}'),
-        *(
-            b'{"fingerprint": {"dataset": "x", "images": 0}}',
-            b'{"task": ["pretrain"]}',
-            b'{"a.b":1}',
-        ),
-        *CONTENTS,
-    ],
-    ids=lambda content: repr(content[:40]),
-)
-def test_a_workdir_that_is_not_whole_is_refused(workdir, copied, name, content):
-    (copied / name).write_bytes(content)
-    with pytest.raises(DataError, match="copy") as error:
-        read_run(copied)
-    assert "\n" not in str(error.value)
-    shutil.copy(workdir / name, copied / name)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        *CONTENTS,
-        *(json.dumps(ORIGIN | {"license": x}).encode() for x in (7, {"a": 1}, "7", "a: b")),
-    ],
-    ids=lambda content: repr(content[:40]),
-)
-def test_an_origin_that_is_none_is_refused(tmp_path, content):
-    (tmp_path / "origin.json").write_bytes(content)
-    with pytest.raises(DataError, match=r"origin\.json is (not the origin of a run|under the lic)"):
-        origin_license(tmp_path)
-
-
-@settings(max_examples=25)
-@given(data=st.data())
-def test_a_changed_config_is_a_runs_or_refused(workdir, tmp_path_factory, data):
-    folder = tmp_path_factory.getbasetemp()
-    config = json.loads((workdir / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(data.draw(changed(config))))
-    with contextlib.suppress(DataError):
-        run_config(folder)
-
-
 def test_a_pinned_file_is_that_file(tmp_path, capsys):
     file = tmp_path / "model.safetensors"
     save_safetensors(file, timm_names(encoder_params(TINY)), metadata={})
@@ -189,12 +130,6 @@ def test_a_file_that_is_none_is_not_hashed(tmp_path, name, capsys):
     with pytest.raises(SystemExit, match="65"):
         main(["inspect", str(file), f"--sha256={'0' * 64}"])
     assert "it has 50,000,000,000 bytes" in capsys.readouterr().err
-
-
-def test_a_workdir_without_a_run_is_refused(tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(DataError, match="no run has started yet"):
-        read_run(tmp_path)
 
 
 HEADS = ["--num-heads=4", "--decoder-num-heads=4", "--rep-decoder-num-heads=4"]
@@ -336,15 +271,50 @@ def test_weights_that_are_not_finite_need_a_flag(reference_run, tmp_path, capsys
         assert destination.exists()
 
 
-@pytest.mark.parametrize("license", [7, {"a": 1}, "7", "<b>", "x" * 65])
-def test_the_licence_in_a_file_is_an_identifier(tmp_path, license, capsys):
+def nested(depth):
+    """Tuples of a few bytes in a file that would take for ever to write out."""
+    value = ()
+    for _ in range(depth):
+        value = (value, value)
+    return value
+
+
+def write_licensed(file, license):
+    pth.write(file, golden_files.detector("dfd"), extra={"fsvfm_jax": {"license": license}})
+
+
+@pytest.mark.parametrize("license", [7, {"a": 1}, ["mit"], "", "x" * 201, (((),),), nested(10)])
+def test_a_licence_in_a_file_that_is_no_short_text_is_refused(tmp_path, license, capsys):
     need("torch")
-    file = tmp_path / "x.pth"
-    state_dict = golden_files.detector("dfd")
-    pth.write(file, state_dict, extra={"fsvfm_jax": {"license": license}})
+    write_licensed(tmp_path / "x.pth", license)
     with pytest.raises(SystemExit, match="65"):
-        main(["inspect", str(file), *HEADS[:1]])
-    assert "x.pth is under the licence" in capsys.readouterr().err
+        main(["inspect", str(tmp_path / "x.pth"), *HEADS[:1]])
+    error = capsys.readouterr().err
+    assert "x.pth has a licence that is no text of 1 to 200 characters" in error
+    assert len(error) < 500
+
+
+def test_a_licence_of_tuples_that_repeat_is_refused_at_once(tmp_path, capsys):
+    need("torch")
+    write_licensed(tmp_path / "x.pth", nested(60))
+    with pytest.raises(SystemExit, match="65"):
+        main(["inspect", str(tmp_path / "x.pth"), *HEADS[:1]])
+    assert "repeats its containers and texts" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("license", ["CC BY 4.0", "7", "<b>", "x" * 65])
+def test_any_short_text_in_a_file_is_its_licence(tmp_path, license, capsys):
+    need("torch")
+    write_licensed(tmp_path / "x.pth", license)
+    save_stats(tmp_path / "pretrain_ds_mean_std.txt", STATS)
+    main(["inspect", str(tmp_path / "x.pth"), *HEADS[:1]])
+    assert json.loads(capsys.readouterr().out)["license"] == license
+    command = ["to", "folder", str(tmp_path / "x.pth"), str(tmp_path / "y"), *HEADS[:1], *LABELS]
+    with pytest.raises(SystemExit, match="78"):
+        main(command)
+    assert "give the identifier of the same licence" in capsys.readouterr().err
+    main([*command, "--license=cc-by-4.0"])
+    assert read_folder(tmp_path / "y").description.license == "cc-by-4.0"
 
 
 ENCODER = timm_names(encoder_params(TINY))

@@ -14,28 +14,25 @@ from etils import epath
 from fsvfm_jax import cli, optim
 from fsvfm_jax.checkpoint import Checkpoints
 from fsvfm_jax.convert import pth, reference
-from fsvfm_jax.convert.card import AUTHORS_LICENSE, LICENSES, Description, is_license
+from fsvfm_jax.convert.card import Description
 from fsvfm_jax.convert.entries import networks_in
 from fsvfm_jax.convert.finite import check_finite
 from fsvfm_jax.convert.folder import read_description, write_folder
+from fsvfm_jax.convert.licenses import AUTHORS_LICENSE, LICENSES, exported_license, is_license
 from fsvfm_jax.convert.measures import HEADS, UnknownHeads
 from fsvfm_jax.convert.positions import resize_positions
+from fsvfm_jax.convert.runs import ORIGIN, is_run, read_run, run_config, save_origin
 from fsvfm_jax.convert.safetensors import read_header
-from fsvfm_jax.convert.sharded import read_index
+from fsvfm_jax.convert.sharded import read_headers, read_index
 from fsvfm_jax.convert.training import MOMENTS, from_train_state, to_train_state
 from fsvfm_jax.convert.weights import (
-    ORIGIN,
     OUR_KEY,
     Source,
     UnknownNetwork,
     check_sha256,
     is_exported,
-    is_run,
     of_pth,
-    read_run,
     read_source,
-    run_config,
-    save_origin,
 )
 from fsvfm_jax.data.stats import REFERENCE_STATS_FILE, STATS_FILE, load_stats, save_stats
 from fsvfm_jax.errors import ConfigError, StorageError, nearest
@@ -75,8 +72,7 @@ def to_folder(args: argparse.Namespace) -> None:
         facts["stats"] = load_stats(args.stats)
     if args.labels is not None:
         facts["label_names"] = tuple(args.labels.split(","))
-    if args.license is not None and facts.setdefault("license", args.license) != args.license:
-        raise ConfigError(f"--license: these weights are and stay under {facts['license']}")
+    facts["license"] = exported_license(facts.get("license"), given=args.license)
     for name in ("face_detector", "crop_margin"):
         if getattr(args, name) is not None:
             facts[name] = getattr(args, name)
@@ -84,7 +80,7 @@ def to_folder(args: argparse.Namespace) -> None:
     if reference.kind(params) == "detector":
         wanted["label_names"] = "--labels NAME,NAME in the order of the logits"
     for name, flag in wanted.items():
-        if name not in facts:
+        if facts.get(name) is None:
             raise ConfigError(f"{args.src} does not tell its {name}: give {flag}")
     description = Description(model=model, **facts)
     write_folder(
@@ -187,7 +183,7 @@ def inspect(args: argparse.Namespace) -> None:
 def _about_safetensors(path: Path) -> dict[str, Any]:
     """What the headers of a file, or of all files that an index names, say of their arrays."""
     names = [path.name] if path.suffix == ".safetensors" else sorted(read_index(path)[0])
-    headers = {name: x for file in names for name, x in read_header(path.with_name(file)).items()}
+    headers = read_header(path) if path.suffix == ".safetensors" else read_headers(path)
     shapes = {name: x["shape"] for name, x in headers.items() if name != "__metadata__"}
     return {
         "format": "safetensors",

@@ -29,7 +29,7 @@ def open_archive(file: BinaryIO) -> zipfile.ZipFile:
 
 
 class _SmallReads(io.BufferedReader):
-    """A file of which nobody can read much at once."""
+    """A file that refuses large reads."""
 
     def read(self, size: int | None = -1) -> bytes:
         if size is not None and size > MAX_DIRECTORY_BYTES:

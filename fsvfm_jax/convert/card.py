@@ -1,12 +1,13 @@
 """What an exported folder says of its weights: config.json, preprocess.json, the model card."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
+from msgspec import Meta
 
+from fsvfm_jax.convert.licenses import AUTHORS_LICENSE
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.host.markdown import markdown_text
@@ -20,19 +21,14 @@ ARCHITECTURES = {
     1280: "vit_huge_patch14_224",
 }
 
-AUTHORS_LICENSE = "cc-by-nc-4.0"
 POOLING = {
     "avg": "mean of the patch tokens, without the class token",
     "token": "class token",
 }
-
-# An identifier of SPDX or of the Hub, such as "apache-2.0", "cc-by-nc-4.0", "0BSD" or "llama3.1".
-LICENSE = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9.+-]{1,64}")
-LICENSES = (
-    "a licence is the identifier that SPDX or the Hugging Face Hub has for it, such as apache-2.0:"
-    " letters (one at least), digits and . + -, at most 64 characters"
-)
 MAX_TEXT = 200  # characters of a name, recipe or the like
+Text = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT)]
+# By timm's names.
+Interpolation = Literal["bicubic", "bilinear", "nearest", "box", "hamming", "lanczos"]
 MAX_LABELS_SHOWN = 20
 
 LABELS = """\
@@ -99,13 +95,13 @@ class Description:
         stats: Mean and standard deviation by which pixels in 0 to 1 are normalised.
         label_names: The classes in the order of the logits; none for an encoder.
         license: An identifier of SPDX or the Hub, such as "cc-by-nc-4.0", under which any
-            conversion of the authors' weights stays.
+            conversion of the authors' weights stays; in older folders any text.
         source: Name of the file or checkpoint that the weights came from.
         source_sha256: Its SHA-256.
         recipe: Of the training, if known.
         step: Of the training, if known.
         dataset_fingerprint: Of the training set, if known.
-        interpolation: By which an image comes to the network's size.
+        interpolation: By which an image comes to the network's size, one of `Interpolation`.
         crop_pct: Part of the resized image's shorter side that the centre crop keeps.
         face_detector: What found the faces, if known.
         crop_margin: Added around a face's box on each side, as a part of the box, if known.
@@ -127,14 +123,20 @@ class Description:
 
     def __post_init__(self) -> None:
         """Raises ConfigError where a field is out of its range."""
-        if not is_license(self.license):
-            raise ConfigError(f"the licence is {str(self.license)[:MAX_TEXT]!r}: {LICENSES}")
+        if self.interpolation not in get_args(Interpolation):
+            raise ConfigError(
+                f"interpolation is {self.interpolation[:MAX_TEXT]!r}, not one of"
+                f" {', '.join(get_args(Interpolation))}"
+            )
         if not 0.01 <= self.crop_pct <= 1:
             raise ConfigError(f"crop_pct is {self.crop_pct}, not from 0.01 to 1")
         if self.crop_margin is not None and not 0 <= self.crop_margin <= 10:
             raise ConfigError(f"crop_margin is {self.crop_margin}, not from 0 to 10")
         texts = {
+            "license": self.license,
             "source": self.source,
+            "source_sha256": self.source_sha256,
+            "dataset_fingerprint": self.dataset_fingerprint,
             "recipe": self.recipe,
             "face_detector": self.face_detector,
             **{f"label {index}": name for index, name in enumerate(self.label_names)},
@@ -145,11 +147,6 @@ class Description:
                     f"{field} is {text[:MAX_TEXT]!r}, of {len(text)} characters: give 1 to"
                     f" {MAX_TEXT}"
                 )
-
-
-def is_license(value: object) -> bool:
-    """Whether it is the identifier of a licence."""
-    return isinstance(value, str) and LICENSE.fullmatch(value) is not None
 
 
 def timm_config(

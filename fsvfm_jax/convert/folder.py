@@ -16,14 +16,24 @@ import numpy as np
 from msgspec import Meta
 
 from fsvfm_jax.convert import reference
-from fsvfm_jax.convert.card import Description, model_card, preprocess, timm_config
+from fsvfm_jax.convert.card import (
+    MAX_LABELS_SHOWN,
+    Description,
+    Interpolation,
+    Text,
+    model_card,
+    preprocess,
+    timm_config,
+)
 from fsvfm_jax.convert.finite import check_finite
+from fsvfm_jax.convert.licenses import LICENSES, is_license
 from fsvfm_jax.convert.measures import network
 from fsvfm_jax.convert.safetensors import load_safetensors, save_safetensors
 from fsvfm_jax.convert.source_files import file_sha256, read_json
 from fsvfm_jax.data.stats import StoredStats, make_stats
 from fsvfm_jax.errors import ConfigError, DataError, StorageError
 from fsvfm_jax.models.adapter import POOLS
+from fsvfm_jax.models.layers import LAYER_NORM_EPSILON
 
 Params = dict[str, Any]
 StateDict = dict[str, np.ndarray]
@@ -55,19 +65,22 @@ class StoredDescription(TypedDict):
 
     model: StoredMeasures
     stats: StoredStats
-    label_names: list[str]
-    license: str
-    source: str
-    source_sha256: str
-    recipe: str | None
+    label_names: list[Text]
+    license: Text
+    source: Text
+    source_sha256: Text
+    recipe: Text | None
     step: Annotated[int, Meta(ge=0)] | None
-    dataset_fingerprint: str | None
-    interpolation: str
+    dataset_fingerprint: Text | None
+    interpolation: Interpolation
     crop_pct: float
-    face_detector: str | None
+    face_detector: Text | None
     crop_margin: float | None
-    sha256: dict[str, str]
-    encoder_sha256: NotRequired[str]
+    layer_norm_epsilon: NotRequired[
+        Annotated[float, Meta(ge=LAYER_NORM_EPSILON, le=LAYER_NORM_EPSILON)]
+    ]
+    sha256: dict[Text, str]
+    encoder_sha256: NotRequired[Text]
 
 
 class FolderConfig(TypedDict):
@@ -102,11 +115,14 @@ def write_folder(
         allow_not_finite: Write weights that are infinite or not a number, too.
 
     Raises:
-        ConfigError: The description or `with_encoder` does not fit the parameters.
+        ConfigError: The description or `with_encoder` does not fit the parameters, or the licence
+            is no identifier.
         DataError: Some weights are not finite.
         StorageError: The folder is not empty or cannot be written.
     """
     num_classes = _check_description(params, description)
+    if not is_license(description.license):
+        raise ConfigError(f"the licence is {description.license!r}: {LICENSES}")
     if not allow_not_finite:
         check_finite(params, what=description.source)
     model, outside = split(timm_names(params))
@@ -152,6 +168,7 @@ def read_folder(folder: Path, *, encoder: Path | None = None) -> Exported:
     stored = read_description(folder)
     hashes = stored.pop("sha256")
     encoder_hash = stored.pop("encoder_sha256", None)
+    stored.pop("layer_norm_epsilon", None)  # that of this project's networks
     try:
         given = stored | {
             "stats": make_stats(**stored["stats"]),
@@ -236,7 +253,11 @@ def _check_description(params: Mapping[str, Any], description: Description) -> i
     num_classes = len(params.get("classifier", params.get("head"))["bias"]) if is_detector else 0
     names = description.label_names
     if len(names) != num_classes or len(set(names)) != num_classes:
-        raise ConfigError(f"{num_classes} classes need as many different names, not {list(names)}")
+        more = len(names) - MAX_LABELS_SHOWN
+        raise ConfigError(
+            f"{num_classes} classes need as many different names, not"
+            f" {list(names[:MAX_LABELS_SHOWN])}{f' and {more} more' if more > 0 else ''}"
+        )
     return num_classes
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypedDict
 
@@ -10,12 +10,12 @@ import msgspec
 import numpy as np
 
 from fsvfm_jax.convert import google, huggingface, pth, timm
-from fsvfm_jax.convert.entries import Network, find_network
+from fsvfm_jax.convert.entries import Network, find_network, listed
 from fsvfm_jax.convert.folder import MODEL_FILE
 from fsvfm_jax.convert.measures import TIMM_HEADS, measures, network
 from fsvfm_jax.convert.npz import load_npz
-from fsvfm_jax.convert.safetensors import load_safetensors
-from fsvfm_jax.convert.sharded import INDEX_FILE, load_sharded, sharded_sha256
+from fsvfm_jax.convert.safetensors import load_safetensors, read_header
+from fsvfm_jax.convert.sharded import INDEX_FILE, load_sharded, read_headers, sharded_sha256
 from fsvfm_jax.convert.source_files import file_sha256, read_json
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.models.layers import LAYER_NORM_EPSILON
@@ -57,7 +57,7 @@ class Encoder(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """A network as it is in a file or folder, whatever network it is.
+    """A network as stored in a file or folder.
 
     Attributes:
         network: Its arrays, and where they were.
@@ -72,21 +72,6 @@ class Weights(NamedTuple):
     sha256: str
     format: str
     config: dict[str, Any] | None
-
-
-def read_encoder(path: Path, **told: Any) -> Encoder:
-    """Reads the encoder in a file or folder of `read_weights`.
-
-    Args:
-        path: The file or folder.
-        told: Measures, such as `num_heads`, needed where config.json does not tell them.
-
-    Raises:
-        DataError: A file is damaged, or the network is no plain vision transformer.
-        ConfigError: The number of heads is not told, or told otherwise by config.json.
-    """
-    weights = read_weights(path)
-    return to_encoder(weights.network.state_dict, config=weights.config, **told)
 
 
 def read_weights(path: Path, *, entry: str | None = None, branch: str = "student") -> Weights:
@@ -108,17 +93,19 @@ def read_weights(path: Path, *, entry: str | None = None, branch: str = "student
     if path.is_dir() or beside.exists():
         config = read_json(beside, dict[str, Any], what="that of timm or Hugging Face")
     if file.suffix == ".json":
-        arrays, sha256, kind = load_sharded(file), sharded_sha256(file), "safetensors in shards"
-    elif file.suffix == ".npz":
-        named = {name.replace("/", "."): x for name, x in load_npz(file).items()}
-        arrays, sha256, kind = named, file_sha256(file), "npz"
-    elif file.suffix == ".safetensors":
-        arrays, sha256, kind = load_safetensors(file), file_sha256(file), "safetensors"
-    else:
-        content = pth.read(file, entry=entry, branch=branch)
-        return Weights(content.network, file, content.sha256, pth.FORMAT, config)
-    found = find_network(arrays, path=file, entry=entry, branch=branch)
-    return Weights(found, file, sha256, kind, config)
+        header, load = read_headers(file), load_sharded
+        found = _network_in(header, load, path=file, entry=entry, branch=branch)
+        return Weights(found, file, sharded_sha256(file), "safetensors in shards", config)
+    if file.suffix == ".safetensors":
+        header, load = read_header(file), load_safetensors
+        found = _network_in(header, load, path=file, entry=entry, branch=branch)
+        return Weights(found, file, file_sha256(file), "safetensors", config)
+    if file.suffix == ".npz":
+        arrays = {name.replace("/", "."): x for name, x in load_npz(file).items()}
+        found = find_network(arrays, path=file, entry=entry, branch=branch)
+        return Weights(found, file, file_sha256(file), "npz", config)
+    content = pth.read(file, entry=entry, branch=branch)
+    return Weights(content.network, file, content.sha256, pth.FORMAT, config)
 
 
 def to_encoder(
@@ -172,10 +159,31 @@ def to_encoder(
     if known_heads is not None and told.setdefault("num_heads", known_heads) != known_heads:
         raise ConfigError(
             f"{'config.json' if config else 'the file'} says {known_heads} attention heads, not"
-            f" {told['num_heads']} as told"
+            f" {told['num_heads']} as given"
         )
     network(params, **told)
     return Encoder(params, measures(params, **told))
+
+
+def _network_in(
+    header: Mapping[str, Any],
+    load: Callable[[Path], dict[str, np.ndarray]],
+    *,
+    path: Path,
+    entry: str | None,
+    branch: str,
+) -> Network:
+    """Finds a network by the names in a header, and loads the arrays if it may be an encoder's."""
+    names = {name: np.array(name, object) for name in header if name != "__metadata__"}
+    found = find_network(names, path=path, entry=entry, branch=branch)
+    keys = found.state_dict
+    if not ("cls_token" in keys or huggingface.is_huggingface(keys) or google.is_google(keys)):
+        raise DataError(
+            f"{path} holds no vision transformer with a class token: its keys are"
+            f" {listed(list(keys))}"
+        )
+    arrays = load(path)
+    return found._replace(state_dict={key: arrays[name.item()] for key, name in keys.items()})
 
 
 def _weights_file(folder: Path) -> Path:

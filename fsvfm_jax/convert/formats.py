@@ -3,7 +3,7 @@
 # PyTorch's legacy format begins with a pickled number.
 LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 SIGNATURES = (
-    (LEGACY, "in PyTorch's legacy format, of before version 1.6"),
+    (LEGACY, "in the format of PyTorch before version 1.6"),
     (b"\x80", "a bare pickle"),
     (b"PK\x03\x04", "a zip archive"),
     (b"version https://git-lfs", "a pointer of Git LFS: fetch the file itself with git lfs pull"),

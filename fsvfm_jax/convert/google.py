@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fsvfm_jax.convert.reference import MAX_DEPTH
 from fsvfm_jax.convert.timm import StateDict
 from fsvfm_jax.errors import DataError
 
@@ -23,7 +24,6 @@ LAYERS = (
 )
 OTHER_PARTS = ("head.", "pre_logits.")
 POOLING = "MAPHead_0."
-MAX_DEPTH = 1000
 
 
 class TimmWeights(NamedTuple):

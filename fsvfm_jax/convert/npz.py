@@ -1,4 +1,4 @@
-"""Archives of NumPy, `.npz`, that may come from a stranger: numbers only, and no more than said."""
+"""NumPy archives, `.npz`, from a stranger: only arrays of numbers, with a limit of size."""
 
 import math
 import os
@@ -19,6 +19,8 @@ from fsvfm_jax.host.plain_files import open_plain
 MAX_FILE_BYTES = 2**34
 # Trained weights become some 8 % smaller by compression; a bomb becomes 1,000 times smaller.
 MAX_RATIO = 4
+MAX_DIMENSIONS = 8
+MAX_SIDE = 2**63 - 1
 HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -81,6 +83,8 @@ def _problem(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> str | None:
         return "holds Python objects, which are not read"
     if dtype.kind not in "fiub" and dtype != BFLOAT16:
         return f"has dtype {str(dtype)[:100]}, and is no array of numbers"
+    if len(shape) > MAX_DIMENSIONS or not all(type(n) is int and 0 <= n <= MAX_SIDE for n in shape):
+        return "has a shape that no array has"
     if header_bytes + math.prod(shape) * dtype.itemsize != entry.file_size:
         return "has another size than its header says"
     return None

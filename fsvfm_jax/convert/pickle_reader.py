@@ -7,9 +7,9 @@ do, or what it copies is counted.
 """
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pickletools import genops
-from typing import Any
+from typing import Any, NamedTuple
 
 from fsvfm_jax.convert.pickle_calls import Calls, Unfilled, named, stored
 from fsvfm_jax.errors import DataError
@@ -18,6 +18,8 @@ from fsvfm_jax.errors import DataError
 MAX_INTEGER_KEY = 2**61 - 2
 # A checkpoint's containers are nested some 10 deep.
 MAX_DEPTH = 100
+# Values and characters of text in the result, written out; ViT-H with its optimizer has 110,000.
+MAX_TREE = 1_000_000
 
 # What a wrong program makes of the stack, or writes in a name, can go wrong in any of these ways.
 NONSENSE = (
@@ -30,6 +32,7 @@ VALUES = {
     *("BINUNICODE", "SHORT_BINUNICODE", "BINBYTES", "SHORT_BINBYTES"),
 }
 MARK = object()
+CONTAINERS = (dict, list, tuple)
 
 
 def read_pickle(
@@ -45,8 +48,8 @@ def read_pickle(
         max_array_bytes: What all arrays together may take.
 
     Raises:
-        DataError: The program names or does anything that a checkpoint's need not, copies or nests
-            more than any, or its arrays are not in their storages.
+        DataError: The program names or does anything that a checkpoint's need not, copies, nests or
+            repeats more than any, or its arrays are not in their storages.
     """
     machine = _Machine(Calls(read_storage, max_array_bytes))
     try:
@@ -59,7 +62,7 @@ def read_pickle(
     except NONSENSE as error:
         reason = f"{type(error).__name__}: {str(error)[:200]}"
         raise DataError(f"its pickle makes no sense ({reason})") from error
-    _check_depth(content)
+    _check_tree(content)
     return content
 
 
@@ -166,33 +169,60 @@ def _list(target: Any) -> list[Any]:
     return target
 
 
-def _check_depth(content: Any) -> None:
-    """Raises DataError where containers are nested too deeply, or contain themselves.
+class _Tree(NamedTuple):
+    """Levels of containers in a value, and the size of the value written out as a tree."""
 
-    Every container is looked at once, no matter how often it is contained; `heights` has 0 for
-    those that are on the way from `content` to the one at hand.
+    height: int
+    size: int
+
+
+def _check_tree(content: Any) -> None:
+    """Raises DataError where containers nest too deeply, contain themselves or repeat too often.
+
+    A program of a few bytes can make a container whose items are the same container twice, and so
+    on: what writes out or compares such a value would never end. Each container is visited one
+    time, no matter how often it is contained; `trees` has None for those that are on the way from
+    `content` to the current one.
     """
-    heights: dict[int, int] = {}
+    trees: dict[int, _Tree | None] = {}
     waiting = [content]
     while waiting:
         container = waiting[-1]
-        height = heights.get(id(container))
-        if height:
+        if trees.get(id(container)):
             waiting.pop()
             continue
-        inner = [x for x in _items(container) if isinstance(x, dict | list | tuple)]
-        if height is None:
-            heights[id(container)] = 0
-            if any(heights.get(id(x)) == 0 for x in inner):
+        inner = [x for x in _items(container) if isinstance(x, CONTAINERS)]
+        if id(container) not in trees:
+            trees[id(container)] = None
+            if any(id(x) in trees and trees[id(x)] is None for x in inner):
                 raise DataError("its pickle makes no sense: a container in it contains itself")
-            waiting += [x for x in inner if id(x) not in heights]
+            waiting += [x for x in inner if id(x) not in trees]
             continue
-        heights[id(container)] = 1 + max((heights[id(x)] for x in inner), default=0)
-        if heights[id(container)] > MAX_DEPTH:
+        below = [trees[id(x)] for x in inner]
+        tree = trees[id(container)] = _Tree(
+            1 + max((x.height for x in below), default=0),
+            1 + sum(x.size for x in below) + sum(map(_leaf_size, _leaves(container))),
+        )
+        if tree.height > MAX_DEPTH:
             raise DataError(f"its pickle nests containers more than {MAX_DEPTH} deep")
+        if tree.size > MAX_TREE:
+            raise DataError(
+                f"its pickle repeats its containers and texts to more than {MAX_TREE} values and"
+                " characters"
+            )
 
 
 def _items(container: Any) -> Iterable[Any]:
     if isinstance(container, dict):
         return container.values()
     return container if isinstance(container, list | tuple) else ()
+
+
+def _leaves(container: Any) -> Iterator[Any]:
+    if isinstance(container, dict):
+        yield from container
+    yield from (x for x in _items(container) if not isinstance(x, CONTAINERS))
+
+
+def _leaf_size(leaf: Any) -> int:
+    return max(1, len(leaf)) if isinstance(leaf, str | bytes) else 1

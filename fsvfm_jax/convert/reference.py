@@ -119,6 +119,8 @@ BLOCK_TABLE = (
     ("mlp/fc2/kernel", "mlp.fc2.weight", LINEAR),
     ("mlp/fc2/bias", "mlp.fc2.bias", VECTOR),
 )
+# Blocks of a stack; the largest network has 32.
+MAX_DEPTH = 1000
 # Networks by the parts they have, all whole.
 NETWORKS = {
     "encoder": ({"encoder", "norm"},),
@@ -230,7 +232,15 @@ def _rows(depth_of: Callable[[str], int], prefix: str) -> Iterator[Row]:
 
 
 def _depth(state_dict: Mapping[str, np.ndarray], start: str) -> int:
-    return len({k.removeprefix(start).split(".")[0] for k in state_dict if k.startswith(start)})
+    blocks = {k.removeprefix(start).split(".")[0] for k in state_dict if k.startswith(start)}
+    return check_depth(start, len(blocks))
+
+
+def check_depth(name: str, depth: int) -> int:
+    """Returns the depth of a stack of blocks; raises DataError if no network is so deep."""
+    if depth > MAX_DEPTH:
+        raise DataError(f"{name!r} has {depth} blocks, and not {MAX_DEPTH} at most")
+    return depth
 
 
 def _check_keys(state_dict: Mapping[str, np.ndarray], rows: Sequence[Row]) -> None:

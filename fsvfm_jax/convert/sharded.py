@@ -3,13 +3,13 @@
 import hashlib
 import re
 from pathlib import Path
-from typing import Annotated, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import msgspec
 import numpy as np
 
-from fsvfm_jax.convert.safetensors import load_safetensors
-from fsvfm_jax.convert.source_files import file_sha256
+from fsvfm_jax.convert.safetensors import load_safetensors, read_header
+from fsvfm_jax.convert.source_files import MAX_WEIGHTS_BYTES, file_sha256
 from fsvfm_jax.errors import DataError
 from fsvfm_jax.host.json_files import read_json
 
@@ -56,26 +56,46 @@ def read_index(path: Path) -> tuple[dict[str, list[str]], float | None]:
     return files, index.get("metadata", {}).get("total_size")
 
 
-def load_sharded(path: Path) -> dict[str, np.ndarray]:
-    """Reads the arrays of all files that an index names.
+def read_headers(path: Path) -> dict[str, Any]:
+    """Reads and checks the headers of all files that an index names, without their arrays.
+
+    Returns:
+        For each array its `dtype`, `shape` and `data_offsets`.
 
     Raises:
-        DataError: As `read_index` and `load_safetensors`, or a file has other arrays than the index
-            says, or all together another size.
+        DataError: As `read_index` and `safetensors.read_header`, or a file has other arrays than
+            the index says, or all together have another size, or one larger than any network's.
     """
     files, total_size = read_index(path)
-    arrays: dict[str, np.ndarray] = {}
+    headers: dict[str, Any] = {}
+    found = 0
     for file, names in files.items():
-        shard = load_safetensors(path.with_name(file))
-        if differing := sorted(shard.keys() ^ set(names)):
+        header = read_header(path.with_name(file))
+        header.pop("__metadata__", None)
+        if differing := sorted(header.keys() ^ set(names)):
             raise DataError(
                 f"{path.with_name(file)} has other arrays than {path.name} says: {len(differing)}"
                 f" differ, the first is {differing[0][:100]!r}"
             )
-        arrays |= shard
-    found = sum(array.nbytes for array in arrays.values())
+        headers |= header
+        found += sum(end - begin for begin, end in (x["data_offsets"] for x in header.values()))
+        if found > MAX_WEIGHTS_BYTES:
+            raise DataError(f"the files of {path} have more than {MAX_WEIGHTS_BYTES:,} bytes")
     if total_size is not None and found != total_size:
         raise DataError(f"{path} promises arrays of {total_size:.0f} bytes, and they have {found}")
+    return headers
+
+
+def load_sharded(path: Path) -> dict[str, np.ndarray]:
+    """Reads the arrays of all files that an index names, after all headers were checked.
+
+    Raises:
+        DataError: As `read_headers` and `load_safetensors`.
+    """
+    read_headers(path)
+    arrays: dict[str, np.ndarray] = {}
+    for file in read_index(path)[0]:
+        arrays |= load_safetensors(path.with_name(file))
     return arrays
 
 

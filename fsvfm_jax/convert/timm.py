@@ -81,9 +81,14 @@ def blank_encoder(
 
 
 def count_blocks(state_dict: StateDict, prefix: str) -> int:
-    """How many numbers follow `prefix` in the keys."""
+    """Returns how many numbers follow `prefix` in the keys.
+
+    Raises:
+        DataError: There are more than any network has.
+    """
     pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
-    return len({match[1] for key in state_dict if (match := pattern.match(key))})
+    blocks = {match[1] for key in state_dict if (match := pattern.match(key))}
+    return reference.check_depth(prefix, len(blocks))
 
 
 def as_float32(params: Params) -> Params:

@@ -11,7 +11,8 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from fsvfm_jax.convert.measures import HEADS, UnknownHeads
-from fsvfm_jax.convert.weights import ORIGIN, Source, is_run, read_source
+from fsvfm_jax.convert.runs import ORIGIN, is_run
+from fsvfm_jax.convert.weights import Source, read_source
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.distributed import check_same_arrays
 from fsvfm_jax.errors import ConfigError, DataError

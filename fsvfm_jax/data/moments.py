@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+MIN_STD = 1e-4  # far below what 256 levels can show; in float32 much less divides like 0
+
 
 class Stats(NamedTuple):
     """Mean and standard deviation of red, green and blue, for pixels in 0 to 1."""

@@ -16,7 +16,7 @@ from etils import epath
 from jaxtyping import Int64
 from ml_collections import ConfigDict
 
-from fsvfm_jax.data.moments import Stats, power_sums, stats_of_sums
+from fsvfm_jax.data.moments import MIN_STD, Stats, power_sums, stats_of_sums
 from fsvfm_jax.data.pipeline import read_faces
 from fsvfm_jax.data.sources import Source
 from fsvfm_jax.errors import DataError
@@ -73,7 +73,7 @@ def load_stats(path: epath.PathLike) -> Stats:
 
     Raises:
         DataError: The file is missing, no plain file, is no such JSON, or holds a mean outside 0 to
-            1 or a standard deviation that is not in 0 to 1 or is 0.
+            1 or a standard deviation that is not in `MIN_STD` to 1.
     """
     return _load(path)[0]
 
@@ -146,8 +146,8 @@ def make_stats(mean: Any, std: Any) -> Stats:
         TypeError: They are no numbers.
     """
     stats = Stats(_three_floats(mean), _three_floats(std))
-    if not all(0 <= mean <= 1 and 0 < std <= 1 for mean, std in zip(*stats, strict=True)):
-        raise ValueError("a mean is not in 0 to 1, or a std is not above 0 and up to 1")
+    if not all(0 <= mean <= 1 and MIN_STD <= std <= 1 for mean, std in zip(*stats, strict=True)):
+        raise ValueError(f"a mean is not in 0 to 1, or a std is not in {MIN_STD} to 1")
     return stats
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from fsvfm_jax.convert.weights import ORIGIN_FILE
+from fsvfm_jax.convert.runs import ORIGIN_FILE
 from fsvfm_jax.data.stats import STATS_FILE
 from fsvfm_jax.errors import Preempted, in_one_line
 from fsvfm_jax.fingerprint import FINGERPRINT_FILE

@@ -1,0 +1,168 @@
+"""Training runs of ours: their config, data, checkpoints and origin, as their workdir has them."""
+
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, TypedDict
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+from msgspec import Meta
+
+from fsvfm_jax import compilation, finetune, pretrain, sharding
+from fsvfm_jax import config as config_lib
+from fsvfm_jax.checkpoint import Checkpoints
+from fsvfm_jax.convert.card import Text
+from fsvfm_jax.convert.source_files import file_sha256, read_json
+from fsvfm_jax.data.stats import STATS_FILE, Stats, known_stats
+from fsvfm_jax.errors import ConfigError, DataError, in_one_line
+from fsvfm_jax.fingerprint import FINGERPRINT_FILE
+from fsvfm_jax.integrity import MANIFEST_FILE
+from fsvfm_jax.run_files import write_json
+from fsvfm_jax.train_state import TrainState
+
+ORIGIN_FILE = "origin.json"
+ORIGIN = ("source", "source_sha256", "license")
+TASKS = {"pretrain": pretrain.make_task, "finetune": finetune.make_task}
+# What other libraries raise where a config of the wrong types is used.
+ODD_CONFIG = (KeyError, AttributeError, TypeError, ValueError, ArithmeticError)
+
+
+class Origin(TypedDict):
+    """Content of a workdir's origin.json: what its run started from."""
+
+    source: str | None
+    source_sha256: str | None
+    license: Text | None
+
+
+class RunData(TypedDict):
+    """The part of a run's fingerprint that is read here."""
+
+    dataset: str
+    images: Annotated[int, Meta(ge=1)]
+
+
+class RunFingerprint(TypedDict):
+    """The part of a workdir's fingerprint.json that is read here."""
+
+    fingerprint: RunData
+
+
+class Run(NamedTuple):
+    """A training run of ours at a checkpoint.
+
+    Attributes:
+        state: The state.
+        config: Resolved.
+        stats: Mean and deviation that normalise the images.
+        epoch: The last one that was finished, from 0; -1 before.
+        dataset_fingerprint: Of its set.
+        sha256: Of the checkpoint's manifest, which lists the hashes of all its files.
+        license: Of the weights that it started from, if there were any and it is known.
+    """
+
+    state: TrainState
+    config: ConfigDict
+    stats: Stats
+    epoch: int
+    dataset_fingerprint: str
+    sha256: str
+    license: str | None
+
+
+def is_run(path: Path) -> bool:
+    """Whether it is a workdir of ours that has checkpoints."""
+    return (path / "checkpoints").is_dir()
+
+
+def save_origin(workdir: epath.PathLike, origin: dict[str, Any]) -> None:
+    """Notes in a workdir what it started from: the licence of that goes with what comes of it."""
+    write_json(epath.Path(workdir) / ORIGIN_FILE, origin)
+
+
+def origin_license(workdir: Path) -> str | None:
+    """Returns the licence of the weights that a run started from.
+
+    It is None where there were no such weights, or their licence is not known.
+
+    Raises:
+        DataError: The file that contains it is damaged.
+    """
+    file = workdir / ORIGIN_FILE
+    if not file.exists():
+        return None
+    return read_json(file, Origin, what="the origin of a run")["license"]
+
+
+def run_config(workdir: Path) -> ConfigDict:
+    """The resolved config of a training run of ours.
+
+    Raises:
+        DataError: The workdir holds none, or one that no run can have.
+    """
+    file = workdir / "config.json"
+    if not file.exists():
+        raise DataError(f"in {workdir} no run has started yet: start it, or use what it is made of")
+    what = "that of a training run"
+    try:
+        content = read_json(file, dict[str, Any], what=what)
+        if content.get("task") not in TASKS:
+            raise DataError(f"{file} is not {what}")
+        return config_lib.resolve_stored(content)
+    except (ConfigError, *ODD_CONFIG) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{file} is not {what}, or of another version ({reason})") from error
+
+
+def run_data(workdir: Path) -> RunData:
+    """What the fingerprint of a training run of ours says of its data.
+
+    Raises:
+        DataError: The workdir has none.
+    """
+    file = workdir / FINGERPRINT_FILE
+    return read_json(file, RunFingerprint, what="a run's fingerprint")["fingerprint"]
+
+
+def read_run(workdir: Path, *, step: int | None = None) -> Run:
+    """A checkpoint of a workdir, by the config and statistics stored in it.
+
+    Args:
+        workdir: Of the run, which may be going on.
+        step: Which; None is the newest.
+
+    Raises:
+        DataError: The workdir holds no run, or not whole.
+        ConfigError: There is no checkpoint of that step, or it is damaged.
+    """
+    config = run_config(workdir)
+    try:
+        stats = known_stats(config.data, epath.Path(workdir))
+        if stats is None:
+            raise DataError(f"{workdir} has no mean and std: {STATS_FILE} is missing")
+        data = run_data(workdir)
+        task = TASKS[config.task](config, stats=stats)
+        mesh = sharding.make_mesh({"data": 1, "fsdp": 1}, jax.local_devices()[:1])
+        template = compilation.state_template(task, mesh)
+        directory = workdir / "checkpoints"
+        with Checkpoints(epath.Path(directory), keep=1, read_only=True) as saved:
+            if step is None:
+                restored = saved.restore_newest_valid(template)
+            else:
+                restored = saved.restore(template, step=step)
+        if restored is None:
+            raise DataError(f"{workdir} has no checkpoint")
+        return Run(
+            restored.state,
+            config,
+            stats,
+            epoch=restored.samples_seen // data["images"] - 1,
+            dataset_fingerprint=data["dataset"],
+            sha256=file_sha256(directory / str(int(restored.state.step)) / MANIFEST_FILE),
+            license=origin_license(workdir),
+        )
+    except ODD_CONFIG as error:
+        raise DataError(
+            f"{workdir} is not whole, or of another version: what lies beside its checkpoints"
+            f" does not fit them ({in_one_line(error)})"
+        ) from error
