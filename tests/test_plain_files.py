@@ -70,7 +70,11 @@ def test_appends_to_a_plain_file_only(tmp_path: Path) -> None:
     assert (tmp_path / "lines").read_bytes() == b"a\nb\n"
     os.mkfifo(tmp_path / "pipe")  # Opening it to write would wait for a reader.
     (tmp_path / "null").symlink_to("/dev/null")
-    for name, kind in {"pipe": "a named pipe", "null": "a device", ".": "a folder"}.items():
+    (tmp_path / "dangling").symlink_to("made")
+    with pytest.raises(FileRefused, match="it is a link"):
+        append_plain(tmp_path / "dangling")
+    assert not (tmp_path / "made").exists()
+    for name, kind in {"pipe": "a named pipe", "null": "a link", ".": "a folder"}.items():
         with pytest.raises(FileRefused) as refused:
             append_plain(tmp_path / name)
         assert refused.value.strerror == f"it is {kind}, not a plain file"

@@ -12,6 +12,7 @@ import sys
 from typing import BinaryIO
 
 _KINDS = {
+    stat.S_IFLNK: "a link",
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -44,13 +45,14 @@ def append_plain(path: str | os.PathLike[str]) -> BinaryIO:
     """Opens a local file to add bytes at its end, and never waits; it is made if missing.
 
     Raises:
-        FileRefused: It is a folder, named pipe, socket or device.
+        FileRefused: It is a link, folder, named pipe, socket or device.
         OSError: It cannot be opened.
     """
     path = os.fspath(path)
     with contextlib.suppress(FileNotFoundError):
-        _check_plain(path, os.stat(path), max_bytes=sys.maxsize)
-    return _open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, "ab", max_bytes=sys.maxsize)
+        _check_plain(path, os.lstat(path), max_bytes=sys.maxsize)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+    return _open(path, flags, "ab", max_bytes=sys.maxsize)
 
 
 def read_plain(path: str | os.PathLike[str], *, max_bytes: int) -> bytes:
