@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import logging
 import math
+import os
 import shutil
 import threading
 from typing import NamedTuple
@@ -71,8 +72,10 @@ class Checkpoints:
         watchdog: Watchdog | None = None,
         save_seconds: float | int = 0,
     ):
-        # Orbax takes absolute paths only; a bucket's is one, and `resolve` would make it local.
-        self._directory = directory if directory.is_absolute() else directory.resolve()
+        # Orbax takes absolute paths only; a bucket's is one, and `abspath` would make it local.
+        # Links stay: what is written beside the folder belongs in the workdir.
+        is_absolute = directory.is_absolute()
+        self._directory = directory if is_absolute else epath.Path(os.path.abspath(directory))
         self._policy = {"keep": keep, "keep_every": keep_every, "keep_best": keep_best}
         self._read_only = read_only
         self._watchdog, self._save_seconds = watchdog, save_seconds
@@ -197,11 +200,10 @@ class Checkpoints:
                     state=ocp.args.StandardRestore(template), data=ocp.args.JsonRestore()
                 ),
             )
-            samples_seen = items.data["samples_seen"]
-            if type(samples_seen) is not int or samples_seen < 0:
-                raise ValueError(f"samples_seen is {samples_seen!r}")
+            samples_seen = _samples_seen(items.data)
         # What Orbax raises where files are gone or hold something else than their manifest says.
-        except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+        # Any other error may come from a version of Orbax that does not fit a good checkpoint.
+        except (OSError, ValueError) as error:
             raise StorageError(
                 f"checkpoint {step} in {self._directory} cannot be restored"
                 f" ({in_one_line(error)[:MAX_SHOWN]}): move it away, and the same command goes on"
@@ -265,8 +267,9 @@ class Checkpoints:
             if newest == NONE:
                 named = dict(itertools.islice(reasons.items(), MAX_NAMED))
                 raise StorageError(
-                    f"no checkpoint in {self._directory} can be trusted: {named}. Whoever trains"
-                    " finds them in the folder quarantine beside it; another --workdir starts anew"
+                    f"no checkpoint in {self._directory} can be trusted: {named}. The next"
+                    " training start moves them to the folder quarantine; another --workdir starts"
+                    " anew"
                 )
         return None if newest == NONE else newest
 
@@ -332,6 +335,13 @@ class Checkpoints:
                     f" {saved.get(name, 'missing')} there and {wanted.get(name, 'missing')} in this"
                     " config. Give the config it was trained with, or another --workdir"
                 )
+
+
+def _samples_seen(data: object) -> int:
+    found = data.get("samples_seen") if isinstance(data, dict) else None
+    if type(found) is not int or found < 0:
+        raise ValueError(f"samples_seen is {found!r}")
+    return found
 
 
 def _describe(tree: object) -> dict[str, str]:

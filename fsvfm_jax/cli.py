@@ -122,7 +122,7 @@ def _exit(code: int) -> NoReturn:
 
 
 def check_output() -> None:
-    """Sees that all that was printed has arrived, at the end of a command whose result that is.
+    """Checks at the end of a command that its output was written.
 
     Raises:
         StorageError: A part is lost, and not because the reader has gone.

@@ -8,9 +8,9 @@ delete a folder at once: what is interrupted between marking and moving is done 
 
 import errno
 import hashlib
+import json
 import logging
 import math
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -24,7 +24,10 @@ from msgspec import Meta
 from fsvfm_jax.host.json_files import MAX_JSON_BYTES, parse_json
 from fsvfm_jax.host.plain_files import FileRefused
 from fsvfm_jax.run_files import (
+    delete,
     in_bucket,
+    is_own_folder,
+    make_own_folder,
     open_bytes,
     read_bytes,
     set_aside,
@@ -49,14 +52,16 @@ CHUNK_BYTES = 2**22
 HASHING_THREADS = 4
 # A step's folder is as deep as 3, and has some files for each process.
 MAX_DEPTH = 16
-MAX_FILES = 2**17
+# With so many files of such names, as JSON writes them, a manifest still fits in MAX_JSON_BYTES.
+MAX_FILES = 2**15
+MAX_NAME = 192
 MAX_FILE_BYTES = 2**42
 MAX_NOTE_BYTES = 2**12
 # How the number of a step is written: 007, -7 or the digits of another script are no step's.
 _NUMBER = re.compile("0|[1-9][0-9]{0,17}")
 
 
-_Name = Annotated[str, Meta(max_length=1024)]
+_Name = Annotated[str, Meta(max_length=MAX_NAME)]
 
 
 class Manifest(TypedDict):
@@ -81,7 +86,7 @@ def steps(directory: epath.Path) -> list[int]:
 
 
 def _is_step(path: epath.Path) -> bool:
-    return _NUMBER.fullmatch(path.name) is not None and path.is_dir()
+    return _NUMBER.fullmatch(path.name) is not None and is_own_folder(path)
 
 
 def begin_step(directory: epath.Path, number: int) -> None:
@@ -181,7 +186,7 @@ def quarantine(step: epath.Path, reason: str) -> None:
 def retire(step: epath.Path) -> None:
     """Deletes a step in an order that leaves no half of it valid."""
     write_text(step / RETIRED_FILE, "of no more use\n")
-    step.rmtree()
+    delete(step)
 
 
 def tidy(directory: epath.Path) -> None:
@@ -192,9 +197,10 @@ def tidy(directory: epath.Path) -> None:
     """
     for path in list(directory.iterdir()) if directory.exists() else []:
         if TEMPORARY in path.name:
-            path.rmtree()
+            delete(path)
         elif path.name.isdigit() and not _is_step(path):
-            # Orbax would take it for a step, perhaps a newer one than all others.
+            # Orbax would take it for a step, perhaps a newer one than all others. A link is moved
+            # as it is: nothing is written where it leads.
             logger.warning("%s is no checkpoint: it is moved to quarantine", path)
             _put_away(path)
     unfinished = unfinished_step(directory)
@@ -202,14 +208,14 @@ def tidy(directory: epath.Path) -> None:
         step = directory / str(unfinished)
         # It may have become valid, and the run died before it took the note away.
         if damage(step) is not None:
-            step.rmtree()
+            delete(step)
     _remove_note(directory.parent / SAVING_FILE, odd=unfinished is None)
     for number in steps(directory):
         step = directory / str(number)
         # Where Orbax cannot rename, a step has its name from the beginning.
         unwritten = not any((step / name).exists() for name in (COMMIT_FILE, *MARKERS))
         if unwritten or (step / RETIRED_FILE).exists():
-            step.rmtree()
+            delete(step)
         elif (step / QUARANTINE_FILE).exists():
             _put_away(step)
 
@@ -229,6 +235,7 @@ def _remove_note(note: epath.Path, *, odd: bool) -> None:
 def _put_away(path: epath.Path) -> None:
     """Moves it to the folder quarantine, under a name that is free there."""
     room = path.parent.parent / "quarantine"
+    make_own_folder(room)
     taken = {other.name for other in room.iterdir()} if room.exists() else set()
     names = (f"{path.name}-{count}" for count in range(1, len(taken) + 2))
     _move(path, room / next(name for name in names if name not in taken))
@@ -261,14 +268,13 @@ def score(step: epath.Path) -> float:
 
 def _move(step: epath.Path, target: epath.Path) -> None:
     if not in_bucket(step):
-        target.parent.mkdir(parents=True, exist_ok=True)
         step.rename(target)
         return
     # A bucket has no folders to rename.
     for name in [*_sizes(step), *(name for name in MARKERS if (step / name).exists())]:
         with (step / name).open("rb") as source, (target / name).open("wb") as copy:
             shutil.copyfileobj(source, copy, CHUNK_BYTES)
-    step.rmtree()
+    delete(step)
 
 
 def _hashes(step: epath.Path, sizes: Mapping[str, int]) -> dict[str, str]:
@@ -296,14 +302,20 @@ def _sizes(step: epath.Path) -> dict[str, int]:
 
 
 def _walk(folder: epath.Path, prefix: str, *, depth: int) -> Iterator[str]:
-    """Relative paths of all files but our own markers; a link could lead anywhere."""
+    """Relative paths of all files but our own markers.
+
+    A link to a file is one of them, as in a store that keeps the contents elsewhere; a link to a
+    folder could lead anywhere.
+    """
     if depth > MAX_DEPTH:
         raise FileRefused(errno.ELOOP, f"{prefix} is too deep", str(folder))
     for path in folder.iterdir():
         name = prefix + path.name
-        if not in_bucket(path) and os.path.islink(path):
-            raise FileRefused(errno.ELOOP, f"{name} is a link", str(path))
+        if len(json.dumps(name)) > MAX_NAME:
+            raise FileRefused(errno.ENAMETOOLONG, f"the name {name} is too long", str(path))
         if path.is_dir():
+            if not is_own_folder(path):
+                raise FileRefused(errno.ELOOP, f"{name} is a link to a folder", str(path))
             yield from _walk(path, f"{name}/", depth=depth + 1)
         elif prefix or name not in MARKERS:
             yield name

@@ -307,6 +307,11 @@ def _take(file: _File | _Object, content: bytes) -> None:
             return
         holder, age = found.holder, time.time() - found.holder.renewed
         reason = _why_gone(holder)
+        if not reason and age < -CLOCKS_APART:
+            raise StorageError(
+                f"the lock {file.path} is of a time in the future: if no run is using the workdir,"
+                " remove the lock; or give another --workdir"
+            )
         if not reason:
             raise StorageError(
                 f"the workdir is in use by {holder.name}, which renewed {file.path} {age:.0f} s"

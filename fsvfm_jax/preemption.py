@@ -22,7 +22,8 @@ class Preemption:
     """While entered, SIGTERM and SIGINT are remembered instead of ending the process.
 
     A second SIGINT ends it as usual, for whoever cannot wait. Of several processes JAX itself hears
-    SIGTERM (SIGINT ends them), since `jax.distributed.initialize`: all stop if one is told to.
+    SIGTERM, since `jax.distributed.initialize`: all stop if one is told to. SIGINT ends the process
+    that receives it.
     """
 
     def __init__(self) -> None:
@@ -46,6 +47,8 @@ class Preemption:
         """From here on there is something to save before the process ends."""
         if jax.process_count() == 1:
             signals.save_first()
+        else:
+            signals.save_together()
 
     def requested(self) -> bool:
         """Whether to stop now; all processes ask equally often and get the same answers."""

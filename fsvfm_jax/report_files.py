@@ -17,7 +17,7 @@ from fsvfm_jax.metrics import video_means
 from fsvfm_jax.report import Row, Scores
 from fsvfm_jax.report_figure import encode_picture, picture
 from fsvfm_jax.report_table import markdown, value_type
-from fsvfm_jax.run_files import read_bytes
+from fsvfm_jax.run_files import make_own_folder, read_bytes, replace_bytes
 
 IMAGE_HEADER = ("file", "video", "label", "p_fake")
 VIDEO_HEADER = ("video", "label", "frames", "p_fake")
@@ -69,11 +69,11 @@ def write_report(
         contents[f"scores/{stems[of_set.dataset]}.csv"] = image_csv(of_set)
         contents[f"scores/{stems[of_set.dataset]}_videos.csv"] = video_csv(of_set)
     for name, content in contents.items():
-        _write(folder / name, content)
+        _write(folder, name, content)
     if scores:
         pictured = scores[:drawn]
         videos = {x.dataset: video_means(x.p_fake, x.fake, x.videos) for x in pictured}
-        _write(folder / "roc.png", encode_picture(picture(videos)))
+        _write(folder, "roc.png", encode_picture(picture(videos)))
 
 
 def read_rows(path: epath.PathLike) -> list[Row]:
@@ -196,10 +196,13 @@ def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")  # the bytes of a path that is not UTF-8
 
 
-def _write(path: epath.Path, content: bytes) -> None:
+def _write(folder: epath.Path, name: str, content: bytes) -> None:
+    path = folder / name
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        folder.mkdir(parents=True, exist_ok=True)
+        if path.parent != folder:
+            make_own_folder(path.parent)
+        replace_bytes(path, content)
     except OSError as error:
         raise StorageError(
             f"{path} cannot be written ({error.strerror or error}): free space, or choose a folder"

@@ -56,15 +56,24 @@ def write_text(file: epath.Path, text: str) -> None:
 def write_bytes(file: epath.Path, content: bytes) -> None:
     """The same for any bytes."""
     with written(file):
-        if in_bucket(file):
-            file.write_bytes(content)
-            return
-        temporary = file.with_name(file.name + ".tmp")
-        # It may be anything, such as a named pipe, which to write would wait for a reader.
-        temporary.unlink(missing_ok=True)
-        with open(temporary, "xb") as opened:
-            opened.write(content)
-        temporary.replace(file)
+        replace_bytes(file, content)
+
+
+def replace_bytes(file: epath.Path, content: bytes) -> None:
+    """The same, for files that are no run's. A link of that name is replaced, not followed.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    if in_bucket(file):
+        file.write_bytes(content)
+        return
+    temporary = file.with_name(file.name + ".tmp")
+    # It may be anything, such as a named pipe, which to write would wait for a reader.
+    temporary.unlink(missing_ok=True)
+    with open(temporary, "xb") as opened:
+        opened.write(content)
+    temporary.replace(file)
 
 
 def read_json(file: epath.Path, schema: Any, *, mend: str) -> Any:
@@ -108,6 +117,38 @@ def open_bytes(file: epath.Path, *, max_bytes: int) -> BinaryIO:
     if size > max_bytes:
         raise FileRefused(errno.EFBIG, f"it has {size:,} bytes, more than {max_bytes:,}", str(file))
     return file.open("rb")
+
+
+def is_own_folder(path: epath.Path) -> bool:
+    """Whether it is a folder, and not a link to one, which may be anywhere."""
+    return path.is_dir() and (in_bucket(path) or not os.path.islink(path))
+
+
+def make_own_folder(path: epath.Path) -> None:
+    """Makes a folder; what else has its name, a link to a folder too, is set aside.
+
+    Raises:
+        OSError: It cannot be made.
+        StorageError: What has its name cannot be renamed.
+    """
+    if in_bucket(path):  # It has no folders.
+        return
+    if os.path.lexists(path) and not is_own_folder(path):
+        is_link = os.path.islink(path)
+        set_aside(path, "it is a link, which is not followed" if is_link else "it is no folder")
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def delete(path: epath.Path) -> None:
+    """Deletes a folder with its content, and of anything else, such as a link, the name.
+
+    Raises:
+        OSError: It cannot be deleted.
+    """
+    if is_own_folder(path):
+        path.rmtree()
+    else:
+        path.unlink()
 
 
 def set_aside(path: epath.Path, reason: str) -> None:

@@ -6,6 +6,7 @@ It takes Python floats and NumPy arrays.
 import json
 import logging
 import math
+import os
 import tempfile
 import time
 from collections import defaultdict
@@ -28,7 +29,7 @@ from fsvfm_jax.host.json_files import parse_json
 from fsvfm_jax.host.pictures import encode_png
 from fsvfm_jax.host.plain_files import FileRefused, append_plain, open_plain
 from fsvfm_jax.progress import clock_text, rate_text
-from fsvfm_jax.run_files import in_bucket, set_aside, write_bytes, written
+from fsvfm_jax.run_files import in_bucket, make_own_folder, set_aside, write_bytes, written
 from fsvfm_jax.tensorboard import Events
 
 T = TypeVar("T")
@@ -120,9 +121,8 @@ class Tracker:
         for name in LINES:
             _drop_later_lines(self._local / name, start_step)
         self._events_folder = self._local / "tensorboard"
-        if self._events_folder.exists() and not self._events_folder.is_dir():
-            set_aside(self._events_folder, "it is no folder")
         with written(self._events_folder):
+            make_own_folder(self._events_folder)
             self._events = Events(Path(self._events_folder), start_step=start_step)
         self._epoch_logged_at = -math.inf
         # disable=None: no bar where stderr is no terminal.
@@ -197,7 +197,7 @@ class Tracker:
             self._events.image(step, tag, png, size=grid.shape[:2])
         path = self._local / "images" / f"{tag}_{step:07d}.png"
         with written(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_own_folder(path.parent)
         write_bytes(path, png)
 
     def close(self) -> None:
@@ -318,7 +318,7 @@ def _drop_later_lines(path: epath.Path, step: int) -> None:
 
     Where there are other lines that are no step's, or something else than a file, it is set aside.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         return
     # A kill during the rewrite leaves the old file whole.
     temporary = path.with_name(path.name + ".tmp")
@@ -327,6 +327,9 @@ def _drop_later_lines(path: epath.Path, step: int) -> None:
             lines = open_plain(path, max_bytes=_MAX_LINES_BYTES)
         except FileRefused as error:
             set_aside(path, error.strerror)
+            return
+        except FileNotFoundError:
+            set_aside(path, "it is a link to a file that is missing")
             return
         temporary.unlink(missing_ok=True)
         with lines, open(temporary, "xb") as kept:

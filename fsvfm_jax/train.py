@@ -272,7 +272,8 @@ def train(
                 fault=np.float32(poison(step, process=process)),
             )
             state, metrics = train_step(state, sharding.put_batch(rows, mesh), values)
-            start.is_over()
+            if step == start_step + 1:
+                start.is_over()
             fault("step", step, process=process)
             # The device works on this step while the numbers of the one before are read.
             report()

@@ -1,9 +1,11 @@
 """A failed start leaves a workdir as it was, or none; anything else stays."""
 
+import os
+
 import pytest
 from etils import epath
 
-from fsvfm_jax.errors import DataError, Preempted
+from fsvfm_jax.errors import ConfigError, DataError, Preempted, UserError
 from fsvfm_jax.lock import RunLock
 from fsvfm_jax.run.failed_start import Start
 
@@ -30,12 +32,38 @@ def names(folder) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("error", [DataError("no"), ValueError(), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [DataError("no"), ConfigError("no"), KeyboardInterrupt()])
 def test_a_new_workdir_goes_with_the_folders_made_for_it(tmp_path, error):
     (tmp_path / "there").mkdir()
     with pytest.raises(type(error)):
         begin(epath.Path(tmp_path) / "there" / "runs" / "a", error=error)
     assert names(tmp_path) == {"there"} and names(tmp_path / "there") == set()
+
+
+@pytest.mark.parametrize("error", [ValueError(), RuntimeError("out of memory"), UserError("x")])
+def test_the_statistics_stay_after_an_error_that_is_answered_by_another_start(tmp_path, error):
+    """Of code 70; to compute them all faces are read."""
+    for _ in range(2):
+        with pytest.raises(type(error)):
+            begin(epath.Path(tmp_path) / "run", error=error)
+        assert names(tmp_path / "run") == {"data_stats.json"}
+    with pytest.raises(DataError):
+        begin(epath.Path(tmp_path) / "run", error=DataError("no"))
+    assert names(tmp_path / "run") == {"data_stats.json"}  # from before
+
+
+def test_links_and_pipes_are_removed_as_such(tmp_path):
+    workdir, outside = epath.Path(tmp_path) / "run", tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("of somebody else")
+    start = Start(workdir, active=True)
+    with pytest.raises(DataError), start.folders():
+        workdir.mkdir()
+        with start.files():
+            os.symlink(outside, workdir / "tensorboard")
+            os.mkfifo(workdir / "images")
+            raise DataError("no")
+    assert names(tmp_path) == {"outside"} and names(outside) == {"file"}
 
 
 def test_what_was_there_stays_as_it_was(tmp_path):

@@ -1,6 +1,7 @@
 """Hashes of saved steps, and what becomes of those that are not as they were written."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from odd_files import BYTES, CONTENTS, JSON, KINDS, in_place_of
 
 from fsvfm_jax import integrity
+from fsvfm_jax.run_files import write_json
 
 
 @pytest.fixture
@@ -223,11 +225,109 @@ def test_names_in_a_manifest_are_never_opened(step, tmp_path):
 
 def test_a_link_in_a_step_leads_nowhere(step):
     """Neither out of the step nor round and round in it."""
-    for target in ("/", ".", "metadata", "missing"):
+    reasons = {
+        "/": "it cannot be read (state/link is a link to a folder)",
+        ".": "it cannot be read (state/link is a link to a folder)",
+        "manifest.json": "state/link was added",
+        "missing": "it cannot be read (No such file or directory)",
+        "link": "it cannot be read (Too many levels of symbolic links)",
+        "/dev/zero": "state/link was added",
+    }
+    for target, reason in reasons.items():
         link = Path(step / "state" / "link")
         link.symlink_to(target)
-        assert integrity.damage(step) == "it cannot be read (state/link is a link)"
+        assert integrity.damage(step) == reason
         link.unlink()
+
+
+def test_files_that_a_store_links_are_as_their_contents(step, tmp_path):
+    for number, file in enumerate(files(step)):
+        stored = tmp_path / f"store-{number}"
+        file.rename(stored)
+        os.symlink(stored, file)
+    assert integrity.damage(step) is None and integrity.score(step) == 0.5
+    integrity.tidy(step.parent)
+    assert integrity.steps(step.parent) == [7]
+    Path(step / "metadata").resolve().write_bytes(bytes(300))
+    assert integrity.damage(step) == "metadata has changed since it was written"
+    Path(step / "metadata").unlink()
+    os.symlink("/dev/zero", step / "metadata")
+    one_line(integrity.damage(step))
+
+
+def names(folder):
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "file", "link", "dangling"])
+def test_what_has_the_name_of_an_unfinished_step_is_deleted_as_what_it_is(step, kind, tmp_path):
+    """At once, and not what a link leads to."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("of somebody else")
+    make_odd(Path(step.parent / "5.orbax-checkpoint-tmp-1"), kind, outside)
+    integrity.tidy(step.parent)
+    assert names(step.parent) == ["7"] and names(outside) == ["file"]
+
+
+def make_odd(place, kind, outside):
+    if kind == "file":
+        place.write_text("")
+    elif kind in ("link", "dangling"):
+        place.symlink_to(outside if kind == "link" else "missing")
+    else:
+        with in_place_of(place, kind):
+            pass
+
+
+@pytest.mark.parametrize("saving", ["7", "900"])
+@pytest.mark.parametrize("marker", [None, "quarantined.txt", "retired.txt", "manifest.json"])
+def test_a_linked_step_is_no_step_and_nothing_is_written_behind_it(step, saving, marker, tmp_path):
+    outside = tmp_path / "outside"
+    (outside / "state").mkdir(parents=True)
+    if marker:
+        (outside / marker).write_text("odd")
+    before = names(outside)
+    os.symlink(outside, step.parent / "900")
+    Path(step.parent.parent / "saving.txt").write_text(saving)
+    assert integrity.steps(step.parent) == [7]
+    integrity.tidy(step.parent)
+    assert names(step.parent) == ["7"] and names(outside) == before
+    moved = Path(step.parent.parent / "quarantine" / "900-1")
+    assert moved.is_symlink() and integrity.damage(step) is None
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling", "file", "pipe"])
+def test_the_quarantine_is_a_folder_of_the_workdir(step, kind, tmp_path, caplog):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    make_odd(Path(step.parent.parent / "quarantine"), kind, outside)
+    integrity.quarantine(step, "a reason")
+    integrity.tidy(step.parent)
+    assert names(outside) == [] and names(step.parent) == []
+    assert names(step.parent.parent / "quarantine") == ["7-1"]
+    assert "quarantine is set aside as quarantine.odd-1" in caplog.text
+
+
+def test_the_largest_manifest_can_be_read(step):
+    length = integrity.MAX_NAME - len('""')
+    of_file = {f"{number:0{length}}": "0" * 64 for number in range(integrity.MAX_FILES)}
+    sizes = dict.fromkeys(of_file, integrity.MAX_FILE_BYTES)
+    manifest = integrity.Manifest(score=0.1 + 0.2, files=of_file, sizes=sizes)
+    write_json(step / "manifest.json", manifest)
+    assert integrity.score(step) == 0.1 + 0.2
+
+
+def test_a_name_that_is_too_long_for_a_manifest_is_refused_when_it_is_saved(step):
+    length = integrity.MAX_NAME - len('""')
+    for longest in ("x" * length, "é" * (length // len(r"\u00e9"))):
+        (step / longest).write_text("")
+        finish(step)
+        assert integrity.damage(step) is None
+        (step / longest).rename(step / (longest + longest[0]))
+        with pytest.raises(OSError, match="is too long"):
+            finish(step)
+        (step / (longest + longest[0])).unlink()
 
 
 def test_depth_and_number_of_files_are_bounded(step, monkeypatch):

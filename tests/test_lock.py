@@ -520,6 +520,21 @@ def test_a_lock_of_odd_fields_is_nobodys_and_ends(place, fields):
         held.check()
 
 
+@pytest.mark.parametrize("content", [b"", b"7", lock._record("another")])
+def test_a_lock_of_the_future_is_told_with_the_way_out(tmp_path, content):
+    """Its lease would end in years."""
+    if content.startswith(b"{"):
+        holder = json.loads(content) | {"host": "elsewhere", "renewed": 4e9}
+        content = json.dumps(holder).encode()
+    (tmp_path / "run.lock").write_bytes(content)
+    os.utime(tmp_path / "run.lock", (4e9, 4e9))
+    with pytest.raises(StorageError, match=r"run\.lock is of a time in the future: .* remove the"):
+        RunLock(epath.Path(tmp_path)).__enter__()
+    (tmp_path / "run.lock").unlink()
+    with RunLock(epath.Path(tmp_path)) as held:
+        held.check()
+
+
 @pytest.mark.parametrize("kind", ["folder", "pipe", "socket", "sparse", "device"])
 def test_what_is_no_plain_file_is_refused_at_once(tmp_path, kind):
     with in_place_of(tmp_path / "run.lock", kind):

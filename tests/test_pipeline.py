@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from patience import PATIENCE
 
+from fsvfm_jax.data import pipeline
 from fsvfm_jax.data.elements import pretraining_element
 from fsvfm_jax.data.moments import power_sums
 from fsvfm_jax.data.pipeline import advance, make_iterator, sample_indices
@@ -291,6 +293,25 @@ def test_workers_make_the_same_stream_and_end_when_closed() -> None:
         np.testing.assert_array_equal(batch["image"], same["image"])
         np.testing.assert_array_equal(batch["classes"], same["classes"])
     assert multiprocessing.active_children() == []
+
+
+def test_what_does_not_end_is_told_and_not_waited_for(monkeypatch, caplog) -> None:
+    monkeypatch.setattr(pipeline, "SECONDS_TO_CLOSE", 0.01)
+    released = threading.Event()
+
+    found = make_iterator(
+        SyntheticFaces(4, image_size=SIZE, seed=0),
+        element=partial(pretraining_element, patch_size=PATCH, augment=False),
+        global_batch_size=2,
+        seed=0,
+    )
+    end = found._iterator.close
+    monkeypatch.setattr(found._iterator, "close", lambda: released.wait(PATIENCE))
+    found.close()
+    (message,) = caplog.messages
+    assert "still going on after 0.01 s" in message
+    released.set()
+    end()
 
 
 def test_a_worker_raises_an_error_as_it_is_and_starts_no_backend() -> None:

@@ -71,7 +71,11 @@ def test_appends_to_a_plain_file_only(tmp_path: Path) -> None:
     assert (tmp_path / "lines").read_bytes() == b"a\nb\n"
     os.mkfifo(tmp_path / "pipe")  # Opening it to write would wait for a reader.
     (tmp_path / "null").symlink_to("/dev/null")
-    for name, kind in {"pipe": "a named pipe", "null": "a device", ".": "a folder"}.items():
+    (tmp_path / "dangling").symlink_to("made")
+    with pytest.raises(FileRefused, match="it is a link"):
+        append_plain(tmp_path / "dangling")
+    assert not (tmp_path / "made").exists()
+    for name, kind in {"pipe": "a named pipe", "null": "a link", ".": "a folder"}.items():
         with pytest.raises(FileRefused) as refused:
             append_plain(tmp_path / name)
         assert refused.value.strerror == f"it is {kind}, not a plain file"
@@ -87,7 +91,7 @@ def test_links_are_not_followed_where_that_is_asked(tmp_path: Path) -> None:
         with pytest.raises(FileRefused, match="it is a link, not a plain file"):
             open_plain(tmp_path / name, max_bytes=7, follow_links=False)
         with pytest.raises(FileRefused, match="it is a link, not a plain file"):
-            append_plain(tmp_path / name, follow_links=False)
+            append_plain(tmp_path / name)
     assert not (tmp_path / "missing").exists()
     with open_plain(tmp_path / "file", max_bytes=7, follow_links=False) as opened:
         assert opened.read() == b"content"

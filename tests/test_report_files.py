@@ -221,6 +221,33 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
         write_report(tmp_path / "file", [{"dataset": "a"}], [], caption="x")
 
 
+def test_a_report_is_written_through_no_link_and_into_no_pipe(tmp_path):
+    scores = scored("a", BY_HAND)
+    outside = tmp_path / "outside"
+    (outside / "scores").mkdir(parents=True)
+    (outside / "table.json").write_text("of somebody else")
+    report = tmp_path / "report"
+    report.mkdir()
+    (report / "table.json").symlink_to(outside / "table.json")
+    (report / "roc.png").symlink_to(outside / "missing.png")
+    (report / "scores").symlink_to(outside / "scores")
+    os.mkfifo(report / "table.md")
+    write_report(report, [{"dataset": "a"}], [scores], caption="x")
+    assert (outside / "table.json").read_text() == "of somebody else"
+    assert sorted(path.name for path in outside.rglob("*")) == ["scores", "table.json"]
+    assert read_rows(report / "table.json") == [{"dataset": "a"}]
+    assert same(read_scores(report / "scores" / "a.csv", dataset="a"), scores)
+    assert (report / "table.md").is_file() and (report / "roc.png").is_file()
+
+
+def test_a_report_is_written_into_a_linked_folder(tmp_path):
+    """As on another disk."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "report").symlink_to(tmp_path / "disk")
+    write_report(tmp_path / "report", [{"dataset": "a"}], [], caption="x")
+    assert read_rows(tmp_path / "disk" / "table.json") == [{"dataset": "a"}]
+
+
 @pytest.mark.parametrize("kind", ["pipe", "folder", "sparse"])
 def test_scores_that_are_no_plain_file_are_refused_at_once(tmp_path, kind):
     path = tmp_path / "x.csv"

@@ -64,6 +64,36 @@ def test_a_link_in_place_of_the_temporary_file_leads_nowhere(tmp_path):
     assert (tmp_path / "other").read_text() == "of somebody else"
 
 
+def test_a_folder_is_made_where_something_else_is_and_what_that_is_stays(tmp_path, caplog):
+    path = epath.Path(tmp_path / "a")
+    (tmp_path / "outside").mkdir()
+    for make in (
+        lambda: path.write_text(""),
+        lambda: os.mkfifo(path),
+        lambda: os.symlink("outside", path),
+        lambda: os.symlink("missing", path),
+    ):
+        make()
+        run_files.make_own_folder(path)
+        assert run_files.is_own_folder(path)
+        (path / "file").write_text("")
+        run_files.make_own_folder(path)  # A folder stays as it is.
+        run_files.delete(path)
+        assert not os.path.lexists(path)
+    assert len(caplog.messages) == 4 and "it is a link" in caplog.messages[-1]
+    assert list((tmp_path / "outside").iterdir()) == []
+    assert os.readlink(tmp_path / "a.odd-3") == "outside"
+
+
+def test_of_what_is_no_folder_only_the_name_is_deleted(tmp_path):
+    path = epath.Path(tmp_path / "a")
+    (tmp_path / "outside").mkdir()
+    for make in (os.mkfifo, lambda p: os.symlink("outside", p), lambda p: os.symlink("no", p)):
+        make(path)
+        run_files.delete(path)
+    assert [path.name for path in tmp_path.iterdir()] == ["outside"]
+
+
 def test_what_is_set_aside_keeps_its_content_and_is_told(tmp_path, caplog):
     for count in (1, 2):
         (tmp_path / "a.jsonl").write_text(str(count))

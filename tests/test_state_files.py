@@ -7,6 +7,7 @@ import threading
 from functools import partial
 
 import jax.numpy as jnp
+import orbax.checkpoint as ocp
 import pytest
 from etils import epath
 from hypothesis import given
@@ -236,6 +237,48 @@ def test_a_position_that_is_none_is_one_sentence(tmp_path, content):
     with pytest.raises(StorageError, match=r"checkpoint 1 .* cannot be restored \(") as refused:
         newest(tmp_path)
     assert "\n" not in printable(str(refused.value))
+
+
+def test_an_error_that_is_not_of_a_files_kind_advises_nobody_to_move_a_checkpoint(
+    tmp_path, monkeypatch
+):
+    """As after an upgrade of Orbax: the checkpoint is good."""
+    save(tmp_path, 1)
+
+    def fail(*_, **__):
+        raise AttributeError("no such handler")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ocp.CheckpointManager, "restore", fail)
+        with pytest.raises(AttributeError, match="no such handler"):
+            newest(tmp_path)
+    assert newest(tmp_path) == 1
+
+
+def test_a_checkpoint_whose_files_are_links_into_a_store_is_restored(tmp_path):
+    save(tmp_path, 1)
+    files = [path for path in (tmp_path / "checkpoints" / "1").rglob("*") if path.is_file()]
+    (tmp_path / "store").mkdir()
+    for number, file in enumerate(files):
+        stored = file.rename(tmp_path / "store" / str(number))
+        file.symlink_to(stored)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "store").iterdir()}
+    assert newest(tmp_path) == 1
+    save(tmp_path, 2, 3, 4)  # The first step is given up.
+    assert names(tmp_path / "checkpoints") == ["2", "3", "4"]
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "store").iterdir()}
+
+
+def test_what_is_saved_beside_linked_checkpoints_stays_in_the_workdir(tmp_path, monkeypatch):
+    """Also where the workdir is given by a relative path."""
+    save(tmp_path / "disk", 1, 2)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "disk" / "checkpoints")
+    (tmp_path / "disk" / "checkpoints" / "2" / "manifest.json").write_text("[]")
+    monkeypatch.chdir(tmp_path)
+    assert newest("run") == 1
+    assert names(tmp_path / "disk") == ["checkpoints"]
+    assert names(tmp_path / "run" / "quarantine") == ["2-1"]
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "link"])

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,12 +88,33 @@ def test_nor_do_closed_descriptors_which_no_file_gets():
     assert run(program, stdout=None, stderr=None) == (0, b"doneTrue")
 
 
-def test_a_pipe_without_room_that_does_not_block():
+def test_messages_into_a_pipe_without_room_that_does_not_block_are_dropped():
     read, write = os.pipe()
     os.set_blocking(write, False)
-    assert run(COMMAND.format(ending="pass"), stdout=write, stderr=write) == (0, b"done")
+    with open(os.devnull, "wb") as null:
+        program = COMMAND.format(ending="pass")
+        assert run(program, stdout=null.fileno(), stderr=write) == (0, b"done")
     os.close(read)
     os.close(write)
+
+
+def test_output_into_a_pipe_without_room_that_does_not_block_waits_for_the_reader():
+    """Until the reader goes away, as with any pipe."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    program = (
+        "from fsvfm_jax import cli; cli.begin(); count = 4000\n"
+        "for number in range(count): print(f'{number:099}')\n"
+        "cli.check_output()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=write)
+    os.close(write)
+    with os.fdopen(read, "rb") as opened:
+        lines = [int(opened.readline())]
+        time.sleep(0.2)  # The pipe is full meanwhile.
+        lines += map(int, opened.readlines())
+    assert lines == list(range(4000))
+    assert process.wait(PATIENCE) == 0
 
 
 def test_what_can_be_written_is_written_as_before():

@@ -233,10 +233,10 @@ def test_3_sigterm_all_the_time(tmp_path, phase):
     process = begin(tmp_path, *LONG)
     begun = {
         "start": lambda: hears_signals(process),
-        "compile": lambda: (tmp_path / "config.json").exists(),  # what comes after it
+        "compile": lambda: (tmp_path / "fingerprint.json").exists(),  # what comes before it
         "train": lambda: steps_done(tmp_path) >= 4,
     }
-    until(begun[phase], process, 900)
+    until(begun[phase], process)
     while process.poll() is None:
         process.send_signal(signal.SIGTERM)
         time.sleep(0.005)
@@ -250,7 +250,7 @@ def test_3_sigterm_all_the_time(tmp_path, phase):
 def test_3_hangup_of_the_whole_group_saves(tmp_path):
     """As when an ssh session closes; with two workers."""
     process = begin(tmp_path, *LONG, "--config.data.num_workers=2")
-    until(lambda: steps_done(tmp_path) >= 4, process, 900)
+    until(lambda: steps_done(tmp_path) >= 4, process)
     os.killpg(process.pid, signal.SIGHUP)
     said = end(process, code=75)
     step = int(re.search(r"stopped at step (\d+) and saved", said)[1])

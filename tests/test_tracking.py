@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import math
+import os
 import resource
 import struct
 import sys
@@ -283,6 +284,46 @@ def test_what_is_in_place_of_the_events_is_set_aside(workdir, kind, caplog):
     with in_place_of(Path(workdir / "tensorboard"), kind):
         run(workdir, [1.0])
     assert list((workdir / "tensorboard").iterdir()) and "tensorboard.odd-1" in caplog.text
+
+
+def test_links_in_a_workdir_lead_nowhere(workdir, caplog):
+    outside = Path(workdir.parent / "outside")
+    outside.mkdir()
+    workdir.mkdir(exist_ok=True)
+    for name in ("images", "tensorboard"):
+        os.symlink(outside, workdir / name)
+    for name in tracking.LINES:
+        os.symlink(outside / name, workdir / name)
+    with open_tracker(workdir) as tracker:
+        tracker.step(1, {"loss": 1.0})
+        tracker.images(1, "faces", np.zeros((4, 4, 3), np.uint8))
+    assert list(outside.iterdir()) == []
+    assert read_lines(workdir / "metrics.jsonl")[0]["step"] == 1
+    for name in ("images", "tensorboard", *tracking.LINES):
+        assert f"{name} is set aside as {name}.odd-1: it is a link" in caplog.text
+
+
+def test_lines_behind_a_link_are_kept_in_the_workdir(workdir):
+    """As where a store of files holds them: what is behind the link stays as it is."""
+    run(workdir, [1.0])
+    stored = workdir.parent / "stored"
+    (workdir / "metrics.jsonl").rename(stored)
+    os.symlink(stored, workdir / "metrics.jsonl")
+    before = stored.read_bytes()
+    run(workdir, [2.0], start_step=1, total_steps=2)
+    assert [line["step"] for line in read_lines(workdir / "metrics.jsonl")] == [1, 2]
+    assert stored.read_bytes() == before
+
+
+def test_a_linked_workdir_is_written_where_it_is(workdir):
+    """As on another disk."""
+    disk = workdir.parent / "disk"
+    disk.mkdir()
+    link = epath.Path(workdir.parent / "link")
+    os.symlink(disk, link)
+    for start_step in (0, 1):
+        run(link, [1.0], start_step=start_step, total_steps=2)
+    assert len(read_lines(disk / "metrics.jsonl")) == 2 and (disk / "tensorboard").is_dir()
 
 
 def test_a_pipe_in_place_of_a_picture_is_replaced(workdir):

@@ -76,6 +76,12 @@ class Batches(Iterator[Batch]):
         closing = threading.Thread(target=self._iterator.close, daemon=True)
         closing.start()
         closing.join(SECONDS_TO_CLOSE)
+        if closing.is_alive():
+            logger.warning(
+                "the data threads and workers are still going on after %g s: they end with this"
+                " process",
+                SECONDS_TO_CLOSE,
+            )
 
 
 def make_iterator(

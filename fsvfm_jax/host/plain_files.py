@@ -46,22 +46,18 @@ def open_plain(
     return _open(path, os.O_RDONLY, "rb", max_bytes=max_bytes, follow_links=follow_links)
 
 
-def append_plain(path: str | os.PathLike[str], *, follow_links: bool = True) -> BinaryIO:
+def append_plain(path: str | os.PathLike[str]) -> BinaryIO:
     """Opens a local file to add bytes at its end, and never waits; it is made if missing.
 
-    Args:
-        path: The file.
-        follow_links: As of `open_plain`.
-
     Raises:
-        FileRefused: It is a folder, named pipe, socket or device, or a link that is not followed.
+        FileRefused: It is a link, folder, named pipe, socket or device.
         OSError: It cannot be opened.
     """
     path = os.fspath(path)
     with contextlib.suppress(FileNotFoundError):
-        _check_plain(path, os.stat(path, follow_symlinks=follow_links), max_bytes=sys.maxsize)
+        _check_plain(path, os.lstat(path), max_bytes=sys.maxsize)
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-    return _open(path, flags, "ab", max_bytes=sys.maxsize, follow_links=follow_links)
+    return _open(path, flags, "ab", max_bytes=sys.maxsize, follow_links=False)
 
 
 def read_plain(path: str | os.PathLike[str], *, max_bytes: int) -> bytes:

@@ -24,13 +24,15 @@ INTERRUPTED = 130
 INTERRUPTED_SENTENCE = "interrupted: nothing since the newest checkpoint was saved"
 # How long the release of what is held may take when the process ends.
 SECONDS_TO_RELEASE = 5.0
+_NUMBERS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
 class _Mode(enum.Enum):
-    """What a signal does: ends the process, is left to the main thread, or comes too late."""
+    """What a signal does: ends the process, is left to the main thread or to JAX, or is late."""
 
     END = enum.auto()
     SAVE_FIRST = enum.auto()
+    SAVE_TOGETHER = enum.auto()
     SETTLED = enum.auto()
 
 
@@ -76,10 +78,12 @@ class _Listener:
         with self._mutex:
             if self._mode is _Mode.END:
                 self._end(Preempted.exit_code, self._sentence)
-            if self._mode is _Mode.SAVE_FIRST:
-                if self._asked and number == signal.SIGINT:
-                    self._end(INTERRUPTED, INTERRUPTED_SENTENCE)
-                self._asked = True
+            interrupts = self._mode is _Mode.SAVE_TOGETHER or (
+                self._mode is _Mode.SAVE_FIRST and self._asked
+            )
+            if interrupts and number == signal.SIGINT:
+                self._end(INTERRUPTED, INTERRUPTED_SENTENCE)
+            self._asked = True
 
     def _end(self, code: int, sentence: str) -> NoReturn:
         timer = threading.Timer(SECONDS_TO_RELEASE, os._exit, (code,))
@@ -110,9 +114,8 @@ def end_at_once(sentence: str) -> None:
     os.set_blocking(writable, False)
     threading.Thread(target=_listener.listen, args=(readable,), name="signals", daemon=True).start()
     signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
-    # A forked child shares the pipe, and its signals are not ours.
-    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+    os.register_at_fork(after_in_child=_give_signals_back)
+    for number in _NUMBERS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _leave_it_to_the_thread)
 
@@ -130,10 +133,16 @@ def released_at_once(held: AbstractContextManager[T]) -> Iterator[T]:
 def save_first() -> None:
     """From here on the main thread saves before the process ends; a second Ctrl-C ends it at once.
 
-    The main thread's own handlers tell it of the first signal.
+    The main thread's handlers receive the first signal.
     """
     if _listener is not None:
         _listener.set_mode(_Mode.SAVE_FIRST)
+
+
+def save_together() -> None:
+    """From here on JAX hears SIGTERM, and all processes save; Ctrl-C ends this process at once."""
+    if _listener is not None:
+        _listener.set_mode(_Mode.SAVE_TOGETHER)
 
 
 def settle() -> None:
@@ -146,6 +155,14 @@ def settle() -> None:
         # JAX may still wait for other processes, and a person need not.
         if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _give_signals_back() -> None:
+    """A forked child shares the pipe but has no thread that hears it: signals end it as usual."""
+    signal.set_wakeup_fd(-1)
+    for number in _NUMBERS:
+        if signal.getsignal(number) is _leave_it_to_the_thread:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _leave_it_to_the_thread(number: int, frame: FrameType | None) -> None:

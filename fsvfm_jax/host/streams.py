@@ -1,4 +1,4 @@
-"""Standard output and error that fail for nobody: what cannot be written is dropped.
+"""Standard output and error whose writes never raise: what cannot be written is dropped.
 
 A pipe whose reader has gone, a full disk or a terminal that has hung up must not end a run, nor
 change a command's exit code.
@@ -8,6 +8,7 @@ import contextlib
 import errno
 import io
 import os
+import select
 import sys
 from typing import TextIO
 
@@ -18,6 +19,9 @@ _NUMBERS = {"stdin": 0, "stdout": 1, "stderr": STDERR}
 class _Unfailing(io.FileIO):
     """A file descriptor; bytes that it does not take are dropped.
 
+    Where the descriptor does not block and has no room, standard error drops the bytes, and
+    standard output, which may be a command's result, waits for room.
+
     Attributes:
         failure: The last error of a write, but for one where the reader has gone.
     """
@@ -27,11 +31,13 @@ class _Unfailing(io.FileIO):
     def write(self, data: bytes | memoryview) -> int:
         try:
             written = super().write(data)
+            while written is None and self.fileno() != STDERR:
+                select.select([], [self.fileno()], [])
+                written = super().write(data)
         except OSError as error:
             if error.errno != errno.EPIPE:
                 self.failure = error
             written = None
-        # None also means that the descriptor does not block and has no room.
         return memoryview(data).nbytes if written is None else written
 
 

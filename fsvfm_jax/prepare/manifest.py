@@ -80,7 +80,7 @@ class Manifest:
             for entry, lines in self._journal_lines(self._journal_file):
                 self._take([{"stage": self.stage, **line} for line in lines])
                 size += len(entry)
-            self._journal = append_plain(self._journal_file, follow_links=False)
+            self._journal = append_plain(self._journal_file)
             undo.callback(self._close_journal)
             self._journal.truncate(size)
             self.collect()

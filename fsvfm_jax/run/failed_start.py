@@ -3,15 +3,15 @@
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from etils import epath
 
 from fsvfm_jax.convert.runs import ORIGIN_FILE
 from fsvfm_jax.data.stats import STATS_FILE
-from fsvfm_jax.errors import Preempted, in_one_line
+from fsvfm_jax.errors import Preempted, UserError, in_one_line
 from fsvfm_jax.fingerprint import FINGERPRINT_FILE
-from fsvfm_jax.run_files import in_bucket
+from fsvfm_jax.run_files import delete, in_bucket
 from fsvfm_jax.tracking import LINES
 
 logger = logging.getLogger(__name__)
@@ -28,6 +28,7 @@ class Start:
     """The start of a run, to be made before its workdir is.
 
     A start that is preempted has not failed: the same command goes on, and needs the statistics.
+    After an error that `launch/restart.sh` answers with another start the statistics stay too.
 
     Args:
         workdir: The run's folder, or a place in a bucket.
@@ -66,7 +67,7 @@ class Start:
         except BaseException as error:
             if self._fails_with(error):
                 try:
-                    self._remove(new)
+                    self._remove([name for name in new if name not in _kept_after(error)])
                 except Exception as cause:  # What ended the run is more important.
                     logger.warning("%s is not tidied up: %s", self._workdir, in_one_line(cause))
             raise
@@ -81,16 +82,23 @@ class Start:
         for path in (self._workdir / name for name in names):
             if not path.exists():
                 continue
-            if path.name in _FILES:
-                path.unlink()
-            else:
-                path.rmtree()
+            delete(path)
+
+
+def _kept_after(error: BaseException) -> Sequence[str]:
+    """The new files that stay: all faces were read for the statistics.
+
+    `launch/restart.sh` starts the command again after code 70.
+    """
+    code = getattr(error, "exit_code", UserError.exit_code)
+    is_retried = isinstance(error, Exception) and code == UserError.exit_code
+    return (STATS_FILE,) if is_retried else ()
 
 
 def _missing_folders(path: epath.Path) -> list[epath.Path]:
     """The folder and those above it that are not there yet, the deepest first."""
     missing = []
-    while not os.path.exists(path) and path != path.parent:  # also where nobody may look
+    while not os.path.exists(path) and path != path.parent:  # also if the folder cannot be read
         missing.append(path)
         path = path.parent
     return missing
