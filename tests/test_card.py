@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -126,7 +127,9 @@ def outline(card):
     flat = []
     for token in MARKDOWN.parse(card.split("---\n", maxsplit=2)[2]):
         flat.append((token.type, token.tag, token.content if token.type == "fence" else ""))
-        flat += [(child.type, child.tag) for child in token.children or ()]
+        # An `@` is followed by an empty comment, and the text goes on after it.
+        children = [child for child in token.children or () if child.content != "<!-- -->"]
+        flat += [kind for kind, _ in groupby((child.type, child.tag) for child in children)]
     return flat
 
 

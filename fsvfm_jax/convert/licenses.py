@@ -26,7 +26,7 @@ def exported_license(stored: str | None, *, given: str | None) -> str | None:
 
     Args:
         stored: The licence that the weights have; in older files any text, such as "CC BY 4.0".
-        given: An identifier. It replaces a stored text that is none, and no other identifier.
+        given: An identifier. It replaces a stored text, but not a stored identifier.
 
     Raises:
         ConfigError: The stored licence is another identifier, or a text and nothing is given.
