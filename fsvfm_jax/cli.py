@@ -162,14 +162,29 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
             raise flags.ValidationError("--config is missing; try --config=configs/vit_s.py:smoke")
         CONFIG.value.lock()  # Raises what went wrong while the file was loaded.
         return remaining
+    except SystemExit:  # absl has shown its help, and would end with 1.
+        sys.exit(0)
     except Exception as error:  # A config file is a program: it can raise anything.
         # ml_collections wraps a KeyError that says which field was meant; its `str` is quoted.
         while error.args and isinstance(error.args[0], Exception):
             error = error.args[0]
         text = str(error.args[0] if isinstance(error, KeyError) else error)
+        text = _unknown_field(text.strip("'"), argv) or text
         # The last line says what is wrong; those before it where, and where it was looked for.
         print(f"error: {printable(text.strip().splitlines()[-1].strip())}", file=sys.stderr)
         sys.exit(ConfigError.exit_code)
+
+
+def _unknown_field(said: str, argv: Sequence[str]) -> str | None:
+    """The sentence for an error of ml_collections that is the name of a field or section alone."""
+    for argument in argv:
+        path = argument.removeprefix("--config.").partition("=")[0]
+        if argument.startswith("--config.") and said in path.split("."):
+            return (
+                f"config.{path} is no field of this config file, which has no {said!r} there; all"
+                " fields are in fsvfm_jax/config_fields.py and transfer_fields.py"
+            )
+    return None
 
 
 def parse_command(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:

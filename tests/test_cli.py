@@ -2,11 +2,15 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 from fsvfm_jax import cli
 from fsvfm_jax.errors import ConfigError, DataError, NotFiniteError, Preempted, StorageError
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize(
@@ -58,3 +62,30 @@ def test_an_import_of_the_commands_changes_no_flag():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert "ConfigFileFlagParser" in done.stdout and "FindingParser" not in done.stdout, done
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--help"], 0, "--workdir"),
+        (
+            ["--config=configs/vit_s.py:smoke", "--config.data.test.x.layout=list"],
+            78,
+            "error: config.data.test.x.layout is no field of this config file, which has no 'test'",
+        ),
+        (
+            ["--config=configs/vit_s.py:smoke", "--config.total_steps=3"],
+            78,
+            "error: config.total_steps is no field of this config file",
+        ),
+    ],
+)
+def test_flags_of_training(arguments, code, said):
+    done = subprocess.run(
+        [sys.executable, "-m", "fsvfm_jax.main", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == code and said in done.stdout + done.stderr

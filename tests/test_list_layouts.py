@@ -209,11 +209,21 @@ def test_lists_are_read_as_spreadsheets_write_them(tmp_path):
     ]
 
 
+def test_a_header_says_that_the_label_comes_first(tmp_path):
+    write_pictures(tmp_path, "a.png b.png")
+    (tmp_path / "test.txt").write_text("label,path\n1,a.png\nspoofed,b.png\n")
+    labels = {"1": "real", "spoofed": "fake"}
+    assert [row[:2] for row in read(tmp_path, "list", labels=labels)] == [
+        ("a.png", "real"),
+        ("b.png", "fake"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("header", "said"),
     [
-        ("label,path", "line 1 names the columns 'label', 'path'; a list has a path and a label"),
-        ("path label split", "line 1 names the columns 'path', 'label', 'split'"),
+        ("label,class", "line 1 names the columns 'label', 'class'; keep two, a path and a label"),
+        ("path label split", "line 1 names the columns 'path', 'label', 'split'; keep two"),
     ],
 )
 def test_other_columns_are_named(tmp_path, header, said):

@@ -105,6 +105,7 @@ def test_a_link_that_takes_the_place_of_a_file_is_not_followed(
     (tmp_path / "link").symlink_to(tmp_path / "file")
     real = os.stat
     monkeypatch.setattr(os, "stat", lambda path, **options: real(path))
-    for open_file in (partial(open_plain, max_bytes=7), append_plain):
+    monkeypatch.setattr(os, "lstat", lambda path: real(path))
+    for open_file in (partial(open_plain, max_bytes=7, follow_links=False), append_plain):
         with pytest.raises(OSError, match="symbolic links"):
-            open_file(tmp_path / "link", follow_links=False)
+            open_file(tmp_path / "link")

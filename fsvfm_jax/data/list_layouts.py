@@ -29,10 +29,13 @@ def read_list(
         raise ConfigError(f"{root.path}: name a split or a list_file")
     list_file = os.path.join(root.path, list_file or f"{split}.txt")
     pictures, named = [], []
+    label_column = None
     for number, (text, where) in enumerate(read_lines(list_file)):
-        if number == 0 and _is_header(text, where):
-            continue
-        name, label = _path_and_label(text)
+        if number == 0:
+            label_column = _label_column(text, where)
+            if label_column is not None:
+                continue
+        name, label = _path_and_label(text, label_first=label_column == 0)
         if root.excluded.has_folder_of(name) or root.excluded.has([label]):
             continue
         if not label:
@@ -181,30 +184,36 @@ def _bench_video(
     yield Video(name, label, [file for file, _ in located], where)
 
 
-def _is_header(text: str, where: str) -> bool:
-    """Whether a list's first line names its columns.
+def _label_column(text: str, where: str) -> int | None:
+    """Returns which of two columns a list's first line calls the label; None if it names none.
 
     Raises:
-        DataError: It does, and the label is not the last.
+        DataError: The line names other columns than a path and a label.
     """
     words = [_unquoted(word).lower() for word in re.split(r"[\s,;]+", text)]
     if "." in text or _HEADERS.isdisjoint(words):
-        return False
-    if len(words) != 2 or words[1] not in _HEADERS:
-        raise DataError(f"{where} names the columns {told(words)}; a list has a path and a label")
-    return True
+        return None
+    labels = [column for column, word in enumerate(words) if word in _HEADERS]
+    if len(words) != 2 or len(labels) != 1:
+        raise DataError(
+            f"{where} names the columns {told(words)}; keep two, a path and a label, in any order"
+        )
+    return labels[0]
 
 
-def _path_and_label(text: str) -> tuple[str, str]:
+def _path_and_label(text: str, *, label_first: bool) -> tuple[str, str]:
     """Returns both parts of a list's line, without quotes; no label is "".
 
-    Celeb-DF and others write the label first: where the last word is a file and the first a label.
+    Celeb-DF and others write the label first: where a header says so, or where the last word is a
+    file and the first a label.
     """
     words = re.fullmatch(r"(.*[^\s,;])[\s,;]+([^\s,;]+)", text)
     if not words:
         return _unquoted(text), ""
     name, label = _unquoted(words[1]), _unquoted(words[2])
     first = re.fullmatch(r"([^\s,;]+)[\s,;]+(.+)", text)
+    if first and label_first:
+        return _unquoted(first[2]), _unquoted(first[1])
     if first and (is_image(label) or without_suffix(label) != label):
         word = _unquoted(first[1])
         if word in ("0", "1") or label_of(word) is not None:
