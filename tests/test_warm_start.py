@@ -137,7 +137,9 @@ def test_heads_that_nothing_tells_are_taken_from_the_config_with_a_warning(tmp_p
     with caplog.at_level("WARNING", "fsvfm_jax"):
         state, origin = load_weights(state, init=config.init, model=config.model)
     assert "num_heads must be told" in caplog.text
-    assert "taken from config.model: {'num_heads': 4}" in caplog.text.replace("\n", " ")
+    assert "the config's are used, config.model.num_heads = 4. With a wrong" in caplog.text.replace(
+        "\n", " "
+    )
     np.testing.assert_array_equal(state.params["cls_token"], encoder["cls_token"])
     assert origin["license"] is None
 

@@ -3,7 +3,10 @@
 # PyTorch's legacy format begins with a pickled number.
 LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 SIGNATURES = (
-    (LEGACY, "in the format of PyTorch before version 1.6"),
+    (
+        LEGACY,
+        "in the format of PyTorch before version 1.6: load and save it again where you trust it",
+    ),
     (b"\x80", "a bare pickle"),
     (b"PK\x03\x04", "a zip archive"),
     (b"version https://git-lfs", "a pointer of Git LFS: fetch the file itself with git lfs pull"),
@@ -11,7 +14,7 @@ SIGNATURES = (
     (b"GGUF", "a GGUF file, of quantised weights"),
     (b"\x1f\x8b", "compressed with gzip: unpack it first"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive: unpack it first"),
-    (b"<", "a web page or XML: the download of the weights failed"),
+    (b"<", "a web page or XML: the download failed, so download the weights again"),
 )
 HEAD_BYTES = 512
 

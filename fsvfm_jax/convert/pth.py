@@ -114,8 +114,8 @@ def _read_archive(path: Path, file: BinaryIO) -> Any:
     head = file.read(HEAD_BYTES)
     if not head.startswith(b"PK\x03\x04"):
         raise DataError(
-            f"{path} is {name_format(head)}, and no zip archive, the one form of checkpoint that is"
-            " read here: save it again with torch.save of PyTorch 1.6 or later, where you trust it"
+            f"{path} is {name_format(head)}, and no zip archive, which is what torch.save of"
+            " PyTorch 1.6 or later writes and what is read here"
         )
     try:
         with open_archive(file) as archive:

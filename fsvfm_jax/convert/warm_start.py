@@ -122,7 +122,12 @@ def _read(path: Path, *, branch: str, entry: str, heads: dict[str, int]) -> Sour
         return read_source(path, branch=branch, entry=entry, told={})
     except UnknownHeads as error:
         taken = {name: heads.get(name, 1) for name, n in error.measures.items() if n is None}
-        logger.warning("%s: %s; taken from config.model: %s", path, error, taken)
+        logger.warning(
+            "%s does not contain its numbers of heads: the config's are used, %s. With a wrong"
+            " number the weights load and compute something else; set config.model to the right one"
+            " (%s)",
+            *(path, ", ".join(f"config.model.{k} = {v}" for k, v in taken.items()), error),
+        )
         return read_source(path, branch=branch, entry=entry, told=taken)
 
 

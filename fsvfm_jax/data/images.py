@@ -24,7 +24,7 @@ from fsvfm_jax.data.image_parts import (
 from fsvfm_jax.host.plain_files import FileRefused, read_plain
 from fsvfm_jax.regions import NUM_CLASSES
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff")
 IMAGES = "PNG, JPEG, WebP, BMP or TIFF image"  # for messages
 # Pillow itself only warns between 89 and 179 megapixels. What telephones make, 48, passes.
 MAX_PIXELS = 50_000_000
