@@ -29,6 +29,16 @@ settings.load_profile("any machine")
 flags.FLAGS.mark_as_parsed()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[None]:
+    """Escapes names that are no UTF-8 in captured logs: pytest-xdist cannot send them."""
+    report = yield
+    report.sections = [
+        (name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report
+
+
 @pytest.fixture(autouse=True)
 def logging_as_before() -> Iterator[None]:
     """Commands called in this process set our logger up for a terminal."""

@@ -12,7 +12,7 @@ from labelled_trees import write_pictures
 from ml_collections import ConfigDict
 from test_finetune import run, tiny_config
 
-from configs import evaluation, transfer
+from configs import evaluation, transfer, vit_s
 from fsvfm_jax import config as config_lib
 from fsvfm_jax import evaluate, report_table
 from fsvfm_jax.convert import pth, reference
@@ -150,8 +150,8 @@ def test_what_is_no_detector_or_no_run_is_named(trained, tmp_path):
     with pytest.raises(DataError, match=r"notes\.txt"):
         evaluate.evaluate(evaluation_config(tmp_path / "notes.txt"), epath.Path(tmp_path))
     shutil.copytree(trained, tmp_path / "pretrained")
-    config = json.loads((trained / "config.json").read_text()) | {"task": "pretrain"}
-    (tmp_path / "pretrained" / "config.json").write_text(json.dumps(config))
+    config = config_lib.to_json(config_lib.resolve(vit_s.get_config("smoke")))
+    (tmp_path / "pretrained" / "config.json").write_text(config)
     with pytest.raises(DataError, match=r"pretrained is no detector: fine-tune it first"):
         evaluate.evaluate(evaluation_config(tmp_path / "pretrained"), epath.Path(tmp_path))
     config = evaluation_config(trained, select=("given",), init__step=4)

@@ -365,6 +365,7 @@ def test_mean_and_deviation_come_with_the_weights_and_are_stored(straight, tmp_p
     config.init.params = str(straight)
     run(tmp_path, config)
     stored = json.loads((tmp_path / "data_stats.json").read_text())
+    assert stored.pop("dataset")
     assert stored == {"mean": list(STATS.mean), "std": list(STATS.std)}
     assert runs.read_run(tmp_path).stats == STATS
     origin = json.loads((tmp_path / "origin.json").read_text())

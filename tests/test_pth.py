@@ -306,7 +306,7 @@ def test_lists_of_lists_of_the_same_list_take_no_time(path):
         nested = [nested] * 10
     torch.save({"model": {"norm.weight": torch.zeros(1)}, "more": nested}, path)
     start = time.process_time()
-    assert pth.read(path).state_dict.keys() == {"norm.weight"}
+    refused(path, "repeats its containers")
     assert time.process_time() - start < 5
 
 
