@@ -163,3 +163,20 @@ def test_last_words_wait_for_nobody():
     assert done.returncode == 0
     os.close(read)
     os.close(write)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_message_is_out_before_the_process_ends_at_once(unbuffered):
+    program = (
+        "import os, sys; from fsvfm_jax.host import streams;"
+        "streams.drop_what_cannot_be_written(); print('last', file=sys.stderr); os._exit(3)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert (done.returncode, done.stderr) == (3, "last\n")

@@ -92,8 +92,9 @@ def _unfailing(name: str, old: TextIO | None) -> TextIO:
         io.BufferedWriter(_Unfailing(_NUMBERS[name], "w", closefd=False)),
         encoding=getattr(old, "encoding", "utf-8"),
         errors="backslashreplace",
-        line_buffering=getattr(old, "line_buffering", name == "stderr"),
-        write_through=getattr(old, "write_through", False),
+        # What a message says must be out before `os._exit`; an unbuffered stream (`python -u`)
+        # has no buffer of its own, and this one has.
+        line_buffering=name == "stderr" or old is None or old.line_buffering or old.write_through,
     )
     stream.mode = "w"
     return stream
