@@ -1,6 +1,6 @@
 """The papers' values for every field of a pretraining run; the fields that all runs have are last.
 
-What each field means and which values it takes: fsvfm_jax/config_fields.py. A field that is None is
+What each field means and which values it takes: fsvfm_jax/config/fields.py. A field that is None is
 set by `recipe`, or as its meaning says; a value given explicitly wins.
 """
 

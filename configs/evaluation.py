@@ -1,6 +1,6 @@
 """The values of every field of an evaluation: one detector, many test sets.
 
-What each field means and which values it takes: fsvfm_jax/transfer_fields.py.
+What each field means and which values it takes: fsvfm_jax/config/downstream_fields.py.
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,8 @@
 
     python -m fsvfm_jax.benchmark transfer --output DIR
 
-Frozen before the first comparison, generator (fsvfm_jax/data/rendered_sets.py) and splits too.
+Frozen before the first comparison, together with the generator
+(fsvfm_jax/data/rendered/rendered_sets.py) and the splits.
 Every method was given the same choice of learning rates, RATES, and got the one with the lowest
 validation loss at TUNING_SEED (`benchmark transfer --tune`), which is not among those compared.
 """

@@ -16,7 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs.transfer import face_set, rendered_set
-from fsvfm_jax.data.layouts import FF_METHODS
+from fsvfm_jax.data.labelled.layouts import FF_METHODS
 
 # By the papers' names, as far as a flag can hold them, what DeepfakeBench calls them.
 DEEPFAKES = {

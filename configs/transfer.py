@@ -1,7 +1,7 @@
 """The papers' values for DfD of every field of a fine-tuning run; sets of faces.
 
-What each field means and which values it takes: fsvfm_jax/transfer_fields.py. A field that is None
-is set as its meaning says; a value given explicitly wins.
+fsvfm_jax/config/downstream_fields.py has the meaning and the range of each field. A field that is
+None is set as its meaning says; a value given explicitly wins.
 """
 
 from typing import Any
@@ -100,7 +100,8 @@ def face_set(layout: str, path: str = "", *, split: str = "", **options: Any) ->
 
     Args:
         layout: "folder", "list", "deepfakebench", "ffpp", "celebdf", "dfdc", "fas", "diff", or
-            "rendered" (synthetic faces and forgeries; no files): fsvfm_jax/data/protocols.py.
+            "rendered" (synthetic faces and forgeries; no files). See
+            fsvfm_jax/data/labelled/layouts.py.
         path: Under the config's `data.paths`.
         split: Such as "train".
         options: Of the layout.
@@ -124,7 +125,7 @@ def face_set(layout: str, path: str = "", *, split: str = "", **options: Any) ->
 
 
 def rendered_set(name: str, split: str, *, videos: int, frames: int = 4) -> ConfigDict:
-    """Synthetic faces and forgeries, half of the videos fake: fsvfm_jax/data/rendered_sets.py."""
+    """A set of data/rendered/rendered_sets.py, of which half of the videos are fake."""
     return face_set("rendered", split=split, name=name, videos=videos, frames=frames, seed=0)
 
 

@@ -20,11 +20,11 @@ from absl import flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from fsvfm_jax.config_files import FindingParser
+from fsvfm_jax.config.lookup import FindingParser
 from fsvfm_jax.errors import ConfigError, Preempted, StorageError, UserError, in_one_line
 from fsvfm_jax.host import signals, streams
+from fsvfm_jax.host.processes import share_heaps
 from fsvfm_jax.host.terminal import printable
-from fsvfm_jax.processes import share_heaps
 
 # An error that all processes meet together leaves them this long to say so.
 SECONDS_FOR_OTHERS = 5.0
@@ -182,7 +182,7 @@ def _unknown_field(said: str, argv: Sequence[str]) -> str | None:
         if argument.startswith("--config.") and said in path.split("."):
             return (
                 f"config.{path} is no field of this config file, which has no {said!r} there; all"
-                " fields are in fsvfm_jax/config_fields.py and transfer_fields.py"
+                " fields are in fsvfm_jax/config/fields.py and downstream_fields.py"
             )
     return None
 
@@ -249,7 +249,7 @@ def start_devices() -> None:
     """
     import jax
 
-    from fsvfm_jax import distributed
+    from fsvfm_jax.devices import distributed
 
     share_heaps()
     distributed.start(

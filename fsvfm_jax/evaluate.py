@@ -19,27 +19,41 @@ from jax.sharding import Mesh
 from jaxtyping import Float64
 from ml_collections import ConfigDict
 
-from fsvfm_jax import config as config_lib
-from fsvfm_jax import distributed, integrity, report, report_table, scoring, sharding
+from fsvfm_jax import scoring
+from fsvfm_jax.config.resolve import to_json
 from fsvfm_jax.convert.measures import HEADS, network
 from fsvfm_jax.convert.runs import is_run, run_config, run_data
 from fsvfm_jax.convert.weights import read_source
-from fsvfm_jax.data.detection_sets import (
+from fsvfm_jax.data.labelled.detection_sets import (
     DetectionSet,
     check_classes,
     open_sets,
     told_of,
     warn_of_common_videos,
 )
-from fsvfm_jax.data.labelled import LABELS, LabelledFaces
+from fsvfm_jax.data.labelled.faces import LABELS, LabelledFaces
 from fsvfm_jax.data.stats import Stats, known_stats
+from fsvfm_jax.devices import distributed, sharding
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.host.markdown import markdown_text
+from fsvfm_jax.host.storage import write_text
 from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.models.adapter import Detector
 from fsvfm_jax.optim import make_schedule
-from fsvfm_jax.report_files import file_stems, write_report
-from fsvfm_jax.run_files import write_text
+from fsvfm_jax.report.rows import (
+    DETECTION_CAPTION,
+    SPOOF_CAPTION,
+    Row,
+    Scores,
+    detection_row,
+    mean_rows,
+    oracle_error,
+    spoof_row,
+    video_threshold,
+)
+from fsvfm_jax.report.table import plain
+from fsvfm_jax.report.write import file_stems, write_report
+from fsvfm_jax.run import integrity
 from fsvfm_jax.train_state import Params
 
 logger = logging.getLogger(__name__)
@@ -112,21 +126,21 @@ def evaluate(config: ConfigDict, workdir: epath.Path, *, check_only: bool = Fals
                 for step in candidates
             }
             # Only the chosen one gets a row: its intervals take far longer than the choice.
-            errors = {step: report.oracle_error(found[step], spoof=spoof) for step in candidates}
+            errors = {step: oracle_error(found[step], spoof=spoof) for step in candidates}
             step = min(candidates, key=errors.__getitem__)
             row = row_of(found[step], thresholds, margins[step], selection=selection, step=step)
             rows.append({**row, "candidates": len(candidates), "run_steps": run_steps})
             scores.append(found[step]._replace(dataset=_scores_name(name, selection)))
     if len(tests) > 1:
-        rows += report.mean_rows(rows, model=config.compare or None)
+        rows += mean_rows(rows, model=config.compare or None)
     if jax.process_index() == 0:
-        caption = report.SPOOF_CAPTION if spoof else report.DETECTION_CAPTION
+        caption = SPOOF_CAPTION if spoof else DETECTION_CAPTION
         caption = f"{caption}\n\n{_protocol(config, {**thresholds, **tests})}"
         write_report(workdir, rows, scores, caption=caption, drawn=len(tests))
-        write_text(workdir / "evaluation.json", config_lib.to_json(config))
+        write_text(workdir / "evaluation.json", to_json(config))
         table = workdir / "table.md"
         print(f"\nIn percent; all columns are in {printable(str(table))}\n")
-        print(report_table.plain(rows))
+        print(plain(rows))
         logger.info("done: %s", table)
 
 
@@ -322,7 +336,7 @@ def _score(
 
 
 def _row(
-    scores: report.Scores,
+    scores: Scores,
     thresholds: Mapping[str, DetectionSet],
     margins: Mapping[str, Margins],
     *,
@@ -330,7 +344,7 @@ def _row(
     selection: str,
     step: int | None,
     seed: int | None,
-) -> report.Row:
+) -> Row:
     options = {
         "selection": selection,
         "step": step,
@@ -339,20 +353,20 @@ def _row(
         "alone": len(config.data.test) == 1,
     }
     if config.report == "detection":
-        return report.detection_row(scores, **options)
+        return detection_row(scores, **options)
     chosen = {}
     if thresholds:
         parts = [
             scoring.to_scores(margins[one], of_set, dataset=one)
             for one, of_set in thresholds.items()
         ]
-        chosen["validation"] = report.video_threshold(_joined(parts))
-    return report.spoof_row(scores, thresholds=chosen, **options)
+        chosen["validation"] = video_threshold(_joined(parts))
+    return spoof_row(scores, thresholds=chosen, **options)
 
 
-def _joined(parts: Sequence[report.Scores]) -> report.Scores:
+def _joined(parts: Sequence[Scores]) -> Scores:
     """Several sets as one; the same name in two sets is not the same video."""
-    return report.Scores(
+    return Scores(
         dataset="validation",
         files=np.concatenate([one.files for one in parts]),
         videos=np.concatenate([[f"{one.dataset}/{v}" for v in one.videos] for one in parts]),

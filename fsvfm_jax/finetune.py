@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from fsvfm_jax import losses, mixing, optim
-from fsvfm_jax.data.labelled import REAL
+from fsvfm_jax.data.labelled.faces import REAL
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.models import build_detector
 from fsvfm_jax.models.adapter import Detector, unit_columns

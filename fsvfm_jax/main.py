@@ -47,11 +47,12 @@ def _run() -> None:
     import jax
     from etils import epath
 
-    from fsvfm_jax import config as config_lib
-    from fsvfm_jax import distributed, evaluate, train
-    from fsvfm_jax.jobs import JOBS
+    from fsvfm_jax import evaluate, train
+    from fsvfm_jax.config.resolve import resolve
+    from fsvfm_jax.devices import distributed
+    from fsvfm_jax.tasks import JOBS
 
-    config = config_lib.resolve(cli.CONFIG.value)
+    config = resolve(cli.CONFIG.value)
     workdir = epath.Path(_WORKDIR.value or _default_workdir())
     distributed.check_workdir(workdir)
     cli.start_devices()

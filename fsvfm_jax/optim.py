@@ -13,7 +13,7 @@ import optax
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from fsvfm_jax.config_checks import check_warmup
+from fsvfm_jax.config.checks import check_warmup
 
 NOT_DECAYED = ("bias", "scale")
 # In fine-tuning, where positions are trained too.

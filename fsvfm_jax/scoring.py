@@ -13,16 +13,18 @@ from jax.sharding import Mesh
 from jaxtyping import Float64, Int64
 from ml_collections import ConfigDict
 
-from fsvfm_jax import finetune, metrics, sharding
-from fsvfm_jax.data.detection_sets import DetectionSet
+from fsvfm_jax import finetune
 from fsvfm_jax.data.elements import evaluation_element
-from fsvfm_jax.data.labelled import FAKE, REAL
+from fsvfm_jax.data.labelled.detection_sets import DetectionSet
+from fsvfm_jax.data.labelled.faces import FAKE, REAL
 from fsvfm_jax.data.pipeline import make_iterator
 from fsvfm_jax.data.stats import Stats
+from fsvfm_jax.devices import sharding
 from fsvfm_jax.errors import DataError
+from fsvfm_jax.host.progress import progress
 from fsvfm_jax.models.adapter import Detector
-from fsvfm_jax.progress import progress
-from fsvfm_jax.report import Scores
+from fsvfm_jax.report import metrics
+from fsvfm_jax.report.rows import Scores
 from fsvfm_jax.train_state import Batch, Params, Validate
 
 logger = logging.getLogger(__name__)

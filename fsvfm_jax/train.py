@@ -16,10 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
-from fsvfm_jax import config as config_lib
-from fsvfm_jax import distributed, integrity, sharding, tracking
-from fsvfm_jax.checkpoint import Checkpoints, Restored
-from fsvfm_jax.compilation import compile_for_devices, fresh_state, place, state_template
+from fsvfm_jax.config.resolve import to_json
 from fsvfm_jax.convert.runs import save_origin
 from fsvfm_jax.data.pipeline import (
     Batches,
@@ -38,20 +35,24 @@ from fsvfm_jax.data.stats import (
     known_stats,
     save_stats,
 )
+from fsvfm_jax.devices import distributed, sharding
+from fsvfm_jax.devices.compilation import compile_for_devices, fresh_state, place, state_template
 from fsvfm_jax.errors import DataError, Preempted
-from fsvfm_jax.faults import fault, poison
-from fsvfm_jax.fingerprint import check_fingerprint, make_fingerprint
 from fsvfm_jax.host.pictures import titled_grid
 from fsvfm_jax.host.signals import released_at_once
-from fsvfm_jax.lock import RunLock
+from fsvfm_jax.host.storage import write_text
 from fsvfm_jax.optim import Schedule, make_schedule
-from fsvfm_jax.preemption import Preemption, StopWaiting
-from fsvfm_jax.rewind import rewind
+from fsvfm_jax.run import integrity, tracking
+from fsvfm_jax.run.checkpoint import Checkpoints, Restored
 from fsvfm_jax.run.failed_start import CHECKPOINTS, CONFIG_FILE, PARAMETERS_FILE, Start
-from fsvfm_jax.run_files import write_text
-from fsvfm_jax.skipped_steps import SkippedSteps
+from fsvfm_jax.run.faults import fault, poison
+from fsvfm_jax.run.fingerprint import check_fingerprint, make_fingerprint
+from fsvfm_jax.run.lock import RunLock
+from fsvfm_jax.run.preemption import Preemption, StopWaiting
+from fsvfm_jax.run.rewind import rewind
+from fsvfm_jax.run.skipped_steps import SkippedSteps
+from fsvfm_jax.run.watchdog import Watchdog
 from fsvfm_jax.train_state import Job, Metrics, Picture, StepValues, Task, TrainState
-from fsvfm_jax.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +165,7 @@ def train(
 
         # ── Loop ──────────────────────────────────────────────────────────────────────────────
         texts = {
-            CONFIG_FILE: config_lib.to_json(config),
+            CONFIG_FILE: to_json(config),
             PARAMETERS_FILE: tracking.parameter_table(template.params) + "\n",
         }
         distributed.on_first_process(

@@ -52,7 +52,9 @@ def logging_as_before() -> Iterator[None]:
 @pytest.fixture
 def ask(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     """Asks for faults in this process, as its environment would have at its start."""
-    from fsvfm_jax import faults  # only now: types are checked in what pytest itself has not loaded
+    from fsvfm_jax.run import (
+        faults,  # only now: types are checked in what pytest itself has not loaded
+    )
 
     def ask(value: str) -> None:
         monkeypatch.setenv(faults.VARIABLE, value)

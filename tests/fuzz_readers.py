@@ -24,15 +24,18 @@ from typing import Any, NamedTuple
 import fuzz_sources
 from etils import epath
 
-from fsvfm_jax import integrity, lock, rewind, run_files, summary, tracking
 from fsvfm_jax.convert import runs, weights
-from fsvfm_jax.data import images, protocols, stats
+from fsvfm_jax.data import images, stats
+from fsvfm_jax.data.labelled.faces import protocols
 from fsvfm_jax.data.records import FaceRecords
 from fsvfm_jax.data.sources import FaceFolder
 from fsvfm_jax.errors import UserError
-from fsvfm_jax.fingerprint import StoredFingerprint
+from fsvfm_jax.host import storage
 from fsvfm_jax.prepare import video
 from fsvfm_jax.prepare.manifest import read_lines
+from fsvfm_jax.report import summary
+from fsvfm_jax.run import integrity, lock, rewind, tracking
+from fsvfm_jax.run.fingerprint import StoredFingerprint
 
 CPU_SECONDS = 20
 MEMORY_BYTES = 2**30
@@ -156,10 +159,8 @@ READERS = {
     "fingerprint and rewinds": Reader(
         fuzz_sources.write_state,
         lambda folder: (
-            run_files.read_json(
-                epath.Path(folder) / "fingerprint.json", StoredFingerprint, mend="x"
-            ),
-            run_files.read_json(epath.Path(folder) / "rewinds.json", list[rewind.Rewind], mend="x"),
+            storage.read_json(epath.Path(folder) / "fingerprint.json", StoredFingerprint, mend="x"),
+            storage.read_json(epath.Path(folder) / "rewinds.json", list[rewind.Rewind], mend="x"),
         ),
         ("fingerprint.json", "rewinds.json"),
     ),

@@ -16,14 +16,16 @@ from scored_sets import BY_HAND, scored
 from video_files import write_video
 
 from configs import vit_s
-from fsvfm_jax import config, integrity, lock, report
+from fsvfm_jax.config import resolve as config
 from fsvfm_jax.convert import pth, reference
 from fsvfm_jax.convert.folder import timm_names, write_folder
 from fsvfm_jax.convert.safetensors import save_safetensors
-from fsvfm_jax.data.synthetic import render_face
+from fsvfm_jax.data.rendered.synthetic import render_face
 from fsvfm_jax.prepare.pack import pack
 from fsvfm_jax.prepare.shards import shard_name
-from fsvfm_jax.report_files import write_report
+from fsvfm_jax.report.rows import spoof_row
+from fsvfm_jax.report.write import write_report
+from fsvfm_jax.run import integrity, lock
 
 IMAGES = (
     *("face.png", "face.jpg", "scans.jpg", "face.webp", "palette.png", "face.bmp", "face.tif"),
@@ -186,5 +188,5 @@ def write_lock(folder: Path) -> None:
 
 def write_table(folder: Path) -> None:
     scores = scored("set", BY_HAND)
-    row = report.spoof_row(scores, thresholds={}, selection="last", step=1, seed=0)
+    row = spoof_row(scores, thresholds={}, selection="last", step=1, seed=0)
     write_report(folder, [row], [], caption="x")

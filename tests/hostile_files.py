@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from fsvfm_jax.data.synthetic import render_face
+from fsvfm_jax.data.rendered.synthetic import render_face
 
 
 def png(width: int, height: int, rows: bytes, *, bits: int = 8, colour: int = 2) -> bytes:

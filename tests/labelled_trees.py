@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from fsvfm_jax.data.labelled import LABELS, FaceList
-from fsvfm_jax.data.protocols import read_set
+from fsvfm_jax.data.labelled.faces import LABELS, FaceList
+from fsvfm_jax.data.labelled.protocols import read_set
 from fsvfm_jax.errors import DataError
 
 

@@ -12,10 +12,11 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from configs import vit_s
-from fsvfm_jax import compilation, distributed, pretrain, sharding
-from fsvfm_jax import config as config_lib
-from fsvfm_jax.checkpoint import Checkpoints
+from fsvfm_jax import pretrain
+from fsvfm_jax.config.resolve import resolve
 from fsvfm_jax.data.stats import Stats
+from fsvfm_jax.devices import compilation, distributed, sharding
+from fsvfm_jax.run.checkpoint import Checkpoints
 
 
 def main(folder: str, fsdp: str, coordinator: str, num_processes: str, process_id: str) -> None:
@@ -25,7 +26,7 @@ def main(folder: str, fsdp: str, coordinator: str, num_processes: str, process_i
         )
     config = vit_s.get_config("smoke")
     config.update_from_flattened_dict({"mesh.data": -1, "mesh.fsdp": int(fsdp)})
-    config = config_lib.resolve(config)
+    config = resolve(config)
     task = pretrain.make_task(config, stats=Stats((0.5, 0.5, 0.5), (0.2, 0.2, 0.2)))
     mesh = sharding.make_mesh(config.mesh)
     template = compilation.state_template(task, mesh)

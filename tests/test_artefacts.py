@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 from test_rendered_sets import images, rendered
 
-from fsvfm_jax.artefacts import (
+from fsvfm_jax.benchmark.artefacts import (
     ARTEFACT_AUC,
     highpass_statistics,
     logistic_regression,
     scores,
 )
-from fsvfm_jax.data.labelled import LABELS
-from fsvfm_jax.data.rendered_sets import (
+from fsvfm_jax.data.labelled.faces import LABELS
+from fsvfm_jax.data.rendered.rendered_sets import (
     RENDERED_SETS,
     SPOOFS,
 )
-from fsvfm_jax.data.synthetic import render_face
+from fsvfm_jax.data.rendered.synthetic import render_face
 
 
 def area_under_curve(values, positive):

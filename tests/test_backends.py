@@ -5,15 +5,15 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import vit_b
-from fsvfm_jax import config as config_lib
-from fsvfm_jax.backends import BACKENDS, settings_for
+from fsvfm_jax.config.resolve import resolve
+from fsvfm_jax.devices.backends import BACKENDS, settings_for
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.models.layers import ATTENTIONS
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
 def test_a_backend_fills_what_is_none(platform):
-    config = config_lib.resolve(vit_b.get_config())
+    config = resolve(vit_b.get_config())
     assert config.model.attention is None and config.compiler_options is None
     settled = settings_for(config, platform)
     assert settled.model.attention == BACKENDS[platform].attention in ATTENTIONS
@@ -26,7 +26,7 @@ def test_what_the_config_says_wins():
     config.update_from_flattened_dict(
         {"model.attention": "cudnn", "compiler_options": ConfigDict()}
     )
-    settled = settings_for(config_lib.resolve(config), "gpu")
+    settled = settings_for(resolve(config), "gpu")
     assert settled.model.attention == "cudnn"
     assert settled.compiler_options.to_dict() == {}
 
@@ -46,4 +46,4 @@ def test_what_the_devices_cannot_do_is_refused(platform, message):
     config = vit_b.get_config()
     config.model.attention = "cudnn"
     with pytest.raises(ConfigError, match=message):
-        settings_for(config_lib.resolve(config), platform)
+        settings_for(resolve(config), platform)

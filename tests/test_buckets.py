@@ -23,7 +23,7 @@ from PIL import Image
 from test_distributed import ROOT, TINY, train
 from test_train import without_rate
 
-from fsvfm_jax import distributed
+from fsvfm_jax.devices import distributed
 from fsvfm_jax.errors import ConfigError, StorageError
 
 COMPILE_ONCE = {"JAX_COMPILATION_CACHE_DIR": str(CACHE)}

@@ -14,11 +14,13 @@ import pytest
 from etils import epath
 from patience import PATIENCE
 
-from fsvfm_jax import distributed, integrity, optim, pretrain, sharding
-from fsvfm_jax.checkpoint import Checkpoints
+from fsvfm_jax import optim, pretrain
+from fsvfm_jax.devices import distributed, sharding
 from fsvfm_jax.errors import ConfigError, StorageError
 from fsvfm_jax.models import build
-from fsvfm_jax.watchdog import Watchdog
+from fsvfm_jax.run import integrity
+from fsvfm_jax.run.checkpoint import Checkpoints
+from fsvfm_jax.run.watchdog import Watchdog
 
 TX = optim.make_optimizer(betas=(0.9, 0.95), weight_decay=0.05, grad_clip=1.0)
 

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from fsvfm_jax import chips
-from fsvfm_jax.chips import CHIPS, find_chip, topology_devices
 from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.plan import chips
+from fsvfm_jax.plan.chips import CHIPS, find_chip, topology_devices
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 
 from configs import vit_b, vit_s
-from fsvfm_jax import compilation, hlo, pretrain, sharding
-from fsvfm_jax import config as config_lib
-from fsvfm_jax.backends import settings_for
-from fsvfm_jax.chips import topology_devices
+from fsvfm_jax import pretrain
+from fsvfm_jax.config.resolve import resolve
 from fsvfm_jax.data.stats import Stats
+from fsvfm_jax.devices import compilation, sharding
+from fsvfm_jax.devices.backends import settings_for
+from fsvfm_jax.devices.memory import Memory
 from fsvfm_jax.errors import ConfigError
-from fsvfm_jax.memory import Memory
+from fsvfm_jax.plan import hlo
+from fsvfm_jax.plan.chips import topology_devices
 
 STATS = Stats((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 # Stacks of more than one block each, so that a layer is less than its stack.
@@ -34,7 +36,7 @@ def lower(changes: dict, devices=None, *, get_config=vit_s.get_config, arg: str 
     """The step of a config, its task and mesh."""
     config = get_config(arg)
     config.update_from_flattened_dict(changes)
-    mesh, config = compilation.place(config_lib.resolve(config), devices)
+    mesh, config = compilation.place(resolve(config), devices)
     task = pretrain.make_task(config, stats=STATS)
     lowered = compilation.lower_step(
         task, mesh, batch_size=config.batch_size, accum_steps=config.accum_steps
@@ -152,7 +154,7 @@ def auto(available: int | None) -> compilation.CompiledStep:
     config = vit_s.get_config("smoke")
     tiny = {"model.width": 32, "model.depth": 1, "model.decoder_depth": 1}
     config.update_from_flattened_dict(SMALL | tiny | {"batch_size": 96})
-    task = pretrain.make_task(settings_for(config_lib.resolve(config), "cpu"), stats=STATS)
+    task = pretrain.make_task(settings_for(resolve(config), "cpu"), stats=STATS)
     mesh = sharding.make_mesh(config.mesh)
     return compilation.compile_step(
         task, mesh, batch_size=96, accum_steps="auto", available=available, options={}
@@ -179,7 +181,7 @@ def compile_by_proportion(monkeypatch):
         total = sharding.bytes_per_device(state) * 2 + 10**6 * images
         return None, Memory(0, 0, 0, 0, 0, total, available)
 
-    config = settings_for(config_lib.resolve(vit_s.get_config("smoke")), "cpu")
+    config = settings_for(resolve(vit_s.get_config("smoke")), "cpu")
     task = pretrain.make_task(config, stats=STATS)
     state = compilation.state_template(task, sharding.make_mesh(config.mesh))
     monkeypatch.setattr(compilation, "lower_step", lower)
@@ -245,7 +247,7 @@ def for_devices(monkeypatch, *, available: int | None, **changes) -> compilation
     config = vit_s.get_config("smoke")
     tiny = {"model.width": 32, "model.depth": 1, "model.decoder_depth": 1, "batch_size": 96}
     config.update_from_flattened_dict(SMALL | tiny | changes)
-    config = settings_for(config_lib.resolve(config), "cpu")
+    config = settings_for(resolve(config), "cpu")
     monkeypatch.setattr(compilation, "available_bytes", lambda: available)
     task = pretrain.make_task(config, stats=STATS)
     return compilation.compile_for_devices(task, sharding.make_mesh(config.mesh), config)

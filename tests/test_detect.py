@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jaxtyping import UInt8
 from PIL import Image
 
-from fsvfm_jax.data.synthetic import render_face
+from fsvfm_jax.data.rendered.synthetic import render_face
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.prepare import detect as detecting
 from fsvfm_jax.prepare import files

@@ -8,15 +8,15 @@ from labelled_trees import write_pictures
 from ml_collections import ConfigDict
 
 from configs.transfer import face_set, rendered_set
-from fsvfm_jax.data.detection_sets import (
+from fsvfm_jax.data.labelled.detection_sets import (
     join_for_training,
     labels_of,
     open_sets,
     warn_of_common_videos,
 )
-from fsvfm_jax.data.layouts import LAYOUTS
+from fsvfm_jax.data.labelled.layouts import LAYOUTS
+from fsvfm_jax.data.labelled.set_options import options_of
 from fsvfm_jax.data.pipeline import make_iterator
-from fsvfm_jax.data.set_options import options_of
 from fsvfm_jax.errors import ConfigError, DataError
 
 

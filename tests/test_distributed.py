@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from patience import PATIENCE
 
-from fsvfm_jax import distributed, peers
+from fsvfm_jax.devices import distributed, peers
 from fsvfm_jax.errors import ConfigError
-from fsvfm_jax.report_files import read_scores
+from fsvfm_jax.report.write import read_scores
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -248,7 +248,7 @@ OWN_PATHS = """
 import sys
 import numpy as np
 from ml_collections import ConfigDict
-from fsvfm_jax import distributed
+from fsvfm_jax.devices import distributed
 from fsvfm_jax.errors import ConfigError
 address, index = sys.argv[1], int(sys.argv[2])
 distributed.start(coordinator=address, num_processes=2, process_id=index)

@@ -13,12 +13,13 @@ from ml_collections import ConfigDict
 from test_finetune import run, tiny_config
 
 from configs import evaluation, transfer, vit_s
-from fsvfm_jax import config as config_lib
-from fsvfm_jax import evaluate, report_table
+from fsvfm_jax import evaluate
+from fsvfm_jax.config.resolve import resolve, to_json
 from fsvfm_jax.convert import pth, reference
 from fsvfm_jax.convert.__main__ import main as convert
 from fsvfm_jax.errors import ConfigError, DataError
-from fsvfm_jax.report_files import read_scores
+from fsvfm_jax.report.table import plain
+from fsvfm_jax.report.write import read_scores
 
 
 def evaluation_config(params, **changes):
@@ -29,7 +30,7 @@ def evaluation_config(params, **changes):
     c.batch_size = 16
     c.data.num_workers = 0
     c.update_from_flattened_dict({name.replace("__", "."): x for name, x in changes.items()})
-    return config_lib.resolve(c)
+    return resolve(c)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def test_a_run_gets_a_row_for_every_set_and_way_of_choosing(trained, tmp_path, c
     rows = rows_of(tmp_path)
     printed = capsys.readouterr().out
     assert f"are in {tmp_path / 'table.md'}" in printed
-    assert report_table.plain(rows) in printed
+    assert plain(rows) in printed
     sets = [(row["dataset"], row["selection"]) for row in rows]
     assert sets == [
         *((name, way) for way in ways for name in ("swap-a", "warp-c")),
@@ -150,7 +151,7 @@ def test_what_is_no_detector_or_no_run_is_named(trained, tmp_path):
     with pytest.raises(DataError, match=r"notes\.txt"):
         evaluate.evaluate(evaluation_config(tmp_path / "notes.txt"), epath.Path(tmp_path))
     shutil.copytree(trained, tmp_path / "pretrained")
-    config = config_lib.to_json(config_lib.resolve(vit_s.get_config("smoke")))
+    config = to_json(resolve(vit_s.get_config("smoke")))
     (tmp_path / "pretrained" / "config.json").write_text(config)
     with pytest.raises(DataError, match=r"pretrained is no detector: fine-tune it first"):
         evaluate.evaluate(evaluation_config(tmp_path / "pretrained"), epath.Path(tmp_path))

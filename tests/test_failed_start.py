@@ -6,8 +6,8 @@ import pytest
 from etils import epath
 
 from fsvfm_jax.errors import ConfigError, DataError, Preempted, UserError
-from fsvfm_jax.lock import RunLock
 from fsvfm_jax.run.failed_start import Start
+from fsvfm_jax.run.lock import RunLock
 
 
 def begin(workdir: epath.Path, *, error: BaseException, checkpoint: bool = False, over=False):

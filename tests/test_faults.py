@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from patience import PATIENCE
 
 from fsvfm_jax.errors import ConfigError
-from fsvfm_jax.faults import ACTIONS, POINTS, Fault, fault, parse, poison
+from fsvfm_jax.run.faults import ACTIONS, POINTS, Fault, fault, parse, poison
 
 
 def faults_asked_for():
@@ -107,7 +107,7 @@ def run_with(value):
     # A shell starts what it puts into the background with SIGINT ignored.
     program = (
         "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL);"
-        "from fsvfm_jax.faults import fault; fault('step', 5); print('went on')"
+        "from fsvfm_jax.run.faults import fault; fault('step', 5); print('went on')"
     )
     return subprocess.Popen(
         [sys.executable, "-c", program],

@@ -13,18 +13,19 @@ from golden_files import detector, load, under
 from labelled_trees import write_pictures
 
 from configs import transfer
-from fsvfm_jax import compilation, finetune, losses, optim, sharding, train
-from fsvfm_jax import config as config_lib
-from fsvfm_jax.checkpoint import Checkpoints
+from fsvfm_jax import finetune, losses, optim, train
+from fsvfm_jax.config.resolve import resolve
 from fsvfm_jax.convert import reference, runs
 from fsvfm_jax.convert.measures import network
-from fsvfm_jax.data.labelled import REAL
+from fsvfm_jax.data.labelled.faces import REAL
 from fsvfm_jax.data.stats import Stats
+from fsvfm_jax.devices import compilation, sharding
 from fsvfm_jax.errors import ConfigError, DataError, Preempted
-from fsvfm_jax.jobs import JOBS
 from fsvfm_jax.models import build_detector
 from fsvfm_jax.models.adapter import unit_columns
 from fsvfm_jax.models.vit import SIZES
+from fsvfm_jax.run.checkpoint import Checkpoints
+from fsvfm_jax.tasks import JOBS
 from fsvfm_jax.train_state import StepValues
 
 STATS = Stats((0.5, 0.4, 0.4), (0.2, 0.2, 0.2))
@@ -48,7 +49,7 @@ def tiny_config(mode="full", changes=None):
     with config.data.unlocked():
         for kind, videos in (("train", 12), ("val", 4)):
             config.data[kind] = {"a": transfer.rendered_set("swap-a", kind, videos=videos)}
-    return config_lib.resolve(config)
+    return resolve(config)
 
 
 def golden_params(name):

@@ -8,9 +8,9 @@ import pytest
 from jax.extend.core import Jaxpr, jaxprs_in_params
 
 from fsvfm_jax.errors import ConfigError
-from fsvfm_jax.flops import model_flops_utilisation, training_flops_per_image
 from fsvfm_jax.masking import Masks, num_removed
 from fsvfm_jax.models import build
+from fsvfm_jax.plan.flops import model_flops_utilisation, training_flops_per_image
 
 # GFLOP per image at 224 pixels and ratio 0.75, in the order of `Flops`; the teacher's share in %.
 TABLE = {

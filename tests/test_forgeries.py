@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fsvfm_jax.data.forgeries import (
+from fsvfm_jax.data.rendered.forgeries import (
     Subject,
     blended_swap,
     face_pixels,
@@ -15,7 +15,7 @@ from fsvfm_jax.data.forgeries import (
     replay_attack,
     upsampling_pattern,
 )
-from fsvfm_jax.data.synthetic import render_face
+from fsvfm_jax.data.rendered.synthetic import render_face
 
 OF_THE_FACE = (blended_swap, region_warp, local_texture, upsampling_pattern)
 OF_THE_PICTURE = (print_attack, replay_attack)

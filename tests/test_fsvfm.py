@@ -11,7 +11,7 @@ from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.masking import sample_masks
 from fsvfm_jax.models import build
 from fsvfm_jax.models.fsvfm import POSITION_TABLES, split_positions, teacher_subset
-from fsvfm_jax.tracking import parameter_table
+from fsvfm_jax.run.tracking import parameter_table
 
 # Student trainable, student with positions, teacher with positions.
 PARAMETER_COUNTS = {

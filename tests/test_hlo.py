@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from fsvfm_jax import hlo
+from fsvfm_jax.plan import hlo
 
 LAYERS = 5
 

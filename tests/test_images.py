@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from fsvfm_jax.data import images
 from fsvfm_jax.data.images import UnknownClass, decode_image, decode_map, read_file
-from fsvfm_jax.data.synthetic import render_face
+from fsvfm_jax.data.rendered.synthetic import render_face
 
 PIXELS = render_face(0, image_size=48)[0][:40]  # 40 x 48
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from odd_files import BYTES, CONTENTS, JSON, KINDS, in_place_of
 
-from fsvfm_jax import integrity
-from fsvfm_jax.run_files import write_json
+from fsvfm_jax.host.storage import write_json
+from fsvfm_jax.run import integrity
 
 
 @pytest.fixture

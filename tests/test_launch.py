@@ -15,7 +15,8 @@ import yaml
 from launch_desk import JOB, LAUNCH, SLICE, Desk
 from patience import PATIENCE
 
-from fsvfm_jax import errors, peers
+from fsvfm_jax import errors
+from fsvfm_jax.devices import peers
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ["local.sh", "restart.sh", "slurm.sbatch", "tpu_vm.sh"]

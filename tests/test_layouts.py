@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from labelled_trees import contents, read, refused, write_json, write_pictures
 
-from fsvfm_jax.data import layouts
-from fsvfm_jax.data.layouts import FF_METHODS, LAYOUTS
-from fsvfm_jax.data.protocols import read_set
-from fsvfm_jax.data.set_root import Excluded, SetRoot, walk_pictures
+from fsvfm_jax.data.labelled import layouts
+from fsvfm_jax.data.labelled.layouts import FF_METHODS, LAYOUTS
+from fsvfm_jax.data.labelled.protocols import read_set
+from fsvfm_jax.data.labelled.set_root import Excluded, SetRoot, walk_pictures
 
 
 @pytest.mark.parametrize("split", ["test", ""])

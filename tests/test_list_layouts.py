@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from labelled_trees import read, refused, write_json, write_pictures
 
-from fsvfm_jax.data.protocols import read_set
+from fsvfm_jax.data.labelled.protocols import read_set
 from fsvfm_jax.errors import ConfigError, DataError
 
 

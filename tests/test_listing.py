@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fsvfm_jax.data import listing
+from fsvfm_jax.data.labelled.set_root import Excluded, SetRoot, walk_pictures
 from fsvfm_jax.data.listing import (
     AGAIN,
     DEEP,
@@ -27,7 +28,6 @@ from fsvfm_jax.data.listing import (
     walk,
     warn_of_left_out,
 )
-from fsvfm_jax.data.set_root import Excluded, SetRoot, walk_pictures
 from fsvfm_jax.data.sources import FaceFolder
 from fsvfm_jax.errors import DataError
 from fsvfm_jax.prepare.files import find_images, find_sources

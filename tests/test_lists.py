@@ -9,9 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from labelled_trees import write_pictures
 
-from fsvfm_jax.data import lists
-from fsvfm_jax.data.lists import entries, entry, load_json, locate, propose_prefix, read_lines
-from fsvfm_jax.data.set_root import Excluded, SetRoot
+from fsvfm_jax.data.labelled import lists
+from fsvfm_jax.data.labelled.lists import (
+    entries,
+    entry,
+    load_json,
+    locate,
+    propose_prefix,
+    read_lines,
+)
+from fsvfm_jax.data.labelled.set_root import Excluded, SetRoot
 from fsvfm_jax.errors import DataError
 
 LINES = ["a b/ä.png real", "c.png fake"]

@@ -22,16 +22,17 @@ from object_store import ObjectStore
 from odd_files import BYTES, CONTENTS, JSON, in_place_of
 from patience import PATIENCE
 
-from fsvfm_jax import lock, processes
 from fsvfm_jax.errors import StorageError
-from fsvfm_jax.lock import RunLock
+from fsvfm_jax.host import processes
+from fsvfm_jax.run import lock
+from fsvfm_jax.run.lock import RunLock
 
 ROOT = Path(__file__).parent.parent
 # Forks processes that hold one workdir each and say so; it waits for none, so they end as zombies.
 HOLDERS = """
 import os, sys, time
 from etils import epath
-from fsvfm_jax.lock import RunLock
+from fsvfm_jax.run.lock import RunLock
 if "gs://" in sys.argv[1]:
     import google.cloud.storage  # once for all
 for workdir in sys.argv[1:]:
@@ -48,7 +49,7 @@ TAKERS = """
 import os, sys, time
 from etils import epath
 from fsvfm_jax.errors import StorageError
-from fsvfm_jax.lock import RunLock
+from fsvfm_jax.run.lock import RunLock
 start = time.time() + 0.2
 for taker in range(4):
     if os.fork() == 0:

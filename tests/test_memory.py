@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsvfm_jax.memory import GRADIENT_SHARE, REMAT_KEEPS, Memory, fits_with, possible_changes
+from fsvfm_jax.devices.memory import (
+    GRADIENT_SHARE,
+    REMAT_KEEPS,
+    Memory,
+    fits_with,
+    possible_changes,
+)
 from fsvfm_jax.models.layers import REMATS
 
 GIB = 2**30

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fsvfm_jax.errors import DataError
-from fsvfm_jax.metrics import (
+from fsvfm_jax.report.metrics import (
     accuracy,
     auc,
     average_precision,

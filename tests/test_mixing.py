@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from golden_files import need
 
-from fsvfm_jax import mixing, sharding
+from fsvfm_jax import mixing
+from fsvfm_jax.devices import sharding
 from fsvfm_jax.errors import ConfigError
 
 SIZE = 16

@@ -7,8 +7,8 @@ import pytest
 from jaxtyping import UInt8
 from PIL import Image
 
+from fsvfm_jax.data.rendered.synthetic import render_face
 from fsvfm_jax.data.sources import FaceFolder
-from fsvfm_jax.data.synthetic import render_face
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.prepare.average import AverageParser, average_map
 from fsvfm_jax.prepare.manifest import read_lines

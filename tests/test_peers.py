@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fsvfm_jax.devices.peers import OTHER_LAUNCHERS, VARIABLES, Address, find_peers
 from fsvfm_jax.errors import ConfigError
-from fsvfm_jax.peers import OTHER_LAUNCHERS, VARIABLES, Address, find_peers
 
 NONE = Address(None, None, None)
 # As Kubeflow Trainer sets them.

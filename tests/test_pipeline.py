@@ -330,7 +330,7 @@ def test_a_worker_raises_an_error_as_it_is_and_starts_no_backend() -> None:
 
 
 def test_what_workers_run_does_not_import_jax() -> None:
-    modules = "fsvfm_jax.data.sources, fsvfm_jax.data.synthetic, fsvfm_jax.data.transforms"
+    modules = "fsvfm_jax.data.sources, fsvfm_jax.data.rendered.synthetic, fsvfm_jax.data.transforms"
     code = f"import sys; sys.modules['jax'] = None; import {modules}"
     subprocess.run([sys.executable, "-c", code], check=True)
 

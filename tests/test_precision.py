@@ -16,12 +16,13 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from configs import vit_s
-from fsvfm_jax import compilation, optim, pretrain, sharding
-from fsvfm_jax import config as config_lib
+from fsvfm_jax import optim, pretrain
+from fsvfm_jax.config.resolve import resolve
 from fsvfm_jax.data.elements import pretraining_element
 from fsvfm_jax.data.pipeline import make_iterator
 from fsvfm_jax.data.sources import SyntheticFaces
 from fsvfm_jax.data.stats import Stats
+from fsvfm_jax.devices import compilation, sharding
 from fsvfm_jax.models.fsvfm import teacher_subset
 from fsvfm_jax.train_state import StepValues
 
@@ -62,7 +63,7 @@ def train(dtype: str, *, seed: int, faces: list) -> tuple[dict[str, np.ndarray],
     """Returns the metrics of every step, and the moves at momentum above .9999."""
     config = vit_s.get_config("smoke")
     config.update_from_flattened_dict(CHANGES | {"seed": seed, "model.dtype": dtype})
-    config = config_lib.resolve(config)
+    config = resolve(config)
     schedule = optim.make_schedule(config, len(faces))
     task = pretrain.make_task(config, stats=Stats(config.data.mean, config.data.std))
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fsvfm_jax.preemption import Preemption, StopWaiting
+from fsvfm_jax.run.preemption import Preemption, StopWaiting
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT)
 

@@ -18,7 +18,7 @@ from patience import PATIENCE
 from PIL import Image
 from video_files import write_video
 
-from fsvfm_jax.data.synthetic import render_face
+from fsvfm_jax.data.rendered.synthetic import render_face
 from fsvfm_jax.prepare import detect, pack
 from fsvfm_jax.prepare.__main__ import main
 from fsvfm_jax.prepare.files import Source, find_sources

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from fsvfm_jax.processes import (
+from fsvfm_jax.host.processes import (
     HEAPS,
     give_back_memory,
     is_alive,
@@ -46,7 +46,7 @@ def test_freed_memory_goes_back():
     program = """
 import re
 from pathlib import Path
-from fsvfm_jax.processes import give_back_memory
+from fsvfm_jax.host.processes import give_back_memory
 
 def megabytes():
     return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1e3
@@ -67,7 +67,7 @@ print(before - megabytes())
 def test_threads_share_heaps(asked, most):
     program = """
 import ctypes, threading
-from fsvfm_jax.processes import share_heaps
+from fsvfm_jax.host.processes import share_heaps
 
 share_heaps()
 threads = 12

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fsvfm_jax import progress
+from fsvfm_jax.host import progress
 
 
 class Clock:

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from labelled_trees import read, write_json, write_pictures
 
-from fsvfm_jax.data.labelled import LabelledFaces, overlap
-from fsvfm_jax.data.protocols import read_set
+from fsvfm_jax.data.labelled.faces import LabelledFaces, overlap
+from fsvfm_jax.data.labelled.protocols import read_set
 from fsvfm_jax.errors import ConfigError, DataError
 
 

@@ -5,7 +5,14 @@ from math import isclose
 
 import pytest
 
-from fsvfm_jax.published import PUBLISHED, Expected, expected, find, find_average, papers_name
+from fsvfm_jax.report.published import (
+    PUBLISHED,
+    Expected,
+    expected,
+    find,
+    find_average,
+    papers_name,
+)
 
 
 def test_a_figure_is_found_by_any_name_of_the_set():

@@ -14,7 +14,7 @@ from PIL import Image
 
 from fsvfm_jax.data import rand_augment as ra
 from fsvfm_jax.data.augment import draw_crop
-from fsvfm_jax.data.synthetic import render_face
+from fsvfm_jax.data.rendered.synthetic import render_face
 from fsvfm_jax.errors import ConfigError
 
 MEAN = (0.54822, 0.42341, 0.36547)

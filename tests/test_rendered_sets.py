@@ -5,9 +5,9 @@ import pickle
 import numpy as np
 import pytest
 
-from fsvfm_jax.data import rendered_sets
-from fsvfm_jax.data.labelled import LABELS
-from fsvfm_jax.data.rendered_sets import (
+from fsvfm_jax.data.labelled.faces import LABELS
+from fsvfm_jax.data.rendered import rendered_sets
+from fsvfm_jax.data.rendered.rendered_sets import (
     DEEPFAKES,
     RENDERED_SETS,
     SPLITS,
@@ -15,7 +15,7 @@ from fsvfm_jax.data.rendered_sets import (
     RenderedFaces,
     RenderedSet,
 )
-from fsvfm_jax.data.synthetic import render_face
+from fsvfm_jax.data.rendered.synthetic import render_face
 from fsvfm_jax.errors import ConfigError
 
 

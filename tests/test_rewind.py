@@ -6,9 +6,9 @@ import pytest
 from etils import epath
 from test_train import read_metrics, restore, run, tiny_config, without_rate
 
-from fsvfm_jax.checkpoint import Checkpoints
 from fsvfm_jax.errors import ConfigError
-from fsvfm_jax.rewind import rewind
+from fsvfm_jax.run.checkpoint import Checkpoints
+from fsvfm_jax.run.rewind import rewind
 
 RUN = {"epochs": 4, "schedule_epochs": 8, "checkpoint.every": 2, "checkpoint.keep": 9}
 # Steps 5 and 6 would see samples 64 to 96.

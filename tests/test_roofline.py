@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsvfm_jax.chips import CHIPS, Chip
 from fsvfm_jax.errors import ConfigError, DataError
-from fsvfm_jax.roofline import (
+from fsvfm_jax.plan.chips import CHIPS, Chip
+from fsvfm_jax.plan.roofline import (
     Efficiency,
     Roofline,
     assumed_efficiency,

@@ -11,12 +11,14 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs.transfer import face_set
-from fsvfm_jax import metrics, scoring, sharding
-from fsvfm_jax.data.detection_sets import labels_of, open_sets
+from fsvfm_jax import scoring
+from fsvfm_jax.data.labelled.detection_sets import labels_of, open_sets
 from fsvfm_jax.data.rand_augment import evaluation_view
 from fsvfm_jax.data.stats import Stats
+from fsvfm_jax.devices import sharding
 from fsvfm_jax.errors import DataError
 from fsvfm_jax.models import build_detector
+from fsvfm_jax.report import metrics
 
 STATS = Stats((0.5, 0.4, 0.4), (0.2, 0.2, 0.2))
 MODEL = build_detector({"image_size": 16, "patch_size": 8, "width": 16, "depth": 1, "num_heads": 2})

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given as draw
 from hypothesis import strategies as st
 
-from fsvfm_jax.data.layouts import LAYOUTS
-from fsvfm_jax.data.set_options import RENDERED, check_options, given, options_of
+from fsvfm_jax.data.labelled.layouts import LAYOUTS
+from fsvfm_jax.data.labelled.set_options import RENDERED, check_options, given, options_of
 from fsvfm_jax.errors import ConfigError
 
 NEEDED = {

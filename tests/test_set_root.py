@@ -6,7 +6,14 @@ from dataclasses import replace
 import pytest
 from labelled_trees import write_pictures
 
-from fsvfm_jax.data.set_root import Excluded, SetRoot, folders_in, subfolder, told, walk_pictures
+from fsvfm_jax.data.labelled.set_root import (
+    Excluded,
+    SetRoot,
+    folders_in,
+    subfolder,
+    told,
+    walk_pictures,
+)
 from fsvfm_jax.errors import DataError
 
 

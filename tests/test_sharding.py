@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from fsvfm_jax import sharding
+from fsvfm_jax.devices import sharding
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.models import build
 

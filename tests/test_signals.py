@@ -148,7 +148,7 @@ with signals.released_at_once(Hangs()):
 
 
 SAVING = """
-from fsvfm_jax.preemption import Preemption, StopWaiting
+from fsvfm_jax.run.preemption import Preemption, StopWaiting
 with cli.exit_codes(), Preemption() as preemption:
     preemption.begin_steps()
     print("ready", flush=True)
@@ -186,7 +186,7 @@ def test_ctrl_c_to_one_of_several_processes_ends_it_at_once_and_says_that_nothin
     body = """
 import jax
 jax.process_count = lambda: 2
-from fsvfm_jax.preemption import Preemption
+from fsvfm_jax.run.preemption import Preemption
 with Preemption() as preemption:
     preemption.begin_steps()
 """

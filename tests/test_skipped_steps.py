@@ -10,13 +10,14 @@ import pytest
 from etils import epath
 from test_train import TINY, read_metrics, restore, run, tiny_config, without_rate
 
-from fsvfm_jax import compilation, pretrain, sharding
+from fsvfm_jax import pretrain
 from fsvfm_jax.data.elements import pretraining_element
 from fsvfm_jax.data.pipeline import make_iterator
 from fsvfm_jax.data.sources import SyntheticFaces
 from fsvfm_jax.data.stats import Stats
+from fsvfm_jax.devices import compilation, sharding
 from fsvfm_jax.errors import NotFiniteError
-from fsvfm_jax.skipped_steps import SkippedSteps
+from fsvfm_jax.run.skipped_steps import SkippedSteps
 from fsvfm_jax.train_state import StepValues
 
 SHORT = {"epochs": 4, "schedule_epochs": 8, "checkpoint.every": 1, "max_skipped_steps": 2}

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fsvfm_jax.data.rendered.synthetic import render_face
 from fsvfm_jax.data.sources import FaceFolder, JoinedSets, SyntheticFaces, make_source
-from fsvfm_jax.data.synthetic import render_face
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.prepare.pack import pack
 

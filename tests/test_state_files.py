@@ -14,12 +14,12 @@ from hypothesis import given
 from odd_files import BYTES, CONTENTS, JSON, KINDS, in_place_of
 from test_train import run
 
-from fsvfm_jax import integrity, tracking
-from fsvfm_jax.checkpoint import Checkpoints
 from fsvfm_jax.errors import ConfigError, StorageError, UserError
-from fsvfm_jax.fingerprint import check_fingerprint
 from fsvfm_jax.host.terminal import printable
-from fsvfm_jax.rewind import rewind
+from fsvfm_jax.run import integrity, tracking
+from fsvfm_jax.run.checkpoint import Checkpoints
+from fsvfm_jax.run.fingerprint import check_fingerprint
+from fsvfm_jax.run.rewind import rewind
 from fsvfm_jax.train_state import TrainState
 
 RUN = {"epochs": 2, "schedule_epochs": 8, "checkpoint.every": 1, "data.num_workers": 0}

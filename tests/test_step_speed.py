@@ -16,8 +16,8 @@ from patience import PATIENCE
 from configs import vit_s
 from fsvfm_jax.benchmark import step_speed
 from fsvfm_jax.errors import ConfigError, NotFiniteError, StorageError
-from fsvfm_jax.flops import training_flops_per_image
 from fsvfm_jax.models import build
+from fsvfm_jax.plan.flops import training_flops_per_image
 
 ROOT = Path(__file__).parent.parent
 TINY = {

@@ -21,7 +21,7 @@ import logging, os, sys, warnings
 import absl.logging
 from tqdm import tqdm
 from fsvfm_jax import cli, errors
-from fsvfm_jax.progress import progress
+from fsvfm_jax.host.progress import progress
 cli.begin()
 cli.set_up_logging()
 with cli.exit_codes():

@@ -13,16 +13,17 @@ from markdown_it import MarkdownIt
 from odd_json import CONTENTS, changed
 from scored_sets import BY_HAND, scored
 
-from fsvfm_jax import report
 from fsvfm_jax.errors import DataError
-from fsvfm_jax.report_files import write_report
-from fsvfm_jax.summary import main, summary
+from fsvfm_jax.report.__main__ import main
+from fsvfm_jax.report.rows import mean_rows, spoof_row
+from fsvfm_jax.report.summary import summary
+from fsvfm_jax.report.write import write_report
 
 
 def write(folder, *, dataset, seed, selection="last", videos=BY_HAND):
     scores = scored(dataset, videos)
-    row = report.spoof_row(scores, thresholds={}, selection=selection, step=1, seed=seed)
-    write_report(folder, [row, *report.mean_rows([row, row])], [], caption="x")
+    row = spoof_row(scores, thresholds={}, selection=selection, step=1, seed=seed)
+    write_report(folder, [row, *mean_rows([row, row])], [], caption="x")
     return str(folder / "table.json")
 
 
@@ -45,7 +46,7 @@ def test_means_over_seeds_and_over_the_sets_of_all_runs(tmp_path):
 
 
 def test_one_seed_and_one_set_have_no_mean(tmp_path, capsys):
-    main([write(tmp_path, dataset="MSU", seed=0)])
+    main(["summary", write(tmp_path, dataset="MSU", seed=0)])
     said = capsys.readouterr().out
     assert "MSU" in said and "mean of" not in said and "+- 0" not in said
 
@@ -62,7 +63,7 @@ def test_seeds_of_unlike_sets_are_refused(tmp_path):
 def test_the_same_row_twice_is_refused(tmp_path, capsys):
     table = write(tmp_path, dataset="MSU", seed=0)
     with pytest.raises(SystemExit) as ended:
-        main([table, table])
+        main(["summary", table, table])
     assert ended.value.code == 65
     assert "2 of the tables report of 'MSU', last, seed 0" in capsys.readouterr().err
 
@@ -101,7 +102,7 @@ ROW = {"dataset": "x", "selection": "last", "seed": 0, "images": 1}
 def test_what_is_no_table_is_named(tmp_path, content, capsys):
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(SystemExit) as ended:
-        main([str(tmp_path / "x.json")])
+        main(["summary", str(tmp_path / "x.json")])
     assert ended.value.code == 65 and "is no table of an evaluation" in capsys.readouterr().err
 
 

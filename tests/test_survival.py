@@ -32,7 +32,7 @@ from patience import PATIENCE
 from test_distributed import ROOT, TINY, start
 from test_train import without_rate
 
-from fsvfm_jax import integrity
+from fsvfm_jax.run import integrity
 
 pytestmark = pytest.mark.slow
 
@@ -122,8 +122,8 @@ def straight(tmp_path_factory):
 SAVER = """
 import sys, jax, numpy as np
 from etils import epath
-from fsvfm_jax.checkpoint import Checkpoints
-from fsvfm_jax.sharding import make_mesh, state_template
+from fsvfm_jax.run.checkpoint import Checkpoints
+from fsvfm_jax.devices.sharding import make_mesh, state_template
 from fsvfm_jax.train_state import TrainState
 jax.config.update("jax_platforms", "cpu")
 template = state_template(

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fsvfm_jax.data.synthetic import render_face
-from fsvfm_jax.data.synthetic_parameters import FaceParameters, draw
+from fsvfm_jax.data.rendered.synthetic import render_face
+from fsvfm_jax.data.rendered.synthetic_parameters import FaceParameters, draw
 from fsvfm_jax.regions import CLASSES, GROUP_CLASSES, NUM_CLASSES, patch_classes
 
 NUM_FACES = 200

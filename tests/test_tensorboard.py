@@ -5,7 +5,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 from test_tracking import read_events
 
-from fsvfm_jax.tensorboard import Events
+from fsvfm_jax.run.tensorboard import Events
 
 
 def test_a_file_begins_with_its_version_and_hides_later_steps_of_others(tmp_path):

@@ -26,8 +26,8 @@ from PIL import Image
 from tensorboardX.proto import event_pb2
 from test_progress import Clock, Terminal
 
-from fsvfm_jax import tracking
 from fsvfm_jax.errors import StorageError
+from fsvfm_jax.run import tracking
 
 
 @pytest.fixture
@@ -462,7 +462,7 @@ def test_tracker_shows_a_bar_on_a_terminal(workdir, clock, monkeypatch, caplog):
             tracker.step(step, {"loss": 0.25})
             if step == 5:
                 clock.seconds += 30.0
-                logging.getLogger("fsvfm_jax.lock").warning("from another module")
+                logging.getLogger("fsvfm_jax.run.lock").warning("from another module")
     shown = terminal.getvalue()
     assert "2/6" in shown
     assert "6/6" in shown

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fsvfm_jax.traffic import memory_traffic
+from fsvfm_jax.plan.traffic import memory_traffic
 
 KIB = 1024
 

@@ -17,20 +17,22 @@ from etils import epath
 from PIL import Image
 
 from configs import vit_s
-from fsvfm_jax import compilation, faults, optim, pretrain, sharding, tracking, train
-from fsvfm_jax import config as config_lib
-from fsvfm_jax.checkpoint import Checkpoints
+from fsvfm_jax import optim, pretrain, train
+from fsvfm_jax.config.resolve import resolve
 from fsvfm_jax.convert.reference import to_state_dict
 from fsvfm_jax.data.elements import pretraining_element
 from fsvfm_jax.data.pipeline import make_iterator
 from fsvfm_jax.data.records import FaceRecords
 from fsvfm_jax.data.sources import SyntheticFaces
 from fsvfm_jax.data.stats import Stats
+from fsvfm_jax.devices import compilation, sharding
 from fsvfm_jax.errors import ConfigError, DataError, NotFiniteError, Preempted, StorageError
 from fsvfm_jax.host.pictures import LINE_HEIGHT
-from fsvfm_jax.jobs import JOBS
-from fsvfm_jax.lock import RunLock
 from fsvfm_jax.prepare.pack import pack
+from fsvfm_jax.run import faults, tracking
+from fsvfm_jax.run.checkpoint import Checkpoints
+from fsvfm_jax.run.lock import RunLock
+from fsvfm_jax.tasks import JOBS
 from fsvfm_jax.train_state import StepValues, TrainState
 
 STEPS = 20
@@ -54,7 +56,7 @@ TINY = {
 def tiny_config(changes: dict | None = None):
     config = vit_s.get_config("smoke")
     config.update_from_flattened_dict(TINY | (changes or {}))
-    return config_lib.resolve(config)
+    return resolve(config)
 
 
 def run(workdir, changes: dict | None = None, **options) -> None:

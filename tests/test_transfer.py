@@ -9,7 +9,7 @@ import pytest
 
 from configs import offline
 from fsvfm_jax.benchmark import transfer
-from fsvfm_jax.data.rendered_sets import RENDERED_SETS
+from fsvfm_jax.data.rendered.rendered_sets import RENDERED_SETS
 
 SMALL = {"image_size": 16, "width": 16, "depth": 1, "num_heads": 2}
 

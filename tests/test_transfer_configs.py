@@ -12,13 +12,14 @@ import pytest
 from labelled_trees import write_json, write_pictures
 
 from configs import sets, transfer
-from fsvfm_jax import config as config_lib
-from fsvfm_jax import finetune, optim, published
-from fsvfm_jax.data.detection_sets import labels_of, open_sets
-from fsvfm_jax.data.labelled import LABELS
-from fsvfm_jax.data.layouts import read_ffpp
+from fsvfm_jax import finetune, optim
+from fsvfm_jax.config.resolve import resolve, to_json
+from fsvfm_jax.data.labelled.detection_sets import labels_of, open_sets
+from fsvfm_jax.data.labelled.faces import LABELS
+from fsvfm_jax.data.labelled.layouts import read_ffpp
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.models.vit import SIZES
+from fsvfm_jax.report import published
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 NAMES = [
@@ -82,7 +83,7 @@ def resolved(name, arg=""):
         config.data.paths = ("DIR",)
     if config.task == "evaluate":
         config.init.params = "RUN"
-    return config_lib.resolve(config)
+    return resolve(config)
 
 
 def targets(name):
@@ -102,7 +103,7 @@ def test_each_is_short_names_its_command_and_resolves_to_json(name):
     assert ":smoke" in doc or name == "eval/rendered"
     config = resolved(name)
     assert config.is_locked
-    json.loads(config_lib.to_json(config))
+    json.loads(to_json(config))
 
 
 WITHOUT_FIGURES = (OWN, "eval/folder", "eval/rendered")

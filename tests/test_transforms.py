@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fsvfm_jax.data.synthetic import render_face
+from fsvfm_jax.data.rendered.synthetic import render_face
 from fsvfm_jax.data.transforms import resize_face, to_batch_element
 from fsvfm_jax.regions import patch_classes
 

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fsvfm_jax.data.images import IMAGE_SUFFIXES
-from fsvfm_jax.data.listing import suffix_of
-from fsvfm_jax.data.videos import (
+from fsvfm_jax.data.labelled.videos import (
     FOLDER,
     NAME,
     PATTERN,
@@ -23,6 +22,7 @@ from fsvfm_jax.data.videos import (
     is_image,
     owners,
 )
+from fsvfm_jax.data.listing import suffix_of
 from fsvfm_jax.errors import ConfigError
 
 # How people write frame i of a video, relative to the folder of its class.

@@ -10,8 +10,8 @@ from random_weights import TINY, encoder_params
 from test_train import run, tiny_config
 
 from configs import transfer
-from fsvfm_jax import config as config_lib
 from fsvfm_jax import finetune, pretrain
+from fsvfm_jax.config.resolve import resolve
 from fsvfm_jax.convert import pth
 from fsvfm_jax.convert.folder import timm_names
 from fsvfm_jax.convert.reference import to_params, to_state_dict
@@ -113,7 +113,7 @@ def test_a_detector_starts_from_an_encoder(workdir, tmp_path, kind, pool):
     if kind == "pth":
         config.init.params = str(tmp_path / "encoder.pth")
         pth.write(tmp_path / "encoder.pth", to_state_dict(encoder_subset(theirs)), key="model")
-    config = config_lib.resolve(config)
+    config = resolve(config)
     task = finetune.make_task(config, stats=stored.stats)
     drawn = jax.jit(task.init)(jax.random.key(1))
     state, _ = load_encoder(drawn, config)

@@ -11,13 +11,13 @@ import time
 import pytest
 from patience import PATIENCE
 
-from fsvfm_jax import watchdog as watchdog_module
-from fsvfm_jax.watchdog import LONGEST_TICK, WATCHDOG_EXIT_CODE, Watchdog
+from fsvfm_jax.run import watchdog as watchdog_module
+from fsvfm_jax.run.watchdog import LONGEST_TICK, WATCHDOG_EXIT_CODE, Watchdog
 
 LIMIT = 0.2
 IMPORTS = f"""
 import sys, threading, time
-from fsvfm_jax.watchdog import Watchdog
+from fsvfm_jax.run.watchdog import Watchdog
 LIMIT = {LIMIT}
 
 def idle():

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from absl import flags
 
-from fsvfm_jax import cli, config_files
-from fsvfm_jax.processes import share_heaps
+from fsvfm_jax import cli
+from fsvfm_jax.config import lookup as config_files
+from fsvfm_jax.host.processes import share_heaps
 
 COMMAND = "python -m fsvfm_jax.benchmark"
 
@@ -74,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         usage=f"{COMMAND} step --config=FILE.py[:smoke] [--config.path.to.field=value ...] [flags]",
         description="Compiles the config's training step, runs it on other input in every step,"
         " and prints a summary and one JSON line. MFU = FLOPs per image of the method"
-        " (fsvfm_jax/flops.py; recomputation is not counted) x images per second / peak of all"
+        " (fsvfm_jax/plan/flops.py; recomputation is not counted) x images per second / peak of all"
         " devices. Images per second are those of the median step, or with real input of the mean.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,

@@ -21,13 +21,13 @@ from fsvfm_jax import cli
 from fsvfm_jax.data.elements import pretraining_element
 from fsvfm_jax.data.pipeline import CHUNK, make_iterator
 from fsvfm_jax.data.records import FaceRecords
-from fsvfm_jax.data.synthetic import render_face
+from fsvfm_jax.data.rendered.synthetic import render_face
 from fsvfm_jax.data.transforms import Face, to_batch_element
 from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.host.processes import available_cores
+from fsvfm_jax.host.progress import progress
 from fsvfm_jax.prepare.encode import ENCODINGS
 from fsvfm_jax.prepare.pack import pack
-from fsvfm_jax.processes import available_cores
-from fsvfm_jax.progress import progress
 
 SYNTHETIC_FACES = 256
 LARGE = 2**20

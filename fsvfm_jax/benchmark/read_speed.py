@@ -16,8 +16,8 @@ from fsvfm_jax import cli
 from fsvfm_jax.data.pipeline import CHUNK
 from fsvfm_jax.data.records import FaceRecords
 from fsvfm_jax.errors import ConfigError
-from fsvfm_jax.processes import available_cores
-from fsvfm_jax.progress import progress
+from fsvfm_jax.host.processes import available_cores
+from fsvfm_jax.host.progress import progress
 
 RECORDS = 512  # in one measurement, drawn at random
 REPEATS = 9

@@ -19,9 +19,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from fsvfm_jax import cli
-from fsvfm_jax.chips import find_chip
+from fsvfm_jax.devices.memory import Memory
 from fsvfm_jax.errors import ConfigError, NotFiniteError
-from fsvfm_jax.memory import Memory
+from fsvfm_jax.plan.chips import find_chip
 
 # Synthetic batches, made once and taken in turn; the masks are new in every step all the same.
 NUM_BATCHES = 4
@@ -117,12 +117,17 @@ def measure_step(
         NotFiniteError: The network diverged, so that its times mean little.
         UserError: Of its other kinds, where the config does not fit.
     """
-    from fsvfm_jax import config as config_lib
-    from fsvfm_jax.compilation import compile_for_devices, fresh_state, place, state_template
+    from fsvfm_jax.config.resolve import resolve
     from fsvfm_jax.data.stats import Stats
-    from fsvfm_jax.jobs import JOBS
+    from fsvfm_jax.devices.compilation import (
+        compile_for_devices,
+        fresh_state,
+        place,
+        state_template,
+    )
+    from fsvfm_jax.tasks import JOBS
 
-    mesh, config = place(config_lib.resolve(config))
+    mesh, config = place(resolve(config))
     stats = Stats((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     task = JOBS[config.task].make_task(config, stats=stats)
 
@@ -235,7 +240,7 @@ def summary(record: dict[str, Any]) -> str:
 def _synthetic_batches(
     config: ConfigDict, sample: dict[str, jax.ShapeDtypeStruct], mesh: Mesh
 ) -> Generator[Batch, None, None]:
-    from fsvfm_jax import sharding
+    from fsvfm_jax.devices import sharding
 
     rng = np.random.default_rng((config.seed, jax.process_index()))
     rows = config.batch_size // jax.process_count()
@@ -253,8 +258,9 @@ def _synthetic_batches(
 
 
 def _real_batches(config: ConfigDict, mesh: Mesh, *, stats: Any) -> Generator[Batch, None, None]:
-    from fsvfm_jax import sharding, train
-    from fsvfm_jax.jobs import JOBS
+    from fsvfm_jax import train
+    from fsvfm_jax.devices import sharding
+    from fsvfm_jax.tasks import JOBS
 
     job = JOBS[config.task]
     stream = train.open_stream(config, job.open_source(config), job.element(config, stats=stats))
@@ -304,12 +310,12 @@ def _speed(
     real_input: bool,
     peak_tflops: float | None,
 ) -> dict[str, Any]:
-    from fsvfm_jax.flops import (
+    from fsvfm_jax.models import build, build_detector
+    from fsvfm_jax.plan.flops import (
         detection_flops_per_image,
         model_flops_utilisation,
         training_flops_per_image,
     )
-    from fsvfm_jax.models import build, build_detector
 
     times = step_times_ms(seconds)
     # Waits for data come in bursts, which a median does not see.

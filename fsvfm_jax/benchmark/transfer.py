@@ -19,25 +19,28 @@ from PIL import Image
 
 from configs import offline
 from configs.transfer import face_set
-from fsvfm_jax import artefacts, evaluate, metrics, report, train
-from fsvfm_jax import config as config_lib
-from fsvfm_jax.data.detection_sets import DetectionSet, labels_of, open_sets
-from fsvfm_jax.data.labelled import FAKE
-from fsvfm_jax.data.rendered_sets import RenderedFaces
+from fsvfm_jax import evaluate, train
+from fsvfm_jax.benchmark import artefacts
+from fsvfm_jax.config.resolve import resolve
+from fsvfm_jax.data.labelled.detection_sets import DetectionSet, labels_of, open_sets
+from fsvfm_jax.data.labelled.faces import FAKE
+from fsvfm_jax.data.rendered.rendered_sets import RenderedFaces
 from fsvfm_jax.errors import ConfigError
-from fsvfm_jax.jobs import JOBS
-from fsvfm_jax.progress import progress
-from fsvfm_jax.report_files import read_rows
-from fsvfm_jax.report_table import markdown
-from fsvfm_jax.run_files import write_text
+from fsvfm_jax.host.progress import progress
+from fsvfm_jax.host.storage import write_text
+from fsvfm_jax.report import metrics
+from fsvfm_jax.report.rows import SPOOF_CAPTION, mean_rows, of_single_sets, over_seeds
+from fsvfm_jax.report.table import markdown
+from fsvfm_jax.report.write import read_rows
+from fsvfm_jax.tasks import JOBS
 
 SIZE = 64  # pixels
 
 logger = logging.getLogger(__name__)
 
 CAPTION = """\
-Rendered faces and forgeries (fsvfm_jax/data/rendered_sets.py): this tests plumbing and proves
-nothing about real deepfakes. Video AUC in percent, mean +- deviation over {seeds} seeds of
+Rendered faces and forgeries (fsvfm_jax/data/rendered/rendered_sets.py): this tests plumbing and
+proves nothing about real deepfakes. Video AUC in percent, mean +- deviation over {seeds} seeds of
 training, checkpoints chosen on {trained}'s validation faces. All methods train on {trained}. Of the
 others, all unseen cameras, {unseen} have unseen forgeries too.
 "statistics" is a logistic regression on DCT and high-pass energies; where it, or the random frozen
@@ -93,7 +96,7 @@ def _deepfakes(folder: Path, pretrained: Path, *, seeds: int) -> str:
             _train(_finetuning(folder, pretrained, method, seed=seed), run)
             found = _evaluate(offline.detection(faces=str(folder / "faces")), run, seed=seed)
             of_seeds[seed] = [row for row in found if row["dataset"] in offline.TESTED]
-        means = report.over_seeds(of_seeds)
+        means = over_seeds(of_seeds)
         rows.append(
             {"method": method} | {f"video_auc@{row['dataset']}": row["video_auc"] for row in means}
         )
@@ -123,14 +126,14 @@ def _spoofs(folder: Path, pretrained: Path) -> str:
         sources = [name for name in offline.SPOOFS if name != target]
         (auc,) = _statistics_aucs(folder, sources, [target]).values()
         told.append(f"{target} {100 * auc:.2f}")
-    means = report.mean_rows(rows)
+    means = mean_rows(rows)
     of_way = {row["selection"]: row for row in means}
     oracle = 100 * of_way["test-oracle"]["hter@test"]
     others = {way: 100 * of_way[way]["hter@validation"] for way in ("validation", "last")}
     more = " and ".join(
         f"{hter:.2f} of {way!r} ({hter - oracle:+.2f})" for way, hter in others.items()
     )
-    text = markdown([*rows, *means], report.SPOOF_CAPTION)
+    text = markdown([*rows, *means], SPOOF_CAPTION)
     return (
         f"{text}\nOn average checkpoint and threshold from the test set make an HTER of"
         f" {oracle:.2f}, as the papers report it; with a threshold from other videos it is {more}."
@@ -161,7 +164,7 @@ def _finetuning(folder: Path, pretrained: Path, method: str, *, seed: int) -> Co
 
 def _train(config: ConfigDict, workdir: Path) -> None:
     logger.info("training %s", workdir)
-    config = config_lib.resolve(config)
+    config = resolve(config)
     train.train(config, epath.Path(workdir), job=JOBS[config.task])
 
 
@@ -171,8 +174,8 @@ def _evaluate(config: ConfigDict, run: Path, *, seed: int) -> list[dict[str, Any
     if not table.exists():
         config.init.params = str(run)
         config.init.seed = seed
-        evaluate.evaluate(config_lib.resolve(config), epath.Path(table.parent))
-    return report.of_single_sets(read_rows(table))
+        evaluate.evaluate(resolve(config), epath.Path(table.parent))
+    return of_single_sets(read_rows(table))
 
 
 def _statistics_aucs(

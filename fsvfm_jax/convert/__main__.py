@@ -12,7 +12,6 @@ import optax
 from etils import epath
 
 from fsvfm_jax import cli, optim
-from fsvfm_jax.checkpoint import Checkpoints
 from fsvfm_jax.convert import pth, reference
 from fsvfm_jax.convert.card import Description
 from fsvfm_jax.convert.entries import networks_in
@@ -39,6 +38,7 @@ from fsvfm_jax.errors import ConfigError, StorageError, nearest
 from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.models.fsvfm import encoder_subset
 from fsvfm_jax.models.vit import SIZES
+from fsvfm_jax.run.checkpoint import Checkpoints
 from fsvfm_jax.train_state import TrainState
 
 COMMAND = "python -m fsvfm_jax.convert"

@@ -8,16 +8,17 @@ from etils import epath
 from ml_collections import ConfigDict
 from msgspec import Meta
 
-from fsvfm_jax import compilation, finetune, pretrain, sharding
-from fsvfm_jax import config as config_lib
-from fsvfm_jax.checkpoint import Checkpoints
+from fsvfm_jax import finetune, pretrain
+from fsvfm_jax.config.resolve import resolve_stored
 from fsvfm_jax.convert.card import Text
 from fsvfm_jax.convert.source_files import file_sha256, read_json
 from fsvfm_jax.data.stats import STATS_FILE, Stats, known_stats
+from fsvfm_jax.devices import compilation, sharding
 from fsvfm_jax.errors import ConfigError, DataError, in_one_line
-from fsvfm_jax.fingerprint import FINGERPRINT_FILE
-from fsvfm_jax.integrity import MANIFEST_FILE
-from fsvfm_jax.run_files import write_json
+from fsvfm_jax.host.storage import write_json
+from fsvfm_jax.run.checkpoint import Checkpoints
+from fsvfm_jax.run.fingerprint import FINGERPRINT_FILE
+from fsvfm_jax.run.integrity import MANIFEST_FILE
 from fsvfm_jax.train_state import TrainState
 
 ORIGIN_FILE = "origin.json"
@@ -108,7 +109,7 @@ def run_config(workdir: Path) -> ConfigDict:
         content = read_json(file, dict[str, Any], what=what)
         if content.get("task") not in TASKS:
             raise DataError(f"{file} is not {what}")
-        return config_lib.resolve_stored(content)
+        return resolve_stored(content)
     except (ConfigError, *ODD_CONFIG) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{file} is not {what}, or of another version ({reason})") from error

@@ -14,7 +14,7 @@ from fsvfm_jax.convert.measures import HEADS, UnknownHeads
 from fsvfm_jax.convert.runs import ORIGIN, is_run
 from fsvfm_jax.convert.weights import Source, read_source
 from fsvfm_jax.data.stats import Stats
-from fsvfm_jax.distributed import check_same_arrays
+from fsvfm_jax.devices.distributed import check_same_arrays
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.models.fsvfm import Params, encoder_subset, teacher_subset
 from fsvfm_jax.train_state import TrainState

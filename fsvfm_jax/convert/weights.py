@@ -18,7 +18,7 @@ from fsvfm_jax.convert.measures import HEADS, UnknownHeads, measures, network
 from fsvfm_jax.convert.runs import is_run, read_run
 from fsvfm_jax.convert.source_files import file_sha256, read_json
 from fsvfm_jax.convert.training import number_of_updates
-from fsvfm_jax.data.labelled import LABELS
+from fsvfm_jax.data.labelled.faces import LABELS
 from fsvfm_jax.data.stats import REFERENCE_STATS_FILE, load_stats
 from fsvfm_jax.errors import ConfigError, DataError
 

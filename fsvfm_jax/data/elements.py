@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 
 from fsvfm_jax.data import rand_augment
 from fsvfm_jax.data.augment import crop_and_flip
-from fsvfm_jax.data.labelled import LabelledFace
+from fsvfm_jax.data.labelled.faces import LabelledFace
 from fsvfm_jax.data.transforms import BatchElement, Face, to_batch_element
 
 

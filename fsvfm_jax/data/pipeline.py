@@ -28,8 +28,8 @@ import numpy as np
 from fsvfm_jax.data.segments import name_segments_after, name_semaphores, remove_orphans
 from fsvfm_jax.data.sources import Source
 from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.host.processes import available_cores, end_with_parent
 from fsvfm_jax.host.streams import drop_what_cannot_be_written
-from fsvfm_jax.processes import available_cores, end_with_parent
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import secrets
 from multiprocessing import shared_memory
 from pathlib import Path
 
-from fsvfm_jax.processes import is_alive, pid_namespace, state_and_start
+from fsvfm_jax.host.processes import is_alive, pid_namespace, state_and_start
 
 logger = logging.getLogger(__name__)
 

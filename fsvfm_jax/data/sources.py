@@ -18,7 +18,7 @@ from fsvfm_jax.data.images import IMAGES, UnknownClass, decode_image, decode_map
 from fsvfm_jax.data.listing import Tally, walk, warn_of_left_out
 from fsvfm_jax.data.moments import Stats, pool_stats
 from fsvfm_jax.data.parts import Parts
-from fsvfm_jax.data.synthetic import render_face
+from fsvfm_jax.data.rendered.synthetic import render_face
 from fsvfm_jax.data.transforms import Face, resize_face
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.regions import NUM_CLASSES

@@ -21,9 +21,9 @@ from fsvfm_jax.data.pipeline import read_faces
 from fsvfm_jax.data.sources import Source
 from fsvfm_jax.errors import DataError
 from fsvfm_jax.host.json_files import parse_json
-from fsvfm_jax.processes import available_cores
-from fsvfm_jax.progress import progress
-from fsvfm_jax.run_files import read_bytes, write_text
+from fsvfm_jax.host.processes import available_cores
+from fsvfm_jax.host.progress import progress
+from fsvfm_jax.host.storage import read_bytes, write_text
 
 logger = logging.getLogger(__name__)
 

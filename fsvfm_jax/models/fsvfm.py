@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from fsvfm_jax.devices.sharding import constrain_batch
 from fsvfm_jax.masking import Masks
 from fsvfm_jax.models import layers
 from fsvfm_jax.models.vit import ViT
-from fsvfm_jax.sharding import constrain_batch
 
 Params = dict[str, Any]
 

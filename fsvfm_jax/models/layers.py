@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from fsvfm_jax.sharding import constrain_batch
+from fsvfm_jax.devices.sharding import constrain_batch
 
 LAYER_NORM_EPSILON = 1e-6
 MLP_RATIO = 4

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from fsvfm_jax import cli
 from fsvfm_jax.errors import Preempted
+from fsvfm_jax.host.processes import available_cores
 from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.prepare import check, detect, pack, parse
 from fsvfm_jax.prepare.existing_maps import LABELS
-from fsvfm_jax.processes import available_cores
 
 COMMAND = "python -m fsvfm_jax.prepare"
 

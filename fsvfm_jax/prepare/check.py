@@ -18,13 +18,13 @@ from fsvfm_jax.data.set_layout import read_layout
 from fsvfm_jax.data.set_manifest import TFDS_FILES, Shard, Split, find_file, read_manifest
 from fsvfm_jax.errors import ConfigError, DataError, StorageError
 from fsvfm_jax.host.plain_files import open_plain
+from fsvfm_jax.host.processes import available_cores
+from fsvfm_jax.host.progress import progress
 from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.prepare.contact_sheet import contact_sheet, encode_sheet
 from fsvfm_jax.prepare.examine import Examined, Faces, TreeFaces, examine
 from fsvfm_jax.prepare.growing_set import LEFT_OUT_FILE, write_whole
 from fsvfm_jax.prepare.trees import list_tree
-from fsvfm_jax.processes import available_cores
-from fsvfm_jax.progress import progress
 from fsvfm_jax.regions import CLASSES, GROUP_CLASSES
 
 SHEET_FILE = "contact_sheet.png"

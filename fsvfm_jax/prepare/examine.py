@@ -14,9 +14,9 @@ from jaxtyping import Int64, UInt8, UInt64
 from fsvfm_jax.data.images import decode_image, decode_map, read_file
 from fsvfm_jax.data.moments import power_sums
 from fsvfm_jax.errors import DataError
+from fsvfm_jax.host.progress import progress
 from fsvfm_jax.prepare.trees import Pair
 from fsvfm_jax.prepare.workers import in_order
-from fsvfm_jax.progress import progress
 from fsvfm_jax.regions import NUM_CLASSES
 
 FACES_AT_ONCE = 32  # sent to a process

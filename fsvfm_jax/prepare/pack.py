@@ -10,12 +10,12 @@ from pathlib import Path
 
 from fsvfm_jax.data.set_manifest import Split
 from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.host.progress import progress
 from fsvfm_jax.prepare.beam import do, refuse_lost
 from fsvfm_jax.prepare.encode import ENCODINGS, LeftOut, Packed, pack_pairs
 from fsvfm_jax.prepare.growing_set import LEFT_OUT_FILE, Plan, build, is_done, write_packed
 from fsvfm_jax.prepare.trees import Pair, list_tree
 from fsvfm_jax.prepare.workers import in_order
-from fsvfm_jax.progress import progress
 
 SHARD_BYTES = 256 * 2**20
 PAIRS_AT_ONCE = 16  # sent to a process

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fsvfm_jax.host.progress import progress
 from fsvfm_jax.prepare.beam import do, refuse_lost
 from fsvfm_jax.prepare.manifest import Line, Manifest, keep_lines
-from fsvfm_jax.progress import progress
 
 # Does items, in any order, and yields each one's lines once its files are written.
 Work = Callable[[Sequence[Any]], Iterator[list[Line]]]

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 from fsvfm_jax.data.segments import name_semaphores, remove_orphans
 from fsvfm_jax.errors import DataError
+from fsvfm_jax.host.processes import end_with_parent
 from fsvfm_jax.host.streams import drop_what_cannot_be_written
-from fsvfm_jax.processes import end_with_parent
 
 T = TypeVar("T")
 A = TypeVar("A")

@@ -10,9 +10,9 @@ from etils import epath
 from fsvfm_jax.convert.runs import ORIGIN_FILE
 from fsvfm_jax.data.stats import STATS_FILE
 from fsvfm_jax.errors import Preempted, UserError, in_one_line
-from fsvfm_jax.fingerprint import FINGERPRINT_FILE
-from fsvfm_jax.run_files import delete, in_bucket
-from fsvfm_jax.tracking import LINES
+from fsvfm_jax.host.storage import delete, in_bucket
+from fsvfm_jax.run.fingerprint import FINGERPRINT_FILE
+from fsvfm_jax.run.tracking import LINES
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,166 @@
+"""Resolution of a fine-tuning run's config, and of an evaluation's, and how their fields fit."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from fsvfm_jax.config.checks import (
+    check_comparison,
+    check_fields,
+    check_rates,
+    check_stats,
+    check_warmup,
+    check_weights,
+)
+from fsvfm_jax.config.downstream_fields import (
+    EVALUATION,
+    FACE_SET,
+    FINETUNING,
+    OF_LAYOUTS,
+    ON_DISK,
+    SELECTIONS,
+    set_fields,
+)
+from fsvfm_jax.data.labelled.faces import LABELS
+from fsvfm_jax.data.labelled.set_options import RENDERED, check_options, given
+from fsvfm_jax.errors import ConfigError, told
+from fsvfm_jax.models import build_detector
+from fsvfm_jax.optim import peak_learning_rate
+
+ADAPTER_REDUCTION = 4
+
+
+def resolve_finetuning(config: ConfigDict) -> None:
+    """Fills in what `mode` and `optimizer.schedule` decide, in place, and checks every field.
+
+    Raises:
+        ConfigError: A field has a value it cannot have; the message names field and choices.
+    """
+    check_fields(config, FINETUNING)
+    check_stats(config.data)
+    _resolve_sets(config.data, "train", "val")
+    if config.model.adapter_reduction is None:
+        config.model.adapter_reduction = ADAPTER_REDUCTION if config.mode == "adapter" else 0
+    if (config.mode == "adapter") != (config.model.adapter_reduction > 0):
+        raise ConfigError(
+            f"config.mode = {config.mode!r} with config.model.adapter_reduction ="
+            f" {config.model.adapter_reduction}: only and always mode 'adapter' has an adapter"
+        )
+    if config.optimizer.schedule == "constant":
+        config.optimizer.min_lr = peak_learning_rate(config)
+        config.optimizer.warmup_epochs = 0.0
+    check_rates(config.optimizer.min_lr, peak_learning_rate(config))
+    accum_steps = config.accum_steps
+    comparing = "the contrastive loss" if config.loss.weight_anchor else None
+    check_comparison(accum_steps, comparing=comparing)
+    if config.total_steps is None:  # Else it takes the number of faces: `optim.make_schedule`.
+        of = f"config.epochs = {config.epochs}"
+        check_warmup(config.optimizer.warmup_epochs, config.epochs, of=of)
+    optimizer = config.optimizer
+    if optimizer.name == "adam" and (optimizer.layer_decay != 1 or optimizer.grad_clip):
+        raise ConfigError(
+            "config.optimizer.name = 'adam' has no layer_decay and no grad_clip: set"
+            " config.optimizer.layer_decay=1 and config.optimizer.grad_clip=0"
+        )
+    if config.loss.weight_anchor and config.mode != "adapter":
+        raise ConfigError(
+            f"config.loss.weight_anchor = {config.loss.weight_anchor} is of an adapter's"
+            f" projection, and config.mode = {config.mode!r} has none: set it to 0"
+        )
+    if config.loss.weight_anchor and config.data.balanced and accum_steps != 1:
+        raise ConfigError(
+            f"config.accum_steps = {accum_steps}: micro-batches of a balanced batch may hold one"
+            " class alone, which the contrastive loss cannot tell from another: set it to 1"
+        )
+    _check_sets(config.data, "train")
+    if config.data.paths and all(one.layout == RENDERED for one in config.data.train.values()):
+        raise ConfigError(
+            f"config.data.paths = {told(config.data.paths)} is read by no set of config.data.train,"
+            " which are all rendered: leave it out, or :smoke"
+        )
+    _resolve_weights(config)
+    build_detector(config.model)
+
+
+def resolve_evaluation(config: ConfigDict) -> None:
+    """Checks every field of an evaluation.
+
+    Raises:
+        ConfigError: A field has a value it cannot have.
+    """
+    check_fields(config, EVALUATION)
+    check_stats(config.data)
+    _resolve_sets(config.data, "test", "val")
+    # In the order in which they would be found: what is evaluated, how, on what.
+    if not config.init.params:
+        raise ConfigError(
+            "config.init.params is empty: name the detector, such as"
+            " --config.init.params=RUN_OR_FOLDER_OR_FILE"
+        )
+    if not config.select:
+        raise ConfigError(f"config.select is empty: name some of {', '.join(SELECTIONS)}")
+    labels = config.init.labels
+    if labels and sorted(labels) != sorted(LABELS):
+        raise ConfigError(
+            f"config.init.labels = {told(labels)} must name each class once, in the order of the"
+            f" logits, such as {LABELS!r}"
+        )
+    _check_sets(config.data, "test")
+
+
+def _resolve_weights(config: ConfigDict) -> None:
+    """Fills in how often the parts of the data come: sets, or if balanced classes of sets."""
+    parts = len(config.data.train) * (len(LABELS) if config.data.balanced else 1)
+    if config.data.balanced and config.batch_size % parts:
+        raise ConfigError(
+            f"config.batch_size = {config.batch_size} does not divide over {parts} groups"
+            f" (config.data.balanced: sets x classes): make it a multiple of {parts}"
+        )
+    if config.data.weights is None:
+        # One group after another, so that every batch holds as many of each.
+        config.data.weights = (1,) * parts if config.data.balanced else ()
+    check_weights(config.data.weights, parts, of="sets (config.data.balanced: sets x classes)")
+
+
+def _resolve_sets(data: ConfigDict, *kinds: str) -> None:
+    """Checks every set, and leaves out the options that it does not give."""
+    for kind in kinds:
+        for name, one in data[kind].items():
+            _resolve_set(one, f"config.data.{kind}.{name}")
+
+
+def _resolve_set(one: ConfigDict, path: str) -> None:
+    for name in FACE_SET:
+        if name not in one:
+            raise ConfigError(f"{path}.{name} is missing: make the set with transfer.face_set")
+    layout = one.layout
+    if wrong := FACE_SET["layout"].problem(layout):
+        raise ConfigError(f"{path}.layout = {told(layout)} {wrong}")
+    fields = set_fields(layout)
+    for name in one.keys() - given(dict(one.items())).keys():
+        if name not in fields or name in OF_LAYOUTS:
+            with one.unlocked():
+                del one[name]
+    for name, value in one.items():
+        if name in fields and (wrong := fields[name].problem(value)):
+            raise ConfigError(f"{path}.{name} = {told(value)} {wrong} ({fields[name].meaning})")
+    of_all = FACE_SET if layout == RENDERED else FACE_SET | ON_DISK
+    options = {name: value for name, value in one.items() if name not in of_all}
+    check_options(layout, options, field=path)
+
+
+def _check_sets(data: ConfigDict, name: str) -> None:
+    sets: Any = data[name]
+    if not sets:
+        raise ConfigError(
+            f"config.data.{name} names no set: add one with configs.transfer.face_set"
+        )
+    if data.paths:
+        return
+    for key, one in sets.items():
+        if one.layout != RENDERED:
+            raise ConfigError(
+                f"config.data.paths is empty, and config.data.{name}.{key} has the layout"
+                f""" {one.layout!r}: say where it lies, such as --config.data.paths="('DIR',)" """
+                "or add :smoke after the config file to run on rendered faces"
+            )

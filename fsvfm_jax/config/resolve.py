@@ -1,0 +1,118 @@
+"""From a config file's fields to the resolved config that a run stores: recipes and checks.
+
+What a field may hold is in `fields.py` and `downstream_fields.py`. How the fields of a
+pretraining run must fit together is checked here, for the other tasks in `downstream.py`.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from fsvfm_jax.config import downstream
+from fsvfm_jax.config.checks import (
+    check_comparison,
+    check_fields,
+    check_rates,
+    check_stats,
+    check_warmup,
+    check_weights,
+    locate,
+)
+from fsvfm_jax.config.fields import PRETRAINING, TASK
+from fsvfm_jax.errors import ConfigError, told
+from fsvfm_jax.losses import SIMILARITIES, info_nce
+from fsvfm_jax.masking import num_removed
+from fsvfm_jax.models import build
+from fsvfm_jax.optim import peak_learning_rate
+
+# What each recipe gives to the fields left None; `schedule_epochs` of "paper" is `epochs`.
+RECIPES: dict[str, dict[str, Any]] = {
+    "paper": {
+        "teacher.mode": "ema",
+        "model.rep_pos": "sincos",
+        "mask.region_choice": "per_image",
+        "optimizer.grad_clip": 1.0,
+    },
+    "released": {
+        "schedule_epochs": 800,
+        "teacher.mode": "frozen",
+        "model.rep_pos": "zeros",
+        "mask.region_choice": "per_group",
+        "optimizer.grad_clip": 0.0,
+    },
+}
+# Fields that a run of an earlier version did not store, with the value that has the same effect.
+ADDED = {"init.entry": ""}
+
+
+def resolve(config: ConfigDict) -> ConfigDict:
+    """Returns a copy with every field of the recipe filled in, checked as far as it can be alone.
+
+    Raises:
+        ConfigError: A field has a value it cannot have; the message names field and choices.
+    """
+    config = config.copy_and_resolve_references()
+    resolvers = {
+        "pretrain": _resolve_pretraining,
+        "finetune": downstream.resolve_finetuning,
+        "evaluate": downstream.resolve_evaluation,
+    }
+    section, name = locate(config, "task")
+    if wrong := TASK["task"].problem(section[name]):
+        raise ConfigError(f"config.task = {told(section[name])} {wrong}")
+    resolvers[config.task](config)
+    return config
+
+
+def resolve_stored(content: Mapping[str, Any]) -> ConfigDict:
+    """Returns the config that a run stored, perhaps by an earlier version of this package.
+
+    Raises:
+        ConfigError: No run can have stored it.
+    """
+    config = ConfigDict(content)
+    for path, value in ADDED.items():
+        section, name = path.split(".")
+        if isinstance(config.get(section), ConfigDict) and name not in config[section]:
+            config[section][name] = value
+    return resolve(config)
+
+
+def _resolve_pretraining(config: ConfigDict) -> None:
+    check_fields(config, PRETRAINING)
+    defaults = {"schedule_epochs": config.epochs} | RECIPES[config.recipe]
+    for path, value in defaults.items():
+        section, name = locate(config, path)
+        if section[name] is None:
+            section[name] = value
+    _check_relations(config)
+
+
+def to_json(config: ConfigDict) -> str:
+    return json.dumps(config.to_dict(), indent=2)
+
+
+def _check_relations(config: ConfigDict) -> None:
+    similarity = config.loss.similarity
+    compares = SIMILARITIES[similarity].loss is info_nce
+    comparing = f"config.loss.similarity = {similarity!r}" if compares else None
+    check_comparison(config.accum_steps, comparing=comparing)
+    if config.schedule_epochs < config.epochs:
+        raise ConfigError(
+            f"config.schedule_epochs = {config.schedule_epochs} (by recipe {config.recipe!r} unless"
+            f" you set it) ends before config.epochs = {config.epochs}: give it at least that"
+        )
+    schedule_epochs = config.schedule_epochs
+    of = f"config.schedule_epochs = {schedule_epochs}"
+    check_warmup(config.optimizer.warmup_epochs, schedule_epochs, of=of)
+    check_rates(config.optimizer.min_lr, peak_learning_rate(config))
+    if config.data.source == "synthetic" and config.data.paths:
+        raise ConfigError(
+            "config.data.source = 'synthetic' reads no paths: set --config.data.source=folder too"
+        )
+    check_weights(config.data.weights, len(config.data.paths), of="config.data.paths")
+    check_stats(config.data)
+    model = build(config.model)
+    num_removed(model.num_patches, config.mask.mask_ratio)

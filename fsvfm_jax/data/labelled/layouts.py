@@ -1,0 +1,184 @@
+"""How labelled sets lie on disk: one function per layout that finds the videos of a set.
+
+Nothing is opened but lists; symbolic links are followed, as a person who puts a data folder
+together from parts expects. What is excluded is not looked at.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Annotated
+
+import msgspec
+
+from fsvfm_jax.data.labelled.faces import LABELS
+from fsvfm_jax.data.labelled.list_layouts import (
+    read_celebdf,
+    read_deepfakebench,
+    read_dfdc,
+    read_list,
+)
+from fsvfm_jax.data.labelled.lists import load_json, read_lines
+from fsvfm_jax.data.labelled.set_root import SetRoot, folders_in, subfolder, told, walk_pictures
+from fsvfm_jax.data.labelled.videos import (
+    Picture,
+    Video,
+    group_pictures,
+    stem,
+    without_frame,
+    without_suffix,
+)
+from fsvfm_jax.errors import DataError
+
+FF_METHODS = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
+
+_VideoId = Annotated[str, msgspec.Meta(pattern=r"^\w+\Z")]
+
+
+def read_folder(root: SetRoot, *, split: str, videos: str = "") -> Iterator[Video]:
+    """`<split>/{real,fake}/**`; split "": the class folders lie in the root."""
+    path = subfolder(root.path, split) if split else root.path
+    classes = folders_in(path)
+    if len(classes) < 2:
+        raise DataError(
+            f"{path} has {told(classes)}; a set has a folder for each class, such as real and fake"
+        )
+    found: list[Picture] = []
+    for name in classes:
+        if root.excluded.has([name]):
+            continue
+        pictures = walk_pictures(root, path, name, label=name)
+        if not pictures:
+            raise DataError(
+                f"the class folder {os.path.join(path, name)}, one of {told(classes)}, has no"
+                " image; fill it, remove it, or exclude it"
+            )
+        found += pictures
+    option = root.option("videos")
+    yield from group_pictures(found, videos, class_folders=classes, option=option)
+
+
+def read_ffpp(
+    root: SetRoot,
+    *,
+    split: str,
+    compression: str = "c23",
+    frames_folder: str = "frames",
+    methods: Sequence[str] = FF_METHODS,
+) -> Iterator[Video]:
+    """FaceForensics++: pairs of ids in `<split>.json`; a is real, `a_b` and `b_a` are fake.
+
+    Frames lie in `original_sequences/youtube/<compression>/<frames_folder>/<a>/` and in
+    `manipulated_sequences/<method>/<compression>/<frames_folder>/<a_b>/`.
+    """
+    list_file = os.path.join(root.path, f"{split}.json")
+    pairs = _load_pairs(list_file)
+    # Each video once: a list may repeat a pair as often as it likes.
+    real = dict.fromkeys(one for pair in pairs for one in pair)
+    fake = dict.fromkeys(f"{one}_{other}" for a, b in pairs for one, other in ((a, b), (b, a)))
+    parts = [("original_sequences/youtube", "real", real)]
+    parts += [(f"manipulated_sequences/{method}", "fake", fake) for method in methods]
+    for part, label, ids in parts:
+        if root.excluded.has([label, *part.split("/")]):
+            continue
+        folder = subfolder(root.path, *part.split("/"), compression, frames_folder)
+        for one in ids:
+            frames = [frame.file for frame in walk_pictures(root, folder, one, label=label)]
+            yield Video(os.path.join(part, compression, frames_folder, one), label, frames, folder)
+
+
+def read_fas(root: SetRoot, *, split: str, subset: str, videos: str = "") -> Iterator[Video]:
+    """MCIO and WCS: `frame/<subset>/{train,test}/{real,fake}/<video>_frame<i>.png` or `_<i>.jpg`.
+
+    `txt/<subset>_{real,fake}_<split>.txt` names the videos that count; without it all do. Split "":
+    train and test together, as the sets that are trained on are used; "shot": what that list names.
+    """
+    path = os.path.join(root.path, "frame")
+    folders = {
+        (part, label): [
+            f"{subset}/{folder}/{label}"
+            for folder in (("train", "test") if part == "shot" else (part,))
+        ]
+        for part in ((split,) if split else ("train", "test"))
+        for label in LABELS
+        if not root.excluded.has([part, label])
+    }
+    pictures: list[Picture] = []
+    for (_, label), of_part in folders.items():
+        for folder in of_part:
+            subfolder(path, *folder.split("/"))
+            pictures += walk_pictures(root, path, folder, label=label)
+    class_folders = [folder for of_part in folders.values() for folder in of_part]
+    option = root.option("videos")
+    found = list(group_pictures(pictures, videos, class_folders=class_folders, option=option))
+    for (part, label), of_part in folders.items():
+        where = {os.path.join(path, folder) for folder in of_part}
+        there = [video for video in found if video.where in where]
+        list_file = os.path.join(root.path, "txt", f"{subset}_{label}_{part}.txt")
+        is_listed = part == "shot" or os.path.exists(list_file)
+        yield from _listed(root, list_file, there, label=label) if is_listed else there
+
+
+def read_diff(
+    root: SetRoot, *, split: str, subset: str, videos: str = "picture"
+) -> Iterator[Video]:
+    """DiFF: `<split>_subsets/<subset>/<split>/{real,fake}/**`; the subsets are T2I, I2I, FS, FE."""
+    path = subfolder(root.path, f"{split}_subsets", subset)
+    yield from read_folder(replace(root, path=path), split=split, videos=videos)
+
+
+LAYOUTS: dict[str, Callable[..., Iterator[Video]]] = {
+    "folder": read_folder,
+    "list": read_list,
+    "deepfakebench": read_deepfakebench,
+    "ffpp": read_ffpp,
+    "celebdf": read_celebdf,
+    "dfdc": read_dfdc,
+    "fas": read_fas,
+    "diff": read_diff,
+}
+
+
+def _listed(
+    root: SetRoot, list_file: str, found: Sequence[Video], *, label: str
+) -> Iterator[Video]:
+    """Those of the videos found that a list names, by them or a frame, from any folder on.
+
+    Of several videos whose paths end as the list says, the first found counts.
+    """
+    pieces: dict[str, list[Video]] = {}
+    for video in found:
+        pieces.setdefault(video.name, []).append(video)
+    frames = [(frame, video.name) for video in found for frame in video.frames]
+    by_end: dict[str, str] = {}
+    for called, name in [*zip(pieces, pieces, strict=True), *frames]:
+        for end in _ends(stem(called)):
+            by_end.setdefault(end, name)
+    yielded: set[str] = set()
+    for text, where in read_lines(list_file):
+        line = text.replace("\\", "/")
+        if root.excluded.has_folder_of(line):
+            continue
+        # Of `1.avi` the frames may be `1.avi_frame0.png` or `1_frame0.png`.
+        names = (stem(line), without_frame(stem(line)), without_suffix(line))
+        named = [by_end[end] for one in names for end in _ends(one) if end in by_end]
+        name = named[0] if named else f"{label}/{text}"
+        if name not in yielded:  # A list may name a video by each of its frames.
+            yielded.add(name)
+            yield from pieces[name] if named else [Video(name, label, [], where)]
+
+
+def _ends(name: str) -> list[str]:
+    """A path from its last four folders on, from its last three, ...: the longest comes first."""
+    parts = name.split("/")[-5:]
+    return ["/".join(parts[start:]) for start in range(len(parts))]
+
+
+def _load_pairs(list_file: str) -> list[tuple[str, str]]:
+    content = load_json(list_file)
+    try:
+        return msgspec.convert(content, list[tuple[_VideoId, _VideoId]])
+    except msgspec.ValidationError as error:
+        raise DataError(
+            f'{list_file} is no list of pairs of ids, such as [["071", "054"]] ({error})'
+        ) from error

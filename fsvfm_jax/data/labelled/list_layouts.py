@@ -1,0 +1,246 @@
+"""Layouts of labelled sets that a list describes: text, DeepfakeBench, Celeb-DF, DFDC."""
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from fsvfm_jax.data.labelled.faces import FAKE, REAL, label_of
+from fsvfm_jax.data.labelled.lists import check_name, entries, entry, load_json, locate, read_lines
+from fsvfm_jax.data.labelled.set_root import SetRoot, folders_in, told, walk_pictures
+from fsvfm_jax.data.labelled.videos import (
+    Picture,
+    Video,
+    group_pictures,
+    is_image,
+    owners,
+    without_suffix,
+)
+from fsvfm_jax.errors import ConfigError, DataError
+
+CELEB_LABELS = {"1": "real", "0": "fake"}
+
+_HEADERS = {"label", "labels", "class", "target"}
+
+
+def read_list(
+    root: SetRoot, *, split: str, list_file: str = "", strip_prefix: str = "", videos: str = ""
+) -> Iterator[Video]:
+    """Lines of a path and a label, by default in `<split>.txt`; paths are relative to the root.
+
+    The label is the last word after white space or a comma, so that paths may hold spaces; or the
+    first word, where it is a label and the last is a file. A path that is no image's is a video's,
+    whose frames lie in a folder of its name or are called after it.
+    """
+    if not (list_file or split):
+        raise ConfigError(f"{root.path}: name a split or a list_file")
+    list_file = os.path.join(root.path, list_file or f"{split}.txt")
+    pictures, named = [], []
+    label_column = None
+    for number, (text, where) in enumerate(read_lines(list_file)):
+        if number == 0:
+            label_column = _label_column(text, where)
+            if label_column is not None:
+                continue
+        name, label = _path_and_label(text, label_first=label_column == 0)
+        if root.excluded.has_folder_of(name) or root.excluded.has([label]):
+            continue
+        if not label:
+            raise DataError(f"{where} has no label: {text!r}; write a path and then fake or real")
+        file, relative = locate(name, root, where, strip_prefix=strip_prefix)
+        if is_image(relative):
+            pictures.append(Picture(relative, label, file, where))
+        else:
+            named.append(Video(relative, label, [], where))
+    folders, option = _class_folders(pictures), root.option("videos")
+    yield from group_pictures(pictures, videos, class_folders=folders, option=option)
+    yield from _find_frames(root, named)
+
+
+def read_deepfakebench(
+    root: SetRoot, *, split: str, list_file: str, compression: str = "c23", strip_prefix: str = ""
+) -> Iterator[Video]:
+    """JSON of `{dataset: {label: {split: {compression: {video: {label, frames}}}}}}`.
+
+    The level of compressions is there only for sets like FaceForensics++. Frames are relative to
+    the root.
+    """
+    list_file = os.path.join(root.path, list_file)
+    for dataset, by_label in entries(load_json(list_file), list_file):
+        if root.excluded.has([dataset]):
+            continue
+        for label, by_split in entries(by_label, f"{list_file}: {dataset}"):
+            if root.excluded.has([label]):
+                continue
+            where = f"{list_file}: {dataset}/{label}"
+            by_key, where = entry(by_split, split, where), f"{where}/{split}"
+            below = [one for _, one in entries(by_key, where)]
+            if below and not any(isinstance(one, dict) and "frames" in one for one in below):
+                by_key, where = entry(by_key, compression, where), f"{where}/{compression}"
+            for key, video in entries(by_key, where):
+                yield from _bench_video(
+                    root, key, video, label=label, where=f"{where}/{key}", prefix=strip_prefix
+                )
+
+
+def read_celebdf(
+    root: SetRoot,
+    *,
+    split: str,
+    list_file: str = "List_of_testing_videos.txt",
+    frames_folder: str = "",
+) -> Iterator[Video]:
+    """Celeb-DF: lines of a label and a video, such as `1 YouTube-real/00170.mp4`; 1 is real.
+
+    Frames lie in `<class>/<frames_folder>/`, in a folder of the video's name or called after it.
+    """
+    if split != "test":
+        raise ConfigError(f"split is {split!r}, and the list of the layout 'celebdf' is of 'test'")
+    list_file = os.path.join(root.path, list_file)
+    named = []
+    for text, where in read_lines(list_file):
+        if root.excluded.has_folder_of(text.split(maxsplit=1)[-1]):
+            continue
+        words = re.fullmatch(r"([01])\s+(\S.*/.*)", text.replace("\\", "/"))
+        if not words:
+            raise DataError(
+                f"{where} is {text!r}, not a label and a video such as '1 YouTube-real/00170.mp4'"
+            )
+        _, name = locate(words[2], root, where)
+        label, folder = CELEB_LABELS[words[1]], name.split("/")[0]
+        if label_of(folder) not in (None, label_of(label)):
+            raise DataError(
+                f"{where} has the label {words[1]}, which is {label}, for a video in {folder}:"
+                " correct one of them"
+            )
+        named.append(Video(name, label, [], where))
+    yield from _find_frames(root, named, frames_folder=frames_folder)
+
+
+def read_dfdc(
+    root: SetRoot, *, split: str, list_file: str = "metadata.json", frames_folder: str = ""
+) -> Iterator[Video]:
+    """DFDC: JSON of `{"abc.mp4": {"label": "FAKE", "split": "train"}}`, in the root or its folders.
+
+    Frames lie beside the list or in its `<frames_folder>/`, in a folder of the video's name or
+    called after it. Split "": all videos.
+    """
+    folders = [""]
+    if not os.path.exists(os.path.join(root.path, list_file)):
+        parts = [name for name in folders_in(root.path) if not root.excluded.has([name])]
+        inside = [x for x in parts if os.path.exists(os.path.join(root.path, x, list_file))]
+        folders = inside or folders
+    named, splits = [], set()
+    for folder in folders:
+        file = os.path.join(root.path, folder, list_file)
+        for name, one in entries(load_json(file), file):
+            where = f"{file}: {name}"
+            if root.excluded.has_folder_of(name):
+                continue
+            label, of_split = entry(one, "label", where), one.get("split", split)
+            if not isinstance(label, str) or not isinstance(of_split, str):
+                raise DataError(f"{where}: label and split are no texts; correct them")
+            splits.add(of_split)
+            if split in ("", of_split) and not root.excluded.has([label]):
+                _, path = locate(os.path.join(folder, name), root, where)
+                named.append(Video(path, label, [], where))
+    if splits and split not in ("", *splits):
+        raise DataError(
+            f"{root.path} has no video of the split {split!r} in {list_file}; it has"
+            f" {told(sorted(splits))}"
+        )
+    yield from _find_frames(root, named, frames_folder=frames_folder)
+
+
+def _find_frames(
+    root: SetRoot, named: Sequence[Video], *, frames_folder: str = ""
+) -> Iterator[Video]:
+    """The named videos with the pictures below their folders that belong to them."""
+    video_by_name: dict[str, Video] = {}
+    for video in named:
+        folder, name = os.path.split(video.name)
+        for one in (name, without_suffix(name)):
+            video_by_name.setdefault(os.path.join(folder, frames_folder, one), video)
+        yield video
+    folders = {os.path.join(os.path.dirname(video.name), frames_folder) for video in named}
+    for folder in sorted(folders):
+        for picture in walk_pictures(root, root.path, folder, label=""):
+            video = next(filter(None, map(video_by_name.get, owners(picture.path))), None)
+            if video:
+                yield video._replace(frames=[picture.file])
+
+
+def _bench_video(
+    root: SetRoot, key: str, video: Any, *, label: str, where: str, prefix: str
+) -> Iterator[Video]:
+    check_name(key, where)
+    if os.path.isabs(key):
+        raise DataError(f"{where} names the video {key!r}; a video's name is no absolute path")
+    names = entry(video, "frames", where)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{where}: frames is no list of paths")
+    if names and root.excluded.has_folder_of(names[0]):
+        return
+    inner = video.get("label", label)
+    if isinstance(inner, str) and {label_of(inner), label_of(label)} == {FAKE, REAL}:
+        raise DataError(f"{where} has the label {inner!r} but stands under {label!r}; correct it")
+    located = [locate(name, root, where, strip_prefix=prefix) for name in names]
+    # The same key may stand under several labels: a folder tells them apart.
+    folder = os.path.dirname(located[0][1]) if located else label
+    name = folder if os.path.basename(folder) == key else os.path.join(folder, key)
+    yield Video(name, label, [file for file, _ in located], where)
+
+
+def _label_column(text: str, where: str) -> int | None:
+    """Returns which of two columns a list's first line calls the label; None if it names none.
+
+    Raises:
+        DataError: The line names other columns than a path and a label.
+    """
+    words = [_unquoted(word).lower() for word in re.split(r"[\s,;]+", text)]
+    if "." in text or _HEADERS.isdisjoint(words):
+        return None
+    labels = [column for column, word in enumerate(words) if word in _HEADERS]
+    if len(words) != 2 or len(labels) != 1:
+        raise DataError(
+            f"{where} names the columns {told(words)}; keep two, a path and a label, in any order"
+        )
+    return labels[0]
+
+
+def _path_and_label(text: str, *, label_first: bool) -> tuple[str, str]:
+    """Returns both parts of a list's line, without quotes; no label is "".
+
+    Celeb-DF and others write the label first: where a header says so, or where the last word is a
+    file and the first a label.
+    """
+    words = re.fullmatch(r"(.*[^\s,;])[\s,;]+([^\s,;]+)", text)
+    if not words:
+        return _unquoted(text), ""
+    name, label = _unquoted(words[1]), _unquoted(words[2])
+    first = re.fullmatch(r"([^\s,;]+)[\s,;]+(.+)", text)
+    if first and label_first:
+        return _unquoted(first[2]), _unquoted(first[1])
+    if first and (is_image(label) or without_suffix(label) != label):
+        word = _unquoted(first[1])
+        if word in ("0", "1") or label_of(word) is not None:
+            return _unquoted(first[2]), word
+    return name, label
+
+
+def _unquoted(text: str) -> str:
+    is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
+    return text[1:-1] if is_quoted else text
+
+
+def _class_folders(pictures: Iterable[Picture]) -> set[str]:
+    """Folders of a list's pictures that are no video: of two labels, or with all of a label."""
+    labels: dict[str, set[str]] = {}
+    folders: dict[str, set[str]] = {}
+    for picture in pictures:
+        folder = os.path.dirname(picture.path)
+        labels.setdefault(folder, set()).add(picture.label.lower())
+        folders.setdefault(picture.label.lower(), set()).add(folder)
+    of_several = {folder for folder, found in labels.items() if len(found) > 1}
+    of_all = {folder for found in folders.values() if len(found) == 1 for folder in found}
+    return {"", *of_several, *of_all}

@@ -1,0 +1,289 @@
+"""Synthetic forgeries of rendered faces, for a benchmark that needs no download.
+
+NumPy and Pillow: data workers import it. Four deepfakes change nothing outside the face; two spoofs
+show the whole picture again on paper or on a screen. Each takes the subject, a donor, a generator
+and a strength: 0 leaves every pixel as it is, 1 is what a person sees at 64 px.
+
+Places are complex numbers, x + iy in pixels, a pixel's centre at a half. The distance from eyes to
+mouth is the unit of lengths on a face.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Complex64, Float32, UInt8
+from PIL import Image, ImageFilter
+
+from fsvfm_jax.data.rendered.synthetic import (
+    BACKGROUND,
+    HAIR,
+    INNER_MOUTH,
+    LEFT_BROW,
+    LEFT_EYE,
+    LOWER_LIP,
+    NOSE,
+    RIGHT_BROW,
+    RIGHT_EYE,
+    UPPER_LIP,
+)
+
+Picture = UInt8[np.ndarray, "H W 3"]
+Mask = Float32[np.ndarray, "H W"]
+
+EYES = (RIGHT_BROW, LEFT_BROW, RIGHT_EYE, LEFT_EYE)
+LIPS = (UPPER_LIP, INNER_MOUTH, LOWER_LIP)
+# What a warp moves, with its reach in units of the face. One eye alone: nobody is born so.
+WARPED = (((RIGHT_EYE,), 0.5), ((LEFT_EYE,), 0.5), ((NOSE,), 0.5), (LIPS, 0.6))
+# Half the inner face down and across, in units of the face: from above the brows to the chin.
+INNER_FACE = (0.9, 0.8)
+# The share of the ellipse over which a pasted face fades out; in levels, how dark its seam is, and
+# by how much its red, green and blue are missed on average: a little cold.
+SOFTNESS = 0.25
+SEAM = (12.0, 28.0)
+MISSED = (-9.0, -2.0, 8.0)
+
+
+class Subject(NamedTuple):
+    """A picture of a face and the LaPa class of each of its pixels."""
+
+    image: Picture
+    parsing_map: UInt8[np.ndarray, "H W"]
+
+
+# The donor is drawn only by a forgery that asks for it.
+Forgery = Callable[..., Picture]
+Donor = Callable[[], Subject]
+
+
+class Anchors(NamedTuple):
+    """Where the eyes with their brows and the mouth are, on average."""
+
+    eyes: complex
+    mouth: complex
+
+
+def face_pixels(parsing_map: UInt8[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
+    """Which pixels a deepfake may change: skin and what lies on it."""
+    return (parsing_map != BACKGROUND) & (parsing_map != HAIR)
+
+
+def anchors(parsing_map: UInt8[np.ndarray, "H W"]) -> Anchors:
+    """Finds eyes and mouth; where either is hidden, both are a quarter from the centre."""
+    eyes, mouth = (_centre(parsing_map, part, otherwise=0j) for part in (EYES, LIPS))
+    if eyes and mouth:
+        return Anchors(eyes, mouth)
+    centre, quarter = (0.5 + 0.5j) * len(parsing_map), 0.25j * len(parsing_map)
+    return Anchors(centre - quarter, centre + quarter)
+
+
+def blended_swap(
+    subject: Subject, donor: Donor, rng: np.random.Generator, *, strength: float
+) -> Picture:
+    """Lays another's inner face over the subject's: turned to fit, colours matched, edge soft.
+
+    Brows and cheeks of the subject that show beside it, the donor's light, and grain and sharpness
+    of another camera give it away.
+    """
+    giver = donor()
+    here, there = anchors(subject.parsing_map), anchors(giver.parsing_map)
+    turn = (there.mouth - there.eyes) / (here.mouth - here.eyes)
+    start = there.eyes - turn * here.eyes
+    face = np.uint8(255 * face_pixels(giver.parsing_map))
+    planes = Image.fromarray(np.dstack([giver.image, face])).transform(
+        face.shape[::-1],
+        Image.Transform.AFFINE,
+        (turn.real, -turn.imag, start.real, turn.imag, turn.real, start.imag),
+        resample=Image.Resampling.BICUBIC,
+    )
+    pasted, covered = np.split(np.float32(planes), [3], axis=2)
+    mask = _inner_face(subject.parsing_map, rng) * covered[..., 0] / 255
+    pasted = _match_colours(pasted, np.float32(subject.image), mask)
+    return _paste(subject, pasted, mask, rng, strength=strength)
+
+
+def region_warp(
+    subject: Subject, donor: Donor, rng: np.random.Generator, *, strength: float
+) -> Picture:
+    """Moves, swells or shrinks two of: one eye, the other, the nose, the mouth."""
+    del donor
+    face = anchors(subject.parsing_map)
+    unit = abs(face.mouth - face.eyes)
+    places = _places(subject.parsing_map)
+    shifted = places.copy()
+    for part in rng.choice(len(WARPED), 2, replace=False):
+        classes, reach = WARPED[part]
+        offset = places - np.complex64(_centre(subject.parsing_map, classes, otherwise=face.eyes))
+        near = np.maximum(1 - np.square(abs(offset) / (reach * unit)), 0)
+        shift = rng.uniform(0.1, 0.2) * unit * np.exp(2j * math.pi * rng.random())
+        growth = rng.choice([-0.4, 0.3]) + rng.uniform(-0.1, 0.1)
+        shifted += near * near * np.complex64(shift)
+        shifted += np.float32(growth) * near * near * offset
+    mask = _inner_face(subject.parsing_map, rng)
+    return _paste(subject, _sample(subject.image, shifted), mask, rng, strength=strength)
+
+
+def local_texture(
+    subject: Subject, donor: Donor, rng: np.random.Generator, *, strength: float
+) -> Picture:
+    """Makes the inner face smoother than the picture around it, or rougher, as often the one."""
+    del donor
+    mask = _inner_face(subject.parsing_map, rng)
+    if rng.random() < 0.5:
+        blur = ImageFilter.GaussianBlur(rng.uniform(0.7, 1.1) * len(mask) / 64)
+        changed = np.float32(Image.fromarray(subject.image).filter(blur))
+    else:
+        noise = rng.standard_normal((*mask.shape, 1), np.float32)
+        changed = subject.image + np.float32(rng.uniform(5, 9)) * noise
+    return _paste(subject, changed, mask, rng, strength=strength)
+
+
+def upsampling_pattern(
+    subject: Subject, donor: Donor, rng: np.random.Generator, *, strength: float
+) -> Picture:
+    """Halves the inner face and doubles it again, with a transposed convolution's checkerboard."""
+    del donor
+    height, width = subject.parsing_map.shape
+    small = Image.fromarray(subject.image).resize(
+        ((width + 1) // 2, (height + 1) // 2), Image.Resampling.BOX
+    )
+    large = np.float32(small.resize((width, height), Image.Resampling.BILINEAR))
+    rows, columns = 1 - 2 * (np.arange(height) % 2), 1 - 2 * (np.arange(width) % 2)
+    checks = np.float32(rng.uniform(2, 5) * rows[:, None] * columns)
+    mask = _inner_face(subject.parsing_map, rng)
+    return _paste(subject, large + checks[..., None], mask, rng, strength=strength)
+
+
+def print_attack(
+    subject: Subject, donor: Donor, rng: np.random.Generator, *, strength: float
+) -> Picture:
+    """The picture on paper: a screen of dots, a flat and tinted range, held at an angle."""
+    del donor
+    held = _hold(subject.image, rng, reach=0.1 * strength, around=rng.integers(150, 250, 3))
+    places = _places(subject.parsing_map) * np.exp(1j * rng.uniform(0.2, 1.3))
+    pitch = 2 * math.pi * 64 / (rng.uniform(2.6, 3.6) * len(places))
+    dots = np.cos(pitch * places.real) * np.cos(pitch * places.imag)
+    dots = np.float32(rng.uniform(4, 8)) * dots[..., None].astype(np.float32)
+    paper = np.float32(rng.uniform([205, 195, 175], [235, 225, 215]))
+    ink = np.float32(rng.uniform(15, 45))
+    printed = ink + (held + dots) * (paper - ink) / 255
+    return _to_bytes(subject.image + np.float32(strength) * (printed - subject.image))
+
+
+def replay_attack(
+    subject: Subject, donor: Donor, rng: np.random.Generator, *, strength: float
+) -> Picture:
+    """The picture on a screen: the moire of its grid and the camera's, glare, a shift of colour."""
+    del donor
+    held = _hold(subject.image, rng, reach=0.06 * strength, around=rng.integers(0, 40, 3))
+    places = _places(subject.parsing_map) / np.complex64(len(subject.parsing_map))
+    angle, turn = rng.uniform(0, math.pi), rng.uniform(0.03, 0.1)
+    lines, stretch = rng.uniform(50, 90), rng.uniform(1.03, 1.1)
+    first = np.cos(2 * math.pi * lines * (places * np.exp(1j * angle)).real)
+    second = np.cos(2 * math.pi * lines * stretch * (places * np.exp(1j * (angle + turn))).real)
+    # The grids themselves are finer than a pixel; what is left of their product is their beat.
+    beat = np.float32(first * second + 0.2 * (first + second))[..., None]
+    lamp = complex(*rng.uniform(0.1, 0.9, 2))
+    glare = np.maximum(1 - np.square(abs(places - lamp) / rng.uniform(0.15, 0.4)), 0)
+    colour = np.float32(rng.uniform([0.82, 0.9, 0.95], [0.95, 1.0, 1.12]))
+    shown = held * colour * (1 + np.float32(rng.uniform(0.05, 0.1)) * beat)
+    shown += np.float32(rng.uniform(30, 80) * glare[..., None])
+    return _to_bytes(subject.image + np.float32(strength) * (shown - subject.image))
+
+
+def _places(parsing_map: UInt8[np.ndarray, "H W"]) -> Complex64[np.ndarray, "H W"]:
+    rows, columns = (np.arange(n, dtype=np.float32) + 0.5 for n in parsing_map.shape)
+    return columns + np.complex64(1j) * rows[:, None]
+
+
+def _centre(
+    parsing_map: UInt8[np.ndarray, "H W"], classes: tuple[int, ...], *, otherwise: complex
+) -> complex:
+    """Where pixels of some classes are on average; `otherwise` if there are none."""
+    member = np.zeros(HAIR + 1, bool)
+    member[list(classes)] = True
+    rows, columns = member[parsing_map].nonzero()
+    return complex(columns.mean() + 0.5, rows.mean() + 0.5) if rows.size else otherwise
+
+
+def _inner_face(parsing_map: UInt8[np.ndarray, "H W"], rng: np.random.Generator) -> Mask:
+    """1 within an ellipse over eyes, nose and mouth, falling to 0 at its edge."""
+    face = anchors(parsing_map)
+    down = face.mouth - face.eyes
+    along = (_places(parsing_map) - np.complex64(face.eyes + 0.5 * down)) / np.complex64(down)
+    half_height, half_width = np.float32(INNER_FACE * rng.uniform(0.9, 1.1, 2))
+    level = np.sqrt(np.square(along.real / half_height) + np.square(along.imag / half_width))
+    return np.clip((1 - level) / np.float32(SOFTNESS), 0, 1)
+
+
+def _match_colours(
+    pasted: Float32[np.ndarray, "H W 3"], wanted: Float32[np.ndarray, "H W 3"], mask: Mask
+) -> Float32[np.ndarray, "H W 3"]:
+    """Gives the pasted face the mean colour of what it covers, and half its range."""
+    weights = mask[..., None] / max(float(mask.sum()), 1.0)
+    mean, wanted_mean = (np.sum(weights * one, (0, 1)) for one in (pasted, wanted))
+    spread, wanted_spread = (
+        np.sqrt(np.sum(weights * np.square(one - middle), (0, 1))) + 4
+        for one, middle in ((pasted, mean), (wanted, wanted_mean))
+    )
+    return (pasted - mean) * np.sqrt(wanted_spread / spread) + wanted_mean
+
+
+def _sample(image: Picture, places: Complex64[np.ndarray, "H W"]) -> Float32[np.ndarray, "H W 3"]:
+    """Returns the picture's colours at any places, bilinear; beyond its edge those of the edge."""
+    height, width = places.shape
+    x, y = (places.real - 0.5).clip(0, width - 1), (places.imag - 0.5).clip(0, height - 1)
+    left, top = x.astype(np.int32), y.astype(np.int32)
+    right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
+    across, down = np.modf(x)[0][..., None], np.modf(y)[0][..., None]
+    colours = np.float32(image)
+    upper = colours[top, left] + across * (colours[top, right] - colours[top, left])
+    lower = colours[bottom, left] + across * (colours[bottom, right] - colours[bottom, left])
+    return upper + down * (lower - upper)
+
+
+def _hold(
+    image: Picture, rng: np.random.Generator, *, reach: float, around: np.ndarray
+) -> Float32[np.ndarray, "H W 3"]:
+    """Moves each corner of a flat picture by up to `reach` of its side; beyond it is `around`."""
+    height, width = image.shape[:2]
+    corners = np.array([[0, 0], [0, 1], [1, 1], [1, 0]]) + reach * rng.uniform(-0.5, 1, (4, 2)) * [
+        [1, 1],
+        [1, -1],
+        [-1, -1],
+        [-1, 1],
+    ]
+    quad = (corners * [width, height]).ravel().tolist()
+    held = Image.fromarray(image).transform(
+        (width, height),
+        Image.Transform.QUAD,
+        quad,
+        resample=Image.Resampling.BICUBIC,
+        fillcolor=tuple(around.tolist()),
+    )
+    return np.float32(held)
+
+
+def _paste(
+    subject: Subject,
+    changed: Float32[np.ndarray, "H W 3"],
+    mask: Mask,
+    rng: np.random.Generator,
+    *,
+    strength: float,
+) -> Picture:
+    """Lays a changed face over the subject's where the mask is 1, and never beyond the face.
+
+    As whoever forges a face it misses its colour by a few levels and leaves a seam a little darker
+    than the skin: traces that all deepfakes here share, whatever was done to the face.
+    """
+    missed = np.float32(MISSED + rng.uniform(-10, 10, 3))
+    seam = np.float32(rng.uniform(*SEAM)) * 4 * (mask * (1 - mask))[..., None]
+    within = np.float32(strength) * face_pixels(subject.parsing_map)[..., None]
+    change = mask[..., None] * (changed + missed - subject.image) - seam
+    return _to_bytes(subject.image + within * change)
+
+
+def _to_bytes(image: Float32[np.ndarray, "H W 3"]) -> Picture:
+    return np.uint8(image.clip(0, 255) + np.float32(0.5))

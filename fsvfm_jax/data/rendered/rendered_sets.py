@@ -1,0 +1,233 @@
+"""Labelled sets of rendered faces, real and forged, that differ as real data sets do.
+
+NumPy, Pillow, simplejpeg: data workers import it. A set has its forgeries and its camera. Real and
+fake faces go through the same camera, crop and compression, so that only the forgery tells them
+apart: `fsvfm_jax.benchmark.artefacts` measures how far global statistics get nevertheless.
+"""
+
+import hashlib
+import zlib
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import simplejpeg
+from jaxtyping import UInt8
+from PIL import Image
+
+from fsvfm_jax.data.labelled.faces import LABELS, LabelledFace
+from fsvfm_jax.data.rendered.forgeries import (
+    Forgery,
+    Subject,
+    blended_swap,
+    local_texture,
+    print_attack,
+    region_warp,
+    replay_attack,
+    upsampling_pattern,
+)
+from fsvfm_jax.data.rendered.synthetic import render_face
+from fsvfm_jax.errors import ConfigError
+
+BICUBIC = Image.Resampling.BICUBIC
+SPLITS = ("train", "val", "test")
+# Faces of a split: any two splits lie this far apart, and sets of faces alone come before them.
+FACES_OF_A_SPLIT = 2**32
+# Side of the part of the picture that is shown; how far a frame moves, as a share of the rest.
+CROP = (0.84, 0.94)
+MOTION = 0.2
+
+
+class Camera(NamedTuple):
+    """What a set's pictures are taken and stored with.
+
+    Attributes:
+        scale: Side of the stored picture, as a share of what is asked for.
+        tint: Gain of red, green and blue.
+        contrast: Around the middle of the range.
+        grain: Deviation of the noise, in levels of 0 to 255.
+        quality: Lowest and highest JPEG quality.
+    """
+
+    scale: float
+    tint: tuple[float, float, float]
+    contrast: float
+    grain: float
+    quality: tuple[int, int]
+
+
+class RenderedSet(NamedTuple):
+    """A set's forgeries with their strengths, taken in turn, and its camera."""
+
+    forgeries: tuple[tuple[Forgery, float], ...]
+    camera: Camera
+
+
+DEEPFAKES = {
+    "swap-a": RenderedSet(
+        ((blended_swap, 1.0), (region_warp, 1.0)),
+        Camera(1.0, (1.0, 1.0, 1.0), 1.0, 2.0, (86, 94)),
+    ),
+    "swap-b": RenderedSet(
+        ((blended_swap, 1.0),), Camera(0.9, (1.06, 1.0, 0.9), 0.85, 3.0, (66, 76))
+    ),
+    "warp-c": RenderedSet(
+        ((region_warp, 1.0),), Camera(1.1, (0.94, 1.0, 1.06), 1.1, 1.5, (76, 86))
+    ),
+    "texture-d": RenderedSet(
+        ((local_texture, 1.0),), Camera(1.0, (1.0, 0.96, 0.94), 0.95, 2.5, (80, 90))
+    ),
+    "upsample-e": RenderedSet(
+        ((upsampling_pattern, 1.0),), Camera(0.85, (0.96, 1.0, 1.0), 1.05, 2.0, (80, 92))
+    ),
+}
+SPOOFS = {
+    "cam-m": RenderedSet(
+        ((print_attack, 1.0), (replay_attack, 1.0)),
+        Camera(0.8, (1.05, 1.0, 0.92), 0.9, 4.0, (70, 80)),
+    ),
+    "cam-c": RenderedSet(
+        ((print_attack, 1.0), (replay_attack, 1.0)),
+        Camera(1.0, (0.95, 1.0, 1.05), 1.05, 2.0, (85, 92)),
+    ),
+    "cam-i": RenderedSet(
+        ((print_attack, 1.0), (replay_attack, 1.0)),
+        Camera(0.7, (1.0, 0.97, 0.95), 0.8, 5.0, (60, 72)),
+    ),
+    "cam-o": RenderedSet(
+        ((print_attack, 1.0), (replay_attack, 1.0)),
+        Camera(1.2, (1.0, 1.02, 1.0), 1.1, 1.5, (88, 95)),
+    ),
+}
+RENDERED_SETS = DEEPFAKES | SPOOFS
+
+
+class RenderedFaces:
+    """Faces of one split of a rendered set, half of the videos fake.
+
+    Videos are real and fake in turn; a fake is made from the face of the real one before it, and
+    taken on its own. The frames of a video show one face, and differ by place, brightness and
+    grain. An image hangs on set, split, seed and size, its video and its frame alone: more videos
+    change none.
+
+    Attributes:
+        skipped: None ever is.
+    """
+
+    def __init__(
+        self, name: str, split: str, *, image_size: int, seed: int, videos: int, frames: int
+    ):
+        """Describes the faces; each is rendered when it is read.
+
+        Args:
+            name: One of RENDERED_SETS.
+            split: "train", "val" or "test": no two of them, of any sets, share a face.
+            image_size: Side of the square images in pixels.
+            seed: Selects other faces for all sets, from 0.
+            videos: Their number, real and fake together.
+            frames: Of each video.
+
+        Raises:
+            ConfigError: No set or split has this name, or a number is below 1.
+        """
+        if name not in RENDERED_SETS:
+            raise ConfigError(
+                f"no rendered set is called {name!r}; the choices are {', '.join(RENDERED_SETS)}"
+            )
+        if split not in SPLITS:
+            raise ConfigError(f"{name} has no split {split!r}; the choices are {', '.join(SPLITS)}")
+        if min(videos, frames) < 1:
+            raise ConfigError(
+                f"{name} is asked for {videos} videos of {frames} frames; both must be at least 1"
+            )
+        self._name, self._split = name, split
+        self._image_size, self._seed = image_size, seed
+        self._frames, self._indices = frames, range(videos * frames)
+        self._key = (seed, zlib.crc32(name.encode()), SPLITS.index(split))
+        self.skipped = 0
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> LabelledFace:
+        video, frame = self._locate(index)
+        draw_video, draw_frame, draw_forgery = (
+            np.random.default_rng([*self._key, video, number]) for number in (0, frame + 2, 1)
+        )
+        rendered = RENDERED_SETS[self._name]
+        face, label = self._face(2 * (video // 2)), self.label(index)
+        image = face.image
+        if LABELS[label] == "fake":
+            forge, strength = rendered.forgeries[video // 2 % len(rendered.forgeries)]
+            donor = partial(self._face, 2 * (video // 2) + 1)
+            image = forge(face, donor, draw_forgery, strength=strength)
+        return {"image": photograph(image, rendered.camera, draw_video, draw_frame), "label": label}
+
+    def read(self, indices: Sequence[int]) -> list[LabelledFace]:
+        """One after another."""
+        return [self[index] for index in indices]
+
+    def label(self, index: int) -> int:
+        """Index into LABELS: every other video is fake."""
+        return LABELS.index("fake" if self._locate(index)[0] % 2 else "real")
+
+    def video(self, index: int) -> str:
+        """As a folder of videos would call it."""
+        kind = LABELS[self.label(index)]
+        return f"{self._name}/{self._split}/{kind}/{self._locate(index)[0]:05d}"
+
+    def name(self, index: int) -> str:
+        """Its video and frame."""
+        return f"{self.video(index)}_frame_{self._locate(index)[1]}"
+
+    def fingerprint(self) -> str:
+        """SHA-256 of set, split, numbers, size and seed."""
+        told = (*self._key, self._image_size, self._frames, len(self))
+        return hashlib.sha256(f"rendered {self._name} {told}".encode()).hexdigest()
+
+    def stats(self) -> None:
+        """Not known."""
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        """Which video and which of its frames; raises IndexError beyond the last."""
+        return divmod(self._indices[index], self._frames)
+
+    def _face(self, number: int) -> Subject:
+        seed, name, split = self._key
+        first = (name * len(SPLITS) + split) * FACES_OF_A_SPLIT
+        return Subject(*render_face(first + number, image_size=self._image_size, seed=seed))
+
+
+def photograph(
+    image: UInt8[np.ndarray, "S S 3"],
+    camera: Camera,
+    draw_video: np.random.Generator,
+    draw_frame: np.random.Generator,
+) -> UInt8[np.ndarray, "S S 3"]:
+    """Takes a picture with a set's camera: crop, colours, grain, JPEG, and the size it had.
+
+    Args:
+        image: What is before the camera.
+        camera: Of the set.
+        draw_video: Where the crop lies and how much is exposed in this video.
+        draw_frame: How this frame differs from it.
+    """
+    size = len(image)
+    side = draw_video.uniform(*CROP)
+    corner = (1 - side) * (0.5 + draw_video.uniform(-0.25, 0.25, 2))
+    contrast = camera.contrast * draw_video.uniform(0.85, 1.1)
+    gain = draw_video.uniform(0.9, 1.1) * draw_video.uniform(0.97, 1.03, 3) * camera.tint
+    grain = camera.grain * draw_video.uniform(0.5, 1.5)
+    quality = int(draw_video.integers(*camera.quality, endpoint=True))
+    corner = corner + (1 - side) * draw_frame.uniform(-MOTION, MOTION, 2)
+    gain = np.float32(gain * draw_frame.uniform(0.97, 1.03))
+    stored = round(camera.scale * size)
+    left, top = (size * corner).tolist()
+    box = (left, top, left + side * size, top + side * size)
+    picture = np.float32(Image.fromarray(image).resize((stored, stored), BICUBIC, box))
+    picture = np.float32(contrast) * (picture * gain - 128) + 128
+    picture += np.float32(grain) * draw_frame.standard_normal(picture.shape, np.float32)
+    taken = np.uint8(picture.clip(0, 255) + np.float32(0.5))
+    taken = simplejpeg.decode_jpeg(simplejpeg.encode_jpeg(taken, quality, "RGB", "420"))
+    return np.array(Image.fromarray(taken).resize((size, size), BICUBIC))

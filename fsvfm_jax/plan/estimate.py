@@ -1,0 +1,241 @@
+"""Whether a run fits on some devices, how long it takes and what it costs.
+
+The training step is the one of `train.py`, compiled by the real compiler, for devices
+that need not be there. From the compiled program come memory, collectives and a bound on the speed
+(`roofline.py`). What to expect is
+
+    step time = bound / efficiency
+
+with an efficiency that is assumed, or follows from an MFU that `fsvfm_jax.benchmark` measured: then
+the estimate has that MFU, unless the bound forbids it. Hours and cost are those of the estimate,
++-25 %, or +-10 % where this model was measured on this chip.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from fsvfm_jax import pretrain
+from fsvfm_jax.config.resolve import resolve
+from fsvfm_jax.data.stats import Stats
+from fsvfm_jax.devices import sharding
+from fsvfm_jax.devices.compilation import available_bytes, compile_step, place, state_template
+from fsvfm_jax.devices.memory import Memory, possible_changes
+from fsvfm_jax.models import build
+from fsvfm_jax.optim import make_schedule
+from fsvfm_jax.plan.chips import GIB, Chip
+from fsvfm_jax.plan.flops import training_flops_per_image
+from fsvfm_jax.plan.hlo import collective_table, collectives
+from fsvfm_jax.plan.roofline import (
+    Benchmark,
+    assumed_efficiency,
+    measured_efficiency,
+    predict,
+    roofline,
+)
+from fsvfm_jax.plan.traffic import memory_traffic
+
+logger = logging.getLogger(__name__)
+
+
+VGGFACE2 = 2_973_696  # faces
+
+
+class Target(NamedTuple):
+    """What a run is planned for.
+
+    Attributes:
+        devices: To compile for.
+        chip: Its facts; None where they are not known.
+        num_samples: Images in the data set.
+        price: Of one chip and hour, in any currency.
+        benchmark: A record of `roofline.read_benchmark`.
+    """
+
+    devices: list[jax.Device]
+    chip: Chip | None
+    num_samples: int = VGGFACE2
+    price: float | None = None
+    benchmark: Benchmark | None = None
+
+    @property
+    def by_model(self) -> bool:
+        """Whether the CPU's compiler stands for that of another chip."""
+        return self.chip is not None and self.devices[0].platform == "cpu"
+
+    @property
+    def available_bytes(self) -> int | None:
+        if self.devices[0].platform == "gpu":
+            return available_bytes()
+        return self.chip and self.chip.hbm_bytes
+
+
+def make_plan(config: ConfigDict, target: Target) -> dict[str, Any]:
+    """Compiles the training step, predicts the run, and looks for a change if it does not fit.
+
+    Args:
+        config: As loaded from its file.
+        target: What for.
+
+    Returns:
+        The plan, ready for JSON; `change` is a plan as well, of the first that fits.
+
+    Raises:
+        ConfigError: The config does not suit the devices.
+    """
+    config = resolve(config)
+    plan, memory = describe(config, target)
+    plan["change"] = None
+    if memory.fits is not False:
+        return plan
+    changes = possible_changes(
+        memory,
+        state_bytes=plan["state_bytes"],
+        images_per_device=plan["images_per_device"] // plan["accum_steps"],
+        num_devices=len(target.devices),
+        fsdp=plan["mesh"]["fsdp"],
+        accum_steps=plan["accum_steps"],
+        remat=config.model.remat,
+    )
+    for change in changes:
+        logger.info("%.2f GiB do not fit; trying %s", memory.total / GIB, as_flags(change))
+        changed = config.copy_and_resolve_references()
+        changed.update_from_flattened_dict(change)
+        plan_then, memory = describe(resolve(changed), target)
+        if memory.fits:
+            return plan | {"change": {"fields": change} | plan_then}
+    return plan
+
+
+def describe(config: ConfigDict, target: Target) -> tuple[dict[str, Any], Memory]:
+    """Compiles the step that training would run; what is then known of it and of a run with it."""
+    mesh, config = place(config, target.devices)
+    # The statistics are two constants of the program.
+    task = pretrain.make_task(config, stats=Stats((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
+    started = time.monotonic()
+    compiled, memory, accum_steps = compile_step(
+        task,
+        mesh,
+        batch_size=config.batch_size,
+        accum_steps=config.accum_steps,
+        available=target.available_bytes,
+        options=config.compiler_options.to_dict(),
+    )
+    compile_seconds = time.monotonic() - started
+
+    flops = training_flops_per_image(build(config.model), config.mask.mask_ratio).total
+    hlo_text = compiled and compiled.as_text()
+    plan = {
+        "chip": target.chip and target.chip.name,
+        "devices": mesh.size,
+        "mesh": dict(mesh.shape),
+        "batch_size": config.batch_size,
+        "accum_steps": accum_steps,
+        "images_per_device": config.batch_size // mesh.size,
+        "remat": config.model.remat,
+        "attention": config.model.attention,
+        "compiler_options": config.compiler_options.to_dict(),
+        "num_samples": target.num_samples,
+        "total_steps": make_schedule(config, target.num_samples).total_steps,
+        "flops_per_image": flops,
+        "fits": memory.fits,
+        "memory": memory._asdict(),
+        "memory_source": "model: the CPU's compiler" if target.by_model else "compiler",
+        "state_bytes": sharding.bytes_per_device(state_template(task, mesh)),
+        "compile_seconds": compile_seconds,
+        "collectives": hlo_text and collective_table(hlo_text),
+        "bound": None,
+        "estimate": None,
+    }
+    if target.chip is not None and hlo_text is not None:
+        plan |= _predict(config, target, plan=plan, memory=memory, hlo_text=hlo_text)
+    return plan, memory
+
+
+def _predict(
+    config: ConfigDict, target: Target, *, plan: dict[str, Any], memory: Memory, hlo_text: str
+) -> dict[str, Any]:
+    """Bound and estimate of the run, by the compiled step."""
+    # How the CPU fuses says nothing of another chip; what a step starts and ends with, it moves.
+    moved = memory.argument + memory.output if target.by_model else memory_traffic(hlo_text)
+    roof = roofline(
+        target.chip,
+        flops=plan["flops_per_image"] * plan["images_per_device"],
+        traffic=moved,
+        sent=math.fsum(collective.sent_bytes for collective in collectives(hlo_text)),
+    )
+    efficiency = assumed_efficiency()
+    if target.benchmark:
+        model = config.model.to_dict()
+        efficiency = measured_efficiency(roof, target.benchmark, chip=target.chip, model=model)
+    return predict(
+        roof,
+        efficiency,
+        batch_size=config.batch_size,
+        total_steps=plan["total_steps"],
+        num_devices=plan["devices"],
+        price=target.price,
+    )
+
+
+def as_flags(change: dict[str, Any]) -> str:
+    return " ".join(f"--config.{path}={value}" for path, value in change.items())
+
+
+def summary(plan: dict[str, Any]) -> str:
+    """A plan for people."""
+    lines = [
+        f"{plan['config']} for {plan['topology']}: batch {plan['batch_size']} ="
+        f" {plan['devices']} devices x {plan['images_per_device'] // plan['accum_steps']} images x"
+        f" {plan['accum_steps']}, mesh {plan['mesh']['data']} x {plan['mesh']['fsdp']}"
+        f" (compiled in {plan['compile_seconds']:.0f} s)",
+        *_summary(plan),
+    ]
+    if plan["change"]:
+        lines += [f"it fits with {as_flags(plan['change']['fields'])}", *_summary(plan["change"])]
+    elif plan["fits"] is False:
+        lines.append("no change of model.remat, mesh.fsdp and accum_steps makes it fit: take more")
+    return "\n".join(lines)
+
+
+def _summary(plan: dict[str, Any]) -> Iterator[str]:
+    memory = plan["memory"]
+    parts = [f"{memory[name] / GIB:.2f} {name}" for name in memory if memory[name] is not None]
+    verdict = {True: "fits", False: "DOES NOT FIT", None: "fits as far as the CPU has memory"}
+    yield f"{verdict[plan['fits']]}: GiB per device: {', '.join(parts)} ({plan['memory_source']})"
+    for row in plan["collectives"] or ():
+        where = "in the loops over layers" if row["in_loop"] else "outside of loops"
+        yield (
+            f"  {row['count']} x {row['kind']} {where}: {row['bytes'] / 1e6:.1f} MB a step, a"
+            f" device sends {row['sent_bytes'] / 1e6:.1f} MB"
+        )
+    yield f"{plan['flops_per_image'] / 1e9:.2f} GFLOP per image"
+    if not plan["bound"]:
+        return
+    bound, estimate = plan["bound"], plan["estimate"]
+    yield (
+        f"bound: {_speed(bound)}; set by {bound['limit']} (compute"
+        f" {bound['compute_seconds'] * 1e3:.1f}, memory {bound['memory_seconds'] * 1e3:.1f},"
+        f" interconnect {bound['interconnect_seconds'] * 1e3:.1f} ms)"
+    )
+    yield (
+        f"estimate: {_speed(estimate)}; efficiency {estimate['efficiency']:.2f},"
+        f" {estimate['efficiency_source']}"
+    )
+    low, high = estimate["hours_range"]
+    cost = "no cost without --price"
+    if estimate["cost_range"]:
+        cost = "cost {:,.0f} to {:,.0f}".format(*estimate["cost_range"])
+    yield f"recipe: {plan['total_steps']:,} steps in {low:,.0f} to {high:,.0f} hours, {cost}"
+
+
+def _speed(speed: dict[str, float]) -> str:
+    return (
+        f"{speed['step_seconds'] * 1e3:.1f} ms a step, {speed['images_per_second']:,.0f} images/s,"
+        f" MFU {speed['mfu']:.1%}, {speed['hours']:,.1f} hours"
+    )

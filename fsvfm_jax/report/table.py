@@ -1,0 +1,155 @@
+"""Rows of a report as a table: in Markdown, and its main columns for a terminal."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from fsvfm_jax.host.markdown import markdown_text
+from fsvfm_jax.host.terminal import printable
+from fsvfm_jax.report.rows import Row
+
+
+def _text(value: Any) -> str:
+    return markdown_text(value)
+
+
+def _count(value: int) -> str:
+    return f"{value:,}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f}"
+
+
+def _signed(value: float) -> str:
+    return f"{100 * value:+.2f}"
+
+
+class Column(NamedTuple):
+    """One of a table: its heading, and how a value is written."""
+
+    heading: str
+    write: Callable[[Any], str]
+
+
+# By a row's key, without what follows @. What is not here is for JSON alone.
+COLUMNS = {
+    "method": Column("method", _text),
+    "dataset": Column("set", _text),
+    "selection": Column("checkpoint", _text),
+    "candidates": Column("of", _count),
+    "step": Column("step", _count),
+    "run_steps": Column("of run's", _count),
+    "seed": Column("seed", _count),
+    "images": Column("images", _count),
+    "images_expected": Column("expected", _count),
+    "videos": Column("videos", _count),
+    "videos_expected": Column("expected", _count),
+    "skipped": Column("skipped", _count),
+    "frame_auc": Column("frame AUC", _percent),
+    "video_auc": Column("video AUC", _percent),
+    "average_precision": Column("AP", _percent),
+    "equal_error_rate": Column("EER", _percent),
+    "balanced_accuracy": Column("balanced accuracy", _percent),
+    "auc": Column("AUC", _percent),
+    "tpr_at_fpr_1": Column("TPR@FPR=1%", _percent),
+    "hter": Column("HTER = ACER", _percent),
+    "apcer": Column("APCER", _percent),
+    "bpcer": Column("BPCER", _percent),
+    "published": Column("published", _percent),
+    "difference": Column("difference", _signed),
+    "paper": Column("paper", _text),
+    "note": Column("note", _text),
+}
+# What a terminal has room for.
+ON_SCREEN = (
+    *("method", "dataset", "selection", "videos", "frame_auc", "video_auc", "average_precision"),
+    *("equal_error_rate", "auc", "hter", "note"),
+)
+
+
+def value_type(key: str) -> type | None:
+    """The type of a row's values under a key; None where the key has no column."""
+    column = COLUMNS.get(_base(key))
+    return {_text: str, _count: int}.get(column.write, float) if column else None
+
+
+def markdown(rows: Sequence[Row], caption: str) -> str:
+    """Returns the caption and a table with the columns that any row fills, in COLUMNS' order."""
+    keys = _filled(rows)
+    lines = [[_heading(key) for key in keys], *([_cell(row, key) for key in keys] for row in rows)]
+    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
+    left = [COLUMNS[_base(key)].write is _text for key in keys]
+
+    def aligned(cells: Sequence[str]) -> str:
+        padded = [
+            cell.ljust(width) if to_left else cell.rjust(width)
+            for cell, width, to_left in zip(cells, widths, left, strict=True)
+        ]
+        return f"| {' | '.join(padded)} |"
+
+    rule = [
+        "-" * width if to_left else "-" * (width - 1) + ":"
+        for width, to_left in zip(widths, left, strict=True)
+    ]
+    table = [aligned(lines[0]), aligned(rule), *map(aligned, lines[1:])]
+    return "\n".join([caption, "", *table]) + "\n"
+
+
+def plain(rows: Sequence[Row]) -> str:
+    """Returns the columns of ON_SCREEN as aligned text, without intervals and deviations."""
+    keys = [key for key in _filled(rows) if _base(key) in ON_SCREEN]
+    lines = [[_heading(key) for key in keys], *([_value(row, key) for key in keys] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    left = [COLUMNS[_base(key)].write is _text for key in keys]
+    padded = (
+        (
+            cell.ljust(width) if to_left else cell.rjust(width)
+            for cell, width, to_left in zip(cells, widths, left, strict=True)
+        )
+        for cells in lines
+    )
+    return "\n".join("  ".join(cells).rstrip() for cells in padded)
+
+
+def _filled(rows: Sequence[Row]) -> list[str]:
+    """The keys with a column that any row fills, in COLUMNS' order."""
+    order = list(COLUMNS)
+    filled = {
+        key: order.index(_base(key))
+        for row in rows
+        for key, value in row.items()
+        if _base(key) in COLUMNS and value is not None
+    }
+    return sorted(filled, key=filled.__getitem__)
+
+
+def _base(key: str) -> str:
+    return key.partition("@")[0]
+
+
+def _heading(key: str) -> str:
+    base, at, source = key.partition("@")
+    return COLUMNS[base].heading + (f" @{_text(source)}" if at else "")
+
+
+def _value(row: Row, key: str) -> str:
+    """A value alone as text for a terminal; of several seeds their mean."""
+    value, write = row.get(key), COLUMNS[_base(key)].write
+    if value is None:
+        return ""
+    if isinstance(value, dict):
+        value = value["mean"]
+    return printable(str(value)) if write is _text else write(value)
+
+
+def _cell(row: Row, key: str) -> str:
+    """A value as text, with its deviation or interval; nothing where the row has none."""
+    value, write = row.get(key), COLUMNS[_base(key)].write
+    if value is None:
+        return ""
+    if isinstance(value, dict):
+        spread = "" if value["sd"] is None else f" +- {_percent(value['sd'])}"
+        return f"{write(value['mean'])}{spread} (n={value['n']})"
+    base, at, source = key.partition("@")
+    interval = row.get(f"{base}_interval{at}{source}")
+    return write(value) + (f" [{', '.join(map(write, interval))}]" if interval else "")

@@ -1,0 +1,210 @@
+"""The files of a report: tables, scores, a picture."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+from etils import epath
+
+from fsvfm_jax.data.labelled.faces import LABELS
+from fsvfm_jax.errors import DataError, StorageError, in_one_line
+from fsvfm_jax.host.json_files import MAX_JSON_BYTES, parse_json
+from fsvfm_jax.host.storage import make_own_folder, read_bytes, replace_bytes
+from fsvfm_jax.report.figure import encode_picture, picture
+from fsvfm_jax.report.metrics import video_means
+from fsvfm_jax.report.rows import Row, Scores
+from fsvfm_jax.report.table import markdown, value_type
+
+IMAGE_HEADER = ("file", "video", "label", "p_fake")
+VIDEO_HEADER = ("video", "label", "frames", "p_fake")
+MAX_SCORES_BYTES = 2**30  # some 10,000,000 faces
+MAX_NUMBER = 1e6  # Rates and thresholds are about 1; squares of huge numbers are infinite.
+_IS_FAKE = {label: label == "fake" for label in LABELS}
+# Text in quotes, numbers without: so the reader knows them apart, and no name needs escaping.
+_FORM: dict[str, Any] = {"quoting": csv.QUOTE_NONNUMERIC, "lineterminator": "\n"}
+
+
+class StoredTable(TypedDict):
+    """The part of table.json that is read back."""
+
+    rows: list[dict[str, str | int | float | tuple[float, float] | None]]
+
+
+def write_report(
+    folder: epath.PathLike,
+    rows: Sequence[Row],
+    scores: Sequence[Scores],
+    *,
+    caption: str,
+    drawn: int | None = None,
+) -> None:
+    """Writes `table.md`, `table.json`, `roc.png`, `scores/<set>.csv`, `scores/<set>_videos.csv`.
+
+    Args:
+        folder: Made if it is not there; files of these names in it are replaced.
+        rows: Of `report.detection_row` and the like.
+        scores: To write and draw; sets scored twice need two names. Of none there is no picture,
+            and of a set without images there is nothing to write.
+        caption: Above the table, such as `report.DETECTION_CAPTION`.
+        drawn: How many of the first scores are in the picture; None is all.
+
+    Raises:
+        DataError: Two sets of one name, a name that leaves nothing for a file's, or a video of both
+            classes.
+        StorageError: A file cannot be written.
+    """
+    folder = epath.Path(folder)
+    scores = [of_set for of_set in scores if len(of_set.files)]
+    stems = file_stems([of_set.dataset for of_set in scores])
+    table = {"caption": caption, "rows": list(rows)}
+    contents = {
+        "table.md": _encoded(markdown(rows, caption)),
+        "table.json": _encoded(json.dumps(table, indent=1, allow_nan=False) + "\n"),
+    }
+    for of_set in scores:
+        contents[f"scores/{stems[of_set.dataset]}.csv"] = image_csv(of_set)
+        contents[f"scores/{stems[of_set.dataset]}_videos.csv"] = video_csv(of_set)
+    for name, content in contents.items():
+        _write(folder, name, content)
+    if scores:
+        pictured = scores[:drawn]
+        videos = {x.dataset: video_means(x.p_fake, x.fake, x.videos) for x in pictured}
+        _write(folder, "roc.png", encode_picture(picture(videos)))
+
+
+def read_rows(path: epath.PathLike) -> list[Row]:
+    """Returns the rows of a report's table.json.
+
+    Raises:
+        DataError: The file is missing, no plain file, or not of that form.
+    """
+    try:
+        content = read_bytes(epath.Path(path), max_bytes=MAX_JSON_BYTES)
+        rows = parse_json(content, StoredTable)["rows"]
+        for row in rows:
+            _check_row(row)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(
+            f"{path} is no table of an evaluation ({reason}): name its table.json"
+        ) from error
+    return rows
+
+
+def _check_row(row: Row) -> None:
+    """Raises ValueError where a row cannot be shown or averaged."""
+    if "images" in row:  # It is of a single set.
+        missing = [key for key in ("dataset", "selection") if row.get(key) is None]
+        if missing or "seed" not in row:
+            raise ValueError(f"a row has no {(missing or ['seed'])[0]!r}")
+    for key, value in row.items():
+        wanted = tuple if "_interval" in key else value_type(key)
+        numbers = value if isinstance(value, tuple) else (value,)
+        sane = all(abs(x) <= MAX_NUMBER for x in numbers if isinstance(x, float))
+        fits = value is None or wanted is None or type(value) is wanted
+        if not (sane and fits):
+            raise ValueError(f"{key[:80]!r} of a row is {str(value)[:80]!r}")
+
+
+def file_stems(datasets: Sequence[str]) -> dict[str, str]:
+    """Returns what each set's files are called, without their ending.
+
+    Letters, digits and . + - _ stay, anything else becomes _; a leading dot goes. Names that differ
+    in capitals alone count as one, as they do for some file systems.
+
+    Raises:
+        DataError: Nothing is left of a name, or files of two sets would have the same.
+    """
+    stems, taken = {}, {}
+    for dataset in datasets:
+        stem = re.sub(r"[^\w.+-]+", "_", dataset).strip("._")
+        if not stem:
+            raise DataError(f"the set {dataset!r} leaves no name for a file: call it by letters")
+        for name in (stem, f"{stem}_videos"):
+            other = taken.setdefault(name.casefold(), dataset)
+            if dataset in stems or other != dataset:
+                raise DataError(
+                    f"the scores of {other!r} and {dataset!r} would both be in {name}.csv: give"
+                    " one of the sets another name"
+                )
+        stems[dataset] = stem
+    return stems
+
+
+def image_csv(scores: Scores) -> bytes:
+    """Returns file, video, label and p_fake of every image, which `read_scores` reads back.
+
+    Text is in quotes, numbers are not and have all their digits. Names are kept byte by byte, those
+    too that begin as a spreadsheet's formula (=, +, -, @): open the file there as text.
+    """
+    labels = np.where(scores.fake, "fake", "real")
+    columns = (scores.files, scores.videos, labels, scores.p_fake)
+    return _csv(IMAGE_HEADER, zip(*(column.tolist() for column in columns), strict=True))
+
+
+def video_csv(scores: Scores) -> bytes:
+    """Returns in the same form video, label, frames and p_fake, the mean, of every video.
+
+    Raises:
+        DataError: A video of both classes, or no images.
+    """
+    names, means, fake = video_means(scores.p_fake, scores.fake, scores.videos)
+    _, frames = np.unique(scores.videos, return_counts=True)
+    columns = (names, np.where(fake, "fake", "real"), frames, means)
+    return _csv(VIDEO_HEADER, zip(*(column.tolist() for column in columns), strict=True))
+
+
+def read_scores(path: epath.PathLike, *, dataset: str, skipped: int = 0) -> Scores:
+    """Returns the scores of a report's file; the set's name and what was skipped are not in it.
+
+    Raises:
+        DataError: The file is missing or not of that form.
+    """
+    path = epath.Path(path)
+    try:
+        content = read_bytes(path, max_bytes=MAX_SCORES_BYTES)
+        text = content.decode("utf-8", "surrogateescape")
+        lines = list(csv.reader(io.StringIO(text), **_FORM))
+        if tuple(lines[0]) != IMAGE_HEADER:
+            raise ValueError(f"its first line is {lines[0]}")
+        columns = list(zip(*lines[1:], strict=True)) or [()] * len(IMAGE_HEADER)
+        files, videos, labels, p_fake = columns
+        fake = [_IS_FAKE[label] for label in labels]
+        numbers = np.array(p_fake, np.float64)
+    except (OSError, ValueError, LookupError, csv.Error) as error:
+        raise DataError(
+            f"{path} cannot be read as scores ({in_one_line(error)}): give a CSV with the columns"
+            f" {', '.join(IMAGE_HEADER)}, text in quotes and the labels {', '.join(LABELS)}"
+        ) from error
+    names = (np.array(files, np.str_), np.array(videos, np.str_))
+    return Scores(dataset, *names, np.array(fake, np.bool_), numbers, skipped)
+
+
+def _csv(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, **_FORM)
+    writer.writerow(header)
+    writer.writerows(lines)
+    return _encoded(text.getvalue())
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")  # the bytes of a path that is not UTF-8
+
+
+def _write(folder: epath.Path, name: str, content: bytes) -> None:
+    path = folder / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if path.parent != folder:
+            make_own_folder(path.parent)
+        replace_bytes(path, content)
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be written ({error.strerror or error}): free space, or choose a folder"
+            " that is writable"
+        ) from error

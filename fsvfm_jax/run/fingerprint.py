@@ -1,0 +1,124 @@
+"""What the stream of batches hangs on: a run goes on with the same, or with a note of what changed.
+
+A position in the stream is a number of samples and says nothing of the stream itself: with another
+seed, batch or list of files it would be taken without complaint, and some faces would be seen twice
+and others never.
+"""
+
+import json
+import logging
+from typing import Any, TypedDict
+
+from etils import epath
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from fsvfm_jax.data.stats import Stats
+from fsvfm_jax.devices import distributed
+from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.host.storage import read_json, write_json
+
+logger = logging.getLogger(__name__)
+
+FINGERPRINT_FILE = "fingerprint.json"
+MAX_SHOWN = 200  # characters
+
+
+class StoredFingerprint(TypedDict):
+    """The content of the file: the fingerprint, and the changes to it that were accepted."""
+
+    fingerprint: dict[str, Any]
+    accepted: list[dict[str, Any]]
+
+
+def make_fingerprint(
+    config: ConfigDict, *, dataset: str, images: int, stats: Stats, of_task: dict[str, Any]
+) -> dict[str, Any]:
+    """By name, all that decides which faces come when and what is done to them.
+
+    Args:
+        config: The resolved config.
+        dataset: The source's own fingerprint.
+        images: How many it has.
+        stats: Mean and deviation that normalise the images.
+        of_task: What else the task hangs on.
+    """
+    fingerprint = {
+        "dataset": dataset,
+        "images": images,
+        "mean": list(stats.mean),
+        "std": list(stats.std),
+        "seed": config.seed,
+        "batch_size": config.batch_size,
+        "data.weights": list(config.data.weights),
+        "model.image_size": config.model.image_size,
+        "model.patch_size": config.model.patch_size,
+        **of_task,
+    }
+    # As it is read back: JSON knows no tuples.
+    return json.loads(json.dumps(fingerprint))
+
+
+def check_fingerprint(
+    workdir: epath.Path, fingerprint: dict[str, Any], *, step: int, accept_changes: bool
+) -> None:
+    """Compares with the one stored in the workdir; a fresh run stores it.
+
+    Args:
+        workdir: Of the run.
+        fingerprint: Of `make_fingerprint`.
+        step: At which the run goes on; 0 for a fresh one.
+        accept_changes: Go on in spite of changes, and add them to the file.
+
+    Raises:
+        ConfigError: The processes have different ones, or it has changed; on every process.
+    """
+    distributed.check_same(json.dumps(fingerprint), what="data or seeds")
+    file = workdir / FINGERPRINT_FILE
+
+    def store() -> None:
+        if step == 0 or not file.exists():
+            _write(file, fingerprint, accepted=[])
+
+    distributed.on_first_process(store, refusal=f"{file} cannot be written")
+    stored = read_json(
+        file,
+        StoredFingerprint,
+        mend="put back a copy of it, or remove it: the data of this command then count as those"
+        " that the run was trained with",
+    )
+    old = stored["fingerprint"]
+    changes = {
+        name: [old.get(name), value]
+        for name, value in fingerprint.items()
+        if old.get(name) != value
+    }
+    if not changes:
+        return
+    difference = "; ".join(
+        f"{name} was {_short(was)} and is {_short(now)}" for name, (was, now) in changes.items()
+    )
+    if not accept_changes:
+        raise ConfigError(
+            f"{workdir} was trained until step {step} with other data or another order of them:"
+            f" {difference}. Give what it was trained with, another --workdir, or"
+            " --config.resume.accept_changes=True, which goes on and notes it in"
+            f" {FINGERPRINT_FILE}"
+        )
+    logger.warning("accepted from step %d on: %s", step, difference)
+    # Nobody may still be reading.
+    multihost_utils.sync_global_devices("the fingerprint is compared")
+    accepted = [*stored["accepted"], {"step": step} | changes]
+    distributed.on_first_process(
+        lambda: _write(file, fingerprint, accepted=accepted), refusal=f"{file} cannot be written"
+    )
+
+
+def _short(value: Any) -> str:
+    """A value for a message: what is stored may be anything."""
+    text = str(value)
+    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
+
+
+def _write(file: epath.Path, fingerprint: dict[str, Any], *, accepted: list[Any]) -> None:
+    write_json(file, {"fingerprint": fingerprint, "accepted": accepted})

@@ -1,0 +1,370 @@
+"""One trainer per workdir: a file that names its holder, who renews it for as long as it lives.
+
+It is taken over only from a holder that is provably gone: its process ended or its machine has
+restarted, as seen on the same host, or it has not renewed the file for `LEASE_SECONDS`. Hosts that
+share a workdir need clocks that agree to well within that.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+from etils import epath
+from msgspec import Meta
+
+from fsvfm_jax.errors import StorageError, in_one_line
+from fsvfm_jax.host.json_files import parse_json
+from fsvfm_jax.host.plain_files import FileRefused, open_plain
+from fsvfm_jax.host.processes import is_alive, pid_namespace, state_and_start
+from fsvfm_jax.host.storage import in_bucket
+
+logger = logging.getLogger(__name__)
+
+LOCK_FILE = "run.lock"
+LEASE_SECONDS = 120
+RENEW_SECONDS = 20
+# How long the end of a run waits for a renewal that is going on.
+_FAREWELL_SECONDS = 20
+MAX_LOCK_BYTES = 2**16
+# No clocks of a host and of its storage differ by more seconds.
+CLOCKS_APART = 3600
+# How often to look again where others make and remove the file at the same time.
+_TRIES = 20
+
+
+class RunLock:
+    """Holds `<workdir>/run.lock` while entered; for process 0 of a run only.
+
+    It is removed at the end, unless it is another's by then; a killed run leaves it, and the next
+    one on the same host takes it over at once, with a warning.
+
+    Args:
+        workdir: The run's folder, which is there already, or a place in a bucket `gs://...`.
+    """
+
+    def __init__(self, workdir: epath.Path) -> None:
+        self._path = str(workdir / LOCK_FILE)
+        self._token = uuid.uuid4().hex
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name=LOCK_FILE, daemon=True)
+        self._renewed = 0.0
+        self._lost = ""
+
+    def __enter__(self) -> "RunLock":
+        """Takes the lock.
+
+        Raises:
+            StorageError: Another holds it, who is named; or the file cannot be written.
+        """
+        self._renewed = time.monotonic()
+        try:
+            self._file = _Object(self._path) if in_bucket(self._path) else _File(self._path)
+            _take(self._file, _record(self._token))
+            self._file.tidy()
+        except StorageError:
+            raise
+        except FileRefused as error:
+            raise StorageError(
+                f"the lock {self._path} is not one of a run ({error.strerror}): remove it, or give"
+                " another --workdir"
+            ) from error
+        except Exception as error:  # Clients of buckets raise kinds of their own.
+            raise StorageError(
+                f"the lock {self._path} cannot be written: give another --workdir, or permission"
+                f" ({in_one_line(error)})"
+            ) from error
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop.set()
+        self._thread.join(_FAREWELL_SECONDS)
+        if self._thread.is_alive():  # It may write once more; what we removed would be back.
+            return
+        try:
+            found = self._file.read()
+            if found is not None and found.holder.token == self._token:
+                self._file.remove(found)
+        except Exception as error:  # The run is over; how it ended is more important.
+            logger.warning("%s could not be removed (%s)", self._path, in_one_line(error))
+
+    def check(self) -> None:
+        """Sees that the lock is still ours; touches no file.
+
+        Raises:
+            StorageError: Another has it, it was removed, or it could not be renewed in time.
+        """
+        if self._lost:
+            raise StorageError(self._lost)
+        seconds = time.monotonic() - self._renewed
+        if seconds > LEASE_SECONDS:
+            raise StorageError(
+                f"the lock {self._path} could not be renewed for {seconds:.0f} s, and another may"
+                " take it: start again once the file can be written"
+            )
+
+    def _keep(self) -> None:
+        while not self._lost and not self._stop.wait(RENEW_SECONDS):
+            try:
+                self._renew()
+            except Exception as error:  # A daemon's traceback helps nobody, and it may pass.
+                logger.warning("%s could not be renewed (%s)", self._path, in_one_line(error))
+
+    def _renew(self) -> None:
+        now = time.monotonic()  # Before writing: a process may be stopped at any moment.
+        found = self._file.read()
+        if found is None:
+            self._lost = f"the lock {self._path} of this run was removed: start it again"
+        elif found.holder.token != self._token:
+            self._lost = (
+                f"the lock {self._path} of this run was taken over by {found.holder.name}, which"
+                " writes there now: start this one in another --workdir"
+            )
+        elif self._file.replace(_record(self._token), found):
+            self._renewed = now
+
+
+_Name = Annotated[str, Meta(max_length=255)]
+
+
+@dataclass(frozen=True)
+class _Holder:
+    """What a lock says.
+
+    Attributes:
+        boot: Changes when the machine restarts; empty where that cannot be seen.
+        pid_namespace: Where `pid` counts: containers on one host may not see each other.
+        started: When the process did, in clock ticks since the boot; 0 where unknown.
+        renewed: In seconds since 1970.
+    """
+
+    host: _Name
+    boot: _Name
+    pid_namespace: _Name
+    pid: Annotated[int, Meta(ge=0, lt=2**31)]
+    started: Annotated[int, Meta(ge=0, le=2**62)]
+    token: _Name
+    renewed: float
+
+    @property
+    def name(self) -> str:
+        return f"process {self.pid} on {self.host}" if self.token else "an unknown process"
+
+
+class _Found(NamedTuple):
+    """A lock as it was read; `version` is what a bucket calls its generation."""
+
+    holder: _Holder
+    content: bytes
+    version: int
+
+
+class _File:
+    """A lock in a folder. Files beside it, `run.lock.*`, are there for moments only."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def read(self) -> _Found | None:
+        try:
+            with open_plain(self.path, max_bytes=MAX_LOCK_BYTES) as file:
+                content, modified = file.read(MAX_LOCK_BYTES), os.fstat(file.fileno()).st_mtime
+        except FileNotFoundError:
+            return None
+        return _Found(_parse(content, modified), content, version=0)
+
+    def create(self, content: bytes) -> bool:
+        """Makes the file unless there is one; nobody sees half of it."""
+        complete = self._write_beside(content)
+        try:
+            os.link(complete, self.path)
+        except FileExistsError:
+            return False
+        except OSError:  # No such links there: others see an empty file for a moment.
+            try:
+                os.close(os.open(self.path, os.O_CREAT | os.O_EXCL, 0o666))
+            except FileExistsError:
+                return False
+            os.replace(complete, self.path)
+        finally:
+            complete.unlink(missing_ok=True)
+        return True
+
+    def replace(self, content: bytes, found: _Found) -> bool:
+        """Writes the file if it still is as it was found.
+
+        Whoever wants to replace that very content needs a second lock, named after it. Who gets it
+        only once the file is another looks again and sees so.
+        """
+        turn = _File(f"{self.path}.{hashlib.sha256(found.content).hexdigest()[:16]}")
+        _take(turn, content)
+        try:
+            unchanged = self.read() == found
+            if unchanged:
+                os.replace(self._write_beside(content), self.path)
+            return unchanged
+        finally:
+            ours = turn.read()
+            if ours is not None and ours.content == content:
+                turn.remove(ours)
+
+    def remove(self, found: _Found) -> None:
+        if self.read() == found:
+            Path(self.path).unlink(missing_ok=True)
+
+    def tidy(self) -> None:
+        """Removes what processes left that were killed in the middle; by the lock's holder."""
+        for path in Path(self.path).parent.glob(f"{Path(self.path).name}.*"):
+            left = _File(str(path))
+            try:
+                found = left.read()
+            except FileRefused as error:  # None of ours.
+                logger.warning("%s is left where it is: %s", path, error.strerror)
+                continue
+            if found is not None and _why_gone(found.holder):
+                left.remove(found)
+
+    def _write_beside(self, content: bytes) -> Path:
+        path = Path(f"{self.path}.{uuid.uuid4().hex}")
+        try:
+            path.write_bytes(content)
+        except OSError:  # Such as a full disk.
+            path.unlink(missing_ok=True)
+            raise
+        return path
+
+
+class _Object:
+    """A lock in a bucket, where every write can be made to depend on what is there."""
+
+    def __init__(self, path: str) -> None:
+        from google.api_core import exceptions
+        from google.cloud import storage
+        from google.cloud.storage.retry import DEFAULT_RETRY
+
+        self.path = path
+        self._missing, self._changed = exceptions.NotFound, exceptions.PreconditionFailed
+        bucket, self._name = path.split("/", 3)[2:]
+        self._bucket = storage.Client().bucket(bucket)
+        self._patience = {"timeout": 5, "retry": DEFAULT_RETRY.with_timeout(10)}
+
+    def read(self) -> _Found | None:
+        blob = self._bucket.get_blob(self._name, **self._patience)
+        if blob is None:
+            return None
+        try:
+            content = blob.download_as_bytes(**self._patience)
+        except self._missing:  # This generation is, by now.
+            return None
+        return _Found(_parse(content, blob.updated.timestamp()), content, blob.generation)
+
+    def create(self, content: bytes) -> bool:
+        return self._write(content, version=0)
+
+    def replace(self, content: bytes, found: _Found) -> bool:
+        return self._write(content, version=found.version)
+
+    def remove(self, found: _Found) -> None:
+        with contextlib.suppress(self._missing, self._changed):
+            blob = self._bucket.blob(self._name)
+            blob.delete(if_generation_match=found.version, **self._patience)
+
+    def tidy(self) -> None:
+        """Objects are written whole, and nothing lies beside them."""
+
+    def _write(self, content: bytes, *, version: int) -> bool:
+        blob = self._bucket.blob(self._name)
+        try:
+            blob.upload_from_string(content, if_generation_match=version, **self._patience)
+        except self._changed:
+            return False
+        return True
+
+
+def _take(file: _File | _Object, content: bytes) -> None:
+    """Makes the file, or replaces that of a holder who is gone.
+
+    Raises:
+        StorageError: The holder may be alive.
+    """
+    for _ in range(_TRIES):
+        if file.create(content):
+            return
+        found = file.read()
+        if found is None:  # Released in between.
+            continue
+        if found.content == content:  # Done, but the answer got lost and the client tried again.
+            return
+        holder, age = found.holder, time.time() - found.holder.renewed
+        reason = _why_gone(holder)
+        if not reason and age < -CLOCKS_APART:
+            raise StorageError(
+                f"the lock {file.path} is of a time in the future: if no run is using the workdir,"
+                " remove the lock; or give another --workdir"
+            )
+        if not reason:
+            raise StorageError(
+                f"the workdir is in use by {holder.name}, which renewed {file.path} {age:.0f} s"
+                f" ago: give another --workdir, or stop it; if it is gone already, its lease ends"
+                f" in {LEASE_SECONDS - age:.0f} s"
+            )
+        if file.replace(content, found):
+            logger.warning(
+                "%s was left by %s, which renewed it %.0f s ago: taken over, since %s",
+                *(file.path, holder.name, age, reason),
+            )
+            return
+    raise StorageError(f"others make and remove the lock {file.path} all the time: stop them")
+
+
+def _why_gone(holder: _Holder) -> str:
+    """What proves that a holder does not go on, or nothing."""
+    if time.time() - holder.renewed > LEASE_SECONDS:
+        return "its lease is over"
+    here = _myself("")
+    if holder.host != here.host:
+        return ""
+    if holder.boot != here.boot:
+        return "the machine has restarted"
+    if holder.pid_namespace != here.pid_namespace or is_alive(holder.pid, started=holder.started):
+        return ""
+    return "its process is gone"
+
+
+def _myself(token: str) -> _Holder:
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    return _Holder(
+        host=socket.gethostname(),
+        boot=boot.read_text().strip() if boot.exists() else "",
+        pid_namespace=pid_namespace(),
+        pid=os.getpid(),
+        started=state_and_start(os.getpid())[1],
+        token=token,
+        renewed=time.time(),
+    )
+
+
+def _record(token: str) -> bytes:
+    return (json.dumps(dataclasses.asdict(_myself(token)), indent=1) + "\n").encode()
+
+
+def _parse(content: bytes, modified: float) -> _Holder:
+    """The holder in a lock; of a damaged one, nobody, who renewed it when it was last written."""
+    try:
+        holder = parse_json(content, _Holder)
+    except ValueError:
+        holder = None
+    # A time long after that of writing, or NaN, would keep the lock for ever.
+    if holder is None or not holder.renewed <= modified + CLOCKS_APART:
+        return _Holder("", "", "", 0, 0, "", modified)
+    return holder

@@ -1,0 +1,153 @@
+"""The tasks that the loop can train: each one's data, network and starting weights."""
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from fsvfm_jax import finetune, pretrain, scoring
+from fsvfm_jax.convert import warm_start
+from fsvfm_jax.data.elements import detection_element, pretraining_element
+from fsvfm_jax.data.labelled.detection_sets import (
+    DetectionSet,
+    check_classes,
+    join_for_training,
+    open_sets,
+    sets_of,
+    told_of,
+    warn_of_common_videos,
+)
+from fsvfm_jax.data.pipeline import Element
+from fsvfm_jax.data.sources import FaceSet, JoinedSets, make_source
+from fsvfm_jax.data.stats import Stats
+from fsvfm_jax.devices import distributed
+from fsvfm_jax.models import build_detector
+from fsvfm_jax.train_state import Job, Validate
+
+logger = logging.getLogger(__name__)
+
+
+def open_faces(config: ConfigDict) -> FaceSet:
+    """The unlabelled faces that the config's data section names."""
+    source = make_source(
+        config.data.source,
+        image_size=config.model.image_size,
+        paths=config.data.paths,
+        split=config.data.split,
+        num_samples=config.data.num_samples,
+        seed=config.seed,
+    )
+    places = ", ".join(config.data.paths)
+    logger.info("data: %d faces, %s", len(source), f"{config.data.source} {places}".strip())
+    return source
+
+
+def face_element(config: ConfigDict, *, stats: Stats) -> Element:
+    """Image and words, augmented if the config says so."""
+    del stats
+    return partial(
+        pretraining_element, patch_size=config.model.patch_size, augment=config.data.augment
+    )
+
+
+def _mask_fields(config: ConfigDict) -> dict[str, Any]:
+    masks = {f"mask.{name}": value for name, value in config.mask.items()}
+    return {"data.augment": config.data.augment, **masks}
+
+
+def open_detection_sets(config: ConfigDict, kind: str) -> dict[str, DetectionSet]:
+    """The labelled sets of `config.data.train` or another kind, by name."""
+    return open_sets(
+        config.data[kind],
+        config.data.paths,
+        image_size=config.model.image_size,
+        field=f"config.data.{kind}",
+    )
+
+
+def open_labelled(config: ConfigDict) -> JoinedSets:
+    """The labelled faces to train on."""
+    if not config.init.params:
+        stays = " and is not trained" if config.mode != "full" else ""
+        logger.warning("config.init.params is empty: the encoder is drawn at random%s", stays)
+    sets = open_detection_sets(config, "train")
+    joined = join_for_training(sets, balanced=config.data.balanced)
+    logger.info("data: %d labelled faces, %s", len(joined), ", ".join(sets))
+    return joined
+
+
+def labelled_element(config: ConfigDict, *, stats: Stats) -> Element:
+    """Image and label, with the host's part of the augmentation."""
+    augment = config.augment
+    return partial(
+        detection_element,
+        size=config.model.image_size,
+        mean=stats.mean,
+        crop=augment.crop,
+        flip=augment.flip,
+        rand_magnitude=augment.rand_magnitude,
+        saturation=augment.saturation,
+    )
+
+
+def open_validation(
+    config: ConfigDict, *, source: JoinedSets, mesh: Mesh
+) -> Callable[[Stats], Validate] | None:
+    """Opens `config.data.val`, beside what `source` trains on; None where it names no set.
+
+    Returns:
+        A function from mean and deviation to the scores of a network on these sets.
+    """
+    sets = open_detection_sets(config, "val")
+    if not sets:
+        return None
+    distributed.check_same(told_of(sets), what="validation sets")
+    check_classes(sets, purpose="validation", where=" (config.data.val)")
+    warn_of_common_videos(sets_of(source), sets.values(), use="is trained on")
+    return partial(
+        scoring.open_validation,
+        config,
+        list(sets.values()),
+        mesh=mesh,
+        model=build_detector(config.model),
+    )
+
+
+def _detection_fields(config: ConfigDict) -> dict[str, Any]:
+    sections = {
+        "augment": config.augment,
+        "data.train": config.data.train,
+        "data.val": config.data.val,
+    }
+    return {"data.balanced": config.data.balanced, "data.view": config.data.view} | {
+        f"{name}.{field}": value.to_dict() if isinstance(value, ConfigDict) else value
+        for name, section in sections.items()
+        for field, value in section.items()
+    }
+
+
+JOBS = {
+    "pretrain": Job(
+        open_source=open_faces,
+        element=face_element,
+        starting_stats=lambda config: None,
+        fingerprint=_mask_fields,
+        make_task=pretrain.make_task,
+        load_weights=lambda state, config: warm_start.load_weights(
+            state, init=config.init, model=config.model
+        ),
+        open_validation=lambda config, **_: None,
+    ),
+    "finetune": Job(
+        open_source=open_labelled,
+        element=labelled_element,
+        starting_stats=warm_start.starting_stats,
+        fingerprint=_detection_fields,
+        make_task=finetune.make_task,
+        load_weights=warm_start.load_encoder,
+        open_validation=open_validation,
+    ),
+}

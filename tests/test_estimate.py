@@ -1,0 +1,153 @@
+"""Plans for eight devices of the CPU, and the command."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+from patience import PATIENCE
+
+from configs import vit_l, vit_s
+from fsvfm_jax.config.resolve import resolve
+from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.models import build
+from fsvfm_jax.plan import estimate
+from fsvfm_jax.plan.chips import CHIPS, topology_devices
+from fsvfm_jax.plan.estimate import Target, make_plan, summary
+from fsvfm_jax.plan.flops import training_flops_per_image
+
+ROOT = Path(__file__).parent.parent
+H200 = CHIPS["h200"]
+TINY = {
+    "batch_size": 16,
+    "model.image_size": 32,
+    "model.width": 64,
+    "model.depth": 2,
+    "model.decoder_width": 32,
+    "model.decoder_depth": 2,
+}
+
+
+def tiny_config(changes: dict | None = None):
+    config = vit_s.get_config("smoke")
+    config.update_from_flattened_dict(TINY | (changes or {}))
+    return config
+
+
+@pytest.fixture(scope="module")
+def plan() -> dict:
+    target = Target(jax.devices(), H200, num_samples=1600, price=2.0)
+    return make_plan(tiny_config(), target)
+
+
+def test_a_plan_says_what_a_run_is(plan):
+    config = resolve(tiny_config())
+    assert plan["chip"] == "h200" and plan["devices"] == 8
+    assert plan["mesh"] == {"data": 8, "fsdp": 1}
+    assert plan["images_per_device"] == 2
+    assert plan["total_steps"] == config.epochs * 1600 / 16
+    flops = training_flops_per_image(build(config.model), config.mask.mask_ratio).total
+    assert plan["flops_per_image"] == flops
+    assert plan["bound"]["compute_seconds"] == pytest.approx(2 * flops / 989e12)
+    assert plan["memory_source"].startswith("model")
+    assert json.loads(json.dumps(plan)) == plan
+
+
+def test_data_parallel_training_only_reduces(plan):
+    assert {row["kind"] for row in plan["collectives"]} == {"all-reduce"}
+    memory = plan["memory"]
+    assert plan["fits"] is True and plan["change"] is None
+    assert plan["state_bytes"] < memory["argument"] < memory["total"] < memory["available"]
+    moved = memory["argument"] + memory["output"]
+    assert plan["bound"]["memory_seconds"] == pytest.approx(moved / H200.hbm_bandwidth)
+
+
+def test_the_estimate_is_the_bound_over_the_efficiency(plan):
+    bound, estimate = plan["bound"], plan["estimate"]
+    times = [bound[f"{name}_seconds"] for name in ("compute", "memory", "interconnect")]
+    assert bound["step_seconds"] == max(times)
+    assert estimate["efficiency_source"] == "assumed 0.35"
+    assert estimate["step_seconds"] == pytest.approx(bound["step_seconds"] / 0.35)
+    hours = plan["total_steps"] * estimate["step_seconds"] / 3600
+    assert estimate["cost_range"] == pytest.approx([8 * 2 * hours * 0.75, 8 * 2 * hours * 1.25])
+
+
+def test_what_does_not_fit_gets_a_change_that_does(plan):
+    available = plan["memory"]["total"] - 1
+    target = Target(jax.devices(), H200._replace(hbm_bytes=available))
+    refused = make_plan(tiny_config(), target)
+    assert refused["fits"] is False
+    change = refused["change"]
+    assert change["fits"] is True and change["memory"]["total"] <= available
+    assert change["fields"]
+    text = summary({"config": "configs/vit_s.py:smoke", "topology": "h200:8"} | refused)
+    assert "DOES NOT FIT" in text
+    assert f"it fits with {estimate.as_flags(change['fields'])}" in text
+
+
+def test_an_uneven_batch_is_refused():
+    with pytest.raises(ConfigError, match="multiple of 8"):
+        make_plan(tiny_config({"batch_size": 12}), Target(jax.devices(), H200))
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "fsvfm_jax.plan", "--config=configs/vit_s.py:smoke", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+
+
+def test_the_command_prints_and_writes(tmp_path):
+    output = tmp_path / "plan.json"
+    fields = [f"--config.{name}={value}" for name, value in TINY.items()]
+    result = run("--topology=cpu:4", "--config.mesh.fsdp=2", f"--output={output}", *fields)
+    assert result.returncode == 0, result.stderr
+    plan = json.loads(output.read_text())
+    assert plan["mesh"] == {"data": 2, "fsdp": 2}
+    assert plan["config"] == "configs/vit_s.py:smoke" and plan["topology"] == "cpu:4"
+    assert "--topology=cpu:4" in plan["command"]
+    assert plan["versions"]["jax"] == jax.__version__
+    # The CPU is no chip to predict for.
+    assert plan["fits"] is plan["bound"] is plan["estimate"] is None
+    gathers = [row for row in plan["collectives"] if row["kind"] == "all-gather"]
+    assert any(row["in_loop"] for row in gathers)
+    for text in ("16 = 4 devices x 4 images x 1, mesh 2 x 2", "all-gather in the loops", "GFLOP"):
+        assert text in result.stdout, text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--topology=v5e:5x5"], 78, "error: --topology=v5e:5x5 is no slice"),
+        (["--topology=cpu:8", "--price=-1"], 78, "error: argument --price: -1"),
+        (["--topology=cpu:8", "--output=/nowhere/plan.json"], 73, "error: /nowhere/plan.json"),
+    ],
+)
+def test_a_mistake_ends_in_one_sentence(arguments, code, message):
+    result = run(*arguments)
+    assert result.returncode == code
+    assert result.stderr.strip().splitlines()[-1].startswith(message)
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is missing: pip install '.[plan]'"
+)
+def test_vit_l_for_256_chips():
+    config = vit_l.get_config()
+    devices, chip = topology_devices("v5e:16x16")
+    plan = make_plan(config, Target(devices, chip))
+    assert plan["devices"] == 256 and plan["images_per_device"] == 16
+    assert plan["fits"] is True and plan["memory_source"] == "compiler"
+    assert plan["compile_seconds"] < 300
+    assert {row["kind"] for row in plan["collectives"]} == {"all-reduce"}
+    assert 0.2 < plan["bound"]["mfu"] < 1

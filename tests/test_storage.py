@@ -1,0 +1,103 @@
+"""Small files that decide how a run goes on."""
+
+import os
+
+import pytest
+from etils import epath
+
+from fsvfm_jax.errors import StorageError
+from fsvfm_jax.host import storage
+
+
+def test_what_is_written_is_read_and_nothing_else_is_left(tmp_path):
+    file = epath.Path(tmp_path / "a.json")
+    for content in ({"a": [1, 2.5]}, [{"b": None}]):
+        storage.write_json(file, content)
+        assert storage.read_json(file, type(content), mend="") == content
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_who_is_killed_while_writing_leaves_what_was_there(tmp_path, monkeypatch):
+    file = epath.Path(tmp_path / "a.json")
+    storage.write_json(file, 1)
+    monkeypatch.setattr(type(file), "replace", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        storage.write_json(file, 2)
+    assert storage.read_json(file, int, mend="") == 1
+
+
+def test_what_cannot_be_written_is_named_with_the_way_out(tmp_path):
+    with pytest.raises(StorageError, match=r"missing/a\.json cannot be written \(No such file"):
+        storage.write_json(epath.Path(tmp_path / "missing" / "a.json"), 1)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a', b"\xff\xfe", b"null", b"[" * 10**5])
+def test_a_damaged_file_is_named_with_the_way_out(tmp_path, content):
+    file = epath.Path(tmp_path / "a.json")
+    file.write_bytes(content)
+    with pytest.raises(StorageError, match=r"a\.json is damaged \(.*\): put back a copy"):
+        storage.read_json(file, dict[str, int], mend="put back a copy")
+
+
+def test_a_pipe_in_place_of_a_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "a.json")
+    with pytest.raises(StorageError, match=r"a\.json cannot be read \(it is a named pipe"):
+        storage.read_json(epath.Path(tmp_path / "a.json"), dict, mend="remove it")
+
+
+def test_what_is_in_a_bucket():
+    assert storage.in_bucket("gs://bucket/run") and not storage.in_bucket("runs/a:b")
+
+
+@pytest.mark.parametrize("place", ["a.json", "a.json.tmp"])
+def test_writing_waits_for_no_pipe(tmp_path, place):
+    os.mkfifo(tmp_path / place)
+    storage.write_json(epath.Path(tmp_path / "a.json"), [1])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    assert (tmp_path / "a.json").read_text() == "[\n 1\n]\n"
+
+
+def test_a_link_in_place_of_the_temporary_file_leads_nowhere(tmp_path):
+    (tmp_path / "other").write_text("of somebody else")
+    (tmp_path / "a.json.tmp").symlink_to(tmp_path / "other")
+    storage.write_json(epath.Path(tmp_path / "a.json"), [1])
+    assert (tmp_path / "other").read_text() == "of somebody else"
+
+
+def test_a_folder_is_made_where_something_else_is_and_what_that_is_stays(tmp_path, caplog):
+    path = epath.Path(tmp_path / "a")
+    (tmp_path / "outside").mkdir()
+    for make in (
+        lambda: path.write_text(""),
+        lambda: os.mkfifo(path),
+        lambda: os.symlink("outside", path),
+        lambda: os.symlink("missing", path),
+    ):
+        make()
+        storage.make_own_folder(path)
+        assert storage.is_own_folder(path)
+        (path / "file").write_text("")
+        storage.make_own_folder(path)  # A folder stays as it is.
+        storage.delete(path)
+        assert not os.path.lexists(path)
+    assert len(caplog.messages) == 4 and "it is a link" in caplog.messages[-1]
+    assert list((tmp_path / "outside").iterdir()) == []
+    assert os.readlink(tmp_path / "a.odd-3") == "outside"
+
+
+def test_of_what_is_no_folder_only_the_name_is_deleted(tmp_path):
+    path = epath.Path(tmp_path / "a")
+    (tmp_path / "outside").mkdir()
+    for make in (os.mkfifo, lambda p: os.symlink("outside", p), lambda p: os.symlink("no", p)):
+        make(path)
+        storage.delete(path)
+    assert [path.name for path in tmp_path.iterdir()] == ["outside"]
+
+
+def test_what_is_set_aside_keeps_its_content_and_is_told(tmp_path, caplog):
+    for count in (1, 2):
+        (tmp_path / "a.jsonl").write_text(str(count))
+        storage.set_aside(epath.Path(tmp_path / "a.jsonl"), "it is odd")
+        assert (tmp_path / f"a.jsonl.odd-{count}").read_text() == str(count)
+        assert caplog.messages[-1].endswith(f"is set aside as a.jsonl.odd-{count}: it is odd")
+    assert not (tmp_path / "a.jsonl").exists()
