@@ -10,7 +10,6 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -21,9 +20,7 @@ from ml_collections import ConfigDict
 
 from fsvfm_jax import scoring
 from fsvfm_jax.config.resolve import to_json
-from fsvfm_jax.convert.measures import HEADS, network
 from fsvfm_jax.convert.runs import is_run, run_config, run_data
-from fsvfm_jax.convert.weights import read_source
 from fsvfm_jax.data.labelled.detection_sets import (
     DetectionSet,
     check_classes,
@@ -31,50 +28,32 @@ from fsvfm_jax.data.labelled.detection_sets import (
     told_of,
     warn_of_common_videos,
 )
-from fsvfm_jax.data.labelled.faces import LABELS, LabelledFaces
-from fsvfm_jax.data.stats import Stats, known_stats
+from fsvfm_jax.data.labelled.faces import LabelledFaces
 from fsvfm_jax.devices import distributed, sharding
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.host.markdown import markdown_text
 from fsvfm_jax.host.storage import write_text
 from fsvfm_jax.host.terminal import printable
-from fsvfm_jax.models.adapter import Detector
 from fsvfm_jax.optim import make_schedule
 from fsvfm_jax.report.rows import (
     DETECTION_CAPTION,
     SPOOF_CAPTION,
     Row,
-    Scores,
     detection_row,
     mean_rows,
     oracle_error,
     spoof_row,
     video_threshold,
 )
+from fsvfm_jax.report.scores import Scores
 from fsvfm_jax.report.table import plain
 from fsvfm_jax.report.write import file_stems, write_report
 from fsvfm_jax.run import integrity
-from fsvfm_jax.train_state import Params
+from fsvfm_jax.scoring import NO_DETECTOR, LoadedDetector, load_detector
 
 logger = logging.getLogger(__name__)
 
-NO_DETECTOR = "is no detector: fine-tune it first (config.task = 'finetune')"
-
 Margins = Float64[np.ndarray, " _N"]
-
-
-class Loaded(NamedTuple):
-    """A detector, ready to score.
-
-    Attributes:
-        model: The network.
-        params: Its parameters, logits in the order of `LABELS`.
-        stats: Mean and deviation of its pixels.
-    """
-
-    model: Detector
-    params: Params
-    stats: Stats
 
 
 def evaluate(config: ConfigDict, workdir: epath.Path, *, check_only: bool = False) -> None:
@@ -112,7 +91,7 @@ def evaluate(config: ConfigDict, workdir: epath.Path, *, check_only: bool = Fals
     margins = {}
     for step in dict.fromkeys(step for of_one in steps.values() for step in of_one):
         if step != first:
-            detector = _load(path, config, step=step)
+            detector = load_detector(path, config, step=step)
         if step is not None:
             logger.info("checkpoint %d", step)
         margins[step] = _score(predict, detector, config, {**thresholds, **tests}, mesh)
@@ -144,7 +123,9 @@ def evaluate(config: ConfigDict, workdir: epath.Path, *, check_only: bool = Fals
         logger.info("done: %s", table)
 
 
-def _open_detector(path: Path, config: ConfigDict) -> tuple[dict[str, list[int | None]], Loaded]:
+def _open_detector(
+    path: Path, config: ConfigDict
+) -> tuple[dict[str, list[int | None]], LoadedDetector]:
     """The candidate checkpoints for each selection, and the detector of the first of them.
 
     Raises:
@@ -156,8 +137,8 @@ def _open_detector(path: Path, config: ConfigDict) -> tuple[dict[str, list[int |
         if run_config(path).task != "finetune":
             raise DataError(f"{path} {NO_DETECTOR}")
         steps = _steps(path, config)
-        return steps, _load(path, config, step=next(iter(steps.values()))[0])
-    detector = _load(path, config, step=None)
+        return steps, load_detector(path, config, step=next(iter(steps.values()))[0])
+    detector = load_detector(path, config, step=None)
     if tuple(config.select) != ("given",):
         raise ConfigError(
             f"config.select = {tuple(config.select)!r} chooses among a run's checkpoints, and"
@@ -244,42 +225,6 @@ def _scores_name(dataset: str, selection: str) -> str:
     return f"{dataset} {selection}"
 
 
-def _load(path: Path, config: ConfigDict, *, step: int | None) -> Loaded:
-    told = {} if config.init.num_heads is None else {"num_heads": config.init.num_heads}
-    source = read_source(path, branch="student", told=told, step=step, entry=config.init.entry)
-    if "head" not in source.params and "classifier" not in source.params:
-        raise DataError(f"{path} {NO_DETECTOR}")
-    if (classes := source.model["num_classes"]) != len(LABELS):
-        raise DataError(f"{path} tells {classes} classes apart, not two: {' and '.join(LABELS)}")
-    heads = {name: source.model[name] for name in HEADS if name in source.model}
-    model = network(source.params, **heads).clone(dtype=config.dtype)
-    stats = known_stats(config.data, epath.Path(path)) or source.facts.get("stats")
-    if stats is None:
-        raise ConfigError(
-            f"{path} does not tell mean and std: give config.data.mean and config.data.std, or"
-            " config.data.stats_file"
-        )
-    names = tuple(source.facts.get("label_names") or config.init.labels)
-    if sorted(names) != sorted(LABELS):
-        raise ConfigError(
-            f"{path} does not tell which logit is which: say config.init.labels, such as"
-            f" {LABELS!r} for the authors' detectors (found {names!r})"
-        )
-    params = source.params
-    if names != LABELS:
-        params = _reversed(params)
-    distributed.check_same_arrays(
-        (params, heads, stats), what="weights or statistics (config.init.params, config.data)"
-    )
-    return Loaded(model, params, stats)
-
-
-def _reversed(params: Params) -> Params:
-    """The last layer with its two classes exchanged."""
-    last = "classifier" if "classifier" in params else "head"
-    return params | {last: {name: x[..., ::-1] for name, x in params[last].items()}}
-
-
 def _warn_of_known_videos(
     path: Path,
     tests: Iterable[DetectionSet],
@@ -312,7 +257,7 @@ def _sets_of_run(path: Path, kind: str, *, image_size: int) -> list[DetectionSet
 
 def _score(
     predict: scoring.Predict,
-    detector: Loaded,
+    detector: LoadedDetector,
     config: ConfigDict,
     sets: Mapping[str, DetectionSet],
     mesh: Mesh,

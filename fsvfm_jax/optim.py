@@ -13,7 +13,7 @@ import optax
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from fsvfm_jax.config.checks import check_warmup
+from fsvfm_jax.errors import ConfigError
 
 NOT_DECAYED = ("bias", "scale")
 # In fine-tuning, where positions are trained too.
@@ -70,6 +70,25 @@ def peak_learning_rate(config: ConfigDict) -> float:
     if config.optimizer.lr is not None:
         return config.optimizer.lr
     return config.optimizer.blr * config.batch_size / 256
+
+
+def check_warmup(warmup_epochs: float | int, epochs: float | int, *, of: str) -> None:
+    """Raises ConfigError unless the warm-up ends before these epochs do; `of` is what has them."""
+    if warmup_epochs >= epochs:
+        raise ConfigError(
+            f"config.optimizer.warmup_epochs = {warmup_epochs} leaves nothing of {of}: set"
+            " --config.optimizer.warmup_epochs below that, such as 0"
+        )
+
+
+def check_rates(min_lr: float | int, peak: float | int) -> None:
+    """Raises ConfigError where the cosine would end above its beginning."""
+    if min_lr > peak:
+        raise ConfigError(
+            f"config.optimizer.min_lr = {min_lr} is above the learning rate {peak:.3g} that the"
+            " schedule starts from (optimizer.lr, or optimizer.blr * batch_size / 256): lower"
+            " config.optimizer.min_lr, such as to 0"
+        )
 
 
 def make_schedule(config: ConfigDict, num_samples: int) -> Schedule:

@@ -21,6 +21,15 @@ CLASSES = (
     "hair",
 )
 NUM_CLASSES = len(CLASSES)
+# For pictures: one colour per entry of `CLASSES`.
+# fmt: off
+PALETTE = np.array([
+    (40, 40, 40), (232, 190, 160),  # background, skin
+    (120, 70, 20), (190, 125, 50), (20, 90, 200), (90, 175, 255),  # brows, eyes: right, left
+    (70, 170, 90), (210, 30, 60), (120, 0, 60), (255, 110, 130),  # nose, lips around the mouth
+    (125, 85, 165),  # hair
+], np.uint8)
+# fmt: on
 
 # In this order: where a patch belongs to several groups and needs one owner, the first has it.
 # `boundary` is the one group that is no set of classes: skin, and hair or background, in one patch.

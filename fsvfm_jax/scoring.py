@@ -5,31 +5,36 @@ import itertools
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Float64, Int64
 from ml_collections import ConfigDict
 
 from fsvfm_jax import finetune
+from fsvfm_jax.convert.measures import HEADS, network
+from fsvfm_jax.convert.weights import read_source
 from fsvfm_jax.data.elements import evaluation_element
 from fsvfm_jax.data.labelled.detection_sets import DetectionSet
-from fsvfm_jax.data.labelled.faces import FAKE, REAL
+from fsvfm_jax.data.labelled.faces import FAKE, LABELS, REAL
 from fsvfm_jax.data.pipeline import make_iterator
-from fsvfm_jax.data.stats import Stats
-from fsvfm_jax.devices import sharding
-from fsvfm_jax.errors import DataError
+from fsvfm_jax.data.stats import Stats, known_stats
+from fsvfm_jax.devices import distributed, sharding
+from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.host.progress import progress
 from fsvfm_jax.models.adapter import Detector
 from fsvfm_jax.report import metrics
-from fsvfm_jax.report.rows import Scores
+from fsvfm_jax.report.scores import Scores
 from fsvfm_jax.train_state import Batch, Params, Validate
 
 logger = logging.getLogger(__name__)
 
 MAX_SHOWN = 20  # faces that cannot be read
+NO_DETECTOR = "is no detector: fine-tune it first (config.task = 'finetune')"
 
 # (parameters, batch) -> the margin of each row and whether it was read, on every process.
 Predict = Callable[[Params, Batch], tuple[jax.Array, jax.Array]]
@@ -58,6 +63,67 @@ class Readable:
             if len(indices) > 1:
                 return [self[index] for index in indices]
             return [{"image": np.zeros((1, 1, 3), np.uint8), "readable": False}]
+
+
+class LoadedDetector(NamedTuple):
+    """A detector, ready to score.
+
+    Attributes:
+        model: The network.
+        params: Its parameters, logits in the order of `LABELS`.
+        stats: Mean and deviation of its pixels.
+    """
+
+    model: Detector
+    params: Params
+    stats: Stats
+
+
+def load_detector(path: Path, config: ConfigDict, *, step: int | None) -> LoadedDetector:
+    """Reads a detector of a run, an exported folder or a file of weights.
+
+    Args:
+        path: Where it is.
+        config: The resolved config of an evaluation: `init`, `data`, `dtype`.
+        step: The checkpoint of a run; None is the newest.
+
+    Raises:
+        DataError: The file contains no detector of two classes.
+        ConfigError: Mean and std, or the order of the classes, are not known.
+    """
+    told = {} if config.init.num_heads is None else {"num_heads": config.init.num_heads}
+    source = read_source(path, branch="student", told=told, step=step, entry=config.init.entry)
+    if "head" not in source.params and "classifier" not in source.params:
+        raise DataError(f"{path} {NO_DETECTOR}")
+    if (classes := source.model["num_classes"]) != len(LABELS):
+        raise DataError(f"{path} tells {classes} classes apart, not two: {' and '.join(LABELS)}")
+    heads = {name: source.model[name] for name in HEADS if name in source.model}
+    model = network(source.params, **heads).clone(dtype=config.dtype)
+    stats = known_stats(config.data, epath.Path(path)) or source.facts.get("stats")
+    if stats is None:
+        raise ConfigError(
+            f"{path} does not tell mean and std: give config.data.mean and config.data.std, or"
+            " config.data.stats_file"
+        )
+    names = tuple(source.facts.get("label_names") or config.init.labels)
+    if sorted(names) != sorted(LABELS):
+        raise ConfigError(
+            f"{path} does not tell which logit is which: say config.init.labels, such as"
+            f" {LABELS!r} for the authors' detectors (found {names!r})"
+        )
+    params = source.params
+    if names != LABELS:
+        params = _reversed(params)
+    distributed.check_same_arrays(
+        (params, heads, stats), what="weights or statistics (config.init.params, config.data)"
+    )
+    return LoadedDetector(model, params, stats)
+
+
+def _reversed(params: Params) -> Params:
+    """The last layer with its two classes exchanged."""
+    last = "classifier" if "classifier" in params else "head"
+    return params | {last: {name: x[..., ::-1] for name, x in params[last].items()}}
 
 
 def make_predict(model: Detector, *, stats: Stats, mesh: Mesh) -> Predict:

@@ -17,7 +17,6 @@ from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from fsvfm_jax.config.resolve import to_json
-from fsvfm_jax.convert.runs import save_origin
 from fsvfm_jax.data.pipeline import (
     Batches,
     Element,
@@ -48,6 +47,7 @@ from fsvfm_jax.run.failed_start import CHECKPOINTS, CONFIG_FILE, PARAMETERS_FILE
 from fsvfm_jax.run.faults import fault, poison
 from fsvfm_jax.run.fingerprint import check_fingerprint, make_fingerprint
 from fsvfm_jax.run.lock import RunLock
+from fsvfm_jax.run.origin import save_origin
 from fsvfm_jax.run.preemption import Preemption, StopWaiting
 from fsvfm_jax.run.rewind import rewind
 from fsvfm_jax.run.skipped_steps import SkippedSteps

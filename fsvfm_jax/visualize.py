@@ -10,27 +10,18 @@ from jaxtyping import Float, UInt8, UInt16
 from PIL import Image
 
 from fsvfm_jax import cli
+from fsvfm_jax.data.elements import to_batch_element
 from fsvfm_jax.data.sources import make_source
-from fsvfm_jax.data.transforms import to_batch_element
 from fsvfm_jax.errors import ConfigError, StorageError
 from fsvfm_jax.host.pictures import image_grid, legend_strip, title_strip
 from fsvfm_jax.masking import STRATEGIES, Masks, group_members, num_removed, sample_masks
-from fsvfm_jax.regions import CLASSES, GROUPS, NUM_COVERABLE
+from fsvfm_jax.regions import CLASSES, GROUPS, NUM_COVERABLE, PALETTE
 
 ROWS = (*GROUPS, "all", "one region fully covered")
 MAX_FACES_SHOWN = 8
 
 REMOVED = np.array((128, 128, 128), np.uint8)
 COVERED = np.array((230, 140, 60), np.uint8)
-# One colour per entry of `regions.CLASSES`.
-# fmt: off
-PALETTE = np.array([
-    (40, 40, 40), (232, 190, 160),  # background, skin
-    (120, 70, 20), (190, 125, 50), (20, 90, 200), (90, 175, 255),  # brows, eyes: right, left
-    (70, 170, 90), (210, 30, 60), (120, 0, 60), (255, 110, 130),  # nose, lips around the mouth
-    (125, 85, 165),  # hair
-], np.uint8)
-# fmt: on
 LEGEND = {
     "removed patch": REMOVED,
     "removed patch of the covered region": COVERED,

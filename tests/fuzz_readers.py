@@ -26,7 +26,7 @@ from etils import epath
 
 from fsvfm_jax.convert import runs, weights
 from fsvfm_jax.data import images, stats
-from fsvfm_jax.data.labelled.faces import protocols
+from fsvfm_jax.data.labelled import protocols
 from fsvfm_jax.data.records import FaceRecords
 from fsvfm_jax.data.sources import FaceFolder
 from fsvfm_jax.errors import UserError

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fsvfm_jax.report.rows import Scores
+from fsvfm_jax.report.scores import Scores
 
 
 def scored(name: str, videos: Mapping[str, Sequence[float]], *, skipped: int = 0) -> Scores:

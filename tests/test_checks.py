@@ -109,9 +109,3 @@ def test_values_that_python_cannot_print_are_told_by_their_type():
         deep = [deep]
     assert checks.told(10**5000) == "a value of type int"
     assert checks.told(deep) == "a value of type list"
-
-
-def test_a_schedule_goes_down():
-    checks.check_rates(1e-4, 1e-4)
-    with pytest.raises(ConfigError, match=r"min_lr = 0\.001 is above the learning rate 0\.0001"):
-        checks.check_rates(1e-3, 1e-4)

@@ -7,7 +7,7 @@ from PIL import Image
 
 from fsvfm_jax.host.pictures import LINE_HEIGHT
 from fsvfm_jax.prepare.contact_sheet import TILE, contact_sheet, encode_sheet
-from fsvfm_jax.visualize import PALETTE
+from fsvfm_jax.regions import PALETTE
 
 SIZE = 32
 

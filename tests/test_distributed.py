@@ -18,7 +18,7 @@ from patience import PATIENCE
 
 from fsvfm_jax.devices import distributed, peers
 from fsvfm_jax.errors import ConfigError
-from fsvfm_jax.report.write import read_scores
+from fsvfm_jax.report.scores import read_scores
 
 ROOT = Path(__file__).parent.parent
 TINY = [

@@ -5,7 +5,9 @@ import pytest
 
 from fsvfm_jax.data import elements
 from fsvfm_jax.data.augment import crop_and_flip
-from fsvfm_jax.data.transforms import to_batch_element
+from fsvfm_jax.data.elements import to_batch_element
+from fsvfm_jax.data.rendered.synthetic import render_face
+from fsvfm_jax.regions import patch_classes
 
 IMAGE = np.random.default_rng(0).integers(256, size=(40, 50, 3), dtype=np.uint8)
 FACE = {"image": IMAGE, "label": 1}
@@ -50,3 +52,18 @@ def test_what_could_not_be_read_is_black_and_says_so():
     found = elements.evaluation_element(face, (0, 0), size=16, view="resize")
     assert not found["readable"] and not found["image"].any()
     assert found["image"].shape == (16, 16, 3)
+
+
+def test_a_batch_element_holds_one_word_per_patch() -> None:
+    image, parsing_map = render_face(2, image_size=32)
+    element = to_batch_element({"image": image, "parsing_map": parsing_map}, 8)
+    assert set(element) == {"image", "classes"}
+    assert element["image"] is image
+    assert element["classes"].dtype == np.uint16
+    np.testing.assert_array_equal(element["classes"], patch_classes(parsing_map[None], 8)[0])
+
+
+def test_a_patch_size_that_does_not_divide_is_refused() -> None:
+    image, parsing_map = render_face(2, image_size=32)
+    with pytest.raises(ValueError, match="32 x 32 pixels does not divide"):
+        to_batch_element({"image": image, "parsing_map": parsing_map}, 7)

@@ -18,8 +18,8 @@ from fsvfm_jax.config.resolve import resolve, to_json
 from fsvfm_jax.convert import pth, reference
 from fsvfm_jax.convert.__main__ import main as convert
 from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.report.scores import read_scores
 from fsvfm_jax.report.table import plain
-from fsvfm_jax.report.write import read_scores
 
 
 def evaluation_config(params, **changes):

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from fsvfm_jax.data import images
-from fsvfm_jax.data.images import UnknownClass, decode_image, decode_map, read_file
+from fsvfm_jax.data.images import UnknownClass, decode_image, decode_map, read_file, resize_face
 from fsvfm_jax.data.rendered.synthetic import render_face
 
 PIXELS = render_face(0, image_size=48)[0][:40]  # 40 x 48
@@ -261,3 +261,46 @@ def test_files_are_read_unless_they_are_none_or_too_large(
     monkeypatch.setattr(images, "MAX_FILE_BYTES", 0)
     with pytest.raises(ValueError, match="it has 1 bytes; such a file has at most 0"):
         read_file(str(tmp_path / "a.jpg"))
+
+
+def test_a_face_of_the_right_size_is_left_alone() -> None:
+    image, parsing_map = render_face(0, image_size=32)
+    face = resize_face(image, parsing_map, image_size=32)
+    assert face["image"] is image
+    assert face["parsing_map"] is parsing_map
+
+
+@settings(max_examples=25)
+@given(
+    height=st.integers(1, 70),
+    width=st.integers(1, 70),
+    image_size=st.integers(1, 70),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_resizing_invents_no_class(height: int, width: int, image_size: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    parsing_map = rng.choice(np.array([0, 3, 10], np.uint8), (height, width))
+    image = np.full((height, width, 3), (10, 128, 250), np.uint8)
+    face = resize_face(image, parsing_map, image_size=image_size)
+    assert face["image"].shape == (image_size, image_size, 3)
+    assert face["parsing_map"].shape == (image_size, image_size)
+    assert set(face["parsing_map"].flat) <= set(parsing_map.flat)
+    assert (face["image"] == (10, 128, 250)).all()
+
+
+def test_resizing_and_mirroring_can_be_exchanged() -> None:
+    image, parsing_map = render_face(1, image_size=96)
+    face = resize_face(image, parsing_map, image_size=32)
+    mirrored = resize_face(image[:, ::-1], parsing_map[:, ::-1], image_size=32)
+    np.testing.assert_array_equal(mirrored["image"], face["image"][:, ::-1])
+    np.testing.assert_array_equal(mirrored["parsing_map"], face["parsing_map"][:, ::-1])
+
+
+def test_image_and_map_stay_aligned() -> None:
+    parsing_map = np.zeros((90, 60), np.uint8)
+    parsing_map[30:60, 20:40] = 6
+    image = np.where(parsing_map[..., None] == 6, 255, 0).astype(np.uint8).repeat(3, axis=2)
+    face = resize_face(image, parsing_map, image_size=30)
+    assert (face["parsing_map"][10:20, 10:20] == 6).all()
+    assert (face["parsing_map"] == 6).sum() == 100
+    assert ((face["image"][..., 0] > 127) == (face["parsing_map"] == 6)).all()

@@ -7,14 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsvfm_jax.devices.memory import (
-    GRADIENT_SHARE,
-    REMAT_KEEPS,
-    Memory,
-    fits_with,
-    possible_changes,
-)
-from fsvfm_jax.models.layers import REMATS
+from fsvfm_jax.devices.memory import GRADIENT_SHARE, Memory, fits_with
 
 GIB = 2**30
 
@@ -59,46 +52,3 @@ def test_no_number_of_micro_batches_that_fits_is_passed_over(
     memory = Memory(0, 0, 0, 0, 0, fixed + activations, available)
     if fixed + activations / number <= available:
         assert fits_with(memory, state_bytes=state, micro_batches=number / 1)
-
-
-def changes(total: float, state: float, *, available: float = 16, **others) -> list[dict]:
-    memory = Memory(0, 0, 0, 0, 0, int(total * GIB), int(available * GIB))
-    step = {"images_per_device": 64, "num_devices": 8, "fsdp": 1, "accum_steps": 1, "remat": "none"}
-    return list(possible_changes(memory, state_bytes=int(state * GIB), **(step | others)))
-
-
-def test_every_remat_has_a_share():
-    assert list(REMAT_KEEPS) == list(REMATS)
-
-
-def test_the_least_intrusive_change_comes_first():
-    dots, full = {"model.remat": "dots"}, {"model.remat": "full"}
-    fsdp = {"mesh.data": -1, "mesh.fsdp": 2}
-    assert changes(18, 9)[:4] == [dots, full, fsdp, dots | fsdp]
-    # The state is not what is in the way.
-    assert changes(20, 2)[:3] == [dots, full, {"accum_steps": 2}]
-    assert changes(20, 2, remat="dots")[:2] == [full, {"accum_steps": 2}]
-    # The state alone is too much: it must be split, into four to leave half of the memory.
-    assert changes(40, 20)[0] == dots | fsdp | {"mesh.fsdp": 4}
-
-
-def test_there_is_not_always_a_change():
-    assert changes(40, 20, num_devices=1) == []
-    assert changes(40, 20, num_devices=7) == []
-    remat = [change for change in changes(20, 2, remat="full") if "model.remat" in change]
-    assert remat == []
-
-
-@given(
-    total=st.floats(17, 500),
-    state=st.floats(0.1, 16),
-    num_devices=st.integers(1, 64),
-    images=st.integers(1, 100),
-    accum=st.integers(1, 5),
-)
-def test_every_change_divides_devices_and_images(total, state, num_devices, images, accum):
-    options = {"num_devices": num_devices, "images_per_device": images, "accum_steps": accum}
-    for change in changes(total, state, **options):
-        assert num_devices % change.get("mesh.fsdp", 1) == 0
-        assert (images * accum) % change.get("accum_steps", accum) == 0
-        assert change

@@ -111,3 +111,9 @@ def test_accumulation_gives_the_mean_gradient(accum_steps):
     expected, wanted = jax.grad(loss_fn, has_aux=True)(params, {"x": x})
     np.testing.assert_allclose(grads["w"], expected["w"], rtol=1e-6)
     np.testing.assert_allclose(metrics["loss"], wanted["loss"], rtol=1e-6)
+
+
+def test_a_schedule_goes_down():
+    optim.check_rates(1e-4, 1e-4)
+    with pytest.raises(ConfigError, match=r"min_lr = 0\.001 is above the learning rate 0\.0001"):
+        optim.check_rates(1e-3, 1e-4)

@@ -21,11 +21,11 @@ from patience import PATIENCE
 
 from fsvfm_jax.data import pipeline
 from fsvfm_jax.data.elements import pretraining_element
+from fsvfm_jax.data.images import Face
 from fsvfm_jax.data.moments import power_sums
 from fsvfm_jax.data.pipeline import advance, make_iterator, sample_indices
 from fsvfm_jax.data.records import FaceRecords
 from fsvfm_jax.data.sources import JoinedSets, SyntheticFaces
-from fsvfm_jax.data.transforms import Face
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.prepare.encode import Packed, make_record
 from fsvfm_jax.prepare.growing_set import Plan, build, write_packed
@@ -330,7 +330,7 @@ def test_a_worker_raises_an_error_as_it_is_and_starts_no_backend() -> None:
 
 
 def test_what_workers_run_does_not_import_jax() -> None:
-    modules = "fsvfm_jax.data.sources, fsvfm_jax.data.rendered.synthetic, fsvfm_jax.data.transforms"
+    modules = "fsvfm_jax.data.sources, fsvfm_jax.data.rendered.synthetic, fsvfm_jax.data.elements"
     code = f"import sys; sys.modules['jax'] = None; import {modules}"
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -14,7 +14,7 @@ from fsvfm_jax import visualize
 from fsvfm_jax.data.sources import SyntheticFaces
 from fsvfm_jax.host.pictures import LINE_HEIGHT, legend_strip
 from fsvfm_jax.masking import STRATEGIES, Masks, group_members, sample_masks
-from fsvfm_jax.regions import CLASSES, GROUPS, NUM_COVERABLE, patch_classes
+from fsvfm_jax.regions import CLASSES, GROUPS, NUM_COVERABLE, PALETTE, patch_classes
 from fsvfm_jax.visualize import ROWS, masks_picture, removed_shares, show_masks
 
 SIZE, PATCH = 64, 8
@@ -89,7 +89,7 @@ def test_the_picture_has_a_row_per_face_and_titled_columns(faces):
     bottom = LINE_HEIGHT + 3 * pitch - 2
     assert picture.shape[1:] == (4 * pitch - 2, 3) and picture.shape[0] > bottom
     shown = [show_masks(images, of_name, PATCH) for of_name in masks.values()]
-    columns = [images, visualize.PALETTE[maps], *shown]
+    columns = [images, PALETTE[maps], *shown]
     titles, grid, legend = np.split(picture, [LINE_HEIGHT, bottom])
     for column, wanted in enumerate(columns):
         left = column * pitch
@@ -97,14 +97,14 @@ def test_the_picture_has_a_row_per_face_and_titled_columns(faces):
         for row in range(3):
             cell = grid[row * pitch : row * pitch + SIZE, left : left + SIZE]
             np.testing.assert_array_equal(cell, wanted[row])
-    for colour in (*visualize.PALETTE, visualize.REMOVED, visualize.COVERED):
+    for colour in (*PALETTE, visualize.REMOVED, visualize.COVERED):
         assert (legend == colour).all(axis=-1).sum() >= 100
     assert list(visualize.LEGEND)[2:] == list(CLASSES)
 
 
 def test_every_class_has_a_colour_of_its_own():
-    assert visualize.PALETTE.shape == (len(CLASSES), 3)
-    assert len(np.unique(visualize.PALETTE, axis=0)) == len(CLASSES)
+    assert PALETTE.shape == (len(CLASSES), 3)
+    assert len(np.unique(PALETTE, axis=0)) == len(CLASSES)
 
 
 # The table

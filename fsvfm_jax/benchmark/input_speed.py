@@ -18,11 +18,11 @@ import numpy as np
 from PIL import Image
 
 from fsvfm_jax import cli
-from fsvfm_jax.data.elements import pretraining_element
+from fsvfm_jax.data.elements import pretraining_element, to_batch_element
+from fsvfm_jax.data.images import Face
 from fsvfm_jax.data.pipeline import CHUNK, make_iterator
 from fsvfm_jax.data.records import FaceRecords
 from fsvfm_jax.data.rendered.synthetic import render_face
-from fsvfm_jax.data.transforms import Face, to_batch_element
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.host.processes import available_cores
 from fsvfm_jax.host.progress import progress

@@ -225,25 +225,6 @@ def check_comparison(accum_steps: int | str, *, comparing: str | None) -> None:
         )
 
 
-def check_warmup(warmup_epochs: float | int, epochs: float | int, *, of: str) -> None:
-    """Raises ConfigError unless the warm-up ends before these epochs do; `of` is what has them."""
-    if warmup_epochs >= epochs:
-        raise ConfigError(
-            f"config.optimizer.warmup_epochs = {warmup_epochs} leaves nothing of {of}: set"
-            " --config.optimizer.warmup_epochs below that, such as 0"
-        )
-
-
-def check_rates(min_lr: float | int, peak: float | int) -> None:
-    """Raises ConfigError where the cosine would end above its beginning."""
-    if min_lr > peak:
-        raise ConfigError(
-            f"config.optimizer.min_lr = {min_lr} is above the learning rate {peak:.3g} that the"
-            " schedule starts from (optimizer.lr, or optimizer.blr * batch_size / 256): lower"
-            " config.optimizer.min_lr, such as to 0"
-        )
-
-
 def check_weights(weights: Sequence[float | int], parts: int, *, of: str) -> None:
     """Raises ConfigError unless there are as many weights as parts of the data, or none."""
     if weights and len(weights) != parts:

@@ -4,14 +4,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from fsvfm_jax.config.checks import (
-    check_comparison,
-    check_fields,
-    check_rates,
-    check_stats,
-    check_warmup,
-    check_weights,
-)
+from fsvfm_jax.config.checks import check_comparison, check_fields, check_stats, check_weights
 from fsvfm_jax.config.downstream_fields import (
     EVALUATION,
     FACE_SET,
@@ -25,7 +18,7 @@ from fsvfm_jax.data.labelled.faces import LABELS
 from fsvfm_jax.data.labelled.set_options import RENDERED, check_options, given
 from fsvfm_jax.errors import ConfigError, told
 from fsvfm_jax.models import build_detector
-from fsvfm_jax.optim import peak_learning_rate
+from fsvfm_jax.optim import check_rates, check_warmup, peak_learning_rate
 
 ADAPTER_REDUCTION = 4
 

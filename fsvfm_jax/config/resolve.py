@@ -14,9 +14,7 @@ from fsvfm_jax.config import downstream
 from fsvfm_jax.config.checks import (
     check_comparison,
     check_fields,
-    check_rates,
     check_stats,
-    check_warmup,
     check_weights,
     locate,
 )
@@ -25,7 +23,7 @@ from fsvfm_jax.errors import ConfigError, told
 from fsvfm_jax.losses import SIMILARITIES, info_nce
 from fsvfm_jax.masking import num_removed
 from fsvfm_jax.models import build
-from fsvfm_jax.optim import peak_learning_rate
+from fsvfm_jax.optim import check_rates, check_warmup, peak_learning_rate
 
 # What each recipe gives to the fields left None; `schedule_epochs` of "paper" is `epochs`.
 RECIPES: dict[str, dict[str, Any]] = {

@@ -20,7 +20,7 @@ from fsvfm_jax.convert.folder import read_description, write_folder
 from fsvfm_jax.convert.licenses import AUTHORS_LICENSE, LICENSES, exported_license, is_license
 from fsvfm_jax.convert.measures import HEADS, UnknownHeads
 from fsvfm_jax.convert.positions import resize_positions
-from fsvfm_jax.convert.runs import ORIGIN, is_run, read_run, run_config, save_origin
+from fsvfm_jax.convert.runs import is_run, read_run, run_config
 from fsvfm_jax.convert.safetensors import read_header
 from fsvfm_jax.convert.sharded import read_headers, read_index
 from fsvfm_jax.convert.training import MOMENTS, from_train_state, to_train_state
@@ -39,6 +39,7 @@ from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.models.fsvfm import encoder_subset
 from fsvfm_jax.models.vit import SIZES
 from fsvfm_jax.run.checkpoint import Checkpoints
+from fsvfm_jax.run.origin import ORIGIN, save_origin
 from fsvfm_jax.train_state import TrainState
 
 COMMAND = "python -m fsvfm_jax.convert"

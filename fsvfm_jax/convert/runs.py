@@ -15,14 +15,12 @@ from fsvfm_jax.convert.source_files import file_sha256, read_json
 from fsvfm_jax.data.stats import STATS_FILE, Stats, known_stats
 from fsvfm_jax.devices import compilation, sharding
 from fsvfm_jax.errors import ConfigError, DataError, in_one_line
-from fsvfm_jax.host.storage import write_json
 from fsvfm_jax.run.checkpoint import Checkpoints
 from fsvfm_jax.run.fingerprint import FINGERPRINT_FILE
 from fsvfm_jax.run.integrity import MANIFEST_FILE
+from fsvfm_jax.run.origin import ORIGIN_FILE
 from fsvfm_jax.train_state import TrainState
 
-ORIGIN_FILE = "origin.json"
-ORIGIN = ("source", "source_sha256", "license")
 TASKS = {"pretrain": pretrain.make_task, "finetune": finetune.make_task}
 # What other libraries raise where a config of the wrong types is used.
 ODD_CONFIG = (KeyError, AttributeError, TypeError, ValueError, ArithmeticError)
@@ -74,11 +72,6 @@ class Run(NamedTuple):
 def is_run(path: Path) -> bool:
     """Whether it is a workdir of ours that has checkpoints."""
     return (path / "checkpoints").is_dir()
-
-
-def save_origin(workdir: epath.PathLike, origin: dict[str, Any]) -> None:
-    """Notes in a workdir what it started from: the licence of that goes with what comes of it."""
-    write_json(epath.Path(workdir) / ORIGIN_FILE, origin)
 
 
 def origin_license(workdir: Path) -> str | None:

@@ -11,12 +11,13 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from fsvfm_jax.convert.measures import HEADS, UnknownHeads
-from fsvfm_jax.convert.runs import ORIGIN, is_run
+from fsvfm_jax.convert.runs import is_run
 from fsvfm_jax.convert.weights import Source, read_source
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.devices.distributed import check_same_arrays
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.models.fsvfm import Params, encoder_subset, teacher_subset
+from fsvfm_jax.run.origin import ORIGIN
 from fsvfm_jax.train_state import TrainState
 
 logger = logging.getLogger(__name__)

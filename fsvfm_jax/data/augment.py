@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from fsvfm_jax.data.transforms import Face, resize_face
+from fsvfm_jax.data.images import Face, resize_face
 from fsvfm_jax.regions import CLASSES
 
 # Share of the area that a crop keeps, and its width / height.

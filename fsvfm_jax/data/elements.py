@@ -7,12 +7,20 @@ from collections.abc import Mapping
 from typing import Any, TypedDict
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import UInt8, UInt16
 
 from fsvfm_jax.data import rand_augment
 from fsvfm_jax.data.augment import crop_and_flip
+from fsvfm_jax.data.images import Face
 from fsvfm_jax.data.labelled.faces import LabelledFace
-from fsvfm_jax.data.transforms import BatchElement, Face, to_batch_element
+from fsvfm_jax.regions import patch_classes
+
+
+class BatchElement(TypedDict):
+    """What leaves a worker: the image and one 16-bit word per patch instead of the map."""
+
+    image: UInt8[np.ndarray, "S S 3"]
+    classes: UInt16[np.ndarray, " N"]
 
 
 class DetectionElement(TypedDict):
@@ -89,3 +97,13 @@ def evaluation_element(
     if face["readable"]:
         image = rand_augment.evaluation_view(face["image"], size=size, transform=view)
     return {"image": image, "readable": np.bool_(face["readable"])}
+
+
+def to_batch_element(face: Face, patch_size: int) -> BatchElement:
+    """Returns the face with its map packed into one word per patch, row by row.
+
+    Raises:
+        ValueError: patch_size does not divide the image's size, or a class is outside 0 to 10.
+    """
+    classes = patch_classes(face["parsing_map"][None], patch_size)[0]
+    return {"image": face["image"], "classes": classes}

@@ -5,6 +5,7 @@ Bytes come from anywhere: there is one way per format, and whatever is wrong wit
 """
 
 import io
+from typing import TypedDict
 
 import numpy as np
 import simplejpeg
@@ -41,6 +42,13 @@ _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _NPY_MAGIC = b"\x93NUMPY"
 _TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two of BigTIFF
 _ROWS_AT_ONCE = 256
+
+
+class Face(TypedDict):
+    """A square face and the class (0 to 10) of each of its pixels, as every source returns it."""
+
+    image: UInt8[np.ndarray, "S S 3"]
+    parsing_map: UInt8[np.ndarray, "S S"]
 
 
 def read_file(file: str) -> bytes:
@@ -221,3 +229,18 @@ def _npy(data: bytes) -> np.ndarray:
     if stored.ndim not in (2, 3) or stored.shape[:-2] not in ((), (1,)):
         raise ValueError(f"its shape is {list(stored.shape)}")
     return stored.reshape(stored.shape[-2:])
+
+
+def resize_face(
+    image: UInt8[np.ndarray, "H W 3"], parsing_map: UInt8[np.ndarray, "H W"], *, image_size: int
+) -> Face:
+    """Returns the pair at image_size x image_size, the image bicubic and the map nearest.
+
+    A pair of that size is returned as it is. A pair that is not square is stretched, not cropped.
+    """
+    size = (image_size, image_size)
+    if parsing_map.shape != size:
+        bicubic, nearest = Image.Resampling.BICUBIC, Image.Resampling.NEAREST
+        image = np.array(Image.fromarray(image).resize(size, bicubic))
+        parsing_map = np.array(Image.fromarray(parsing_map).resize(size, nearest))
+    return {"image": image, "parsing_map": parsing_map}

@@ -14,12 +14,11 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 from jaxtyping import UInt8
 
-from fsvfm_jax.data.images import decode_image, decode_map
+from fsvfm_jax.data.images import Face, decode_image, decode_map, resize_face
 from fsvfm_jax.data.moments import Stats
 from fsvfm_jax.data.parts import Parts
 from fsvfm_jax.data.set_layout import Part, read_layout
 from fsvfm_jax.data.set_manifest import MANIFEST_FILE, Split, find_file, read_manifest
-from fsvfm_jax.data.transforms import Face, resize_face
 from fsvfm_jax.errors import DataError, in_one_line
 from fsvfm_jax.regions import NUM_CLASSES
 

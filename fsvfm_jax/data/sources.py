@@ -14,12 +14,19 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
-from fsvfm_jax.data.images import IMAGES, UnknownClass, decode_image, decode_map, read_file
+from fsvfm_jax.data.images import (
+    IMAGES,
+    Face,
+    UnknownClass,
+    decode_image,
+    decode_map,
+    read_file,
+    resize_face,
+)
 from fsvfm_jax.data.listing import Tally, walk, warn_of_left_out
 from fsvfm_jax.data.moments import Stats, pool_stats
 from fsvfm_jax.data.parts import Parts
 from fsvfm_jax.data.rendered.synthetic import render_face
-from fsvfm_jax.data.transforms import Face, resize_face
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.regions import NUM_CLASSES
 

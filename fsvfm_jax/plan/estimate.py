@@ -25,9 +25,10 @@ from fsvfm_jax.config.resolve import resolve
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.devices import sharding
 from fsvfm_jax.devices.compilation import available_bytes, compile_step, place, state_template
-from fsvfm_jax.devices.memory import Memory, possible_changes
+from fsvfm_jax.devices.memory import Memory
 from fsvfm_jax.models import build
 from fsvfm_jax.optim import make_schedule
+from fsvfm_jax.plan.changes import possible_changes
 from fsvfm_jax.plan.chips import GIB, Chip
 from fsvfm_jax.plan.flops import training_flops_per_image
 from fsvfm_jax.plan.hlo import collective_table, collectives

@@ -7,11 +7,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from fsvfm_jax.data.transforms import resize_face
+from fsvfm_jax.data.images import resize_face
 from fsvfm_jax.host.pictures import image_grid, legend_strip
 from fsvfm_jax.prepare.examine import Decoded
-from fsvfm_jax.regions import CLASSES
-from fsvfm_jax.visualize import PALETTE
+from fsvfm_jax.regions import CLASSES, PALETTE
 
 TILE = 144  # pixels
 FACES_PER_ROW = 4

@@ -12,9 +12,8 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
-from fsvfm_jax.data.images import decode_image, decode_map, exif_orientation, read_file
+from fsvfm_jax.data.images import decode_image, decode_map, exif_orientation, read_file, resize_face
 from fsvfm_jax.data.moments import power_sums
-from fsvfm_jax.data.transforms import resize_face
 from fsvfm_jax.errors import DataError
 from fsvfm_jax.prepare.trees import Pair
 

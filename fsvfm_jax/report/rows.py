@@ -7,10 +7,10 @@ percent. What the papers report stands beside (`published.py`).
 import logging
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float64, Shaped
+from jaxtyping import Bool, Float64
 
 from fsvfm_jax.report import published
 from fsvfm_jax.report.metrics import (
@@ -25,6 +25,7 @@ from fsvfm_jax.report.metrics import (
     tpr_at_fpr,
     video_means,
 )
+from fsvfm_jax.report.scores import Scores
 
 # How a checkpoint was chosen; "given" is one that the user names.
 Selection = Literal["validation", "last", "test-oracle", "given"]
@@ -50,26 +51,6 @@ the threshold on the test set: "published" and "difference" (ours less theirs) a
 and in other rows compare unlike checkpoints: the papers' 4.81 on average (FSFM ViT-B) is 10.99 with
 the last checkpoint of the same runs. APCER is over all kinds of attack together. "expected" is what
 the papers test on."""
-
-
-class Scores(NamedTuple):
-    """What one network says of one set.
-
-    Attributes:
-        dataset: The set, as a table calls it.
-        files: Path of each image, as `os.fsdecode` gives it.
-        videos: The video each is of.
-        fake: Whether it is fake.
-        p_fake: The network's probability of that.
-        skipped: How many images or videos of the set were not there or not readable.
-    """
-
-    dataset: str
-    files: Shaped[np.ndarray, " N"]
-    videos: Shaped[np.ndarray, " N"]
-    fake: Bool[np.ndarray, " N"]
-    p_fake: Float64[np.ndarray, " N"]
-    skipped: int
 
 
 def detection_row(

@@ -1,31 +1,22 @@
 """The files of a report: tables, scores, a picture."""
 
-import csv
-import io
 import json
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any, TypedDict
+from collections.abc import Sequence
+from typing import TypedDict
 
-import numpy as np
 from etils import epath
 
-from fsvfm_jax.data.labelled.faces import LABELS
-from fsvfm_jax.errors import DataError, StorageError, in_one_line
+from fsvfm_jax.errors import DataError, StorageError
 from fsvfm_jax.host.json_files import MAX_JSON_BYTES, parse_json
 from fsvfm_jax.host.storage import make_own_folder, read_bytes, replace_bytes
 from fsvfm_jax.report.figure import encode_picture, picture
 from fsvfm_jax.report.metrics import video_means
-from fsvfm_jax.report.rows import Row, Scores
+from fsvfm_jax.report.rows import Row
+from fsvfm_jax.report.scores import Scores, encode_text, image_csv, video_csv
 from fsvfm_jax.report.table import markdown, value_type
 
-IMAGE_HEADER = ("file", "video", "label", "p_fake")
-VIDEO_HEADER = ("video", "label", "frames", "p_fake")
-MAX_SCORES_BYTES = 2**30  # some 10,000,000 faces
 MAX_NUMBER = 1e6  # Rates and thresholds are about 1; squares of huge numbers are infinite.
-_IS_FAKE = {label: label == "fake" for label in LABELS}
-# Text in quotes, numbers without: so the reader knows them apart, and no name needs escaping.
-_FORM: dict[str, Any] = {"quoting": csv.QUOTE_NONNUMERIC, "lineterminator": "\n"}
 
 
 class StoredTable(TypedDict):
@@ -62,8 +53,8 @@ def write_report(
     stems = file_stems([of_set.dataset for of_set in scores])
     table = {"caption": caption, "rows": list(rows)}
     contents = {
-        "table.md": _encoded(markdown(rows, caption)),
-        "table.json": _encoded(json.dumps(table, indent=1, allow_nan=False) + "\n"),
+        "table.md": encode_text(markdown(rows, caption)),
+        "table.json": encode_text(json.dumps(table, indent=1, allow_nan=False) + "\n"),
     }
     for of_set in scores:
         contents[f"scores/{stems[of_set.dataset]}.csv"] = image_csv(of_set)
@@ -133,67 +124,6 @@ def file_stems(datasets: Sequence[str]) -> dict[str, str]:
                 )
         stems[dataset] = stem
     return stems
-
-
-def image_csv(scores: Scores) -> bytes:
-    """Returns file, video, label and p_fake of every image, which `read_scores` reads back.
-
-    Text is in quotes, numbers are not and have all their digits. Names are kept byte by byte, those
-    too that begin as a spreadsheet's formula (=, +, -, @): open the file there as text.
-    """
-    labels = np.where(scores.fake, "fake", "real")
-    columns = (scores.files, scores.videos, labels, scores.p_fake)
-    return _csv(IMAGE_HEADER, zip(*(column.tolist() for column in columns), strict=True))
-
-
-def video_csv(scores: Scores) -> bytes:
-    """Returns in the same form video, label, frames and p_fake, the mean, of every video.
-
-    Raises:
-        DataError: A video of both classes, or no images.
-    """
-    names, means, fake = video_means(scores.p_fake, scores.fake, scores.videos)
-    _, frames = np.unique(scores.videos, return_counts=True)
-    columns = (names, np.where(fake, "fake", "real"), frames, means)
-    return _csv(VIDEO_HEADER, zip(*(column.tolist() for column in columns), strict=True))
-
-
-def read_scores(path: epath.PathLike, *, dataset: str, skipped: int = 0) -> Scores:
-    """Returns the scores of a report's file; the set's name and what was skipped are not in it.
-
-    Raises:
-        DataError: The file is missing or not of that form.
-    """
-    path = epath.Path(path)
-    try:
-        content = read_bytes(path, max_bytes=MAX_SCORES_BYTES)
-        text = content.decode("utf-8", "surrogateescape")
-        lines = list(csv.reader(io.StringIO(text), **_FORM))
-        if tuple(lines[0]) != IMAGE_HEADER:
-            raise ValueError(f"its first line is {lines[0]}")
-        columns = list(zip(*lines[1:], strict=True)) or [()] * len(IMAGE_HEADER)
-        files, videos, labels, p_fake = columns
-        fake = [_IS_FAKE[label] for label in labels]
-        numbers = np.array(p_fake, np.float64)
-    except (OSError, ValueError, LookupError, csv.Error) as error:
-        raise DataError(
-            f"{path} cannot be read as scores ({in_one_line(error)}): give a CSV with the columns"
-            f" {', '.join(IMAGE_HEADER)}, text in quotes and the labels {', '.join(LABELS)}"
-        ) from error
-    names = (np.array(files, np.str_), np.array(videos, np.str_))
-    return Scores(dataset, *names, np.array(fake, np.bool_), numbers, skipped)
-
-
-def _csv(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, **_FORM)
-    writer.writerow(header)
-    writer.writerows(lines)
-    return _encoded(text.getvalue())
-
-
-def _encoded(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")  # the bytes of a path that is not UTF-8
 
 
 def _write(folder: epath.Path, name: str, content: bytes) -> None:

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 
 from etils import epath
 
-from fsvfm_jax.convert.runs import ORIGIN_FILE
 from fsvfm_jax.data.stats import STATS_FILE
 from fsvfm_jax.errors import Preempted, UserError, in_one_line
 from fsvfm_jax.host.storage import delete, in_bucket
 from fsvfm_jax.run.fingerprint import FINGERPRINT_FILE
+from fsvfm_jax.run.origin import ORIGIN_FILE
 from fsvfm_jax.run.tracking import LINES
 
 logger = logging.getLogger(__name__)

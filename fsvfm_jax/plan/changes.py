@@ -1,0 +1,59 @@
+"""Changes of config fields that may let a step fit in a device's memory."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from fsvfm_jax.devices.memory import GRADIENT_SHARE, Memory
+
+# The share of the activations that each `remat` keeps, the cheapest in time first. The shares are
+# low guesses, which exclude only what cannot fit.
+REMAT_KEEPS = {"none": 1.0, "dots": 0.3, "full": 0.05}
+
+
+def possible_changes(
+    memory: Memory,
+    *,
+    state_bytes: int,
+    images_per_device: int,
+    num_devices: int,
+    fsdp: int,
+    accum_steps: int,
+    remat: str,
+) -> Iterator[dict[str, Any]]:
+    """Changes of config fields that may let a step fit, the least intrusive first.
+
+    Remat, a state split over more devices, and both; then the same with ever smaller
+    micro-batches. What cannot fit by proportion is passed over.
+
+    Args:
+        memory: Of the step that does not fit.
+        state_bytes: The part of the state that one device holds.
+        images_per_device: In a micro-batch.
+        num_devices: All.
+        fsdp: Devices that share a state.
+        accum_steps: Micro-batches in a step.
+        remat: What is recomputed now, of `models.layers.REMATS`.
+    """
+    assert memory.available is not None
+    fixed = state_bytes * (1 + GRADIENT_SHARE)
+    activations = memory.total - fixed
+    splits = [n for n in _doublings(num_devices // fsdp) if fixed / n <= memory.available / 2]
+    splits = dict.fromkeys([1, *splits[:1]])
+    remats = list(REMAT_KEEPS)[list(REMAT_KEEPS).index(remat) :]
+    for micro, split, name in itertools.product(_doublings(images_per_device), splits, remats):
+        kept = activations / micro * REMAT_KEEPS[name] / REMAT_KEEPS[remat]
+        if fixed / split + kept > memory.available:
+            continue
+        change: dict[str, Any] = {"model.remat": name} if name != remat else {}
+        if split > 1:
+            change |= {"mesh.data": -1, "mesh.fsdp": fsdp * split}
+        if micro > 1:
+            change |= {"accum_steps": accum_steps * micro}
+        if change:
+            yield change
+
+
+def _doublings(number: int) -> list[int]:
+    """1, 2, 4, ... as far as they divide a number."""
+    return [2**k for k in range(number.bit_length()) if number % 2**k == 0]
