@@ -4,7 +4,8 @@ Three modes: "full" trains everything; "adapter" an FS-Adapter and its head besi
 backbone; "linear" the head alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,17 +20,8 @@ from fsvfm_jax.data.labelled.faces import REAL
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.models import build_detector
 from fsvfm_jax.models.adapter import Detector, unit_columns
-from fsvfm_jax.pretrain import normalize_images
-from fsvfm_jax.train_state import (
-    Batch,
-    Metrics,
-    Params,
-    Picture,
-    StepValues,
-    Task,
-    TrainState,
-    all_or_nothing,
-)
+from fsvfm_jax.pretrain import normalize_images, to_pixels
+from fsvfm_jax.train_state import Batch, Metrics, Params, Picture, StepValues, TrainState
 
 # What is trained beside a frozen backbone. An anti-spoofing network with an adapter keeps the
 # adapter's head and never uses it.
@@ -41,36 +33,134 @@ TRAINED = {
 }
 
 
-def make_task(config: ConfigDict | FrozenConfigDict, *, stats: Stats) -> Task:
-    """Binds the resolved config's sections and the pixels' statistics to the functions below."""
+def make_learner(config: ConfigDict | FrozenConfigDict, *, stats: Stats) -> "Detection":
+    """Makes the learner of a resolved config; `stats` are mean and deviation of the pixels."""
     model = build_detector(config.model)
-    tx = make_optimizer(config.optimizer, depth=model.depth)
-    size = model.image_size
-    augment = partial(augment_batch, augment=config.augment, smoothing=config.loss.smoothing)
-    return Task(
-        sample={
+    return Detection(
+        model=model,
+        tx=make_optimizer(config.optimizer, depth=model.depth),
+        sample=partial(augment_batch, augment=config.augment, smoothing=config.loss.smoothing),
+        stats=stats,
+        loss=config.loss,
+        seed=config.seed,
+        mode=config.mode,
+    )
+
+
+@dataclass(frozen=True)
+class Detection:
+    """The learner of the detection task.
+
+    Attributes:
+        model: The network.
+        tx: The optimizer without its learning rate.
+        sample: Takes a key, images and labels, and returns them erased and mixed.
+        stats: Mean and standard deviation that normalise the images.
+        loss: The config's loss section.
+        seed: The run's seed.
+        mode: "full", "adapter" or "linear".
+    """
+
+    model: Detector
+    tx: optax.GradientTransformation
+    sample: Callable[..., mixing.Mixed]
+    stats: Stats
+    loss: Mapping[str, Any] | ConfigDict | FrozenConfigDict
+    seed: int
+    mode: str
+
+    @property
+    def row_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape and dtype of one row of a batch, by name."""
+        size = self.model.image_size
+        return {
             "image": jax.ShapeDtypeStruct((size, size, 3), jnp.uint8),
             "label": jax.ShapeDtypeStruct((), jnp.int32),
-        },
-        init=partial(init_state, model, tx, mode=config.mode),
-        train_step=partial(
-            train_step,
-            model,
-            tx,
-            mode=config.mode,
-            augment=augment,
-            stats=stats,
-            loss=config.loss,
-            seed=config.seed,
-        ),
-        trained=lambda params: split_trained(params, mode=config.mode, fas=model.fas)[0],
-        picture=Picture(
-            "batch",
-            ("augmented", "erased and mixed"),
-            "The network trains on faces like those on the right.",
-        ),
-        draw=partial(draw_batch, augment=augment, stats=stats),
-    )
+        }
+
+    @property
+    def picture(self) -> Picture:
+        """What `draw` shows."""
+        note = "The network trains on faces like those on the right."
+        return Picture("batch", ("augmented", "erased and mixed"), note)
+
+    def init(self, key: PRNGKeyArray) -> TrainState:
+        """Returns the state at step 0, without pretrained weights."""
+        params = self.model.init_params(key)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            teacher_params={},
+            opt_state=self.tx.init(self.trained(params)),
+        )
+
+    def trained(self, params: Params) -> Params:
+        """Returns the part of the tree that `mode` trains."""
+        return split_trained(params, mode=self.mode, fas=self.model.fas)[0]
+
+    def train_step(
+        self, state: TrainState, batch: Batch, values: StepValues, *, accum_steps: int
+    ) -> tuple[TrainState, Metrics]:
+        """Makes one optimizer update on a global batch.
+
+        Args:
+            state: The state, to be donated.
+            batch: `image` uint8 [B, H, W, 3] and `label` int32 [B], an index into `LABELS`.
+            values: Learning rate and fault of this step.
+            accum_steps: Number of micro-batches; the contrastive loss compares within one.
+
+        Returns:
+            The next state, and scalars: those of `detection_loss` and of `all_or_nothing`.
+        """
+        # 1. Erasing and mixing on the device: they depend on seed, step and row alone.
+        step_key = jax.random.fold_in(jax.random.key(self.seed), state.step)
+        augment_key, drop_key = jax.random.split(step_key)
+        labels = batch["label"]
+        mixed = self.sample(augment_key, normalize_images(batch["image"], self.stats), labels)
+
+        # 2. Forward, loss, gradient. What is frozen gets no gradient and no backward pass.
+        trained, frozen = split_trained(state.params, mode=self.mode, fas=self.model.fas)
+        if self.model.fas:
+            trained = with_unit_classifier(trained)
+
+        def loss_fn(trained: Params, micro: Any) -> tuple[Array, Metrics]:
+            mixed, labels, rows = micro
+            params, key = {**trained, **frozen}, jax.random.fold_in(drop_key, rows[0])
+            logits, projection = self.apply(params, mixed.images, key)
+            return detection_loss(logits, projection, mixed.targets, labels, loss=self.loss)
+
+        step = optim.gradient_step(
+            loss_fn,
+            trained,
+            (mixed, labels, jnp.arange(len(labels))),
+            tx=self.tx,
+            opt_state=state.opt_state,
+            values=values,
+            accum_steps=accum_steps,
+        )
+
+        # 3. The whole update, or none of it where loss or gradient is not finite.
+        updated = state._replace(params=step.params | frozen, opt_state=step.opt_state)
+        return optim.all_or_nothing(state, updated, step.metrics, trained=self.trained)
+
+    def apply(
+        self, params: Params, images: Float[Array, "B H W 3"], key: PRNGKeyArray
+    ) -> tuple[Float[Array, "B C"], Float[Array, "B A"] | None]:
+        """Returns logits and projection in training mode; `key` decides what is dropped."""
+        path_key, feature_key = jax.random.split(key)
+        rngs = {"drop_path": path_key, "dropout": feature_key}
+        output = self.model.apply({"params": params}, images, deterministic=False, rngs=rngs)
+        return output.logits, output.projection
+
+    def draw(self, state: TrainState, batch: Batch) -> UInt8[Array, "columns rows H W 3"]:
+        """Draws faces as the data workers return them, and the same erased and mixed.
+
+        The key depends on the step, so that pictures of one run differ.
+        """
+        key = jax.random.fold_in(jax.random.key(0), state.step)
+        images = normalize_images(batch["image"], self.stats)
+        mixed = self.sample(key, images, batch["label"])
+        return to_pixels(jnp.stack([images, mixed.images]), self.stats)
 
 
 def make_optimizer(optimizer: ConfigDict, *, depth: int) -> optax.GradientTransformation:
@@ -90,17 +180,6 @@ def make_optimizer(optimizer: ConfigDict, *, depth: int) -> optax.GradientTransf
     return optax.chain(adamw, optim.scale_by_layer(optimizer.layer_decay, depth=depth))
 
 
-def init_state(
-    model: Detector, tx: optax.GradientTransformation, key: PRNGKeyArray, *, mode: str
-) -> TrainState:
-    """The state at step 0, before the pretrained weights take their places."""
-    params = model.init_params(key)
-    trained, _ = split_trained(params, mode=mode, fas=model.fas)
-    return TrainState(
-        step=jnp.zeros((), jnp.int32), params=params, teacher_params={}, opt_state=tx.init(trained)
-    )
-
-
 def split_trained(params: Params, *, mode: str, fas: bool) -> tuple[Params, Params]:
     """Splits a tree into what `mode` trains and what stays as it is."""
     names = params.keys() if mode == "full" else TRAINED[mode, fas]
@@ -108,79 +187,14 @@ def split_trained(params: Params, *, mode: str, fas: bool) -> tuple[Params, Para
     return trained, {name: value for name, value in params.items() if name not in names}
 
 
-def train_step(
-    model: Detector,
-    tx: optax.GradientTransformation,
-    state: TrainState,
-    batch: Batch,
-    values: StepValues,
-    *,
-    mode: str,
-    augment: Any,
-    stats: Stats,
-    loss: Mapping[str, Any] | ConfigDict,
-    seed: int,
-    accum_steps: int,
-) -> tuple[TrainState, Metrics]:
-    """One optimizer update on a global batch.
+def with_unit_classifier(trained: Params) -> Params:
+    """Scales the columns of the anti-spoofing classifier to length 1.
 
-    Args:
-        model: The network.
-        tx: The optimizer less its learning rate.
-        state: The state, to be donated.
-        batch: `image` uint8 [B, H, W, 3] and `label` int32 [B], an index into `LABELS`.
-        values: Learning rate and fault of this step.
-        mode: "full", "adapter" or "linear".
-        augment: `augment_batch` with the config's sections bound.
-        stats: Mean and standard deviation that normalise the images.
-        loss: The config's loss section.
-        seed: The run's seed.
-        accum_steps: Micro-batches one after another; the contrastive loss compares within one.
-
-    Returns:
-        The next state, and scalars: those of `detection_loss`, `grad_norm`, `param_norm` of what is
-        trained, after the update, and `skipped`.
+    The update starts from unit weights: an update of longer or shorter weights would differ.
     """
-    # 1. Erasing and mixing on the device: they depend on seed, step and row alone.
-    key = jax.random.fold_in(jax.random.key(seed), state.step)
-    augment_key, drop_key = jax.random.split(key)
-    mixed = augment(augment_key, normalize_images(batch["image"], stats), batch["label"])
-
-    # 2. Forward and loss. Without a gradient for what is frozen, no backward pass goes there.
-    trained, frozen = split_trained(state.params, mode=mode, fas=model.fas)
-    if model.fas:
-        # The update is one of the unit weights: of longer or shorter ones it would be another.
-        classifier = trained["classifier"]
-        unit = classifier | {"kernel": unit_columns(classifier["kernel"])}
-        trained = trained | {"classifier": unit}
-
-    def loss_fn(trained: Params, micro: Any) -> tuple[Array, Metrics]:
-        mixed, labels, rows = micro
-        path_key, feature_key = jax.random.split(jax.random.fold_in(drop_key, rows[0]))
-        output = model.apply(
-            {"params": {**trained, **frozen}},
-            mixed.images,
-            deterministic=False,
-            rngs={"drop_path": path_key, "dropout": feature_key},
-        )
-        total, metrics = detection_loss(
-            output.logits, output.projection, mixed.targets, labels, loss=loss
-        )
-        total = total * values.fault
-        return total, metrics | {"loss": total}
-
-    rows = jnp.arange(batch["label"].shape[0])
-    grads, metrics = optim.accumulate_gradients(
-        loss_fn, trained, (mixed, batch["label"], rows), accum_steps=accum_steps
-    )
-
-    # 3. Update, all of it or nothing of it where loss or gradient is not finite.
-    updates, opt_state = tx.update(grads, state.opt_state, trained)
-    trained = optim.apply_updates(trained, updates, learning_rate=values.learning_rate)
-    updated = TrainState(state.step, trained | frozen, state.teacher_params, opt_state)
-    state, norms = all_or_nothing(state, updated, loss=metrics["loss"], grads=grads)
-    norms["param_norm"] = optax.tree.norm(split_trained(state.params, mode=mode, fas=model.fas)[0])
-    return state, metrics | norms
+    classifier = trained["classifier"]
+    unit = classifier | {"kernel": unit_columns(classifier["kernel"])}
+    return trained | {"classifier": unit}
 
 
 def detection_loss(
@@ -242,17 +256,3 @@ def classify(
 ) -> Float[Array, "B C"]:
     """Logits in evaluation mode, float32, of the classes of `LABELS`."""
     return model.apply({"params": params}, normalize_images(images, stats)).logits
-
-
-def draw_batch(
-    state: TrainState, batch: Batch, *, augment: Any, stats: Stats
-) -> UInt8[Array, "columns rows H W 3"]:
-    """Two columns: faces as they leave the data workers, and what erasing and mixing make of them.
-
-    Drawn by the step, so that pictures of one run differ.
-    """
-    mean, std = jnp.asarray(stats.mean), jnp.asarray(stats.std)
-    images = normalize_images(batch["image"], stats)
-    mixed = augment(jax.random.fold_in(jax.random.key(0), state.step), images, batch["label"])
-    pixels = jnp.stack([images, mixed.images]) * std + mean
-    return (jnp.clip(pixels, 0, 1) * 255).round().astype(jnp.uint8)

@@ -50,7 +50,7 @@ def _run() -> None:
     from fsvfm_jax import evaluate, train
     from fsvfm_jax.config.resolve import resolve
     from fsvfm_jax.devices import distributed
-    from fsvfm_jax.tasks import JOBS
+    from fsvfm_jax.tasks import TASKS
 
     config = resolve(cli.CONFIG.value)
     workdir = epath.Path(_WORKDIR.value or _default_workdir())
@@ -64,7 +64,7 @@ def _run() -> None:
     if config.task == "evaluate":
         evaluate.evaluate(config, workdir, check_only=_CHECK.value)
     else:
-        train.train(config, workdir, job=JOBS[config.task], check_only=_CHECK.value)
+        train.train(config, workdir, task=TASKS[config.task], check_only=_CHECK.value)
 
 
 def _default_workdir() -> str:

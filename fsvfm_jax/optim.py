@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.train_state import Metrics, Params, StepValues, TrainState
 
 NOT_DECAYED = ("bias", "scale")
 # In fine-tuning, where positions are trained too.
@@ -63,6 +64,11 @@ class Schedule:
             return 0.0
         progress = min(step / (self.schedule_epochs * self.steps_per_epoch), 1.0)
         return (1 - self.teacher_momentum) * (1 + math.cos(math.pi * progress)) / 2
+
+    def values(self, step: int, *, fault: float = 1.0) -> StepValues:
+        """Returns the values of a step, counted from 1; `fault` is a factor of its loss."""
+        rates = self.learning_rate(step - 1), self.teacher_rate(step - 1), fault
+        return StepValues(*map(np.float32, rates))
 
 
 def peak_learning_rate(config: ConfigDict) -> float:
@@ -193,8 +199,76 @@ def decay_mask(params: PyTree, *, not_decayed: Collection[str] = NOT_DECAYED) ->
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in not_decayed, params)
 
 
-def apply_updates(params: PyTree, updates: PyTree, *, learning_rate: jax.Array) -> PyTree:
-    return jax.tree.map(lambda p, u: p + learning_rate * u, params, updates)
+class GradientStep(NamedTuple):
+    """An update that is computed but not yet accepted.
+
+    Attributes:
+        params: The trained parameters after the update.
+        opt_state: The optimizer's state after the update.
+        metrics: Scalars of the loss function, and `grad_norm` before clipping.
+    """
+
+    params: Params
+    opt_state: optax.OptState
+    metrics: Metrics
+
+
+def gradient_step(
+    loss_fn: Callable[[Params, PyTree], tuple[jax.Array, Metrics]],
+    trained: Params,
+    batch: PyTree,
+    *,
+    tx: optax.GradientTransformation,
+    opt_state: optax.OptState,
+    values: StepValues,
+    accum_steps: int,
+) -> GradientStep:
+    """Computes the gradient of a batch and the update of the trained parameters.
+
+    Args:
+        loss_fn: Takes parameters and a micro-batch, returns the loss and metrics.
+        trained: The parameters to differentiate by.
+        batch: Arrays whose axis 0 is the batch.
+        tx: The optimizer without its learning rate.
+        opt_state: Its state.
+        values: Learning rate and fault of this step; the fault multiplies the loss.
+        accum_steps: Number of micro-batches, one after another; divides the batch.
+    """
+
+    def faulty_loss(trained: Params, micro: PyTree) -> tuple[jax.Array, Metrics]:
+        total, metrics = loss_fn(trained, micro)
+        total = total * values.fault
+        return total, metrics | {"loss": total}
+
+    grads, metrics = accumulate_gradients(faulty_loss, trained, batch, accum_steps=accum_steps)
+    updates, opt_state = tx.update(grads, opt_state, trained)
+    params = jax.tree.map(lambda p, u: p + values.learning_rate * u, trained, updates)
+    return GradientStep(params, opt_state, metrics | {"grad_norm": optax.tree.norm(grads)})
+
+
+def all_or_nothing(
+    old: TrainState, new: TrainState, metrics: Metrics, *, trained: Callable[[Params], Params]
+) -> tuple[TrainState, Metrics]:
+    """Ends a step: returns the new state, or the old one where loss or gradient is not finite.
+
+    Args:
+        old: The state before the step.
+        new: The state after the step.
+        metrics: Scalars of the step, with `loss` and `grad_norm`.
+        trained: Takes the parameters and returns those that the step changes.
+
+    Returns:
+        The state, with `step` increased in any case, and the metrics with `skipped`, which is 1
+        where everything else is as before, bit for bit, and `param_norm` after the step.
+    """
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+    state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
+    skipped = 1 - finite.astype(jnp.float32)
+    param_norm = optax.tree.norm(trained(state.params))
+    return (
+        state._replace(step=old.step + 1),
+        metrics | {"skipped": skipped, "param_norm": param_norm},
+    )
 
 
 def accumulate_gradients(

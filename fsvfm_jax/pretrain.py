@@ -1,6 +1,7 @@
 """The 3C task: a student learns from masked faces, its teacher sees them whole."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,144 +18,164 @@ from fsvfm_jax.masking import Masks, sample_masks
 from fsvfm_jax.models import build
 from fsvfm_jax.models.fsvfm import FSVFM, Params, split_positions, teacher_subset
 from fsvfm_jax.models.layers import patchify, unpatchify
-from fsvfm_jax.optim import accumulate_gradients, apply_updates, make_optimizer
-from fsvfm_jax.train_state import (
-    Batch,
-    Metrics,
-    Picture,
-    StepValues,
-    Task,
-    TrainState,
-    all_or_nothing,
-)
+from fsvfm_jax.optim import all_or_nothing, gradient_step, make_optimizer
+from fsvfm_jax.train_state import Batch, Metrics, Picture, StepValues, TrainState
 
 NORM_PIX_NOTE = (
     "The colours and the contrast of a reconstructed patch come from the true patch (norm_pix)."
 )
 
 
-def make_task(config: ConfigDict | FrozenConfigDict, *, stats: Stats) -> Task:
-    """Binds the resolved config's sections and the data set's statistics to the functions below."""
-    model = build(config.model)
-    tx = make_optimizer(
-        betas=tuple(config.optimizer.betas),
-        weight_decay=config.optimizer.weight_decay,
-        grad_clip=config.optimizer.grad_clip,
-    )
-    sample = partial(sample_masks, **config.mask)
-    size = model.image_size
-    return Task(
-        sample={
-            "image": jax.ShapeDtypeStruct((size, size, 3), jnp.uint8),
-            "classes": jax.ShapeDtypeStruct((model.num_patches,), jnp.uint16),
-        },
-        init=partial(init_state, model, tx),
-        train_step=partial(
-            train_step,
-            model,
-            tx,
-            sample=sample,
-            stats=stats,
-            loss=config.loss,
-            seed=config.seed,
+def make_learner(config: ConfigDict | FrozenConfigDict, *, stats: Stats) -> "Pretraining":
+    """Makes the learner of a resolved config; `stats` are mean and deviation of the pixels."""
+    optimizer = config.optimizer
+    return Pretraining(
+        model=build(config.model),
+        tx=make_optimizer(
+            betas=tuple(optimizer.betas),
+            weight_decay=optimizer.weight_decay,
+            grad_clip=optimizer.grad_clip,
         ),
-        trained=lambda params: split_positions(params)[0],
-        picture=Picture(
-            "reconstruction",
-            ("face", "masked", "reconstruction"),
-            NORM_PIX_NOTE if config.loss.norm_pix else "",
-        ),
-        draw=partial(
-            draw_reconstruction, model, sample=sample, stats=stats, norm_pix=config.loss.norm_pix
-        ),
+        sample=partial(sample_masks, **config.mask),
+        stats=stats,
+        loss=config.loss,
+        seed=config.seed,
     )
 
 
-def init_state(model: FSVFM, tx: optax.GradientTransformation, key: PRNGKeyArray) -> TrainState:
-    """The state at step 0: the teacher is a copy of the student's initial weights."""
-    params = model.init_params(key)
-    trained, _ = split_positions(params)
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        # A copy, not an alias: both trees are donated to the step.
-        teacher_params=jax.tree.map(jnp.copy, teacher_subset(params)),
-        opt_state=tx.init(trained),
-    )
+@dataclass(frozen=True)
+class Pretraining:
+    """The learner of the 3C task.
 
-
-def train_step(
-    model: FSVFM,
-    tx: optax.GradientTransformation,
-    state: TrainState,
-    batch: Batch,
-    values: StepValues,
-    *,
-    sample: Callable[..., Masks],
-    stats: Stats,
-    loss: Mapping[str, Any] | ConfigDict,
-    seed: int,
-    accum_steps: int,
-) -> tuple[TrainState, Metrics]:
-    """One optimizer update on a global batch.
-
-    Args:
+    Attributes:
         model: The network.
-        tx: The optimizer less its learning rate.
-        state: The state, to be donated.
-        batch: `image` uint8 [B, H, W, 3] and `classes` uint16 [B, N].
-        values: Learning rate, teacher rate and fault of this step.
-        sample: `sample_masks` with the config's mask section bound.
+        tx: The optimizer without its learning rate.
+        sample: Takes a key and the classes of the patches [B, N], returns the masks.
         stats: Mean and standard deviation that normalise the images.
         loss: The config's loss section.
         seed: The run's seed.
-        accum_steps: Micro-batches one after another.
-
-    Returns:
-        The next state, and scalars: those of `three_c_loss`, `grad_norm` before clipping,
-        `param_norm` after the update, and `skipped`: 1 where loss or gradient was not finite and
-        everything but the number of the step is as it was, bit for bit.
     """
-    # 1. Masks of the whole batch: they depend on seed, step and row alone, not on devices.
-    key = jax.random.fold_in(jax.random.key(seed), state.step)
-    masks = sample(key, batch["classes"])
 
-    # 2-4. Teacher, student and losses, in micro-batches.
-    trained, positions = split_positions(state.params)
+    model: FSVFM
+    tx: optax.GradientTransformation
+    sample: Callable[..., Masks]
+    stats: Stats
+    loss: Mapping[str, Any] | ConfigDict | FrozenConfigDict
+    seed: int
 
-    def loss_fn(trained: Params, micro: tuple[Array, Masks]) -> tuple[Array, Metrics]:
-        images, masks = micro
-        total, metrics = three_c_loss(
-            model,
-            {**trained, **positions},
-            state.teacher_params,
-            normalize_images(images, stats),
-            masks,
-            loss=loss,
+    @property
+    def row_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape and dtype of one row of a batch, by name."""
+        size = self.model.image_size
+        return {
+            "image": jax.ShapeDtypeStruct((size, size, 3), jnp.uint8),
+            "classes": jax.ShapeDtypeStruct((self.model.num_patches,), jnp.uint16),
+        }
+
+    @property
+    def picture(self) -> Picture:
+        """What `draw` shows."""
+        note = NORM_PIX_NOTE if self.loss["norm_pix"] else ""
+        return Picture("reconstruction", ("face", "masked", "reconstruction"), note)
+
+    def init(self, key: PRNGKeyArray) -> TrainState:
+        """Returns the state at step 0: the teacher is a copy of the student's initial weights."""
+        params = self.model.init_params(key)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            # A copy, not an alias: both trees are donated to the step.
+            teacher_params=jax.tree.map(jnp.copy, teacher_subset(params)),
+            opt_state=self.tx.init(self.trained(params)),
         )
-        total = total * values.fault
-        return total, metrics | {"loss": total}
 
-    grads, metrics = accumulate_gradients(
-        loss_fn, trained, (batch["image"], masks), accum_steps=accum_steps
-    )
+    def trained(self, params: Params) -> Params:
+        """Returns the part of the student's tree that a step changes: all but the positions."""
+        return split_positions(params)[0]
 
-    # 5. Update of the student.
-    updates, opt_state = tx.update(grads, state.opt_state, trained)
-    params = apply_updates(trained, updates, learning_rate=values.learning_rate) | positions
+    def train_step(
+        self, state: TrainState, batch: Batch, values: StepValues, *, accum_steps: int
+    ) -> tuple[TrainState, Metrics]:
+        """Makes one optimizer update on a global batch.
 
-    # 6. The teacher follows, once per optimizer update.
-    teacher_params = jax.tree.map(
-        lambda teacher, student: teacher + values.teacher_rate * (student - teacher),
-        state.teacher_params,
+        Args:
+            state: The state, to be donated.
+            batch: `image` uint8 [B, H, W, 3] and `classes` uint16 [B, N].
+            values: Learning rate, teacher rate and fault of this step.
+            accum_steps: Number of micro-batches, one after another.
+
+        Returns:
+            The next state, and scalars: those of `three_c_loss` and of `all_or_nothing`.
+        """
+        # 1. Masks of the whole batch: they depend on seed, step and row alone, not on devices.
+        key = jax.random.fold_in(jax.random.key(self.seed), state.step)
+        masks = self.sample(key, batch["classes"])
+
+        # 2-5. Teacher, student and losses, in micro-batches; then the update of the student.
+        trained, positions = split_positions(state.params)
+
+        def loss_fn(trained: Params, micro: tuple[Array, Masks]) -> tuple[Array, Metrics]:
+            params, teacher = {**trained, **positions}, state.teacher_params
+            images, masks = normalize_images(micro[0], self.stats), micro[1]
+            return three_c_loss(self.model, params, teacher, images, masks, loss=self.loss)
+
+        step = gradient_step(
+            loss_fn,
+            trained,
+            (batch["image"], masks),
+            tx=self.tx,
+            opt_state=state.opt_state,
+            values=values,
+            accum_steps=accum_steps,
+        )
+        params = step.params | positions
+
+        # 6. The teacher follows, once per optimizer update.
+        teacher_params = move_teacher(state.teacher_params, params, rate=values.teacher_rate)
+
+        # 7. The whole update, or none of it where loss or gradient is not finite.
+        updated = TrainState(state.step, params, teacher_params, step.opt_state)
+        return all_or_nothing(state, updated, step.metrics, trained=self.trained)
+
+    def draw(self, state: TrainState, batch: Batch) -> UInt8[Array, "columns rows H W 3"]:
+        """Draws faces, what the student sees (removed patches grey), and its reconstruction.
+
+        With `norm_pix` a predicted patch gets the mean and the variance of the true patch. The
+        masks are those of key 0, so that pictures of one run can be compared.
+        """
+        size = self.model.patch_size
+        images = normalize_images(batch["image"], self.stats)
+        masks = self.sample(jax.random.key(0), batch["classes"])
+        student = self.model.apply({"params": state.params}, images, masks, method="student")
+        prediction, patches = student.prediction, patchify(images, size)
+        if self.loss["norm_pix"]:
+            patch_mean, patch_deviation = losses.patch_moments(patches)
+            prediction = prediction * patch_deviation + patch_mean
+
+        removed = masks.mask[:, :, None].astype(bool)
+        mean, std = jnp.asarray(self.stats.mean), jnp.asarray(self.stats.std)
+        grey = patchify(jnp.broadcast_to((0.5 - mean) / std, images.shape), size)
+        columns = jnp.stack(
+            [patches, jnp.where(removed, grey, patches), jnp.where(removed, prediction, patches)]
+        )
+        return to_pixels(jax.vmap(partial(unpatchify, patch_size=size))(columns), self.stats)
+
+
+def move_teacher(
+    teacher_params: Params, params: Params, *, rate: float | Float[Array, ""]
+) -> Params:
+    """Moves the teacher towards the student (paper: EMA): t + (1 - m) * (s - t).
+
+    Args:
+        teacher_params: The teacher's tree.
+        params: The student's tree.
+        rate: 1 - m, with the momentum m.
+    """
+    return jax.tree.map(
+        lambda teacher, student: teacher + rate * (student - teacher),
+        teacher_params,
         teacher_subset(params),
     )
-
-    # 7. All of it, or nothing of it where loss or gradient is not finite.
-    updated = TrainState(state.step, params, teacher_params, opt_state)
-    state, norms = all_or_nothing(state, updated, loss=metrics["loss"], grads=grads)
-    norms["param_norm"] = optax.tree.norm(split_positions(state.params)[0])
-    return state, metrics | norms
 
 
 def three_c_loss(
@@ -207,38 +228,12 @@ def three_c_loss(
 
 
 def normalize_images(images: UInt8[Array, "B H W 3"], stats: Stats) -> Float[Array, "B H W 3"]:
-    """uint8 pixels to float32 of the data set's zero mean and unit deviation."""
+    """Converts uint8 pixels to float32 with zero mean and unit deviation over the data set."""
     mean, std = jnp.asarray(stats.mean), jnp.asarray(stats.std)
     return (images.astype(jnp.float32) / 255 - mean) / std
 
 
-def draw_reconstruction(
-    model: FSVFM,
-    state: TrainState,
-    batch: Batch,
-    *,
-    sample: Callable[..., Masks],
-    stats: Stats,
-    norm_pix: bool,
-) -> UInt8[Array, "columns rows H W 3"]:
-    """Three columns: faces, what the student sees (removed patches grey), its reconstruction.
-
-    With `norm_pix` a predicted patch is given back the mean and variance of the true one. The
-    masks are those of key 0, so that pictures of one run can be compared.
-    """
-    images = normalize_images(batch["image"], stats)
-    masks = sample(jax.random.key(0), batch["classes"])
-    prediction = model.apply({"params": state.params}, images, masks, method="student").prediction
-    patches = patchify(images, model.patch_size)
-    if norm_pix:
-        patch_mean, patch_deviation = losses.patch_moments(patches)
-        prediction = prediction * patch_deviation + patch_mean
-
-    mean, std = jnp.asarray(stats.mean), jnp.asarray(stats.std)
-    removed = masks.mask[:, :, None].astype(bool)
-    grey = patchify(jnp.broadcast_to((0.5 - mean) / std, images.shape), model.patch_size)
-    columns = jnp.stack(
-        [patches, jnp.where(removed, grey, patches), jnp.where(removed, prediction, patches)]
-    )
-    pixels = jax.vmap(partial(unpatchify, patch_size=model.patch_size))(columns) * std + mean
+def to_pixels(images: Float[Array, "*batch H W 3"], stats: Stats) -> UInt8[Array, "*batch H W 3"]:
+    """Reverses `normalize_images`: returns uint8 pixels, cut off at 0 and 255."""
+    pixels = images * jnp.asarray(stats.std) + jnp.asarray(stats.mean)
     return (jnp.clip(pixels, 0, 1) * 255).round().astype(jnp.uint8)

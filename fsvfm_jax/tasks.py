@@ -1,14 +1,14 @@
-"""The tasks that the loop can train: each one's data, network and starting weights."""
+"""What the loop needs of each task beside its learner: data, starting weights, validation."""
 
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from fsvfm_jax import finetune, pretrain, scoring
+from fsvfm_jax import scoring
 from fsvfm_jax.convert import warm_start
 from fsvfm_jax.data.elements import detection_element, pretraining_element
 from fsvfm_jax.data.labelled.detection_sets import (
@@ -25,9 +25,33 @@ from fsvfm_jax.data.sources import FaceSet, JoinedSets, make_source
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.devices import distributed
 from fsvfm_jax.models import build_detector
-from fsvfm_jax.train_state import Job, Validate
+from fsvfm_jax.train_state import TrainState, Validate
 
 logger = logging.getLogger(__name__)
+
+
+class Task(NamedTuple):
+    """What `config.task` names. Each function takes the resolved config.
+
+    Attributes:
+        open_source: Opens the training faces.
+        element: With `stats`, returns the function that turns a face into a row of a batch. Data
+            workers call it.
+        starting_stats: Returns the mean and deviation that the starting weights were made with, or
+            None where they are not known.
+        fingerprint: Returns all fields, by name, that decide what is done to which face.
+        load_weights: Takes a state at step 0 and returns it with the weights that `config.init`
+            names, and their origin.
+        open_validation: With the `source` and the mesh, opens the validation faces and returns a
+            function from `stats` to a `Validate`; None where there are no such faces.
+    """
+
+    open_source: Callable[[ConfigDict], FaceSet]
+    element: Callable[..., Element]
+    starting_stats: Callable[[ConfigDict], Stats | None]
+    fingerprint: Callable[[ConfigDict], dict[str, Any]]
+    load_weights: Callable[[TrainState, ConfigDict], tuple[TrainState, dict[str, Any]]]
+    open_validation: Callable[..., Callable[[Stats], Validate] | None]
 
 
 def open_faces(config: ConfigDict) -> FaceSet:
@@ -129,24 +153,22 @@ def _detection_fields(config: ConfigDict) -> dict[str, Any]:
     }
 
 
-JOBS = {
-    "pretrain": Job(
+TASKS = {
+    "pretrain": Task(
         open_source=open_faces,
         element=face_element,
         starting_stats=lambda config: None,
         fingerprint=_mask_fields,
-        make_task=pretrain.make_task,
         load_weights=lambda state, config: warm_start.load_weights(
             state, init=config.init, model=config.model
         ),
         open_validation=lambda config, **_: None,
     ),
-    "finetune": Job(
+    "finetune": Task(
         open_source=open_labelled,
         element=labelled_element,
         starting_stats=warm_start.starting_stats,
         fingerprint=_detection_fields,
-        make_task=finetune.make_task,
         load_weights=warm_start.load_encoder,
         open_validation=open_validation,
     ),

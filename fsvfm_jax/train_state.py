@@ -1,44 +1,43 @@
-"""What a training run is at a step (the checkpoint's schema), and what a task tells the loop."""
+"""The state of a training run, which is the schema of its checkpoints, and what makes its steps."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
-from ml_collections import ConfigDict
 
-from fsvfm_jax.data.pipeline import Element
-from fsvfm_jax.data.sources import FaceSet
-from fsvfm_jax.data.stats import Stats
+Params = dict[str, Any]
+Batch = dict[str, Array]
+Metrics = dict[str, Array]
 
 
 class TrainState(NamedTuple):
-    """Everything that changes while training; all randomness hangs on the seed and `step`.
+    """Everything that changes during training. All randomness depends on the seed and `step`.
 
     Attributes:
-        step: Optimizer updates done, int32.
-        params: The network (in pretraining the student), float32, position tables included.
-        teacher_params: The teacher, float32: the student's tree less what only the student has.
-            Empty in fine-tuning.
+        step: Number of optimizer updates done, int32.
+        params: Parameters of the network (in pretraining the student), float32, with the position
+            tables.
+        teacher_params: Parameters of the teacher, float32: the student's tree without the parts
+            that only the student has. Empty in fine-tuning.
         opt_state: The optimizer's state for the trained part of `params`.
     """
 
     step: Int[Array, ""]
-    params: dict[str, Any]
-    teacher_params: dict[str, Any]
+    params: Params
+    teacher_params: Params
     opt_state: optax.OptState
 
 
 class StepValues(NamedTuple):
-    """What the schedules say for one step.
+    """The values of the schedules for one step.
 
     Attributes:
-        learning_rate: Of the update about to be made.
-        teacher_rate: 1 - momentum of the teacher's move after it.
-        fault: Factor of the loss: 1, or NaN where `faults.py` is asked for it.
+        learning_rate: Learning rate of this update.
+        teacher_rate: 1 - momentum of the teacher's move after this update.
+        fault: Factor of the loss: 1, or NaN where `run/faults.py` injects a fault.
     """
 
     learning_rate: float | Float[Array, ""]
@@ -46,18 +45,13 @@ class StepValues(NamedTuple):
     fault: float | np.float32 | Float[Array, ""] = np.float32(1)
 
 
-Params = dict[str, Any]
-Batch = dict[str, Array]
-Metrics = dict[str, Array]
-
-
 class Picture(NamedTuple):
-    """What is drawn of a run now and then.
+    """The picture that a run writes now and then.
 
     Attributes:
-        name: Of the files.
+        name: Name of the files, without the step.
         columns: A title for each column.
-        note: What a viewer must know about the columns, as a sentence; may be empty.
+        note: A sentence that explains the columns; may be empty.
     """
 
     name: str
@@ -65,66 +59,36 @@ class Picture(NamedTuple):
     note: str
 
 
-class Task(NamedTuple):
-    """All that the loop knows of what is trained; pure functions, jitted by the loop.
+@runtime_checkable
+class Learner(Protocol):
+    """A network in training, as the loop sees it. The methods are pure functions.
 
-    Attributes:
-        sample: Shapes and dtypes of one sample of a batch, by name.
-        init: Key to the state at step 0.
-        train_step: One optimizer update, in `accum_steps` micro-batches (by keyword).
-        trained: Of `TrainState.params`, the part that the step changes.
-        picture: What the picture that is written now and then shows.
-        draw: State and batch to its columns, uint8 images [columns, rows, H, W, 3].
+    `pretrain.Pretraining` and `finetune.Detection` are the two learners.
     """
 
-    sample: dict[str, jax.ShapeDtypeStruct]
-    init: Callable[[PRNGKeyArray], TrainState]
-    train_step: Callable[..., tuple[TrainState, Metrics]]
-    trained: Callable[[Params], Params]
-    picture: Picture
-    draw: Callable[[TrainState, Batch], UInt8[Array, "columns rows H W 3"]]
+    @property
+    def row_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape and dtype of one row of a batch, by name."""
+
+    @property
+    def picture(self) -> Picture:
+        """What `draw` shows."""
+
+    def init(self, key: PRNGKeyArray) -> TrainState:
+        """Returns the state at step 0."""
+
+    def trained(self, params: Params) -> Params:
+        """Returns the part of `TrainState.params` that a step changes."""
+
+    def train_step(
+        self, state: TrainState, batch: Batch, values: StepValues, *, accum_steps: int
+    ) -> tuple[TrainState, Metrics]:
+        """Makes one optimizer update, in `accum_steps` micro-batches."""
+
+    def draw(self, state: TrainState, batch: Batch) -> UInt8[Array, "columns rows H W 3"]:
+        """Returns the columns of the picture."""
 
 
-def all_or_nothing(
-    old: TrainState, new: TrainState, *, loss: Array, grads: Params
-) -> tuple[TrainState, Metrics]:
-    """The end of every step: the new state, or the old one where loss or gradient is not finite.
-
-    Returns:
-        The state, its step counted in any case, bit for bit the old one otherwise; and `grad_norm`
-        of the gradient as it is given, `skipped` 1 where nothing was taken.
-    """
-    grad_norm = optax.tree.norm(grads)
-    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-    state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
-    skipped = 1 - finite.astype(jnp.float32)
-    return state._replace(step=old.step + 1), {"grad_norm": grad_norm, "skipped": skipped}
-
-
-# From parameters, and what is called after every batch (and raises to end it), to their scores on
-# faces that are not trained on, `val_loss` among them.
+# Takes parameters and a function to call after every batch (which raises to stop the validation),
+# and returns the scores on the validation faces, `val_loss` among them.
 Validate = Callable[[Params, Callable[[], None]], dict[str, float]]
-
-
-class Job(NamedTuple):
-    """What the loop asks of a task before its network is built; each takes the resolved config.
-
-    Attributes:
-        open_source: The training faces.
-        element: With `stats`, what makes a row of a batch of a face, in data workers.
-        starting_stats: Mean and deviation that the starting weights were made with, if they tell.
-        fingerprint: By name, all fields that decide what is done to which face.
-        make_task: With `stats`, what is trained.
-        load_weights: With a state at step 0, the same with the weights that `config.init` names,
-            and their origin.
-        open_validation: With the `source` and the mesh, opens the faces to validate on and returns
-            what makes a `Validate` of `stats`; None without any faces.
-    """
-
-    open_source: Callable[[ConfigDict], FaceSet]
-    element: Callable[..., Element]
-    starting_stats: Callable[[ConfigDict], Stats | None]
-    fingerprint: Callable[[ConfigDict], dict[str, Any]]
-    make_task: Callable[..., Task]
-    load_weights: Callable[[TrainState, ConfigDict], tuple[TrainState, dict[str, Any]]]
-    open_validation: Callable[..., Callable[[Stats], Validate] | None]

@@ -27,7 +27,7 @@ def main(folder: str, fsdp: str, coordinator: str, num_processes: str, process_i
     config = vit_s.get_config("smoke")
     config.update_from_flattened_dict({"mesh.data": -1, "mesh.fsdp": int(fsdp)})
     config = resolve(config)
-    task = pretrain.make_task(config, stats=Stats((0.5, 0.5, 0.5), (0.2, 0.2, 0.2)))
+    task = pretrain.make_learner(config, stats=Stats((0.5, 0.5, 0.5), (0.2, 0.2, 0.2)))
     mesh = sharding.make_mesh(config.mesh)
     template = compilation.state_template(task, mesh)
     with Checkpoints(epath.Path(folder), keep=3) as checkpoints:

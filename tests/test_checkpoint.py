@@ -15,6 +15,7 @@ from etils import epath
 from patience import PATIENCE
 
 from fsvfm_jax import optim, pretrain
+from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.devices import distributed, sharding
 from fsvfm_jax.errors import ConfigError, StorageError
 from fsvfm_jax.models import build
@@ -27,7 +28,15 @@ TX = optim.make_optimizer(betas=(0.9, 0.95), weight_decay=0.05, grad_clip=1.0)
 
 def make_state(**changes):
     model = build(golden_numbers.MODEL | changes)
-    return jax.jit(lambda key: pretrain.init_state(model, TX, key))(jax.random.key(3))
+    learner = pretrain.Pretraining(
+        model=model,
+        tx=TX,
+        sample=golden_numbers.masks_of_bits,
+        stats=Stats((0.5, 0.5, 0.5), (0.2, 0.2, 0.2)),
+        loss=golden_numbers.LOSS,
+        seed=0,
+    )
+    return jax.jit(learner.init)(jax.random.key(3))
 
 
 @pytest.fixture(scope="module")

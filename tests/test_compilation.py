@@ -37,7 +37,7 @@ def lower(changes: dict, devices=None, *, get_config=vit_s.get_config, arg: str 
     config = get_config(arg)
     config.update_from_flattened_dict(changes)
     mesh, config = compilation.place(resolve(config), devices)
-    task = pretrain.make_task(config, stats=STATS)
+    task = pretrain.make_learner(config, stats=STATS)
     lowered = compilation.lower_step(
         task, mesh, batch_size=config.batch_size, accum_steps=config.accum_steps
     )
@@ -154,7 +154,7 @@ def auto(available: int | None) -> compilation.CompiledStep:
     config = vit_s.get_config("smoke")
     tiny = {"model.width": 32, "model.depth": 1, "model.decoder_depth": 1}
     config.update_from_flattened_dict(SMALL | tiny | {"batch_size": 96})
-    task = pretrain.make_task(settings_for(resolve(config), "cpu"), stats=STATS)
+    task = pretrain.make_learner(settings_for(resolve(config), "cpu"), stats=STATS)
     mesh = sharding.make_mesh(config.mesh)
     return compilation.compile_step(
         task, mesh, batch_size=96, accum_steps="auto", available=available, options={}
@@ -182,7 +182,7 @@ def compile_by_proportion(monkeypatch):
         return None, Memory(0, 0, 0, 0, 0, total, available)
 
     config = settings_for(resolve(vit_s.get_config("smoke")), "cpu")
-    task = pretrain.make_task(config, stats=STATS)
+    task = pretrain.make_learner(config, stats=STATS)
     state = compilation.state_template(task, sharding.make_mesh(config.mesh))
     monkeypatch.setattr(compilation, "lower_step", lower)
     monkeypatch.setattr(compilation, "_compile", compile_)
@@ -249,7 +249,7 @@ def for_devices(monkeypatch, *, available: int | None, **changes) -> compilation
     config.update_from_flattened_dict(SMALL | tiny | changes)
     config = settings_for(resolve(config), "cpu")
     monkeypatch.setattr(compilation, "available_bytes", lambda: available)
-    task = pretrain.make_task(config, stats=STATS)
+    task = pretrain.make_learner(config, stats=STATS)
     return compilation.compile_for_devices(task, sharding.make_mesh(config.mesh), config)
 
 

@@ -25,7 +25,7 @@ from fsvfm_jax.models import build_detector
 from fsvfm_jax.models.adapter import unit_columns
 from fsvfm_jax.models.vit import SIZES
 from fsvfm_jax.run.checkpoint import Checkpoints
-from fsvfm_jax.tasks import JOBS
+from fsvfm_jax.tasks import TASKS
 from fsvfm_jax.train_state import StepValues
 
 STATS = Stats((0.5, 0.4, 0.4), (0.2, 0.2, 0.2))
@@ -171,7 +171,7 @@ def test_tokens_positions_and_vectors_are_not_decayed():
 
 
 def one_step(config, *, devices=1, fsdp=1, accum_steps=1, steps=1):
-    task = finetune.make_task(config, stats=STATS)
+    task = finetune.make_learner(config, stats=STATS)
     sides = {"data": devices // fsdp, "fsdp": fsdp}
     mesh = sharding.make_mesh(sides, jax.devices()[:devices])
     state = compilation.fresh_state(task, compilation.state_template(task, mesh), seed=0)
@@ -242,7 +242,7 @@ def test_an_adapters_step_has_no_backward_pass_through_the_backbone():
     mesh = sharding.make_mesh({"data": 1, "fsdp": 1}, jax.devices()[:1])
 
     def flops(mode):
-        task = finetune.make_task(tiny_config(mode, {"model.width": 64}), stats=STATS)
+        task = finetune.make_learner(tiny_config(mode, {"model.width": 64}), stats=STATS)
         lowered = compilation.lower_step(task, mesh, batch_size=16, accum_steps=1)
         return lowered.compile().cost_analysis()["flops"]
 
@@ -271,7 +271,7 @@ def test_micro_batches_give_the_gradient_of_the_batch():
 
 def test_a_step_that_is_not_finite_changes_nothing_but_its_number():
     config = tiny_config("adapter", {"loss.weight_anchor": 0.1})
-    task = finetune.make_task(config, stats=STATS)
+    task = finetune.make_learner(config, stats=STATS)
     state = jax.jit(task.init)(jax.random.key(0))
     batch = {"image": np.zeros((16, 32, 32, 3), np.uint8), "label": np.zeros(16, np.int32)}
     values = StepValues(np.float32(1e-3), np.float32(0), np.float32(np.nan))
@@ -285,7 +285,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_its_number():
 
 
 def run(workdir, config, **options):
-    train.train(config, epath.Path(workdir), job=JOBS["finetune"], **options)
+    train.train(config, epath.Path(workdir), task=TASKS["finetune"], **options)
 
 
 def lines(workdir, name="metrics.jsonl"):
@@ -329,7 +329,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(straight, tmp_path, ask):
     assert lines(tmp_path, "validation.jsonl") == lines(straight, "validation.jsonl")
     states = []
     for workdir in (straight, tmp_path):
-        task = finetune.make_task(config, stats=STATS)
+        task = finetune.make_learner(config, stats=STATS)
         template = compilation.state_template(task, sharding.make_mesh(config.mesh))
         with Checkpoints(epath.Path(workdir) / "checkpoints", keep=3) as checkpoints:
             states.append(jax.device_get(checkpoints.restore_newest_valid(template).state))

@@ -65,7 +65,7 @@ def train(dtype: str, *, seed: int, faces: list) -> tuple[dict[str, np.ndarray],
     config.update_from_flattened_dict(CHANGES | {"seed": seed, "model.dtype": dtype})
     config = resolve(config)
     schedule = optim.make_schedule(config, len(faces))
-    task = pretrain.make_task(config, stats=Stats(config.data.mean, config.data.std))
+    task = pretrain.make_learner(config, stats=Stats(config.data.mean, config.data.std))
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
     state = compilation.fresh_state(task, compilation.state_template(task, mesh), seed=seed)
     step = compilation.lower_step(task, mesh, batch_size=BATCH).compile()

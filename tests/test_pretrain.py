@@ -113,18 +113,15 @@ def eight_steps(model):
     # masks as the two lowest bits of what would be the classes.
     @jax.jit
     def step(state, images, bits, values):
-        return pretrain.train_step(
-            model,
-            tx,
-            state,
-            {"image": images, "classes": bits},
-            values,
+        learner = pretrain.Pretraining(
+            model=model,
+            tx=tx,
             sample=golden_numbers.masks_of_bits,
             stats=IDENTITY,
             loss=golden_numbers.LOSS,
             seed=0,
-            accum_steps=1,
         )
+        return learner.train_step(state, {"image": images, "classes": bits}, values, accum_steps=1)
 
     history = []
     with pytest.MonkeyPatch.context() as patch:
@@ -187,8 +184,15 @@ def test_final_parameters(eight_steps):
 def test_the_teacher_still_moves_at_momentum_above_9999(dtype):
     tiny = {"image_size": 32, "depth": 1, "decoder_depth": 1, "dtype": dtype}
     model = build(golden_numbers.MODEL | tiny)
-    tx = make_optimizer(betas=(0.9, 0.95), weight_decay=0.05, grad_clip=0.0)
-    shapes = jax.eval_shape(partial(pretrain.init_state, model, tx), jax.random.key(0))
+    learner = pretrain.Pretraining(
+        model=model,
+        tx=make_optimizer(betas=(0.9, 0.95), weight_decay=0.05, grad_clip=0.0),
+        sample=partial(sample_masks, strategy="random"),
+        stats=IDENTITY,
+        loss=golden_numbers.LOSS,
+        seed=0,
+    )
+    shapes = jax.eval_shape(learner.init, jax.random.key(0))
     noise = np.random.default_rng(0)
 
     def draw(x):
@@ -205,18 +209,7 @@ def test_the_teacher_still_moves_at_momentum_above_9999(dtype):
         "image": noise.integers(0, 256, (4, 32, 32, 3), np.uint8),
         "classes": noise.integers(0, 2**11, (4, 4), np.uint16),
     }
-    step = jax.jit(
-        partial(
-            pretrain.train_step,
-            model,
-            tx,
-            sample=partial(sample_masks, strategy="random"),
-            stats=IDENTITY,
-            loss=golden_numbers.LOSS,
-            seed=0,
-            accum_steps=1,
-        )
-    )
+    step = jax.jit(partial(learner.train_step, accum_steps=1))
     for rate in (5e-5, 2e-5, 1e-5):
         before = flat(state.teacher_params)
         state, _ = step(state, batch, StepValues(np.float32(0), np.float32(rate)))

@@ -27,7 +27,7 @@ SKIPPED = FINITE | {"loss": math.nan, "skipped": 1.0}
 
 def test_a_skipped_step_changes_nothing_but_its_number():
     config = tiny_config()
-    task = pretrain.make_task(config, stats=Stats(config.data.mean, config.data.std))
+    task = pretrain.make_learner(config, stats=Stats(config.data.mean, config.data.std))
     mesh = sharding.make_mesh(config.mesh)
     template = compilation.state_template(task, mesh)
     step = compilation.lower_step(task, mesh, batch_size=16).compile()

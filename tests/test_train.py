@@ -29,10 +29,11 @@ from fsvfm_jax.devices import compilation, sharding
 from fsvfm_jax.errors import ConfigError, DataError, NotFiniteError, Preempted, StorageError
 from fsvfm_jax.host.pictures import LINE_HEIGHT
 from fsvfm_jax.prepare.pack import pack
-from fsvfm_jax.run import faults, tracking
+from fsvfm_jax.run import faults, guard, start_stats, tracking
 from fsvfm_jax.run.checkpoint import Checkpoints
 from fsvfm_jax.run.lock import RunLock
-from fsvfm_jax.tasks import JOBS
+from fsvfm_jax.run.pictures import PICTURE_ROWS
+from fsvfm_jax.tasks import TASKS
 from fsvfm_jax.train_state import StepValues, TrainState
 
 STEPS = 20
@@ -61,7 +62,7 @@ def tiny_config(changes: dict | None = None):
 
 def run(workdir, changes: dict | None = None, **options) -> None:
     config = tiny_config(changes)
-    train.train(config, epath.Path(workdir), job=JOBS["pretrain"], **options)
+    train.train(config, epath.Path(workdir), task=TASKS["pretrain"], **options)
 
 
 def read_metrics(workdir) -> list[dict]:
@@ -75,7 +76,7 @@ def without_rate(lines: list[dict]) -> list[dict]:
 
 
 def restore(workdir, config):
-    task = pretrain.make_task(config, stats=Stats(config.data.mean, config.data.std))
+    task = pretrain.make_learner(config, stats=Stats(config.data.mean, config.data.std))
     template = compilation.state_template(task, sharding.make_mesh(config.mesh))
     with Checkpoints(epath.Path(workdir) / "checkpoints", keep=3) as checkpoints:
         return checkpoints.restore_newest_valid(template)
@@ -149,7 +150,7 @@ def test_a_checkpoint_of_another_size_is_refused_and_kept(straight):
 
 def train_on(data: int, fsdp: int, *, steps: int) -> tuple[list[float], TrainState]:
     config = tiny_config({"mesh.data": data, "mesh.fsdp": fsdp})
-    task = pretrain.make_task(config, stats=Stats(config.data.mean, config.data.std))
+    task = pretrain.make_learner(config, stats=Stats(config.data.mean, config.data.std))
     mesh = sharding.make_mesh(config.mesh, jax.devices()[: data * fsdp])
     template = compilation.state_template(task, mesh)
     state = compilation.fresh_state(task, template, seed=0)
@@ -201,7 +202,7 @@ def test_micro_batches_give_the_gradient_of_the_large_batch():
                 "optimizer.grad_clip": 0.0,
             }
         )
-        task = pretrain.make_task(config, stats=Stats(config.data.mean, config.data.std))
+        task = pretrain.make_learner(config, stats=Stats(config.data.mean, config.data.std))
         state = task.init(jax.random.key(0))
         batches = make_iterator(
             SyntheticFaces(40, image_size=32, seed=0),
@@ -258,7 +259,7 @@ def test_check_reads_a_few_faces_only(tmp_path, monkeypatch):
     monkeypatch.setattr(SyntheticFaces, "__getitem__", get)
     monkeypatch.setattr(train, "compile_for_devices", lambda *arguments: None)
     run(tmp_path / "run", {"batch_size": 4096, "data.num_samples": 9000}, check_only=True)
-    assert 1 <= len(read) <= train.PICTURE_ROWS
+    assert 1 <= len(read) <= PICTURE_ROWS
 
 
 @pytest.mark.parametrize(
@@ -287,7 +288,7 @@ def test_a_failed_start_leaves_no_folder(tmp_path, monkeypatch, changes, error, 
 
 
 def test_missing_weights_are_told_before_the_data_are_looked_at(tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "compute_stats", None)
+    monkeypatch.setattr(start_stats, "compute_stats", None)
     changes = {"data.mean": None, "data.std": None, "init.params": "nowhere"}
     for options in ({}, {"check_only": True}):
         with pytest.raises(DataError, match=r"config\.init\.params = 'nowhere' does not exist"):
@@ -322,7 +323,7 @@ def test_statistics_are_computed_once_and_stored(tmp_path, monkeypatch):
     run(tmp_path, changes)
     stored = json.loads((tmp_path / "data_stats.json").read_text())
     assert all(0 < value < 1 for value in stored["mean"] + stored["std"])
-    monkeypatch.setattr(train, "compute_stats", None)  # not called again
+    monkeypatch.setattr(start_stats, "compute_stats", None)  # not called again
     run(tmp_path, changes | {"epochs": 2})
 
 
@@ -438,7 +439,7 @@ def test_sigterm_does_not_wait_for_a_batch_that_never_comes(tmp_path, ask, strai
         original(point, step, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "fault", fault)
+        patch.setattr(guard, "fault", fault)
         with pytest.raises(Preempted, match="stopped at step 3 and saved"):
             run(tmp_path)
     ask("")

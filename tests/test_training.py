@@ -55,18 +55,15 @@ def test_training_goes_on_as_in_the_reference(state):
 
     @jax.jit
     def step(state, images, bits, values):
-        return pretrain.train_step(
-            model,
-            optimizer(),
-            state,
-            {"image": images, "classes": bits},
-            values,
+        learner = pretrain.Pretraining(
+            model=model,
+            tx=optimizer(),
             sample=golden_numbers.masks_of_bits,
             stats=Stats((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
             loss=golden_numbers.LOSS,
             seed=0,
-            accum_steps=1,
         )
+        return learner.train_step(state, {"image": images, "classes": bits}, values, accum_steps=1)
 
     golden, history = run(), []
     with pytest.MonkeyPatch.context() as patch:

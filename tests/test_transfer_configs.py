@@ -155,7 +155,7 @@ def test_smoke_builds_a_tiny_step_on_rendered_faces_that_takes_few_steps(name):
         for part in section.split("."):
             values = [value[part] for value in values]
         assert values[0] == values[1], section
-    task = finetune.make_task(config, stats=Stats((0.5, 0.5, 0.5), (0.2, 0.2, 0.2)))
+    task = finetune.make_learner(config, stats=Stats((0.5, 0.5, 0.5), (0.2, 0.2, 0.2)))
     shapes = jax.eval_shape(task.init, jax.random.key(0)).params
     assert ("adapter" in shapes, "classifier" in shapes) == ("adapter" in name, name in SPOOFS)
     assert sum(math.prod(x.shape) for x in jax.tree.leaves(shapes)) < 1e6

@@ -33,7 +33,7 @@ def workdir(tmp_path_factory):
 
 def fresh(changes: dict | None = None):
     config = tiny_config({"seed": 1} | (changes or {}))
-    task = pretrain.make_task(config, stats=Stats((0.5, 0.5, 0.5), (0.2, 0.2, 0.2)))
+    task = pretrain.make_learner(config, stats=Stats((0.5, 0.5, 0.5), (0.2, 0.2, 0.2)))
     return config, jax.jit(task.init)(jax.random.key(1))
 
 
@@ -114,7 +114,7 @@ def test_a_detector_starts_from_an_encoder(workdir, tmp_path, kind, pool):
         config.init.params = str(tmp_path / "encoder.pth")
         pth.write(tmp_path / "encoder.pth", to_state_dict(encoder_subset(theirs)), key="model")
     config = resolve(config)
-    task = finetune.make_task(config, stats=stored.stats)
+    task = finetune.make_learner(config, stats=stored.stats)
     drawn = jax.jit(task.init)(jax.random.key(1))
     state, _ = load_encoder(drawn, config)
     for name in ("cls_token", "pos_embed", "patch_embed", "blocks"):

@@ -27,7 +27,7 @@ from fsvfm_jax.convert.runs import read_run
 from fsvfm_jax.data.records import FaceRecords
 from fsvfm_jax.data.rendered.synthetic import render_face
 from fsvfm_jax.prepare.__main__ import main as prepare
-from fsvfm_jax.tasks import JOBS
+from fsvfm_jax.tasks import TASKS
 
 FIELDS = {
     "epochs": 4,
@@ -78,7 +78,7 @@ def test_every_array_of_the_checkpoint_is_read_bit_for_bit(written):
 def test_the_run_goes_on(written):
     config = vit_s.get_config("smoke")
     config.update_from_flattened_dict(FIELDS)
-    train.train(resolve(config), epath.Path(written / "run"), job=JOBS["pretrain"])
+    train.train(resolve(config), epath.Path(written / "run"), task=TASKS["pretrain"])
     before, after = (
         read_lines(written / name) for name in ("steps_7_8.jsonl", "run/metrics.jsonl")
     )

@@ -125,21 +125,21 @@ def measure_step(
         place,
         state_template,
     )
-    from fsvfm_jax.tasks import JOBS
+    from fsvfm_jax.learners import make_learner
 
     mesh, config = place(resolve(config))
     stats = Stats((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-    task = JOBS[config.task].make_task(config, stats=stats)
+    learner = make_learner(config, stats=stats)
 
     started = time.perf_counter()
-    step = compile_for_devices(task, mesh, config)
+    step = compile_for_devices(learner, mesh, config)
     compile_seconds = time.perf_counter() - started
 
     if real_input:
         batches = _real_batches(config, mesh, stats=stats)
     else:
-        batches = _synthetic_batches(config, task.sample, mesh)
-    state = fresh_state(task, state_template(task, mesh), seed=config.seed)
+        batches = _synthetic_batches(config, learner.row_shapes, mesh)
+    state = fresh_state(learner, state_template(learner, mesh), seed=config.seed)
     with contextlib.closing(batches):
         running = run_steps(step.program, state, batches)
         seconds = time_steps(running, steps=steps, warmup=warmup)
@@ -238,7 +238,7 @@ def summary(record: dict[str, Any]) -> str:
 
 
 def _synthetic_batches(
-    config: ConfigDict, sample: dict[str, jax.ShapeDtypeStruct], mesh: Mesh
+    config: ConfigDict, row_shapes: dict[str, jax.ShapeDtypeStruct], mesh: Mesh
 ) -> Generator[Batch, None, None]:
     from fsvfm_jax.devices import sharding
 
@@ -251,7 +251,7 @@ def _synthetic_batches(
         return rng.integers(high, size=(rows, *x.shape), dtype=x.dtype, endpoint=True)
 
     batches = [
-        sharding.put_batch({name: draw(x) for name, x in sample.items()}, mesh)
+        sharding.put_batch({name: draw(x) for name, x in row_shapes.items()}, mesh)
         for _ in range(NUM_BATCHES)
     ]
     yield from itertools.cycle(batches)
@@ -260,10 +260,10 @@ def _synthetic_batches(
 def _real_batches(config: ConfigDict, mesh: Mesh, *, stats: Any) -> Generator[Batch, None, None]:
     from fsvfm_jax import train
     from fsvfm_jax.devices import sharding
-    from fsvfm_jax.tasks import JOBS
+    from fsvfm_jax.tasks import TASKS
 
-    job = JOBS[config.task]
-    stream = train.open_stream(config, job.open_source(config), job.element(config, stats=stats))
+    task = TASKS[config.task]
+    stream = train.open_stream(config, task.open_source(config), task.element(config, stats=stats))
     with contextlib.closing(stream):
         for batch in stream:
             yield sharding.put_batch(batch, mesh)

@@ -32,7 +32,7 @@ from fsvfm_jax.report import metrics
 from fsvfm_jax.report.rows import SPOOF_CAPTION, mean_rows, of_single_sets, over_seeds
 from fsvfm_jax.report.table import markdown
 from fsvfm_jax.report.write import read_rows
-from fsvfm_jax.tasks import JOBS
+from fsvfm_jax.tasks import TASKS
 
 SIZE = 64  # pixels
 
@@ -165,7 +165,7 @@ def _finetuning(folder: Path, pretrained: Path, method: str, *, seed: int) -> Co
 def _train(config: ConfigDict, workdir: Path) -> None:
     logger.info("training %s", workdir)
     config = resolve(config)
-    train.train(config, epath.Path(workdir), job=JOBS[config.task])
+    train.train(config, epath.Path(workdir), task=TASKS[config.task])
 
 
 def _evaluate(config: ConfigDict, run: Path, *, seed: int) -> list[dict[str, Any]]:

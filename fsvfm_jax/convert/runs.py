@@ -8,20 +8,19 @@ from etils import epath
 from ml_collections import ConfigDict
 from msgspec import Meta
 
-from fsvfm_jax import finetune, pretrain
 from fsvfm_jax.config.resolve import resolve_stored
 from fsvfm_jax.convert.card import Text
 from fsvfm_jax.convert.source_files import file_sha256, read_json
 from fsvfm_jax.data.stats import STATS_FILE, Stats, known_stats
 from fsvfm_jax.devices import compilation, sharding
 from fsvfm_jax.errors import ConfigError, DataError, in_one_line
+from fsvfm_jax.learners import LEARNERS, make_learner
 from fsvfm_jax.run.checkpoint import Checkpoints
 from fsvfm_jax.run.fingerprint import FINGERPRINT_FILE
 from fsvfm_jax.run.integrity import MANIFEST_FILE
 from fsvfm_jax.run.origin import ORIGIN_FILE
 from fsvfm_jax.train_state import TrainState
 
-TASKS = {"pretrain": pretrain.make_task, "finetune": finetune.make_task}
 # What other libraries raise where a config of the wrong types is used.
 ODD_CONFIG = (KeyError, AttributeError, TypeError, ValueError, ArithmeticError)
 
@@ -100,7 +99,7 @@ def run_config(workdir: Path) -> ConfigDict:
     what = "that of a training run"
     try:
         content = read_json(file, dict[str, Any], what=what)
-        if content.get("task") not in TASKS:
+        if content.get("task") not in LEARNERS:
             raise DataError(f"{file} is not {what}")
         return resolve_stored(content)
     except (ConfigError, *ODD_CONFIG) as error:
@@ -135,9 +134,9 @@ def read_run(workdir: Path, *, step: int | None = None) -> Run:
         if stats is None:
             raise DataError(f"{workdir} has no mean and std: {STATS_FILE} is missing")
         data = run_data(workdir)
-        task = TASKS[config.task](config, stats=stats)
+        learner = make_learner(config, stats=stats)
         mesh = sharding.make_mesh({"data": 1, "fsdp": 1}, jax.local_devices()[:1])
-        template = compilation.state_template(task, mesh)
+        template = compilation.state_template(learner, mesh)
         directory = workdir / "checkpoints"
         with Checkpoints(epath.Path(directory), keep=1, read_only=True) as saved:
             if step is None:

@@ -1,4 +1,4 @@
-"""From a task to the compiled training step: lowered for a mesh, in micro-batches that fit."""
+"""From a learner to the compiled training step: lowered for a mesh, in micro-batches that fit."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ from fsvfm_jax.devices.backends import settings_for
 from fsvfm_jax.devices.memory import Memory, fits_with
 from fsvfm_jax.devices.sharding import AUTO
 from fsvfm_jax.errors import ConfigError
-from fsvfm_jax.train_state import StepValues, Task, TrainState
+from fsvfm_jax.train_state import Learner, StepValues, TrainState
 
 logger = logging.getLogger(__name__)
 
@@ -56,31 +56,31 @@ def place(
     return mesh, settings_for(config, mesh.devices.flat[0].platform)
 
 
-def state_template(task: Task, mesh: Mesh) -> TrainState:
+def state_template(learner: Learner, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings of the state: no array is ever made in the wrong place."""
-    return sharding.state_template(jax.eval_shape(task.init, jax.random.key(0)), mesh)
+    return sharding.state_template(jax.eval_shape(learner.init, jax.random.key(0)), mesh)
 
 
-def fresh_state(task: Task, template: TrainState, *, seed: int) -> TrainState:
+def fresh_state(learner: Learner, template: TrainState, *, seed: int) -> TrainState:
     """The state at step 0, every array made where `state_template` says that it lives."""
-    init = jax.jit(task.init, out_shardings=sharding.shardings_of(template))
+    init = jax.jit(learner.init, out_shardings=sharding.shardings_of(template))
     return init(jax.random.key(seed))
 
 
 def lower_step(
-    task: Task, mesh: Mesh, *, batch_size: int, accum_steps: int = 1
+    learner: Learner, mesh: Mesh, *, batch_size: int, accum_steps: int = 1
 ) -> jax.stages.Lowered:
     """The training step as the loop runs it, traced for the mesh's devices but not compiled."""
     batch = {
         name: jax.ShapeDtypeStruct(
             (batch_size, *x.shape), x.dtype, sharding=sharding.batch_sharding(mesh)
         )
-        for name, x in task.sample.items()
+        for name, x in learner.row_shapes.items()
     }
-    template = state_template(task, mesh)
+    template = state_template(learner, mesh)
     # The state leaves a step where it entered it, or the next step could not take it.
     train_step = jax.jit(
-        partial(task.train_step, accum_steps=accum_steps),
+        partial(learner.train_step, accum_steps=accum_steps),
         donate_argnums=0,
         out_shardings=(sharding.shardings_of(template), sharding.replicated(mesh)),
     )
@@ -89,7 +89,7 @@ def lower_step(
 
 
 def compile_step(
-    task: Task,
+    learner: Learner,
     mesh: Mesh,
     *,
     batch_size: int,
@@ -102,7 +102,7 @@ def compile_step(
     Numbers of micro-batches that cannot fit by proportion are passed over, not compiled.
 
     Args:
-        task: What is trained.
+        learner: The network in training.
         mesh: Over the devices to compile for.
         batch_size: Images per update, over all devices.
         accum_steps: Micro-batches per update, or "auto".
@@ -124,12 +124,12 @@ def compile_step(
         if step is not None and count != counts[-1]:
             may_fit = fits_with(
                 step.memory,
-                state_bytes=sharding.bytes_per_device(state_template(task, mesh)),
+                state_bytes=sharding.bytes_per_device(state_template(learner, mesh)),
                 micro_batches=count / step.accum_steps,
             )
             if distributed.number_of_processes(not may_fit):
                 continue
-        lowered = lower_step(task, mesh, batch_size=batch_size, accum_steps=count)
+        lowered = lower_step(learner, mesh, batch_size=batch_size, accum_steps=count)
         step = CompiledStep(*_compile(lowered, available=available, options=options), count)
         # Compilers may differ in their figures, but not the processes in what they run.
         if distributed.number_of_processes(step.memory.fits is False) == 0:
@@ -137,7 +137,7 @@ def compile_step(
     return step
 
 
-def compile_for_devices(task: Task, mesh: Mesh, config: ConfigDict) -> CompiledStep:
+def compile_for_devices(learner: Learner, mesh: Mesh, config: ConfigDict) -> CompiledStep:
     """Compiles the training step for the devices there are, and says what it needs.
 
     Raises:
@@ -145,7 +145,7 @@ def compile_for_devices(task: Task, mesh: Mesh, config: ConfigDict) -> CompiledS
     """
     started = time.monotonic()
     step = compile_step(
-        task,
+        learner,
         mesh,
         batch_size=config.batch_size,
         accum_steps=config.accum_steps,

@@ -117,10 +117,10 @@ def describe(config: ConfigDict, target: Target) -> tuple[dict[str, Any], Memory
     """Compiles the step that training would run; what is then known of it and of a run with it."""
     mesh, config = place(config, target.devices)
     # The statistics are two constants of the program.
-    task = pretrain.make_task(config, stats=Stats((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
+    learner = pretrain.make_learner(config, stats=Stats((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
     started = time.monotonic()
     compiled, memory, accum_steps = compile_step(
-        task,
+        learner,
         mesh,
         batch_size=config.batch_size,
         accum_steps=config.accum_steps,
@@ -147,7 +147,7 @@ def describe(config: ConfigDict, target: Target) -> tuple[dict[str, Any], Memory
         "fits": memory.fits,
         "memory": memory._asdict(),
         "memory_source": "model: the CPU's compiler" if target.by_model else "compiler",
-        "state_bytes": sharding.bytes_per_device(state_template(task, mesh)),
+        "state_bytes": sharding.bytes_per_device(state_template(learner, mesh)),
         "compile_seconds": compile_seconds,
         "collectives": hlo_text and collective_table(hlo_text),
         "bound": None,

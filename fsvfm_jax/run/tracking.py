@@ -16,10 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, TypedDict, TypeVar
 
+import jax
 import numpy as np
-from clu import parameter_overview
 from etils import epath
 from jaxtyping import UInt8
+from ml_collections import ConfigDict
 from msgspec import Meta
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -30,6 +31,7 @@ from fsvfm_jax.host.pictures import encode_png
 from fsvfm_jax.host.plain_files import FileRefused, append_plain, open_plain
 from fsvfm_jax.host.progress import clock_text, rate_text
 from fsvfm_jax.host.storage import in_bucket, make_own_folder, set_aside, write_bytes, written
+from fsvfm_jax.optim import Schedule
 from fsvfm_jax.run.tensorboard import Events
 
 T = TypeVar("T")
@@ -88,6 +90,9 @@ class Tracker:
         images_per_step: Images per update, over all processes.
         log_every: Steps from one logged step to the next; step 1 and the last are always logged.
         active: False makes a tracker that does nothing, for all processes but the first.
+
+    Attributes:
+        folder: The workdir, or None if the tracker does nothing.
     """
 
     def __init__(
@@ -102,6 +107,7 @@ class Tracker:
         active: bool = True,
     ) -> None:
         self._active = active
+        self.folder = workdir if active else None
         if not active:
             return
         self._workdir = workdir
@@ -283,12 +289,26 @@ class Tracker:
             self._events.scalars(step, named)
 
 
-def parameter_table(params: dict[str, Any]) -> str:
-    """Returns a table of a nested dict of arrays: name, shape, dtype, size, and the total.
+def open_tracker(
+    config: ConfigDict, schedule: Schedule, workdir: epath.Path, start_step: int
+) -> "Tracker":
+    """Opens the tracker of a run; it does nothing in processes other than the first.
 
-    Leaves need a shape and a dtype only: what `jax.eval_shape` gives will do.
+    Args:
+        config: The resolved config.
+        schedule: Steps and epochs of the run.
+        workdir: The run's folder.
+        start_step: Updates done before this start.
     """
-    return parameter_overview.get_parameter_overview(params, include_stats=False)
+    return Tracker(
+        workdir,
+        start_step=start_step,
+        total_steps=schedule.total_steps,
+        steps_per_epoch=schedule.steps_per_epoch,
+        images_per_step=config.batch_size,
+        log_every=config.tracking.log_every,
+        active=jax.process_index() == 0,
+    )
 
 
 def mean_of_finite(values: Sequence[float]) -> float:

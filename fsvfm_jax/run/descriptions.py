@@ -1,0 +1,40 @@
+"""config.json and parameters.txt of a workdir, which describe a run."""
+
+import logging
+from typing import Any
+
+from clu import parameter_overview
+from etils import epath
+from ml_collections import ConfigDict
+
+from fsvfm_jax.config.resolve import to_json
+from fsvfm_jax.devices import distributed
+from fsvfm_jax.host.storage import write_text
+from fsvfm_jax.run.failed_start import CONFIG_FILE, PARAMETERS_FILE
+from fsvfm_jax.train_state import TrainState
+
+logger = logging.getLogger(__name__)
+
+
+def describe_run(config: ConfigDict, template: TrainState, workdir: epath.Path) -> None:
+    """Writes the resolved config and the table of parameters, and logs where they are."""
+    texts = {
+        CONFIG_FILE: to_json(config),
+        PARAMETERS_FILE: parameter_table(template.params) + "\n",
+    }
+    distributed.on_first_process(
+        lambda: [write_text(workdir / name, text) for name, text in texts.items()],
+        refusal=f"{workdir} cannot be written",
+    )
+    logger.info(
+        "see %s: %s (all fields), %s (all arrays), metrics.jsonl, images/, tensorboard/",
+        *(workdir, CONFIG_FILE, PARAMETERS_FILE),
+    )
+
+
+def parameter_table(params: dict[str, Any]) -> str:
+    """Returns a table of a nested dict of arrays: name, shape, dtype, size, and the total.
+
+    Leaves need a shape and a dtype only: what `jax.eval_shape` gives will do.
+    """
+    return parameter_overview.get_parameter_overview(params, include_stats=False)
