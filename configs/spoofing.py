@@ -30,14 +30,14 @@ ADAPTER: Sizes = {
 }
 
 
-def get_config(arg: str, sizes: Sizes, *, protocol: str, mode: str = "full") -> ConfigDict:
+def get_config(sizes: Sizes, arg: str, *, protocol: str, mode: str = "full") -> ConfigDict:
     """4,000 steps of 12 faces of each domain and class, of 24 with an adapter.
 
     Args:
-        arg: The size, the target domain, "celeb" (CelebA-Spoof is trained on too) and "smoke",
-            with commas between them. The default is size "b" and the first domain.
         sizes: Those that `arg` can name. The learning rate is constant, the weight decay is an L2
             term of the gradient.
+        arg: The size, the target domain, "celeb" (CelebA-Spoof is trained on too) and "smoke",
+            with commas between them. The default is size "b" and the first domain.
         protocol: "MCIO" or "WCS".
         mode: "full" or "adapter".
 

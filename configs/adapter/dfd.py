@@ -1,17 +1,17 @@
-"""Deepfake detection (DfD) with FS-Adapter: the backbone is frozen, 50 or 60 epochs of FF++ c23.
+"""Deepfake detection (DfD): trains FS-Adapter on a frozen backbone, 50 or 60 epochs of FF++ c23.
 
     python -m fsvfm_jax.main --config=configs/adapter/dfd.py:b \\
         --config.init.params=WEIGHTS --config.data.paths="('DIR',)"
 
     argument      network           hardware            published video AUC
-    :s            FS-Adapter ViT-S  one GPU with 16 GB  76.6 on average
-    :b (default)  FS-Adapter ViT-B  one GPU with 16 GB  84.1 on average
-    :l            FS-Adapter ViT-L  one GPU with 24 GB  86.3 on average
+    :s            FS-Adapter ViT-S  one GPU with 16 GB  76.6 on average, read off a figure
+    :b (default)  FS-Adapter ViT-B  one GPU with 16 GB  84.1 on average, read off a figure
+    :l            FS-Adapter ViT-L  one GPU with 24 GB  86.3 on average, read off a figure
 
-The averages are over the paper's sets and are read off a figure. The published checkpoint is the
-one with the lowest validation loss ("validation"); configs/eval/dfd.py tests it.
-What the papers do not state for the adapter is as in full fine-tuning: pooling, augmentation,
-mixing, smoothing, warm-up and drop path (in the frozen backbone too).
+The averages are over the paper's sets. The published checkpoint is the one with the lowest
+validation loss ("validation"); configs/eval/dfd.py tests it. ViT-S trains for 60 epochs, the
+others for 50. What the papers do not state for the adapter is as in full fine-tuning: pooling,
+augmentation, mixing, smoothing, warm-up and drop path (in the frozen backbone too).
 
 `:smoke` or `:l,smoke` trains a tiny network on rendered faces instead.
 """

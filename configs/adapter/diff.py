@@ -1,16 +1,16 @@
-"""Diffusion forgeries (DiFF) with FS-Adapter: the backbone is frozen, FF++ DeepFakes c23 alone.
+"""Diffusion forgeries (DiFF): trains FS-Adapter on a frozen backbone, on FF++ DeepFakes c23 alone.
 
     python -m fsvfm_jax.main --config=configs/adapter/diff.py:b \\
         --config.init.params=WEIGHTS --config.data.paths="('DIR',)"
 
     argument      network           hardware            published frame AUC
-    :s            FS-Adapter ViT-S  one GPU with 16 GB  62 on average
-    :b (default)  FS-Adapter ViT-B  one GPU with 16 GB  75.3 on average
-    :l            FS-Adapter ViT-L  one GPU with 24 GB  85.3 on average
+    :s            FS-Adapter ViT-S  one GPU with 16 GB  62 on average, read off a figure
+    :b (default)  FS-Adapter ViT-B  one GPU with 16 GB  75.3 on average, read off a figure
+    :l            FS-Adapter ViT-L  one GPU with 24 GB  85.3 on average, read off a figure
 
-The averages are over T2I, I2I, FS and FE and are read off a figure. The published checkpoint is the
-one with the lowest validation loss ("validation"); configs/eval/diff.py tests it.
-What the papers do not state for the adapter is as in full fine-tuning: configs/adapter/dfd.py.
+The averages are over T2I, I2I, FS and FE. The published checkpoint is the one with the lowest
+validation loss ("validation"); configs/eval/diff.py tests it. ViT-S trains for 60 epochs, the
+others for 50. What the papers do not state for the adapter is as in configs/adapter/dfd.py.
 The papers do not state the number of real frames: 32, so that there are as many as fake ones.
 
 `:smoke` or `:l,smoke` trains a tiny network on rendered faces instead.

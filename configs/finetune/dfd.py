@@ -4,14 +4,14 @@
         --config.init.params=WEIGHTS --config.data.paths="('DIR',)"
 
     argument      network       hardware            published video AUC
-    :s            FS-VFM ViT-S  one GPU with 16 GB  86.6 on average
-    :b (default)  FS-VFM ViT-B  one GPU with 24 GB  89.6 on average
-    :l            FS-VFM ViT-L  one GPU with 40 GB  91.8 on average
+    :s            FS-VFM ViT-S  one GPU with 16 GB  86.6 on average, read off a figure
+    :b (default)  FS-VFM ViT-B  one GPU with 24 GB  89.6 on average, read off a figure
+    :l            FS-VFM ViT-L  one GPU with 40 GB  91.8 on average, read off a figure
                                                     CDFv2 95.17, DFD 97.17, DFDC 87.75, DFDCP 93.35
     :fsfm_b       FSFM ViT-B    one GPU with 24 GB  CDFv2 91.44, DFDC 83.47, DFDCP 89.71, WDF 86.96
 
-The averages are over the paper's sets and are read off a figure. The published checkpoint is the
-one with the lowest validation loss ("validation"); configs/eval/dfd.py tests it.
+The averages are over the paper's sets. The published checkpoint is the one with the lowest
+validation loss ("validation"); configs/eval/dfd.py tests it.
 
 `:smoke` or `:l,smoke` trains a tiny network on rendered faces instead.
 """

@@ -4,13 +4,13 @@
         --config.init.params=WEIGHTS --config.data.paths="('DIR',)"
 
     argument      network       hardware            published frame AUC
-    :s            FS-VFM ViT-S  one GPU with 16 GB  76 on average
-    :b (default)  FS-VFM ViT-B  one GPU with 24 GB  89.1 on average
-    :l            FS-VFM ViT-L  one GPU with 40 GB  93.7 on average
+    :s            FS-VFM ViT-S  one GPU with 16 GB  76 on average, read off a figure
+    :b (default)  FS-VFM ViT-B  one GPU with 24 GB  89.1 on average, read off a figure
+    :l            FS-VFM ViT-L  one GPU with 40 GB  93.7 on average, read off a figure
     :fsfm_b       FSFM ViT-B    one GPU with 24 GB  none known here
 
-The averages are over T2I, I2I, FS and FE and are read off a figure. The published checkpoint is the
-one with the lowest validation loss ("validation"); configs/eval/diff.py tests it.
+The averages are over T2I, I2I, FS and FE. The published checkpoint is the one with the lowest
+validation loss ("validation"); configs/eval/diff.py tests it.
 The papers do not state the number of real frames: 32, so that there are as many as fake ones.
 
 `:smoke` or `:l,smoke` trains a tiny network on rendered faces instead.

@@ -12,7 +12,8 @@
 
 The faces lie in DIR/train/{real,fake}/** and DIR/val/{real,fake}/**; the loss on `val` chooses the
 checkpoint ("validation"). The sizes have the papers' values for deepfakes, for 10 epochs; `:tiny`
-starts from no weights. configs/eval/folder.py tests the detector on DIR/test/{real,fake}/**.
+is a network that a laptop trains from scratch. configs/eval/folder.py tests the detector on
+DIR/test/{real,fake}/**.
 
 `:smoke` trains a tiny network on rendered faces instead.
 """
