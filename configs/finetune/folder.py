@@ -26,7 +26,7 @@ from configs.transfer import face_set
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    sizes = (*dfd.SIZES, "tiny")
+    sizes = ("tiny", *dfd.SIZES)
     words = arguments.split(arg, (*sizes, "smoke"))
     size = arguments.pick(words, sizes, default="b", what="size")
     network, optimizer = dfd.SIZES["b" if size == "tiny" else size]

@@ -151,4 +151,4 @@ def _docstring(file: Path) -> str:
         module = ast.parse(read_plain(file, max_bytes=_MAX_BYTES))
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # Loading it reports that.
         return ""
-    return ast.get_docstring(module) or ""
+    return (ast.get_docstring(module, clean=False) or "").strip()
