@@ -178,4 +178,4 @@ def test_the_list_has_the_files_of_the_current_folder_and_executes_none(tmp_path
         "\nconfigs/own.py\n  Mine\\x1b.\n    hardware  published\n    a laptop  none\n\n" in listed
     )
     for name in "vit_s", "vit_b":
-        assert f"\nconfigs/{name}.py\n\nconfigs/vit_" in listed
+        assert f"\nconfigs/{name}.py\n\nconfigs/" in listed

@@ -149,6 +149,6 @@ def _docstring(file: Path) -> str:
     """A config file's docstring; "" where there is none. The file is not executed."""
     try:
         module = ast.parse(read_plain(file, max_bytes=_MAX_BYTES))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # Loading it reports that.
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):  # Loading reports it.
         return ""
     return (ast.get_docstring(module, clean=False) or "").strip()
