@@ -7,6 +7,7 @@ set by `recipe`, or as its meaning says; a value given explicitly wins.
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference, placeholder
 
+from configs import arguments
 from fsvfm_jax.models.vit import SIZES
 
 
@@ -16,9 +17,11 @@ def get_config(size: str, arg: str = "") -> ConfigDict:
     Args:
         size: Such as "vit_base_patch16".
         arg: What follows the colon after the config file: nothing, or "smoke".
+
+    Raises:
+        ConfigError: It is something else.
     """
-    if arg not in ("", "smoke"):
-        raise ValueError(f"a config takes no argument {arg!r}; the only one is :smoke")
+    words = arguments.split(arg, ("smoke",))
     c = ConfigDict()
     c.task = "pretrain"
     c.seed = 0
@@ -85,7 +88,7 @@ def get_config(size: str, arg: str = "") -> ConfigDict:
     c.data.num_workers = 8
 
     add_run_sections(c)
-    if arg == "smoke":
+    if "smoke" in words:
         _make_smoke(c)
     c.lock()
     return c

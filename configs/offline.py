@@ -117,7 +117,7 @@ def spoof_detection(target: str, *, faces: str) -> ConfigDict:
 
 def _small(mode: str, *, seed: int, faces: str) -> ConfigDict:
     """The same network, budget and augmentation for every method."""
-    c = transfer.get_config("vit_small_patch16", "smoke", mode=mode)
+    c = transfer.get_config("vit_small_patch16", smoke=True, mode=mode)
     c.data.paths = (faces,)
     c.seed = seed
     c.epochs = 10

@@ -10,7 +10,7 @@ Symbolic links do; what lies elsewhere or is called otherwise can be told by fla
 --config.data.test.WDF.path=DIR. docs/transfer.md says what counts as a video.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -110,40 +110,3 @@ def leave_one_out(target: str, *, celeb: bool = False) -> dict[str, Sets]:
 def rendered(names: Iterable[str], split: str, *, videos: int = 16) -> Sets:
     """Rendered sets by name; few videos, as `:smoke` takes them, unless told otherwise."""
     return {name: rendered_set(name, split, videos=videos) for name in names}
-
-
-def words(arg: str, known: Collection[str]) -> list[str]:
-    """What follows a config's colon: words between commas.
-
-    Raises:
-        ValueError: One is not known.
-    """
-    found = arg.split(",") if arg else []
-    for word in found:
-        if word not in known:
-            raise ValueError(f"a config takes no argument {word!r}; there is {', '.join(known)}")
-    return found
-
-
-def one_word(arg: str, known: Collection[str]) -> str:
-    """What follows a config's colon, where it can be one word alone, or nothing.
-
-    Raises:
-        ValueError: It is not known, or there are several.
-    """
-    found = words(arg, known)
-    if len(found) > 1:
-        raise ValueError(f"a config takes one argument of {', '.join(known)}, not {arg!r}")
-    return found[0] if found else ""
-
-
-def pick_target(found: Iterable[str], targets: Sequence[str]) -> str:
-    """The domain to test on that is among the words, by default the first.
-
-    Raises:
-        ValueError: There are several.
-    """
-    named = [word for word in found if word in targets] or targets[:1]
-    if len(named) > 1:
-        raise ValueError(f"a run has one target domain, not {' and '.join(named)}")
-    return named[0]

@@ -9,37 +9,47 @@ No block is dropped (drop path 0). The papers' pooling is not known here: it is 
 fine-tuning.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import sets, transfer
+from configs import arguments, sets, transfer
+
+Sizes = Mapping[str, tuple[str, float, float, float]]
+# The network, learning rate, weight decay and weight of the contrastive loss of each size.
+FULL: Sizes = {
+    "s": ("vit_small_patch16", 2.5e-5, 1e-6, 0.0),
+    "b": ("vit_base_patch16", 2.5e-5, 1e-6, 0.0),
+    "l": ("vit_large_patch16", 1e-5, 1e-5, 0.0),
+}
+ADAPTER: Sizes = {
+    "s": ("vit_small_patch16", 5e-2, 1e-6, 0.1),
+    "b": ("vit_base_patch16", 5e-2, 5e-5, 0.1),
+    "l": ("vit_large_patch16", 1e-3, 1e-7, 0.2),
+}
 
 
-def get_config(
-    size: str,
-    arg: str,
-    *,
-    protocol: str,
-    lr: float,
-    weight_decay: float,
-    mode: str = "full",
-    weight_anchor: float = 0.0,
-) -> ConfigDict:
+def get_config(sizes: Sizes, arg: str, *, protocol: str, mode: str = "full") -> ConfigDict:
     """4,000 steps of 12 faces of each domain and class, of 24 with an adapter.
 
     Args:
-        size: Such as "vit_base_patch16".
-        arg: The target domain, "celeb" (CelebA-Spoof is trained on too), "smoke"; with commas.
+        sizes: Those that `arg` can name. The learning rate is constant, the weight decay is an L2
+            term of the gradient.
+        arg: The size, the target domain, "celeb" (CelebA-Spoof is trained on too) and "smoke",
+            with commas between them. The default is size "b" and the first domain.
         protocol: "MCIO" or "WCS".
-        lr: Constant.
-        weight_decay: L2 in the gradient.
         mode: "full" or "adapter".
-        weight_anchor: lambda, with an adapter.
+
+    Raises:
+        ConfigError: `arg` has a word that is not known, or two sizes or domains.
     """
     targets = list(sets.DOMAINS[protocol])
-    given = sets.words(arg, (*targets, "celeb", "smoke"))
-    split = sets.leave_one_out(sets.pick_target(given, targets), celeb="celeb" in given)
+    words = arguments.split(arg, (*sizes, *targets, "celeb", "smoke"))
+    size = arguments.pick(words, sizes, default="b", what="size")
+    target = arguments.pick(words, targets, default=targets[0], what="target domain")
+    network, lr, weight_decay, weight_anchor = sizes[size]
+    split = sets.leave_one_out(target, celeb="celeb" in words)
     faces = 24 if mode == "adapter" else 12
     changes: dict[str, Any] = {
         "batch_size": faces * 2 * len(split["train"]),
@@ -64,4 +74,4 @@ def get_config(
         "data": {"train": split["train"], "val": split["val"], "balanced": True},
         "checkpoint": {"every": 200, "keep_every": 200},
     }
-    return transfer.get_config(size, "smoke" if "smoke" in given else "", mode=mode, **changes)
+    return transfer.get_config(network, smoke="smoke" in words, mode=mode, **changes)

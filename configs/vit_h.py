@@ -2,9 +2,10 @@
 
     python -m fsvfm_jax.main --config=configs/vit_h.py --config.data.paths="('DIR',)"
 
-Hardware meant: Several nodes of 8 GPUs with 80 GB each, or a TPU v5p-128.
+    hardware                                                   published
+    several nodes of 8 GPUs with 80 GB each, or a TPU v5p-128  none
 
-`:smoke` after the file's name trains a tiny network on synthetic faces instead.
+`:smoke` trains a tiny network on synthetic faces instead.
 """
 
 from ml_collections import ConfigDict

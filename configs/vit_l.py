@@ -2,9 +2,10 @@
 
     python -m fsvfm_jax.main --config=configs/vit_l.py --config.data.paths="('DIR',)"
 
-Hardware meant: One node of 8 GPUs with 80 GB each, or a TPU v5p-64.
+    hardware                                             published
+    one node of 8 GPUs with 80 GB each, or a TPU v5p-64  none known here
 
-`:smoke` after the file's name trains a tiny network on synthetic faces instead.
+`:smoke` trains a tiny network on synthetic faces instead.
 """
 
 from ml_collections import ConfigDict

@@ -20,7 +20,7 @@ from absl import flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from fsvfm_jax.config.lookup import FindingParser
+from fsvfm_jax.config.lookup import FindingParser, describe
 from fsvfm_jax.errors import ConfigError, Preempted, StorageError, UserError, in_one_line
 from fsvfm_jax.host import signals, streams
 from fsvfm_jax.host.processes import share_heaps
@@ -159,10 +159,14 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         remaining = flags.FLAGS(argv)
         if CONFIG.value is None:
-            raise flags.ValidationError("--config is missing; try --config=configs/vit_s.py:smoke")
+            raise flags.ValidationError(
+                "--config is missing; try --config=configs/vit_s.py:smoke;"
+                " python -m fsvfm_jax.main --help lists the config files"
+            )
         CONFIG.value.lock()  # Raises what went wrong while the file was loaded.
         return remaining
     except SystemExit:  # absl has shown its help, and would end with 1.
+        print(f"\n{describe()}", end="")
         sys.exit(0)
     except Exception as error:  # A config file is a program: it can raise anything.
         # ml_collections wraps a KeyError that says which field was meant; its `str` is quoted.

@@ -68,9 +68,9 @@ def _run() -> None:
 
 
 def _default_workdir() -> str:
-    """runs/<config>-<date>, such as runs/vit_s-smoke-20260131-173000."""
+    """runs/<config>-<date>, such as runs/dfd-l-smoke-20260131-173000 for dfd.py:l,smoke."""
     path, _, argument = cli.config_filename().partition(":")
-    name = Path(path).stem + (f"-{argument}" if argument else "")
+    name = "-".join(filter(None, [Path(path).stem, *argument.split(",")]))
     return f"runs/{name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 

@@ -68,6 +68,14 @@ def test_an_import_of_the_commands_changes_no_flag():
     ("arguments", "code", "said"),
     [
         (["--help"], 0, "--workdir"),
+        (["--help"], 0, "\nconfigs/finetune/dfd.py\n  Deepfake detection (DfD): "),
+        ([], 78, "python -m fsvfm_jax.main --help lists the config files\n"),
+        (
+            ["--config=configs/finetune/dfd.py:bb", "--check"],
+            78,
+            "error: this config file takes no argument 'bb'; it takes s, b, l, fsfm_b, smoke\n",
+        ),
+        (["--config=configs/fas/mcio.py:s,b"], 78, "error: a run has one size, not s and b\n"),
         (
             ["--config=configs/vit_s.py:smoke", "--config.data.test.x.layout=list"],
             78,

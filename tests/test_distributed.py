@@ -39,7 +39,7 @@ DETECTOR = """
 from configs import transfer
 
 def get_config():
-    c = transfer.get_config("vit_small_patch16", "smoke")
+    c = transfer.get_config("vit_small_patch16", smoke=True)
     c.model.update(image_size=32, width=32, depth=1)
     c.update(batch_size=16)
     c.data.train = {{"x": transfer.rendered_set("cam-o", "train", videos=16)}}

@@ -8,7 +8,7 @@ from fsvfm_jax.errors import ConfigError
 
 
 def config(mode="full", **changes):
-    c = transfer.get_config("vit_base_patch16", "smoke", mode=mode)
+    c = transfer.get_config("vit_base_patch16", smoke=True, mode=mode)
     c.update_from_flattened_dict({name.replace("__", "."): x for name, x in changes.items()})
     return c
 
@@ -59,7 +59,7 @@ def test_balanced_batches_divide_over_sets_and_classes():
     ],
 )
 def test_a_mistake_names_field_value_and_way_out(changes, message):
-    c = transfer.get_config("vit_base_patch16", "smoke")
+    c = transfer.get_config("vit_base_patch16", smoke=True)
     with pytest.raises(ConfigError, match=message):
         c.update_from_flattened_dict(changes)
         resolve(c)

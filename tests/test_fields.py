@@ -21,13 +21,13 @@ from fsvfm_jax.errors import ConfigError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 TABLES = dict(zip(TASKS, (PRETRAINING, FINETUNING, EVALUATION), strict=True))
-SHARED = {"common", "evaluation", "offline", "sets", "spoofing", "transfer"}
+SHARED = {"arguments", "common", "evaluation", "offline", "sets", "spoofing", "transfer"}
 NAMES = [
     ".".join(path.relative_to(CONFIGS).with_suffix("").parts)
     for path in sorted(CONFIGS.rglob("*.py"))
     if path.parent != CONFIGS or path.stem not in SHARED
 ]
-BY_TASK = {"pretrain": "vit_s", "finetune": "finetune.dfd_b", "evaluate": "eval.rendered"}
+BY_TASK = {"pretrain": "vit_s", "finetune": "finetune.dfd", "evaluate": "eval.rendered"}
 
 
 def get_config(name: str, arg: str = "smoke") -> ConfigDict:
@@ -113,14 +113,14 @@ def test_any_value_in_any_field_resolves_or_is_one_sentence(place, value):
 
 @settings(max_examples=200)
 @given(
-    st.sampled_from(["vit_s", "finetune.dfd_b", "eval.rendered"]),
+    st.sampled_from(["vit_s", "finetune.dfd", "eval.rendered"]),
     st.lists(st.tuples(st.sampled_from(["layout", "split", *OF_LAYOUTS, "x"]), VALUES), max_size=3),
     VALUES,
 )
 def test_any_set_resolves_or_is_one_sentence(name, changes, labels):
     config = get_config(name)
     if config.task == "pretrain":
-        config = get_config("finetune.diff_b", "")
+        config = get_config("finetune.diff", "")
         config.data.paths = ("DIR",)
     kind = "test" if config.task == "evaluate" else "train"
     one = next(iter(config.data[kind].values()))

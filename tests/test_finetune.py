@@ -44,7 +44,7 @@ LABELS = jnp.asarray(GOLDEN["labels"], jnp.int32)
 
 
 def tiny_config(mode="full", changes=None):
-    config = transfer.get_config("vit_small_patch16", "smoke", mode=mode)
+    config = transfer.get_config("vit_small_patch16", smoke=True, mode=mode)
     config.update_from_flattened_dict(TINY | (changes or {}))
     with config.data.unlocked():
         for kind, videos in (("train", 12), ("val", 4)):

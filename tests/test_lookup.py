@@ -1,5 +1,6 @@
 """Config files are found in the current folder, or else among those that the package brings."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -48,7 +49,7 @@ def get_config(arg=""):
 def test_from_any_folder_the_bundled_file_is_read(tmp_path):
     found = read_config(tmp_path, "--config=configs/vit_s.py:smoke", "--config.seed=3")
     assert (found.stdout, found.returncode) == ("0.008 3\n", 0), found.stderr
-    found = read_config(tmp_path, "--config", "configs/fas/mcio_b.py:C")
+    found = read_config(tmp_path, "--config", "configs/fas/mcio.py:b,C")
     assert found.returncode == 0, found.stderr
 
 
@@ -108,7 +109,12 @@ def test_configs_that_are_loaded_from_elsewhere_are_not_taken_for_others(tmp_pat
     ("path", "nearest"),
     [
         ("configs/vit_x.py", "configs/vit_"),
-        ("configs/finetune/dfdb.py", "configs/finetune/dfd_b.py"),
+        ("configs/finetune/dfd_b.py", "configs/finetune/dfd.py:s|b|l|fsfm_b, "),
+        ("configs/finetune/diff_fsfm_b.py", "configs/finetune/diff.py:s|b|l|fsfm_b, "),
+        ("configs/adapter/dfd_s.py", "configs/adapter/dfd.py:s|b|l, "),
+        ("configs/fas/mcio_b.py", "configs/fas/mcio.py:s|b|l|fsfm_b, "),
+        ("configs/fas/mcio_adapter_l.py", "configs/fas/mcio_adapter.py:s|b|l, "),
+        ("configs/finetune/dfdb.py", "configs/finetune/dfd.py"),
         ("configs/finetune/folders.py", "configs/finetune/folder.py"),
         ("configs/common.p", "configs/"),
         ("configs", "configs/"),
@@ -127,6 +133,7 @@ def test_a_file_that_is_missing_lists_those_there_are_nearest_first(
     said = str(error.value)
     assert said.partition("; there is ")[2].startswith(nearest), said
     assert said.count(".py") <= 22 and " more" in said and "configs/common.py" not in said
+    assert said.endswith("python -m fsvfm_jax.main --help lists all")
 
 
 def test_a_missing_file_ends_in_one_sentence_and_the_exit_code_of_a_config(tmp_path):
@@ -137,3 +144,38 @@ def test_a_missing_file_ends_in_one_sentence_and_the_exit_code_of_a_config(tmp_p
     (line,) = found.stderr.strip().splitlines()
     assert line.startswith("error: there is no config file 'configs/min.py'; there is configs/mine")
     assert read_config(tmp_path, "--config=configs/pipe.py").returncode == 78
+
+
+def test_the_list_has_every_config_file_with_its_title_and_its_table(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    listed = config_files.describe()
+    for file in ROOT.glob("configs/**/*.py"):
+        name = str(file.relative_to(ROOT))
+        title = ast.get_docstring(ast.parse(file.read_text())).partition("\n")[0]
+        is_config = "def get_config(arg:" in file.read_text()
+        assert (f"\n{name}\n  {title}\n    " in listed) == (name in listed) == is_config, name
+    assert max(map(len, listed.splitlines())) <= 100
+    rows = listed.partition("\nconfigs/finetune/dfd.py\n")[2].partition("\n\n")[0].splitlines()
+    assert [row.split()[0] for row in rows[1:]] == [
+        "argument",
+        ":s",
+        ":b",
+        ":l",
+        "CDFv2",
+        ":fsfm_b",
+    ]
+    assert rows[2].split("  ")[-1] == "86.6 on average, read off a figure"
+
+
+def test_the_list_has_the_files_of_the_current_folder_and_executes_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    table = "    hardware  published\n    a laptop  none\n\n    not of the table"
+    write(tmp_path / "configs" / "own.py", f'"""Mine\x1b.\n\n{table}\n"""\n1 / 0{OWN}')
+    write(tmp_path / "configs" / "vit_s.py", OWN)
+    write(tmp_path / "configs" / "vit_b.py", f"1 +{OWN}")
+    listed = config_files.describe()
+    assert (
+        "\nconfigs/own.py\n  Mine\\x1b.\n    hardware  published\n    a laptop  none\n\n" in listed
+    )
+    for name in "vit_s", "vit_b":
+        assert f"\nconfigs/{name}.py\n\nconfigs/" in listed

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from patience import PATIENCE
 from PIL import Image
 
+from fsvfm_jax import cli, main
 from fsvfm_jax.data.sources import SyntheticFaces
 
 ROOT = Path(__file__).parent.parent
@@ -29,6 +31,19 @@ def run(
         text=True,
         timeout=PATIENCE,
     )
+
+
+@pytest.mark.parametrize(
+    ("config", "folder"),
+    [
+        ("configs/vit_s.py", r"runs/vit_s"),
+        ("configs/vit_s.py:smoke", r"runs/vit_s-smoke"),
+        ("DIR/fas/mcio.py:l,M,smoke", r"runs/mcio-l-M-smoke"),
+    ],
+)
+def test_the_default_workdir_has_the_config_and_its_arguments(monkeypatch, config, folder):
+    monkeypatch.setattr(cli, "config_filename", lambda: config)
+    assert re.fullmatch(folder + r"-20\d{6}-\d{6}", main._default_workdir())
 
 
 def test_smoke_learns_and_tells_about_it(tmp_path):

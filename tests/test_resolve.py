@@ -114,7 +114,7 @@ def test_a_standard_deviation_that_cannot_be_is_refused(std):
 
 
 def test_an_unknown_argument_is_refused():
-    with pytest.raises(ValueError, match="the only one is :smoke"):
+    with pytest.raises(ConfigError, match=r"no argument 'smok'; it takes smoke$"):
         get_config("vit_b", "smok")
 
 

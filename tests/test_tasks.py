@@ -15,7 +15,7 @@ from fsvfm_jax.tasks import TASKS
 STATS = Stats((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
 CONFIGS = {
     "pretrain": lambda: vit_s.get_config("smoke"),
-    "finetune": lambda: transfer.get_config("vit_small_patch16", "smoke"),
+    "finetune": lambda: transfer.get_config("vit_small_patch16", smoke=True),
 }
 
 

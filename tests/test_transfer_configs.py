@@ -1,5 +1,6 @@
 """The configs of fine-tuning and of evaluation hold what the papers say, and each runs as it is."""
 
+import hashlib
 import importlib
 import inspect
 import json
@@ -18,67 +19,85 @@ from fsvfm_jax.data.labelled.detection_sets import labels_of, open_sets
 from fsvfm_jax.data.labelled.faces import LABELS
 from fsvfm_jax.data.labelled.layouts import read_ffpp
 from fsvfm_jax.data.stats import Stats
+from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.models.vit import SIZES
 from fsvfm_jax.report import published
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-NAMES = [
+FILES = [
     str(path.relative_to(CONFIGS).with_suffix(""))
     for folder in ("finetune", "adapter", "fas", "eval")
     for path in sorted((CONFIGS / folder).glob("*.py"))
 ]
 # One's own faces: no row of the papers' tables.
 OWN = "finetune/folder"
-TRAINED = [name for name in NAMES if not name.startswith("eval/") and name != OWN]
+
+
+def module(name):
+    """Of a file, or of a recipe: a file, a colon and a size."""
+    return importlib.import_module(f"configs.{name.partition(':')[0].replace('/', '.')}")
+
+
+def doc_rows(name):
+    """The rows in the table of a docstring, by the size that follows the row's colon."""
+    *_, rows = re.split(r"^    .*hardware.*$", module(name).__doc__, flags=re.MULTILINE)
+    rows = re.split(r"^    :", rows.partition("\n\n")[0], flags=re.MULTILINE)[1:]
+    return {row.split()[0]: row for row in rows}
+
+
+TRAINED = [
+    f"{file}:{size}"
+    for file in FILES
+    if not file.startswith("eval/") and file != OWN
+    for size in doc_rows(file)
+]
+NAMES = [*TRAINED, OWN, *(file for file in FILES if file.startswith("eval/"))]
 SPOOFS = [name for name in NAMES if name.startswith("fas/")]
 TARGETS = {"mcio": ("M", "C", "I", "O"), "wcs": ("wmca", "cefa", "surf")}
 
 # The papers' tables: blr, layer decay, weight decay.
 FULL = {
-    "finetune/dfd_fsfm_b": (2.5e-4, 0.65, 0.05),
-    "finetune/diff_fsfm_b": (1e-4, 0.90, 0.03),
-    "finetune/dfd_s": (2e-4, 0.65, 0.03),
-    "finetune/dfd_b": (2e-4, 0.60, 0.03),
-    "finetune/dfd_l": (5e-5, 0.90, 0.01),
-    "finetune/diff_s": (5e-5, 0.95, 0.05),
-    "finetune/diff_b": (5e-5, 0.90, 0.03),
-    "finetune/diff_l": (5e-5, 0.90, 0.05),
+    "finetune/dfd:fsfm_b": (2.5e-4, 0.65, 0.05),
+    "finetune/diff:fsfm_b": (1e-4, 0.90, 0.03),
+    "finetune/dfd:s": (2e-4, 0.65, 0.03),
+    "finetune/dfd:b": (2e-4, 0.60, 0.03),
+    "finetune/dfd:l": (5e-5, 0.90, 0.01),
+    "finetune/diff:s": (5e-5, 0.95, 0.05),
+    "finetune/diff:b": (5e-5, 0.90, 0.03),
+    "finetune/diff:l": (5e-5, 0.90, 0.05),
 }
 # Batch, blr, epochs, lambda.
 ADAPTER = {
-    "adapter/dfd_s": (512, 1e-3, 60, 0.01),
-    "adapter/dfd_b": (256, 5e-3, 50, 0.01),
-    "adapter/dfd_l": (256, 1e-2, 50, 0.1),
-    "adapter/diff_s": (256, 1e-2, 60, 0.01),
-    "adapter/diff_b": (256, 1e-2, 50, 0.05),
-    "adapter/diff_l": (1024, 5e-3, 50, 0.1),
+    "adapter/dfd:s": (512, 1e-3, 60, 0.01),
+    "adapter/dfd:b": (256, 5e-3, 50, 0.01),
+    "adapter/dfd:l": (256, 1e-2, 50, 0.1),
+    "adapter/diff:s": (256, 1e-2, 60, 0.01),
+    "adapter/diff:b": (256, 1e-2, 50, 0.05),
+    "adapter/diff:l": (1024, 5e-3, 50, 0.1),
 }
 # Learning rate, weight decay, lambda.
 SPOOF = {
-    "fas/mcio_fsfm_b": (1e-4, 1e-6, 0.0),
-    "fas/mcio_s": (2.5e-5, 1e-6, 0.0),
-    "fas/mcio_b": (2.5e-5, 1e-6, 0.0),
-    "fas/mcio_l": (1e-5, 1e-5, 0.0),
-    "fas/wcs_s": (2.5e-5, 1e-6, 0.0),
-    "fas/wcs_b": (2.5e-5, 1e-6, 0.0),
-    "fas/wcs_l": (1e-5, 1e-5, 0.0),
-    "fas/mcio_adapter_s": (5e-2, 1e-6, 0.1),
-    "fas/mcio_adapter_b": (5e-2, 5e-5, 0.1),
-    "fas/mcio_adapter_l": (1e-3, 1e-7, 0.2),
-    "fas/wcs_adapter_s": (5e-2, 1e-6, 0.1),
-    "fas/wcs_adapter_b": (5e-2, 5e-5, 0.1),
-    "fas/wcs_adapter_l": (1e-3, 1e-7, 0.2),
+    "fas/mcio:fsfm_b": (1e-4, 1e-6, 0.0),
+    "fas/mcio:s": (2.5e-5, 1e-6, 0.0),
+    "fas/mcio:b": (2.5e-5, 1e-6, 0.0),
+    "fas/mcio:l": (1e-5, 1e-5, 0.0),
+    "fas/wcs:s": (2.5e-5, 1e-6, 0.0),
+    "fas/wcs:b": (2.5e-5, 1e-6, 0.0),
+    "fas/wcs:l": (1e-5, 1e-5, 0.0),
+    "fas/mcio_adapter:s": (5e-2, 1e-6, 0.1),
+    "fas/mcio_adapter:b": (5e-2, 5e-5, 0.1),
+    "fas/mcio_adapter:l": (1e-3, 1e-7, 0.2),
+    "fas/wcs_adapter:s": (5e-2, 1e-6, 0.1),
+    "fas/wcs_adapter:b": (5e-2, 5e-5, 0.1),
+    "fas/wcs_adapter:l": (1e-3, 1e-7, 0.2),
 }
 SIZE = {"s": "vit_small_patch16", "b": "vit_base_patch16", "l": "vit_large_patch16"}
 
 
-def module(name):
-    return importlib.import_module(f"configs.{name.replace('/', '.')}")
-
-
 def resolved(name, arg=""):
     """As it is resolved where a user names roots, and what is evaluated; smoke needs no root."""
-    config = module(name).get_config(arg)
+    size = name.partition(":")[2]
+    config = module(name).get_config(",".join(word for word in (size, arg) if word))
     if "smoke" not in arg:
         config.data.paths = ("DIR",)
     if config.task == "evaluate":
@@ -87,7 +106,7 @@ def resolved(name, arg=""):
 
 
 def targets(name):
-    return TARGETS[name.split("/")[1].split("_")[0]]
+    return TARGETS[re.split("[_:]", name.split("/")[1])[0]]
 
 
 def test_each_is_in_one_of_the_tables_here():
@@ -96,11 +115,12 @@ def test_each_is_in_one_of_the_tables_here():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_is_short_names_its_command_and_resolves_to_json(name):
-    text, doc = (CONFIGS / f"{name}.py").read_text(), module(name).__doc__
+    file = name.partition(":")[0]
+    text, doc = (CONFIGS / f"{file}.py").read_text(), module(name).__doc__
     assert len(text.splitlines()) < 45
     command = next(line for line in doc.splitlines() if "python -m fsvfm_jax.main" in line)
-    assert f"--config=configs/{name}.py" in command.replace(".py:", ".py ").split()
-    assert ":smoke" in doc or name == "eval/rendered"
+    assert f"--config=configs/{file}.py" in command.replace(".py:", ".py ").split()
+    assert "`:smoke`" in doc or "`smoke`" in doc
     config = resolved(name)
     assert config.is_locked
     json.loads(to_json(config))
@@ -112,22 +132,24 @@ WITHOUT_FIGURES = (OWN, "eval/folder", "eval/rendered")
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in WITHOUT_FIGURES])
 def test_each_says_hardware_and_the_published_figures_with_their_selection(name):
     doc = module(name).__doc__
-    assert "Hardware meant: One GPU" in doc
     assert any(f'"{word}"' in doc for word in ("validation", "test-oracle", "given"))
     folder, _, rest = name.partition("/")
     if folder == "eval":
+        assert "  one GPU  " in doc
         return
-    task, size = rest.split("_")[0], rest[-1].upper()
+    row = doc_rows(name)[rest.partition(":")[2]]
+    assert "  one GPU with " in row
+    task, size = re.split("[_:]", rest)[0], rest[-1].upper()
     method = "FSFM" if "fsfm" in rest else "FS-Adapter" if "adapter" in name else "FS-VFM"
     metric = {"dfd": "video_auc", "diff": "frame_auc"}.get(task, "hter@test")
     key = (f"{method} ViT-{size}", metric)
     figures = [one.percent for one in published.PUBLISHED if (one.model, one.metric) == key]
-    if name == "finetune/diff_fsfm_b":
-        assert not figures and "No published figure of FSFM on DiFF is known here." in doc
+    if name == "finetune/diff:fsfm_b":
+        assert not figures and row.strip().endswith("none known here")
     else:
-        assert figures
+        assert figures and f"  {method} ViT-{size}  " in row
     for percent in figures:
-        assert f"{percent:g}" in doc, percent
+        assert f" {percent:g}" in row, percent
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -243,8 +265,35 @@ def test_anti_spoofing_has_the_papers_numbers(name):
     assert not any(augment[key] for key in ("rand_magnitude", "erase", "mixup", "cutmix"))
 
 
+@pytest.mark.parametrize("file", [file for file in FILES if not file.startswith("eval/")])
+def test_each_file_takes_the_sizes_of_its_table_and_by_default_the_one_marked_there(file):
+    rows, get_config = doc_rows(file), module(file).get_config
+    with pytest.raises(ConfigError, match=f"no argument 'x'; it takes {', '.join(rows)}, "):
+        get_config("x")
+    (default,) = [size for size, row in rows.items() if row.startswith(f"{size} (default)")]
+    assert get_config().to_dict() == get_config(default).to_dict()
+    assert get_config("l,smoke").to_dict() == get_config("smoke,l").to_dict()
+
+
+def test_resolved_recipes_are_those_on_file():
+    """The digests are of the time when each size had a file of its own; `digests` renews them."""
+    stored = json.loads((Path(__file__).parent / "golden" / "recipes.json").read_text())
+    assert digests() == stored
+
+
+def digests():
+    """Of each recipe, the digest of its resolved config, of its smoke run and of all targets."""
+    found = {}
+    for name in TRAINED:
+        domains = targets(name) if name in SPOOFS else ()
+        args = ["", "smoke", *domains, *(f"{one},celeb" for one in domains)]
+        texts = [to_json(resolved(name, arg)) for arg in args]
+        found[name] = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+    return found
+
+
 @pytest.mark.parametrize("name", TRAINED)
-def test_each_has_the_size_that_its_name_says(name):
+def test_each_has_the_size_that_its_argument_names(name):
     model = resolved(name).model
     assert SIZES[SIZE[name[-1]]].items() <= model.to_dict().items()
     assert model.image_size == 224
@@ -288,17 +337,17 @@ def test_every_domain_is_once_the_target_and_the_first_by_default():
     for protocol, domains in TARGETS.items():
         tested = [dict(resolved("eval/fas", one).data.test) for one in domains]
         assert len({key for of_one in tested for key in of_one}) == len(domains)
-        name = f"fas/{protocol}_b"
+        name = f"fas/{protocol}:b"
         assert resolved(name).data.to_dict() == resolved(name, domains[0]).data.to_dict()
 
 
 def test_celeb_a_spoof_is_a_domain_of_the_batch():
-    config = resolved("fas/mcio_b", "C,celeb")
+    config = resolved("fas/mcio:b", "C,celeb")
     assert config.batch_size == 12 * 2 * 4 and len(config.data.weights) == 8
 
 
 def test_smoke_leaves_a_domain_out_too():
-    trained, evaluated = resolved("fas/mcio_b", "smoke").data, resolved("eval/fas", "smoke").data
+    trained, evaluated = resolved("fas/mcio:b", "smoke").data, resolved("eval/fas", "smoke").data
     tested = {one.name for one in evaluated.test.values()}
     for kind in (trained.train, trained.val, evaluated.val):
         assert len(kind) == 3 and tested.isdisjoint(one.name for one in kind.values())
@@ -327,20 +376,24 @@ def test_names_choose_among_the_test_sets():
 @pytest.mark.parametrize(
     ("name", "arg", "message"),
     [
-        ("finetune/dfd_b", "smok", "the only one is :smoke"),
-        ("fas/mcio_b", "wmca", "no argument 'wmca'; there is M, C, I, O, celeb, smoke"),
-        ("fas/mcio_b", "M,C", "one target domain, not M and C"),
+        ("finetune/dfd", "smok", "no argument 'smok'; it takes s, b, l, fsfm_b, smoke$"),
+        ("finetune/dfd", "h", "no argument 'h'; it takes s, b, l, fsfm_b, smoke$"),
+        ("finetune/dfd", "b,l", "a run has one size, not b and l$"),
+        ("adapter/diff", "fsfm_b", "no argument 'fsfm_b'; it takes s, b, l, smoke$"),
+        ("fas/mcio", "b,wmca", "'wmca'; it takes s, b, l, fsfm_b, M, C, I, O, celeb, smoke$"),
+        ("fas/mcio", "M,C", "one target domain, not M and C"),
         ("eval/fas", "M,wmca", "one target domain, not M and wmca"),
-        ("eval/dfd", "DFDC,", "no argument ''; there is CDFv2"),
-        ("eval/diff", "T2V", "no argument 'T2V'; there is smoke"),
+        ("eval/dfd", "DFDC,", "no argument ''; it takes CDFv2"),
+        ("eval/diff", "T2V", "no argument 'T2V'; it takes smoke$"),
         ("eval/released_vit_l", "CDFv1", "no argument 'CDFv1'"),
-        (OWN, "h", "no argument 'h'; there is s, b, l, tiny, smoke"),
-        (OWN, "b,l", "one argument of s, b, l, tiny, smoke, not 'b,l'"),
-        ("eval/folder", "tiny", "no argument 'tiny'; there is smoke"),
+        ("eval/rendered", "smok", "no argument 'smok'; it takes smoke$"),
+        (OWN, "h", "no argument 'h'; it takes tiny, s, b, l, fsfm_b, smoke$"),
+        (OWN, "b,l", "a run has one size, not b and l$"),
+        ("eval/folder", "tiny", "no argument 'tiny'; it takes smoke$"),
     ],
 )
 def test_an_unknown_argument_is_refused(name, arg, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         module(name).get_config(arg)
 
 
@@ -351,7 +404,7 @@ def test_a_change_of_a_field_that_is_not_there_is_refused():
 
 @pytest.mark.parametrize("size", ["s", "b", "l"])
 def test_ones_own_folder_is_trained_on_with_the_papers_values(size):
-    config, papers = resolved(OWN, size), resolved(f"finetune/dfd_{size}")
+    config, papers = resolved(OWN, size), resolved(f"finetune/dfd:{size}")
     assert config.model.to_dict() == papers.model.to_dict()
     assert config.optimizer.to_dict() == papers.optimizer.to_dict()
     assert config.augment.to_dict() == papers.augment.to_dict()
@@ -391,8 +444,8 @@ def test_ffpp_gives_32_frames_of_a_fake_and_as_many_real_ones_as_fakes(tmp_path)
             write_pictures(root, [f"{part}/c23/frames/{one}/{i}.png" for i in range(frames)])
     for split in ("train", "val"):
         write_json(root / f"{split}.json", [["a", "b"]])
-        assert counts("finetune/dfd_b", split, tmp_path) == {"FFpp": (2 * 4 * 32, 2 * 128)}
-        assert counts("adapter/diff_b", split, tmp_path) == {"FFpp": (2 * 32, 2 * 32)}
+        assert counts("finetune/dfd:b", split, tmp_path) == {"FFpp": (2 * 4 * 32, 2 * 128)}
+        assert counts("adapter/diff:b", split, tmp_path) == {"FFpp": (2 * 32, 2 * 32)}
 
 
 def test_anti_spoofing_trains_on_frame_0_of_both_splits_and_tests_on_both_frames(tmp_path):
@@ -402,12 +455,12 @@ def test_anti_spoofing_trains_on_frame_0_of_both_splits_and_tests_on_both_frames
                 names = [f"{split}/{label}/v_frame{frame}.png" for frame in (0, 1)]
                 write_pictures(tmp_path / "MCIO" / "frame" / subset, names)
     sources = {"CASIA", "Replay", "OULU"}
-    assert counts("fas/mcio_b", "train", tmp_path, "M") == dict.fromkeys(sources, (2, 2))
-    assert counts("fas/mcio_b", "val", tmp_path, "M") == dict.fromkeys(sources, (2, 2))
-    found = counts("fas/mcio_b", "train", tmp_path, "M,celeb")
+    assert counts("fas/mcio:b", "train", tmp_path, "M") == dict.fromkeys(sources, (2, 2))
+    assert counts("fas/mcio:b", "val", tmp_path, "M") == dict.fromkeys(sources, (2, 2))
+    found = counts("fas/mcio:b", "train", tmp_path, "M,celeb")
     assert found == dict.fromkeys(sources, (2, 2)) | {"CelebASpoof": (1, 1)}
     assert counts("eval/fas", "test", tmp_path, "M") == {"MSU": (2, 2)}
-    opened = open_sets(resolved("fas/mcio_b", "M").data.train, [str(tmp_path)], image_size=8)
+    opened = open_sets(resolved("fas/mcio:b", "M").data.train, [str(tmp_path)], image_size=8)
     assert {opened["OULU"].name(i)[-5:] for i in range(4)} == {"0.png"}
 
 

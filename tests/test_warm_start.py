@@ -104,7 +104,7 @@ def test_weights_of_another_network_are_refused(workdir, changes, error, message
 @pytest.mark.parametrize("pool", ["mean", "token"])
 def test_a_detector_starts_from_an_encoder(workdir, tmp_path, kind, pool):
     stored = read_run(workdir)
-    config = transfer.get_config("vit_small_patch16", "smoke", init={"params": str(workdir)})
+    config = transfer.get_config("vit_small_patch16", smoke=True, init={"params": str(workdir)})
     for name in ("image_size", "patch_size", "width", "depth", "num_heads"):
         config.model[name] = stored.config.model[name]
     config.model.pool = pool

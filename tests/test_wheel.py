@@ -62,9 +62,9 @@ def test_from_the_wheel_every_config_is_read_in_any_folder(wheel, tmp_path):
     folder = tmp_path / "empty"
     folder.mkdir()
     program = (
-        "import json, sys; from fsvfm_jax import cli, config_files;"
+        "import json, sys; from fsvfm_jax import cli; from fsvfm_jax.config import lookup;"
         "cli.parse_flags(['program', *sys.argv[1:]]);"
-        "print(json.dumps([cli.CONFIG.value.model.width, config_files.__file__]))"
+        "print(json.dumps([cli.CONFIG.value.model.width, lookup.__file__]))"
     )
     found = run(installed, folder, "-c", program, "--config=configs/finetune/folder.py:l")
     assert found.returncode == 0, found.stderr

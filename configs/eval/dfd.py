@@ -9,19 +9,18 @@ frames; the others lie in DIR/{WildDeepfake,Celeb-DF++,FFIW}/test/{real,fake}. `
 all so, `:list` for lists such as DIR/DFDC/test.txt. Of Celeb-DF only Celeb-real counts as real:
 where CDFv2 or CDFpp has no folder YouTube-real, give --config.data.test.CDFpp.exclude="()".
 
-Hardware meant: One GPU.
-
-Published video AUC, checkpoint "validation": FS-VFM L CDFv2 95.17, DFD 97.17, DFDC 87.75, DFDCP
-93.35; FSFM B CDFv2 91.44, DFDC 83.47, DFDCP 89.71, WDF 86.96.
+    network       hardware  published video AUC, checkpoint "validation"
+    FS-VFM ViT-L  one GPU   CDFv2 95.17, DFD 97.17, DFDC 87.75, DFDCP 93.35
+    FSFM ViT-B    one GPU   CDFv2 91.44, DFDC 83.47, DFDCP 89.71, WDF 86.96
 """
 
 from ml_collections import ConfigDict
 
-from configs import evaluation, sets
+from configs import arguments, evaluation, sets
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    given = sets.words(arg, (*sets.DEEPFAKES, "folder", "list", "smoke"))
+    given = arguments.split(arg, (*sets.DEEPFAKES, "folder", "list", "smoke"))
     c = evaluation.get_config()
     if "smoke" in given:
         c.data.test.update(sets.rendered(("swap-a", "swap-b"), "test"))

@@ -6,21 +6,20 @@
 The sets lie in DIR/DiFF/test_subsets/{T2I,I2I,FS,FE}/test/{real,fake}; `:smoke` tests rendered
 ones.
 
-Hardware meant: One GPU.
-
-Published frame AUC, checkpoint "validation", on average over the four (read off a figure): FS-VFM
-S 76, B 89.1, L 93.7; FS-Adapter 62, 75.3, 85.3.
+    network             hardware  published frame AUC, checkpoint "validation"
+    FS-VFM ViT-S, B, L  one GPU   76, 89.1, 93.7 on average (read off a figure)
+    FS-Adapter S, B, L  one GPU   62, 75.3, 85.3 on average (read off a figure)
 """
 
 from ml_collections import ConfigDict
 
-from configs import evaluation, sets
+from configs import arguments, evaluation, sets
 from configs.transfer import face_set
 
 
 def get_config(arg: str = "") -> ConfigDict:
     c = evaluation.get_config()
-    if sets.words(arg, ("smoke",)):
+    if arguments.split(arg, ("smoke",)):
         c.data.test.update(sets.rendered(("texture-d", "upsample-e"), "test"))
         c.data.num_workers = 0
     else:

@@ -7,18 +7,19 @@ The faces lie in DIR/test/{real,fake}/**. A row is the checkpoint with the lowes
 that chose it ("validation"), another the last one; for an exported folder or a file, which has one
 alone, give --config.select="('given',)". `:smoke` tests rendered ones.
 
-Hardware meant: One GPU, or a laptop.
+    hardware             published
+    one GPU or a laptop  none
 """
 
 from ml_collections import ConfigDict
 
-from configs import evaluation, sets
+from configs import arguments, evaluation, sets
 from configs.transfer import face_set
 
 
 def get_config(arg: str = "") -> ConfigDict:
     c = evaluation.get_config()
-    if sets.one_word(arg, ("smoke",)):
+    if arguments.split(arg, ("smoke",)):
         c.data.test.update(sets.rendered(("cam-o",), "test"))
         c.data.num_workers = 0
     else:

@@ -8,19 +8,20 @@ lines of `path label`, fake or real, relative to it: DIR/Celeb-DF-v2/test.txt. 3
 count. Where the list of CDFv2 or CDFpp names nothing in YouTube-real, give
 --config.data.test.CDFv2.exclude="()".
 
-Hardware meant: One GPU.
+    network       hardware  published video AUC of the same file ("given")
+    FS-VFM ViT-L  one GPU   CDFv2 95.17, DFD 97.17, DFDC 87.75, DFDCP 93.35
 
-Published video AUC, of the very file ("given"): CDFv2 95.17, DFD 97.17, DFDC 87.75, DFDCP 93.35. A
-row has ours, the published one and the difference. The weights stay under the authors' licence.
+A row has our figure, the published one and the difference. The weights stay under the authors'
+licence.
 """
 
 from ml_collections import ConfigDict
 
-from configs import evaluation, sets
+from configs import arguments, evaluation, sets
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    given = sets.words(arg, (*sets.DEEPFAKES, "smoke"))
+    given = arguments.split(arg, (*sets.DEEPFAKES, "smoke"))
     c = evaluation.get_config()
     c.select = ("given",)
     c.compare = "FS-VFM ViT-L"

@@ -1,40 +1,37 @@
-"""One's own faces, real and fake, in a folder: everything is trained (docs/own-folder.md).
+"""One's own faces, real and fake, in a folder: trains every weight (docs/own-folder.md).
 
-    python -m fsvfm_jax.main --config=configs/finetune/folder.py \\
+    python -m fsvfm_jax.main --config=configs/finetune/folder.py:b \\
         --config.init.params=WEIGHTS --config.data.paths="('DIR',)"
 
+    argument      network       hardware            published
+    :tiny         a tiny one    a laptop            none
+    :s            FS-VFM ViT-S  one GPU with 16 GB  none
+    :b (default)  FS-VFM ViT-B  one GPU with 24 GB  none
+    :l            FS-VFM ViT-L  one GPU with 40 GB  none
+    :fsfm_b       FSFM ViT-B    one GPU with 24 GB  none
+
 The faces lie in DIR/train/{real,fake}/** and DIR/val/{real,fake}/**; the loss on `val` chooses the
-checkpoint ("validation"). `:s`, `:b` (without a letter) and `:l` are ViT-S, B and L with the
-papers' values for deepfakes, for 10 epochs; `:tiny` is a tiny network that a laptop trains.
-configs/eval/folder.py tests it on DIR/test/{real,fake}/**.
+checkpoint ("validation"). The sizes have the papers' values for deepfakes, for 10 epochs; `:tiny`
+is a network that a laptop trains from scratch. configs/eval/folder.py tests the detector on
+DIR/test/{real,fake}/**.
 
-Hardware meant: One GPU with 24 GB.
-
-No published figure is of one's own faces.
-
-`:smoke` after the file's name trains a tiny network on rendered faces instead.
+`:smoke` trains a tiny network on rendered faces instead.
 """
 
 from ml_collections import ConfigDict
 
-from configs import sets, transfer
+from configs import arguments, transfer
+from configs.finetune import dfd
 from configs.transfer import face_set
-
-# As in configs/finetune/dfd_{s,b,l}.py.
-SIZES = {
-    "s": ("vit_small_patch16", {"blr": 2e-4, "layer_decay": 0.65, "weight_decay": 0.03}),
-    "b": ("vit_base_patch16", {"blr": 2e-4, "layer_decay": 0.6, "weight_decay": 0.03}),
-    "l": ("vit_large_patch16", {"blr": 5e-5, "layer_decay": 0.9, "weight_decay": 0.01}),
-}
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    word = sets.one_word(arg, (*SIZES, "tiny", "smoke"))
-    size, optimizer = SIZES.get(word, SIZES["b"])
+    sizes = ("tiny", *dfd.SIZES)
+    words = arguments.split(arg, (*sizes, "smoke"))
+    size = arguments.pick(words, sizes, default="b", what="size")
+    network, optimizer = dfd.SIZES["b" if size == "tiny" else size]
     mine = {split: {"mine": face_set("folder", split=split)} for split in ("train", "val")}
-    c = transfer.get_config(
-        size, "smoke" if word == "smoke" else "", optimizer=optimizer, data=mine
-    )
-    if word == "tiny":
+    c = transfer.get_config(network, smoke="smoke" in words, optimizer=optimizer, data=mine)
+    if size == "tiny":
         transfer.make_tiny(c)
     return c

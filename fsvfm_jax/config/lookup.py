@@ -1,11 +1,13 @@
-"""Where config files are: in the current folder, or among those that the package brings along.
+"""Finds and lists config files: those of the current folder and those that the package brings.
 
 `bundled/configs` is a link to `configs/` in a checkout and a copy of it in a wheel. It is inside
 the package because a top-level `configs` in site-packages could overwrite another project's.
 """
 
+import ast
 import difflib
 import os
+import re
 import sys
 from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec
@@ -16,12 +18,23 @@ from absl import flags
 
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.host.plain_files import read_plain
+from fsvfm_jax.host.terminal import printable
 
 BUNDLED = Path(__file__).parents[1] / "bundled"
 # A config file has it; what several of them share has not.
 _ENTRY = b"def get_config(arg"
+# In a config file's docstring: the row of headings, and the rows of its arguments or networks.
+_TABLE = re.compile(r"^    .*\bhardware\b.*(?:\n    .*)*", re.MULTILINE)
+_ARGUMENT = re.compile(r"^    :(\w+)", re.MULTILINE)
+_LISTING = """\
+config files:
+
+An argument follows a colon, and a comma separates two: --config=configs/finetune/dfd.py:l,smoke
+Every file of this package takes `smoke`: a tiny run without data, under 3 minutes on two CPU cores.
+The docstring of a file contains its command and explains its arguments.
+"""
 _MAX_BYTES = 2**20
-_MAX_LISTED = 20
+_MAX_LISTED = 4
 _MAX_TOLD = 200
 
 
@@ -38,7 +51,7 @@ class FindingParser(flags.ArgumentParser):
             argument: The file, and after a colon what `get_config` is given.
 
         Raises:
-            FileNotFoundError: There is no such file; the message lists those there are.
+            FileNotFoundError: There is no such file; the message names the nearest ones.
         """
         file, colon, words = argument.partition(":")
         return self._parser.parse(f"{find(file)}{colon}{words}")
@@ -48,7 +61,7 @@ def find(path: str) -> str:
     """Returns the file that a path means: of the current folder, or else a bundled one.
 
     Raises:
-        FileNotFoundError: There is no such file; the message lists those there are.
+        FileNotFoundError: There is no such file; the message names the nearest ones.
         ConfigError: `configs` is already loaded from another folder.
     """
     here, bundled = Path.cwd(), _names(BUNDLED)
@@ -60,13 +73,29 @@ def find(path: str) -> str:
     if path in bundled:
         make_importable(BUNDLED, here)
         return str(BUNDLED / path)
-    names = bundled | _names(here)
+    files = _files()
     path = path[:_MAX_TOLD]
-    near = difflib.get_close_matches(path, names, n=_MAX_LISTED, cutoff=0.0)
+    near = difflib.get_close_matches(path, files, n=_MAX_LISTED, cutoff=0.0)
     raise FileNotFoundError(
-        f"there is no config file {path!r}; there is {', '.join(near)} and"
-        f" {len(names) - len(near)} more"
+        f"there is no config file {path!r}; there is"
+        f" {', '.join(name + _arguments(files[name]) for name in near)} and"
+        f" {len(files) - len(near)} more; python -m fsvfm_jax.main --help lists all"
     )
+
+
+def describe() -> str:
+    """Returns a list of all config files, with the title and the table of each docstring.
+
+    The title is the docstring's first line. The table is the indented block that contains
+    "hardware" in its first line: hardware and published results, by argument where there are any.
+    """
+    blocks = [_LISTING]
+    for name, file in sorted(_files().items(), key=lambda one: (one[0].count("/"), one[0])):
+        doc = _docstring(file)
+        table = _TABLE.search(doc)
+        title = doc.partition("\n")[0]
+        blocks.append(f"{name}\n  {title}\n{table[0] if table else ''}".rstrip() + "\n")
+    return printable("\n".join(blocks), keep="\n")
 
 
 def make_importable(*folders: Path) -> None:
@@ -91,6 +120,11 @@ def make_importable(*folders: Path) -> None:
         )
 
 
+def _files() -> dict[str, Path]:
+    """All config files by the name that --config takes; one of the current folder wins."""
+    return {name: folder / name for folder in (BUNDLED, Path.cwd()) for name in _names(folder)}
+
+
 def _names(folder: Path) -> set[str]:
     """The config files in a folder's `configs`, relative to the folder."""
     files = [*folder.glob("configs/*.py"), *folder.glob("configs/*/*.py")]
@@ -102,3 +136,19 @@ def _has_entry(file: Path) -> bool:
         return _ENTRY in read_plain(file, max_bytes=_MAX_BYTES)
     except OSError:  # It cannot be read: it is no config file.
         return False
+
+
+def _arguments(file: Path) -> str:
+    """The arguments in the table of a file's docstring, such as ":s|b|l"; "" for none."""
+    table = _TABLE.search(_docstring(file))
+    found = _ARGUMENT.findall(table[0]) if table else []
+    return f":{'|'.join(found)}" if found else ""
+
+
+def _docstring(file: Path) -> str:
+    """A config file's docstring; "" where there is none. The file is not executed."""
+    try:
+        module = ast.parse(read_plain(file, max_bytes=_MAX_BYTES))
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):  # Loading reports it.
+        return ""
+    return (ast.get_docstring(module, clean=False) or "").strip()
