@@ -1,7 +1,7 @@
-"""What makes one synthetic face differ from another: parameters, their ranges, palettes, styles.
+"""The parameters of a synthetic face, with their ranges, colour palettes and hair styles.
 
-Lengths are in units of the head's frame (see `synthetic.py`), angles in radians, unless a comment
-says otherwise.
+Lengths are in units of the head (see `synthetic.py`) and angles in radians, unless a comment states
+otherwise.
 """
 
 # ruff: noqa: RUF009 (`between` declares a field, as `dataclasses.field` does)
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def palette(*colours: int) -> Table:
-    """Turns colours written 0xRRGGBB into rows of red, green and blue from 0 to 1."""
+    """Returns colours written as 0xRRGGBB as rows of red, green and blue from 0 to 1."""
     return np.float32([[c >> 16, c >> 8 & 255, c & 255] for c in colours]) / 255
 
 
@@ -29,7 +29,7 @@ def rgb(values: Vector) -> Colour:
 
 
 def tone(palette: Table, position: float) -> Colour:
-    """Interpolates a palette at a position from 0 to 1."""
+    """Returns the palette's interpolated colour at a position from 0 to 1."""
     at = position * (len(palette) - 1)
     before = min(int(at), len(palette) - 2)
     return rgb(palette[before] + (at - before) * (palette[before + 1] - palette[before]))
@@ -43,8 +43,8 @@ IRIS_TONES = palette(0x2B1A10, 0x5A3A1E, 0x7A6A35, 0x4F7A55, 0x4A7FA8, 0x8A9BA8)
 class HairStyle(NamedTuple):
     """Where hair starts and ends on the y axis, and how far it stands out.
 
-    `hairline` and `temples` bound the hair in front, `length` all of it; `boxiness` makes the
-    curve from hairline to temples steeper; `volume` is relative to the head; `bun` is a radius.
+    `hairline` and `temples` limit the hair in front, `length` all hair; `boxiness` makes the curve
+    from hairline to temples steeper; `volume` is relative to the head; `bun` is a radius.
     """
 
     hairline: float
@@ -56,7 +56,7 @@ class HairStyle(NamedTuple):
 
 
 HAIR_STYLES = (
-    HairStyle(-3.00, -3.00, 0.0, 0.50, 0.0),  # bald: all of it is behind the head
+    HairStyle(-3.00, -3.00, 0.0, 0.50, 0.0),  # bald: all hair is hidden behind the head
     HairStyle(-0.68, 0.00, 0.9, 1.06, 0.0),  # cropped
     HairStyle(-0.66, -0.10, 0.5, 1.16, 0.1),  # short
     HairStyle(-0.90, 0.05, 0.7, 1.05, 0.1),  # receding
@@ -70,12 +70,18 @@ HAIR_STYLES = (
 
 
 def between(low: float, high: float, shape: tuple[int, ...] | None = None) -> Any:
-    """Declares a parameter that `draw` takes uniformly from a range."""
+    """Declares a parameter that `draw` draws uniformly from a range.
+
+    Args:
+        low: Lower end of the range.
+        high: Upper end of the range.
+        shape: Shape of an array of such values; None for a number.
+    """
     return field(metadata={"range": (low, high, shape)})
 
 
 def draw(group: type[T], rng: np.random.Generator) -> T:
-    """Draws the parameters of a dataclass in the order of its fields, groups within it included."""
+    """Draws the parameters of a dataclass in the order of its fields, including nested groups."""
     values = {}
     for parameter in fields(group):
         if parameter.metadata:
@@ -89,7 +95,7 @@ def draw(group: type[T], rng: np.random.Generator) -> T:
 
 @dataclass(frozen=True)
 class Pose:
-    size: float = between(0.31, 0.43)  # half the head's height; like the centre in image heights
+    size: float = between(0.31, 0.43)  # half the head's height, in image heights like the centre
     centre_x: float = between(0.45, 0.55)
     centre_y: float = between(0.48, 0.56)
     roll: float = between(-0.3, 0.3)
@@ -101,7 +107,7 @@ class Pose:
 class Head:
     tone: float = between(0.0, 1.0)
     tint: Vector = between(-0.04, 0.04, (3,))
-    width: float = between(0.66, 0.84)  # half of it
+    width: float = between(0.66, 0.84)  # half the head's width
     jaw: float = between(-0.16, 0.08)  # below 0 pointed, above 0 wide
     squareness: float = between(0.0, 0.6)
     blush: float = between(0.0, 0.12)
@@ -156,7 +162,7 @@ class Mouth:
     upper: float = between(0.045, 0.09)
     lower: float = between(0.055, 0.11)
     tint: Vector = between(0.0, 0.35, (3,))
-    teeth: float = between(-0.3, 0.8)  # below 0: not seen
+    teeth: float = between(-0.3, 0.8)  # below 0: not visible
 
 
 @dataclass(frozen=True)
@@ -199,7 +205,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class FaceParameters:
-    """Everything about a face but its size in pixels and the camera's grain."""
+    """All properties of a face except its size in pixels and the camera's grain."""
 
     pose: Pose
     head: Head
