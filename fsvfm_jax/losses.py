@@ -47,34 +47,39 @@ def patch_moments(
 def patch_errors(
     prediction: Float[Array, "B N P"], target: Float[Array, "B N P"]
 ) -> Float[Array, "B N"]:
-    """Returns the mean squared error of every patch over its pixels."""
+    """Returns the mean squared error of every patch over its P pixel values."""
     return jnp.square(prediction - target).mean(axis=-1)
 
 
 def masked_mean(errors: Float[Array, "B N"], mask: Shaped[Array, "B N"]) -> Float[Array, ""]:
     """Returns the mean of the errors over all patches of the batch where the mask is 1.
 
-    With the whole mask this is L_rec, with the region mask L_region. The result is 0 if the mask is
-    empty, for example because no image of the batch shows the region.
+    Args:
+        errors: Error of every patch.
+        mask: The whole mask for L_rec, the region mask for L_region; of any dtype.
+
+    Returns:
+        The mean; 0 if the mask is empty, for example because no image of the batch shows the
+        region.
     """
     mask = mask.astype(errors.dtype)
     return (errors * mask).sum() / jnp.maximum(mask.sum(), 1.0)
 
 
 def simsiam(q: Float[Array, "B E"], z: Float[Array, "B E"]) -> Float[Array, ""]:
-    """Returns -0.5 mean cos(q, z), for rows of unit length."""
+    """Returns -0.5 mean cos(q, z), for predictions q and targets z with rows of unit length."""
     return -0.5 * (q * z).sum(axis=-1).mean()
 
 
 def byol(q: Float[Array, "B E"], z: Float[Array, "B E"]) -> Float[Array, ""]:
-    """Returns 2 - 2 mean cos(q, z), for rows of unit length."""
+    """Returns 2 - 2 mean cos(q, z), for predictions q and targets z with rows of unit length."""
     return 2.0 - 2.0 * (q * z).sum(axis=-1).mean()
 
 
 def info_nce(q: Float[Array, "B E"], z: Float[Array, "B E"]) -> Float[Array, ""]:
     """Returns 2t times the cross-entropy of q z^T / t, for rows of unit length.
 
-    The target of each q is the z of the same row; the other rows of the batch are the negatives.
+    The target of each prediction q is the z of the same row. The other rows of z are the negatives.
     """
     logits = q @ z.T / INFO_NCE_TEMPERATURE
     log_probabilities = jax.nn.log_softmax(logits, axis=-1)

@@ -129,6 +129,10 @@ def evaluation_element(
 def to_batch_element(face: Face, patch_size: int) -> BatchElement:
     """Returns the face with its map packed into one word per patch, row by row.
 
+    Args:
+        face: The face.
+        patch_size: Side of a square patch in pixels.
+
     Raises:
         ValueError: patch_size does not divide the image's size, or a class is outside 0 to 10.
     """

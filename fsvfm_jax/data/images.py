@@ -244,6 +244,11 @@ def resize_face(
     """Returns the pair at image_size x image_size: the image resampled bicubic, the map nearest.
 
     A pair of that size is returned unchanged. A pair that is not square is stretched, not cropped.
+
+    Args:
+        image: RGB pixels.
+        parsing_map: Class of each pixel.
+        image_size: S, in pixels.
     """
     size = (image_size, image_size)
     if parsing_map.shape != size:

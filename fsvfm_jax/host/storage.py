@@ -60,12 +60,12 @@ def write_json(file: epath.Path, content: Any) -> None:
 
 
 def write_text(file: epath.Path, text: str) -> None:
-    """Writes a UTF-8 text file as a whole; errors are those of `write_json`."""
+    """Writes a UTF-8 text file as a whole; raises the error of `write_json`."""
     write_bytes(file, text.encode())
 
 
 def write_bytes(file: epath.Path, content: bytes) -> None:
-    """Writes bytes to a file as a whole; errors are those of `write_json`."""
+    """Writes bytes to a file as a whole; raises the error of `write_json`."""
     with written(file):
         replace_bytes(file, content)
 
@@ -110,6 +110,10 @@ def read_json(file: epath.Path, schema: Any, *, mend: str) -> Any:
 def read_bytes(file: epath.Path, *, max_bytes: int) -> bytes:
     """Returns the bytes of a file of a run, in a folder or in a bucket.
 
+    Args:
+        file: The file.
+        max_bytes: The largest size that such a file can have.
+
     Raises:
         OSError: The file is missing, not a plain file, or has more than `max_bytes`.
     """
@@ -121,7 +125,7 @@ def read_bytes(file: epath.Path, *, max_bytes: int) -> bytes:
 
 
 def open_bytes(file: epath.Path, *, max_bytes: int) -> BinaryIO:
-    """Opens a file of a run for reading bytes; errors are those of `read_bytes`."""
+    """Opens a file of a run for reading bytes; raises the errors of `read_bytes`."""
     if not in_bucket(file):
         return open_plain(file, max_bytes=max_bytes)
     size = file.stat().length

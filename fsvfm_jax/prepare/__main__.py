@@ -17,7 +17,11 @@ COMMAND = "python -m fsvfm_jax.prepare"
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command; a mistake of the user ends it with one sentence and an exit code."""
+    """Runs the command; a mistake of the user ends it with one sentence and an exit code.
+
+    Args:
+        argv: Command line without the program's name.
+    """
     cli.set_up_logging()
     with cli.exit_codes():
         try:

@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _parts(path: str, findings: list[Finding]) -> Iterator[Part]:
-    """Yields the splits or the tree in a folder, and adds problems of the folder to the findings."""
+    """Yields the splits or the tree in a folder; adds problems of the folder to the findings."""
     if not (Path(path) / TFDS_FILES[-1]).exists() and (Path(path) / "images").is_dir():
         yield _tree(path, findings)
         return

@@ -160,6 +160,11 @@ def faces_of_source(
 ) -> Iterator[tuple[Line, bytes | None]]:
     """Yields a manifest line for every face, with a PNG, and for every picture without a face.
 
+    Args:
+        source: The photograph or video.
+        detector: The detector that finds the faces.
+        options: The options that determine the crops.
+
     Raises:
         ValueError: The photograph or video cannot be read. Lines that were yielded before are
             invalid.

@@ -89,7 +89,13 @@ def pack_pairs(
 
 
 def make_record(image: bytes, parsing_map: bytes, *, name: str) -> bytes:
-    """Returns a `tf.Example`, with the same bytes at every call."""
+    """Returns a `tf.Example`, with the same bytes at every call.
+
+    Args:
+        image: The encoded image, or its pixels.
+        parsing_map: The map as PNG, or its pixels.
+        name: Name of the face.
+    """
     example = tf_example_pb2.Example()
     # The name of a file need not be UTF-8; TFDS returns text as bytes.
     fields = {"image": image, "parsing_map": parsing_map, "name": name.encode(errors="replace")}

@@ -242,7 +242,14 @@ def alone_in(folder: Path, *, doing: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def storage(place: Path) -> Iterator[None]:
-    """Turns an OSError within the `with` statement into a StorageError that names the place."""
+    """Turns an OSError within the `with` statement into a StorageError that names the place.
+
+    Args:
+        place: The folder or file that is written.
+
+    Raises:
+        StorageError: The system refuses to write.
+    """
     try:
         yield
     except OSError as error:
@@ -253,7 +260,11 @@ def storage(place: Path) -> Iterator[None]:
 
 
 def kept_options(tree: Path) -> dict[str, dict[str, Any]]:
-    """Returns the options that determined each stage's result in a tree, by the stage's name."""
+    """Returns the options that determined each stage's result in a tree, by the stage's name.
+
+    Raises:
+        DataError: The file of the options is damaged.
+    """
     file = tree / OPTIONS_FILE
     if not os.path.lexists(file):
         return {}

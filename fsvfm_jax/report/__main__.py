@@ -11,7 +11,11 @@ COMMAND = "python -m fsvfm_jax.report"
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command; a mistake of the user ends it with one sentence and an exit code."""
+    """Runs the command; a mistake of the user ends it with one sentence and an exit code.
+
+    Args:
+        argv: Command line without the program's name.
+    """
     with cli.exit_codes():
         args = _parser().parse_args(argv)
         print(summary(args.tables))

@@ -77,13 +77,15 @@ class Interval(NamedTuple):
 def roc(scores: Values, positive: Labels) -> Roc:
     """Returns the ROC curve, with one point for equal scores and without leaving out any point.
 
+    All metrics below take the same arguments and raise the same error.
+
     Args:
         scores: Scores; higher is more positive.
         positive: True for the positive class.
 
     Raises:
         DataError: Lengths differ, there are no scores, a score is not finite, or a class is
-            missing. All metrics below raise the same error.
+            missing.
     """
     false, true, thresholds = _counts(scores, positive)
     return Roc(false / false[-1], true / true[-1], thresholds)

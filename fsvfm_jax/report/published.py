@@ -129,7 +129,12 @@ def find(model: str | None, dataset: str, metric: str) -> Published | None:
 
 
 def find_average(model: str | None, datasets: Iterable[str]) -> Published | None:
-    """Returns the papers' average over exactly these sets, or None; the sets may have any names."""
+    """Returns the papers' average over exactly these sets, or None.
+
+    Args:
+        model: Name of the model, such as "FS-VFM ViT-L"; for None the result is None.
+        datasets: Any names of the sets.
+    """
     sets = {papers_name(dataset) for dataset in datasets}
     return next(
         (x for x in PUBLISHED if x.model == model and AVERAGED.get(x.dataset) == sets), None

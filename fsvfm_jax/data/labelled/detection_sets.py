@@ -100,7 +100,11 @@ def open_sets(
 
 
 def join_for_training(sets: Mapping[str, DetectionSet], *, balanced: bool) -> JoinedSets:
-    """Returns all sets as one source, in parts by set, or by set and label if `balanced` is set.
+    """Returns all sets as one source.
+
+    Args:
+        sets: The sets by name.
+        balanced: Whether the parts of the source are sets and labels; otherwise they are sets.
 
     Raises:
         DataError: A class is missing in all sets together, or in one set if `balanced` is set.

@@ -36,7 +36,16 @@ _VideoId = Annotated[str, msgspec.Meta(pattern=r"^\w+\Z")]
 
 
 def read_folder(root: SetRoot, *, split: str, videos: str = "") -> Iterator[Video]:
-    """Yields the videos of `<split>/{real,fake}/**`; split "" means class folders in the root."""
+    """Yields the videos of `<split>/{real,fake}/**`.
+
+    Args:
+        root: The set.
+        split: Name of the folder with the class folders; "" if they are in the root.
+        videos: How pictures form videos, as in `group_pictures`.
+
+    Raises:
+        DataError: A folder is missing, has fewer than two class folders, or a class has no image.
+    """
     path = subfolder(root.path, split) if split else root.path
     classes = folders_in(path)
     if len(classes) < 2:
@@ -71,6 +80,16 @@ def read_ffpp(
     `a` and `b` are real, `a_b` and `b_a` are fake. Frames are in
     `original_sequences/youtube/<compression>/<frames_folder>/<a>/` and in
     `manipulated_sequences/<method>/<compression>/<frames_folder>/<a_b>/`.
+
+    Args:
+        root: The set.
+        split: Name of the list without its suffix.
+        compression: Name of the folder of a compression, such as "c23".
+        frames_folder: Name of the folder with the frames.
+        methods: Names of the folders of methods.
+
+    Raises:
+        DataError: A folder is missing, or the list is not one of pairs.
     """
     list_file = os.path.join(root.path, f"{split}.json")
     pairs = _load_pairs(list_file)
@@ -93,8 +112,17 @@ def read_fas(root: SetRoot, *, split: str, subset: str, videos: str = "") -> Ite
 
     Frames are called `<video>_frame<i>.png` or `<video>_<i>.jpg`.
     `txt/<subset>_{real,fake}_<split>.txt` names the videos that count; without that list all videos
-    count. Split "" means train and test together, as for training sets; "shot" means the videos
-    that the list of that name contains.
+    count.
+
+    Args:
+        root: The set.
+        split: "train" or "test"; "" for both together, as for training sets; "shot" for the videos
+            that the list of that name contains.
+        subset: Name of the subset's folder.
+        videos: How pictures form videos, as in `group_pictures`.
+
+    Raises:
+        DataError: A folder is missing, or a list cannot be read.
     """
     path = os.path.join(root.path, "frame")
     folders = {
@@ -127,7 +155,14 @@ def read_diff(
 ) -> Iterator[Video]:
     """Yields the videos of DiFF: `<split>_subsets/<subset>/<split>/{real,fake}/**`.
 
-    The subsets are T2I, I2I, FS and FE.
+    Args:
+        root: The set.
+        split: "train", "val" or "test".
+        subset: "T2I", "I2I", "FS" or "FE".
+        videos: How pictures form videos, as in `group_pictures`.
+
+    Raises:
+        DataError: As `read_folder`.
     """
     path = subfolder(root.path, f"{split}_subsets", subset)
     yield from read_folder(replace(root, path=path), split=split, videos=videos)

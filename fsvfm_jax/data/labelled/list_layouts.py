@@ -28,10 +28,21 @@ def read_list(
 ) -> Iterator[Video]:
     """Yields the videos of a text list, whose lines contain a path and a label.
 
-    The default list is `<split>.txt`; paths are relative to the root. The label is the last word
-    after white space or a comma, so paths may contain spaces. The label is the first word if that
-    is a label and the last word is a file. A path that is not an image's is a video's, whose frames
-    are in a folder with the video's name, or have names that begin with it.
+    The label is the last word after white space or a comma, so paths may contain spaces. The label
+    is the first word if that is a label and the last word is a file. A path that is not an image's
+    is a video's, whose frames are in a folder with the video's name, or have names that begin with
+    it.
+
+    Args:
+        root: The set, to which the paths are relative.
+        split: Name of the default list without its suffix.
+        list_file: Path of the list in the set; by default `<split>.txt`.
+        strip_prefix: Beginning to remove from the paths.
+        videos: How pictures form videos, as in `group_pictures`.
+
+    Raises:
+        ConfigError: Neither split nor list is given, or `videos` is wrong.
+        DataError: The list cannot be read, a line has no label, or a path leads out of the set.
     """
     if not (list_file or split):
         raise ConfigError(f"{root.path}: name a split or a list_file")
@@ -65,6 +76,16 @@ def read_deepfakebench(
 
     The JSON is `{dataset: {label: {split: {compression: {video: {label, frames}}}}}}`. The level of
     compressions exists only in sets like FaceForensics++. Frames are relative to the root.
+
+    Args:
+        root: The set.
+        split: Name of the split in the list.
+        list_file: Path of the list in the set.
+        compression: Name of the compression in the list.
+        strip_prefix: Beginning to remove from the frames' paths.
+
+    Raises:
+        DataError: The list does not have this form, or a path leads out of the set.
     """
     list_file = os.path.join(root.path, list_file)
     for dataset, by_label in entries(load_json(list_file), list_file):
@@ -95,6 +116,16 @@ def read_celebdf(
 
     Frames are in `<class>/<frames_folder>/`, in a folder with the video's name, or have names that
     begin with it.
+
+    Args:
+        root: The set.
+        split: "test", the only split with a list.
+        list_file: Path of the list in the set.
+        frames_folder: Name of the folder with the frames; "" for the class folder.
+
+    Raises:
+        ConfigError: The split is not "test".
+        DataError: The list cannot be read, or a line is wrong.
     """
     if split != "test":
         raise ConfigError(f"split is {split!r}, and the list of the layout 'celebdf' is of 'test'")
@@ -124,9 +155,17 @@ def read_dfdc(
 ) -> Iterator[Video]:
     """Yields the videos of DFDC from JSON of `{"abc.mp4": {"label": "FAKE", "split": "train"}}`.
 
-    The list is in the root or in its folders. Frames are beside the list or in its
-    `<frames_folder>/`, in a folder with the video's name, or have names that begin with it. Split
-    "" means all videos.
+    Frames are beside the list or in its `<frames_folder>/`, in a folder with the video's name, or
+    have names that begin with it.
+
+    Args:
+        root: The set.
+        split: Name of the split in the list; "" for all videos.
+        list_file: Name of the list, which is in the root or in its folders.
+        frames_folder: Name of the folder with the frames; "" for the folder of the list.
+
+    Raises:
+        DataError: A list does not have this form, or has no video of the split.
     """
     folders = [""]
     if not os.path.exists(os.path.join(root.path, list_file)):

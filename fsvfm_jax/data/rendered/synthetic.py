@@ -94,6 +94,7 @@ def ellipse(x: Map, y: Map, radius_x: float, radius_y: float) -> Map:
 
 
 def circle(x: Map, y: Map, radius: float) -> Map:
+    """Returns the distance to a circle around the origin."""
     return np.sqrt(x * x + y * y) - radius
 
 
@@ -194,6 +195,7 @@ def hair_shapes(canvas: Canvas, face: FaceParameters) -> tuple[Map, Map]:
 
 
 def hair_colour(canvas: Canvas, face: FaceParameters) -> Layer:
+    """Returns the hair's colour, with strands and shine."""
     hair, x, y = face.hair, canvas.x, canvas.y
     flow = x * (1.5 - 0.3 * y) + 0.05 * np.sin(hair.wave * (y + 0.5 * x))
     strands = np.sin(hair.strands * flow) * np.sin(0.37 * hair.strands * flow + 1)

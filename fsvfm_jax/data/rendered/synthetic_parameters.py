@@ -25,6 +25,7 @@ def palette(*colours: int) -> Table:
 
 
 def rgb(values: Vector) -> Colour:
+    """Returns a colour in a shape that fits an image, [3, 1, 1]."""
     return values[:, None, None]
 
 
@@ -95,6 +96,8 @@ def draw(group: type[T], rng: np.random.Generator) -> T:
 
 @dataclass(frozen=True)
 class Pose:
+    """Place, size and rotation of the head."""
+
     size: float = between(0.31, 0.43)  # half the head's height, in image heights like the centre
     centre_x: float = between(0.45, 0.55)
     centre_y: float = between(0.48, 0.56)
@@ -105,6 +108,8 @@ class Pose:
 
 @dataclass(frozen=True)
 class Head:
+    """Skin, outline, ears and neck."""
+
     tone: float = between(0.0, 1.0)
     tint: Vector = between(-0.04, 0.04, (3,))
     width: float = between(0.66, 0.84)  # half the head's width
@@ -119,6 +124,8 @@ class Head:
 
 @dataclass(frozen=True)
 class Eyes:
+    """Eyes and lids."""
+
     y: float = between(-0.08, 0.02)
     spacing: float = between(0.4, 0.5)  # of the head's width
     width: float = between(0.14, 0.2)
@@ -133,6 +140,8 @@ class Eyes:
 
 @dataclass(frozen=True)
 class Brows:
+    """Both brows."""
+
     gap: float = between(0.2, 0.28)
     raised: Vector = between(-0.02, 0.07, (2,))  # right, left
     width: float = between(0.17, 0.24)
@@ -144,6 +153,8 @@ class Brows:
 
 @dataclass(frozen=True)
 class Nose:
+    """Shape and colour of the nose."""
+
     tip: float = between(0.28, 0.42)
     length: float = between(0.36, 0.5)
     width: float = between(0.11, 0.19)
@@ -155,6 +166,8 @@ class Nose:
 
 @dataclass(frozen=True)
 class Mouth:
+    """Lips and teeth."""
+
     y: float = between(0.54, 0.66)
     width: float = between(0.2, 0.34)
     smile: float = between(-0.06, 0.12)
@@ -167,6 +180,8 @@ class Mouth:
 
 @dataclass(frozen=True)
 class Hair:
+    """Style and colour of the hair."""
+
     style: float = between(0.0, float(len(HAIR_STYLES)))
     tone: float = between(0.0, 1.0)
     tint: Vector = between(-0.07, 0.07, (3,))
@@ -199,6 +214,7 @@ class Scene:
     grain: float = between(0.005, 0.08)
 
     def muted_colours(self) -> list[Colour]:
+        """Returns the colours with reduced saturation."""
         grey = self.colours.mean(1, keepdims=True)
         return [rgb(colour) for colour in grey + self.saturation * (self.colours - grey)]
 
