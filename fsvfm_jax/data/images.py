@@ -26,7 +26,7 @@ from fsvfm_jax.host.plain_files import FileRefused, read_plain
 from fsvfm_jax.regions import NUM_CLASSES
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff")
-IMAGES = "PNG, JPEG, WebP, BMP or TIFF image"  # for messages
+IMAGES = "PNG, JPEG, WebP, BMP or TIFF image"  # text for messages
 # Pillow itself only warns between 89 and 179 megapixels. Pictures of telephones have up to 48.
 MAX_PIXELS = 50_000_000
 MAX_SIDE = 12_000
@@ -122,7 +122,7 @@ def _decode_jpeg(data: bytes) -> UInt8[np.ndarray, "H W 3"]:
     scans = data.count(b"\xff\xda")
     if scans * width * height > MAX_JPEG_WORK:
         raise ValueError(f"{scans} scans of {width} x {height} pixels are over {MAX_JPEG_WORK}")
-    if colours in ("CMYK", "YCCK"):  # simplejpeg does not convert them
+    if colours in ("CMYK", "YCCK"):  # simplejpeg does not convert these.
         with Image.open(io.BytesIO(plain_jpeg(data)), formats=("JPEG",)) as image:
             return _rgb(image)
     return simplejpeg.decode_jpeg(data)

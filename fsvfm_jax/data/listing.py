@@ -198,5 +198,5 @@ def _listed(folder: str) -> Iterator[None]:
 def _is_folder(entry: os.DirEntry) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself
+    except OSError:  # A link to itself raises this error.
         return False

@@ -224,7 +224,7 @@ def _check_files(parts: list[Part], manifest: dict[str, Split] | None) -> list[i
     sizes = []
     for part in parts:
         file = Path(part.file)
-        if not os.path.exists(file):  # nor if its name is too long
+        if not os.path.exists(file):  # A name that is too long is missing, too.
             raise DataError(f"the shard {file} is missing; {MEND}")
         sizes.append(find_file(file.parent, file.name).stat().st_size)
         if manifest is None:

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 HEAPS = 2
-M_ARENA_MAX = -8  # malloc.h
+M_ARENA_MAX = -8  # the constant in malloc.h
 
 
 def available_cores() -> int:

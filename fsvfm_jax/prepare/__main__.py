@@ -84,7 +84,7 @@ def _tell(tree: Path, counts: dict[str, int]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = cli.Parser(prog=COMMAND, description="Photographs and videos to training sets.")
+    parser = cli.Parser(prog=COMMAND, description="Makes training sets of photographs and videos.")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     def command(verb: str, run, text: str, **settings) -> argparse.ArgumentParser:

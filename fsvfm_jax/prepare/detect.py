@@ -82,7 +82,7 @@ class HogDetector:
         upsample: How often to double the image's size before the search.
     """
 
-    box_scale = 1.3  # FaceForensics++'s
+    box_scale = 1.3  # the value of FaceForensics++
 
     def __init__(self, upsample: int):
         import dlib  # It is an extra, and therefore imported only here.

@@ -21,13 +21,14 @@ def do_stage(
     beam: str | None,
     at_once: int,
 ) -> None:
-    """Does the items of a stage that are not done yet.
+    """Processes the items of a stage that are not done yet.
 
     Args:
         manifest: The open manifest of the stage.
         items: All items, picklable, by the names in their lines.
-        work: Does items; picklable.
-        beam: Options of the Apache Beam pipeline that does the items; None does them here.
+        work: Processes items; picklable.
+        beam: Options of the Apache Beam pipeline that processes the items; None processes them
+            here.
         at_once: Number of items in one element of that pipeline.
 
     Raises:
