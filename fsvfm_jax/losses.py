@@ -80,6 +80,7 @@ def info_nce(q: Float[Array, "B E"], z: Float[Array, "B E"]) -> Float[Array, ""]
     """Returns 2t times the cross-entropy of q z^T / t, for rows of unit length.
 
     The target of each prediction q is the z of the same row. The other rows of z are the negatives.
+    t is INFO_NCE_TEMPERATURE.
     """
     logits = q @ z.T / INFO_NCE_TEMPERATURE
     log_probabilities = jax.nn.log_softmax(logits, axis=-1)
@@ -105,16 +106,17 @@ def anchored_contrast(
     *,
     temperature: float,
 ) -> Float[Array, ""]:
-    """Returns a supervised contrastive loss; with the real images as anchors it is L_RAC (METHOD).
+    """Returns a supervised contrastive loss; with the real images as anchors it is L_RAC.
 
-    The loss is -1/B times the sum over the anchors i of the mean, over the other images p with i's
-    label, of log(exp(z_i z_p / t) / (sum over all other images a of exp(z_i z_a / t) + 1e-6)).
+    METHOD: real-anchor. The loss is -1/B times the sum over the anchors i of the mean, over the
+    other images p with i's label, of log(exp(z_i z_p / t) / (sum over all other images a of
+    exp(z_i z_a / t) + 1e-6)).
 
     Args:
         z: Projections of unit length.
         labels: Class of each image.
-        anchors: Whether each image is an anchor. An anchor that is the only image of its label adds
-            0.
+        anchors: Whether each image is an anchor. An anchor that is the only image of its label
+            adds 0.
         temperature: t.
 
     Returns:

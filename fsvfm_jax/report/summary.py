@@ -16,8 +16,8 @@ from fsvfm_jax.report.table import markdown
 from fsvfm_jax.report.write import read_rows
 
 CAPTION = """\
-In percent: mean +- standard deviation over n seeds. A mean over sets is the mean of the sets' own
-metrics, computed for each seed first. Each report describes its metrics:"""
+In percent: mean +- standard deviation over n seeds. A mean over sets averages the sets' own
+metrics for each seed first. Each report describes its metrics:"""
 
 
 def summary(tables: Sequence[str]) -> str:
