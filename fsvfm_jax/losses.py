@@ -1,7 +1,7 @@
-"""The losses of 3C and of transfer, and the collapse signals: pure functions, in float32.
+"""The losses of 3C and of transfer, and the signals of a collapse: pure functions in float32.
 
-Under a global `jit` every mean over the batch here is a mean over the global batch: nothing has to
-be all-reduced by hand.
+Under a global `jit` every mean over the batch is a mean over the global batch, so no function here
+needs an all-reduce.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,13 @@ INFO_NCE_TEMPERATURE = 0.1
 def patch_targets(
     images: Float[Array, "B H W 3"], patch_size: int, *, norm_pix: bool
 ) -> Float[Array, "B N P"]:
-    """Pixels of every patch; with `norm_pix` normalised per patch by the unbiased variance."""
+    """Returns the pixels of every patch, the targets of the reconstruction.
+
+    Args:
+        images: Normalised images.
+        patch_size: Side of a square patch in pixels.
+        norm_pix: Whether to normalise every patch by its own mean and unbiased variance.
+    """
     patches = patchify(images, patch_size)
     if not norm_pix:
         return patches
@@ -30,7 +36,10 @@ def patch_targets(
 def patch_moments(
     patches: Float[Array, "B N P"],
 ) -> tuple[Float[Array, "B N 1"], Float[Array, "B N 1"]]:
-    """Mean and standard deviation of every patch, from the unbiased variance plus 1e-6."""
+    """Returns mean and standard deviation of every patch.
+
+    The standard deviation is the square root of the unbiased variance plus 1e-6.
+    """
     variance = patches.var(axis=-1, keepdims=True, ddof=1)
     return patches.mean(axis=-1, keepdims=True), jnp.sqrt(variance + 1e-6)
 
@@ -38,32 +47,41 @@ def patch_moments(
 def patch_errors(
     prediction: Float[Array, "B N P"], target: Float[Array, "B N P"]
 ) -> Float[Array, "B N"]:
-    """Mean squared error of every patch over its pixels."""
+    """Returns the mean squared error of every patch over its P pixel values."""
     return jnp.square(prediction - target).mean(axis=-1)
 
 
 def masked_mean(errors: Float[Array, "B N"], mask: Shaped[Array, "B N"]) -> Float[Array, ""]:
-    """Sum over the batch of errors where the mask is 1, over the number of such patches.
+    """Returns the mean of the errors over all patches of the batch where the mask is 1.
 
-    L_rec with the whole mask, L_region with the region mask. 0 where the mask is empty, as when no
-    image of a batch shows the region.
+    Args:
+        errors: Error of every patch.
+        mask: The whole mask for L_rec, the region mask for L_region; of any dtype.
+
+    Returns:
+        The mean; 0 if the mask is empty, for example because no image of the batch shows the
+        region.
     """
     mask = mask.astype(errors.dtype)
     return (errors * mask).sum() / jnp.maximum(mask.sum(), 1.0)
 
 
 def simsiam(q: Float[Array, "B E"], z: Float[Array, "B E"]) -> Float[Array, ""]:
-    """-0.5 mean cos(q, z), for rows of unit length."""
+    """Returns -0.5 mean cos(q, z), for predictions q and targets z with rows of unit length."""
     return -0.5 * (q * z).sum(axis=-1).mean()
 
 
 def byol(q: Float[Array, "B E"], z: Float[Array, "B E"]) -> Float[Array, ""]:
-    """2 - 2 mean cos(q, z), for rows of unit length."""
+    """Returns 2 - 2 mean cos(q, z), for predictions q and targets z with rows of unit length."""
     return 2.0 - 2.0 * (q * z).sum(axis=-1).mean()
 
 
 def info_nce(q: Float[Array, "B E"], z: Float[Array, "B E"]) -> Float[Array, ""]:
-    """2t times the cross-entropy of q z^T / t, own z against those of the batch; unit rows."""
+    """Returns 2t times the cross-entropy of q z^T / t, for rows of unit length.
+
+    The target of each prediction q is the z of the same row. The other rows of z are the negatives.
+    t is INFO_NCE_TEMPERATURE.
+    """
     logits = q @ z.T / INFO_NCE_TEMPERATURE
     log_probabilities = jax.nn.log_softmax(logits, axis=-1)
     return -2.0 * INFO_NCE_TEMPERATURE * jnp.diagonal(log_probabilities).mean()
@@ -72,7 +90,12 @@ def info_nce(q: Float[Array, "B E"], z: Float[Array, "B E"]) -> Float[Array, ""]
 def soft_cross_entropy(
     logits: Float[Array, "B C"], targets: Float[Array, "B C"]
 ) -> Float[Array, ""]:
-    """Mean over the batch of the cross-entropy with targets that are shares of the classes."""
+    """Returns the mean cross-entropy of the batch.
+
+    Args:
+        logits: Scores of the C classes.
+        targets: Share of each class; every row sums to 1.
+    """
     return -(targets * jax.nn.log_softmax(logits, axis=-1)).sum(axis=-1).mean()
 
 
@@ -83,19 +106,21 @@ def anchored_contrast(
     *,
     temperature: float,
 ) -> Float[Array, ""]:
-    """Supervised contrastive loss; with the real images as anchors L_RAC (METHOD: real-anchor).
+    """Returns a supervised contrastive loss; with the real images as anchors it is L_RAC.
 
-    -1/B times the sum over anchors i of the mean, over the others p of i's label, of
-    log(exp(z_i z_p / t) / (sum over all others a of exp(z_i z_a / t) + 1e-6)).
+    METHOD: real-anchor. The loss is -1/B times the sum over the anchors i of the mean, over the
+    other images p with i's label, of log(exp(z_i z_p / t) / (sum over all other images a of
+    exp(z_i z_a / t) + 1e-6)).
 
     Args:
         z: Projections of unit length.
         labels: Class of each image.
-        anchors: Which images are; one without another of its label counts 0.
+        anchors: Whether each image is an anchor. An anchor that is the only image of its label
+            adds 0.
         temperature: t.
 
     Returns:
-        The loss; 1e-6 where no image is an anchor.
+        The loss, or 1e-6 if no image is an anchor.
     """
     logits = z @ z.T / temperature
     logits -= jax.lax.stop_gradient(logits.max(axis=1, keepdims=True))
@@ -108,11 +133,11 @@ def anchored_contrast(
 
 
 class Similarity(NamedTuple):
-    """A similarity loss (L_sim, correspondence) and what it is worth without any learning.
+    """A similarity loss (L_sim, correspondence) and the value it reaches without any learning.
 
     Attributes:
-        loss: Of q and z, normalised rows.
-        constant: The least value that a q which is the same for every image can reach, given z.
+        loss: Returns the loss for q and z, which have rows of unit length.
+        constant: Returns the lowest loss that a q equal for all images can reach, given z.
     """
 
     loss: Callable[[Float[Array, "B E"], Float[Array, "B E"]], Float[Array, ""]]
@@ -124,7 +149,8 @@ def _mean_length(z: Float[Array, "B E"]) -> Float[Array, ""]:
 
 
 def _info_nce_constant(z: Float[Array, "B E"]) -> Float[Array, ""]:
-    # By Jensen no constant beats equal logits, whose cross-entropy is log B.
+    # By Jensen's inequality, a constant q cannot do better than equal logits, whose cross-entropy
+    # is log B.
     return jnp.float32(2.0 * INFO_NCE_TEMPERATURE) * jnp.log(jnp.float32(z.shape[0]))
 
 
@@ -132,11 +158,14 @@ SIMILARITIES = {
     "simsiam": Similarity(simsiam, lambda z: -0.5 * _mean_length(z)),
     "byol": Similarity(byol, lambda z: 2.0 - 2.0 * _mean_length(z)),
     "infonce": Similarity(info_nce, _info_nce_constant),
-    # MoCo v3 normalises q and z once more, which changes nothing.
+    # MoCo v3 normalises q and z once more, which does not change rows of unit length.
     "mocov3": Similarity(info_nce, _info_nce_constant),
 }
 
 
 def batch_variance(x: Float[Array, "B E"]) -> Float[Array, ""]:
-    """Variance over the batch, mean over dimensions: towards 0 when representations collapse."""
+    """Returns the variance over the batch, averaged over the dimensions.
+
+    The variance approaches 0 when the representations collapse.
+    """
     return x.var(axis=0).mean()

@@ -1,12 +1,12 @@
 """Facial-region masks, drawn on the device (the papers' section on CRFR-P masking).
 
-One idea serves every strategy: each patch of an image gets a small integer *tier*, the patches are
-sorted by (tier, random bits), and the first T of that order are removed. A mask therefore removes
-exactly T patches whatever the face looks like, and all shapes are static.
+Every strategy works in the same way: each patch of an image gets a small integer *tier*, the
+patches are sorted by (tier, random bits), and the first T patches of that order are removed. A mask
+therefore removes exactly T patches whatever the face looks like, and all shapes are static.
 
-Everything below `sample_masks` handles one image and is mapped over the batch with a key of its own
-per row, so a row depends only on the key, its index and its classes, never on how many rows there
-are or on how they are sharded.
+The private functions below `sample_masks` draw the mask of one image. `sample_masks` maps them over
+the batch with one key per row, so a row depends only on the key, on its index and on its classes,
+never on the number of rows or on how they are sharded.
 """
 
 import functools
@@ -36,9 +36,10 @@ REGION_CHOICES = ("per_image", "per_group")
 
 
 class Masks(NamedTuple):
-    """The masks of a batch; T of the N patches of each image are removed.
+    """The masks of a batch, which remove T of the N patches of each image.
 
-    `sample_masks` returns uint8 masks and int32 indices; readers accept bool and float masks too.
+    `sample_masks` returns uint8 masks and int32 indices. Functions that take `Masks` also accept
+    bool and float masks.
     """
 
     mask: jax.Array | np.ndarray  # [B, N], 1 where a patch is removed
@@ -53,8 +54,8 @@ def group_members(
     """Returns which patches belong to each of the G groups of `regions.GROUPS`, in that order.
 
     Args:
-        classes: Words of `patch_classes`, of one image or a batch. A patch is a member of every
-            group of which it shows a class.
+        classes: Words of `patch_classes` for one image or a batch. A patch belongs to every group
+            of which it shows a class.
     """
     members = {
         group: (classes & np.uint16(sum(1 << c for c in wanted))) != 0
@@ -76,26 +77,29 @@ def sample_masks(
 ) -> Masks:
     """Draws masks that remove T = int(N * mask_ratio) patches of every image.
 
-    Everything but `key` and `classes` is static under `jit`; `classes` may be sharded over B.
+    All arguments except `key` and `classes` are static under `jit`. `classes` may be sharded over
+    B.
 
     Args:
-        key: The key of this batch. The first n rows equal the masks of a batch of n.
+        key: Key of this batch. The first n rows equal the masks of a batch of n images.
         classes: Words of `patch_classes`.
         strategy: One of `STRATEGIES`. `crfr_p` covers one region g* fully and removes the same
-            proportion of every other group, `crfr_r` fills up at random, `frp` takes the same
-            proportion of every group, `fasking_i` removes whole facial components in random order,
-            `random` is MAE's. The last three cover no region: their region mask is all 0.
+            proportion of every other group. `crfr_r` covers g* and removes random patches of the
+            rest. `frp` removes the same proportion of every group, `fasking_i` removes whole facial
+            components in random order, and `random` is the masking of MAE. The last three cover no
+            region: their region mask is all 0.
         mask_ratio: Share of the patches to remove.
-        region_choice: Draw g* `per_image`, or `per_group` of consecutive images.
-        region_group_size: Images in such a group.
-        region: Index into `regions.GROUPS` that forces g* instead of drawing it.
+        region_choice: `per_image` draws one g* per image, `per_group` one per group of consecutive
+            images.
+        region_group_size: Number of images in such a group.
+        region: Index into `regions.GROUPS`. If it is given, it is g*, and g* is not drawn.
 
     Returns:
-        The masks. Where g* has T patches or more, T of them are the mask and the region mask.
+        The masks. If g* has T patches or more, the mask and the region mask are the same T of them.
 
     Raises:
-        ConfigError: An unknown name, a region that cannot be covered, an empty group of images, or
-            a ratio that removes no patch or all of them.
+        ConfigError: A name is unknown, the region cannot be covered, a group of images is empty, or
+            the ratio removes no patch or all patches.
     """
     batch, num_patches = classes.shape
     _check(strategy, region_choice, region_group_size, region)
@@ -105,7 +109,7 @@ def sample_masks(
     if region is None:
         images_per_region = region_group_size if region_choice == "per_group" else 1
         keys = fold_in_each(region_key, rows // images_per_region)
-        # Uniform but for 4 parts in 2^32, and it compiles faster than `randint`.
+        # This is uniform up to 4 parts in 2^32, and it compiles faster than `randint`.
         regions = jax.vmap(jax.random.bits)(keys) % NUM_COVERABLE
     else:
         regions = jnp.full_like(rows, region)
@@ -116,10 +120,14 @@ def sample_masks(
 
 
 def num_removed(num_patches: int, mask_ratio: float | int) -> int:
-    """Returns T = int(N * mask_ratio).
+    """Returns T = int(N * mask_ratio), the number of patches to remove.
+
+    Args:
+        num_patches: N.
+        mask_ratio: Share of the patches to remove.
 
     Raises:
-        ConfigError: The ratio removes no patch or all of them.
+        ConfigError: The ratio removes no patch or all patches.
     """
     removed = int(num_patches * mask_ratio) if math.isfinite(mask_ratio) else 0
     if not 1 <= removed <= num_patches - 1:
@@ -177,8 +185,9 @@ def _sample_one(
 
 
 def _random_order(key: PRNGKeyArray, tier: Int[Array, " N"]) -> Int[Array, " N"]:
-    """Returns the patches sorted by tier (0 to 15), at random within a tier."""
-    # One 32-bit sort key is two to four times faster than two; 28 random bits hardly ever tie.
+    """Returns the patches sorted by tier (0 to 15), in random order within a tier."""
+    # One 32-bit sort key is two to four times faster than two. Two patches of an image hardly ever
+    # get the same 28 random bits.
     bits = jax.random.bits(key, tier.shape, jnp.uint32)
     return jnp.argsort((tier.astype(jnp.uint32) << 28) | (bits >> 4))
 
@@ -192,15 +201,16 @@ def _proportional_tier(
 ) -> Int[Array, " N"]:
     """Returns 0 for the same rounded proportion of every group outside the region, 1 for the rest.
 
-    The number of zeros may miss the budget by the rounding. Removing the first T of the order then
-    repairs it: it leaves out some of tier 0, or adds some of tier 1, uniformly.
+    Because of the rounding, the number of zeros may differ from the number of patches to remove.
+    Removing the first T patches of the order corrects this: some patches of tier 0 are then kept,
+    or some of tier 1 removed, uniformly at random.
     """
     num_groups, num_patches = members.shape
-    # The first group owns a patch; the region's patches get an owner of their own.
+    # A patch belongs to the first of its groups; the patches of the region get a separate owner.
     owner = jnp.where(covered, num_groups, jnp.argmax(members, axis=0))
     size = jnp.sum(owner == jnp.arange(num_groups + 1)[:, None], axis=1)
     num_covered = size[num_groups]
-    # Integers keep halves exact; the bounds matter only where the region exceeds the budget.
+    # With integers, halves are exact. The bounds matter only if the region has more than T patches.
     quota = _divide_half_to_even(
         size * jnp.maximum(num_removed - num_covered, 0),
         jnp.maximum(num_patches - num_covered, 1),
@@ -216,9 +226,9 @@ def _divide_half_to_even(a: Int[Array, " G"], b: Int[Array, ""]) -> Int[Array, "
 
 
 def _component_tier(key: PRNGKeyArray, members: Bool[Array, "G N"]) -> Int[Array, " N"]:
-    """Returns each patch's first place among the shuffled facial components; all others are last.
+    """Returns each patch's first place among the shuffled facial components; others come last.
 
-    MARLIN's facial masking, for images: the brows go with the eyes.
+    This is MARLIN's facial masking, applied to images. The brows and the eyes are one component.
     """
     group = dict(zip(GROUPS, members, strict=True))
     components = jnp.stack(

@@ -1,6 +1,7 @@
 """Mixup, cutmix and random erasing of a batch, on the device (METHOD section 5: full fine-tuning).
 
-All shapes are static, and all draws hang on the key alone, whatever devices hold the batch.
+All shapes are static. All random draws depend on the key alone, not on the devices that hold the
+batch.
 """
 
 from functools import partial
@@ -12,14 +13,14 @@ from jaxtyping import Array, Bool, Float, Float32, Int, PRNGKeyArray
 
 from fsvfm_jax.errors import ConfigError
 
-# What is erased of an image: share of its area, height / width, and how often a box is drawn.
+# The erased box: its share of the image's area, its height / width, and the number of draws.
 ERASED_AREA = (0.02, 1 / 3)
 ERASED_ASPECT = (0.3, 1 / 0.3)
 ERASED_TRIES = 10
 
 
 class Mixed(NamedTuple):
-    """A batch in which every image, and its target, is mixed with that of another row."""
+    """A batch in which every image, with its target, is mixed with the image of another row."""
 
     images: Float32[Array, "B H W 3"]
     targets: Float32[Array, "B C"]  # rows sum to 1
@@ -35,25 +36,26 @@ def mix(
     smoothing: float | int,
     num_classes: int = 2,
 ) -> Mixed:
-    """Mixes a batch with itself in reverse, as timm's Mixup in batch mode.
+    """Mixes a batch with the same batch in reverse order, as timm's Mixup does in batch mode.
 
-    The whole batch has one lambda, from Beta(alpha, alpha), and is mixed in one way: mixup (lambda
-    of every pixel is kept) or cutmix (a box of 1 - lambda of the area, around a point anywhere in
-    the image and cut off at its edges, comes from the other image). If both are on, either is
-    chosen every other time. The middle row of an odd batch is mixed with itself.
+    The whole batch uses one lambda, drawn from Beta(alpha, alpha), and one method. Mixup keeps the
+    share lambda of every pixel. Cutmix replaces a box by the pixels of the other image; the box has
+    1 - lambda of the area, its centre is anywhere in the image, and it ends at the image's edges.
+    If both are on, each is chosen with probability 1/2. The middle row of an odd batch is mixed
+    with itself.
 
     Args:
-        key: The key of this batch.
-        images: Normalised.
+        key: Key of this batch.
+        images: Normalised images.
         targets: Classes, 0 to C - 1.
-        mixup: alpha of mixup; 0 is off.
-        cutmix: alpha of cutmix; 0 is off.
+        mixup: alpha of mixup; 0 turns mixup off.
+        cutmix: alpha of cutmix; 0 turns cutmix off.
         smoothing: Share of every target that is spread over all classes.
         num_classes: C.
 
     Returns:
-        The images and the smoothed targets, mixed by the share of the pixels that are kept; not
-        mixed if both are off.
+        The mixed images, and the smoothed targets mixed by the share of the pixels that is kept. If
+        both methods are off, nothing is mixed.
 
     Raises:
         ConfigError: An alpha is negative, or smoothing is not in 0 to 1.
@@ -82,7 +84,14 @@ def mix(
 def cut_box(
     lam: Float[Array, ""], centre: Int[Array, "2"], *, height: int, width: int
 ) -> Bool[Array, "H W"]:
-    """Returns where the box of cutmix is: 1 - lambda of the area before it is cut off."""
+    """Returns which pixels belong to the box of cutmix.
+
+    Args:
+        lam: lambda. The box has 1 - lambda of the image's area before it is cut off at the edges.
+        centre: Row and column of the centre of the box, in pixels.
+        height: H.
+        width: W.
+    """
     sides = (jnp.array([height, width]) * jnp.sqrt(1 - lam)).astype(jnp.int32)
     return _box(centre - sides // 2, sides, height=height, width=width)
 
@@ -93,9 +102,12 @@ def erase(
     """Fills a box of some images with N(0, 1), as timm's random erasing does in mode `pixel`.
 
     Args:
-        key: The key of this batch; row i hangs on it, on i and on the image alone.
-        images: Normalised.
-        probability: Of every image to lose a box.
+        key: Key of this batch. Row i depends on the key, on i and on its own image only.
+        images: Normalised images.
+        probability: Probability that an image loses a box.
+
+    Returns:
+        The images with the boxes filled.
 
     Raises:
         ConfigError: The probability is not in 0 to 1.
@@ -110,7 +122,8 @@ def _erase_one(
 ) -> Float32[Array, "H W 3"]:
     height, width, _ = image.shape
     coin_key, area_key, aspect_key, corner_key, noise_key = jax.random.split(key, 5)
-    # The first of ten boxes that fits, all drawn at once. Of a square image 99 in 100 fit.
+    # All ten boxes are drawn at once, and the first that fits is used. In a square image 99 of 100
+    # boxes fit.
     low, high = ERASED_AREA
     area = jax.random.uniform(area_key, ERASED_TRIES, minval=low, maxval=high) * height * width
     low, high = jnp.log(jnp.array(ERASED_ASPECT))

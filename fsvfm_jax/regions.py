@@ -1,7 +1,8 @@
-"""The facial classes of a parsing map and the groups they form. NumPy only: data workers import it.
+"""The facial classes of a parsing map and the groups they form.
 
-A parsing map holds one LaPa class (0 to 10) per pixel. A patch is described by one 16-bit word in
-which bit `c` is set if any of its pixels has class `c`; that word is all the masks need to know.
+The module uses NumPy only, because the data workers import it. A parsing map contains one LaPa
+class (0 to 10) per pixel. A patch is described by one 16-bit word in which bit `c` is set if any of
+its pixels has class `c`. The masks need nothing else.
 """
 
 import numpy as np
@@ -21,7 +22,7 @@ CLASSES = (
     "hair",
 )
 NUM_CLASSES = len(CLASSES)
-# For pictures: one colour per entry of `CLASSES`.
+# One RGB colour per entry of `CLASSES`, for pictures.
 # fmt: off
 PALETTE = np.array([
     (40, 40, 40), (232, 190, 160),  # background, skin
@@ -31,8 +32,9 @@ PALETTE = np.array([
 ], np.uint8)
 # fmt: on
 
-# In this order: where a patch belongs to several groups and needs one owner, the first has it.
-# `boundary` is the one group that is no set of classes: skin, and hair or background, in one patch.
+# The order matters: where a patch of several groups needs one owner, the owner is the first group.
+# `boundary` is the only group that is not a set of classes: its patches show skin together with
+# hair or background.
 GROUPS = ("brows", "eyes", "nose", "mouth", "boundary", "hair", "skin", "background")
 GROUP_CLASSES = {
     "brows": (2, 3),
@@ -43,24 +45,24 @@ GROUP_CLASSES = {
     "skin": (1,),
     "background": (0,),
 }
-# The groups a mask may cover fully: all before skin.
+# A mask may cover any of the groups before skin fully.
 NUM_COVERABLE = GROUPS.index("skin")
 
 
 def patch_classes(
     parsing_maps: Integer[np.ndarray, "B H W"], patch_size: int
 ) -> UInt16[np.ndarray, "B N"]:
-    """Returns one word per patch whose bit `c` says that class `c` occurs in it.
+    """Returns one word per patch, in which bit `c` is set if class `c` occurs in the patch.
 
     Args:
-        parsing_maps: LaPa classes 0 to 10, any integer dtype.
-        patch_size: Side of a square patch in pixels; divides H and W.
+        parsing_maps: LaPa classes 0 to 10, of any integer dtype.
+        patch_size: Side of a square patch in pixels. H and W must be multiples of it.
 
     Returns:
         Words for the N = (H / patch_size) * (W / patch_size) patches, row by row.
 
     Raises:
-        ValueError: The size is not divisible, or a class is outside 0 to 10.
+        ValueError: H or W is not a multiple of `patch_size`, or a class is outside 0 to 10.
     """
     batch, height, width = parsing_maps.shape
     if height % patch_size or width % patch_size:

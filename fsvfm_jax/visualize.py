@@ -1,4 +1,4 @@
-"""What the method does to faces, as pictures and tables: `python -m fsvfm_jax.visualize --help`."""
+"""Draws masks on faces and tabulates removed shares: `python -m fsvfm_jax.visualize --help`."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ LEGEND = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command; a user's mistake ends in one sentence and its exit code."""
+    """Runs the command; a mistake of the user ends it with one sentence and an exit code."""
     cli.set_up_logging()
     with cli.exit_codes():
         args = _parse(argv)
@@ -41,7 +41,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 def show_masks(
     images: UInt8[np.ndarray, "B S S 3"], masks: Masks, patch_size: int
 ) -> UInt8[np.ndarray, "B S S 3"]:
-    """Returns the images with removed patches grey, or orange where they are of the region."""
+    """Returns the images with removed patches in grey, or in orange if they belong to the region.
+
+    Args:
+        images: The faces.
+        masks: One mask per face.
+        patch_size: Side of a patch in pixels.
+    """
     side = images.shape[1] // patch_size
 
     def pixels(mask: jax.Array | np.ndarray) -> np.ndarray:
@@ -59,9 +65,15 @@ def masks_picture(
     *,
     patch_size: int,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Returns one row per face: the face, its parsing map, and a column per entry of `masks`.
+    """Returns a picture with one row per face: the face, its parsing map, and its masks.
 
-    Above the `image_grid` are the columns' titles, below it a legend of the colours.
+    The titles of the columns are above the `image_grid`, a legend of the colours is below it.
+
+    Args:
+        images: The faces.
+        parsing_maps: LaPa classes 0 to 10.
+        masks: Title of a column and the masks in it.
+        patch_size: Side of a patch in pixels.
     """
     shown = {name: show_masks(images, of_name, patch_size) for name, of_name in masks.items()}
     columns = {"face": images, "parsing map": PALETTE[parsing_maps], **shown}
@@ -73,11 +85,15 @@ def masks_picture(
 def removed_shares(
     masks: UInt8[np.ndarray, "draws B N"], classes: UInt16[np.ndarray, "B N"]
 ) -> Float[np.ndarray, " rows"]:
-    """Returns for each of ROWS the share removed, over all draws and faces.
+    """Returns for each of ROWS the removed share, over all draws and faces.
 
-    A group's share is that of its patches in a face, averaged over the faces that show it (NaN if
-    none does); a patch counts for every group it belongs to. The last row is the share of masks
-    that remove all of at least one coverable region the face shows.
+    The share of a group is that of its patches in a face, averaged over the faces that show the
+    group (NaN if no face does). A patch counts for every group it belongs to. The last row is the
+    share of masks that remove all of at least one coverable region of the face.
+
+    Args:
+        masks: 1 for removed patches.
+        classes: Words of `regions.patch_classes`.
     """
     members = np.asarray(group_members(classes))
     members = np.concatenate([members, np.ones_like(members[:, :1])], axis=1)  # "all"
@@ -91,7 +107,7 @@ def removed_shares(
 
 
 def markdown_table(shares: Mapping[str, Float[np.ndarray, " rows"]]) -> str:
-    """Returns a table in percent: a row per entry of ROWS, a column per entry of `shares`."""
+    """Returns a table in percent, with a row per entry of ROWS and a column per mapping entry."""
     lines = [["", *shares], ["---", *["---:"] * len(shares)]]
     for row, name in enumerate(ROWS):
         values = [column[row] for column in shares.values()]
@@ -174,7 +190,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="folders with images/ and parsing_maps/; without any, synthetic faces",
     )
     masks.add_argument(
-        "--count", type=int, default=16, help="how many faces to use, from the first on"
+        "--count", type=int, default=16, help="number of faces to use, from the first on"
     )
     masks.add_argument("--image-size", type=int, default=224, help="side in pixels")
     masks.add_argument("--patch-size", type=int, default=16, help="side in pixels")

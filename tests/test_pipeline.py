@@ -309,7 +309,7 @@ def test_what_does_not_end_is_told_and_not_waited_for(monkeypatch, caplog) -> No
     monkeypatch.setattr(found._iterator, "close", lambda: released.wait(PATIENCE))
     found.close()
     (message,) = caplog.messages
-    assert "still going on after 0.01 s" in message
+    assert "still run after 0.01 s" in message
     released.set()
     end()
 

@@ -189,7 +189,7 @@ def test_statistics_of_other_data_are_forgotten(
     assert load_stats(workdir / STATS_FILE) == stats
     with caplog.at_level("WARNING", "fsvfm_jax"):
         forget_stats_of_other_data(workdir, "others")
-    assert not (workdir / STATS_FILE).exists() and "is of other data" in caplog.text
+    assert not (workdir / STATS_FILE).exists() and "belongs to other data" in caplog.text
     save_stats(workdir / STATS_FILE, stats)  # As a conversion does, which knows no data.
     forget_stats_of_other_data(workdir, "faces")
     assert load_stats(workdir / STATS_FILE) == stats

@@ -1,4 +1,7 @@
-"""Joint augmentation of a face and its parsing map. NumPy and Pillow: data workers import it."""
+"""Augments a face and its parsing map together.
+
+Data workers import this module, which needs NumPy and Pillow only.
+"""
 
 import math
 
@@ -7,14 +10,14 @@ import numpy as np
 from fsvfm_jax.data.images import Face, resize_face
 from fsvfm_jax.regions import CLASSES
 
-# Share of the area that a crop keeps, and its width / height.
+# The share of the area that a crop keeps, and the crop's width / height.
 CROP_AREA = (0.2, 1.0)
 CROP_ASPECT = (3 / 4, 4 / 3)
 CROP_TRIES = 10
 
 
 def _mirrored_classes() -> np.ndarray:
-    """Class of a pixel once the face is mirrored: what was right is left."""
+    """Returns for each class the class of its pixels after mirroring: right becomes left."""
     sides = {"right": "left", "left": "right"}
     names = ["_".join(sides.get(word, word) for word in name.split("_")) for name in CLASSES]
     return np.array([CLASSES.index(name) for name in names], np.uint8)
@@ -24,10 +27,10 @@ MIRRORED_CLASSES = _mirrored_classes()
 
 
 def crop_and_flip(face: Face, rng: np.random.Generator) -> Face:
-    """Returns a random part of the face, at the face's size, mirrored every other time.
+    """Returns a random part of the face at the face's size, mirrored with probability 1/2.
 
-    The part has 0.2 to 1 of the area and is 3:4 to 4:3, as in MAE. The image is resampled bicubic,
-    the map nearest; mirroring exchanges the classes of left and right.
+    As in MAE, the part has 0.2 to 1 of the area and a shape of 3:4 to 4:3. The image is resampled
+    bicubic, the map nearest. Mirroring exchanges the classes of left and right.
     """
     face = _crop(face, rng)
     if rng.random() < 0.5:
@@ -56,15 +59,15 @@ def draw_crop(
     """Draws a random part of a picture, as torchvision's RandomResizedCrop does.
 
     Args:
-        height: Of the picture in pixels.
-        width: Of the picture in pixels.
-        rng: Draws area and aspect until the part fits, ten times at most, and then its place.
-        area: Range of the share of the picture's area that the part has, drawn uniformly.
+        height: Height of the picture in pixels.
+        width: Width of the picture in pixels.
+        rng: Draws area and aspect until the part fits, at most ten times, and then the place.
+        area: Range of the part's share of the picture's area, drawn uniformly.
         aspect: Range of the part's width / height, drawn uniformly in the logarithm.
 
     Returns:
-        The part's rows and columns. If none of ten fits, the middle of the picture: all of it but
-        what makes it longer than the range of aspects.
+        Rows and columns of the part. If none of ten parts fits, it is the middle of the picture,
+        cut only where the picture's aspect is outside the range.
     """
     for _ in range(CROP_TRIES):
         pixels = height * width * rng.uniform(*area)

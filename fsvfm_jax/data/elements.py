@@ -1,6 +1,7 @@
-"""From a face to a row of a batch, for each task. NumPy and Pillow: data workers import it.
+"""Turns a face into a row of a batch, for each task.
 
-What is drawn hangs on the seed and the place in the stream alone: not on workers, hosts, restarts.
+Data workers import this module, which needs NumPy and Pillow only. Random draws depend on the seed
+and on the place in the stream alone, not on workers, hosts or restarts.
 """
 
 from collections.abc import Mapping
@@ -17,21 +18,21 @@ from fsvfm_jax.regions import patch_classes
 
 
 class BatchElement(TypedDict):
-    """What leaves a worker: the image and one 16-bit word per patch instead of the map."""
+    """The image and one 16-bit word per patch, which a worker sends instead of the parsing map."""
 
     image: UInt8[np.ndarray, "S S 3"]
     classes: UInt16[np.ndarray, " N"]
 
 
 class DetectionElement(TypedDict):
-    """A face to train on, and its index into `LABELS`."""
+    """A face for training, and its index into `LABELS`."""
 
     image: UInt8[np.ndarray, "S S 3"]
     label: np.int32
 
 
 class ViewedElement(TypedDict):
-    """A face to evaluate, and whether it could be read at all."""
+    """A face for evaluation, and whether it could be read."""
 
     image: UInt8[np.ndarray, "S S 3"]
     readable: np.bool_
@@ -40,14 +41,28 @@ class ViewedElement(TypedDict):
 def pretraining_element(
     face: Face, key: tuple[int, int], *, patch_size: int, augment: bool = False
 ) -> BatchElement:
-    """Image and one 16-bit word per patch; cropped and flipped at random if `augment`."""
+    """Returns the image and one 16-bit word per patch.
+
+    Args:
+        face: The face.
+        key: Seed, and place in the stream.
+        patch_size: Side of a square patch in pixels.
+        augment: Whether to crop and mirror the face at random.
+
+    Raises:
+        ValueError: As `to_batch_element`.
+    """
     if augment:
         face = crop_and_flip(face, random_of(key))
     return to_batch_element(face, patch_size)
 
 
 def random_of(key: tuple[int, int]) -> np.random.Generator:
-    """Draws of one sample by (seed, place); Philox is made to be keyed so."""
+    """Returns the generator of one sample; Philox is designed to be keyed like this.
+
+    Args:
+        key: Seed, and place in the stream.
+    """
     return np.random.Generator(np.random.Philox(key=key))
 
 
@@ -62,17 +77,19 @@ def detection_element(
     rand_magnitude: float | int,
     saturation: float | int,
 ) -> DetectionElement:
-    """What fine-tuning's host side makes of a face; erasing and mixing follow on the device.
+    """Returns a face as fine-tuning's data workers prepare it.
+
+    Random erasing and mixing follow on the device.
 
     Args:
-        face: In the size it is stored in.
-        key: Seed and place.
+        face: The face in its stored size.
+        key: Seed, and place in the stream.
         size: Side of the result in pixels.
-        mean: Colour from 0 to 1 of what an operation uncovers.
-        crop: Least share of the area that is kept; 1 shows the whole picture.
-        flip: Mirror every other face.
-        rand_magnitude: Of RandAugment; 0 is off.
-        saturation: Of the saturation's jitter; 0 is off.
+        mean: Colour, 0 to 1, of areas that an operation uncovers.
+        crop: Smallest share of the area that a random crop keeps; 1 keeps the whole picture.
+        flip: Whether to mirror the face with probability 1/2.
+        rand_magnitude: Magnitude of RandAugment; 0 turns it off.
+        saturation: Strength of the saturation jitter; 0 turns it off.
     """
     rng, image = random_of(key), face["image"]
     if crop < 1:
@@ -91,7 +108,17 @@ def detection_element(
 def evaluation_element(
     face: Mapping[str, Any], key: tuple[int, int], *, size: int, view: str
 ) -> ViewedElement:
-    """A face as it is evaluated; black if it could not be read."""
+    """Returns a face as it is evaluated, or a black picture if the face could not be read.
+
+    Args:
+        face: `image` in its stored size, and `readable`.
+        key: Not used; every element function has this parameter.
+        size: Side of the result in pixels.
+        view: One of `rand_augment.EVALUATION_TRANSFORMS`.
+
+    Raises:
+        ConfigError: The view is unknown.
+    """
     del key
     image = np.zeros((size, size, 3), np.uint8)
     if face["readable"]:
@@ -101,6 +128,10 @@ def evaluation_element(
 
 def to_batch_element(face: Face, patch_size: int) -> BatchElement:
     """Returns the face with its map packed into one word per patch, row by row.
+
+    Args:
+        face: The face.
+        patch_size: Side of a square patch in pixels.
 
     Raises:
         ValueError: patch_size does not divide the image's size, or a class is outside 0 to 10.

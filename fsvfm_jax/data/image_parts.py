@@ -1,9 +1,9 @@
-"""The parts of an image file, looked at before a decoder sees it. Data workers import it.
+"""Checks the parts of an image file before a decoder reads it.
 
-Decoders bound neither how many parts a file has nor what they do for each. A PNG of 2 MB can have
-2,000 colour profiles, each of which is decompressed to 1 MB; the directory of a TIFF, or of EXIF,
-can have 65,535 entries, each of which Pillow copies, and all of which can be the whole file.
-Whatever goes too far is a `ValueError`.
+Decoders limit neither the number of parts nor the work for each part. A PNG of 2 MB can have 2,000
+colour profiles, each of which is decompressed to 1 MB. The directory of a TIFF, or of EXIF, can
+have 65,535 entries, each of which Pillow copies and each of which can span the whole file. A file
+beyond the limits raises a `ValueError`. Data workers import this module.
 """
 
 import re
@@ -12,29 +12,30 @@ from typing import NamedTuple
 
 from PIL.JpegImagePlugin import MARKER
 
-# Encoders put 8 kB of pixels or more into each chunk.
+# Encoders put at least 8 kB of pixels into each chunk.
 MAX_PNG_PIXEL_CHUNKS = 50_000
 MAX_PNG_OTHER_CHUNKS = 100
-# Before the first scan: segments of 64 kB at most, and bytes between them, which programs fill in.
+# These limits hold before the first scan, where a JPEG has segments of at most 64 kB, and fill
+# bytes between them.
 MAX_JPEG_SEGMENTS = 10_000
 MAX_JPEG_FILL_BYTES = 2**20
 MAX_JPEG_HEADER_BYTES = 2**25
 MAX_TIFF_STRIPS = 2**16
 
 _SCAN = b"\xff\xda"
-# Pillow's table says which markers Pillow reads a length after.
+# Pillow's table lists the markers after which Pillow reads a length.
 _WITH_LENGTH = [marker.to_bytes(2) for marker, (*_, reads) in MARKER.items() if reads is not None]
 _MARKER = re.compile(b"|".join(map(re.escape, [*_WITH_LENGTH, _SCAN])))
-_EXTRAS = (b"\xff\xe1", b"\xff\xe2")  # EXIF and XMP; colour profiles, and lists of pictures
-_UNCOMPRESSED_BMP = (0, 3)  # rows of pixels; the same with masks
-# None, LZW, Deflate by two numbers, PackBits.
+_EXTRAS = (b"\xff\xe1", b"\xff\xe2")  # EXIF and XMP; colour profiles and lists of pictures
+_UNCOMPRESSED_BMP = (0, 3)  # rows of pixels; rows of pixels with masks
+# The numbers mean none, LZW, Deflate (two numbers) and PackBits.
 _TIFF_COMPRESSIONS = (1, 5, 8, 32946, 32773)
 _ORIENTATION = 274
 _BITS, _COMPRESSION, _STRIPS, _STRIP_BYTES, _TILE_WIDTH, _FORMAT = 258, 259, 273, 279, 322, 339
-# What the pixels of a TIFF need; sizes, colours, order, strips, predictor, palette.
+# The tags that decoding the pixels needs: sizes, colours, order, strips, predictor, palette.
 _TIFF_PIXEL_TAGS = {256, 257, _BITS, _COMPRESSION, 262, 266, _STRIPS, 277, 278, _STRIP_BYTES}
 _TIFF_PIXEL_TAGS |= {284, 317, 320, 338, _FORMAT}
-_INTEGERS = {1: "B", 3: "H", 4: "I"}  # by the type of a TIFF's entry
+_INTEGERS = {1: "B", 3: "H", 4: "I"}  # type of a TIFF's entry to format of `struct`
 
 
 class Part(NamedTuple):
@@ -42,8 +43,8 @@ class Part(NamedTuple):
 
     Attributes:
         kind: Four letters, or the two bytes of a marker.
-        start: Where its content begins in the file.
-        end: Where its content ends; that may be beyond a file that is cut off.
+        start: Place in the file where the content begins.
+        end: Place where the content ends; it may be beyond the end of a truncated file.
     """
 
     kind: bytes
@@ -55,7 +56,7 @@ def png_parts(data: bytes) -> list[Part]:
     """Returns the chunks of a PNG up to its end.
 
     Raises:
-        ValueError: It has more of them than any program writes.
+        ValueError: The file has more chunks than any program writes.
     """
     parts, pixels, place = [], 0, 8
     while place + 8 <= len(data):
@@ -77,7 +78,7 @@ def jpeg_parts(data: bytes) -> list[Part]:
     """Returns the segments of a JPEG before its first scan.
 
     Raises:
-        ValueError: It has more before that scan than any program writes.
+        ValueError: The file has more data before that scan than any program writes.
     """
     parts, place, between = [], 2, 0
     while len(parts) < MAX_JPEG_SEGMENTS:
@@ -98,9 +99,12 @@ def jpeg_parts(data: bytes) -> list[Part]:
 
 
 def plain_jpeg(data: bytes) -> bytes:
-    """Returns a JPEG without EXIF and its like, and without the bytes between segments.
+    """Returns a JPEG without EXIF and similar segments, and without the bytes between segments.
 
-    Pillow would read the first, and goes through the others one by one. Errors as `jpeg_parts`.
+    Pillow would read those segments, and would go through those bytes one by one.
+
+    Raises:
+        ValueError: As `jpeg_parts`.
     """
     parts = jpeg_parts(data)
     kept = [data[one.start - 4 : one.end] for one in parts if one.kind not in _EXTRAS]
@@ -109,19 +113,23 @@ def plain_jpeg(data: bytes) -> bytes:
 
 
 def png_exif(data: bytes) -> bytes:
-    """Returns what EXIF a PNG has; errors as `png_parts`."""
+    """Returns the EXIF data of a PNG, or b""; errors are those of `png_parts`."""
     found = (data[start:end] for kind, start, end in png_parts(data) if kind == b"eXIf")
     return next(found, b"")
 
 
 def jpeg_exif(data: bytes) -> bytes:
-    """Returns what EXIF a JPEG has; errors as `jpeg_parts`."""
+    """Returns the EXIF data of a JPEG, or b""; errors are those of `jpeg_parts`."""
     segments = (data[start:end] for kind, start, end in jpeg_parts(data) if kind == b"\xff\xe1")
     return next((one[6:] for one in segments if one.startswith(b"Exif\0\0")), b"")
 
 
 def check_bmp(data: bytes) -> None:
-    """Raises ValueError if a BMP is compressed: Pillow takes those apart in Python."""
+    """Checks that a BMP is not compressed, because Pillow decompresses a BMP in slow Python code.
+
+    Raises:
+        ValueError: The BMP is compressed.
+    """
     header_bytes = int.from_bytes(data[14:18], "little")
     compression = int.from_bytes(data[30:34], "little") if header_bytes >= 40 else 0
     if compression not in _UNCOMPRESSED_BMP:
@@ -129,12 +137,12 @@ def check_bmp(data: bytes) -> None:
 
 
 class Entry(NamedTuple):
-    """One of a TIFF's directory.
+    """An entry of a TIFF's directory.
 
     Attributes:
-        place: Where the entry is in the file.
-        values: Whole numbers, at most MAX_TIFF_STRIPS of them; empty if the entry has others, or is
-            not needed here.
+        place: Place of the entry in the file.
+        values: Integers, at most MAX_TIFF_STRIPS of them; empty if the entry has values of another
+            type, or is not needed here.
     """
 
     place: int
@@ -142,10 +150,11 @@ class Entry(NamedTuple):
 
 
 def plain_tiff(data: bytes) -> bytes:
-    """Returns a TIFF with what its pixels need alone: no EXIF, no orientation, no other directory.
+    """Returns a TIFF with only the entries that its pixels need: no EXIF, no orientation, one page.
 
     Raises:
-        ValueError: It is no TIFF with one picture of at most 8 bits per channel, in strips.
+        ValueError: The file is not a TIFF with one picture of at most 8 bits per channel, in
+            strips.
     """
     entries, following = read_directory(data)
     values = {tag: entry.values for tag, entry in entries.items()}
@@ -168,21 +177,25 @@ def plain_tiff(data: bytes) -> bytes:
     plain = bytearray(data)
     for tag, entry in entries.items():
         if tag not in _TIFF_PIXEL_TAGS:
-            plain[entry.place + 2 : entry.place + 4] = b"\0\0"  # No type: readers pass over it.
+            # Readers ignore an entry of type 0.
+            plain[entry.place + 2 : entry.place + 4] = b"\0\0"
     return bytes(plain)
 
 
 def tiff_orientation(data: bytes) -> int:
-    """Returns how the camera was held, 1 to 8, by a TIFF or by EXIF, which is one; else 1."""
+    """Returns the orientation, 1 to 8, in a TIFF or in EXIF data, which have the same form.
+
+    Returns 1 if there is none.
+    """
     entry = read_directory(data)[0].get(_ORIENTATION)
     return entry.values[0] if entry and entry.values else 1
 
 
 def read_directory(data: bytes) -> tuple[dict[int, Entry], int]:
-    """Returns the entries of a TIFF's first directory by their tags, and the place of the second.
+    """Returns the entries of a TIFF's first directory by tag, and the place of the second.
 
     Raises:
-        ValueError: There is no such directory, or it has a tag twice.
+        ValueError: There is no such directory, or a tag occurs twice in it.
     """
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
     if order is None:
@@ -199,7 +212,7 @@ def read_directory(data: bytes) -> tuple[dict[int, Entry], int]:
             is_needed = tag in _TIFF_PIXEL_TAGS or tag in (_TILE_WIDTH, _ORIENTATION)
             entries[tag] = Entry(place, _values(data, place, order) if is_needed else ())
         end = start + 2 + 12 * count
-        # EXIF may end here.
+        # EXIF data may end here, and then there is no second directory.
         return entries, int.from_bytes(data[end : end + 4])
     except struct.error:
         raise ValueError("its directory is cut off") from None

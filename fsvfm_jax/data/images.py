@@ -1,7 +1,7 @@
-"""Bytes of an image or of a parsing map to pixels. NumPy, Pillow, simplejpeg: workers import it.
+"""Decodes images and parsing maps to pixels, with NumPy, Pillow and simplejpeg.
 
-Bytes come from anywhere: there is one way per format, and whatever is wrong with them is a
-`ValueError` that says why. The decoders release the GIL.
+Data workers import this module. The bytes may come from anywhere, so there is one way per format,
+and every problem is a `ValueError` that states its reason. The decoders release the GIL.
 """
 
 import io
@@ -26,21 +26,22 @@ from fsvfm_jax.host.plain_files import FileRefused, read_plain
 from fsvfm_jax.regions import NUM_CLASSES
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff")
-IMAGES = "PNG, JPEG, WebP, BMP or TIFF image"  # for messages
-# Pillow itself only warns between 89 and 179 megapixels. What telephones make, 48, passes.
+IMAGES = "PNG, JPEG, WebP, BMP or TIFF image"  # text for messages
+# Pillow itself only warns between 89 and 179 megapixels. Pictures of telephones have up to 48.
 MAX_PIXELS = 50_000_000
 MAX_SIDE = 12_000
 MAX_FILE_BYTES = 100_000_000
-# libwebp holds the picture several times over.
+# libwebp holds several copies of the picture in memory.
 MAX_WEBP_PIXELS = 20_000_000
-# Pixels times scans: every scan of a progressive JPEG goes over the whole picture. Usual are ten.
+# The limit is for pixels times scans, because every scan of a progressive JPEG goes over the whole
+# picture. Ten scans are usual.
 MAX_JPEG_WORK = 10 * MAX_PIXELS
 
 _JPEG_MAGIC = b"\xff\xd8\xff"
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _NPY_MAGIC = b"\x93NUMPY"
-_TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two of BigTIFF
+_TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # The last two begin a BigTIFF.
 _ROWS_AT_ONCE = 256
 
 
@@ -52,10 +53,10 @@ class Face(TypedDict):
 
 
 def read_file(file: str) -> bytes:
-    """Returns the bytes of an image or map.
+    """Returns the bytes of an image or map file.
 
     Raises:
-        ValueError: It cannot be read, is no plain file, or is larger than any image.
+        ValueError: The file cannot be read, is not a plain file, or is larger than any image.
     """
     try:
         return read_plain(file, max_bytes=MAX_FILE_BYTES)
@@ -66,22 +67,24 @@ def read_file(file: str) -> bytes:
 
 
 class UnknownClass(ValueError):
-    """A parsing map holds a number that is no class."""
+    """Raised for a parsing map with a number that is not a class."""
 
 
 def decode_image(data: bytes, *, orient: bool = False) -> UInt8[np.ndarray, "H W 3"]:
     """Returns the RGB pixels of a PNG, JPEG, WebP, BMP or TIFF file.
 
-    Grey, palette and CMYK become RGB as Pillow converts them; transparency is dropped.
+    Grey, palette and CMYK images become RGB as Pillow converts them; transparency is dropped.
 
     Args:
-        data: The file's bytes.
-        orient: Turn the image as its EXIF orientation asks; else its pixels are as stored.
+        data: Content of the file.
+        orient: Whether to turn the image by its EXIF orientation. Otherwise the pixels are returned
+            as stored.
 
     Raises:
-        ValueError: It is damaged, truncated, of another format, animated or of several pages, has
-            16 bits per channel or floating-point numbers, more pixels than MAX_PIXELS, longer sides
-            than MAX_SIDE, or asks for more work than any program does (`image_parts`).
+        ValueError: The image is damaged, truncated, of another format, animated or of several
+            pages, has 16 bits per channel or floating-point numbers, has more than MAX_PIXELS
+            pixels or a side over MAX_SIDE, or needs more work than the file of any usual program
+            (see `image_parts`).
     """
     try:
         pixels = _decode_jpeg(data) if data.startswith(_JPEG_MAGIC) else _decode_other(data)
@@ -93,9 +96,13 @@ def decode_image(data: bytes, *, orient: bool = False) -> UInt8[np.ndarray, "H W
 def decode_map(data: bytes, *, num_classes: int = NUM_CLASSES) -> UInt8[np.ndarray, "H W"]:
     """Returns the class of every pixel, from an 8-bit grey PNG or from NPY ([H, W] or [1, H, W]).
 
+    Args:
+        data: Content of the file.
+        num_classes: Number of classes; the classes are 0 to num_classes - 1.
+
     Raises:
-        UnknownClass: A number is below 0 or not below num_classes.
-        ValueError: It is damaged, or neither; UnknownClass is one too.
+        UnknownClass: A number is not a class. This error is a ValueError, too.
+        ValueError: The file is damaged or has another format.
     """
     try:
         stored = _grey_png(data) if data.startswith(_PNG_MAGIC) else _npy(data)
@@ -111,11 +118,11 @@ def _decode_jpeg(data: bytes) -> UInt8[np.ndarray, "H W 3"]:
     height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     _check_size(width, height)
     jpeg_parts(data)
-    # Among compressed data the second byte of a marker never follows the first.
+    # The two bytes of this marker never follow each other inside compressed data.
     scans = data.count(b"\xff\xda")
     if scans * width * height > MAX_JPEG_WORK:
         raise ValueError(f"{scans} scans of {width} x {height} pixels are over {MAX_JPEG_WORK}")
-    if colours in ("CMYK", "YCCK"):  # simplejpeg does not convert them
+    if colours in ("CMYK", "YCCK"):  # simplejpeg does not convert these.
         with Image.open(io.BytesIO(plain_jpeg(data)), formats=("JPEG",)) as image:
             return _rgb(image)
     return simplejpeg.decode_jpeg(data)
@@ -141,7 +148,7 @@ def _decode_other(data: bytes) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def _format_of(data: bytes) -> str:
-    """As Pillow calls it."""
+    """Returns the format by Pillow's name."""
     if data.startswith(_PNG_MAGIC):
         return "PNG"
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
@@ -161,16 +168,16 @@ def _check_size(width: int, height: int, *, most: int = MAX_PIXELS) -> None:
 
 
 def _verify_png(data: bytes) -> None:
-    """Raises unless every chunk is there and has its checksum: Pillow reads pixels without."""
+    """Raises unless every chunk is complete and matches its checksum, which Pillow ignores."""
     png_parts(data)
     with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
         image.verify()
-    if _PNG_END not in data:  # Pillow has seen only its name.
+    if _PNG_END not in data:  # Pillow has checked only the name of the last chunk.
         raise ValueError("it is cut off")
 
 
 def _rgb(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
-    # In strips: of a large picture Pillow would hold four copies at once.
+    # Strips save memory: for a whole picture Pillow would hold four copies at once.
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     for top in range(0, image.height, _ROWS_AT_ONCE):
         strip = pixels[top : top + _ROWS_AT_ONCE]
@@ -179,12 +186,12 @@ def _rgb(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def exif_orientation(data: bytes) -> int:
-    """Returns how the camera was held, 1 to 8, by a file that `decode_image` takes; 1 is upright.
+    """Returns the EXIF orientation, 1 (upright) to 8, of a file that `decode_image` accepts.
 
     Raises:
-        ValueError: What the file says of it is damaged.
+        ValueError: The EXIF data are damaged.
     """
-    # Not by Pillow, which would copy each of its entries.
+    # Pillow does not read EXIF here, because it would copy each of the entries.
     if data.startswith(_TIFF_MAGICS):
         exif = data
     elif data.startswith(_JPEG_MAGIC):
@@ -200,7 +207,7 @@ def exif_orientation(data: bytes) -> int:
 
 
 def _turn(pixels: UInt8[np.ndarray, "H W 3"], orientation: int) -> UInt8[np.ndarray, "H2 W2 3"]:
-    """Undoes how the camera was held: EXIF's 1 to 8; any other number asks for nothing."""
+    """Undoes the camera's orientation, 1 to 8 as in EXIF; any other number changes nothing."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -212,7 +219,7 @@ def _turn(pixels: UInt8[np.ndarray, "H W 3"], orientation: int) -> UInt8[np.ndar
 
 def _grey_png(data: bytes) -> UInt8[np.ndarray, "H W"]:
     _verify_png(data)
-    # Pillow would scale fewer bits to 0 to 255, and palettes and colours are no classes.
+    # Pillow would scale fewer bits to 0 to 255, and palettes and colours are not classes.
     if tuple(data[24:26]) != (8, 0):
         raise ValueError("it is not 8-bit grey")
     with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
@@ -224,7 +231,7 @@ def _npy(data: bytes) -> np.ndarray:
     if not data.startswith(_NPY_MAGIC):
         raise ValueError("cannot identify it as PNG or NPY")
     stored = np.load(io.BytesIO(data), allow_pickle=False)
-    if stored.dtype.kind not in "iu":  # NumPy takes a time span for an integer.
+    if stored.dtype.kind not in "iu":  # For NumPy a time span is an integer, too.
         raise ValueError("no array of whole numbers")
     if stored.ndim not in (2, 3) or stored.shape[:-2] not in ((), (1,)):
         raise ValueError(f"its shape is {list(stored.shape)}")
@@ -234,9 +241,14 @@ def _npy(data: bytes) -> np.ndarray:
 def resize_face(
     image: UInt8[np.ndarray, "H W 3"], parsing_map: UInt8[np.ndarray, "H W"], *, image_size: int
 ) -> Face:
-    """Returns the pair at image_size x image_size, the image bicubic and the map nearest.
+    """Returns the pair at image_size x image_size: the image resampled bicubic, the map nearest.
 
-    A pair of that size is returned as it is. A pair that is not square is stretched, not cropped.
+    A pair of that size is returned unchanged. A pair that is not square is stretched, not cropped.
+
+    Args:
+        image: RGB pixels.
+        parsing_map: Class of each pixel.
+        image_size: S, in pixels.
     """
     size = (image_size, image_size)
     if parsing_map.shape != size:

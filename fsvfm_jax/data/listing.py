@@ -1,7 +1,7 @@
-"""Which files of a folder are data: found recursively, with what is left out counted and named.
+"""Finds the data files of a folder recursively, and counts and names the files left out.
 
-Folders come from anyone: links may lead in circles, and programs and systems leave files of their
-own among the images. Data workers import it.
+A folder may come from anyone: links may lead in circles, and programs and operating systems leave
+files of their own among the images. Data workers import this module.
 """
 
 import bisect
@@ -17,8 +17,8 @@ from fsvfm_jax.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-MAX_DEPTH = 64  # folders in each other
-MAX_ENTRIES = 20_000_000  # files and folders below one
+MAX_DEPTH = 64  # nested folders
+MAX_ENTRIES = 20_000_000  # files and folders below one folder
 MAX_SHOWN = 20
 MAX_KINDS = 1000
 
@@ -31,8 +31,8 @@ _REASONS = {
     AGAIN: "it is a link to a folder that was searched already",
     DEEP: f"it is more than {MAX_DEPTH} folders deep",
 }
-# In lower case. Names that begin with a dot are hidden: `.ipynb_checkpoints`, `.Trash-1000`,
-# `.DS_Store`, and `._x.png`, which macOS puts beside x.png.
+# The names are in lower case. Names that begin with a dot are hidden anyway: `.ipynb_checkpoints`,
+# `.Trash-1000`, `.DS_Store`, and `._x.png`, which macOS puts beside x.png.
 _SYSTEM_NAMES = {"@eadir", "__macosx", "$recycle.bin", "lost+found", "system volume information"}
 _SYSTEM_NAMES |= {"thumbs.db", "ehthumbs.db", "desktop.ini", "#recycle", "#snapshot", "@tmp"}
 _SYSTEM_NAMES |= {"@recently-snapshot", "icon\r", "__pycache__", "found.000", "recycler"}
@@ -42,24 +42,27 @@ class LeftOut(NamedTuple):
     """A file that is not read, or a folder that is not searched.
 
     Attributes:
-        name: Its path relative to the folder that was searched.
-        kind: HIDDEN, AGAIN, DEEP, or for any other file its suffix in lower case.
+        name: Path relative to the folder that was searched.
+        kind: HIDDEN, AGAIN or DEEP; for any other file its suffix in lower case.
     """
 
     name: str
     kind: str
 
     def reason(self, *, wanted: str) -> str:
-        """Returns why it is left out where only what is `wanted` counts, such as "image"."""
+        """Returns why the file is left out of a search for `wanted` files, such as "image"."""
         return _REASONS.get(self.kind, f"it is no {wanted} by its name")
 
 
 class Tally:
-    """Counts what is left out, in little memory however many files there are.
+    """Counts the files left out, in little memory however many files there are.
+
+    Args:
+        left_out: Files and folders to count at once.
 
     Attributes:
-        kinds: How many there are of each kind; those of kinds beyond MAX_KINDS are OTHERS.
-        first: The first MAX_SHOWN names in their order.
+        kinds: Number of files of each kind. Kinds beyond the first MAX_KINDS count as OTHERS.
+        first: The first MAX_SHOWN names in sorted order.
     """
 
     def __init__(self, left_out: Iterable[LeftOut] = ()):
@@ -78,12 +81,12 @@ class Tally:
 
 
 def is_system_name(name: str) -> bool:
-    """Whether a file or folder of this name, without a path, is hidden or one of the system's."""
+    """Returns whether a name without a path is hidden or belongs to the operating system."""
     return name.startswith(".") or name.lower() in _SYSTEM_NAMES
 
 
 def suffix_of(name: str) -> str:
-    """A name's suffix in lower case, with its dot."""
+    """Returns a name's suffix in lower case, with its dot."""
     return os.path.splitext(name)[1].lower()
 
 
@@ -95,17 +98,20 @@ def walk(
     follow_links: bool = True,
     enter: Callable[[str], bool] = lambda name: True,
 ) -> Iterator[str]:
-    """Yields the path, relative to folder, of every data file below it; nothing if it is not there.
+    """Yields the path of every data file below a folder, relative to the folder.
 
-    The order is any. A folder that several links lead to is searched once: under its own name if it
-    is below folder, else under the first of the links.
+    Yields nothing if the folder does not exist. The order is arbitrary. A folder that several links
+    lead to is searched once: under its own name if it is below `folder`, otherwise under the first
+    of the links.
 
     Args:
-        folder: Where to search.
-        suffixes: What data files end with; None takes every file that is not hidden.
-        leave_out: Is given what is left out; if None, one line of the log says it.
-        follow_links: Whether linked folders are searched; else they are yielded as files are.
-        enter: Whether a folder of this name is searched; one that is not does not count.
+        folder: The folder to search.
+        suffixes: Suffixes of data files; None takes every file that is not hidden.
+        leave_out: Called with each file or folder left out. If it is None, one log line reports
+            them.
+        follow_links: Whether to search linked folders; otherwise they are yielded like files.
+        enter: Returns whether to search a folder, given its name. A folder that is not searched
+            does not count as left out.
 
     Raises:
         DataError: A folder cannot be listed, or there are more than MAX_ENTRIES files and folders.
@@ -141,7 +147,7 @@ def walk(
                 yield name
             else:
                 leave(LeftOut(name, suffix_of(name)))
-        # Which of two links is followed depends on names alone.
+        # Sorting makes the choice between two links to one folder depend on their names alone.
         folders += sorted(inside)
         links += sorted(linked)
     if leave_out is None:
@@ -149,7 +155,7 @@ def walk(
 
 
 def warn_of_left_out(folder: str, tally: Tally) -> None:
-    """Logs in one line what is left out of a folder: how many of each kind, and the first names."""
+    """Logs how many files of each kind a search left out, and the first names, in one line."""
     if not tally.kinds:
         return
     counts = [
@@ -192,5 +198,5 @@ def _listed(folder: str) -> Iterator[None]:
 def _is_folder(entry: os.DirEntry) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself
+    except OSError:  # A link to itself raises this error.
         return False

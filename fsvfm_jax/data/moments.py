@@ -1,4 +1,7 @@
-"""Exact sums over pixels, and the mean and standard deviation they give. Workers import it."""
+"""Exact sums over pixels, and the statistics computed from them.
+
+Data workers import this module.
+"""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-MIN_STD = 1e-4  # far below what 256 levels can show; in float32 much less divides like 0
+# Far below any deviation that 256 levels can show. Dividing by a much smaller one in float32 is
+# like dividing by 0.
+MIN_STD = 1e-4
 
 
 class Stats(NamedTuple):
@@ -18,7 +23,7 @@ class Stats(NamedTuple):
 
 
 def power_sums(image: UInt8[np.ndarray, "H W 3"]) -> Int64[np.ndarray, "3 3"]:
-    """Returns, for the powers 0, 1 and 2 (rows), the sum of every channel's values to it."""
+    """Returns for the powers 0, 1 and 2 (rows) the sums of every channel's values to that power."""
     pixels = image.reshape(-1, 3)
     squares = np.square(pixels, dtype=np.uint16)
     sums = [np.full(3, len(pixels)), *(x.sum(axis=0, dtype=np.int64) for x in (pixels, squares))]
@@ -26,9 +31,15 @@ def power_sums(image: UInt8[np.ndarray, "H W 3"]) -> Int64[np.ndarray, "3 3"]:
 
 
 def stats_of_sums(sums: Sequence[Sequence[int]]) -> Stats:
-    """Returns what the pixels with these power sums have; whole numbers of Python, without limit.
+    """Returns mean and population standard deviation of the pixels with these power sums.
 
-    The standard deviation is that of the population.
+    Args:
+        sums: Sums for the powers 0, 1 and 2 (rows) of the three channels. Python's integers do not
+            overflow.
+
+    Raises:
+        ArithmeticError: No pixels have these sums (no pixel at all).
+        ValueError: No pixels have these sums (a negative variance).
     """
     mean, std = [], []
     for count, total, squares in zip(*sums, strict=True):
@@ -38,7 +49,12 @@ def stats_of_sums(sums: Sequence[Sequence[int]]) -> Stats:
 
 
 def pool_stats(stats: Sequence[Stats], counts: Sequence[int]) -> Stats:
-    """Returns the statistics of all together, of sets with so many faces of one size each."""
+    """Returns the statistics of several sets together, whose faces all have the same size.
+
+    Args:
+        stats: Statistics of each set.
+        counts: Number of faces of each set.
+    """
     weights = np.asarray(counts, np.float64) / sum(counts)
     means, stds = (np.array([getattr(x, name) for x in stats]) for name in ("mean", "std"))
     mean = weights @ means

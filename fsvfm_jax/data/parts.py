@@ -9,10 +9,10 @@ T = TypeVar("T")
 
 
 class Parts:
-    """What is in the first part, then what is in the next, ...
+    """The elements of the first part, followed by those of the second, and so on.
 
     Attributes:
-        sizes: Of each part.
+        sizes: Number of elements of each part.
     """
 
     def __init__(self, sizes: Sequence[int]):
@@ -23,7 +23,11 @@ class Parts:
         return int(self._ends[-1])
 
     def locate(self, index: int) -> tuple[int, int]:
-        """Which part, and where in it; raises IndexError beyond the last."""
+        """Returns the number of the part that contains an index, and the place within that part.
+
+        Raises:
+            IndexError: The index is beyond the last element.
+        """
         index = range(len(self))[index]
         number = int(np.searchsorted(self._ends, index, side="right"))
         return number, index - int(self._ends[number]) + self.sizes[number]
@@ -31,11 +35,12 @@ class Parts:
     def read(
         self, indices: Sequence[int], read: Callable[[int, Sequence[int]], Sequence[T]]
     ) -> list[T]:
-        """Returns what is at these indices, in their order.
+        """Returns the elements at these indices, in the order of the indices.
 
         Args:
-            indices: Any, in any order.
-            read: Called once for each part that is needed, with its number and where in it.
+            indices: Indices in any order.
+            read: Returns the elements of one part, given its number and places in it. It is called
+                once for each part that is needed.
         """
         asked: dict[int, list[tuple[int, int]]] = {}
         for row, index in enumerate(indices):

@@ -1,16 +1,16 @@
-"""From a source to an endless, reproducible stream of NumPy batches.
+"""Turns a source into an endless, reproducible stream of NumPy batches.
 
-The stream is one sequence of samples: a permutation of the source per epoch, the next beginning
-where the last ends; or a mixture of such sequences, one per set. Global batch k is its samples
-k * B to (k + 1) * B (less what is left out, by `skip_ranges`). It depends on the source, the seed
-and nothing else: not on the number of processes, workers or restarts. Nor does what is done to a
-sample, which hangs on the seed and its place in the stream.
+The stream is one sequence of samples: one permutation of the source per epoch, each following the
+one before, or a mixture of such sequences, one per set. Global batch k consists of samples k * B to
+(k + 1) * B, counted without those of `skip_ranges`. The stream depends only on the source and the
+seed, not on the number of processes, workers or restarts. The augmentation of a sample depends only
+on the seed and on the sample's place in the stream.
 
-A batch is read in chunks, each by one worker or thread: storage is asked for a whole chunk at once,
-and shared memory holds chunks, not batches.
+A batch is read in chunks, each by one worker or thread: storage receives requests for a whole
+chunk, and shared memory holds chunks, not batches.
 
-Nothing here uses JAX. Grain imports it wherever it is installed, in workers too, but starts no
-backend there, so a worker holds no memory of an accelerator.
+This module does not use JAX. Grain imports JAX wherever it is installed, in workers too, but starts
+no backend there, so a worker holds no memory of an accelerator.
 """
 
 import dataclasses
@@ -36,12 +36,12 @@ logger = logging.getLogger(__name__)
 CHUNK = 64  # samples
 MAX_THREADS = 16
 SECONDS_TO_CLOSE = 30.0
-# Faces after a damaged one that are tried in its place.
+# The number of faces that are tried in place of a damaged one.
 MAX_TRIES = 100
 
 Batch = dict[str, np.ndarray]
-# Turns what a source returns into a row of a batch; its second argument, (seed, place in the
-# stream), keys whatever it draws.
+# Turns a source's face into a row of a batch. The second argument, (seed, place in the stream), is
+# the key of all random draws.
 Element = Callable[[Mapping[str, Any], tuple[int, int]], Mapping[str, Any]]
 
 
@@ -49,7 +49,7 @@ class Batches(Iterator[Batch]):
     """This process's rows of every global batch, without end.
 
     Attributes:
-        replaced: How many samples so far were damaged, so that others took their places.
+        replaced: Number of damaged samples so far that other samples replaced.
     """
 
     def __init__(self, chunks: grain.IterDataset, *, skip_corrupt: int):
@@ -70,16 +70,15 @@ class Batches(Iterator[Batch]):
     def close(self) -> None:
         """Ends threads and worker processes.
 
-        Grain waits for its thread, which may wait for room in the queue that nobody empties any
-        more: at the end of a run that is not waited for.
+        Grain waits for its thread, which may wait for room in a queue that nobody empties any more.
+        Therefore this method stops waiting after SECONDS_TO_CLOSE.
         """
         closing = threading.Thread(target=self._iterator.close, daemon=True)
         closing.start()
         closing.join(SECONDS_TO_CLOSE)
         if closing.is_alive():
             logger.warning(
-                "the data threads and workers are still going on after %g s: they end with this"
-                " process",
+                "the data threads and workers still run after %g s: they end with this process",
                 SECONDS_TO_CLOSE,
             )
 
@@ -104,26 +103,26 @@ def make_iterator(
 
     A batch has b = global_batch_size / process_count elements, stacked by name; process h has rows
     h * b to (h + 1) * b of the global batch. Close the iterator to end its threads and worker
-    processes. An error in a worker is raised here as it was there.
+    processes. An error in a worker is raised here unchanged.
 
     Args:
-        source: Faces; at least one.
-        element: From a face to a row of the batch; goes to every worker.
-        global_batch_size: Samples in a batch over all processes.
-        seed: Seed of the permutations and of what `element` draws, at least 0.
-        weights: How often faces of each set of a `JoinedSets` come, in proportion; none: each face
-            of all of them once per epoch.
-        shuffle: False gives them in their order, again and again.
-        start_sample: Number of samples of the stream that all processes together have consumed
-            already; k * global_batch_size continues with batch k.
-        skip_ranges: Samples of the stream that are left out, as (first, one past the last),
-            ascending and apart.
-        skip_corrupt: How many damaged samples are replaced by the source's next, with a warning,
-            before a `DataError`.
-        process_index: This process, from 0.
+        source: At least one face.
+        element: Turns a face into a row of the batch. Every worker receives it.
+        global_batch_size: Number of samples in a batch over all processes.
+        seed: Seed of the permutations and of the draws of `element`, at least 0.
+        weights: Proportions in which the faces of the sets of a `JoinedSets` occur. Without
+            weights, every face of every set occurs once per epoch.
+        shuffle: Whether to shuffle. False yields the faces in their order, again and again.
+        start_sample: Number of samples of the stream that all processes together have already
+            consumed; k * global_batch_size continues with batch k.
+        skip_ranges: Samples of the stream to leave out, as (first, one past the last), ascending
+            and disjoint.
+        skip_corrupt: Number of damaged samples that are replaced by the source's next sample, with
+            a warning, before a `DataError`.
+        process_index: Number of this process, from 0.
         process_count: Number of processes that share a global batch.
-        num_workers: Worker processes; with 0, threads read and decode.
-        prefetch: Batches made ahead.
+        num_workers: Number of worker processes; with 0, threads read and decode.
+        prefetch: Number of batches to make ahead.
 
     Raises:
         ConfigError: The batch does not divide over the processes.
@@ -152,7 +151,13 @@ def make_iterator(
 
 
 def advance(position: int, count: int, *, skip_ranges: Sequence[tuple[int, int]] = ()) -> int:
-    """Where the stream is after `count` more samples from `position` that are not left out."""
+    """Returns the position in the stream after `count` more samples.
+
+    Args:
+        position: Place in the stream from which to count.
+        count: Number of samples that are not left out.
+        skip_ranges: As in `make_iterator`.
+    """
     if count == 0:
         return position
     return _places(_kept_ranges(position, skip_ranges), count - 1, 1)[0] + 1
@@ -167,7 +172,16 @@ def sample_indices(
     skip_ranges: Sequence[tuple[int, int]] = (),
     weights: Sequence[float | int] = (),
 ) -> list[int]:
-    """Which of the source's samples the stream holds at `count` places from `start` on."""
+    """Returns the source's indices of the samples at `count` places of the stream.
+
+    Args:
+        source: As in `make_iterator`.
+        seed: As in `make_iterator`.
+        start: First place in the stream.
+        count: Number of samples that are not left out.
+        skip_ranges: As in `make_iterator`.
+        weights: As in `make_iterator`.
+    """
     order = _order(_sizes(source), seed=seed, weights=weights)
     return [int(order[place]) for place in _places(_kept_ranges(start, skip_ranges), 0, count)]
 
@@ -175,10 +189,18 @@ def sample_indices(
 def read_faces(
     source: Source, indices: Sequence[int], *, replace: bool
 ) -> tuple[list[Mapping[str, Any]], list[bool]]:
-    """Returns the faces, and for each whether another had to take its place.
+    """Reads faces, and replaces damaged ones by the next of the source if `replace` is set.
+
+    Args:
+        source: The faces.
+        indices: Indices of the faces to read.
+        replace: Whether to replace damaged faces.
+
+    Returns:
+        The faces, and for each whether another face replaced it.
 
     Raises:
-        DataError: One is damaged and may not be replaced, or too many in a row are.
+        DataError: A face is damaged and may not be replaced, or too many in a row are damaged.
     """
     try:
         return source.read(indices), [False] * len(indices)
@@ -191,7 +213,7 @@ def read_faces(
 
 @dataclasses.dataclass(frozen=True)
 class _ChunkReader:
-    """Makes chunks of this process's rows, numbered through all batches; goes to every worker."""
+    """Makes chunks of this process's rows, numbered through all batches; each worker has a copy."""
 
     source: Source
     element: Element
@@ -201,7 +223,7 @@ class _ChunkReader:
     first_row: int
     rows: int
     seed: int
-    replace: bool  # of damaged faces
+    replace: bool  # whether to replace damaged faces
 
     @property
     def chunks_per_batch(self) -> int:
@@ -221,7 +243,7 @@ class _ChunkReader:
 
 
 def _read_ahead(reader: _ChunkReader, *, num_workers: int, prefetch: int) -> grain.IterDataset:
-    """Batches of chunks, made by worker processes, or without any by threads."""
+    """Returns batches of chunks that worker processes make, or threads if there are no workers."""
     ahead = prefetch * reader.chunks_per_batch
     threads = 0 if num_workers else min(MAX_THREADS, available_cores())
     chunks = (
@@ -241,17 +263,17 @@ def _read_ahead(reader: _ChunkReader, *, num_workers: int, prefetch: int) -> gra
         )
         .batch(reader.chunks_per_batch, batch_fn=_join)
     )
-    # Joining chunks is a copy of hundreds of MB, made while the devices work.
+    # A thread joins the chunks, a copy of hundreds of MB, while the devices work.
     return grain.experimental.ThreadPrefetchIterDataset(chunks, prefetch_buffer_size=1)
 
 
 def _first_whole(source: Source, index: int) -> tuple[Mapping[str, Any], int]:
-    """Returns the first face from `index` on that can be read, and how many could not."""
+    """Returns the first readable face from `index` on, and the number of damaged ones before it."""
     for tries in range(MAX_TRIES):
         try:
             return source[(index + tries) % len(source)], tries
         except DataError as error:
-            logger.warning("%s; the next takes its place", error)
+            logger.warning("%s; the next face replaces it", error)
     raise DataError(f"{MAX_TRIES} faces in a row are damaged, from number {index} on")
 
 
@@ -262,7 +284,7 @@ def _sizes(source: Source) -> Sequence[int]:
 def _order(
     sizes: Sequence[int], *, seed: int, weights: Sequence[float | int], shuffle: bool = True
 ) -> grain.MapDataset:
-    """The source's index at every place of the endless stream."""
+    """Returns the source's index at every place of the endless stream."""
     if not shuffle:
         return grain.MapDataset.range(sum(sizes)).repeat()
     if not weights:
@@ -270,7 +292,7 @@ def _order(
     ends = np.cumsum(sizes).tolist()
     return grain.MapDataset.mix(
         [
-            # Sets of one size are not to come in one order.
+            # With a seed of its own, a set has another order than other sets of its size.
             grain.MapDataset.range(end - size, end).seed(seed + number).shuffle().repeat()
             for number, (size, end) in enumerate(zip(sizes, ends, strict=True))
         ],
@@ -279,7 +301,7 @@ def _order(
 
 
 def _kept_ranges(start: int, skip_ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """What is left of the stream from `start` on."""
+    """Returns the ranges of the stream from `start` on that are not left out."""
     kept = []
     for first, end in skip_ranges:
         if start < first:
@@ -289,7 +311,7 @@ def _kept_ranges(start: int, skip_ranges: Sequence[tuple[int, int]]) -> list[tup
 
 
 def _places(kept: Sequence[tuple[int, int]], first: int, count: int) -> list[int]:
-    """`count` places of what is kept, from the one numbered `first` on."""
+    """Returns `count` places of the kept ranges, from the kept place number `first` on."""
     places: list[int] = []
     for begin, end in kept:
         places += range(begin, end)[first : first + count - len(places)]
@@ -304,8 +326,8 @@ def _join(chunks: Sequence[Batch]) -> Batch:
 def _start_worker(index: int, count: int) -> None:
     """Makes a worker end when the trainer closes it or is gone, and for no other reason.
 
-    A signal to the process group must not take the batches from a trainer that still wants to
-    save; and workers of a trainer that was killed would otherwise stay, with their memory.
+    A signal to the process group must not end the workers of a trainer that still has to save.
+    Workers of a killed trainer would otherwise stay alive and keep their memory.
     """
     del index, count
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

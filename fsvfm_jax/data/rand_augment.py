@@ -1,7 +1,7 @@
-"""What fine-tuning does to a face before it is batched (METHOD section 5: full fine-tuning).
+"""Augments a face for fine-tuning before it is batched (METHOD section 5: full fine-tuning).
 
-Operations and levels are those of timm's `rand-m9-mstd0.5-inc1`; everything random comes from the
-generator given. NumPy and Pillow: data workers import it.
+Operations and levels are those of timm's `rand-m9-mstd0.5-inc1`. All random numbers come from the
+generator that is passed in. Data workers import this module, which needs NumPy and Pillow only.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ BILINEAR, BICUBIC = Image.Resampling.BILINEAR, Image.Resampling.BICUBIC
 
 EVALUATION_TRANSFORMS = ("resize", "resize256_crop224")
 
-# Under timm's names.
+# The names are timm's.
 OPERATIONS = (
     "AutoContrast",
     "Equalize",
@@ -45,13 +45,22 @@ def random_resized_crop(
     aspect: tuple[float, float] = (3 / 4, 4 / 3),
     resample: Image.Resampling = BILINEAR,
 ) -> UInt8[np.ndarray, "S S 3"]:
-    """Returns a random part of the picture (see `draw_crop`), stretched to size x size."""
+    """Returns a random part of the picture, stretched to size x size.
+
+    Args:
+        image: The picture.
+        rng: Draws the part.
+        size: S, in pixels.
+        area: As in `draw_crop`.
+        aspect: As in `draw_crop`.
+        resample: Pillow's filter.
+    """
     box = draw_crop(*image.shape[:2], rng=rng, area=area, aspect=aspect)
     return np.array(Image.fromarray(image[box]).resize((size, size), resample))
 
 
 def flip(image: UInt8[np.ndarray, "H W 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "H W 3"]:
-    """Returns the picture, mirrored every other time."""
+    """Returns the picture, mirrored with probability 1/2."""
     return np.ascontiguousarray(image[:, ::-1]) if rng.random() < 0.5 else image
 
 
@@ -64,16 +73,16 @@ def rand_augment(
     deviation: float | int = 0.5,
     operations: int = 2,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Applies a few random operations, as timm's RandAugment of increasing severity.
+    """Applies a few random operations, as timm's RandAugment with increasing severity does.
 
     Args:
         image: The picture.
-        rng: Draws the operations (the same may come twice), whether each is applied (every other
-            time), and its magnitude and direction.
-        mean: Of the data set's pixels, in 0 to 1: the colour of what an operation uncovers.
-        magnitude: Mean of the magnitudes, 0 (nothing, for most operations) to 10.
+        rng: Draws the operations (with repetition), whether to apply each (with probability 1/2),
+            and its magnitude and direction.
+        mean: Mean of the data set's pixels, 0 to 1; the colour of areas that an operation uncovers.
+        magnitude: Mean of the magnitudes, 0 (no effect, for most operations) to 10.
         deviation: Standard deviation of the magnitudes, which are clipped to 0 to 10.
-        operations: How many are drawn.
+        operations: Number of operations to draw.
     """
     fill = tuple(min(255, round(255 * x)) for x in mean)
     picture = Image.fromarray(image)
@@ -91,13 +100,13 @@ def operate(
     """Applies one of `OPERATIONS`.
 
     Args:
-        picture: RGB.
-        name: Of the operation.
-        level: From -1 to 1; operations of one direction take its size.
-        fill: Colour of what is uncovered.
+        picture: RGB picture.
+        name: Name of the operation.
+        level: From -1 to 1. Operations without a direction use the absolute value.
+        fill: RGB colour of uncovered areas, 0 to 255.
     """
     strength = abs(level)
-    factor = max(0.1, 1 + 0.9 * level)  # 1 changes nothing
+    factor = max(0.1, 1 + 0.9 * level)  # A factor of 1 changes nothing.
     match name:
         case "AutoContrast":
             return ImageOps.autocontrast(picture)
@@ -106,7 +115,7 @@ def operate(
         case "Invert":
             return ImageOps.invert(picture)
         case "PosterizeIncreasing":
-            # No bit is left at full strength, which Pillow's own function refuses from 13 on.
+            # At full strength no bit is kept, which Pillow's own function refuses from version 13.
             kept = 256 - 2 ** (4 + int(4 * strength))
             return picture.point([value & kept for value in range(256)] * 3)
         case "SolarizeIncreasing":
@@ -124,7 +133,7 @@ def operate(
             return ImageEnhance.Sharpness(picture).enhance(factor)
         case "Rotate":
             return picture.rotate(30 * level, BILINEAR, fillcolor=fill)
-        # The pixel at x, y comes from a x + b y + c, d x + e y + f.
+        # With (a, b, c, d, e, f) the pixel at x, y comes from a x + b y + c, d x + e y + f.
         case "ShearX":
             affine = (1, 0.3 * level, 0, 0, 1, 0)
         case "ShearY":
@@ -140,16 +149,16 @@ def operate(
 def saturation_jitter(
     image: UInt8[np.ndarray, "H W 3"], rng: np.random.Generator, *, strength: float | int
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Scales the saturation of every other picture, as METHOD section 5 has it for anti-spoofing.
+    """Scales the saturation of a picture with probability 1/2 (METHOD section 5: anti-spoofing).
 
-    The S of HSV, (max - min) / max, is multiplied by a factor from 1 - strength (0 at least) to
-    1 + strength. Hue and value (the largest channel) stay: every channel's distance from the
-    largest is multiplied by the factor, and the result is clipped to 0 to 255.
+    The S of HSV, (max - min) / max, is multiplied by a factor from 1 - strength (at least 0) to
+    1 + strength. Hue and value (the largest channel) do not change: every channel's distance from
+    the largest is multiplied by the factor, and the result is clipped to 0 to 255.
 
     Args:
         image: The picture.
-        rng: Draws whether it is changed, and the factor.
-        strength: Greatest deviation of the factor from 1.
+        rng: Draws whether the picture is changed, and the factor.
+        strength: Largest deviation of the factor from 1.
     """
     if rng.random() < 0.5:
         return image
@@ -162,17 +171,17 @@ def saturation_jitter(
 def evaluation_view(
     image: UInt8[np.ndarray, "H W 3"], *, size: int, transform: str
 ) -> UInt8[np.ndarray, "S S 3"]:
-    """Returns the picture as it is evaluated, bicubic.
+    """Returns the picture as it is evaluated, resampled bicubic.
 
     Args:
         image: The picture.
         size: Side of the result in pixels.
         transform: `resize`, as in the papers' logs, stretches the picture to size x size.
-            `resize256_crop224`, as in their README, makes its shorter side 256/224 of the size and
+            `resize256_crop224`, as in their README, makes the shorter side 256/224 of the size and
             takes the middle.
 
     Raises:
-        ConfigError: Another transform.
+        ConfigError: The transform is unknown.
     """
     if transform not in EVALUATION_TRANSFORMS:
         choices = " or ".join(EVALUATION_TRANSFORMS)
@@ -183,10 +192,10 @@ def evaluation_view(
 
 
 def _middle(picture: tuple[int, int], size: int) -> tuple[float, float, float, float]:
-    """Returns left, top, right, bottom of what the crop shows, in pixels of the picture itself.
+    """Returns left, top, right and bottom of the middle crop, in pixels of the original picture.
 
-    Resampling no more than that gives the same pixels (by 1 of 255 another here and there, if it is
-    not square), and a long strip needs no memory.
+    Resampling only this part gives the same pixels (up to 1 of 255 in a picture that is not
+    square), and a long strip needs little memory.
     """
     shorter = round(size * 256 / 224)
     spans = []

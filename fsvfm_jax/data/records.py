@@ -1,6 +1,7 @@
-"""Packed sets: faces in the ArrayRecord files of a TFDS data set. Data workers import it.
+"""Reads packed sets: faces in the ArrayRecord files of a TFDS data set.
 
-No TensorFlow. A record is a `tf.Example` with image, parsing_map and, if the set has it, name.
+Data workers import this module, so it does not import TensorFlow. A record is a `tf.Example` with
+image, parsing_map and, in some sets, name.
 """
 
 import functools
@@ -22,10 +23,10 @@ from fsvfm_jax.data.set_manifest import MANIFEST_FILE, Split, find_file, read_ma
 from fsvfm_jax.errors import DataError, in_one_line
 from fsvfm_jax.regions import NUM_CLASSES
 
-# Random access: nothing is read ahead, and the threads are the caller's.
+# Access is random, so nothing is read ahead, and the reader starts no threads of its own.
 READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 READER_BUFFER = 32768  # bytes
-# Of each set; a process may usually have 1,024 files open.
+# The limit holds per set; a process may usually have 1,024 files open.
 MAX_OPEN_SHARDS = 64
 MEND = (
     "copy the file anew from where it is whole, or remove it and give the pack command again;"
@@ -34,7 +35,7 @@ MEND = (
 
 
 class Record(NamedTuple):
-    """What is stored of a face."""
+    """The stored bytes and the name of a face."""
 
     image: bytes
     parsing_map: bytes
@@ -42,20 +43,20 @@ class Record(NamedTuple):
 
 
 class FaceRecords:
-    """One split of a packed set.
+    """Reads one split of a packed set.
 
-    At construction the shards' presence and sizes are looked at, not their content: each record has
-    a checksum, which is compared when it is read. Files are opened when they are needed, and anew
-    in every process an object is sent to. Threads may share an object.
+    The constructor checks that the shards exist and have the right sizes, but does not read them.
+    Each record has a checksum, which is compared when the record is read. A file is opened when it
+    is needed, separately in every process that receives the object. Threads may share the object.
 
     Args:
-        path: The set's folder, with dataset_info.json.
-        image_size: Side of every face returned, in pixels.
-        split: "train", "val", ..., or a part of one as TFDS writes it, such as "train[:90%]".
+        path: Folder of the set, with dataset_info.json.
+        image_size: Side of every returned face in pixels.
+        split: "train", "val", ..., or a part of one in the notation of TFDS, such as "train[:90%]".
 
     Raises:
-        DataError: At construction, if the set is not there, is no such set, or a file is missing or
-            of another size than it was written with; at reading, if a record is damaged.
+        DataError: At construction, if the set is missing, is not such a set, or a file is missing
+            or has a different size than when it was written; at reading, if a record is damaged.
     """
 
     def __init__(self, path: str, *, image_size: int, split: str = "train"):
@@ -86,21 +87,25 @@ class FaceRecords:
         self._open = functools.lru_cache(MAX_OPEN_SHARDS)(self._open_shard)
 
     def read(self, indices: Sequence[int]) -> list[Face]:
-        """Returns the faces in the order asked for, with one read per shard."""
+        """Returns the faces in the order of the indices, with one read per shard."""
         pairs = map(self.decode, indices, self.records(indices))
         return [resize_face(*pair, image_size=self._image_size) for pair in pairs]
 
     def records(self, indices: Sequence[int]) -> list[Record]:
-        """Returns what is stored of these faces, with one read per shard."""
+        """Returns the stored records of these faces, with one read per shard."""
         return self._places.read(indices, self._records_of_part)
 
     def decode(
         self, index: int, record: Record
     ) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H W"]]:
-        """Returns a face's image and parsing map in the size they are stored in.
+        """Returns a face's image and parsing map in their stored size.
+
+        Args:
+            index: Index of the face, for the error message.
+            record: The stored record of the face.
 
         Raises:
-            DataError: They cannot be decoded, or their sizes differ.
+            DataError: The image or the map cannot be decoded, or their sizes differ.
         """
         image_shape, map_shape = self._shapes
         try:
@@ -125,33 +130,33 @@ class FaceRecords:
         return image, parsing_map
 
     def decoded(self, index: int) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H W"]]:
-        """Reads and decodes one face, in the size it is stored in."""
+        """Reads and decodes one face in its stored size."""
         return self.decode(index, self.records([index])[0])
 
     @property
     def shards(self) -> list[str]:
-        """The files that hold its records."""
+        """The files that contain the records."""
         return [part.file for part in self._parts]
 
     def name(self, index: int) -> str:
-        """What it was called when it was packed, and which record it is."""
+        """Returns the name that the face had when it was packed, and the place of its record."""
         part, within = self._places.locate(index)
         position = self._parts[part].first + within
         place = f"record {position} of {self._parts[part].file}"
         try:
             return f"{self.records([index])[0].name} ({place})" if self._has_name else place
-        except DataError:  # It is damaged.
+        except DataError:  # The record is damaged.
             return place
 
     def fingerprint(self) -> str:
-        """SHA-256 of the shards' hashes; without a manifest, of their names and sizes."""
+        """Returns the SHA-256 of the shards' hashes; if no manifest exists, of names and sizes."""
         return self._fingerprint
 
     def stats(self) -> Stats | None:
-        """Mean and standard deviation of all pixels, exact, as they were summed when packing.
+        """Returns the exact mean and standard deviation of all pixels, which packing summed up.
 
-        None where they are not those of the faces returned: there is no manifest, the split is a
-        part of one, or the faces are stored in another size.
+        Returns None if they differ from those of the returned faces or are not known: without a
+        manifest, for a part of a split, and if the stored faces have another size.
         """
         size = (self._image_size, self._image_size)
         if self._split is None or self._split.size != size:
@@ -166,7 +171,8 @@ class FaceRecords:
     def _open_shard(self, number: int) -> ArrayRecordReader:
         part = self._parts[number]
         file = Path(part.file)
-        find_file(file.parent, file.name)  # It may be another since, and opening a pipe waits.
+        # The file may have been replaced since the constructor, and opening a pipe would wait.
+        find_file(file.parent, file.name)
         try:
             reader = ArrayRecordReader(
                 part.file, READER_OPTIONS, file_reader_buffer_size=READER_BUFFER
@@ -187,7 +193,7 @@ class FaceRecords:
         try:
             return reader.read(positions)
         except Exception as error:
-            if len(positions) > 1:  # Which one?
+            if len(positions) > 1:  # Reading one by one finds the damaged record.
                 return [self._read(number, [position])[0] for position in positions]
             raise DataError(
                 f"record {positions[0]} of {self._parts[number].file} is damaged"
@@ -195,7 +201,7 @@ class FaceRecords:
             ) from error
 
     def _parse(self, data: bytes, part: int, position: int) -> Record:
-        # Not before it is needed: this takes as long as Grain's workers do to start.
+        # The import waits until here because it takes as long as starting Grain's workers.
         from tensorflow_datasets.proto import tf_example_pb2
 
         try:
@@ -213,12 +219,12 @@ class FaceRecords:
 
 
 def _check_files(parts: list[Part], manifest: dict[str, Split] | None) -> list[int]:
-    """Returns the sizes of the shards, which are as they should be."""
+    """Returns the sizes of the shards in bytes after checking them against the manifest."""
     known = {shard.file: shard for of in (manifest or {}).values() for shard in of.shards}
     sizes = []
     for part in parts:
         file = Path(part.file)
-        if not os.path.exists(file):  # nor if its name is too long
+        if not os.path.exists(file):  # A name that is too long is missing, too.
             raise DataError(f"the shard {file} is missing; {MEND}")
         sizes.append(find_file(file.parent, file.name).stat().st_size)
         if manifest is None:

@@ -1,8 +1,8 @@
-"""Shared memory and semaphores of data workers, named after their trainer.
+"""Names the shared memory and semaphores of data workers after their trainer.
 
-What a dead trainer left can therefore be removed. Python removes what a killed trainer's workers
-leave, but not when they are all killed at once; a batch of 4096 faces takes 600 MB, of a memory
-that is never written to disk.
+The segments that a dead trainer left can therefore be found and removed. Python removes them if the
+trainer is killed, but not if its workers are killed at the same time. A batch of 4096 faces takes
+600 MB, in memory that is never written to disk.
 """
 
 import logging
@@ -18,31 +18,35 @@ from fsvfm_jax.host.processes import is_alive, pid_namespace, state_and_start
 logger = logging.getLogger(__name__)
 
 FOLDER = Path("/dev/shm")
-# What the C library puts before the name of a semaphore in that folder.
+# The C library puts this before the name of a semaphore in that folder.
 SEMAPHORE = "sem."
 
 
 def name_segments_after(trainer: int) -> None:
-    """In a worker: every segment made from now on has the trainer's name."""
-    if not FOLDER.is_dir():  # Elsewhere names are short, and nothing could be listed.
+    """Gives every segment that this worker creates from now on its trainer's name.
+
+    Args:
+        trainer: Process number of the trainer.
+    """
+    if not FOLDER.is_dir():  # Other systems limit names and cannot list segments.
         return
     prefix = _prefix_of(trainer)
-    # Grain leaves the name to Python, and Python has no other way to choose it.
+    # Grain leaves the name to Python, which offers no other way to choose it.
     shared_memory._make_filename = lambda: f"/{prefix}{secrets.token_hex(8)}"
 
 
 def name_semaphores() -> None:
-    """In a trainer: every semaphore that it or its workers make from now on has its name."""
+    """Gives every semaphore that this trainer or its workers create from now on its name."""
     if FOLDER.is_dir():
-        # Queues and locks of `multiprocessing` take the beginning of their names from there.
+        # Queues and locks of `multiprocessing` take the prefix of their names from this entry.
         multiprocessing.current_process()._config["semprefix"] = f"/{_prefix_of(os.getpid())[:-1]}"
 
 
 def remove_orphans() -> None:
-    """Removes the segments and semaphores whose trainer is gone.
+    """Removes the segments and semaphores whose trainer is no longer alive.
 
-    Anyone may put files into that folder, under any name: nothing is opened, and only files of this
-    user are removed.
+    Anyone may create files in that folder under any name. Therefore no file is opened, and only
+    files of this user are removed.
     """
     if not FOLDER.is_dir():
         return
@@ -55,7 +59,7 @@ def remove_orphans() -> None:
                 if file.lstat().st_uid != os.getuid():
                     continue
                 file.unlink()
-            except OSError:  # Another start is doing the same, or it is a folder.
+            except OSError:  # Another process removed the file first, or it is a folder.
                 continue
             removed += 1
     if removed:
@@ -65,7 +69,7 @@ def remove_orphans() -> None:
 
 
 def _prefix() -> str:
-    """Ours alone: the numbers of another container's processes are not those seen here."""
+    """Returns a prefix for this user and container: other containers reuse process numbers."""
     return f"fsvfm-{os.getuid()}-{re.sub('[^0-9]', '', pid_namespace())}-"
 
 

@@ -1,9 +1,9 @@
-"""What `features.json` and `dataset_info.json` say of a packed set. Data workers import it.
+"""Reads `features.json` and `dataset_info.json`, which describe a packed set.
 
-Both files are read here, as data, and TFDS never sees them: TFDS imports the module that a
-`pythonClassName` names, so that a set could run code of its own. Such a set is refused, since other
-programs open it by TFDS. Of TFDS only the arithmetic of splits is used, with values that were
-checked before.
+This module reads both files as data and does not pass them to TFDS, because TFDS imports the module
+that a `pythonClassName` names, so that a set could run code of its own. Such a set is refused,
+since other programs open it with TFDS. The only part of TFDS used here is the arithmetic of splits,
+with values that were checked before. Data workers import this module.
 """
 
 from pathlib import Path
@@ -31,7 +31,7 @@ _DICT, _IMAGE, _TENSOR, _LABELED_IMAGE = (
         "labeled_image.LabeledImage",
     )
 )
-# Those that `prepare pack` writes, and those that people add to a face.
+# The classes that `prepare pack` writes, and those that people add to a face.
 FEATURE_CLASSES = (
     _DICT,
     _IMAGE,
@@ -43,15 +43,15 @@ FEATURE_CLASSES = (
     _LABELED_IMAGE,
     _PACKAGE + "sequence_feature.Sequence",
 )
-# Protocol buffers in JSON have two spellings of each key; TFDS before version 4.3 had another.
+# Protocol buffers in JSON have two spellings of each key; TFDS before version 4.3 used a third.
 _CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
 
-# 64-bit integers are texts where protocol buffers are written as JSON.
+# Protocol buffers in JSON write 64-bit integers as strings.
 _Count = (
     Annotated[int, msgspec.Meta(ge=0, le=2**40)]
     | Annotated[str, msgspec.Meta(pattern=r"\A[0-9]{1,12}\Z")]
 )
-# Of a side in pixels; -1 is any.
+# The length of a side in pixels; -1 is any length.
 _Side = (
     Annotated[int, msgspec.Meta(ge=-1, le=2**20)]
     | Annotated[str, msgspec.Meta(pattern=r"\A(-1|[0-9]{1,6})\Z")]
@@ -72,7 +72,7 @@ class _Tensor(msgspec.Struct):
 class _Feature(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     """The fields of TFDS's `Feature`, without those of classes that are not in FEATURE_CLASSES.
 
-    `jsonFeature` is not one of them: TFDS reads features of any class from the text in it.
+    `jsonFeature` is left out, too: TFDS reads features of any class from its text.
     """
 
     python_class_name: str
@@ -81,7 +81,7 @@ class _Feature(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     features_dict: "_FeaturesDict | None" = None
     sequence: "_Sequence | None" = None
     tensor: _Tensor = msgspec.field(default_factory=_Tensor)
-    # No feature can be in these, and they are not needed here.
+    # These fields cannot contain a feature, and their values are not needed here.
     image: dict = {}
     class_label: dict = {}
     bounding_box: dict = {}
@@ -117,20 +117,34 @@ class _Split(msgspec.Struct, rename="camel"):
 class _Info(msgspec.Struct, rename="camel"):
     name: Annotated[str, msgspec.Meta(pattern=r"\A\w[\w.-]*\Z", max_length=100)]
     splits: Annotated[list[_Split], _FEW]
-    file_format: str = "tfrecord"  # as TFDS understands files that do not say it
+    file_format: str = "tfrecord"  # the default of TFDS
 
 
 class Part(NamedTuple):
-    """The records of a shard that belong to a split."""
+    """The records of a shard that belong to a split.
+
+    Attributes:
+        file: Path of the shard.
+        first: Index of the first record.
+        count: Number of records.
+        stored: Number of records in the whole shard.
+    """
 
     file: str
     first: int
     count: int
-    stored: int  # in the whole shard
+    stored: int
 
 
 class SetLayout(NamedTuple):
-    """How the records of a set are stored."""
+    """How the records of a set are stored.
+
+    Attributes:
+        folder: Folder of the set.
+        splits: The splits by name.
+        name: Name of the data set in TFDS.
+        features: The features of a record by name.
+    """
 
     folder: Path
     splits: dict[str, _Split]
@@ -138,7 +152,10 @@ class SetLayout(NamedTuple):
     features: dict[str, _Feature]
 
     def parts(self, split: str) -> list[Part]:
-        """Returns where the records of a split, or of a part of one, are.
+        """Returns where the records of a split, or of a part of one, are stored.
+
+        Args:
+            split: A split in the notation of TFDS, such as "train[:90%]".
 
         Raises:
             DataError: There is no such split, or it has no record.
@@ -162,7 +179,7 @@ class SetLayout(NamedTuple):
                 for one in self.splits.values()
             ]
             found = splits.SplitDict(infos)[split].file_instructions
-        except Exception as error:  # A split is a small language, with many ways to be wrong.
+        except Exception as error:  # The notation of splits has many ways to be wrong.
             raise DataError(
                 f"{self.folder} has no split {split!r} ({in_one_line(error)});"
                 f" {nearest(split, self.splits)}"
@@ -172,7 +189,10 @@ class SetLayout(NamedTuple):
         return [Part(str(x.filename), x.skip, x.take, x.examples_in_shard) for x in found]
 
     def bare_shape(self, name: str) -> tuple[int, ...] | None:
-        """Returns the shape of a feature that is stored as pixels; None for an encoded image.
+        """Returns the shape of a feature stored as raw pixels, or None for an encoded image.
+
+        Args:
+            name: Name of the feature: "image", or one with a single channel such as "parsing_map".
 
         Raises:
             DataError: There is no such feature, or it is stored in another way.
@@ -199,8 +219,8 @@ def read_layout(folder: Path) -> SetLayout:
     """Returns how the records of a set are stored.
 
     Raises:
-        DataError: The folder is no packed set, one of TFDS_FILES cannot be read, or a feature has a
-            class that is not in FEATURE_CLASSES.
+        DataError: The folder is not a packed set, one of TFDS_FILES cannot be read, or a feature
+            has a class that is not in FEATURE_CLASSES.
     """
     if not folder.exists():
         raise DataError(f"{folder} does not exist; {_WANTED}")
@@ -236,7 +256,7 @@ def _read(folder: Path, name: str, schema: Any) -> Any:
 
 
 def _check_classes(file: Path, everything: Any) -> None:
-    """Raises DataError if a feature, at any depth, has a class that is not known to be harmless."""
+    """Raises DataError if a feature at any depth has a class that is not known to be harmless."""
     waiting = [everything]
     while waiting:
         value = waiting.pop()

@@ -1,6 +1,7 @@
-"""`manifest.json` of a packed set: what its shards hold, so that damage to them can be told.
+"""Reads and writes `manifest.json` of a packed set, which makes damage to the shards detectable.
 
-It has a SHA-256 of itself and of the two files by which TFDS reads the set. Data workers import it.
+The manifest describes the shards, and contains a SHA-256 of itself and of the two files that TFDS
+reads. Data workers import this module.
 """
 
 import dataclasses
@@ -21,10 +22,10 @@ from fsvfm_jax.host.json_files import MAX_JSON_BYTES, parse_json
 from fsvfm_jax.host.plain_files import read_plain
 
 MANIFEST_FILE = "manifest.json"
-# What TFDS reads, in the order in which it has to appear: with the last one, the set is there.
+# The files that TFDS reads, in the order in which they are written: the last completes the set.
 TFDS_FILES = ("features.json", "dataset_info.json")
 
-# Of a file in the set's own folder; "." and ".." are none.
+# The name of a file in the set's own folder, and therefore not "." or "..".
 FileName = Annotated[str, msgspec.Meta(pattern=r"\A(?!\.{1,2}\Z)[^/\0]+\Z", max_length=255)]
 _Whole = Annotated[int, msgspec.Meta(ge=0)]
 _PerChannel = tuple[_Whole, _Whole, _Whole]
@@ -32,7 +33,14 @@ _PerChannel = tuple[_Whole, _Whole, _Whole]
 
 @dataclass(frozen=True)
 class Shard:
-    """A file of records."""
+    """A file of records.
+
+    Attributes:
+        file: Name of the file.
+        count: Number of records.
+        bytes: Size of the file in bytes.
+        sha256: SHA-256 of its content, in hexadecimal.
+    """
 
     file: FileName
     count: _Whole
@@ -42,17 +50,16 @@ class Shard:
 
 @dataclass(frozen=True)
 class Split:
-    """What one split was packed from and holds.
+    """The content and the origin of one split.
 
     Attributes:
-        plan: SHA-256 of what it was made from (`prepare.growing_set.Plan`).
-        encoding: Of the images.
-        size: Height and width of all of them; None if they differ.
-        left_out: How many files did not get in.
-        power_sums: Of all stored pixels as decoded: for the powers 0, 1, 2, the sum over each
-            channel.
-        images_per_class: How many images show each of the classes.
-        shards: In order.
+        plan: SHA-256 of what the split was made from (`prepare.growing_set.Plan`).
+        encoding: Encoding of the images.
+        size: Height and width of all images in pixels; None if they differ.
+        left_out: Number of files that are not in the split.
+        power_sums: For the powers 0, 1 and 2, the sum of all decoded pixels of each channel.
+        images_per_class: Number of images that show each of the classes.
+        shards: The shards in order.
     """
 
     plan: str
@@ -65,11 +72,11 @@ class Split:
 
     @property
     def count(self) -> int:
-        """How many records."""
+        """The number of records."""
         return sum(shard.count for shard in self.shards)
 
     def stats(self) -> Stats:
-        """Mean and standard deviation of all stored pixels.
+        """Returns mean and standard deviation of all stored pixels.
 
         Raises:
             DataError: No pixels have these power sums.
@@ -90,10 +97,10 @@ class _Manifest(TypedDict):
 
 
 def dump_manifest(splits: dict[str, Split], tfds_files: dict[str, bytes]) -> bytes:
-    """Returns the file's content.
+    """Returns the content of a manifest file.
 
     Args:
-        splits: By name.
+        splits: The splits by name.
         tfds_files: Content of each of TFDS_FILES.
     """
     files = {name: hashlib.sha256(tfds_files[name]).hexdigest() for name in TFDS_FILES}
@@ -102,14 +109,14 @@ def dump_manifest(splits: dict[str, Split], tfds_files: dict[str, bytes]) -> byt
 
 
 def read_manifest(folder: Path, *, check_tfds: bool = True) -> dict[str, Split] | None:
-    """Returns the splits of a set by name, or None if the set came without a manifest.
+    """Returns the splits of a set by name, or None if the set has no manifest.
 
     Args:
-        folder: The set's.
-        check_tfds: Compare TFDS_FILES too, which a killed pack may have left behind.
+        folder: Folder of the set.
+        check_tfds: Whether to check TFDS_FILES, too, which a killed pack may have left incomplete.
 
     Raises:
-        DataError: The manifest, or one of the two files of TFDS, is not as it was written.
+        DataError: The manifest, or one of the two files of TFDS, differs from what was written.
     """
     file = folder / MANIFEST_FILE
     if not os.path.lexists(file):
@@ -117,7 +124,7 @@ def read_manifest(folder: Path, *, check_tfds: bool = True) -> dict[str, Split] 
     find_file(folder, MANIFEST_FILE)
     try:
         manifest = parse_json(read_plain(file, max_bytes=MAX_JSON_BYTES), _Manifest)
-        # Fields that the schema lacks count as damage.
+        # A manifest that was written with fields that the schema lacks counts as damaged.
         if manifest["sha256"] != _digest(_body(manifest["splits"], manifest["files"])):
             raise ValueError("its hash is another")
     except (OSError, ValueError) as error:
@@ -136,14 +143,14 @@ def read_manifest(folder: Path, *, check_tfds: bool = True) -> dict[str, Split] 
 
 
 def find_file(folder: Path, name: str) -> Path:
-    """Returns a file of a set, which its own files name and which may come from anyone.
+    """Returns the path of a file of a set after checking it, because a set may come from anyone.
 
     Args:
-        folder: The set's.
-        name: Of a file that is there; a FileName.
+        folder: Folder of the set.
+        name: Name of an existing file, a FileName.
 
     Raises:
-        DataError: It is no plain file, or a link out of the set.
+        DataError: The file cannot be read, is not a plain file, or is a link out of the set.
     """
     file = folder / name
     try:
@@ -176,7 +183,7 @@ def _is_as_written(folder: Path, name: str, digest: str) -> bool:
     file = find_file(folder, name)
     try:
         return hashlib.sha256(read_plain(file, max_bytes=MAX_JSON_BYTES)).hexdigest() == digest
-    except OSError:  # It is too large.
+    except OSError:  # The file is too large.
         return False
 
 

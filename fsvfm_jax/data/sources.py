@@ -1,7 +1,8 @@
-"""Random-access sources of faces with parsing maps. NumPy, no JAX: data workers import it.
+"""Random-access sources of faces with parsing maps.
 
-A source has a length and returns, for an index, a `Face` of the wanted size. Whatever is wrong with
-a file is a `DataError` that names it.
+A source has a length and returns, for an index, a `Face` of the wanted size. Every problem with a
+file is a `DataError` that names the file. Data workers import this module, so it does not import
+JAX.
 """
 
 import hashlib
@@ -40,28 +41,34 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Face: ...
 
     def read(self, indices: Sequence[int]) -> list[Face]:
-        """Several at once, in the order asked for: for some sources that is much faster."""
+        """Returns several faces in the order of the indices, in some sources much faster."""
         ...
 
 
 class FaceSet(Source, Protocol):
-    """A source that says which faces it has."""
+    """A source that identifies and names its faces."""
 
     def fingerprint(self) -> str:
-        """SHA-256, in hexadecimal, of which faces there are, by name, and in which order."""
+        """Returns the SHA-256, in hexadecimal, of the faces' names in their order."""
         ...
 
     def name(self, index: int) -> str:
-        """What a person would look the face up by."""
+        """Returns a name by which a person can find the face."""
         ...
 
     def stats(self) -> Stats | None:
-        """Mean and deviation of all pixels, where they are known without reading them."""
+        """Returns mean and deviation of all pixels, or None if that requires reading them."""
         ...
 
 
 class SyntheticFaces:
-    """Faces rendered on demand; the same index and seed give the same face everywhere."""
+    """Faces rendered on demand; the same index and seed give the same face everywhere.
+
+    Args:
+        num_samples: Number of faces.
+        image_size: Side of every face in pixels.
+        seed: Seed of the faces.
+    """
 
     def __init__(self, num_samples: int, *, image_size: int, seed: int):
         self._indices = range(num_samples)
@@ -72,19 +79,19 @@ class SyntheticFaces:
         return len(self._indices)
 
     def fingerprint(self) -> str:
-        """SHA-256 of number, size and seed."""
+        """Returns the SHA-256 of number, size and seed."""
         told = f"synthetic {len(self)} {self._image_size} {self._seed}"
         return hashlib.sha256(told.encode()).hexdigest()
 
     def name(self, index: int) -> str:
-        """Its number."""
+        """Returns the number of the face."""
         return f"synthetic face {index}"
 
     def stats(self) -> None:
-        """Not known."""
+        """Returns None: the statistics are not known."""
 
     def read(self, indices: Sequence[int]) -> list[Face]:
-        """One after another."""
+        """Returns the faces, rendered one after another."""
         return [self[index] for index in indices]
 
     def __getitem__(self, index: int) -> Face:
@@ -97,18 +104,22 @@ class SyntheticFaces:
 class FaceFolder:
     """Face crops on disk: `<root>/images/**.png` with `<root>/parsing_maps/**.npy`.
 
-    An image (PNG, JPEG, WebP, BMP or TIFF) and its map have the same relative path up to the
+    An image (PNG, JPEG, WebP, BMP or TIFF) and its map have the same relative path except for the
     suffix, and the same height and width. Files are sorted by relative path. Symbolic links are
-    followed. Pixels are taken as stored: the orientation an EXIF tag may ask for is ignored,
-    because the map was made from the stored pixels.
+    followed. Pixels are used as stored, without applying an EXIF orientation, because the map was
+    made from the stored pixels.
+
+    Args:
+        root: The folder.
+        image_size: Side of every returned face in pixels.
 
     Raises:
-        DataError: At construction, if the root does not exist, holds no image, cannot be listed, or
-            lacks a map; at reading, if a file is damaged, or the two do not fit together.
+        DataError: At construction, if the root does not exist, contains no image, cannot be listed,
+            or lacks a map; at reading, if a file is damaged, or image and map do not fit together.
     """
 
     def __init__(self, root: str, *, image_size: int):
-        # Millions of names go to every worker: an array of bytes is far smaller than a list of str.
+        # Every worker gets millions of names, and an array of bytes is far smaller than a list.
         self._names = _list_root(root)
         self._root = Path(root)
         self._image_size = image_size
@@ -117,18 +128,18 @@ class FaceFolder:
         return len(self._names)
 
     def fingerprint(self) -> str:
-        """SHA-256 of the images' relative paths; where the root lies is left out."""
+        """Returns the SHA-256 of the images' relative paths, which does not depend on the root."""
         return hashlib.sha256(b"\n".join(self._names)).hexdigest()
 
     def name(self, index: int) -> str:
-        """Its file."""
+        """Returns the path of the image."""
         return str(self._image_file(index))
 
     def stats(self) -> None:
-        """Not known."""
+        """Returns None: the statistics are not known."""
 
     def read(self, indices: Sequence[int]) -> list[Face]:
-        """One after another."""
+        """Returns the faces, read one after another."""
         return [self[index] for index in indices]
 
     def __getitem__(self, index: int) -> Face:
@@ -149,11 +160,11 @@ class FaceFolder:
 
 
 class JoinedSets:
-    """Several sets as one: the faces of the first, then those of the next, ...
+    """Several sets as one: the faces of the first set, then those of the next, and so on.
 
     Attributes:
-        sets: They.
-        sizes: How many faces each of them has.
+        sets: The joined sets.
+        sizes: Number of faces of each set.
     """
 
     def __init__(self, sets: Sequence[FaceSet]):
@@ -168,21 +179,21 @@ class JoinedSets:
         return self.read([index])[0]
 
     def read(self, indices: Sequence[int]) -> list[Face]:
-        """Those of a set together."""
+        """Returns the faces in the order of the indices, with one call per set."""
         return self._parts.read(indices, lambda number, places: self.sets[number].read(places))
 
     def fingerprint(self) -> str:
-        """SHA-256 of theirs, in their order."""
+        """Returns the SHA-256 of the sets' fingerprints in their order."""
         prints = "\n".join(one.fingerprint() for one in self.sets)
         return hashlib.sha256(prints.encode()).hexdigest()
 
     def name(self, index: int) -> str:
-        """As its set calls it."""
+        """Returns the name that the face has in its set."""
         number, within = self._parts.locate(index)
         return self.sets[number].name(within)
 
     def stats(self) -> Stats | None:
-        """Over all of them, each face counting alike, where all know theirs."""
+        """Returns the statistics of all faces together, or None unless every set knows its own."""
         known = [one.stats() for one in self.sets]
         return None if None in known else pool_stats(known, self.sizes)
 
@@ -200,15 +211,15 @@ def make_source(
 
     Args:
         name: "synthetic", "folder" or "tfds".
-        image_size: Side of every image and map, in pixels.
-        paths: Folders for "folder"; packed sets for "tfds", and folders among them.
-        split: Of the packed sets.
+        image_size: Side of every image and map in pixels.
+        paths: Folders for "folder"; packed sets, or folders among them, for "tfds".
+        split: Split of the packed sets.
         num_samples: Number of faces for "synthetic".
         seed: Seed for "synthetic".
 
     Raises:
-        ConfigError: The name is unknown, or the source named has no samples.
-        DataError: A folder is not as it should be.
+        ConfigError: The name is unknown, or the source has no samples or no paths.
+        DataError: A folder or a packed set is damaged or incomplete.
     """
     if name == "synthetic":
         if num_samples < 1:
@@ -226,7 +237,7 @@ def make_source(
         )
     if name == "folder":
         return JoinedSets([FaceFolder(path, image_size=image_size) for path in paths])
-    # Only then: it imports TensorFlow Datasets.
+    # The import is here because it imports TensorFlow Datasets, which only packed sets need.
     from fsvfm_jax.data.records import FaceRecords
 
     def open_set(path: str) -> FaceSet:

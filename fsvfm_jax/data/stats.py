@@ -1,8 +1,8 @@
-"""Mean and standard deviation of a data set's pixels, by which images are normalised.
+"""Mean and standard deviation of a data set's pixels, which normalise the images.
 
-Kept as one line of JSON, {"mean": [r, g, b], "std": [r, g, b]}, for pixels in 0 to 1. The
-reference's `pretrain_ds_mean_std.txt` has the same form: the reference reads its first line alone,
-and adds a line whenever a run starts again.
+A file contains them as one line of JSON, {"mean": [r, g, b], "std": [r, g, b]}, for pixels in 0 to
+1. The reference's `pretrain_ds_mean_std.txt` has the same form. The reference adds a line whenever
+a run starts again, and reads only the first line.
 """
 
 import json
@@ -27,27 +27,33 @@ from fsvfm_jax.host.storage import read_bytes, write_text
 
 logger = logging.getLogger(__name__)
 
-# Of a run, in its workdir.
+# The name of the file in a run's workdir.
 STATS_FILE = "data_stats.json"
-# Of the reference, beside its weights.
+# The name of the reference's file, beside its weights.
 REFERENCE_STATS_FILE = "pretrain_ds_mean_std.txt"
-MAX_STATS_BYTES = 2**20  # some 7,000 lines
+MAX_STATS_BYTES = 2**20  # about 7,000 lines
 
 
 class StoredStats(TypedDict):
-    """A value of such a file."""
+    """The JSON value of a statistics file."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    dataset: NotRequired[str]  # fingerprint of the faces that a run of ours was started on
+    dataset: NotRequired[str]  # fingerprint of the faces, written by this package's runs
 
 
 def compute_stats(source: Source, *, replace: bool = False) -> Stats:
     """Returns the mean and the (population) standard deviation over all pixels of a source.
 
-    The sums are of whole numbers and thus exact: the result does not depend on the order of the
-    images. Threads read them; progress goes to stderr. With `replace` damaged faces are replaced as
-    in training.
+    The sums are exact because they are sums of integers, so the result does not depend on the order
+    of the images. Threads read the images; progress goes to stderr.
+
+    Args:
+        source: The faces.
+        replace: Whether to replace damaged faces as training does.
+
+    Raises:
+        DataError: A face is damaged and not replaced.
     """
     threads = available_cores()
     sums = iter(
@@ -63,28 +69,37 @@ def compute_stats(source: Source, *, replace: bool = False) -> Stats:
 
 
 def save_stats(path: epath.PathLike, stats: Stats, *, dataset: str | None = None) -> None:
-    """Writes the statistics as one line of JSON, with the fingerprint of their data if given."""
+    """Writes the statistics as one line of JSON.
+
+    Args:
+        path: The file.
+        stats: The statistics.
+        dataset: Fingerprint of the faces, if it is known.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
     of_data = {} if dataset is None else {"dataset": dataset}
     write_text(epath.Path(path), json.dumps(stats._asdict() | of_data) + "\n")
 
 
 def load_stats(path: epath.PathLike) -> Stats:
-    """Returns the statistics of a JSON file: those of its first value, where it has several.
+    """Returns the statistics of a JSON file: the first value if the file has several.
 
     Raises:
-        DataError: The file is missing, no plain file, is no such JSON, or holds a mean outside 0 to
-            1 or a standard deviation that is not in `MIN_STD` to 1.
+        DataError: The file is missing, not a plain file or not such JSON, or has a mean outside 0
+            to 1 or a standard deviation outside `MIN_STD` to 1.
     """
     return _load(path)[0]
 
 
 def forget_stats_of_other_data(workdir: epath.Path, dataset: str) -> None:
-    """Deletes the statistics in a workdir that an earlier start stored for other data.
+    """Deletes statistics that an earlier start of the run stored in the workdir for other data.
 
     Args:
-        workdir: Of a run that has no checkpoint yet. Of one that has some, the fingerprint decides
-            whether it may go on with other data.
-        dataset: The fingerprint of the faces of this start.
+        workdir: Workdir of a run without a checkpoint. For a run with checkpoints the fingerprint
+            decides whether the run may continue with other data.
+        dataset: Fingerprint of the faces of this start.
 
     Raises:
         DataError: As `load_stats`.
@@ -94,12 +109,12 @@ def forget_stats_of_other_data(workdir: epath.Path, dataset: str) -> None:
         return
     of_data = _load(stored)[1]
     if of_data not in (None, dataset):
-        logger.warning("%s is of other data, from an earlier start: it is made anew", stored)
+        logger.warning("%s belongs to other data, from an earlier start: it is replaced", stored)
         stored.unlink()
 
 
 def _load(path: epath.PathLike) -> tuple[Stats, str | None]:
-    """The statistics in a file, and the fingerprint of their data if the file has one."""
+    """Returns the statistics in a file, and the fingerprint of their data if the file has one."""
     try:
         text = read_bytes(epath.Path(path), max_bytes=MAX_STATS_BYTES).decode("utf-8-sig")
         stored = parse_json(_first_value(text), StoredStats)
@@ -113,7 +128,7 @@ def _load(path: epath.PathLike) -> tuple[Stats, str | None]:
 
 
 def _first_value(text: str) -> str:
-    """The JSON of the first value, which takes one line or several; all if there is none."""
+    """Returns the JSON of the first value, of one line or several; all text if there is none."""
     text = text.lstrip()
     try:
         _, end = json.JSONDecoder().raw_decode(text)
@@ -124,11 +139,17 @@ def _first_value(text: str) -> str:
 
 
 def known_stats(config: ConfigDict, workdir: epath.Path) -> Stats | None:
-    """Those of the config, of its file, or of an earlier start of the run; None before the first.
+    """Returns the statistics in the config, in its file, or from an earlier start of the run.
 
     Args:
         config: The config's data section.
-        workdir: Of the run.
+        workdir: Workdir of the run.
+
+    Returns:
+        The statistics, or None before the first start.
+
+    Raises:
+        DataError: As `load_stats`.
     """
     if config.mean is not None:
         return make_stats(config.mean, config.std)
@@ -139,11 +160,15 @@ def known_stats(config: ConfigDict, workdir: epath.Path) -> Stats | None:
 
 
 def make_stats(mean: Any, std: Any) -> Stats:
-    """Whatever a file or a config holds as three means and deviations of pixels in 0 to 1.
+    """Returns the statistics with these means and standard deviations, for pixels in 0 to 1.
+
+    Args:
+        mean: Three numbers of a file or config, not yet checked.
+        std: Three numbers of a file or config, not yet checked.
 
     Raises:
-        ValueError: They are not three each, or out of their range.
-        TypeError: They are no numbers.
+        ValueError: There are not three numbers each, or one is out of range.
+        TypeError: A value is not a number.
     """
     stats = Stats(_three_floats(mean), _three_floats(std))
     if not all(0 <= mean <= 1 and MIN_STD <= std <= 1 for mean, std in zip(*stats, strict=True)):

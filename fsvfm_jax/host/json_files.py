@@ -1,7 +1,7 @@
-"""JSON that may come from a stranger, or from a run that was killed: read by a schema.
+"""Reads JSON that may come from a stranger, or from a run that was killed, by a schema.
 
-A schema is a type: a `TypedDict`, `NamedTuple` or dataclass, `dict[str, float]`, or
-`Annotated[int, msgspec.Meta(ge=0)]` for a number with a range.
+A schema is a type: a `TypedDict`, `NamedTuple` or dataclass, `dict[str, float]`, or `Annotated[int,
+msgspec.Meta(ge=0)]` for a number with a range.
 """
 
 import json
@@ -19,29 +19,33 @@ MAX_KEY = 80  # characters
 
 
 def parse_json(text: bytes | str, schema: Any) -> Any:
-    """Returns the value that a JSON text contains. Fields that the schema lacks are left out.
+    """Returns the value that a JSON text contains, without the fields that the schema lacks.
 
     Args:
-        text: JSON, in UTF-8 if it is bytes. NaN and Infinity are numbers.
-        schema: The type of the value.
+        text: JSON, in UTF-8 if it is bytes. NaN and Infinity are accepted as numbers.
+        schema: Type of the value.
 
     Raises:
-        ValueError: The text is no JSON, is nested too deeply, has an object with the same key
-            twice, or does not have the schema; the message says which, in one line.
+        ValueError: The text is not JSON, is nested too deeply, has an object with the same key
+            twice, or does not match the schema. The message states which, in one line.
     """
     try:
         return msgspec.convert(json.loads(text, object_pairs_hook=unique), schema)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except msgspec.ValidationError as error:
-        raise ValueError(str(error)[:MAX_REASON]) from error  # It may quote what is there.
+        # The message may quote the text, which may be long.
+        raise ValueError(str(error)[:MAX_REASON]) from error
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Returns an object of JSON, as the `object_pairs_hook` of `json`.
+    """Returns a JSON object as a dict; serves as the `object_pairs_hook` of `json`.
+
+    Args:
+        pairs: Keys and values in the order of the text.
 
     Raises:
-        ValueError: A key occurs twice; which of its values counts is not known.
+        ValueError: A key occurs twice, so its value is not defined.
     """
     found = dict(pairs)
     if len(found) != len(pairs):
@@ -54,8 +58,13 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def read_json(path: str | os.PathLike[str], schema: Any, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
     """Returns the value in a local JSON file.
 
+    Args:
+        path: The file.
+        schema: Type of the value, as for `parse_json`.
+        max_bytes: The largest file that is read.
+
     Raises:
-        OSError: The file cannot be opened (`host.plain_files.open_plain`).
+        OSError: The file cannot be opened (see `host.plain_files.open_plain`).
         ValueError: As `parse_json`.
     """
     return parse_json(read_plain(path, max_bytes=max_bytes), schema)

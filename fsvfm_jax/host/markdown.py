@@ -1,12 +1,13 @@
-"""Text from elsewhere as a part of a Markdown document, where it is shown and does nothing."""
+"""Escapes text from other sources, so that Markdown shows it unchanged and it has no effect."""
 
 import re
 
 from fsvfm_jax.host.terminal import printable
 
 MAX_CHARS = 500
-# What begins a tag, a link, a picture, code, emphasis, a formula or an entity, or ends a table's
-# cell; `_` does so outside of words only. The last three are addresses, which become links.
+# Characters that begin a tag, a link, a picture, code, emphasis, a formula or an entity, or end a
+# table's cell; `_` does so outside of words only. The last three patterns match addresses, which
+# GitHub turns into links.
 _SPECIAL = re.compile(
     r"[\\`*\[\]<&|~$#]"
     r"|(?<![^\W_])_|_(?![^\W_])"
@@ -18,14 +19,14 @@ _SPECIAL = re.compile(
 
 
 def markdown_text(text: object, *, max_chars: int = MAX_CHARS) -> str:
-    r"""Returns the text for a place inside a line of Markdown, where it is shown as it is.
+    r"""Returns the text escaped for a line of Markdown, which then shows it unchanged.
 
-    White space becomes single spaces, what is special in Markdown or HTML gets a backslash, and
-    control characters are escaped as in `\x1b`. After an `@` is an empty comment of HTML.
+    White space becomes single spaces, special characters of Markdown and HTML get a backslash,
+    control characters are escaped as in `\x1b`, and an empty HTML comment follows every `@`.
 
     Args:
-        text: From anywhere; `str` of it is taken.
-        max_chars: A longer text is cut, and ends in an ellipsis.
+        text: Any object from any source; its `str` is used.
+        max_chars: Longest result before escaping. A longer text is cut and ends in an ellipsis.
     """
     line = printable(" ".join(str(text).split()))
     if len(line) > max_chars:
@@ -34,6 +35,6 @@ def markdown_text(text: object, *, max_chars: int = MAX_CHARS) -> str:
 
 
 def _escaped(found: re.Match[str]) -> str:
-    # GitHub looks for addresses of mail after it has removed backslashes. A comment splits such an
-    # address; before the `@` it could begin a line, and would make all of the line HTML.
+    # GitHub looks for e-mail addresses after it has removed the backslashes, so a comment splits
+    # the address. Before the `@` the comment could begin a line and turn the whole line into HTML.
     return "@<!-- -->" if found[0] == "@" else f"\\{found[0]}"

@@ -1,4 +1,4 @@
-"""Pictures made of arrays: images in rows and columns, with a caption, titles and a legend."""
+"""Draws pictures from arrays: images in rows and columns, with a caption, titles and a legend."""
 
 import io
 import textwrap
@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-LINE_HEIGHT = 20  # pixels, of a line of text
+LINE_HEIGHT = 20  # pixels per line of text
 _FONT_SIZE = 14
 _GAP = 2  # pixels
 _SWATCH = 12  # pixels
@@ -17,13 +17,13 @@ Picture = UInt8[np.ndarray, "H W 3"]
 
 
 def image_grid(columns: Sequence[UInt8[np.ndarray, "B S S 3"]]) -> Picture:
-    """Lays out one row per sample, the columns side by side, a thin white gap between all.
+    """Returns one picture with a row per sample, its columns side by side, and thin white gaps.
 
     Args:
-        columns: C arrays of B pictures each, such as image, masked image, reconstruction.
+        columns: C arrays of B images each, such as image, masked image, reconstruction.
 
     Returns:
-        The picture: H = B * S + 2 * (B - 1), W = C * S + 2 * (C - 1).
+        A picture of H = B * S + 2 * (B - 1) by W = C * S + 2 * (C - 1) pixels.
     """
     cells = np.stack(columns, axis=1)  # [B, C, S, S, 3]
     gap = (0, _GAP)
@@ -36,12 +36,12 @@ def image_grid(columns: Sequence[UInt8[np.ndarray, "B S S 3"]]) -> Picture:
 def titled_grid(
     columns: Mapping[str, UInt8[np.ndarray, "B S S 3"]], *, caption: str, scale: int
 ) -> Picture:
-    """Returns an `image_grid` of enlarged images, under a caption and a title per column.
+    """Returns an `image_grid` of enlarged images below a caption and a title per column.
 
     Args:
-        columns: Title to images.
-        caption: Text above all of it, broken into lines that fit.
-        scale: Every pixel of an image becomes a square of this side.
+        columns: Title of each column and its images.
+        caption: Text at the top, broken into lines that fit.
+        scale: Factor of enlargement: a pixel of an image becomes a square with this side.
     """
     larger = [images.repeat(scale, axis=1).repeat(scale, axis=2) for images in columns.values()]
     grid = image_grid(larger)
@@ -50,7 +50,12 @@ def titled_grid(
 
 
 def title_strip(titles: Sequence[str], width: int) -> Picture:
-    """Returns a line of text, LINE_HEIGHT high: each title above its column of an `image_grid`."""
+    """Returns a strip of LINE_HEIGHT pixels with each title above its column of an `image_grid`.
+
+    Args:
+        titles: One title per column.
+        width: Width of the grid in pixels.
+    """
     strip, draw = _blank(1, width)
     for column, title in enumerate(titles):
         _write(draw, (column * (width + _GAP) // len(titles) + 2, 0), title)
@@ -58,7 +63,7 @@ def title_strip(titles: Sequence[str], width: int) -> Picture:
 
 
 def caption_strip(text: str, width: int) -> Picture:
-    """Returns as many lines of text as `text` needs at this width in pixels."""
+    """Returns the text in as many lines as it needs at this width in pixels."""
     font = ImageFont.load_default(_FONT_SIZE)
     per_line = int(width / max(font.getlength(text) / max(len(text), 1), 1) * 0.9)
     lines = textwrap.wrap(text, max(per_line, 1)) or [""]
@@ -69,7 +74,12 @@ def caption_strip(text: str, width: int) -> Picture:
 
 
 def legend_strip(colours: Mapping[str, UInt8[np.ndarray, " 3"]], width: int) -> Picture:
-    """Returns a square of each colour with its name beside it, in as many lines as they need."""
+    """Returns a square of each colour with its name beside it, in as many lines as they need.
+
+    Args:
+        colours: Name and RGB colour.
+        width: Width of the strip in pixels.
+    """
     font = ImageFont.load_default(_FONT_SIZE)
     places, left, line = [], 0, 0
     for name in colours:
@@ -87,7 +97,7 @@ def legend_strip(colours: Mapping[str, UInt8[np.ndarray, " 3"]], width: int) -> 
 
 
 def encode_png(picture: Picture) -> bytes:
-    """Returns the picture as a PNG file, with little effort to make it small."""
+    """Returns the picture as a PNG file, compressed fast rather than well."""
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "PNG", compress_level=1)
     return file.getvalue()

@@ -1,7 +1,7 @@
-"""Opens files that may come from a stranger: plain files only, and only up to a size.
+"""Opens files that may come from a stranger: only plain files, and only up to a given size.
 
 Opening a named pipe waits for a writer, reading a device never ends, and a sparse file of 50 GB
-takes a minute to hash. Every reader of this package therefore opens local files here.
+takes a minute to hash. Every reader of this package therefore opens local files with this module.
 """
 
 import contextlib
@@ -22,36 +22,37 @@ _KINDS = {
 
 
 class FileRefused(OSError):
-    """The file is there but is not opened; `strerror` says why, as the end of a sentence."""
+    """The file exists but is not opened; `strerror` is the reason, as the end of a sentence."""
 
 
 def open_plain(
     path: str | os.PathLike[str], *, max_bytes: int, follow_links: bool = True
 ) -> BinaryIO:
-    """Opens a local file to read its bytes, and never waits.
+    """Opens a local file for reading bytes, and never waits.
 
     Args:
         path: The file.
         max_bytes: The largest size that such a file can have.
-        follow_links: Whether the file may be a symbolic link; those of its folders are followed.
+        follow_links: Whether the file may be a symbolic link. Links among the folders of its path
+            are always followed.
 
     Raises:
-        FileRefused: It is a folder, named pipe, socket or device, has more than `max_bytes`, or is
-            a link that is not followed.
-        OSError: It is missing or cannot be opened.
+        FileRefused: The path is a folder, named pipe, socket or device, the file has more than
+            `max_bytes`, or the path is a link and links are not followed.
+        OSError: The file is missing or cannot be opened.
     """
     path = os.fspath(path)
-    # Opening a device can have effects.
+    # This check comes first because opening a device can have side effects.
     _check_plain(path, os.stat(path, follow_symlinks=follow_links), max_bytes=max_bytes)
     return _open(path, os.O_RDONLY, "rb", max_bytes=max_bytes, follow_links=follow_links)
 
 
 def append_plain(path: str | os.PathLike[str]) -> BinaryIO:
-    """Opens a local file to add bytes at its end, and never waits; it is made if missing.
+    """Opens a local file for adding bytes at its end, and never waits. Creates a missing file.
 
     Raises:
-        FileRefused: It is a link, folder, named pipe, socket or device.
-        OSError: It cannot be opened.
+        FileRefused: The path is a link, folder, named pipe, socket or device.
+        OSError: The file cannot be opened.
     """
     path = os.fspath(path)
     with contextlib.suppress(FileNotFoundError):
@@ -61,7 +62,16 @@ def append_plain(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def read_plain(path: str | os.PathLike[str], *, max_bytes: int) -> bytes:
-    """Returns the bytes of a local file; arguments and errors are those of `open_plain`."""
+    """Returns the bytes of a local file.
+
+    Args:
+        path: The file.
+        max_bytes: The largest size that such a file can have.
+
+    Raises:
+        FileRefused: As `open_plain`.
+        OSError: As `open_plain`.
+    """
     with open_plain(path, max_bytes=max_bytes) as opened:
         content = opened.read(max_bytes + 1)
     if len(content) > max_bytes:
@@ -73,7 +83,7 @@ def _open(path: str, flags: int, mode: str, *, max_bytes: int, follow_links: boo
     flags |= os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY | (0 if follow_links else os.O_NOFOLLOW)
     descriptor = os.open(path, flags, 0o666)
     try:
-        # Another file may have taken its place since.
+        # Another file may have replaced the one that was checked before.
         _check_plain(path, os.fstat(descriptor), max_bytes=max_bytes)
         return os.fdopen(descriptor, mode)
     except BaseException:

@@ -1,4 +1,4 @@
-"""Who a process is, whether it is still there, and what it may use."""
+"""The cores, memory and lifetime of a process, and whether another process is still alive."""
 
 import contextlib
 import ctypes
@@ -8,18 +8,21 @@ import threading
 from pathlib import Path
 
 HEAPS = 2
-M_ARENA_MAX = -8  # malloc.h
+M_ARENA_MAX = -8  # the constant in malloc.h
 
 
 def available_cores() -> int:
-    """How many this process may use: a job often has fewer than its machine."""
+    """Returns the number of cores that this process may use, often fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def end_with_parent() -> None:
-    """In a worker: from here on it ends when its parent does, however that ends."""
+    """Makes a worker process end when its parent process ends, however the parent ends.
+
+    Does nothing in a process that `multiprocessing` has not started.
+    """
     parent = multiprocessing.parent_process()
     if parent is None:
         return
@@ -32,11 +35,11 @@ def end_with_parent() -> None:
 
 
 def share_heaps() -> None:
-    """Has all threads of this process use HEAPS heaps of the C library, if that is glibc.
+    """Lets all threads of this process share HEAPS heaps of the C library, if that is glibc.
 
-    Else every thread gets one of its own, up to eight per core. What is free in one is of no use to
-    the others, so a long run grows until each has once held what the largest save needs.
-    The environment's MALLOC_ARENA_MAX goes before.
+    Without this call every thread gets its own heap, up to eight per core. Free memory of one heap
+    cannot serve a thread of another, so a long run grows until each heap has once held the largest
+    save. The environment variable MALLOC_ARENA_MAX takes precedence over this function.
     """
     if "MALLOC_ARENA_MAX" not in os.environ:
         with contextlib.suppress(AttributeError, OSError):
@@ -44,24 +47,30 @@ def share_heaps() -> None:
 
 
 def give_back_memory() -> None:
-    """Has the C library return freed memory to the system, if that is glibc.
+    """Returns freed memory from the C library to the system, if the library is glibc.
 
-    Compiling leaves hundreds of MB, kept by the pieces that live on between.
+    Compiling frees hundreds of MB, which the C library keeps because small live blocks lie between.
     """
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def pid_namespace() -> str:
-    """Of this process: other containers' numbers mean other processes; "" where there are none."""
+    """Returns the name of this process's PID namespace, or "" on a system without such namespaces.
+
+    In another namespace, such as another container's, the same number is another process.
+    """
     link = Path("/proc/self/ns/pid")
     return os.readlink(link) if link.exists() else ""
 
 
 def state_and_start(pid: int) -> tuple[str, int]:
-    """Of a process, from fields 3 and 22 of its `stat`; "" and 0 where it cannot be read."""
+    """Returns state and start time of a process, fields 3 and 22 of `/proc/<pid>/stat`.
+
+    Returns "" and 0 if that file cannot be read.
+    """
     try:
-        # The name, field 2, is in parentheses and may hold anything.
+        # Field 2, the name, is in parentheses and may contain any character.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return "", 0
@@ -69,19 +78,19 @@ def state_and_start(pid: int) -> tuple[str, int]:
 
 
 def is_alive(pid: int, *, started: int) -> bool:
-    """Whether the process with this number is the one that started then, and no zombie.
+    """Returns whether the process with this number lives, is no zombie, and started at that time.
 
     Args:
-        pid: In this process's namespace; from a file it may be any number.
-        started: Of `state_and_start`; 0 if it is not known.
+        pid: A number in the PID namespace of this process. A number from a file may be any integer.
+        started: Start time from `state_and_start`; 0 if it is not known.
     """
-    if pid <= 0:  # To `kill` that means a group.
+    if pid <= 0:  # `kill` takes such a number as a group of processes.
         return False
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # It is another user's.
+    except PermissionError:  # The process belongs to another user.
         pass
     state, start = state_and_start(pid)
     return (start == started or 0 in (start, started)) and state not in ("Z", "X")

@@ -1,4 +1,7 @@
-"""How far a long piece of work is, on stderr. It imports little: data workers may import it."""
+"""Shows the progress of long work on stderr.
+
+The module imports little, because data workers import it.
+"""
 
 import sys
 import time
@@ -14,14 +17,15 @@ _SECONDS_BETWEEN_LINES = 10
 
 
 def progress(iterable: Iterable[T], *, total: int, description: str) -> Iterator[T]:
-    """Yields the items and shows on stderr how far the caller has come with them.
+    """Yields the items and shows on stderr how many of them are done.
 
-    On a terminal a bar; elsewhere a line every 10 seconds, between two items, and one at the end.
+    On a terminal the progress is a bar. Elsewhere it is one line every 10 seconds, written between
+    two items, and one line at the end.
 
     Args:
         iterable: The items.
-        total: How many they are.
-        description: What is being done, such as "mean and std".
+        total: Number of items.
+        description: Name of the work, such as "mean and std".
     """
     if sys.stderr.isatty():
         yield from tqdm(iterable, total=total, desc=description, dynamic_ncols=True)
@@ -47,10 +51,10 @@ def progress(iterable: Iterable[T], *, total: int, description: str) -> Iterator
 
 
 def rate_text(rate: float) -> str:
-    """Two digits below 10, whole numbers from there on."""
+    """Returns a rate with two digits below 10 and as a whole number from 10 on."""
     return f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
 def clock_text(seconds: float) -> str:
-    """Such as 1:02:03."""
+    """Returns a duration as hours, minutes and seconds, such as 1:02:03."""
     return str(timedelta(seconds=round(seconds)))

@@ -1,8 +1,8 @@
-"""SIGTERM, SIGHUP and Ctrl-C end a command at once, for as long as it has nothing to save.
+"""Ends a command at once on SIGTERM, SIGHUP or Ctrl-C, as long as it has nothing to save.
 
-A handler written in Python runs only when the call that is going on returns, and a compilation can
-take minutes. Therefore a thread hears the signals: the handler that Python has in C writes the
-number of each signal to a pipe, at any moment.
+A handler written in Python runs only after the current call has returned, and a compilation can
+take minutes. A thread therefore receives the signals: Python's own handler, written in C, writes
+the number of each signal to a pipe at any moment, and the thread reads that pipe.
 """
 
 import contextlib
@@ -22,13 +22,20 @@ T = TypeVar("T")
 
 INTERRUPTED = 130
 INTERRUPTED_SENTENCE = "interrupted: nothing since the newest checkpoint was saved"
-# How long the release of what is held may take when the process ends.
+# The longest time, in seconds, that releasing the held contexts may delay the end of the process.
 SECONDS_TO_RELEASE = 5.0
 _NUMBERS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
 class _Mode(enum.Enum):
-    """What a signal does: ends the process, is left to the main thread or to JAX, or is late."""
+    """What a signal does at present.
+
+    Attributes:
+        END: It ends the process.
+        SAVE_FIRST: It is left to the main thread, which saves.
+        SAVE_TOGETHER: It is left to JAX, and all processes save.
+        SETTLED: It has no effect, because the command is about to end.
+    """
 
     END = enum.auto()
     SAVE_FIRST = enum.auto()
@@ -37,10 +44,10 @@ class _Mode(enum.Enum):
 
 
 class _Listener:
-    """The thread that hears the signals of this process.
+    """Receives the signals of this process in a thread.
 
     Args:
-        sentence: What is written when a signal ends the process.
+        sentence: The text to write when a signal ends the process.
     """
 
     def __init__(self, sentence: str) -> None:
@@ -48,7 +55,8 @@ class _Listener:
         self._mode = _Mode.END
         self._asked = False
         self._held: list[Callable[..., object]] = []
-        # Held while the process ends: the main thread then waits instead of beginning to save.
+        # The lock is held while the process ends, so that the main thread waits and does not begin
+        # to save.
         self._mutex = threading.Lock()
 
     def set_mode(self, mode: _Mode) -> None:
@@ -70,7 +78,7 @@ class _Listener:
 
     def _hear(self, number: int) -> None:
         if number == signal.SIGHUP:
-            # JAX, where it hears SIGTERM for several processes, knows no SIGHUP.
+            # With several processes JAX handles SIGTERM but not SIGHUP.
             os.kill(os.getpid(), signal.SIGTERM)
             return
         if number not in (signal.SIGTERM, signal.SIGINT):
@@ -100,13 +108,13 @@ _listener: _Listener | None = None
 
 
 def end_at_once(sentence: str) -> None:
-    """From here on SIGTERM, SIGHUP and Ctrl-C end this process with the code of `Preempted`.
+    """Lets SIGTERM, SIGHUP and Ctrl-C end this process with the code of `Preempted` from now on.
 
-    To be called in the main thread of a command's own process. SIGHUP and SIGINT stay ignored
-    where they are, as under `nohup` and in the background of a script.
+    Call this function in the main thread of a command's own process. Signals that are ignored stay
+    ignored, such as SIGHUP under `nohup` and SIGINT in the background of a script.
 
     Args:
-        sentence: What is written to stderr then.
+        sentence: The text to write to stderr when a signal ends the process.
     """
     global _listener
     _listener = _Listener(sentence)
@@ -122,7 +130,11 @@ def end_at_once(sentence: str) -> None:
 
 @contextlib.contextmanager
 def released_at_once(held: AbstractContextManager[T]) -> Iterator[T]:
-    """A `with` of `held` that is also left when a signal ends the process."""
+    """Enters `held` and yields its value; exits `held` also when a signal ends the process.
+
+    Args:
+        held: A context manager, such as a lock.
+    """
     with contextlib.ExitStack() as stack:
         value = stack.enter_context(held)
         if _listener is not None:
@@ -131,34 +143,37 @@ def released_at_once(held: AbstractContextManager[T]) -> Iterator[T]:
 
 
 def save_first() -> None:
-    """From here on the main thread saves before the process ends; a second Ctrl-C ends it at once.
+    """Lets the main thread save before the process ends, from now on.
 
-    The main thread's handlers receive the first signal.
+    The main thread's handlers receive the first signal. A second Ctrl-C ends the process at once.
     """
     if _listener is not None:
         _listener.set_mode(_Mode.SAVE_FIRST)
 
 
 def save_together() -> None:
-    """From here on JAX hears SIGTERM, and all processes save; Ctrl-C ends this process at once."""
+    """Leaves SIGTERM to JAX from now on, so that all processes save.
+
+    Ctrl-C ends this process at once.
+    """
     if _listener is not None:
         _listener.set_mode(_Mode.SAVE_TOGETHER)
 
 
 def settle() -> None:
-    """How the command ends is decided: from here on SIGTERM and SIGHUP change nothing."""
+    """Makes SIGTERM and SIGHUP have no effect from now on, because the exit code is decided."""
     if _listener is not None:
         _listener.set_mode(_Mode.SETTLED)
-        # Python gives back the default action when it ends, which would be death by the signal.
+        # When Python ends, it restores the default action, with which the signal kills the process.
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        # JAX may still wait for other processes, and a person need not.
+        # JAX may still wait for other processes; Ctrl-C lets a person end that wait.
         if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _give_signals_back() -> None:
-    """A forked child shares the pipe but has no thread that hears it: signals end it as usual."""
+    """Restores the usual handlers in a forked child, where no thread reads the shared pipe."""
     signal.set_wakeup_fd(-1)
     for number in _NUMBERS:
         if signal.getsignal(number) is _leave_it_to_the_thread:
@@ -166,4 +181,4 @@ def _give_signals_back() -> None:
 
 
 def _leave_it_to_the_thread(number: int, frame: FrameType | None) -> None:
-    """Python writes to the pipe only for signals that have a handler."""
+    """Does nothing: Python writes a signal to the pipe only if the signal has a handler."""

@@ -1,4 +1,4 @@
-"""A run's small files: those that decide how it goes on are whole or not there at all."""
+"""Reads and writes the small files of a run so that a file is either complete or absent."""
 
 import contextlib
 import errno
@@ -19,16 +19,23 @@ logger = logging.getLogger(__name__)
 
 
 def in_bucket(path: epath.PathLike) -> bool:
-    """Whether it is an object of a store, which is written whole but neither renamed nor full."""
+    """Returns whether the path is in an object store.
+
+    An object is always written as a whole; it cannot be renamed, and the store does not become
+    full.
+    """
     return "://" in str(path)
 
 
 @contextlib.contextmanager
 def written(path: epath.PathLike) -> Iterator[None]:
-    """Around what writes a file: names it where that fails.
+    """Wraps code that writes a file, and names the file in the error if writing fails.
+
+    Args:
+        path: The file that is written.
 
     Raises:
-        StorageError: There is no room for it, or no permission.
+        StorageError: The file cannot be written, for example without space or permission.
     """
     try:
         yield
@@ -40,36 +47,40 @@ def written(path: epath.PathLike) -> Iterator[None]:
 
 
 def write_json(file: epath.Path, content: Any) -> None:
-    """Writes it whole: who is killed meanwhile leaves what was there before.
+    """Writes a JSON file as a whole: a process killed meanwhile leaves the previous file as it was.
+
+    Args:
+        file: The file.
+        content: A value that `json` can write.
 
     Raises:
-        StorageError: It cannot be written.
+        StorageError: The file cannot be written.
     """
     write_text(file, json.dumps(content, indent=1) + "\n")
 
 
 def write_text(file: epath.Path, text: str) -> None:
-    """The same for any text."""
+    """Writes a UTF-8 text file as a whole; raises the error of `write_json`."""
     write_bytes(file, text.encode())
 
 
 def write_bytes(file: epath.Path, content: bytes) -> None:
-    """The same for any bytes."""
+    """Writes bytes to a file as a whole; raises the error of `write_json`."""
     with written(file):
         replace_bytes(file, content)
 
 
 def replace_bytes(file: epath.Path, content: bytes) -> None:
-    """The same, for files that are no run's. A link of that name is replaced, not followed.
+    """Writes bytes to any file as a whole; replaces a link instead of following it.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
     if in_bucket(file):
         file.write_bytes(content)
         return
     temporary = file.with_name(file.name + ".tmp")
-    # It may be anything, such as a named pipe, which to write would wait for a reader.
+    # An existing entry may be anything, such as a named pipe, and opening that waits for a reader.
     temporary.unlink(missing_ok=True)
     with open(temporary, "xb") as opened:
         opened.write(content)
@@ -80,12 +91,12 @@ def read_json(file: epath.Path, schema: Any, *, mend: str) -> Any:
     """Returns the value in a JSON file of a run.
 
     Args:
-        file: In the workdir, which may be in a bucket.
-        schema: The type of the value, as for `host.json_files.parse_json`.
-        mend: The way out where the file is damaged, as the end of a sentence.
+        file: A file of the workdir, which may be in a bucket.
+        schema: Type of the value, as for `host.json_files.parse_json`.
+        mend: What the user can do if the file is damaged, as the end of a sentence.
 
     Raises:
-        StorageError: It is missing, no plain file, or damaged.
+        StorageError: The file is missing, not a plain file, or damaged.
     """
     try:
         content = read_bytes(file, max_bytes=MAX_JSON_BYTES)
@@ -99,8 +110,12 @@ def read_json(file: epath.Path, schema: Any, *, mend: str) -> Any:
 def read_bytes(file: epath.Path, *, max_bytes: int) -> bytes:
     """Returns the bytes of a file of a run, in a folder or in a bucket.
 
+    Args:
+        file: The file.
+        max_bytes: The largest size that such a file can have.
+
     Raises:
-        OSError: It is missing, no plain file, or has more than `max_bytes`.
+        OSError: The file is missing, not a plain file, or has more than `max_bytes`.
     """
     with open_bytes(file, max_bytes=max_bytes) as opened:
         content = opened.read(max_bytes + 1)
@@ -110,7 +125,7 @@ def read_bytes(file: epath.Path, *, max_bytes: int) -> bytes:
 
 
 def open_bytes(file: epath.Path, *, max_bytes: int) -> BinaryIO:
-    """Opens a file of a run to read its bytes; errors are those of `read_bytes`."""
+    """Opens a file of a run for reading bytes; raises the errors of `read_bytes`."""
     if not in_bucket(file):
         return open_plain(file, max_bytes=max_bytes)
     size = file.stat().length
@@ -120,18 +135,18 @@ def open_bytes(file: epath.Path, *, max_bytes: int) -> BinaryIO:
 
 
 def is_own_folder(path: epath.Path) -> bool:
-    """Whether it is a folder, and not a link to one, which may be anywhere."""
+    """Returns whether the path is a folder and not a link, which could lead anywhere."""
     return path.is_dir() and (in_bucket(path) or not os.path.islink(path))
 
 
 def make_own_folder(path: epath.Path) -> None:
-    """Makes a folder; what else has its name, a link to a folder too, is set aside.
+    """Creates a folder. Renames anything else at the path, including a link to a folder.
 
     Raises:
-        OSError: It cannot be made.
-        StorageError: What has its name cannot be renamed.
+        OSError: The folder cannot be created.
+        StorageError: The existing entry cannot be renamed.
     """
-    if in_bucket(path):  # It has no folders.
+    if in_bucket(path):  # A bucket has no folders.
         return
     if os.path.lexists(path) and not is_own_folder(path):
         is_link = os.path.islink(path)
@@ -140,10 +155,10 @@ def make_own_folder(path: epath.Path) -> None:
 
 
 def delete(path: epath.Path) -> None:
-    """Deletes a folder with its content, and of anything else, such as a link, the name.
+    """Deletes a folder with its content, or any other entry; a link is removed, not its target.
 
     Raises:
-        OSError: It cannot be deleted.
+        OSError: The entry cannot be deleted.
     """
     if is_own_folder(path):
         path.rmtree()
@@ -152,14 +167,14 @@ def delete(path: epath.Path) -> None:
 
 
 def set_aside(path: epath.Path, reason: str) -> None:
-    """Renames what a run can do without and cannot read: `<name>.odd-1`, `-2`, ...
+    """Renames an unreadable entry that the run can do without to `<name>.odd-1`, `-2`, ...
 
     Args:
-        path: A file, or whatever is in its place, in a folder.
-        reason: Why it cannot be read, for the log.
+        path: A file, or anything in its place, in a local folder.
+        reason: Why the entry cannot be read, for the log.
 
     Raises:
-        StorageError: It cannot be renamed.
+        StorageError: The entry cannot be renamed.
     """
     names = (f"{path.name}.odd-{count}" for count in itertools.count(1))
     target = next(path.with_name(name) for name in names if not os.path.lexists(path.parent / name))

@@ -1,7 +1,7 @@
-"""Standard output and error whose writes never raise: what cannot be written is dropped.
+"""Standard output and standard error whose writes never raise.
 
-A pipe whose reader has gone, a full disk or a terminal that has hung up must not end a run, nor
-change a command's exit code.
+Text that cannot be written is dropped. A pipe without a reader, a full disk or a closed terminal
+must neither end a run nor change the exit code of a command.
 """
 
 import contextlib
@@ -17,13 +17,13 @@ _NUMBERS = {"stdin": 0, "stdout": 1, "stderr": STDERR}
 
 
 class _Unfailing(io.FileIO):
-    """A file descriptor; bytes that it does not take are dropped.
+    """A file descriptor that drops the bytes it cannot write.
 
-    Where the descriptor does not block and has no room, standard error drops the bytes, and
-    standard output, which may be a command's result, waits for room.
+    If the descriptor does not block and has no room, standard error drops the bytes. Standard
+    output waits for room instead, because it may carry the result of a command.
 
     Attributes:
-        failure: The last error of a write, but for one where the reader has gone.
+        failure: The last error of a write, other than the error for a pipe without a reader.
     """
 
     failure: OSError | None = None
@@ -42,11 +42,11 @@ class _Unfailing(io.FileIO):
 
 
 def drop_what_cannot_be_written() -> None:
-    """Replaces sys.stdout and sys.stderr by streams whose writes never raise.
+    """Replaces sys.stdout and sys.stderr with streams whose writes never raise.
 
-    A stream that is not the one Python started with stays as it is, such as one of a test. A
-    descriptor from 0 to 2 that is closed becomes the null device: the next file opened would
-    otherwise get its number, and with it what libraries write to stderr.
+    A stream that differs from the one Python started with is kept, such as a stream of a test. A
+    closed descriptor from 0 to 2 is opened on the null device. Otherwise the next file that is
+    opened would get its number, and would receive what libraries write to stderr.
     """
     for number in _NUMBERS.values():
         try:
@@ -62,9 +62,9 @@ def drop_what_cannot_be_written() -> None:
 
 
 def lost_output() -> OSError | None:
-    """Returns why a part of what was printed is lost, or None.
+    """Returns the error because of which printed text was lost, or None.
 
-    A reader that went away wanted no more: that is no loss.
+    Text that a reader did not wait for does not count as lost.
     """
     sys.stdout.flush()
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
@@ -74,26 +74,29 @@ def lost_output() -> OSError | None:
 def write_last_words(text: str) -> None:
     """Writes to stderr just before the process ends, without waiting and without any lock.
 
-    A thread that hangs may hold the lock of sys.stderr, and the reader of the pipe may be what
-    hangs. What is not taken is lost.
+    A thread that hangs may hold the lock of sys.stderr, or the reader of the pipe may hang. Text
+    that the descriptor does not take at once is lost.
+
+    Args:
+        text: The text, including its line break.
     """
     with contextlib.suppress(OSError):
         os.set_blocking(STDERR, False)
         try:
             os.write(STDERR, text.encode(errors="backslashreplace"))
         finally:
-            # The pipe or terminal is also that of the parent process.
+            # The parent process uses the same pipe or terminal.
             os.set_blocking(STDERR, True)
 
 
 def _unfailing(name: str, old: TextIO | None) -> TextIO:
-    # File names need not be text: what has no bytes in the encoding is printed escaped.
+    # File names need not be valid text: characters that the encoding lacks are printed escaped.
     stream = io.TextIOWrapper(
         io.BufferedWriter(_Unfailing(_NUMBERS[name], "w", closefd=False)),
         encoding=getattr(old, "encoding", "utf-8"),
         errors="backslashreplace",
-        # What a message says must be out before `os._exit`; an unbuffered stream (`python -u`)
-        # has no buffer of its own, and this one has.
+        # A message must be written before `os._exit`. An unbuffered stream (`python -u`) is
+        # replaced by this one, which has a buffer.
         line_buffering=name == "stderr" or old is None or old.line_buffering or old.write_through,
     )
     stream.mode = "w"

@@ -1,4 +1,4 @@
-"""Photographs and videos to training sets: `python -m fsvfm_jax.prepare --help`."""
+"""Turns photographs and videos into training sets: `python -m fsvfm_jax.prepare --help`."""
 
 import argparse
 import os
@@ -17,7 +17,11 @@ COMMAND = "python -m fsvfm_jax.prepare"
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command; a user's mistake ends in one sentence and its exit code."""
+    """Runs the command; a mistake of the user ends it with one sentence and an exit code.
+
+    Args:
+        argv: Command line without the program's name.
+    """
     cli.set_up_logging()
     with cli.exit_codes():
         try:
@@ -35,7 +39,7 @@ def _count(text: str) -> int:
 
 def _run(args: argparse.Namespace) -> None:
     src = Path(args.src)
-    # Before hours of detecting.
+    # Wrong settings should fail before detecting, which takes hours.
     names = ("split", "encoding", "image_size", "shard_records")
     pack.check_settings(**{name: getattr(args, name) for name in names})
     is_tree = (src / "images").is_dir() and (src / "parsing_maps").is_dir()
@@ -44,7 +48,7 @@ def _run(args: argparse.Namespace) -> None:
         _detect(args)
         _parse(args)
     settings = {"dir": str(src if is_tree else args.dir), "set": str(args.dir / "set")}
-    # A tree of one's own making may have links; one that was given may be anyone's.
+    # A tree that this command made may contain links; a tree from elsewhere may be a stranger's.
     settings["links_out"] = not is_tree
     pack.run(argparse.Namespace(**vars(args) | settings))
 
@@ -80,7 +84,7 @@ def _tell(tree: Path, counts: dict[str, int]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = cli.Parser(prog=COMMAND, description="Photographs and videos to training sets.")
+    parser = cli.Parser(prog=COMMAND, description="Makes training sets of photographs and videos.")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     def command(verb: str, run, text: str, **settings) -> argparse.ArgumentParser:
@@ -110,15 +114,15 @@ def _parser() -> argparse.ArgumentParser:
             type=_count,
             default=available_cores(),
             metavar="N",
-            help="at once; with --beam its runner decides",
+            help="number of processes; with --beam its runner decides",
         )
         added.add_argument(
             "--beam",
             metavar="OPTIONS",
-            help="let Apache Beam do it, with these options, such as --beam='--runner=FlinkRunner"
-            " --flink_master=HOST:8081'; all paths are the same on all its machines",
+            help="run on Apache Beam with these options, such as --beam='--runner=FlinkRunner"
+            " --flink_master=HOST:8081'; all paths must be the same on all machines",
         )
-    check.add_arguments(command("check", check.run, "say whether a set is healthy"))
+    check.add_arguments(command("check", check.run, "check whether a set is intact"))
     return parser
 
 
@@ -127,32 +131,38 @@ def _add_detect(parser: argparse.ArgumentParser) -> None:
         "src",
         metavar="SRC",
         help="folder of images and videos, .txt list of paths, or one image or video; for run also"
-        " a folder with images/ and parsing_maps/, packed as it is",
+        " a folder with images/ and parsing_maps/, which is packed without changes",
     )
-    parser.add_argument("dir", type=Path, metavar="DIR", help="folder to work in; made if missing")
+    parser.add_argument(
+        "dir", type=Path, metavar="DIR", help="folder to work in; created if missing"
+    )
     parser.add_argument(
         "--root",
         metavar="DIR",
-        help="what a list's paths are relative to; the list's folder if not given",
+        help="folder to which a list's paths are relative; by default the list's folder",
     )
     parser.add_argument(
         "--detector",
         choices=("dlib", "none"),
         default="dlib",
-        help="none: images are cropped already, and their middle square is taken",
+        help="none: images are cropped already, and their middle square is used",
     )
     parser.add_argument(
         "--upsample",
         type=int,
         default=1,
         metavar="N",
-        help="dlib: how often an image is doubled first",
+        help="dlib: how often to double the image's size before the search",
     )
     parser.add_argument(
-        "--faces", choices=("largest", "all"), default="largest", help="of a picture"
+        "--faces", choices=("largest", "all"), default="largest", help="faces to keep of a picture"
     )
     parser.add_argument(
-        "--frames", type=_frames, default=32, metavar="N|all", help="of a video, evenly spaced"
+        "--frames",
+        type=_frames,
+        default=32,
+        metavar="N|all",
+        help="number of frames to read of a video, evenly spaced",
     )
     parser.add_argument(
         "--size", type=int, default=224, metavar="N", help="side of a crop in pixels"
@@ -164,23 +174,23 @@ def _add_parse(parser: argparse.ArgumentParser) -> None:
         "--parser",
         choices=("farl", "import", "average"),
         default="farl",
-        help="farl: a network; import: maps made elsewhere; average: the same regions for all",
+        help="farl: a network; import: existing maps; average: the same regions for every face",
     )
     parser.add_argument(
         "--maps",
         metavar="DIR",
-        help="import: DIR/<name>.npy or .png for images/<name>.png, of its aspect ratio",
+        help="import: folder of <name>.npy or .png for images/<name>.png, of the same aspect ratio",
     )
     parser.add_argument(
-        "--labels", choices=tuple(LABELS), default="lapa", help="import: whose numbers they hold"
+        "--labels", choices=tuple(LABELS), default="lapa", help="import: data set of the numbering"
     )
     parser.add_argument(
         "--device",
         metavar="NAME",
-        help="farl: as PyTorch calls it; every GPU if not given, or the CPU",
+        help="farl: PyTorch's name of the device; by default every GPU, or else the CPU",
     )
     parser.add_argument(
-        "--batch-size", type=int, default=32, metavar="N", help="crops that farl takes at once"
+        "--batch-size", type=int, default=32, metavar="N", help="farl: number of crops per batch"
     )
 
 

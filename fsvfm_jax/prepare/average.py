@@ -6,8 +6,8 @@ from jaxtyping import UInt8
 from fsvfm_jax.regions import CLASSES
 
 _ROWS_AT_ONCE = 256
-# Centre and half-axes of ellipses, x and y, as parts of the crop's side; later ones cover earlier.
-# They fit crops of a frontal face's box times 1.3.
+# The centres and half-axes of ellipses, x and y, as shares of the crop's side; later ellipses cover
+# earlier ones. They fit crops of 1.3 times the box of a frontal face.
 _REGIONS = (
     ("hair", (0.50, 0.19, 0.40, 0.22)),
     ("skin", (0.50, 0.52, 0.36, 0.44)),
@@ -23,11 +23,17 @@ _REGIONS = (
 
 
 def average_map(height: int, width: int) -> UInt8[np.ndarray, "height width"]:
-    """Returns the class of every pixel of an average face that fills a crop of this size."""
+    """Returns the class of every pixel of an average face that fills a crop of this size.
+
+    Args:
+        height: Height of the crop in pixels.
+        width: Width of the crop in pixels.
+    """
     y = (np.arange(height)[:, None] + 0.5) / height
     x = (np.arange(width) + 0.5) / width
     parsing_map = np.zeros((height, width), np.uint8)
-    for top in range(0, height, _ROWS_AT_ONCE):  # A large crop would need eight times its pixels.
+    # Strips save memory: a whole crop would need eight times the memory of its pixels.
+    for top in range(0, height, _ROWS_AT_ONCE):
         rows = slice(top, top + _ROWS_AT_ONCE)
         for name, (centre_x, centre_y, half_x, half_y) in _REGIONS:
             inside = ((x - centre_x) / half_x) ** 2 + ((y[rows] - centre_y) / half_y) ** 2 <= 1
@@ -36,7 +42,7 @@ def average_map(height: int, width: int) -> UInt8[np.ndarray, "height width"]:
 
 
 class AverageParser:
-    """Gives every face the same regions; for frontal crops as `detect` makes them."""
+    """Gives every face the same regions, for frontal crops as `detect` makes them."""
 
     def __call__(
         self, names: list[str], images: list[UInt8[np.ndarray, "_H _W 3"]]

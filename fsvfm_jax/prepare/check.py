@@ -1,4 +1,4 @@
-"""`prepare check SET`: is a packed set, or a tree, what it should be? With a picture to look at."""
+"""`prepare check SET`: checks whether a packed set or a tree is intact, and draws some faces."""
 
 import argparse
 import hashlib
@@ -29,13 +29,13 @@ from fsvfm_jax.regions import CLASSES, GROUP_CLASSES
 
 SHEET_FILE = "contact_sheet.png"
 FACES_SHOWN = 24
-EXAMPLES = 3  # of what is wrong in the same way
-# Decoders of JPEG may differ in the last bit.
+EXAMPLES = 3  # examples per finding
+# JPEG decoders may differ in the last bit of a pixel.
 STATS_TOLERANCE = 1e-4
 
 
 class Finding(NamedTuple):
-    """Something wrong, and what to do."""
+    """A problem, and how to solve it."""
 
     what: str
     fix: str
@@ -43,7 +43,7 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """A split of a set, or a tree, and what it was packed as."""
+    """A split of a set, or a tree, with its entry in the manifest."""
 
     label: str
     faces: Faces
@@ -51,25 +51,31 @@ class Part:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds those of `check`."""
+    """Adds the arguments of `check`."""
     parser.add_argument(
         "paths",
         nargs="+",
         metavar="SET",
-        help="packed sets, or trees with images/ and parsing_maps/; no face may be in two of them",
+        help="packed sets, or trees with images/ and parsing_maps/, which may not share a face",
     )
     parser.add_argument(
         "--contact-sheet",
         metavar="PNG",
-        help=f"picture of some faces; if not given, {SHEET_FILE} in the first folder",
+        help=f"picture of some faces to write; by default {SHEET_FILE} in the first folder",
     )
     parser.add_argument(
-        "--processes", type=int, default=available_cores(), metavar="N", help="at once"
+        "--processes", type=int, default=available_cores(), metavar="N", help="number of processes"
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Checks and tells; raises DataError at the end where something is wrong."""
+    """Checks the sets and prints the findings.
+
+    Raises:
+        ConfigError: The number of processes is below 1.
+        DataError: There are findings, or a set cannot be read at all.
+        StorageError: The contact sheet cannot be written.
+    """
     if args.processes < 1:
         raise ConfigError(f"--processes is {args.processes}; it must be at least 1")
     findings: list[Finding] = []
@@ -99,7 +105,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _parts(path: str, findings: list[Finding]) -> Iterator[Part]:
-    """Yields what a folder holds; what is wrong with the whole of it is added to the findings."""
+    """Yields the splits or the tree in a folder; adds problems of the folder to the findings."""
     if not (Path(path) / TFDS_FILES[-1]).exists() and (Path(path) / "images").is_dir():
         yield _tree(path, findings)
         return
@@ -135,7 +141,7 @@ def _hash_shards(paths: Sequence[str], *, workers: int) -> list[Finding]:
     ]
     if not shards:
         return []
-    with ThreadPoolExecutor(workers) as pool:  # hashing and reading leave the interpreter
+    with ThreadPoolExecutor(workers) as pool:  # Hashing and reading release the GIL.
         matches = pool.map(_matches, shards)
         matches = list(progress(matches, total=len(shards), description="SHA-256 of shards"))
     return [
@@ -206,7 +212,7 @@ def _absent(part: Part, seen: Examined) -> Iterator[Finding]:
     absent = [
         group
         for group, classes in GROUP_CLASSES.items()
-        # Narrow crops may have none.
+        # Narrow crops may show no background.
         if group != "background" and not any(seen.images_per_class[label] for label in classes)
     ]
     if absent and len(seen.indices):

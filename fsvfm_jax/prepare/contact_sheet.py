@@ -1,4 +1,4 @@
-"""Faces beside themselves with their parsing maps in colour, as one picture."""
+"""Draws faces, each beside a copy that is coloured by its parsing map, as one picture."""
 
 import io
 from collections.abc import Sequence
@@ -18,16 +18,16 @@ _SHARE_OF_COLOUR = 0.5
 
 
 def contact_sheet(faces: Sequence[Decoded]) -> UInt8[np.ndarray, "H W 3"]:
-    """Returns rows of four faces, each with a copy under its map's colours; below, what they are.
+    """Returns rows of four faces, each beside a copy coloured by its map, above a legend.
 
     Args:
-        faces: At least one, of any sizes.
+        faces: At least one face, of any size.
     """
     tiles = [resize_face(*face, image_size=TILE) for face in faces]
     images = np.stack([tile["image"] for tile in tiles])
     colours = PALETTE[np.stack([tile["parsing_map"] for tile in tiles])]
     blended = np.uint8(_SHARE_OF_COLOUR * colours + (1 - _SHARE_OF_COLOUR) * images)
-    # White tiles fill the last row.
+    # White tiles complete the last row.
     missing = ((0, -len(tiles) % FACES_PER_ROW), (0, 0), (0, 0), (0, 0))
     columns = []
     for place in range(FACES_PER_ROW):
@@ -39,7 +39,7 @@ def contact_sheet(faces: Sequence[Decoded]) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def encode_sheet(sheet: UInt8[np.ndarray, "H W 3"]) -> bytes:
-    """Returns it as PNG."""
+    """Returns the sheet as PNG."""
     file = io.BytesIO()
     Image.fromarray(sheet).save(file, "PNG")
     return file.getvalue()

@@ -1,7 +1,7 @@
-"""Faces found in photographs and videos, and cut out: the stage `detect`, and what it does to one.
+"""Finds and crops faces in photographs and videos: the stage `detect`, and its work on one file.
 
-dlib and PyAV come with the extra `prepare`. What is below `Options` needs no processes and writes
-no files: `faces_of_source` is all that becomes of one photograph or video.
+dlib and PyAV come with the extra `prepare`. `faces_of_source` does all the work on one photograph
+or video. Except for the stage itself, the functions need no processes and write no files.
 """
 
 import contextlib
@@ -26,15 +26,16 @@ from fsvfm_jax.prepare.manifest import MANIFEST_FILE, Line, Manifest, new_files
 from fsvfm_jax.prepare.stages import do_stage
 from fsvfm_jax.prepare.workers import DIED, spread, start_limits, tick
 
-# A larger photograph is searched at a fraction of its size. Counted after upsampling, which dlib's
-# detector spends 0.1 s and some 20 bytes per pixel on.
+# A larger photograph is searched at a fraction of its size. The limit holds after upsampling, since
+# dlib's detector then needs about 20 bytes of memory and some time for every pixel.
 MAX_SEARCHED_PIXELS = 16_000_000
-# For a machine of a pipeline: a process starts for them, in a second; and videos take long.
+# One element of a pipeline has this many files: starting its process takes a second, and a video
+# takes long.
 SOURCES_AT_ONCE = 16
 
 
 class Box(NamedTuple):
-    """In pixels from the image's upper left corner."""
+    """The edges of a box in pixels from the image's upper left corner."""
 
     left: int
     top: int
@@ -43,7 +44,7 @@ class Box(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A face's own box, which may reach beyond the image, and how sure the detector is."""
+    """A face's box, which may reach beyond the image, and the score of the detector."""
 
     box: Box
     score: float | None
@@ -51,10 +52,10 @@ class Found(NamedTuple):
 
 @runtime_checkable
 class Detector(Protocol):
-    """Finds faces, the surest first.
+    """Finds faces, sorted by descending score.
 
     Attributes:
-        box_scale: How much larger than a face's box its crop is.
+        box_scale: Side of the crop, divided by that of the face's box.
     """
 
     box_scale: float
@@ -63,25 +64,28 @@ class Detector(Protocol):
 
 
 class Options(NamedTuple):
-    """What the crops depend on."""
+    """The options that determine the crops."""
 
-    detector: str = "dlib"  # or "none": every image is a face already
-    upsample: int = 1  # how often the image is doubled before the search
+    detector: str = "dlib"  # or "none": every image is a crop already
+    upsample: int = 1  # how often to double the image's size before the search
     faces: str = "largest"  # or "all"
-    frames: int | None = 32  # of a video; None for all
-    size: int = 224  # of a crop's side, in pixels
+    frames: int | None = 32  # number of frames of a video; None for all
+    size: int = 224  # side of a crop in pixels
 
 
 class HogDetector:
-    """dlib's frontal face detector: histograms of oriented gradients; it needs no weights.
+    """dlib's frontal face detector by histograms of oriented gradients, which needs no weights.
 
-    Without upsampling it finds faces from 80 pixels up, and half as large with every upsampling.
+    Without upsampling it finds faces from 80 pixels on; every upsampling halves that size.
+
+    Args:
+        upsample: How often to double the image's size before the search.
     """
 
-    box_scale = 1.3  # FaceForensics++'s
+    box_scale = 1.3  # the value of FaceForensics++
 
     def __init__(self, upsample: int):
-        import dlib  # only where it is used: an extra
+        import dlib  # It is an extra, and therefore imported only here.
 
         self._detector = dlib.get_frontal_face_detector()
         self._upsample = upsample
@@ -100,12 +104,12 @@ class HogDetector:
 
 
 class WholeImage:
-    """For images that are cropped already: the largest square in the middle."""
+    """Returns the largest square in the middle, for images that are cropped already."""
 
     box_scale = 1.0
 
     def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> list[Found]:
-        """Returns the one box, without a score."""
+        """Returns the box of the square, without a score."""
         height, width, _ = image.shape
         side = min(height, width)
         left, top = (width - side) // 2, (height - side) // 2
@@ -120,8 +124,15 @@ def make_detector(options: Options) -> Detector:
 def square_box(box: Box, *, scale: float, height: int, width: int) -> Box:
     """Returns the square around a box, `scale` times as large, within the image.
 
-    FaceForensics++'s: the longer side counts; what reaches beyond the upper or left edge is moved
-    inside, and what then reaches beyond the others makes the square smaller.
+    This is the rule of FaceForensics++: the square's side follows the longer side of the box. A
+    square that reaches beyond the upper or left edge is moved into the image. If the square then
+    reaches beyond another edge, it becomes smaller.
+
+    Args:
+        box: The face's box.
+        scale: Side of the square, divided by the longer side of the box.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
     """
     side = int(max(box.right - box.left, box.bottom - box.top) * scale)
     left = max((box.left + box.right) // 2 - side // 2, 0)
@@ -133,7 +144,13 @@ def square_box(box: Box, *, scale: float, height: int, width: int) -> Box:
 def crop(
     image: UInt8[np.ndarray, "H W 3"], box: Box, *, size: int
 ) -> UInt8[np.ndarray, "size size 3"]:
-    """Returns what is in a box that lies within the image, bicubically resized."""
+    """Returns the pixels of a box within the image, resized bicubically.
+
+    Args:
+        image: The image.
+        box: A box that does not reach beyond the image.
+        size: Side of the result in pixels.
+    """
     face = Image.fromarray(np.ascontiguousarray(image[box.top : box.bottom, box.left : box.right]))
     return np.array(face.resize((size, size), Image.Resampling.BICUBIC))
 
@@ -141,10 +158,16 @@ def crop(
 def faces_of_source(
     source: Source, detector: Detector, options: Options
 ) -> Iterator[tuple[Line, bytes | None]]:
-    """Yields a manifest line for every face, with its crop as PNG, and for every picture without.
+    """Yields a manifest line for every face, with a PNG, and for every picture without a face.
+
+    Args:
+        source: The photograph or video.
+        detector: The detector that finds the faces.
+        options: The options that determine the crops.
 
     Raises:
-        ValueError: The photograph or video cannot be read; what was yielded before does not count.
+        ValueError: The photograph or video cannot be read. Lines that were yielded before are
+            invalid.
     """
     if not source.is_video:
         data = read_file(source.file)
@@ -152,10 +175,11 @@ def faces_of_source(
         image = decode_image(data, orient=True)
         yield from _faces_of_image(image, source.stem, line, detector, options)
         return
-    from fsvfm_jax.prepare import video  # only where it is used: an extra
+    from fsvfm_jax.prepare import video  # It needs an extra, and is therefore imported only here.
 
     count = video.count_frames(source.file)
-    sha256 = hash_file(source.file)  # Only now: a file of 50 GB of zeros is no video.
+    # The hash comes after the check above, which refuses such files as 50 GB of zeros.
+    sha256 = hash_file(source.file)
     indices = video.spaced_indices(count, options.frames)
     for index, image in video.read_frames(source.file, indices):
         line = {"source": source.name, "frame": index, "sha256": sha256}
@@ -172,22 +196,23 @@ def detect(
     processes: int,
     beam: str | None = None,
 ) -> dict[str, int]:
-    """Finds and cuts out all faces: writes `images/` and the manifest; goes on where it stopped.
+    """Finds and crops all faces, writes `images/` and the manifest, and continues a stopped run.
 
     Args:
-        src: Folder, list or file; see `find_sources`.
-        tree: Where to write.
-        options: What the crops depend on.
-        root: What a list's paths are relative to.
-        processes: How many work.
-        beam: Options of the Apache Beam pipeline that does it instead.
+        src: A folder, list or file; see `find_sources`.
+        tree: The folder to write.
+        options: The options that determine the crops.
+        root: Folder to which a list's paths are relative.
+        processes: Number of processes.
+        beam: Options of the Apache Beam pipeline that runs the stage, or None.
 
     Returns:
-        How many lines the manifest has of each outcome.
+        The number of manifest lines by outcome.
 
     Raises:
         DataError: There is nothing to read, or no face in it.
-        ConfigError: The tree was made with other options; an extra is missing; tree is in src.
+        ConfigError: The tree was made with other options, an extra is missing, or the tree is in
+            src.
         StorageError: The tree cannot be written.
     """
     _check(src, tree, options)
@@ -201,7 +226,7 @@ def detect(
         for refusal in refusals:
             if refusal.name not in manifest:
                 manifest.add([_line(source=refusal.name, outcome="skipped", reason=refusal.reason)])
-        # How many work on a machine is for a pipeline's runner to say.
+        # The runner of a pipeline decides how many processes a machine has.
         processes = processes if beam is None else 1
         work = partial(_detected, tree=tree.absolute(), options=options, processes=processes)
         items = {source.name: source for source in sources}
@@ -287,7 +312,7 @@ def _write_faces(source: Source, *, tree: Path, detector: Detector, options: Opt
 
 def _refused(source: Source, reason: str) -> Line:
     sha256 = None
-    # It may be too large to be hashed for nothing, or a disk may refuse to read what it names.
+    # A file that is refused for its size is too large to hash, and a disk may fail to read it.
     with contextlib.suppress(ValueError):
         sha256 = hash_file(source.file, max_bytes=MAX_FILE_BYTES)
     return _line(source=source.name, sha256=sha256, outcome="refused", reason=reason)

@@ -1,4 +1,4 @@
-"""From an image file and its parsing map to a record of a packed set: one item, no state."""
+"""Turns an image file and its parsing map into a record of a packed set, without state."""
 
 import io
 import struct
@@ -22,32 +22,34 @@ JPEG_QUALITY = 95
 
 
 class Packed(NamedTuple):
-    """A record, and what a manifest counts of it."""
+    """A record, and the numbers that the manifest sums up."""
 
     record: bytes
     size: tuple[int, int]  # height, width
     power_sums: Int64[np.ndarray, "3 3"]
-    classes: tuple[int, ...]  # that occur
+    classes: tuple[int, ...]  # the classes that occur
 
 
 class LeftOut(NamedTuple):
-    """An image, or another file, that does not get in."""
+    """An image or another file that is not packed."""
 
     name: str
     reason: str
 
 
 def pack_pair(pair: Pair, *, encoding: str, image_size: int | None) -> Packed | LeftOut:
-    """Returns the record of a face, or why there can be none.
+    """Returns the record of a face, or the reason why there is none.
 
     Args:
-        pair: Its files.
-        encoding: "jpeg", quality 95 without subsampling; "original", the file's bytes where it is
-            a JPEG or PNG that any reader decodes to the same pixels, else a PNG; or "raw" pixels.
-        image_size: Side in pixels to bring it to; None leaves it as it is. "raw" needs one.
+        pair: The files of the face.
+        encoding: "jpeg" is JPEG of quality 95 without subsampling. "original" keeps the bytes of a
+            JPEG or PNG that every reader decodes to the same pixels, and makes a PNG of any other
+            file. "raw" stores pixels.
+        image_size: Side in pixels to which the face is resized; None keeps its size. "raw" needs a
+            size.
 
     Raises:
-        DataError: A file cannot be opened: that is no fault of the image.
+        DataError: The system cannot open a file, which does not mean that the image is damaged.
     """
     if pair.parsing_map is None:
         return LeftOut(pair.name, "it has no parsing map")
@@ -82,23 +84,29 @@ def pack_pair(pair: Pair, *, encoding: str, image_size: int | None) -> Packed | 
 def pack_pairs(
     pairs: Sequence[Pair], *, encoding: str, image_size: int | None
 ) -> list[Packed | LeftOut]:
-    """Returns, for each pair in turn, what `pack_pair` does."""
+    """Returns the result of `pack_pair` for each pair in turn."""
     return [pack_pair(pair, encoding=encoding, image_size=image_size) for pair in pairs]
 
 
 def make_record(image: bytes, parsing_map: bytes, *, name: str) -> bytes:
-    """Returns a `tf.Example`, the same bytes at every call."""
+    """Returns a `tf.Example`, with the same bytes at every call.
+
+    Args:
+        image: The encoded image, or its pixels.
+        parsing_map: The map as PNG, or its pixels.
+        name: Name of the face.
+    """
     example = tf_example_pb2.Example()
-    # A name of a file need not be UTF-8; TFDS hands texts out as bytes.
+    # The name of a file need not be UTF-8; TFDS returns text as bytes.
     fields = {"image": image, "parsing_map": parsing_map, "name": name.encode(errors="replace")}
     for key, value in fields.items():
         example.features.feature[key].bytes_list.value.append(value)
-    # By default the order of the fields is another in every process.
+    # By default the order of the fields differs between processes.
     return example.SerializeToString(deterministic=True)
 
 
 def encode_jpeg(image: UInt8[np.ndarray, "H W 3"]) -> bytes:
-    """Returns a JPEG of quality 95, its colours at full resolution."""
+    """Returns a JPEG of quality 95, with colours in full resolution."""
     image = np.ascontiguousarray(image)
     return simplejpeg.encode_jpeg(image, JPEG_QUALITY, "RGB", "444")
 
@@ -113,11 +121,11 @@ def encode_png(image: UInt8[np.ndarray, "H W 3"]) -> bytes:
 def encode_map(parsing_map: UInt8[np.ndarray, "H W"]) -> bytes:
     """Returns a PNG of 8-bit grey without filters.
 
-    Maps are areas of one number: as they are they compress better, and decode faster, than the
-    differences that PNG encoders make of them.
+    A map consists of areas of one number. Such rows compress better, and decode faster, without the
+    differences that PNG encoders usually store.
     """
     height, width = parsing_map.shape
-    rows = np.zeros((height, width + 1), np.uint8)  # each begins with its filter: none
+    rows = np.zeros((height, width + 1), np.uint8)  # A row begins with its filter; 0 is none.
     rows[:, 1:] = parsing_map
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     chunks = (b"IHDR", header), (b"IDAT", zlib.compress(rows, 6)), (b"IEND", b"")
@@ -129,7 +137,11 @@ def encode_map(parsing_map: UInt8[np.ndarray, "H W"]) -> bytes:
 
 
 def read_or_stop(file: str) -> bytes:
-    """Returns the bytes of an image or map; raises DataError if the system does not give them."""
+    """Returns the bytes of an image or map.
+
+    Raises:
+        DataError: The system cannot read the file.
+    """
     try:
         return read_file(file)
     except ValueError as error:
@@ -139,7 +151,7 @@ def read_or_stop(file: str) -> bytes:
 
 
 def _keep(original: bytes) -> bytes:
-    """The bytes themselves if every reader decodes them to the same pixels, else none."""
+    """Returns the bytes themselves if every reader decodes them to the same pixels, or else b""."""
     if not original:
         return b""
     if original.startswith(b"\x89PNG"):
@@ -150,6 +162,6 @@ def _keep(original: bytes) -> bytes:
         return b""
     try:
         is_upright = exif_orientation(original) == 1
-    except ValueError:  # Programs read damaged EXIF differently.
+    except ValueError:  # Programs read damaged EXIF data differently.
         return b""
     return original if is_plain and is_upright else b""

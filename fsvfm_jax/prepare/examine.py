@@ -1,4 +1,4 @@
-"""Looks at every face of a packed set or a tree: what is wrong with it, and what it shows."""
+"""Decodes every face of a packed set or a tree, and collects problems, classes and statistics."""
 
 import functools
 import hashlib
@@ -19,9 +19,9 @@ from fsvfm_jax.prepare.trees import Pair
 from fsvfm_jax.prepare.workers import in_order
 from fsvfm_jax.regions import NUM_CLASSES
 
-FACES_AT_ONCE = 32  # sent to a process
+FACES_AT_ONCE = 32  # faces sent to a process at once
 
-# Each of a size of its own.
+# An image and its map in their stored size, which may differ between faces.
 Decoded = tuple[UInt8[np.ndarray, "_ _ 3"], UInt8[np.ndarray, "_ _"]]
 
 
@@ -32,16 +32,20 @@ class Faces(Protocol):
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
-        """What a person would look it up by."""
+        """Returns a name by which a person can find the face."""
         ...
 
     def decoded(self, index: int) -> Decoded:
-        """Image and map in the size they are stored in; a DataError says what is wrong."""
+        """Returns image and map in their stored size; a DataError states the problem."""
         ...
 
 
 class TreeFaces:
-    """The images of a tree that have a map."""
+    """The images of a tree that have a map.
+
+    Args:
+        pairs: Images with their maps.
+    """
 
     def __init__(self, pairs: Sequence[Pair]):
         self._pairs = pairs
@@ -50,11 +54,15 @@ class TreeFaces:
         return len(self._pairs)
 
     def name(self, index: int) -> str:
-        """The image's file."""
+        """Returns the path of the image."""
         return self._pairs[index].image
 
     def decoded(self, index: int) -> Decoded:
-        """Reads both files."""
+        """Reads and decodes both files.
+
+        Raises:
+            DataError: A file cannot be read, or their sizes differ.
+        """
         pair = self._pairs[index]
         image, parsing_map = (
             _decode(decode, file)
@@ -69,25 +77,25 @@ class TreeFaces:
 
 
 class Seen(NamedTuple):
-    """One face."""
+    """The result for one face."""
 
     digest: int  # 64 bits of a hash of the decoded pixels
     power_sums: Int64[np.ndarray, "3 3"]
-    classes: tuple[int, ...]  # that occur
+    classes: tuple[int, ...]  # the classes that occur
     size: tuple[int, int]  # height, width
 
 
 @dataclass(frozen=True)
 class Examined:
-    """All faces of a split or tree.
+    """The results for all faces of a split or tree.
 
     Attributes:
-        problems: What is wrong with those that cannot be decoded.
-        indices: Those that can be.
-        digests: Of these, 64 bits of a hash of the decoded pixels.
-        power_sums: Of all their pixels, for the powers 0, 1, 2 a row; numbers of Python.
-        images_per_class: How many show each class.
-        sizes: How many have each height and width.
+        problems: Problems of the faces that cannot be decoded.
+        indices: Indices of the faces that can be decoded.
+        digests: 64 bits of a hash of the decoded pixels of each of these faces.
+        power_sums: Sums of all their pixels for the powers 0, 1 and 2 (rows), as Python's integers.
+        images_per_class: Number of images that show each class.
+        sizes: Number of images of each height and width.
     """
 
     problems: list[str]
@@ -99,7 +107,13 @@ class Examined:
 
 
 def examine(faces: Faces, *, workers: int, description: str) -> Examined:
-    """Decodes every face, in so many processes; progress goes to stderr."""
+    """Decodes every face and returns the results; progress goes to stderr.
+
+    Args:
+        faces: The split or tree.
+        workers: Number of processes.
+        description: Name of the work in the progress display.
+    """
     count = len(faces)
     chunks = [range(count)[i : i + FACES_AT_ONCE] for i in range(0, count, FACES_AT_ONCE)]
     work = functools.partial(_see, faces)

@@ -1,4 +1,4 @@
-"""Parsing maps that somebody has made already, with LaPa's labels or CelebAMask-HQ's."""
+"""Imports existing parsing maps, with the labels of LaPa or CelebAMask-HQ."""
 
 import os
 
@@ -11,8 +11,8 @@ from fsvfm_jax.prepare.files import is_below
 from fsvfm_jax.regions import CLASSES
 
 MAP_SUFFIXES = (".npy", ".png")
-# CelebAMask-HQ's 19 classes in the order in which its own scripts number them, and ours for each.
-# LaPa counts ears, neck, hats, jewellery and clothes as background; glasses lie on skin.
+# CelebAMask-HQ's 19 classes in the order of its own scripts, with the LaPa class for each. LaPa
+# counts ears, neck, hats, jewellery and clothes as background; glasses count as skin.
 _CELEBAMASK19 = {
     "background": "background",
     "skin": "skin",
@@ -34,18 +34,19 @@ _CELEBAMASK19 = {
     "neck": "background",
     "cloth": "background",
 }
-# What a stored number means, by the set's name.
+# The LaPa class of each stored number, by the name of the data set.
 LABELS = {"lapa": CLASSES, "celebamask19": tuple(_CELEBAMASK19.values())}
 
 
 class ImportParser:
-    """Takes the map of `<name>.png` from `<maps>/<name>.npy` or `.png`.
+    """Returns the map in `<maps>/<name>.npy` or `.png` for the image `<name>.png`.
 
     Args:
-        maps: The folder; nothing that links lead to outside is read.
-        labels: Whose numbers the maps hold: a name in LABELS.
-        of_crops: Whether the images are faces cut out of photographs. Then a map of another size
-            may be the photograph's, and is refused; else it needs the image's aspect ratio alone.
+        maps: Folder of the maps. Links out of the folder are not followed.
+        labels: Name in LABELS of the data set whose numbers the maps contain.
+        of_crops: Whether the images are faces cropped from photographs. A map of another size may
+            then be the photograph's, and is refused. Otherwise a map needs only the image's aspect
+            ratio.
 
     Raises:
         DataError: The folder does not exist.
@@ -60,7 +61,7 @@ class ImportParser:
     def __call__(
         self, names: list[str], images: list[UInt8[np.ndarray, "_H _W 3"]]
     ) -> list[UInt8[np.ndarray, "_H _W"] | str]:
-        """Returns the map of each image in the size it is stored in, or why there is none."""
+        """Returns the map of each image in its stored size, or the reason why there is none."""
         return [self._map(name, x.shape[:2]) for name, x in zip(names, images, strict=True)]
 
     def _map(self, name: str, size: tuple[int, int]) -> UInt8[np.ndarray, "_H _W"] | str:

@@ -1,4 +1,4 @@
-"""Libraries that come with an extra: whether they are there."""
+"""Checks whether the libraries of an extra are installed."""
 
 import importlib.util
 from collections.abc import Collection
@@ -7,7 +7,15 @@ from fsvfm_jax.errors import ConfigError
 
 
 def check_installed(modules: Collection[str], *, extra: str) -> None:
-    """Raises ConfigError, naming the extra, unless the modules can be imported."""
+    """Checks that the modules can be imported.
+
+    Args:
+        modules: Names of the modules.
+        extra: The extra that installs them, for the message.
+
+    Raises:
+        ConfigError: A module is missing; the message names the extra.
+    """
     for module in sorted(modules):
         if importlib.util.find_spec(module) is None:
             raise ConfigError(

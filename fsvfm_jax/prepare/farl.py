@@ -1,6 +1,7 @@
 """FaRL's face parser through facer (extra `farl`: pyfacer and PyTorch).
 
-facer fetches the weights at first use, into PyTorch's hub folder (`$TORCH_HOME/hub/checkpoints`).
+facer fetches the weights at the first use into PyTorch's hub folder
+(`$TORCH_HOME/hub/checkpoints`).
 """
 
 import warnings
@@ -16,7 +17,7 @@ from fsvfm_jax.regions import CLASSES
 PARSER = "farl/lapa/448"
 DETECTOR = "retinaface/mobilenet"
 NO_FACE = "RetinaFace finds no face in it"
-# What facer calls LaPa's classes, in our order.
+# facer's names of LaPa's classes, in the order of `regions.CLASSES`.
 _LABELS = ["background", "face", "rb", "lb", "re", "le", "nose", "ulip", "imouth", "llip", "hair"]
 
 
@@ -24,21 +25,21 @@ class FarlParser:
     """Aligns each face by RetinaFace's five points, as FaRL was trained, and parses it.
 
     Args:
-        device: Where both networks are, as PyTorch calls it: "cuda:0", "cpu".
+        device: PyTorch's name of the device of both networks: "cuda:0", "cpu".
 
     Raises:
         DataError: The weights cannot be fetched or read.
     """
 
     def __init__(self, device: str):
-        with warnings.catch_warnings():  # facer's imports, and TorchScript: of no use to anyone
+        with warnings.catch_warnings():  # Warnings of facer's imports and TorchScript help nobody.
             warnings.simplefilter("ignore")
             import facer
 
             try:
                 self._detector = facer.face_detector(DETECTOR, device=torch.device(device))
                 self._parser = facer.face_parser(PARSER, device=torch.device(device))
-            except Exception as error:  # A download, a file, a device: anything.
+            except Exception as error:  # A download, a file or a device may fail in any way.
                 raise DataError(
                     f"the weights of {PARSER} and {DETECTOR} cannot be loaded on {device}"
                     f" ({in_one_line(error)}); facer fetches them into"
@@ -53,7 +54,7 @@ class FarlParser:
     def __call__(
         self, names: list[str], images: list[UInt8[np.ndarray, "_H _W 3"]]
     ) -> list[UInt8[np.ndarray, "_H _W"] | str]:
-        """Returns the map of each crop's most central face, or that there is none."""
+        """Returns the map of each crop's most central face, or a reason if the crop has no face."""
         maps: list[UInt8[np.ndarray, "_H _W"] | str] = [NO_FACE] * len(images)
         by_shape = defaultdict(list)
         for index, image in enumerate(images):
@@ -85,7 +86,7 @@ class FarlParser:
 def _most_central(
     rects: torch.Tensor, image_ids: torch.Tensor, size: tuple[int, int]
 ) -> dict[int, int]:
-    """Returns by image the index of the box (x1, y1, x2, y2) whose centre is nearest its own."""
+    """Returns for each image the index of the box (x1, y1, x2, y2) nearest the image's centre."""
     height, width = size
     chosen: dict[int, tuple[float, int]] = {}
     for index, (image, (x1, y1, x2, y2)) in enumerate(

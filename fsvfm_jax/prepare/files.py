@@ -1,7 +1,7 @@
-"""Which photographs and videos there are, and what of them may be read.
+"""Finds photographs and videos, and decides which of them may be read.
 
-A `Source` lies below the root it was found under. Everything found gets one, or a `Refusal`: names
-come from strangers too, and what leads out of the root is not opened.
+A `Source` lies below the root in which it was found. Every file that was found becomes a `Source`
+or a `Refusal`: names may come from strangers, and a path that leads out of the root is not opened.
 """
 
 import hashlib
@@ -28,50 +28,51 @@ from fsvfm_jax.prepare.workers import tick
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 LIST_SUFFIX = ".txt"
-MADE_SUFFIXES = (".png", ".npy")  # of crops and maps
+MADE_SUFFIXES = (".png", ".npy")  # suffixes of crops and maps
 WANTED = "image or video"
 MAX_LIST_BYTES = 2**30
 MAX_VIDEO_BYTES = 2**36
 MAX_NAME = 1000  # characters of a line in a list
-# What a file system takes, less what comes to a name: `_frame_1234567_12.png`
+# The limit of file systems without the suffix that crops get, such as `_frame_1234567_12.png`.
 MAX_PART_BYTES = 255 - 40
 
 
 class Source(NamedTuple):
     """A photograph or a video to read."""
 
-    name: str  # relative to the root, with "/"
+    name: str  # path relative to the root, with "/"
     file: str
 
     @property
     def is_video(self) -> bool:
-        """Whether it is one by its suffix."""
+        """Whether the suffix is that of a video."""
         return suffix_of(self.name) in VIDEO_SUFFIXES
 
     @property
     def stem(self) -> str:
-        """Its name without the suffix: what its crops are called by."""
+        """The name without the suffix, with which the names of the crops begin."""
         return os.path.splitext(self.name)[0]
 
 
 class Refusal(NamedTuple):
-    """Something found that is not read, and why."""
+    """A file that was found and is not read, and the reason."""
 
     name: str
     reason: str
 
 
 def find_sources(src: str, *, root: str | None = None) -> tuple[list[Source], list[Refusal]]:
-    """Returns what is to be read, and what is not, each sorted by name.
+    """Returns the files to read and the files not to read, each sorted by name.
 
     Args:
-        src: A folder, whose files are found recursively; a list (.txt) with a path per line; or one
-            image or video.
-        root: What the paths in a list are relative to and must lie in; the list's folder if None.
+        src: A folder to search recursively; a list (.txt) with a path per line; or one image or
+            video.
+        root: Folder to which the paths in a list are relative and in which they must lie; None
+            means the folder of the list.
 
     Raises:
-        DataError: src is not there or has nothing to read.
-        ConfigError: A root is given for something else than a list.
+        DataError: src does not exist or has nothing to read.
+        ConfigError: A root is given although src is not a list.
     """
     is_list = src.lower().endswith(LIST_SUFFIX) and os.path.isfile(src)
     if root is not None and not is_list:
@@ -81,7 +82,8 @@ def find_sources(src: str, *, root: str | None = None) -> tuple[list[Source], li
         root = root or os.path.dirname(src) or os.curdir
         names = _list_names(src)
     elif os.path.isdir(src):
-        # A linked folder is no way on: what it leads to is found where it is, or lies outside.
+        # Links to folders are not followed: their targets are found in their own place, or lie
+        # outside of src.
         root, names = src, walk(src, None, leave_out=left_out.append, follow_links=False)
     elif os.path.isfile(src):
         root, names = os.path.dirname(src) or os.curdir, iter([os.path.basename(src)])
@@ -100,10 +102,10 @@ def find_sources(src: str, *, root: str | None = None) -> tuple[list[Source], li
 
 
 def find_images(folder: str) -> tuple[list[str], list[Refusal]]:
-    """Returns the names of a folder's images, found recursively, and of what is not read.
+    """Returns the names of a folder's images, found recursively, and the files that are not read.
 
     Raises:
-        DataError: The folder does not exist, is a link, or has none.
+        DataError: The folder does not exist, is a link, or has no image.
     """
     refuse_link(folder)
     if not os.path.isdir(folder):
@@ -121,7 +123,11 @@ def find_images(folder: str) -> tuple[list[str], list[Refusal]]:
 
 
 def refuse_link(path: str | os.PathLike[str]) -> None:
-    """Raises DataError if a file or folder of a tree, which may come from anyone, is a link."""
+    """Checks that a file or folder of a tree, which may come from anyone, is not a link.
+
+    Raises:
+        DataError: It is a link.
+    """
     if os.path.islink(path):
         raise DataError(
             f"{path} is a link, and nothing is read or written through links in a tree; put the"
@@ -130,17 +136,21 @@ def refuse_link(path: str | os.PathLike[str]) -> None:
 
 
 def hash_file(file: str, *, max_bytes: int = MAX_VIDEO_BYTES) -> str:
-    """SHA-256 of its bytes, in hexadecimal.
+    """Returns the SHA-256 of the file's bytes, in hexadecimal.
+
+    Args:
+        file: The file.
+        max_bytes: The largest file that is hashed.
 
     Raises:
-        ValueError: It cannot be read, or has more than `max_bytes`.
+        ValueError: The file cannot be read, or has more than `max_bytes`.
     """
     try:
         digest = hashlib.sha256()
         with open_plain(file, max_bytes=max_bytes) as opened:
             while block := opened.read(2**24):
                 digest.update(block)
-                tick()  # A video may be large.
+                tick()  # Reading a large video may exceed the time for one item.
         return digest.hexdigest()
     except OSError as error:
         raise ValueError(f"it cannot be read ({error.strerror})") from error
@@ -161,7 +171,7 @@ def _refusals(left_out: Iterable[LeftOut]) -> list[Refusal]:
 
 
 def _warn(src: str, refusals: Iterable[Refusal]) -> None:
-    """Logs what is not read: by its suffix where that is why, else by its reason."""
+    """Logs the files that are not read, by suffix if that is the reason, otherwise by reason."""
     by_suffix = LeftOut("", "").reason(wanted=WANTED)
     kinds = {x.name: suffix_of(x.name) if x.reason == by_suffix else x.reason for x in refusals}
     warn_of_left_out(src, Tally(LeftOut(*one) for one in kinds.items()))
@@ -174,11 +184,11 @@ def _admit_all(names: Iterable[str], root: str) -> tuple[list[Source], list[Refu
 
 
 def _admit(name: str, root: str) -> Source | Refusal:
-    """Looks at what a name leads to, without opening it.
+    """Checks the target of a name without opening it.
 
     Args:
-        name: Relative to the root, or absolute.
-        root: Without links.
+        name: Path relative to the root, or absolute.
+        root: The root after resolving links.
     """
     if "\0" in name or len(name) > MAX_NAME:
         return Refusal(name[:MAX_NAME], f"it has a NUL or over {MAX_NAME} characters")
@@ -207,12 +217,15 @@ def _admit(name: str, root: str) -> Source | Refusal:
 
 
 def is_below(file: str, root: str) -> bool:
-    """Whether a file is in a folder; both absolute, and without links if links are to count."""
+    """Returns whether a file is in a folder.
+
+    Both paths are absolute. If links matter, the caller resolves them first.
+    """
     return file.startswith(os.path.join(root, ""))
 
 
 def _part_by_stem(sources: list[Source]) -> tuple[list[Source], list[Refusal]]:
-    """Parts off those whose crops could have the names of others'."""
+    """Separates the sources whose crops could have the names of other sources' crops."""
     count = Counter(source.stem for source in sources)
     videos = {source.stem for source in sources if source.is_video}
 

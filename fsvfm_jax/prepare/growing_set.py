@@ -1,8 +1,8 @@
-"""A packed set grows: shard by shard, and stopped anywhere it goes on.
+"""Writes a packed set shard by shard, and continues a stopped pack.
 
-What is not finished is in `SET/.unfinished-<split>/`: shards, each with a file of what is in it.
-When all are there they are moved to their place, and the files that make them a set come last.
-Killed or not, the set is the same, byte for byte.
+Unfinished work is in `SET/.unfinished-<split>/`: shards, each with a file that describes it. When
+all shards exist they are moved to their place, and the files that make them a set are written last.
+A pack that was killed and continued gives the same bytes as one that was not.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ from fsvfm_jax.prepare.shards import shard_name, tfds_files, write_shard
 from fsvfm_jax.prepare.trees import Pair
 from fsvfm_jax.regions import NUM_CLASSES
 
-MAPS_TRIED = 64  # whose content is looked at before packing goes on
+MAPS_TRIED = 64  # number of maps whose content is compared before packing continues
 LEFT_OUT_FILE = "left_out-{}.jsonl"
 MAX_TALLY_BYTES = 2**30
 
@@ -50,7 +50,7 @@ class _LeftOut(TypedDict):
 
 
 class _Tally(TypedDict):
-    """What a shard holds."""
+    """Describes the content of a shard."""
 
     shard: Shard
     sizes: list[tuple[int, int]]
@@ -61,10 +61,10 @@ class _Tally(TypedDict):
 
 @dataclass(frozen=True)
 class Plan:
-    """Which pairs go into which shard, and how: all that the records depend on."""
+    """Assigns pairs to shards; contains everything that determines the records."""
 
     pairs: list[Pair]
-    ignored: list[LeftOut]  # files of the tree that are in no pair
+    ignored: list[LeftOut]  # files of the tree that belong to no pair
     split: str
     encoding: str
     image_size: int | None
@@ -72,24 +72,24 @@ class Plan:
 
     @property
     def shard_names(self) -> list[str]:
-        """Of the files."""
+        """The names of the shards."""
         count = math.ceil(len(self.pairs) / self.shard_records)
         return [shard_name(self.split, index, count) for index in range(count)]
 
     def shard(self, index: int) -> list[Pair]:
-        """The pairs of one file."""
+        """Returns the pairs of one shard."""
         return self.pairs[index * self.shard_records : (index + 1) * self.shard_records]
 
     def changed_since(self, packed: list[Path]) -> bool:
-        """Whether one of the files was written after the oldest of these."""
+        """Returns whether a file of the plan was written after the oldest of the packed files."""
         then = min(file.stat().st_mtime_ns for file in packed)
         files = (file for pair in self.pairs for file in pair[1:] if file)
         return any(os.stat(file).st_mtime_ns > then for file in files)
 
     def fingerprint(self) -> str:
-        """SHA-256 of the settings, of the files' names and sizes, and of some of the maps.
+        """Returns the SHA-256 of the settings, of the files' names and sizes, and of some maps.
 
-        Other maps of the same crops have the same names and sizes.
+        The maps count because other maps of the same crops have the same names and sizes.
         """
         told = (self.split, self.encoding, self.image_size, self.shard_records)
         digest = hashlib.sha256(repr(told).encode())
@@ -103,13 +103,21 @@ class Plan:
 
 
 def build(plan: Plan, target: Path, write_shards: Callable[[Path, list[int]], None]) -> Split:
-    """Makes the set of a plan, or what is missing of it.
+    """Makes the set of a plan, or the missing part of it.
 
     Args:
-        plan: What to pack.
-        target: The set's folder.
-        write_shards: Given a folder and which of the shards are missing there, it writes them by
-            `write_packed`.
+        plan: The plan.
+        target: Folder of the set.
+        write_shards: Receives a folder and the indices of the shards that are missing there, and
+            writes them by `write_packed`.
+
+    Returns:
+        The manifest's entry of the split.
+
+    Raises:
+        ConfigError: The folder contains a set of other files or settings.
+        DataError: No image can be packed, or a stored file is damaged.
+        StorageError: The set cannot be written.
     """
     fingerprint = plan.fingerprint()
     folder = target / f".unfinished-{plan.split}"
@@ -117,7 +125,7 @@ def build(plan: Plan, target: Path, write_shards: Callable[[Path, list[int]], No
         if folder.is_symlink():
             raise DataError(f"{folder} is a link, and nothing is written elsewhere: remove it")
         manifest = _read_compatible(target, plan)
-        for file in folder.glob("*.unfinished"):  # that somebody was killed writing
+        for file in folder.glob("*.unfinished"):  # A killed process left these files.
             file.unlink(missing_ok=True)
         before = manifest.get(plan.split)
         if before is not None:
@@ -153,7 +161,12 @@ def build(plan: Plan, target: Path, write_shards: Callable[[Path, list[int]], No
 
 
 def write_packed(file: Path, items: Iterable[Packed | LeftOut]) -> None:
-    """Writes one shard and a file of what is in it; with that file, the shard is done."""
+    """Writes one shard, and then a file that describes it and marks it as done.
+
+    Args:
+        file: Path of the shard.
+        items: Records, and files that are left out.
+    """
     sizes: set[tuple[int, int]] = set()
     sums, images_per_class = np.zeros((3, 3), np.int64), np.zeros(NUM_CLASSES, np.int64)
     left_out = []
@@ -200,7 +213,7 @@ def _read_compatible(target: Path, plan: Plan) -> dict[str, Split]:
 
 
 def _is_whole(target: Path) -> bool:
-    """Whether the files that come after the manifest came."""
+    """Returns whether the files that are written after the manifest are complete."""
     try:
         read_manifest(target)
     except DataError:
@@ -209,7 +222,7 @@ def _is_whole(target: Path) -> bool:
 
 
 def _begin(folder: Path, plan: Plan, fingerprint: str) -> None:
-    """Makes the folder of unfinished shards, or sees that it is of the same plan."""
+    """Creates the folder of unfinished shards, or checks that it belongs to the same plan."""
     folder.mkdir(exist_ok=True)
     file = folder / "plan"
     if file.exists() and (_read_plan(file) != fingerprint or plan.changed_since([file])):
@@ -229,7 +242,7 @@ def _make_anew(
     lost: list[int],
     write_shards: Callable[[Path, list[int]], None],
 ) -> None:
-    """Makes shards that are missing or cut short once more: with the same bytes as before."""
+    """Makes missing or truncated shards again, with the same bytes as before."""
     folder.mkdir(exist_ok=True)
     write_shards(folder, lost)
     for index in lost:
@@ -279,15 +292,15 @@ def _tally_file(shard: Path) -> Path:
 
 
 def is_done(shard: Path) -> bool:
-    """Whether `write_packed` has written it to its end."""
-    # It may have been moved to its place in the set already.
+    """Returns whether `write_packed` has completed the shard."""
+    # The shard may have been moved to its place in the set already.
     is_there = shard.exists() or (shard.parent.parent / shard.name).exists()
     return _tally_file(shard).exists() and is_there
 
 
 def _sum_up(plan: Plan, fingerprint: str, tallies: list[_Tally], *, left_out: int) -> Split:
     sizes = {tuple(size) for tally in tallies for size in tally["sizes"]}
-    # Python's numbers: there is no limit to how many pixels.
+    # Python's integers do not overflow, however many pixels there are.
     sums = [
         [sum(column) for column in zip(*rows, strict=True)]
         for rows in zip(*(tally["power_sums"] for tally in tallies), strict=True)
@@ -311,7 +324,7 @@ def _finish(
     split: str,
     left_out: list[LeftOut],
 ) -> None:
-    """Moves the shards to their place; the files by which the set is read come last."""
+    """Moves the shards to their place, and writes last the files by which the set is read."""
     for shard in splits[split].shards:
         if (folder / shard.file).exists():
             (folder / shard.file).replace(target / shard.file)
@@ -328,7 +341,7 @@ def _finish(
 
 
 def write_whole(file: Path, data: bytes) -> None:
-    """Writes a file, whole and on the disk when it has its name; a link there is replaced."""
+    """Writes a file, which is complete and on the disk before it gets its name; replaces a link."""
     unfinished = file.with_name(f"{file.name}.{uuid.uuid4().hex}.unfinished")
     with unfinished.open("wb") as opened:
         opened.write(data)

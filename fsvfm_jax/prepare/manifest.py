@@ -1,9 +1,9 @@
-"""What became of every item: `manifest.jsonl`, and what makes a killed stage go on.
+"""Records the outcome of every item in `manifest.jsonl`, so that a killed stage can continue.
 
-A stage appends the lines of each finished item to its journal, and at its end rewrites the manifest
-sorted: killed or not, the bytes are the same. An item without lines is done again, and what it had
-written is written again. Files get their name only when they are whole. Lines of items that other
-machines did are kept in files of their own (`keep_lines`) until the journal has them.
+A stage appends the lines of each finished item to its journal, and rewrites the sorted manifest at
+its end, with the same bytes whether the stage was killed or not. An item without lines is done
+again, and its files are written again. A file gets its name only when it is complete. Lines from
+other machines are kept in separate files (`keep_lines`) until they are in the journal.
 
 A tree may come from anyone: nothing is written or removed through a link that leads out of it.
 """
@@ -29,31 +29,31 @@ from fsvfm_jax.prepare.files import refuse_link
 MANIFEST_FILE = "manifest.jsonl"
 OPTIONS_FILE = "options.json"
 UNFINISHED = ".unfinished"
-MAX_LINES_BYTES = 2**36  # of a file of lines: some hundred million
-MAX_LINE_BYTES = 2**24  # the longest is that of a video's frames in a journal
+MAX_LINES_BYTES = 2**36  # a file of about a hundred million lines
+MAX_LINE_BYTES = 2**24  # The longest line is that of a video's frames in a journal.
 
 Line = dict[str, Any]
 
 
 class Manifest:
-    """The lines of one stage in a tree, and which of its items are done.
+    """The lines of one stage in a tree, and the items that are done.
 
-    To be used in a `with`; while it is open no other process works in the tree.
+    Use it in a `with` statement; no other process can work in the tree until it ends.
 
     Args:
-        tree: The folder; made if missing.
-        stage: Name of the stage, which every line of it has as its "stage".
-        key: The entry of a line that names its item.
-        options: What the stage's result depends on.
+        tree: The folder, created if missing.
+        stage: Name of the stage, the value of "stage" in each of its lines.
+        key: Key of a line that names the line's item.
+        options: Options that determine the stage's result.
 
     Attributes:
         tree: The folder.
-        stage: The stage's name.
+        stage: Name of the stage.
 
     Raises:
-        ConfigError: The tree was made with other options, or is being worked in.
-        DataError: A file of it is damaged, or a folder in which stages write is a link.
-        StorageError: It cannot be written.
+        ConfigError: The tree was made with other options, or another process works in it.
+        DataError: A file of the manifest is damaged, or a folder in which stages write is a link.
+        StorageError: The tree cannot be written.
     """
 
     def __init__(self, tree: Path, stage: str, *, key: str, options: Mapping[str, Any]):
@@ -69,11 +69,12 @@ class Manifest:
                 refuse_link(self.tree / name)
             _check_options(self.tree, self.stage, self._options)
             shutil.rmtree(self.tree / UNFINISHED, ignore_errors=True)
-            (self.tree / UNFINISHED).mkdir(exist_ok=True)  # Others may be at work still.
+            # The folder may exist again already, because other machines may still work.
+            (self.tree / UNFINISHED).mkdir(exist_ok=True)
             _keep_options(self.tree, self.stage, self._options)
             for item, lines in itertools.groupby(self._own_lines(), lambda line: line[self._key]):
                 of_item = list(lines)
-                # What was refused is tried again: it may have been mended.
+                # A refused item is tried again, because its file may have been repaired.
                 if all(line["outcome"] not in ("refused", "skipped") for line in of_item):
                     self._lines[item] = [json.dumps(line) for line in of_item]
             size = 0
@@ -94,7 +95,7 @@ class Manifest:
         return item in self._lines
 
     def add(self, lines: list[Line]) -> None:
-        """Says what became of an item, whose files are written."""
+        """Adds the lines of an item after its files were written."""
         lines = [{"stage": self.stage, **line} for line in lines]
         with storage(self.tree):
             self._journal.write(json.dumps(lines).encode() + b"\n")
@@ -102,7 +103,7 @@ class Manifest:
         self._take(lines)
 
     def collect(self) -> None:
-        """Adds what was kept by `keep_lines`, but for items that are done already."""
+        """Adds the lines that `keep_lines` has kept, without those of items that are done."""
         for file in sorted((self.tree / f".{self.stage}").glob("*.jsonl")):
             for _, lines in self._journal_lines(file):
                 if lines[0][self._key] not in self:
@@ -111,7 +112,7 @@ class Manifest:
                 file.unlink()
 
     def finish(self) -> dict[str, int]:
-        """Rewrites the manifest and returns how many of its lines have which outcome."""
+        """Rewrites the manifest and returns the number of its lines by outcome."""
         others: dict[str, list[str]] = {}
         for line in read_lines(self.tree):
             if line["stage"] != self.stage:
@@ -127,7 +128,7 @@ class Manifest:
         return dict(Counter(json.loads(line)["outcome"] for line in own))
 
     def _close_journal(self) -> None:
-        with contextlib.suppress(OSError):  # On a full disk `add` has said so already.
+        with contextlib.suppress(OSError):  # On a full disk `add` has raised the error already.
             self._journal.close()
 
     def _own_lines(self) -> Iterator[Line]:
@@ -136,7 +137,7 @@ class Manifest:
                 yield _check_line(line, self.tree / MANIFEST_FILE, "outcome", self._key)
 
     def _journal_lines(self, file: Path) -> Iterator[tuple[bytes, list[Line]]]:
-        """Yields the entries of a journal, each with the lines of an item that it holds."""
+        """Yields the entries of a journal, each with the lines of its item."""
         for entry, lines in _entries(file, list[Line], may_be_torn=True):
             if not lines:
                 raise DataError(f"{file} is damaged: an entry has no line; remove it")
@@ -147,14 +148,20 @@ class Manifest:
 
 
 def keep_lines(tree: Path, stage: str, of_items: list[list[Line]]) -> None:
-    """Keeps the lines of items, whose files are written, for the process that has the manifest."""
+    """Keeps the lines of items whose files are written, for the process that has the manifest.
+
+    Args:
+        tree: The tree.
+        stage: Name of the stage.
+        of_items: Lines of each item.
+    """
     text = "".join(json.dumps(lines) + "\n" for lines in of_items).encode()
-    # Items done twice, as a pipeline may have them, are kept once.
+    # A pipeline may do items twice; the name by hash makes them one file.
     write_file(tree, f".{stage}/{hashlib.sha256(text).hexdigest()}.jsonl", text)
 
 
 def read_lines(tree: Path) -> Iterator[Line]:
-    """Yields the lines of a tree's manifest; none if there is no manifest."""
+    """Yields the lines of a tree's manifest, or nothing if there is no manifest."""
     file = tree / MANIFEST_FILE
     for _, line in _entries(file, Line):
         yield _check_line(line, file, "stage")
@@ -162,13 +169,16 @@ def read_lines(tree: Path) -> Iterator[Line]:
 
 @contextlib.contextmanager
 def new_files(tree: Path) -> Iterator[Callable[[str, bytes], None]]:
-    """A `with` that gives a function to write files of a tree: all of them whole, or none.
+    """Yields a function that writes files of a tree, so that all of them become complete, or none.
+
+    Args:
+        tree: The tree. The yielded function takes the path of a file in it, and the content.
 
     Raises:
-        DataError: A link in the tree leads them out of it.
-        StorageError: They cannot be written.
+        DataError: A link in the tree leads the files out of it.
+        StorageError: The files cannot be written.
     """
-    # Threads, processes and containers may have one number, and hosts one name.
+    # The name is random, because threads and containers may share numbers, and hosts names.
     folder = tree / UNFINISHED / uuid.uuid4().hex
     _refuse_way_out(tree, folder)
     names: list[str] = []
@@ -192,7 +202,7 @@ def new_files(tree: Path) -> Iterator[Callable[[str, bytes], None]]:
 
 
 def write_file(tree: Path, name: str, data: bytes) -> None:
-    """Writes one file of a tree, whole or not at all; see `new_files`."""
+    """Writes one file of a tree, completely or not at all; see `new_files`."""
     with new_files(tree) as write:
         write(name, data)
 
@@ -208,10 +218,14 @@ def _refuse_way_out(tree: Path, file: Path) -> None:
 
 @contextlib.contextmanager
 def alone_in(folder: Path, *, doing: str) -> Iterator[None]:
-    """A `with` in which no other process works in the folder, which is made if missing.
+    """Holds a lock, so that no other process works in the folder, which is created if missing.
+
+    Args:
+        folder: The folder.
+        doing: The work as a verb, such as "packs", for the message.
 
     Raises:
-        ConfigError: One does; `doing` is the verb for it.
+        ConfigError: Another process works in the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     opened = os.open(folder, os.O_RDONLY)
@@ -228,7 +242,14 @@ def alone_in(folder: Path, *, doing: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def storage(place: Path) -> Iterator[None]:
-    """A `with` in which what the system refuses is a StorageError."""
+    """Turns an OSError within the `with` statement into a StorageError that names the place.
+
+    Args:
+        place: The folder or file that is written.
+
+    Raises:
+        StorageError: The system refuses to write.
+    """
     try:
         yield
     except OSError as error:
@@ -239,7 +260,11 @@ def storage(place: Path) -> Iterator[None]:
 
 
 def kept_options(tree: Path) -> dict[str, dict[str, Any]]:
-    """Returns what each stage's result in a tree depends on, by the stage's name."""
+    """Returns the options that determined each stage's result in a tree, by the stage's name.
+
+    Raises:
+        DataError: The file of the options is damaged.
+    """
     file = tree / OPTIONS_FILE
     if not os.path.lexists(file):
         return {}
@@ -269,12 +294,12 @@ def _keep_options(tree: Path, stage: str, options: Mapping[str, Any]) -> None:
 
 
 def _entries(file: Path, schema: Any, *, may_be_torn: bool = False) -> Iterator[tuple[bytes, Any]]:
-    """Yields the lines of a file, each with the JSON in it; none if there is no file.
+    """Yields the lines of a file, each with its JSON value, or nothing if there is no file.
 
     Args:
         file: The file.
-        schema: What every line holds.
-        may_be_torn: Whether half a line at the end is passed over, as a killed run leaves it.
+        schema: Type of the value of every line.
+        may_be_torn: Whether to ignore half a line at the end, which a killed run leaves.
     """
     if not os.path.lexists(file):
         return
@@ -293,7 +318,7 @@ def _entries(file: Path, schema: Any, *, may_be_torn: bool = False) -> Iterator[
 
 
 def _check_line(line: Line, file: Path, *names: str) -> Line:
-    """Returns the line if it has a text of each name."""
+    """Returns the line if it has a string for each name; raises DataError otherwise."""
     for name in names:
         if not isinstance(line.get(name), str):
             raise DataError(

@@ -1,4 +1,4 @@
-"""`prepare pack DIR SET`: from a tree of images and parsing maps to a set that TFDS reads."""
+"""`prepare pack DIR SET`: turns a tree of images and parsing maps into a set that TFDS reads."""
 
 import argparse
 import functools
@@ -18,12 +18,12 @@ from fsvfm_jax.prepare.trees import Pair, list_tree
 from fsvfm_jax.prepare.workers import in_order
 
 SHARD_BYTES = 256 * 2**20
-PAIRS_AT_ONCE = 16  # sent to a process
-PAIRS_TRIED = 16  # to see how large records are
+PAIRS_AT_ONCE = 16  # pairs sent to a process at once
+PAIRS_TRIED = 16  # pairs from which the size of records is estimated
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds those of `pack`."""
+    """Adds the arguments of `pack`."""
     parser.add_argument("dir", metavar="DIR", help="tree with images/ and parsing_maps/")
     parser.add_argument("set", metavar="SET", help="folder of the set")
     add_options(parser)
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what the set depends on."""
+    """Adds the options that determine the set."""
     parser.add_argument("--split", default="train", metavar="NAME", help="train, val or test")
     parser.add_argument(
         "--encoding",
@@ -40,18 +40,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="jpeg: quality 95, 4:4:4; original: the files' bytes; raw: pixels, with --image-size",
     )
     parser.add_argument(
-        "--image-size", type=int, metavar="N", help="side in pixels; as they are if not given"
+        "--image-size", type=int, metavar="N", help="side in pixels; by default the stored size"
     )
     parser.add_argument(
         "--shard-records",
         type=int,
         metavar="N",
-        help="records per file; if not given, what makes about 256 MB",
+        help="records per file; by default as many as make about 256 MB",
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Packs a tree, or goes on with it."""
+    """Packs a tree, or continues a stopped pack."""
     split = pack(
         args.dir,
         args.set,
@@ -85,22 +85,25 @@ def pack(
     beam: str | None = None,
     links_out: bool = True,
 ) -> Split:
-    """Packs a tree into a set, as one split of it; where that is done already, nothing happens.
+    """Packs a tree into a set as one of its splits; does nothing if that is already done.
 
     Args:
         tree: Folder with images/ and parsing_maps/.
-        target: The set's folder; made if missing. It may hold other splits.
-        split: Name of this one.
+        target: Folder of the set, created if missing. It may contain other splits.
+        split: Name of the split.
         encoding: One of ENCODINGS.
-        image_size: Side in pixels that all faces are brought to; None leaves them as they are.
-        shard_records: Per file; None makes files of about SHARD_BYTES.
-        workers: Processes that encode.
-        beam: Options of the Apache Beam pipeline that packs instead.
+        image_size: Side in pixels to which all faces are resized; None keeps their sizes.
+        shard_records: Number of records per file; None makes files of about SHARD_BYTES.
+        workers: Number of processes that encode.
+        beam: Options of the Apache Beam pipeline that packs, or None.
         links_out: Whether links may lead out of the tree.
 
+    Returns:
+        The manifest's entry of the split.
+
     Raises:
-        ConfigError: The settings do not go together, or with what the set holds.
-        DataError: The tree holds no pair that can be packed.
+        ConfigError: The settings contradict each other, or the content of the set.
+        DataError: The tree contains no pair that can be packed.
         StorageError: The set cannot be written.
     """
     if workers < 1:
@@ -129,11 +132,11 @@ def make_plan(
     shard_records: int | None,
     links_out: bool,
 ) -> Plan:
-    """Lists a tree and parts it into shards; arguments and errors as in `pack`."""
+    """Lists a tree and divides it into shards; arguments and errors are those of `pack`."""
     check_settings(
         split=split, encoding=encoding, image_size=image_size, shard_records=shard_records
     )
-    root = os.path.abspath(tree)  # as workers elsewhere find it
+    root = os.path.abspath(tree)  # Workers on other machines use the same path.
     pairs, maps_without_image, others = list_tree(root, links_out=links_out)
     if not any(pair.parsing_map for pair in pairs):
         raise DataError(
@@ -152,7 +155,11 @@ def make_plan(
 def check_settings(
     *, split: str, encoding: str, image_size: int | None, shard_records: int | None
 ) -> None:
-    """Raises ConfigError where `pack` would for its settings alone."""
+    """Checks the settings of `pack`; arguments are those of `pack`.
+
+    Raises:
+        ConfigError: `pack` would refuse the settings whatever the tree contains.
+    """
     if not re.fullmatch("[a-z][a-z0-9_]*", split):
         raise ConfigError(f"--split is {split!r}; use small letters, such as train, val or test")
     for flag, value in (("image-size", image_size), ("shard-records", shard_records)):
@@ -171,17 +178,17 @@ def _write_shards(plan: Plan, folder: Path, missing: list[int], *, workers: int)
         for first in range(0, len(of_shard), PAIRS_AT_ONCE)
     )
     work = functools.partial(pack_pairs, encoding=plan.encoding, image_size=plan.image_size)
-    # A process takes a second to start.
+    # Starting a process takes a second, so few pairs get few processes.
     workers = min(workers, math.ceil(total / PAIRS_AT_ONCE / 4)) or 1
     packed = itertools.chain.from_iterable(in_order(work, chunks, workers=workers))
     items = progress(packed, total=total, description=f"packing {plan.split}")
     for index, of_shard in zip(missing, pairs, strict=True):
         write_packed(folder / plan.shard_names[index], itertools.islice(items, len(of_shard)))
-    next(items, None)  # It says at its end how long it took.
+    next(items, None)  # At its end `progress` prints the duration.
 
 
 def _write_by_beam(plan: Plan, folder: Path, missing: list[int], *, options: str) -> None:
-    # A path that is the same on every machine.
+    # The path must be absolute to be the same on every machine.
     shards = [(folder.absolute() / plan.shard_names[index], plan.shard(index)) for index in missing]
     work = functools.partial(_write_shard, encoding=plan.encoding, image_size=plan.image_size)
     do(work, shards, options=options)

@@ -1,4 +1,4 @@
-"""A parsing map for every crop of a tree: the stage `parse`, and what it does to a few crops."""
+"""Makes a parsing map for every crop of a tree: the stage `parse`, and its work on a few crops."""
 
 import hashlib
 import io
@@ -32,7 +32,7 @@ from fsvfm_jax.prepare.workers import DIED, spread, start_limits, tick
 
 logger = logging.getLogger(__name__)
 
-CROPS_AT_ONCE = 1024  # for a machine of a pipeline: a network takes seconds to load
+CROPS_AT_ONCE = 1024  # crops per element of a pipeline, because a network takes seconds to load
 
 
 @runtime_checkable
@@ -42,16 +42,16 @@ class Parser(Protocol):
     def __call__(
         self, names: list[str], images: list[UInt8[np.ndarray, "_H _W 3"]]
     ) -> list[UInt8[np.ndarray, "_H _W"] | str]:
-        """Returns for each image its map, of its aspect ratio, or why it has none."""
+        """Returns the map of each image, of equal aspect ratio, or the reason for having none."""
         ...
 
 
 class Options(NamedTuple):
-    """What the maps depend on."""
+    """The options that determine the maps."""
 
     parser: str = "farl"  # or "import" or "average"
-    maps: str | None = None  # folder to import from
-    labels: str = "lapa"  # of the maps to import; or "celebamask19"
+    maps: str | None = None  # folder of maps to import
+    labels: str = "lapa"  # labels of the maps to import; or "celebamask19"
 
 
 def make_parser(options: Options, *, device: str, of_crops: bool) -> Parser:
@@ -59,15 +59,16 @@ def make_parser(options: Options, *, device: str, of_crops: bool) -> Parser:
 
     Args:
         options: The parser and its settings.
-        device: FaRL's, as PyTorch calls it.
-        of_crops: Whether the images are faces cut out of photographs.
+        device: PyTorch's name of FaRL's device.
+        of_crops: Whether the images are faces cropped from photographs.
     """
     if options.parser == "average":
         return AverageParser()
     if options.parser == "import":
         assert options.maps is not None
         return ImportParser(options.maps, labels=options.labels, of_crops=of_crops)
-    from fsvfm_jax.prepare.farl import FarlParser  # only where it is used: an extra
+    # This parser needs an extra, and is therefore imported only here.
+    from fsvfm_jax.prepare.farl import FarlParser
 
     return FarlParser(device)
 
@@ -77,11 +78,11 @@ def maps_of_crops(
 ) -> list[tuple[Line, bytes | None]]:
     """Returns a manifest line for each crop, and its map as NPY (int8 [1, H, W]) if it has one.
 
-    A map of another size is brought to the image's by its nearest pixels, and its line says so.
+    A map of another size is resized to the image's by nearest pixels, and its line reports that.
 
     Args:
-        crops: Name, relative to `images/`, and the file's bytes.
-        parser: What makes the maps.
+        crops: Name relative to `images/`, and content of the file.
+        parser: The parser that makes the maps.
     """
     images, reasons = {}, {}
     for name, data in crops:
@@ -97,7 +98,15 @@ def maps_of_crops(
 
 
 def check(options: Options, *, batch_size: int) -> None:
-    """Raises ConfigError if options do not go together, or an extra is missing."""
+    """Checks the options of `parse`.
+
+    Args:
+        options: The options that determine the maps.
+        batch_size: Number of crops that go through FaRL together.
+
+    Raises:
+        ConfigError: The options contradict each other, or an extra is missing.
+    """
     if (options.parser == "import") != (options.maps is not None):
         raise ConfigError("--parser import and --maps DIR go together: give both or neither")
     if options.labels != "lapa" and options.parser != "import":
@@ -117,21 +126,21 @@ def parse(
     batch_size: int = 32,
     beam: str | None = None,
 ) -> dict[str, int]:
-    """Makes all maps: writes `parsing_maps/` and the manifest; goes on where it stopped.
+    """Makes all maps, writes `parsing_maps/` and the manifest, and continues a stopped run.
 
     Args:
-        tree: Has `images/`.
-        options: What the maps depend on.
-        processes: How many work; FaRL takes one per device instead.
-        device: FaRL's, as PyTorch calls it; every GPU if None, or the CPU where there is none.
-        batch_size: How many crops go through FaRL together.
-        beam: Options of the Apache Beam pipeline that does it instead.
+        tree: Folder with `images/`.
+        options: The options that determine the maps.
+        processes: Number of processes; FaRL uses one per device instead.
+        device: PyTorch's name of FaRL's device; None means every GPU, or the CPU if there is none.
+        batch_size: Number of crops that go through FaRL together.
+        beam: Options of the Apache Beam pipeline that runs the stage, or None.
 
     Returns:
-        How many lines the manifest has of each outcome.
+        The number of manifest lines by outcome.
 
     Raises:
-        DataError: There are no crops, or none got a map.
+        DataError: There are no crops, or no crop got a map.
         ConfigError: The tree was parsed with other options, or an extra is missing.
         StorageError: The tree cannot be written.
     """
@@ -145,7 +154,7 @@ def parse(
             _parsed,
             tree=tree.absolute(),
             options=options,
-            # How many work on a machine is for a pipeline's runner to say.
+            # The runner of a pipeline decides how many processes a machine has.
             processes=processes if beam is None else 1,
             device=device,
             batch_size=batch_size,
@@ -171,7 +180,7 @@ def _parsed(
     """Yields the line of each crop, in the order in which they are done."""
     devices = _devices(device) if options.parser == "farl" else ["cpu"] * processes
     arguments = [(tree, options, x) for x in devices]
-    for size in (batch_size, 1):  # One by one those that a process died among.
+    for size in (batch_size, 1):  # Crops of a batch whose process died are done one by one.
         chunks = [names[i : i + size] for i in range(0, len(names), size)]
         names = []
         for chunk, lines in spread(chunks, _make_worker, arguments[: max(len(chunks), 1)]):
@@ -188,13 +197,16 @@ def _make_worker(arguments: tuple[Path, Options, str]) -> Callable[[list[str]], 
     of_crops = kept_options(tree).get("detect", {}).get("detector", "none") != "none"
     parser = make_parser(options, device=device, of_crops=of_crops)
     is_network = options.parser == "farl"
-    if not is_network:  # PyTorch takes what it takes.
+    if not is_network:  # PyTorch's use of memory and time cannot be limited.
         start_limits()
     return partial(_write_maps, tree=tree, parser=parser, together=is_network)
 
 
 def _write_maps(names: list[str], *, tree: Path, parser: Parser, together: bool) -> list[Line]:
-    """Of a few crops; unless they go through a network `together`, one is in memory at a time."""
+    """Writes the maps of a few crops and returns their lines.
+
+    Unless the crops go through a network `together`, only one is in memory at a time.
+    """
     lines = []
     with new_files(tree) as write:
         for group in [names] if together else [[name] for name in names]:
@@ -211,7 +223,7 @@ def _write_maps(names: list[str], *, tree: Path, parser: Parser, together: bool)
 
 
 def _read(names: list[str], tree: Path, *, refused: list[Line]) -> list[tuple[str, bytes]]:
-    """Name and bytes of the crops that can be read; the others are added to those refused."""
+    """Returns name and bytes of the readable crops; adds the other crops to the refused lines."""
     crops = []
     for name in names:
         try:
@@ -244,8 +256,8 @@ def _say_what_was_resized(tree: Path) -> None:
     ]
     if resized:
         logger.warning(
-            "%s: %d maps were of another size than their images, and were brought to it by their"
-            " nearest pixels; first %s, %s",
+            "%s: %d maps were of another size than their images, and were resized by nearest"
+            " pixels; first %s, %s",
             tree,
             len(resized),
             resized[0].get("image"),
@@ -260,6 +272,6 @@ def _refused(name: str, reason: str) -> Line:
 def _devices(device: str | None) -> list[str]:
     if device is not None:
         return [device]
-    import torch  # only where it is used: an extra
+    import torch  # It is an extra, and therefore imported only here.
 
     return [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]

@@ -1,4 +1,4 @@
-"""Files of a packed set: shards of records, and what TFDS reads the set by."""
+"""Writes the files of a packed set: shards of records, and the files by which TFDS reads it."""
 
 import contextlib
 import hashlib
@@ -17,22 +17,29 @@ from fsvfm_jax.errors import StorageError
 
 NAME = "faces"
 VERSION = "1.0.0"
-# Each record on its own, for random access; images are compressed already.
+# Groups of one record allow random access, and images are compressed already.
 WRITER_OPTIONS = "group_size:1,uncompressed"
 
 
 def shard_name(split: str, index: int, count: int) -> str:
-    """As TFDS names it."""
+    """Returns the name of a shard in TFDS's form."""
     return f"{NAME}-{split}.array_record-{index:05d}-of-{count:05d}"
 
 
 def write_shard(file: Path, records: Iterable[bytes]) -> Shard:
-    """Writes a shard, whole and on the disk when it has its name.
+    """Writes a shard, which is complete and on the disk before it gets its name.
+
+    Args:
+        file: Path of the shard.
+        records: Records, each the bytes of a `tf.Example`.
+
+    Returns:
+        The manifest's entry of the shard.
 
     Raises:
-        StorageError: It cannot be written.
+        StorageError: The shard cannot be written.
     """
-    # Of a pipeline two may write the same shard at a time.
+    # Two machines of a pipeline may write the same shard at the same time.
     unfinished = file.with_name(f"{file.name}.{uuid.uuid4().hex}.unfinished")
     count = 0
     try:
@@ -44,7 +51,7 @@ def write_shard(file: Path, records: Iterable[bytes]) -> Shard:
                 with _written(file):
                     writer.write(record)
                     if not writer.ok():
-                        writer.close()  # It raises what went wrong.
+                        writer.close()  # This raises the error.
         finally:
             with _written(file):
                 writer.close()
@@ -64,7 +71,7 @@ def write_shard(file: Path, records: Iterable[bytes]) -> Shard:
 
 @contextlib.contextmanager
 def _written(file: Path) -> Iterator[None]:
-    # A writer of ArrayRecord raises a RuntimeError with the system's words in it.
+    # An ArrayRecordWriter raises a RuntimeError that contains the system's message.
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -75,11 +82,11 @@ def _written(file: Path) -> Iterator[None]:
 
 
 def tfds_files(splits: Mapping[str, Split], scratch: Path) -> dict[str, bytes]:
-    """Returns the content of the files TFDS reads a set by.
+    """Returns the content of the files by which TFDS reads a set, by name.
 
     Args:
-        splits: By name, all encoded in the same way.
-        scratch: A folder to make them in.
+        splits: The splits by name, all with the same encoding.
+        scratch: A folder for temporary files.
     """
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         return _tfds_files(splits, Path(folder))

@@ -1,4 +1,4 @@
-"""The items of a stage done, here or on many machines, each with its lines in the manifest."""
+"""Runs a stage on its items, here or on many machines, and records each item in the manifest."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ from fsvfm_jax.host.progress import progress
 from fsvfm_jax.prepare.beam import do, refuse_lost
 from fsvfm_jax.prepare.manifest import Line, Manifest, keep_lines
 
-# Does items, in any order, and yields each one's lines once its files are written.
+# Processes items in any order, and yields the lines of each item when its files are written.
 Work = Callable[[Sequence[Any]], Iterator[list[Line]]]
 
 
@@ -21,14 +21,15 @@ def do_stage(
     beam: str | None,
     at_once: int,
 ) -> None:
-    """Does the items of a stage that are not done yet.
+    """Processes the items of a stage that are not done yet.
 
     Args:
-        manifest: The stage's, open.
-        items: All of them, picklable, by the names that their lines have.
-        work: Does them; picklable.
-        beam: Options of the Apache Beam pipeline that does it; None does it here.
-        at_once: Items of one element of that pipeline.
+        manifest: The open manifest of the stage.
+        items: All items, picklable, by the names in their lines.
+        work: Processes items; picklable.
+        beam: Options of the Apache Beam pipeline that processes the items; None processes them
+            here.
+        at_once: Number of items in one element of that pipeline.
 
     Raises:
         ConfigError: Beam is not installed.

@@ -1,4 +1,4 @@
-"""Trees of faces: `images/**` and `parsing_maps/**` with the same names."""
+"""Lists trees of faces: `images/**` and `parsing_maps/**` with the same names."""
 
 import itertools
 import os
@@ -16,17 +16,17 @@ MAP_SUFFIXES = (".npy", ".png")
 class Pair(NamedTuple):
     """An image and its parsing map."""
 
-    name: str  # the image's relative path without its suffix
-    image: str  # file
-    parsing_map: str | None  # file; None if there is none
+    name: str  # relative path of the image without its suffix
+    image: str  # path of the file
+    parsing_map: str | None  # path of the file; None if there is none
 
 
 class Tree(NamedTuple):
-    """What is in a tree."""
+    """The files of a tree."""
 
     pairs: list[Pair]  # one per image, sorted by the image's relative path
-    maps_without_image: list[str]  # files
-    others: dict[str, str]  # files that do not count, and why
+    maps_without_image: list[str]  # paths of files
+    others: dict[str, str]  # paths of files that do not count, with the reasons
 
 
 def list_tree(root: str, *, links_out: bool = True) -> Tree:
@@ -34,11 +34,11 @@ def list_tree(root: str, *, links_out: bool = True) -> Tree:
 
     Args:
         root: The tree.
-        links_out: Whether they may lead out of it: not if it comes from anyone.
+        links_out: Whether links may lead out of the tree, which a stranger's tree may not do.
 
     Raises:
-        DataError: There is no image, two images would have one map, a folder cannot be listed, or
-            a link leads out.
+        DataError: There is no image, two images would have one map, a folder cannot be listed, or a
+            link leads out of the tree.
     """
     image_root, map_root = os.path.join(root, "images"), os.path.join(root, "parsing_maps")
     if not links_out:
@@ -58,7 +58,7 @@ def list_tree(root: str, *, links_out: bool = True) -> Tree:
         )
     others = _reasons(image_root, no_images, "image") | _reasons(map_root, no_maps, "parsing map")
     maps: dict[str, str] = {}
-    for name in in_maps:  # .npy goes before .png
+    for name in in_maps:  # .npy sorts before .png, and the first map counts.
         stem, file = os.path.splitext(name)[0], os.path.join(map_root, name)
         if maps.setdefault(stem, file) != file:
             others[file] = f"{os.path.basename(maps[stem])} beside it is the map that counts"
@@ -81,7 +81,7 @@ def _refuse_links_out(root: str, folders: Iterable[str]) -> None:
     """Raises DataError if a folder of a tree, or anything in it, is a link out of the tree."""
     real_root = os.path.realpath(root)
     for folder in folders:
-        # Not through links yet, which may lead to all files of this machine.
+        # Links are not followed here, because they may lead to all files of this machine.
         left_out: list[LeftOut] = []
         names = walk(folder, None, leave_out=left_out.append, follow_links=False)
         for name in itertools.chain([""], names, (one.name for one in left_out)):
@@ -94,5 +94,5 @@ def _refuse_links_out(root: str, folders: Iterable[str]) -> None:
 
 
 def _reasons(folder: str, left_out: list[LeftOut], what: str) -> dict[str, str]:
-    """Why each of these files does not count."""
+    """Returns the reason why each of these files does not count."""
     return {os.path.join(folder, one.name): one.reason(wanted=what) for one in left_out}

@@ -1,8 +1,9 @@
-"""Frames of a video, read by PyAV (extra `prepare`), which contains FFmpeg's libraries.
+"""Reads frames of a video by PyAV (extra `prepare`), which contains FFmpeg's libraries.
 
-FFmpeg takes a playlist for a video whatever the playlist is called, and opens what it names. So a
-file must begin as one of three containers does, FFmpeg is given that container's name, and it sees
-the bytes of an open file, no path: no other file and no network can be reached from there.
+FFmpeg accepts a playlist with any file name as a video, and opens the files that the playlist
+names. Therefore a file must begin like one of three containers, FFmpeg gets the name of that
+container, and it reads an open file instead of a path. FFmpeg then cannot open another file or the
+network.
 """
 
 import contextlib
@@ -23,11 +24,11 @@ from fsvfm_jax.prepare.files import MAX_VIDEO_BYTES
 from fsvfm_jax.prepare.workers import tick
 
 MAX_FRAMES = 1_000_000  # nine hours
-# Of all frames together: 80 minutes of 1920 x 1080 at 25 frames a second. A frame that repeats the
-# one before takes a few bytes of a file, and as long to decode as any other.
+# This limit is for all frames together: 80 minutes of 1920 x 1080 at 25 frames a second. A frame
+# that repeats the one before takes a few bytes of a file, but as long to decode as any other.
 MAX_VIDEO_PIXELS = 250_000_000_000
-# FFmpeg's name of a container by what a file begins with, and where. A QuickTime file of before
-# 2001 has no `ftyp`.
+# FFmpeg's name of a container, by the bytes that identify it and their place. A QuickTime file from
+# before 2001 has no `ftyp`.
 _CONTAINERS = {
     (4, b"ftyp"): "mov",
     (4, b"moov"): "mov",
@@ -40,15 +41,15 @@ _CONTAINERS = {
     (8, b"AVI "): "avi",
 }
 _START_BYTES = 64
-_SEGMENT = b"\x18\x53\x80\x67"  # of Matroska and WebM: everything after the header
+_SEGMENT = b"\x18\x53\x80\x67"  # the element of Matroska and WebM after the header
 
 
 def count_frames(file: str) -> int:
-    """Returns how many frames a player shows, by decoding them.
+    """Returns the number of frames that a player shows, by decoding them.
 
     Raises:
-        ValueError: The file is no video, is cut off, has larger frames than images may have, or is
-            coded in a way that cannot be decoded.
+        ValueError: The file is not a video, is cut off, has larger frames than images may have, or
+            has a codec that cannot be decoded.
     """
     _check_whole(file)
     with _opened(file) as (container, stream):
@@ -61,7 +62,12 @@ def count_frames(file: str) -> int:
 
 
 def spaced_indices(count: int, wanted: int | None) -> list[int]:
-    """Returns frame numbers evenly spaced from the first to the last; all for None, or if fewer."""
+    """Returns `wanted` frame numbers evenly spaced from the first to the last, or all.
+
+    Args:
+        count: Number of frames.
+        wanted: Number of frame numbers; None for all.
+    """
     if wanted is None or wanted >= count:
         return list(range(count))
     return np.linspace(0, count - 1, wanted).round().astype(int).tolist()
@@ -70,10 +76,14 @@ def spaced_indices(count: int, wanted: int | None) -> list[int]:
 def read_frames(
     file: str, indices: Collection[int]
 ) -> Iterator[tuple[int, UInt8[np.ndarray, "H W 3"]]]:
-    """Yields the frames of these numbers, RGB, upright, in the order in which a player shows them.
+    """Yields the frames of these numbers, RGB and upright, in the order in which they are shown.
+
+    Args:
+        file: The video.
+        indices: Numbers of frames, counted as `count_frames` does.
 
     Raises:
-        ValueError: As `count_frames`; or there is no frame of a number.
+        ValueError: As `count_frames`, or a number has no frame.
     """
     wanted = set(indices)
     with _opened(file) as (container, stream):
@@ -87,7 +97,7 @@ def read_frames(
 
 
 def _frames(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    """Yields the frames that a player shows: an edit list may leave out some that are stored."""
+    """Yields the frames that a player shows; an edit list may leave out some stored frames."""
     pixels = 0
     for packet in container.demux(stream):
         tick()
@@ -100,7 +110,7 @@ def _frames(container: InputContainer, stream: VideoStream) -> Iterator[VideoFra
 
 
 def _upright(frame: VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
-    """The frame's pixels, turned as the container asks."""
+    """Returns the frame's pixels, turned by the container's orientation."""
     pixels = frame.to_ndarray(format="rgb24")
     return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
 
@@ -111,11 +121,11 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _check_whole(file: str) -> None:
-    """Raises ValueError if the file ends before what its container declares.
+    """Raises ValueError if the file ends before the end that its container declares.
 
-    The number of frames in a header of Matroska or AVI is a duration times a nominal rate: it says
-    nothing of a video of variable rate. So these two are compared by their size in bytes. MP4 and
-    QuickTime have an index of all frames, also of those that an edit list leaves out.
+    The number of frames in a header of Matroska or AVI is a duration times a nominal rate, which is
+    wrong for a video of variable rate. So these two are checked by their size in bytes. MP4 and
+    QuickTime have an index of all frames, including those that an edit list leaves out.
     """
     with _open(file) as opened:
         declared = _declared_bytes(opened.read(_START_BYTES))
@@ -136,7 +146,7 @@ def _check_whole(file: str) -> None:
 
 
 def _declared_bytes(start: bytes) -> int:
-    """The size that AVI and Matroska state near the start of the file; 0 where none is stated."""
+    """Returns the size that AVI and Matroska state near the file's start; 0 if none is stated."""
     if start[8:12] == b"AVI ":
         return 8 + int.from_bytes(start[4:8], "little")
     at = start.find(_SEGMENT)
@@ -144,9 +154,9 @@ def _declared_bytes(start: bytes) -> int:
         return 0
     at += len(_SEGMENT)
     if not start[at : at + 1].strip(b"\0"):
-        return 0  # damaged: FFmpeg says so
-    # A number whose first bits state its length: 1 of 8 bits, 01 of 16, and so on. All ones stand
-    # for an unknown size, as while a recording goes on.
+        return 0  # The file is damaged, and FFmpeg will report that.
+    # The first bits of the number state its length: 1 is 8 bits, 01 is 16, and so on. If all other
+    # bits are 1, the size is unknown, as during a recording.
     length = 9 - start[at].bit_length()
     bits = 7 * length
     value = int.from_bytes(start[at : at + length], "big") & (1 << bits) - 1
@@ -155,7 +165,7 @@ def _declared_bytes(start: bytes) -> int:
 
 @contextlib.contextmanager
 def _opened(file: str, **options: str) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The container, and the stream of video in it that a player shows."""
+    """Yields the container, and the video stream in it that a player shows."""
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(_open(file))
         start = opened.read(_START_BYTES)
@@ -166,7 +176,7 @@ def _opened(file: str, **options: str) -> Iterator[tuple[InputContainer, VideoSt
             raise ValueError("it is no MP4, MOV, Matroska, WebM or AVI file")
         codec = "unknown"
         try:
-            # A title may be in any encoding.
+            # A title may have any encoding, so wrong bytes are replaced.
             container = stack.enter_context(
                 av.open(opened, format=container_name, options=options, metadata_errors="replace")
             )
@@ -177,7 +187,7 @@ def _opened(file: str, **options: str) -> Iterator[tuple[InputContainer, VideoSt
                 raise ValueError("its stream of video has a codec that FFmpeg does not know")
             codec = stream.name
             _check_size(stream.width, stream.height)
-            stream.codec_context.thread_count = 1  # Videos are what is spread over processes.
+            stream.codec_context.thread_count = 1  # Each process decodes another video.
             stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             yield container, stream
         except av.FFmpegError as error:

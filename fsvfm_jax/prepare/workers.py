@@ -1,4 +1,4 @@
-"""Work spread over processes, of which any may die: of what it reads, or with its parent."""
+"""Spreads work over processes, any of which may die of its input or with its parent."""
 
 import itertools
 import multiprocessing
@@ -20,12 +20,12 @@ T = TypeVar("T")
 A = TypeVar("A")
 U = TypeVar("U")
 
-SECONDS = 5  # of CPU, for one picture; one of 48 megapixels takes some 2
-MEMORY_BYTES = 512 * 2**20  # for one picture, beyond what a worker has at its start
+SECONDS = 5  # CPU time for one picture; a picture of 48 megapixels takes about 2 seconds
+MEMORY_BYTES = 512 * 2**20  # for one picture, in addition to a worker's memory at its start
 DIED = f"reading it took over {SECONDS} s, or ended the process"
-Work = Callable[[Any], Any]  # an item to its result; either may be a list
+Work = Callable[[Any], Any]  # returns the result for an item; either may be a list
 
-_work: Work | Exception | None = None  # of this process, if it is a worker
+_work: Work | Exception | None = None  # the work of this process, if it is a worker
 
 
 def spread(
@@ -33,20 +33,20 @@ def spread(
 ) -> Iterator[tuple[T, Any]]:
     """Yields every item with its result, in the order in which they finish.
 
-    The processes are started anew (`spawn`) and stop with their parent. An item of which a process
-    dies, or which takes over SECONDS between two calls of `tick`, has the result None; the others
-    that it had at the time are done again.
+    The processes are started by `spawn` and end with their parent. The result is None for an item
+    during which a process dies, or which takes over SECONDS between two calls of `tick`. The other
+    items that the process had are done again.
 
     Args:
-        items: What is to be done; picklable.
-        make: Called once in each process, with its argument; returns what does an item there.
+        items: Picklable items.
+        make: Called once in each process with its argument; returns the function that does an item.
         arguments: One for each process, such as its device.
 
     Raises:
-        Exception: Whatever `make` or the work raised.
+        Exception: Any exception of `make` or of the work.
     """
     items = iter(items)
-    alone: list[T] = []  # those that some process may have died of
+    alone: list[T] = []  # items during which some process may have died
     while True:
         with _pool(make, arguments) as pool:
             alone += yield from _through(pool, items, ahead=2 * len(arguments))
@@ -60,15 +60,15 @@ def spread(
 
 
 def in_order(work: Callable[[T], U], items: Iterable[T], *, workers: int) -> Iterator[U]:
-    """Yields work(item) for every item in turn, done by so many processes; 1 is this one alone.
+    """Yields work(item) for every item in turn.
 
     Args:
-        work: Returns anything but None; picklable.
-        items: Picklable.
-        workers: At least 1.
+        work: Returns anything except None; picklable.
+        items: Picklable items.
+        workers: Number of processes, at least 1; with 1 this process does the work.
 
     Raises:
-        DataError: A process dies of an item, also when it has nothing else to do.
+        DataError: A process dies during an item, even when it has only this item.
     """
     if workers == 1:
         yield from map(work, items)
@@ -88,19 +88,22 @@ def in_order(work: Callable[[T], U], items: Iterable[T], *, workers: int) -> Ite
 
 
 def start_limits() -> None:
-    """From here on this process ends if it takes too long, and cannot have much more memory."""
+    """Limits the memory of this process from now on, and its time for each item.
+
+    The process ends when an item takes too long.
+    """
     status = Path("/proc/self/status")
-    if status.exists():  # Elsewhere the system does not count what this limits.
+    if status.exists():  # Other systems do not count the memory that this limits.
         data = next(line for line in status.read_text().splitlines() if line.startswith("VmData"))
         most = int(data.split()[1]) * 1024 + MEMORY_BYTES
         resource.setrlimit(resource.RLIMIT_DATA, (most, most))
-    # Its default action ends the process, also in the middle of a decoder.
+    # The default action of SIGPROF ends the process, even in the middle of a decoder.
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
 
 
 def tick() -> None:
-    """Says that work goes on: the time counts anew, where it counts."""
+    """Restarts the time limit of this process, if it has one, because the work makes progress."""
     if signal.getitimer(signal.ITIMER_PROF)[0]:
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
 
@@ -112,7 +115,7 @@ def _of_numbered(work: Work) -> Work:
 def _through(
     pool: ProcessPoolExecutor, items: Iterator[T], *, ahead: int
 ) -> Generator[tuple[T, Any], None, list[T]]:
-    """Yields items with results as they finish; returns those lost when a process died."""
+    """Yields items with results as they finish; returns the items lost when a process died."""
     futures: dict[Future, T] = {}
     lost: list[T] = []
     while not lost:
@@ -136,7 +139,8 @@ def _pool(make: Callable[[A], Work], arguments: Sequence[A]) -> ProcessPoolExecu
     remove_orphans()
     name_semaphores()
     context = multiprocessing.get_context("spawn")
-    places = context.SimpleQueue()  # It takes little before someone reads it: no arguments.
+    # The queue has room for few bytes until it is read, so it holds indices and not arguments.
+    places = context.SimpleQueue()
     for place in range(len(arguments)):
         places.put(place)
     return ProcessPoolExecutor(
@@ -149,13 +153,13 @@ def _pool(make: Callable[[A], Work], arguments: Sequence[A]) -> ProcessPoolExecu
 
 def _start(make: Callable[[A], Work], arguments: Sequence[A], places: "SimpleQueue[int]") -> None:
     global _work
-    # An interrupt from the keyboard goes to all of a group: the parent decides.
+    # Ctrl-C reaches every process of the group, and the parent handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     drop_what_cannot_be_written()
     end_with_parent()
     try:
         _work = make(arguments[places.get()])
-    except Exception as error:  # An initializer's error would not reach the parent.
+    except Exception as error:  # The error of an initializer would not reach the parent.
         _work = error
 
 

@@ -1,4 +1,4 @@
-"""Tables of several reports: `python -m fsvfm_jax.report --help`."""
+"""Prints one table of several reports: `python -m fsvfm_jax.report --help`."""
 
 import argparse
 import sys
@@ -11,7 +11,11 @@ COMMAND = "python -m fsvfm_jax.report"
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command; a user's mistake ends in one sentence and its exit code."""
+    """Runs the command; a mistake of the user ends it with one sentence and an exit code.
+
+    Args:
+        argv: Command line without the program's name.
+    """
     with cli.exit_codes():
         args = _parser().parse_args(argv)
         print(summary(args.tables))
@@ -24,7 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser(
         "summary",
         help="one table of many reports, with means over seeds and sets",
-        description="Prints one table in Markdown of the tables of several evaluations. Metrics of"
+        description="Joins the tables of several evaluations into one Markdown table. Metrics of"
         " several seeds become mean and standard deviation.",
         allow_abbrev=False,
     )

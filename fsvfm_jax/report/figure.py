@@ -1,4 +1,4 @@
-"""The picture of a report: how well scores tell fake from real, set by set (matplotlib)."""
+"""The picture of a report: how well scores separate fake and real in each set, with matplotlib."""
 
 import io
 import math
@@ -13,22 +13,25 @@ from fsvfm_jax.report.metrics import VideoScores, auc, roc
 
 DPI = 150
 ROC_INCHES = 5.6
-HISTOGRAM_INCHES = (3.4, 1.7)  # width and height of one
+HISTOGRAM_INCHES = (3.4, 1.7)  # width and height of one histogram
 MAX_NAME = 32  # characters
 BINS = np.linspace(0, 1, 26)
 
-# Colours that colour-blind people tell apart (Okabe and Ito); with the lines' styles, 21 sets.
+# Colour-blind people can distinguish these colours (Okabe and Ito). With the line styles they are
+# enough for 21 sets.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", "--", ":")
-FAKE, REAL = "#B2182B", "#666666"  # none of the sets' colours
+FAKE, REAL = "#B2182B", "#666666"  # These differ from the sets' colours.
 
 
 def picture(sets: Mapping[str, VideoScores]) -> Figure:
-    """Returns ROC curves on the left, on the right a histogram of p_fake by class for each set.
+    """Returns a figure with ROC curves and, for each set, a histogram of p_fake by class.
+
+    The ROC curves are on the left, the histograms on the right.
 
     Args:
-        sets: At least one, by name: p_fake of every video, positive where it is fake. One without
-            both classes has no curve.
+        sets: At least one set by name, with p_fake of every video, positive for fake videos. A set
+            without both classes gets no curve.
     """
     columns = math.ceil(len(sets) / 5)
     rows = math.ceil(len(sets) / columns)
@@ -50,7 +53,7 @@ def picture(sets: Mapping[str, VideoScores]) -> Figure:
 
 
 def encode_picture(figure: Figure) -> bytes:
-    """Returns it as PNG, the same bytes for the same figure."""
+    """Returns the figure as PNG, with the same bytes for the same figure."""
     file = io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})
     return file.getvalue()
@@ -90,7 +93,7 @@ def _histogram(axes: Axes, name: str, videos: VideoScores) -> None:
     ):
         of_class = videos.scores[chosen]
         counts[label] = len(of_class)
-        # Shares, as the classes of most sets are of very different sizes.
+        # The histogram shows shares, because the classes of most sets have very different sizes.
         shares = np.full(len(of_class), 1 / max(len(of_class), 1))
         look = {"color": colour, "alpha": 0.55, "label": label}
         axes.hist(of_class, BINS, weights=shares, histtype="stepfilled", **look)
@@ -102,7 +105,7 @@ def _histogram(axes: Axes, name: str, videos: VideoScores) -> None:
 
 
 def _shown(name: str) -> str:
-    """A name on one short line, without what matplotlib takes for a formula or cannot encode."""
+    """Returns a name as one short line that matplotlib can encode, with no formula in it."""
     line = printable(" ".join(name.split()))
     short = line if len(line) <= MAX_NAME else line[: MAX_NAME - 1] + "…"
     return short.replace("$", r"\$")

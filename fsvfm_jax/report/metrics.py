@@ -1,7 +1,8 @@
-"""How well scores tell two classes apart: areas, error rates, and how sure they are (NumPy).
+"""Metrics of how well scores separate two classes, and their confidence intervals, with NumPy only.
 
-Every rate is a fraction of 1 and every metric one of the whole set: never average one over batches.
-The positive class is fake in deepfake detection and live in anti-spoofing, and has the high scores.
+Every rate is a fraction of 1, and every metric belongs to a whole set: never average one over
+batches. The positive class has the high scores; it is fake in deepfake detection and live in
+anti-spoofing.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,11 +15,11 @@ from jaxtyping import Bool, Float64, Int64, Shaped
 from fsvfm_jax.errors import DataError
 
 Values = Float64[np.ndarray, " N"]
-# Of any length for the type checker: a length that does not fit is told in a sentence.
+# The type checker accepts any length, because `_check` raises an error sentence for a wrong one.
 Labels = Bool[np.ndarray, " _"]
 Names = Shaped[np.ndarray, " _"]
 
-# Thresholds of the anti-spoofing protocols; the last rejects everything.
+# The thresholds of the anti-spoofing protocols. The last one rejects every face.
 GRID = np.append(np.arange(10_001) / 10_000, 1.1)
 
 
@@ -27,8 +28,8 @@ class Roc(NamedTuple):
 
     Attributes:
         fpr: Share of the negatives with a score of at least the threshold, ascending.
-        tpr: Share of the positives, likewise.
-        thresholds: Descending; infinite at (0, 0).
+        tpr: Share of the positives with a score of at least the threshold, ascending.
+        thresholds: Thresholds, descending; the one of (0, 0) is infinite.
     """
 
     fpr: Float64[np.ndarray, " P"]
@@ -37,7 +38,7 @@ class Roc(NamedTuple):
 
 
 class VideoScores(NamedTuple):
-    """One score and one label per video, in the order of their names."""
+    """One score and one label per video, sorted by the videos' names."""
 
     videos: Shaped[np.ndarray, " V"]
     scores: Float64[np.ndarray, " V"]
@@ -45,19 +46,20 @@ class VideoScores(NamedTuple):
 
 
 class GridThreshold(NamedTuple):
-    """The threshold of the grid where FAR and FRR are nearest, and their mean there."""
+    """The threshold of the grid where FAR and FRR are nearest, and the mean of both there."""
 
     threshold: float
     eer: float
 
 
 class ErrorRates(NamedTuple):
-    """Errors of anti-spoofing at one threshold.
+    """Error rates of anti-spoofing at one threshold.
 
     Attributes:
-        far: Share of attacks accepted as live: APCER, over all kinds of attack together.
-        frr: Share of live faces rejected: BPCER.
-        hter: The mean of the two: ACER.
+        far: Share of the attacks that are accepted as live: APCER, over all kinds of attack
+            together.
+        frr: Share of the live faces that are rejected: BPCER.
+        hter: Mean of both: ACER.
     """
 
     far: float
@@ -73,85 +75,98 @@ class Interval(NamedTuple):
 
 
 def roc(scores: Values, positive: Labels) -> Roc:
-    """The ROC curve; equal scores are one point, and no point is left out.
+    """Returns the ROC curve, with one point for equal scores and without leaving out any point.
+
+    All metrics below take the same arguments and raise the same error.
 
     Args:
-        scores: Higher is more positive.
+        scores: Scores; higher is more positive.
         positive: True for the positive class.
 
     Raises:
-        DataError: Lengths that differ, no scores, a score that is not finite, or a missing class;
-            so do all metrics below.
+        DataError: Lengths differ, there are no scores, a score is not finite, or a class is
+            missing.
     """
     false, true, thresholds = _counts(scores, positive)
     return Roc(false / false[-1], true / true[-1], thresholds)
 
 
 def auc(scores: Values, positive: Labels) -> float:
-    """Area under the ROC curve: how often a positive is above a negative, a tie being half."""
+    """Returns the area under the ROC curve.
+
+    The area is the probability that a positive has a higher score than a negative; a tie counts
+    half.
+    """
     false, true, _ = _counts(scores, positive)
-    # Twice the area in whole numbers, so that the order of the samples changes nothing.
+    # Twice the area is an integer, so the result does not depend on the order of the samples.
     twice = np.diff(false) @ (true[1:] + true[:-1])
     return float(twice / (2 * false[-1] * true[-1]))
 
 
 def average_precision(scores: Values, positive: Labels) -> float:
-    """Precision at every distinct score, weighted by the recall gained there (no interpolation)."""
+    """Returns the precision at every distinct score, weighted by the gain of recall there.
+
+    There is no interpolation.
+    """
     false, true, _ = _counts(scores, positive)
     return float(np.diff(true) @ (true[1:] / (false + true)[1:]) / true[-1])
 
 
 def equal_error_rate(scores: Values, positive: Labels) -> float:
-    """Where fpr = 1 - tpr on the ROC curve, with straight lines between its points."""
+    """Returns the rate where fpr = 1 - tpr on the ROC curve, interpolated linearly."""
     fpr, tpr, _ = roc(scores, positive)
     return float(np.interp(0.0, fpr + tpr - 1.0, fpr))
 
 
 def accuracy(scores: Values, positive: Labels, *, threshold: float | int = 0.5) -> float:
-    """Share of samples on the right side: positive at the threshold or above. One class will do."""
+    """Returns the share of samples on the right side of the threshold.
+
+    Samples at the threshold or above count as positive. The samples may be of one class only.
+    """
     _check(scores, positive)
     return float(((scores >= threshold) == positive).mean())
 
 
 def balanced_accuracy(scores: Values, positive: Labels, *, threshold: float | int = 0.5) -> float:
-    """Mean of the two classes' accuracies."""
+    """Returns the mean of the two classes' accuracies."""
     return 1.0 - error_rates(scores, positive, threshold).hter
 
 
 def grid_threshold(scores: Values, live: Labels) -> GridThreshold:
-    """The last threshold of least |FRR - FAR| among 0, 0.0001 ... 1, and 1.1.
+    """Returns the last threshold of least |FRR - FAR| among 0, 0.0001 ... 1, and 1.1.
 
-    The protocols' EER: not interpolated, and so not what `equal_error_rate` gives.
+    This is the EER of the protocols. It is not interpolated, and therefore differs from the result
+    of `equal_error_rate`.
     """
     far, frr = _false_shares(scores, live, GRID)
-    # In floating point, as the protocols compute it: it may part what would tie in fractions.
+    # The protocols use floating point, in which thresholds may differ that tie as exact fractions.
     distances = np.abs(frr - far)
     best = np.flatnonzero(distances == distances.min())[-1]
     return GridThreshold(float(GRID[best]), float((far[best] + frr[best]) / 2))
 
 
 def error_rates(scores: Values, live: Labels, threshold: float | int) -> ErrorRates:
-    """FAR, FRR and HTER, taking for live what has at least the threshold."""
+    """Returns FAR, FRR and HTER; a score of at least the threshold counts as live."""
     (far,), (frr,) = _false_shares(scores, live, np.array([threshold], np.float64))
     return ErrorRates(float(far), float(frr), float((far + frr) / 2))
 
 
 def tpr_at_fpr(scores: Values, live: Labels, fpr: float | int = 0.01) -> float:
-    """True positive rate at the last point of the ROC curve within `fpr`, not interpolated."""
+    """Returns the true positive rate at the last ROC point within `fpr`, not interpolated."""
     curve = roc(scores, live)
     return float(curve.tpr[curve.fpr <= fpr][-1])
 
 
 def video_means(scores: Values, positive: Labels, videos: Names) -> VideoScores:
-    """Mean score of every video's frames; one class will do.
+    """Returns the mean score of every video's frames; all videos may be of one class.
 
     Args:
-        scores: Of frames, in any order.
-        positive: Of frames.
-        videos: The video of each frame.
+        scores: Scores of frames, in any order.
+        positive: Label of each frame.
+        videos: Name of the video of each frame.
 
     Raises:
-        DataError: A video with frames of both classes, or what is wrong with the scores.
+        DataError: A video has frames of both classes, or scores or lengths are wrong (see `roc`).
     """
     _check(scores, positive, videos)
     names, index, labels = _by_video(positive, videos)
@@ -168,27 +183,27 @@ def bootstrap_interval(
     draws: int = 1000,
     level: float = 0.95,
 ) -> Interval:
-    """Percentile interval of a metric, from drawing whole videos with replacement.
+    """Returns the percentile interval of a metric, from drawing whole videos with replacement.
 
-    Frames of one video are alike: drawing frames would give intervals that are too narrow. For a
-    metric of videos give what `video_means` returns.
+    Frames of one video are alike, so drawing frames would give too narrow intervals. For a metric
+    of videos pass the result of `video_means`.
 
     Args:
-        metric: Such as `auc`, of scores and positive.
-        scores: Of frames, or of videos.
-        positive: Of the same.
-        videos: The video of each.
-        seed: The same one gives the same interval, however the frames are ordered.
-        draws: How many times to draw; what holds one class only is drawn again.
+        metric: A metric of scores and labels, such as `auc`.
+        scores: Scores of frames, or of videos.
+        positive: Label of each score.
+        videos: Name of the video of each score.
+        seed: Seed of the draws. The interval does not depend on the order of the frames.
+        draws: Number of draws. A draw with one class only is repeated.
         level: Share of the draws within the interval.
 
     Raises:
-        DataError: As `video_means`, and for a missing class.
+        DataError: As `video_means`, and if a class is missing.
     """
     _check(scores, positive, videos)
     _check_classes(positive)
     _, index, labels = _by_video(positive, videos)
-    # Sorted once: repeated in this order a draw is sorted too, and no metric has to work for it.
+    # Repeating sorted scores gives sorted draws, and metrics sort a sorted draw fast.
     order = np.argsort(scores, kind="stable")
     scores, positive, index = scores[order], positive[order], index[order]
     values = []
@@ -200,7 +215,7 @@ def bootstrap_interval(
 
 
 def _video_draws(positive: Bool[np.ndarray, " V"], seed: int) -> Iterator[Int64[np.ndarray, " V"]]:
-    """How often each video is drawn, again and again, both classes being among the drawn."""
+    """Yields without end how often each video is drawn; every draw contains both classes."""
     rng, count = np.random.default_rng(seed), len(positive)
     while True:
         times = np.bincount(rng.integers(count, size=count), minlength=count)
@@ -211,10 +226,10 @@ def _video_draws(positive: Bool[np.ndarray, " V"], seed: int) -> Iterator[Int64[
 def _counts(
     scores: Values, positive: Labels
 ) -> tuple[Int64[np.ndarray, " P"], Int64[np.ndarray, " P"], Float64[np.ndarray, " P"]]:
-    """False and true positives at every distinct score, descending, after 0 and 0 at infinity."""
+    """Returns false and true positives at every distinct score, descending, from infinity on."""
     _check(scores, positive)
     _check_classes(positive)
-    order = np.argsort(scores, kind="stable")[::-1]  # a stable sort is linear on what is sorted
+    order = np.argsort(scores, kind="stable")[::-1]  # A stable sort of sorted scores is linear.
     ranked = scores[order]
     ends = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)
     true = np.cumsum(positive[order], dtype=np.int64)[ends]
@@ -225,7 +240,7 @@ def _counts(
 def _false_shares(
     scores: Values, positive: Labels, thresholds: Float64[np.ndarray, " T"]
 ) -> tuple[Float64[np.ndarray, " T"], Float64[np.ndarray, " T"]]:
-    """For each threshold: the share of negatives at or above it, and of positives below it."""
+    """Returns for each threshold the share of negatives not below it, and of positives below it."""
     _check(scores, positive)
     _check_classes(positive)
     above, below = np.sort(scores[~positive]), np.sort(scores[positive])
@@ -236,7 +251,7 @@ def _false_shares(
 def _by_video(
     positive: Labels, videos: Names
 ) -> tuple[Shaped[np.ndarray, " V"], Int64[np.ndarray, " _"], Bool[np.ndarray, " V"]]:
-    """The videos' names in order, the position of each frame's among them, and their labels."""
+    """Returns the videos' sorted names, the index of each frame's video, and the videos' labels."""
     names, index = np.unique(videos, return_inverse=True)
     positives, frames = np.bincount(index, positive), np.bincount(index)
     mixed = names[(positives > 0) & (positives < frames)].tolist()
@@ -249,7 +264,7 @@ def _by_video(
 
 
 def _check(scores: Values, *columns: Names) -> None:
-    """Raises DataError unless there are scores, all of them finite, and as many of the others."""
+    """Raises DataError unless there are scores, all are finite, and the columns are as long."""
     lengths = [len(column) for column in (scores, *columns)]
     if len(set(lengths)) > 1:
         raise DataError(
@@ -267,7 +282,7 @@ def _check(scores: Values, *columns: Names) -> None:
 
 
 def _check_classes(positive: Labels) -> None:
-    """Raises DataError where one of the two classes is missing."""
+    """Raises DataError if one of the two classes is missing."""
     if positive.all() or not positive.any():
         missing = "negative (real, or an attack)" if positive.all() else "positive (fake, or live)"
         raise DataError(

@@ -1,6 +1,7 @@
-"""What the papers report of their networks, and how many images and videos their sets have.
+"""The papers' results for their networks, and the numbers of images and videos of their sets.
 
-A report prints these beside what it finds. Papers: FSFM (CVPR 2025), FS-VFM (its extension).
+A report prints these numbers beside its own. The papers are FSFM (CVPR 2025) and FS-VFM (its
+extension).
 """
 
 import re
@@ -9,15 +10,15 @@ from typing import NamedTuple
 
 
 class Published(NamedTuple):
-    """One figure of a paper.
+    """One result of a paper.
 
     Attributes:
-        model: Such as "FS-VFM ViT-L".
-        dataset: The set tested on, by the first of its names below; "DfD average" is over a
-            paper's sets.
+        model: Name of the model, such as "FS-VFM ViT-L".
+        dataset: The test set, by the first of its names below; "DfD average" is over a paper's
+            sets.
         metric: Key of a report's row: "video_auc", "frame_auc" or "hter@test".
         percent: The value as printed.
-        source: The paper, and "read off a figure" where no table has it.
+        source: The paper, with "read off a figure" if no table contains the value.
     """
 
     model: str
@@ -28,20 +29,20 @@ class Published(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """How much of a set the papers use; None where no paper says."""
+    """The size of a set in the papers; None if no paper reports it."""
 
     images: int | None = None
     videos: int | None = None
 
 
-# By the name of the papers; of the anti-spoofing sets, the videos that are tested on.
+# The sizes by the papers' names of the sets. For anti-spoofing sets they count the test videos.
 EXPECTED = {
     "FF++ train": Expected(184_185),
     "FF++ val": Expected(35_796),
-    "CDFv2": Expected(14_268),  # Celeb-real alone is real; with YouTube-real there are more
+    "CDFv2": Expected(14_268),  # Only Celeb-real is real; with YouTube-real there are more images.
     "DFDC": Expected(143_941, 5_000),
     "DFDCP": Expected(17_822),
-    "WDF": Expected(165_662),  # its own crops
+    "WDF": Expected(165_662),  # the crops that come with the set
     "DiFF T2I": Expected(43_582),
     "DiFF I2I": Expected(35_227),
     "DiFF FS": Expected(28_133),
@@ -52,8 +53,8 @@ EXPECTED = {
     "Replay": Expected(videos=130 + 690),
 }
 
-# Other names of these sets, by the papers' names. (Not the letters of protocols: C is CASIA in
-# MCIO and CeFA in WCS.)
+# Other names of these sets, by the papers' names. The letters of the protocols are not among them,
+# because they are ambiguous: C is CASIA in MCIO and CeFA in WCS.
 _ALSO = {
     "CDFv2": ("Celeb-DF-v2", "Celeb-DF"),
     "DFD": ("DeepFakeDetection",),
@@ -70,18 +71,18 @@ _ALSO = {
     "Replay": ("Idiap", "Replay-Attack", "Idiap-Replay-Attack"),
 }
 
-# The sets to compare with an average. Of DfD those that the papers' protocol names; none of FAS,
-# whose sets are tested by runs of their own.
+# The sets of each average. For DfD they are the sets that the papers' protocol names. FAS is not
+# here, because each of its sets is tested by a separate run.
 AVERAGED = {
     "DfD average": {"CDFv2", "DFD", "DFDC", "DFDCP", "WDF", "Celeb-DF++", "FFIW"},
     "DiFF average": {"DiFF T2I", "DiFF I2I", "DiFF FS", "DiFF FE"},
 }
-# The sets of two of them are not named there.
+# The paper does not name the sets of the first two averages.
 _FIGURE = dict.fromkeys(
     ("DfD average", "FAS average"), "FS-VFM, read off a figure, perhaps of other sets"
 ) | {"DiFF average": "FS-VFM, read off a figure"}
 _SIZES = ("ViT-S", "ViT-B", "ViT-L")
-# By the averages' metric: of each method, the values of the three sizes.
+# The values of the three sizes for each method, by average and metric.
 _AVERAGES = {
     ("DfD average", "video_auc"): {"FS-VFM": (86.6, 89.6, 91.8), "FS-Adapter": (76.6, 84.1, 86.3)},
     ("FAS average", "hter@test"): {"FS-VFM": (5.6, 3.5, 2.3), "FS-Adapter": (11.0, 8.4, 6.1)},
@@ -111,16 +112,16 @@ PUBLISHED = (
 
 
 def expected(dataset: str) -> Expected:
-    """Returns how much of a set the papers use, by any of its names."""
+    """Returns the size of a set in the papers, by any of the set's names."""
     return EXPECTED.get(papers_name(dataset), Expected())
 
 
 def find(model: str | None, dataset: str, metric: str) -> Published | None:
-    """Returns what the papers report, or None where nothing of it is known here.
+    """Returns the papers' result, or None if it is not in PUBLISHED.
 
     Args:
-        model: Such as "FS-VFM ViT-L"; None compares with nothing.
-        dataset: By any of its names.
+        model: Name of the model, such as "FS-VFM ViT-L"; for None the result is None.
+        dataset: Any name of the set.
         metric: "video_auc", "frame_auc" or "hter@test".
     """
     key = (model, papers_name(dataset), metric)
@@ -128,7 +129,12 @@ def find(model: str | None, dataset: str, metric: str) -> Published | None:
 
 
 def find_average(model: str | None, datasets: Iterable[str]) -> Published | None:
-    """Returns what the papers report on average over just these sets, by any of their names."""
+    """Returns the papers' average over exactly these sets, or None.
+
+    Args:
+        model: Name of the model, such as "FS-VFM ViT-L"; for None the result is None.
+        datasets: Any names of the sets.
+    """
     sets = {papers_name(dataset) for dataset in datasets}
     return next(
         (x for x in PUBLISHED if x.model == model and AVERAGED.get(x.dataset) == sets), None
@@ -136,9 +142,9 @@ def find_average(model: str | None, datasets: Iterable[str]) -> Published | None
 
 
 def papers_name(dataset: str) -> str:
-    """Returns the papers' name of a set; capitals, spaces, hyphens and underscores do not matter.
+    """Returns the papers' name of a set, ignoring capitals, spaces, hyphens and underscores.
 
-    A set that the papers do not have keeps its name.
+    Returns the name unchanged if the papers do not use the set.
     """
     return _NAMES.get(_plain(dataset), dataset)
 

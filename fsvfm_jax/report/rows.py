@@ -1,7 +1,7 @@
-"""From scores to tables that a person reads.
+"""Turns scores into the rows of a report's tables.
 
-A row is a dict of JSON values. Rates in it are fractions of 1, in full; Markdown has them in
-percent. What the papers report stands beside (`published.py`).
+A row is a dict of JSON values. Rates in a row are exact fractions of 1; Markdown shows them in
+percent. The rows contain the papers' results beside these (`published.py`).
 """
 
 import logging
@@ -27,7 +27,7 @@ from fsvfm_jax.report.metrics import (
 )
 from fsvfm_jax.report.scores import Scores
 
-# How a checkpoint was chosen; "given" is one that the user names.
+# How a checkpoint was chosen; "given" means that the user names the checkpoint.
 Selection = Literal["validation", "last", "test-oracle", "given"]
 Row = dict[str, Any]
 
@@ -36,21 +36,21 @@ BOOTSTRAP_SEED = 0
 logger = logging.getLogger(__name__)
 
 DETECTION_CAPTION = """\
-In percent, fake being the positive class; in brackets the 95 % interval over videos (bootstrap). A
-video's score is the mean of its frames' scores; AP, EER and balanced accuracy (threshold 0.5) are
-of frames. The papers report the video AUC (of DiFF, where a video is one image, the frame AUC):
-"published" and "difference" (ours less theirs) are of that column. "expected" is what the papers
-have of a set; of CDFv2 they count only Celeb-real as real, not YouTube-real."""
+In percent; fake is the positive class; brackets contain the 95 % interval over videos (bootstrap).
+A video's score is the mean of its frames' scores; AP, EER and balanced accuracy (threshold 0.5) are
+computed over frames. The papers report the video AUC (for DiFF, where a video is one image, the
+frame AUC): "published" and "difference" (ours minus theirs) refer to that column. "expected" is the
+size of the set in the papers; in CDFv2 they count only Celeb-real as real, not YouTube-real."""
 
 SPOOF_CAPTION = """\
-In percent, per video (mean of its frames), live being the positive class; in brackets the 95 %
-interval over videos (bootstrap), the threshold being kept. After @ stands where the
-threshold comes from: other videos (validation), none (0.5), or the very videos tested on (test).
+In percent, per video (mean of its frames); live is the positive class; brackets contain the 95 %
+interval over videos (bootstrap) at a fixed threshold. The text after @ is the source of the
+threshold: other videos (validation), none (0.5), or the tested videos themselves (test).
 The papers report "HTER = ACER @test" in the row "test-oracle", which picks both the checkpoint and
-the threshold on the test set: "published" and "difference" (ours less theirs) are of that column,
-and in other rows compare unlike checkpoints: the papers' 4.81 on average (FSFM ViT-B) is 10.99 with
-the last checkpoint of the same runs. APCER is over all kinds of attack together. "expected" is what
-the papers test on."""
+the threshold on the test set: "published" and "difference" (ours minus theirs) refer to that
+column. In other rows they compare different kinds of checkpoints: the papers' average of 4.81 (FSFM
+ViT-B) is 10.99 with the last checkpoint of the same runs. APCER is over all kinds of attack
+together. "expected" is the number of videos that the papers test."""
 
 
 def detection_row(
@@ -62,19 +62,20 @@ def detection_row(
     model: str | None = None,
     alone: bool = True,
 ) -> Row:
-    """Returns what DETECTION_CAPTION describes, of one set.
+    """Returns one set's row of the table that DETECTION_CAPTION describes.
 
     Args:
-        scores: Of the set.
+        scores: Scores of the set.
         selection: How the checkpoint was chosen.
-        step: Of the checkpoint, if known.
-        seed: Of its training, if known.
-        model: Such as "FS-VFM ViT-L": what of the papers to compare with.
-        alone: Whether a set without both classes is an error. Beside other sets, which are not to
-            be lost, it has a row that says so.
+        step: Step of the checkpoint, if known.
+        seed: Seed of the training, if known.
+        model: The papers' model to compare with, such as "FS-VFM ViT-L".
+        alone: Whether a set without both classes is an error. In a report of several sets it is
+            not, so that the other sets are not lost: its row then contains a note instead of
+            metrics.
 
     Raises:
-        DataError: What the metrics refuse.
+        DataError: The metrics cannot be computed (see `metrics.roc`).
     """
     row = _about(scores, selection=selection, step=step, seed=seed, alone=alone)
     if "note" in row:
@@ -100,20 +101,22 @@ def spoof_row(
     model: str | None = None,
     alone: bool = True,
 ) -> Row:
-    """Returns what SPOOF_CAPTION describes, of one set; its keys after @ name the threshold.
+    """Returns one set's row of the table that SPOOF_CAPTION describes.
+
+    The part of a key after @ names the threshold.
 
     Args:
-        scores: Of the set.
-        thresholds: On the probability of live, by where they come from, such as
-            {"validation": video_threshold(of other videos)}; "0.5" and "test" are added.
-        selection: This and the others as in `detection_row`.
-        step: See there.
-        seed: See there.
-        model: See there.
-        alone: See there.
+        scores: Scores of the set.
+        thresholds: Thresholds on the probability of live by their source, such as {"validation":
+            video_threshold(scores of other videos)}. "0.5" and "test" are added.
+        selection: As in `detection_row`.
+        step: As in `detection_row`.
+        seed: As in `detection_row`.
+        model: As in `detection_row`.
+        alone: As in `detection_row`.
 
     Raises:
-        DataError: What the metrics refuse.
+        DataError: As `detection_row`.
     """
     row = _about(scores, selection=selection, step=step, seed=seed, alone=alone)
     if "note" in row:
@@ -147,9 +150,10 @@ def video_threshold(scores: Scores) -> float:
 
 
 def oracle_error(scores: Scores, *, spoof: bool) -> float:
-    """Returns what "test-oracle" minimises: HTER at the set's own threshold, or 1 - video AUC.
+    """Returns the error that "test-oracle" minimises.
 
-    Without both classes it is 1: no checkpoint is better than another.
+    The error is the HTER at the set's own threshold if `spoof` is set, otherwise 1 - video AUC.
+    Without both classes it is 1, so that no checkpoint is better than another.
     """
     if int(scores.fake.sum()) in (0, len(scores.fake)):
         return 1.0
@@ -161,15 +165,15 @@ def oracle_error(scores: Scores, *, spoof: bool) -> float:
 
 
 def mean_rows(rows: Iterable[Row], *, model: str | None = None) -> list[Row]:
-    """Returns the mean of each metric over the sets: a row per selection and seed.
+    """Returns the mean of each metric over the sets, as one row per selection and seed.
 
-    It is a mean of the sets' own metrics, never a metric of the sets together. A metric that one of
-    the sets lacks has no mean; a set without both classes is left out, and not counted.
+    It is the mean of the sets' metrics, never a metric of the sets together. A metric that one of
+    the sets lacks has no mean. A set without both classes is left out and not counted.
 
     Args:
-        rows: Of `detection_row` or `spoof_row`.
-        model: As in `detection_row`. Where the papers have no average over just these sets, it is
-            the mean of what they have of each that stands beside ours, if they have all.
+        rows: Rows of `detection_row` or `spoof_row`.
+        model: As in `detection_row`. If the papers have no average over exactly these sets, the row
+            contains the mean of the papers' results for the sets, if they have one for each.
     """
     measured = [row for row in rows if "note" not in row]
     means = []
@@ -184,14 +188,14 @@ def mean_rows(rows: Iterable[Row], *, model: str | None = None) -> list[Row]:
 
 
 def of_single_sets(rows: Iterable[Row]) -> list[Row]:
-    """Returns the rows that are no means over sets."""
+    """Returns the rows of single sets, without means over sets."""
     return [row for row in rows if "images" in row]
 
 
 def over_seeds(rows_by_seed: Mapping[int | None, Sequence[Row]]) -> list[Row]:
-    """Returns a row per set and selection, each metric as {"mean", "sd", "n"} over the seeds.
+    """Returns a row per set and selection, with each metric as {"mean", "sd", "n"} over the seeds.
 
-    sd is the standard deviation of a sample (n - 1), None of a single seed.
+    sd is the sample standard deviation (n - 1), or None for a single seed.
     """
     rows = [row for of_seed in rows_by_seed.values() for row in of_seed]
     combined = []
@@ -210,7 +214,7 @@ def over_seeds(rows_by_seed: Mapping[int | None, Sequence[Row]]) -> list[Row]:
 def _about(
     scores: Scores, *, selection: Selection, step: int | None, seed: int | None, alone: bool
 ) -> Row:
-    """What a row says before the metrics, with a note if there can be none."""
+    """Returns the fields of a row before the metrics, with a note if there can be no metrics."""
     expected = published.expected(scores.dataset)
     row = {
         "dataset": scores.dataset,
@@ -242,7 +246,7 @@ def _live_videos(scores: Scores) -> VideoScores:
 
 
 def _comparison(paper: published.Published | None, row: Row) -> Row:
-    """What a paper reports beside what the row has; nothing without one of them."""
+    """Returns the papers' result and the difference to it, or {} if either value is missing."""
     if paper is None or paper.metric not in row:
         return {}
     theirs = paper.percent / 100
@@ -254,7 +258,7 @@ def _comparison(paper: published.Published | None, row: Row) -> Row:
 
 
 def _grouped(rows: Iterable[Row], *keys: str) -> Iterable[list[Row]]:
-    """Rows that agree in these keys, together; in order of their first ones."""
+    """Returns groups of rows with equal values of these keys, ordered by their first rows."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row.get(key) for key in keys), []).append(row)
@@ -262,11 +266,11 @@ def _grouped(rows: Iterable[Row], *keys: str) -> Iterable[list[Row]]:
 
 
 def _rates(rows: Sequence[Row]) -> list[str]:
-    """The keys of what can be averaged: floats in all of the rows (counts are whole numbers)."""
+    """Returns the keys that can be averaged: floats in all of the rows (counts are integers)."""
     return [key for key in rows[0] if all(isinstance(row.get(key), float) for row in rows)]
 
 
 def _shared(rows: Sequence[Row], keys: Container[str]) -> Row:
-    """What all rows say alike."""
+    """Returns the items that are the same in all rows."""
     items = rows[0].items()
     return {k: v for k, v in items if k in keys and all(row.get(k) == v for row in rows)}

@@ -16,22 +16,23 @@ from fsvfm_jax.report.metrics import video_means
 
 IMAGE_HEADER = ("file", "video", "label", "p_fake")
 VIDEO_HEADER = ("video", "label", "frames", "p_fake")
-MAX_SCORES_BYTES = 2**30  # some 10,000,000 faces
+MAX_SCORES_BYTES = 2**30  # about 10,000,000 faces
 _IS_FAKE = {label: label == "fake" for label in LABELS}
-# Text in quotes, numbers without: so the reader knows them apart, and no name needs escaping.
+# Text is in quotes and numbers are not, so the reader can distinguish them, and no name needs
+# escaping.
 _FORM: dict[str, Any] = {"quoting": csv.QUOTE_NONNUMERIC, "lineterminator": "\n"}
 
 
 class Scores(NamedTuple):
-    """What one network says of one set.
+    """The scores of one network for one set.
 
     Attributes:
-        dataset: The set, as a table calls it.
-        files: Path of each image, as `os.fsdecode` gives it.
-        videos: The video each is of.
-        fake: Whether it is fake.
-        p_fake: The network's probability of that.
-        skipped: How many images or videos of the set were not there or not readable.
+        dataset: Name of the set in tables.
+        files: Path of each image, as `os.fsdecode` returns it.
+        videos: Name of the video of each image.
+        fake: Whether each image is fake.
+        p_fake: Probability of fake by the network.
+        skipped: Number of images or videos of the set that were missing or unreadable.
     """
 
     dataset: str
@@ -43,10 +44,10 @@ class Scores(NamedTuple):
 
 
 def image_csv(scores: Scores) -> bytes:
-    """Returns file, video, label and p_fake of every image, which `read_scores` reads back.
+    """Returns file, video, label and p_fake of every image as CSV, which `read_scores` reads.
 
-    Text is in quotes, numbers are not and have all their digits. Names are kept byte by byte, those
-    too that begin as a spreadsheet's formula (=, +, -, @): open the file there as text.
+    Text is in quotes; numbers are not, and have all their digits. Names are kept byte by byte, even
+    if they begin like a formula of a spreadsheet (=, +, -, @): import the columns there as text.
     """
     labels = np.where(scores.fake, "fake", "real")
     columns = (scores.files, scores.videos, labels, scores.p_fake)
@@ -54,10 +55,10 @@ def image_csv(scores: Scores) -> bytes:
 
 
 def video_csv(scores: Scores) -> bytes:
-    """Returns in the same form video, label, frames and p_fake, the mean, of every video.
+    """Returns video, label, number of frames and mean p_fake of every video, in the same form.
 
     Raises:
-        DataError: A video of both classes, or no images.
+        DataError: A video has both classes, or there are no images.
     """
     names, means, fake = video_means(scores.p_fake, scores.fake, scores.videos)
     _, frames = np.unique(scores.videos, return_counts=True)
@@ -66,10 +67,15 @@ def video_csv(scores: Scores) -> bytes:
 
 
 def read_scores(path: epath.PathLike, *, dataset: str, skipped: int = 0) -> Scores:
-    """Returns the scores of a report's file; the set's name and what was skipped are not in it.
+    """Returns the scores in a CSV file of a report.
+
+    Args:
+        path: The file.
+        dataset: Name of the set, which the file does not contain.
+        skipped: Number of skipped images or videos, which the file does not contain.
 
     Raises:
-        DataError: The file is missing or not of that form.
+        DataError: The file is missing or does not have that form.
     """
     path = epath.Path(path)
     try:
@@ -100,5 +106,5 @@ def _csv(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> bytes:
 
 
 def encode_text(text: str) -> bytes:
-    """Returns UTF-8; of a path that is not UTF-8, its bytes."""
+    """Returns the text in UTF-8; bytes of a path that are not UTF-8 are returned unchanged."""
     return text.encode("utf-8", "surrogateescape")

@@ -1,8 +1,9 @@
-"""One table of many reports: means over seeds, and over sets that runs of their own are tested on.
+"""Joins many reports into one table, with means over seeds and over sets.
 
     python -m fsvfm_jax.report summary runs/*-report/table.json
 
-A published figure of anti-spoofing is such a mean: each domain is left out by runs of its own.
+The papers' anti-spoofing results are means over sets, each of which is tested by separate runs that
+leave this domain out of training.
 """
 
 from collections import Counter, defaultdict
@@ -15,8 +16,8 @@ from fsvfm_jax.report.table import markdown
 from fsvfm_jax.report.write import read_rows
 
 CAPTION = """\
-In percent: mean +- standard deviation over so many seeds. A mean over sets is of the sets' own
-metrics, taken for each seed first. What the metrics are, each report says:"""
+In percent: mean +- standard deviation over n seeds. A mean over sets averages the sets' own
+metrics for each seed first. Each report describes its metrics:"""
 
 
 def summary(tables: Sequence[str]) -> str:
@@ -26,8 +27,8 @@ def summary(tables: Sequence[str]) -> str:
         tables: Files that `report.write.write_report` wrote.
 
     Raises:
-        DataError: One is not of that form, two report of the same set, selection and seed, or
-            those of one seed are of other sets than those of another.
+        DataError: A file does not have that form, two files report on the same set, selection and
+            seed, or the files of two seeds report on different sets.
     """
     rows = [row for table in tables for row in of_single_sets(read_rows(table))]
     _refuse_twice(rows)

@@ -1,4 +1,4 @@
-"""Rows of a report as a table: in Markdown, and its main columns for a terminal."""
+"""Formats the rows of a report as a table: in Markdown, and its main columns for a terminal."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -25,13 +25,13 @@ def _signed(value: float) -> str:
 
 
 class Column(NamedTuple):
-    """One of a table: its heading, and how a value is written."""
+    """A column of a table: its heading, and a function that formats a value."""
 
     heading: str
     write: Callable[[Any], str]
 
 
-# By a row's key, without what follows @. What is not here is for JSON alone.
+# The columns by a row's key without its part after @. Other keys are written to JSON only.
 COLUMNS = {
     "method": Column("method", _text),
     "dataset": Column("set", _text),
@@ -60,7 +60,7 @@ COLUMNS = {
     "paper": Column("paper", _text),
     "note": Column("note", _text),
 }
-# What a terminal has room for.
+# The columns for which a terminal has room.
 ON_SCREEN = (
     *("method", "dataset", "selection", "videos", "frame_auc", "video_auc", "average_precision"),
     *("equal_error_rate", "auc", "hter", "note"),
@@ -68,7 +68,7 @@ ON_SCREEN = (
 
 
 def value_type(key: str) -> type | None:
-    """The type of a row's values under a key; None where the key has no column."""
+    """Returns the type of a row's values under a key, or None if the key has no column."""
     column = COLUMNS.get(_base(key))
     return {_text: str, _count: int}.get(column.write, float) if column else None
 
@@ -112,7 +112,7 @@ def plain(rows: Sequence[Row]) -> str:
 
 
 def _filled(rows: Sequence[Row]) -> list[str]:
-    """The keys with a column that any row fills, in COLUMNS' order."""
+    """Returns the keys with a column that any row fills, in COLUMNS' order."""
     order = list(COLUMNS)
     filled = {
         key: order.index(_base(key))
@@ -133,7 +133,7 @@ def _heading(key: str) -> str:
 
 
 def _value(row: Row, key: str) -> str:
-    """A value alone as text for a terminal; of several seeds their mean."""
+    """Returns a value without its interval as text for a terminal, or the mean over seeds."""
     value, write = row.get(key), COLUMNS[_base(key)].write
     if value is None:
         return ""
@@ -143,7 +143,7 @@ def _value(row: Row, key: str) -> str:
 
 
 def _cell(row: Row, key: str) -> str:
-    """A value as text, with its deviation or interval; nothing where the row has none."""
+    """Returns a value as text with its deviation or interval, or "" if the row has no value."""
     value, write = row.get(key), COLUMNS[_base(key)].write
     if value is None:
         return ""

@@ -1,4 +1,4 @@
-"""The files of a report: tables, scores, a picture."""
+"""Writes the files of a report: tables, scores and a picture."""
 
 import json
 import re
@@ -33,19 +33,19 @@ def write_report(
     caption: str,
     drawn: int | None = None,
 ) -> None:
-    """Writes `table.md`, `table.json`, `roc.png`, `scores/<set>.csv`, `scores/<set>_videos.csv`.
+    """Writes `table.md`, `table.json`, `roc.png`, `scores/<set>.csv` and `scores/<set>_videos.csv`.
 
     Args:
-        folder: Made if it is not there; files of these names in it are replaced.
-        rows: Of `report.detection_row` and the like.
-        scores: To write and draw; sets scored twice need two names. Of none there is no picture,
-            and of a set without images there is nothing to write.
-        caption: Above the table, such as `report.DETECTION_CAPTION`.
-        drawn: How many of the first scores are in the picture; None is all.
+        folder: Folder of the report, created if missing. Files of these names in it are replaced.
+        rows: Rows of `rows.detection_row` or similar functions.
+        scores: Scores to write and draw. A set that was scored twice needs two names. A set without
+            images is left out; without any scores there is no picture.
+        caption: Text above the table, such as `rows.DETECTION_CAPTION`.
+        drawn: Number of the scores, from the first on, in the picture; None draws all.
 
     Raises:
-        DataError: Two sets of one name, a name that leaves nothing for a file's, or a video of both
-            classes.
+        DataError: Two sets have the same name, a name has no character for a file name, or a video
+            has both classes.
         StorageError: A file cannot be written.
     """
     folder = epath.Path(folder)
@@ -71,7 +71,7 @@ def read_rows(path: epath.PathLike) -> list[Row]:
     """Returns the rows of a report's table.json.
 
     Raises:
-        DataError: The file is missing, no plain file, or not of that form.
+        DataError: The file is missing, not a plain file, or does not have that form.
     """
     try:
         content = read_bytes(epath.Path(path), max_bytes=MAX_JSON_BYTES)
@@ -87,8 +87,8 @@ def read_rows(path: epath.PathLike) -> list[Row]:
 
 
 def _check_row(row: Row) -> None:
-    """Raises ValueError where a row cannot be shown or averaged."""
-    if "images" in row:  # It is of a single set.
+    """Raises ValueError if a row cannot be shown or averaged."""
+    if "images" in row:  # The row is one of a single set.
         missing = [key for key in ("dataset", "selection") if row.get(key) is None]
         if missing or "seed" not in row:
             raise ValueError(f"a row has no {(missing or ['seed'])[0]!r}")
@@ -102,13 +102,17 @@ def _check_row(row: Row) -> None:
 
 
 def file_stems(datasets: Sequence[str]) -> dict[str, str]:
-    """Returns what each set's files are called, without their ending.
+    """Returns the name of each set's files, without their ending.
 
-    Letters, digits and . + - _ stay, anything else becomes _; a leading dot goes. Names that differ
-    in capitals alone count as one, as they do for some file systems.
+    Letters, digits and . + - _ are kept, other characters become _, and a leading dot is removed.
+    Names that differ only in capitals count as equal, because some file systems treat them so.
+
+    Args:
+        datasets: Names of the sets.
 
     Raises:
-        DataError: Nothing is left of a name, or files of two sets would have the same.
+        DataError: No character of a name is left, or the files of two sets would have the same
+            name.
     """
     stems, taken = {}, {}
     for dataset in datasets:

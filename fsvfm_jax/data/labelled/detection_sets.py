@@ -1,4 +1,4 @@
-"""The sets of labelled faces that a config names, on disk or rendered. NumPy, no JAX."""
+"""Opens the sets of labelled faces that a config names, on disk or rendered, without JAX."""
 
 import logging
 import os
@@ -28,25 +28,29 @@ class DetectionSet(FaceSet, Protocol):
     """A set of labelled faces.
 
     Attributes:
-        skipped: Faces that are named but not there, and videos without one.
+        skipped: Number of faces that are named but missing, and of videos without a face.
     """
 
     skipped: int
 
     def label(self, index: int) -> int:
-        """Index into `LABELS`."""
+        """Returns the face's index into `LABELS`."""
         ...
 
     def video(self, index: int) -> str:
-        """The video that the face is a frame of."""
+        """Returns the name of the video that the face is a frame of."""
         ...
 
 
 class Chosen:
     """Some rows of a source.
 
+    Args:
+        source: The source.
+        rows: Indices of the rows to choose.
+
     Attributes:
-        source: All of it.
+        source: The whole source.
     """
 
     def __init__(self, source: FaceSet, rows: Int64[np.ndarray, " N"]):
@@ -59,35 +63,35 @@ class Chosen:
         return self.read([index])[0]
 
     def read(self, indices: Sequence[int]) -> list[Mapping[str, Any]]:
-        """As the source reads them."""
+        """Returns the rows as the source reads them."""
         return self.source.read([int(self._rows[index]) for index in indices])
 
     def name(self, index: int) -> str:
-        """As the source calls it."""
+        """Returns the name that the face has in the source."""
         return self.source.name(int(self._rows[index]))
 
     def fingerprint(self) -> str:
-        """The source's: the rows follow from it."""
+        """Returns the fingerprint of the source, which determines the rows."""
         return self.source.fingerprint()
 
     def stats(self) -> None:
-        """Not known."""
+        """Returns None: the statistics are not known."""
 
 
 def open_sets(
     sets: ConfigDict, paths: Sequence[str], *, image_size: int, field: str = "config.data"
 ) -> dict[str, DetectionSet]:
-    """Opens what `configs.transfer.face_set` describes.
+    """Opens the sets that `configs.transfer.face_set` describes.
 
     Args:
-        sets: Descriptions by name.
-        paths: Roots; a set is read under each of them that has its folder.
-        image_size: Of rendered faces, in pixels.
-        field: Of the config that `sets` is, for messages.
+        sets: Descriptions of the sets by name.
+        paths: Root folders. A set is read from every root that contains its folder.
+        image_size: Side of rendered faces in pixels.
+        field: Name of the config's field that contains `sets`, for messages.
 
     Raises:
         ConfigError: A layout, an option or a rendered set is unknown.
-        DataError: A set is under no root, or not as its layout says.
+        DataError: A set is in none of the roots, or does not match its layout.
     """
     return {
         name: _open_set(name, one.to_dict(), paths, image_size=image_size, field=field)
@@ -96,10 +100,14 @@ def open_sets(
 
 
 def join_for_training(sets: Mapping[str, DetectionSet], *, balanced: bool) -> JoinedSets:
-    """All of them as one source, in parts by set, or if `balanced` by set and label.
+    """Returns all sets as one source.
+
+    Args:
+        sets: The sets by name.
+        balanced: Whether the parts of the source are sets and labels; otherwise they are sets.
 
     Raises:
-        DataError: A class is missing, of all sets together or if balanced of one of them.
+        DataError: A class is missing in all sets together, or in one set if `balanced` is set.
     """
     check_classes(sets, purpose="training", of_each=balanced)
     if not balanced:
@@ -116,13 +124,16 @@ def join_for_training(sets: Mapping[str, DetectionSet], *, balanced: bool) -> Jo
 def check_classes(
     sets: Mapping[str, DetectionSet], *, purpose: str, where: str = "", of_each: bool = False
 ) -> None:
-    """Raises DataError where a class is missing.
+    """Checks that no class is missing.
 
     Args:
-        sets: By name.
-        purpose: What needs both classes, such as "training".
-        where: Follows the sets' names in the message.
-        of_each: Each set must have both; else all of them together.
+        sets: The sets by name.
+        purpose: The use that needs both classes, such as "training".
+        where: Text that follows the sets' names in the message.
+        of_each: Whether every set must have both classes; otherwise all sets together must.
+
+    Raises:
+        DataError: A class is missing.
     """
     found = {name: labels_of(faces) for name, faces in sets.items()}
     for label, word in enumerate(LABELS):
@@ -136,23 +147,23 @@ def check_classes(
 
 
 def labels_of(faces: DetectionSet) -> Int64[np.ndarray, " N"]:
-    """Index into `LABELS` of every face."""
+    """Returns the index into `LABELS` of every face."""
     return np.array([faces.label(index) for index in range(len(faces))], np.int64)
 
 
 def sets_of(source: JoinedSets) -> list[FaceSet]:
-    """The sets that `join_for_training` has joined."""
+    """Returns the sets that `join_for_training` has joined."""
     parts = [part.source if isinstance(part, Chosen) else part for part in source.sets]
     return list(dict.fromkeys(parts))
 
 
 def warn_of_common_videos(used: Iterable[FaceSet], others: Iterable[FaceSet], *, use: str) -> None:
-    """Logs which videos of some sets are in others too.
+    """Logs the videos that occur both in `used` and in `others`.
 
     Args:
-        used: The sets that know too much.
-        others: The sets that are measured on.
-        use: What the first are for, such as "is trained on".
+        used: Sets that the network or its settings were fitted to.
+        others: Sets that metrics are measured on.
+        use: The use of the first sets, such as "is trained on".
     """
     used = list(used)
     for other in others:
@@ -162,7 +173,7 @@ def warn_of_common_videos(used: Iterable[FaceSet], others: Iterable[FaceSet], *,
 
 
 def told_of(sets: Mapping[str, DetectionSet]) -> str:
-    """All their fingerprints, which must be the same on every host."""
+    """Returns the fingerprints of all sets, which must be the same on every host."""
     return " ".join(f"{name} {faces.fingerprint()}" for name, faces in sets.items())
 
 
@@ -216,7 +227,7 @@ def _labels(pairs: Any, *, field: str) -> dict[str, str]:
 
 
 def _merge(name: str, lists: list[FaceList]) -> FaceList:
-    """Lists from several roots as one; the same name under two roots is not the same video."""
+    """Joins lists from several roots; the same name under two roots is not the same video."""
     for number in range(1, len(lists)):
         videos = lists[number].videos
         seen = np.isin(videos, np.concatenate([one.videos for one in lists[:number]]))

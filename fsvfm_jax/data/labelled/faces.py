@@ -1,6 +1,7 @@
-"""Faces that are labelled fake or real: which there are, and their pixels.
+"""Faces that are labelled fake or real: the list of a set's faces, and the source of their pixels.
 
-NumPy, no JAX: data workers import it. `protocols.py` makes the lists from what is on disk.
+`protocols.py` makes the lists from the files on disk. Data workers import this module, so it does
+not import JAX.
 """
 
 import hashlib
@@ -18,13 +19,13 @@ from fsvfm_jax.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-# In the order of the logits.
+# The order is that of the logits.
 LABELS = ("fake", "real")
 FAKE, REAL = range(2)
 
 _REAL_WORDS = {"real", "live", "bonafide", "bona", "genuine"}
 _FAKE_WORDS = {"fake", "fakea", "fakeb", "spoof", "attack", "synthesis"}
-# What sets of forgeries call their methods.
+# The names of methods in sets of forgeries.
 _FORGERIES = {"deepfakes", "face2face", "faceswap", "neuraltextures", "faceshifter"}
 _FORGERIES |= {"deepfakedetection", "ff-df", "ff-f2f", "ff-fs", "ff-nt", "ff-sh", "ff-fh"}
 
@@ -32,17 +33,17 @@ _FORGERIES |= {"deepfakedetection", "ff-df", "ff-f2f", "ff-fs", "ff-nt", "ff-sh"
 class FaceList(NamedTuple):
     """One set, or one domain of a protocol, in a fixed order: by video, then by frame number."""
 
-    name: str  # as a table calls it
-    files: Shaped[np.ndarray, " N"]  # bytes: far smaller than str where workers get a copy
+    name: str  # name of the set in tables
+    files: Shaped[np.ndarray, " N"]  # bytes, far smaller than str in the workers' copies
     labels: Int8[np.ndarray, " N"]  # index into LABELS
     videos: Shaped[np.ndarray, " N"]  # bytes: the video's path relative to the set's root
-    skipped: int  # frames that are named but not there, and videos no frame is named of
-    folders: tuple[str, ...]  # what the sets' roots are called: splits of one set have the same
-    grouping: str = ""  # in words: what counts as a video, before frames are left out
+    skipped: int  # number of named frames that are missing, and of videos without a named frame
+    folders: tuple[str, ...]  # names of the roots, which are the same for all splits of a set
+    grouping: str = ""  # text on how pictures were grouped into videos, before thinning frames
 
 
 class LabelledFace(TypedDict):
-    """A face in the size it is stored in, and its index into LABELS."""
+    """A face in its stored size, and its index into LABELS."""
 
     image: UInt8[np.ndarray, "H W 3"]
     label: int
@@ -51,11 +52,11 @@ class LabelledFace(TypedDict):
 class LabelledFaces:
     """The faces of a list as a random-access source.
 
-    Pixels are taken as stored, whatever an EXIF tag asks for.
+    Pixels are used as stored, without applying an EXIF orientation.
 
     Attributes:
         faces: The list.
-        skipped: As the list says.
+        skipped: The list's `skipped`.
     """
 
     def __init__(self, faces: FaceList):
@@ -76,11 +77,11 @@ class LabelledFaces:
         return {"image": image, "label": self.label(index)}
 
     def read(self, indices: Sequence[int]) -> list[LabelledFace]:
-        """One after another."""
+        """Returns the faces, read one after another."""
         return [self[index] for index in indices]
 
     def fingerprint(self) -> str:
-        """SHA-256 of labels and names relative to the root: where that lies is left out."""
+        """Returns the SHA-256 of labels and relative names, which does not depend on the root."""
         digest = hashlib.sha256()
         faces = self.faces
         for file, video, label in zip(faces.files, faces.videos, faces.labels, strict=True):
@@ -88,26 +89,26 @@ class LabelledFaces:
         return digest.hexdigest()
 
     def name(self, index: int) -> str:
-        """Its file."""
+        """Returns the path of the face's file."""
         return os.fsdecode(self.faces.files[index])
 
     def label(self, index: int) -> int:
-        """Its index into LABELS."""
+        """Returns the face's index into LABELS."""
         return int(self.faces.labels[index])
 
     def video(self, index: int) -> str:
-        """The video it is of, as its list calls it."""
+        """Returns the name of the face's video in the list."""
         return os.fsdecode(self.faces.videos[index])
 
     def stats(self) -> None:
-        """Mean and deviation of the pixels are not known."""
+        """Returns None: the statistics are not known."""
 
 
 def label_of(name: str) -> int | None:
-    """The index into LABELS of what a set calls a class, such as "Spoof", "FF-F2F", "1_fake".
+    """Returns the index into LABELS of a class by its name, such as "Spoof", "FF-F2F", "1_fake".
 
-    Names decide, never an order: "0" and "1" say nothing. None where the name says nothing, or
-    both.
+    Returns None if the name fits no label, or both. "0" and "1" fit none, because the order of
+    classes differs between sets.
     """
     words = set(re.findall(r"[a-z0-9]+", name.lower()))
     is_real, is_fake = not words.isdisjoint(_REAL_WORDS), not words.isdisjoint(_FAKE_WORDS)
@@ -117,12 +118,12 @@ def label_of(name: str) -> int | None:
 
 
 def thin(faces: FaceList, per_video: int, *, per_real_video: int | None = None) -> FaceList:
-    """Keeps evenly spaced frames of every video, from its first to its last.
+    """Returns the list with evenly spaced frames of every video, from its first to its last.
 
     Args:
         faces: The frames of each video in their order.
-        per_video: How many at most, at least 0; 0 keeps all, 1 the first.
-        per_real_video: The same for real videos, where that differs.
+        per_video: Largest number of frames of a video; 0 keeps all, 1 the first.
+        per_real_video: Largest number of frames of a real video, if it differs.
     """
     by_label = {FAKE: per_video, REAL: per_video if per_real_video is None else per_real_video}
     _, video, counts = np.unique(faces.videos, return_inverse=True, return_counts=True)
@@ -132,10 +133,11 @@ def thin(faces: FaceList, per_video: int, *, per_real_video: int | None = None) 
 
 
 def overlap(train: FaceList, other: FaceList) -> list[str]:
-    """Returns which videos of `other` are in `train` too, sorted.
+    """Returns the videos of `other` that are in `train` too, sorted.
 
-    One of their files is the same one in the end, links followed; or they are of one set, by what
-    its folder is called, and are called the same there. Only the first is certain.
+    Two videos are the same if one of their files is the same after following links, which is
+    certain; or if the folders of their sets and the videos themselves have equal names, which is
+    not certain.
     """
     same = np.isin(_real_files(other), _real_files(train))
     if not set(train.folders).isdisjoint(other.folders):
@@ -145,12 +147,17 @@ def overlap(train: FaceList, other: FaceList) -> list[str]:
 
 
 def warn_of_overlap(train: FaceList, other: FaceList, *, use: str = "is trained on") -> None:
-    """Logs how many videos two lists have in common, and the first of them."""
+    """Logs how many videos two lists have in common, and the first of them.
+
+    Args:
+        train: The list of which `use` states the use.
+        other: The list that metrics are measured on.
+        use: The use of `train`, for the message.
+    """
     common = overlap(train, other)
     if common:
         logger.warning(
-            "%d videos of %s seem to be in %s too, which %s: what is measured on them says little;"
-            " first %s",
+            "%d videos of %s seem to be in %s too, which %s: metrics on them mean little; first %s",
             len(common),
             other.name,
             train.name,
@@ -166,7 +173,7 @@ def _keep(faces: FaceList, rows: Shaped[np.ndarray, " _M"]) -> FaceList:
 
 
 def _real_files(faces: FaceList) -> np.ndarray:
-    """Its files, links followed; whole folders at once, as every step of a path costs a call."""
+    """Returns the files after following links. Folders are resolved once each, which is faster."""
     folders = {
         folder: os.path.realpath(folder) for folder in set(map(os.path.dirname, faces.files))
     }
@@ -181,7 +188,7 @@ def _real_files(faces: FaceList) -> np.ndarray:
 
 
 def _spaced(count: int, wanted: int) -> np.ndarray:
-    """Places of at most `wanted` of `count`, the first and the last among them."""
+    """Returns the places of at most `wanted` of `count` items, including the first and the last."""
     if wanted == 0 or wanted >= count:
         return np.arange(count)
     return np.arange(wanted) * (count - 1) // max(1, wanted - 1)

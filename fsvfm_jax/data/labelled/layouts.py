@@ -1,7 +1,7 @@
-"""How labelled sets lie on disk: one function per layout that finds the videos of a set.
+"""Layouts of labelled sets on disk: one function per layout yields the videos of a set.
 
-Nothing is opened but lists; symbolic links are followed, as a person who puts a data folder
-together from parts expects. What is excluded is not looked at.
+The functions open only lists. They follow symbolic links, because people join data folders from
+parts with links. They do not look at excluded folders.
 """
 
 import os
@@ -36,7 +36,16 @@ _VideoId = Annotated[str, msgspec.Meta(pattern=r"^\w+\Z")]
 
 
 def read_folder(root: SetRoot, *, split: str, videos: str = "") -> Iterator[Video]:
-    """`<split>/{real,fake}/**`; split "": the class folders lie in the root."""
+    """Yields the videos of `<split>/{real,fake}/**`.
+
+    Args:
+        root: The set.
+        split: Name of the folder with the class folders; "" if they are in the root.
+        videos: How pictures form videos, as in `group_pictures`.
+
+    Raises:
+        DataError: A folder is missing, has fewer than two class folders, or a class has no image.
+    """
     path = subfolder(root.path, split) if split else root.path
     classes = folders_in(path)
     if len(classes) < 2:
@@ -66,14 +75,25 @@ def read_ffpp(
     frames_folder: str = "frames",
     methods: Sequence[str] = FF_METHODS,
 ) -> Iterator[Video]:
-    """FaceForensics++: pairs of ids in `<split>.json`; a is real, `a_b` and `b_a` are fake.
+    """Yields the videos of FaceForensics++, whose `<split>.json` contains pairs of ids a, b.
 
-    Frames lie in `original_sequences/youtube/<compression>/<frames_folder>/<a>/` and in
+    `a` and `b` are real, `a_b` and `b_a` are fake. Frames are in
+    `original_sequences/youtube/<compression>/<frames_folder>/<a>/` and in
     `manipulated_sequences/<method>/<compression>/<frames_folder>/<a_b>/`.
+
+    Args:
+        root: The set.
+        split: Name of the list without its suffix.
+        compression: Name of the folder of a compression, such as "c23".
+        frames_folder: Name of the folder with the frames.
+        methods: Names of the folders of methods.
+
+    Raises:
+        DataError: A folder is missing, or the list is not one of pairs.
     """
     list_file = os.path.join(root.path, f"{split}.json")
     pairs = _load_pairs(list_file)
-    # Each video once: a list may repeat a pair as often as it likes.
+    # A list may repeat a pair, but each video counts once.
     real = dict.fromkeys(one for pair in pairs for one in pair)
     fake = dict.fromkeys(f"{one}_{other}" for a, b in pairs for one, other in ((a, b), (b, a)))
     parts = [("original_sequences/youtube", "real", real)]
@@ -88,10 +108,21 @@ def read_ffpp(
 
 
 def read_fas(root: SetRoot, *, split: str, subset: str, videos: str = "") -> Iterator[Video]:
-    """MCIO and WCS: `frame/<subset>/{train,test}/{real,fake}/<video>_frame<i>.png` or `_<i>.jpg`.
+    """Yields the videos of MCIO or WCS: `frame/<subset>/{train,test}/{real,fake}/<frame>`.
 
-    `txt/<subset>_{real,fake}_<split>.txt` names the videos that count; without it all do. Split "":
-    train and test together, as the sets that are trained on are used; "shot": what that list names.
+    Frames are called `<video>_frame<i>.png` or `<video>_<i>.jpg`.
+    `txt/<subset>_{real,fake}_<split>.txt` names the videos that count; without that list all videos
+    count.
+
+    Args:
+        root: The set.
+        split: "train" or "test"; "" for both together, as for training sets; "shot" for the videos
+            that the list of that name contains.
+        subset: Name of the subset's folder.
+        videos: How pictures form videos, as in `group_pictures`.
+
+    Raises:
+        DataError: A folder is missing, or a list cannot be read.
     """
     path = os.path.join(root.path, "frame")
     folders = {
@@ -122,7 +153,17 @@ def read_fas(root: SetRoot, *, split: str, subset: str, videos: str = "") -> Ite
 def read_diff(
     root: SetRoot, *, split: str, subset: str, videos: str = "picture"
 ) -> Iterator[Video]:
-    """DiFF: `<split>_subsets/<subset>/<split>/{real,fake}/**`; the subsets are T2I, I2I, FS, FE."""
+    """Yields the videos of DiFF: `<split>_subsets/<subset>/<split>/{real,fake}/**`.
+
+    Args:
+        root: The set.
+        split: "train", "val" or "test".
+        subset: "T2I", "I2I", "FS" or "FE".
+        videos: How pictures form videos, as in `group_pictures`.
+
+    Raises:
+        DataError: As `read_folder`.
+    """
     path = subfolder(root.path, f"{split}_subsets", subset)
     yield from read_folder(replace(root, path=path), split=split, videos=videos)
 
@@ -142,9 +183,9 @@ LAYOUTS: dict[str, Callable[..., Iterator[Video]]] = {
 def _listed(
     root: SetRoot, list_file: str, found: Sequence[Video], *, label: str
 ) -> Iterator[Video]:
-    """Those of the videos found that a list names, by them or a frame, from any folder on.
+    """Yields the found videos that a list names, by their path or a frame's, from any folder on.
 
-    Of several videos whose paths end as the list says, the first found counts.
+    If several paths end with a line of the list, the first found video counts.
     """
     pieces: dict[str, list[Video]] = {}
     for video in found:
@@ -159,17 +200,17 @@ def _listed(
         line = text.replace("\\", "/")
         if root.excluded.has_folder_of(line):
             continue
-        # Of `1.avi` the frames may be `1.avi_frame0.png` or `1_frame0.png`.
+        # Frames of `1.avi` may be called `1.avi_frame0.png` or `1_frame0.png`.
         names = (stem(line), without_frame(stem(line)), without_suffix(line))
         named = [by_end[end] for one in names for end in _ends(one) if end in by_end]
         name = named[0] if named else f"{label}/{text}"
-        if name not in yielded:  # A list may name a video by each of its frames.
+        if name not in yielded:  # A list may name every frame of a video.
             yielded.add(name)
             yield from pieces[name] if named else [Video(name, label, [], where)]
 
 
 def _ends(name: str) -> list[str]:
-    """A path from its last four folders on, from its last three, ...: the longest comes first."""
+    """Returns the ends of a path with at most four folders, from the longest to the shortest."""
     parts = name.split("/")[-5:]
     return ["/".join(parts[start:]) for start in range(len(parts))]
 

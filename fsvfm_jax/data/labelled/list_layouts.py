@@ -26,11 +26,23 @@ _HEADERS = {"label", "labels", "class", "target"}
 def read_list(
     root: SetRoot, *, split: str, list_file: str = "", strip_prefix: str = "", videos: str = ""
 ) -> Iterator[Video]:
-    """Lines of a path and a label, by default in `<split>.txt`; paths are relative to the root.
+    """Yields the videos of a text list, whose lines contain a path and a label.
 
-    The label is the last word after white space or a comma, so that paths may hold spaces; or the
-    first word, where it is a label and the last is a file. A path that is no image's is a video's,
-    whose frames lie in a folder of its name or are called after it.
+    The label is the last word after white space or a comma, so paths may contain spaces. The label
+    is the first word if that is a label and the last word is a file. A path that is not an image's
+    is a video's, whose frames are in a folder with the video's name, or have names that begin with
+    it.
+
+    Args:
+        root: The set, to which the paths are relative.
+        split: Name of the default list without its suffix.
+        list_file: Path of the list in the set; by default `<split>.txt`.
+        strip_prefix: Beginning to remove from the paths.
+        videos: How pictures form videos, as in `group_pictures`.
+
+    Raises:
+        ConfigError: Neither split nor list is given, or `videos` is wrong.
+        DataError: The list cannot be read, a line has no label, or a path leads out of the set.
     """
     if not (list_file or split):
         raise ConfigError(f"{root.path}: name a split or a list_file")
@@ -60,10 +72,20 @@ def read_list(
 def read_deepfakebench(
     root: SetRoot, *, split: str, list_file: str, compression: str = "c23", strip_prefix: str = ""
 ) -> Iterator[Video]:
-    """JSON of `{dataset: {label: {split: {compression: {video: {label, frames}}}}}}`.
+    """Yields the videos of a DeepfakeBench list.
 
-    The level of compressions is there only for sets like FaceForensics++. Frames are relative to
-    the root.
+    The JSON is `{dataset: {label: {split: {compression: {video: {label, frames}}}}}}`. The level of
+    compressions exists only in sets like FaceForensics++. Frames are relative to the root.
+
+    Args:
+        root: The set.
+        split: Name of the split in the list.
+        list_file: Path of the list in the set.
+        compression: Name of the compression in the list.
+        strip_prefix: Beginning to remove from the frames' paths.
+
+    Raises:
+        DataError: The list does not have this form, or a path leads out of the set.
     """
     list_file = os.path.join(root.path, list_file)
     for dataset, by_label in entries(load_json(list_file), list_file):
@@ -90,9 +112,20 @@ def read_celebdf(
     list_file: str = "List_of_testing_videos.txt",
     frames_folder: str = "",
 ) -> Iterator[Video]:
-    """Celeb-DF: lines of a label and a video, such as `1 YouTube-real/00170.mp4`; 1 is real.
+    """Yields the videos of Celeb-DF from lines such as `1 YouTube-real/00170.mp4`; 1 is real.
 
-    Frames lie in `<class>/<frames_folder>/`, in a folder of the video's name or called after it.
+    Frames are in `<class>/<frames_folder>/`, in a folder with the video's name, or have names that
+    begin with it.
+
+    Args:
+        root: The set.
+        split: "test", the only split with a list.
+        list_file: Path of the list in the set.
+        frames_folder: Name of the folder with the frames; "" for the class folder.
+
+    Raises:
+        ConfigError: The split is not "test".
+        DataError: The list cannot be read, or a line is wrong.
     """
     if split != "test":
         raise ConfigError(f"split is {split!r}, and the list of the layout 'celebdf' is of 'test'")
@@ -120,10 +153,19 @@ def read_celebdf(
 def read_dfdc(
     root: SetRoot, *, split: str, list_file: str = "metadata.json", frames_folder: str = ""
 ) -> Iterator[Video]:
-    """DFDC: JSON of `{"abc.mp4": {"label": "FAKE", "split": "train"}}`, in the root or its folders.
+    """Yields the videos of DFDC from JSON of `{"abc.mp4": {"label": "FAKE", "split": "train"}}`.
 
-    Frames lie beside the list or in its `<frames_folder>/`, in a folder of the video's name or
-    called after it. Split "": all videos.
+    Frames are beside the list or in its `<frames_folder>/`, in a folder with the video's name, or
+    have names that begin with it.
+
+    Args:
+        root: The set.
+        split: Name of the split in the list; "" for all videos.
+        list_file: Name of the list, which is in the root or in its folders.
+        frames_folder: Name of the folder with the frames; "" for the folder of the list.
+
+    Raises:
+        DataError: A list does not have this form, or has no video of the split.
     """
     folders = [""]
     if not os.path.exists(os.path.join(root.path, list_file)):
@@ -155,7 +197,7 @@ def read_dfdc(
 def _find_frames(
     root: SetRoot, named: Sequence[Video], *, frames_folder: str = ""
 ) -> Iterator[Video]:
-    """The named videos with the pictures below their folders that belong to them."""
+    """Yields the named videos, and each again with every picture below its folder that it owns."""
     video_by_name: dict[str, Video] = {}
     for video in named:
         folder, name = os.path.split(video.name)
@@ -185,14 +227,14 @@ def _bench_video(
     if isinstance(inner, str) and {label_of(inner), label_of(label)} == {FAKE, REAL}:
         raise DataError(f"{where} has the label {inner!r} but stands under {label!r}; correct it")
     located = [locate(name, root, where, strip_prefix=prefix) for name in names]
-    # The same key may stand under several labels: a folder tells them apart.
+    # The same key may occur under several labels; the folder makes the names different.
     folder = os.path.dirname(located[0][1]) if located else label
     name = folder if os.path.basename(folder) == key else os.path.join(folder, key)
     yield Video(name, label, [file for file, _ in located], where)
 
 
 def _label_column(text: str, where: str) -> int | None:
-    """Returns which of two columns a list's first line calls the label; None if it names none.
+    """Returns which of two columns the first line of a list names as label, or None without names.
 
     Raises:
         DataError: The line names other columns than a path and a label.
@@ -209,10 +251,10 @@ def _label_column(text: str, where: str) -> int | None:
 
 
 def _path_and_label(text: str, *, label_first: bool) -> tuple[str, str]:
-    """Returns both parts of a list's line, without quotes; no label is "".
+    """Returns path and label of a list's line, without quotes; a missing label is "".
 
-    Celeb-DF and others write the label first: where a header says so, or where the last word is a
-    file and the first a label.
+    Celeb-DF and others write the label first. So do lists with such a header, and lines whose last
+    word is a file and whose first word is a label.
     """
     words = re.fullmatch(r"(.*[^\s,;])[\s,;]+([^\s,;]+)", text)
     if not words:
@@ -234,7 +276,7 @@ def _unquoted(text: str) -> str:
 
 
 def _class_folders(pictures: Iterable[Picture]) -> set[str]:
-    """Folders of a list's pictures that are no video: of two labels, or with all of a label."""
+    """Returns folders that are not videos: with two labels, or with all pictures of a label."""
     labels: dict[str, set[str]] = {}
     folders: dict[str, set[str]] = {}
     for picture in pictures:

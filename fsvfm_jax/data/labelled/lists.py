@@ -1,7 +1,7 @@
-"""Lists of faces as people have them: lines of text, JSON, and the paths that they name.
+"""Reads lists of faces as people provide them: lines of text, JSON, and the paths in them.
 
-A list may come from a stranger or from another machine. It is opened only as a plain file of a
-sensible size, and no path in it leads out of the folders that the user has named.
+A list may come from a stranger or from another machine. It is opened only as a plain file of
+limited size, and no path in it leads out of the folders that the user has named.
 """
 
 import errno
@@ -15,7 +15,7 @@ from fsvfm_jax.errors import DataError
 from fsvfm_jax.host.json_files import read_json
 from fsvfm_jax.host.plain_files import read_plain
 
-# A million lines of 250 characters.
+# This is a million lines of 250 characters.
 MAX_LIST_BYTES = 2**28
 MAX_PATH = 4096
 _MAX_LINE = 2 * MAX_PATH
@@ -29,13 +29,13 @@ _BYTE_ORDER_MARKS = {
 
 
 def read_lines(file: str) -> Iterator[tuple[str, str]]:
-    """Yields a list's lines that are neither blank nor comments, each with its place.
+    """Yields the lines of a list that are neither blank nor comments, each with its place.
 
-    Text is UTF-8 or, with a byte order mark, UTF-16 or UTF-32; other bytes are kept as they are,
+    Text is UTF-8, or UTF-16 or UTF-32 with a byte order mark. Other bytes are kept as they are,
     since they may be part of a file's name.
 
     Raises:
-        DataError: The file cannot be opened, is no text, or has a line that is too long.
+        DataError: The file cannot be opened, is not text, or has a line that is too long.
     """
     for number, line in enumerate(re.split(r"\r\n|\r|\n", _read_text(file)), start=1):
         text, where = line.strip(), f"{file} line {number}"
@@ -53,10 +53,10 @@ def load_json(file: str, schema: Any = Any) -> Any:
 
     Args:
         file: The list.
-        schema: As of `json_files.parse_json`.
+        schema: Type of the content, as for `json_files.parse_json`.
 
     Raises:
-        DataError: The file cannot be opened, is no JSON, or does not have the schema.
+        DataError: The file cannot be opened, is not JSON, or does not match the schema.
     """
     try:
         return read_json(file, schema, max_bytes=MAX_LIST_BYTES)
@@ -69,8 +69,12 @@ def load_json(file: str, schema: Any = Any) -> Any:
 def entries(value: Any, where: str) -> Sequence[tuple[str, Any]]:
     """Returns the entries of a JSON object.
 
+    Args:
+        value: The value that should be an object.
+        where: Place of the value, for the message.
+
     Raises:
-        DataError: It is something else; the message names its place.
+        DataError: The value is not an object.
     """
     if not isinstance(value, dict):
         raise DataError(f"{where} is {type(value).__name__}, not an object; fetch the list anew")
@@ -80,8 +84,13 @@ def entries(value: Any, where: str) -> Sequence[tuple[str, Any]]:
 def entry(value: Any, key: str, where: str) -> Any:
     """Returns an entry of a JSON object.
 
+    Args:
+        value: The value that should be an object.
+        key: Key of the entry.
+        where: Place of the value, for the message.
+
     Raises:
-        DataError: It is something else or has no such entry; the message names those it has.
+        DataError: The value is not an object or has no such entry; the message names its entries.
     """
     by_key: Mapping[str, Any] = dict(entries(value, where))
     if key not in by_key:
@@ -90,17 +99,17 @@ def entry(value: Any, key: str, where: str) -> Any:
 
 
 def locate(name: str, root: SetRoot, where: str, *, strip_prefix: str = "") -> tuple[str, str]:
-    r"""Returns the file that a list names, and its path relative to the root if it is below.
+    r"""Returns the file that a list names, and its path, which is relative if it is below the root.
 
     Args:
-        name: As the list has it; `\` counts as `/`.
-        root: Of the set.
-        where: The place in the list.
-        strip_prefix: The beginning of names that is removed.
+        name: The name in the list; `\` counts as `/`.
+        root: The root of the set.
+        where: Place in the list, for the message.
+        strip_prefix: Beginning to remove from names.
 
     Raises:
-        DataError: It leads out of the root and of the other roots, has a drive, or is no path
-            (`check_name`).
+        DataError: The path leads out of the root and of the other roots, has a drive, or is not a
+            valid path (`check_name`).
     """
     name, prefix = name.replace("\\", "/"), strip_prefix.replace("\\", "/")
     if prefix and name.startswith(prefix):
@@ -120,16 +129,16 @@ def locate(name: str, root: SetRoot, where: str, *, strip_prefix: str = "") -> t
 
 
 def check_name(name: str, where: str, *, advice: Callable[[], str] = str) -> None:
-    """Sees that a name in a list can be a path that stays below its folder.
+    """Checks that a name in a list can be a path that stays below its folder.
 
     Args:
-        name: As the list has it.
-        where: The place in the list.
+        name: The name in the list.
+        where: Place in the list, for the message.
         advice: Returns the end of the message about "..".
 
     Raises:
-        DataError: It has "..", NUL, a surrogate that no file name's byte stands for, or is longer
-            than a path can be.
+        DataError: The name contains "..", NUL, or a surrogate that does not stand for a byte of a
+            file name, or is longer than a path can be.
     """
     if len(name) > MAX_PATH:
         raise DataError(f"{where} names a path of {len(name):,} characters; {MAX_PATH:,} are most")
@@ -146,7 +155,7 @@ def check_name(name: str, where: str, *, advice: Callable[[], str] = str) -> Non
 
 
 def propose_prefix(name: str, root: SetRoot) -> str:
-    """Returns the end of a message: the prefix without which a list's path is a file of the set."""
+    """Returns the end of a message: the prefix without which a list's path is a file, or ""."""
     parts = name.split("/")
     for start in range(1, min(len(parts), _MAX_STRIPPED_PARTS)):
         rest = parts[start:]
@@ -172,7 +181,7 @@ def _read_text(file: str) -> str:
                     " UTF-8"
                 ) from error
     beginning = content[:4096]
-    # UTF-16 without a byte order mark has a NUL beside every ASCII character.
+    # In UTF-16 without a byte order mark every ASCII character has a NUL beside it.
     if 4 * beginning.count(0) > len(beginning):
         raise DataError(f"the list {file} is UTF-16 or no text at all; save it as UTF-8")
     return os.fsdecode(content.removeprefix(b"\xef\xbb\xbf"))

@@ -1,7 +1,7 @@
-"""From what people have on disk, in one of the layouts of `layouts.py`, to lists of labelled faces.
+"""Turns a set on disk, in one of the layouts of `layouts.py`, into a list of labelled faces.
 
-What all layouts share is here: class names to labels, what is left out, what is not there, which
-frames are kept, the order.
+The module contains the steps that all layouts share: mapping class names to labels, leaving out
+classes and folders, finding missing files, choosing frames, and sorting.
 """
 
 import logging
@@ -37,27 +37,28 @@ def read_set(
     field: str = "",
     **options: str | Sequence[str],
 ) -> FaceList:
-    """Returns the faces of a set that somebody has on disk.
+    """Returns the faces of a set on disk.
 
     Args:
         layout: A name in `LAYOUTS`.
-        path: The set's folder.
-        split: As the layout calls it; its function says more.
-        name: What tables call the set; by default its subset, or the last part of its path.
-        labels: "fake" or "real" for class names that do not say it, such as {"0": "fake"}.
-        exclude: Names of classes and of folders in the set that are left out, such as
-            "YouTube-real". Nothing in them is looked at.
-        frames: How many frames of a video are kept, evenly spaced; 0 keeps all, 1 the first.
-        real_frames: The same for real videos, where that differs.
-        roots: Further folders in which files may lie that a list names by absolute paths.
-        field: The field of the config that describes the set, for messages.
-        options: What the layout's function takes beyond root and split; empty ones are not given.
+        path: Folder of the set.
+        split: Name of the split in the layout; see the layout's function.
+        name: Name of the set in tables; by default its subset, or the last part of its path.
+        labels: "fake" or "real" for class names that are ambiguous, such as {"0": "fake"}.
+        exclude: Names of classes and folders to leave out, such as "YouTube-real". Nothing in them
+            is read.
+        frames: Number of frames to keep of each video, evenly spaced; 0 keeps all, 1 the first.
+        real_frames: Number of frames to keep of each real video, if it differs.
+        roots: Further folders that may contain files which a list names by absolute paths.
+        field: Name of the config's field that describes the set, for messages.
+        options: Parameters of the layout's function other than root and split, without empty
+            values.
 
     Raises:
         ConfigError: The layout or an option is unknown, an option is missing (`check_options`), or
             a number of frames is below 0.
-        DataError: The set is not as its layout says, a class is called by an unknown name, no
-            class or folder has an excluded name, or no image is left.
+        DataError: The set does not match its layout, the name of a class is unknown, no class or
+            folder has an excluded name, or no image is left.
     """
     if min(frames, real_frames or 0) < 0:
         raise ConfigError(
@@ -92,7 +93,7 @@ def read_set(
 
 
 def _leave_out(videos: Iterable[Video], exclude: Sequence[str], root: SetRoot) -> list[Video]:
-    """Those that no excluded name is the class or a folder of."""
+    """Returns the videos whose class and folders are not excluded."""
     kept, known = [], set()
     for video in videos:
         names = {video.label, *os.path.dirname(video.name).split(os.sep)}
@@ -109,7 +110,7 @@ def _leave_out(videos: Iterable[Video], exclude: Sequence[str], root: SetRoot) -
 
 
 def _label_classes(videos: Sequence[Video], labels: Mapping[str, str]) -> dict[str, int]:
-    """Returns the index into LABELS of every class by its name."""
+    """Returns the index into LABELS of every class, by the class's name."""
     for name, label in labels.items():
         if label not in LABELS:
             raise ConfigError(f"labels says that {name!r} is {label!r}; it can be 'fake' or 'real'")
@@ -128,7 +129,7 @@ def _label_classes(videos: Sequence[Video], labels: Mapping[str, str]) -> dict[s
 
 
 def _label_videos(videos: Sequence[Video], label_by_class: Mapping[str, int]) -> dict[str, int]:
-    """Returns the index into LABELS of every video by its name."""
+    """Returns the index into LABELS of every video, by the video's name."""
     first: dict[str, Video] = {}
     for video in videos:
         before = first.setdefault(video.name, video)
@@ -143,10 +144,10 @@ def _label_videos(videos: Sequence[Video], label_by_class: Mapping[str, int]) ->
 def _find_files(
     name: str, videos: Sequence[Video], label_by_video: Mapping[str, int]
 ) -> tuple[dict[str, set[str]], list[str]]:
-    """Returns each video's files that are there, and all that are not.
+    """Returns the existing files of each video, and all missing files.
 
     Raises:
-        DataError: A file is in a real and a fake video, or two folders are one.
+        DataError: A file is in a real and a fake video, or two folders are the same.
     """
     files: dict[str, set[str]] = {}
     missing: dict[str, None] = {}
@@ -178,7 +179,7 @@ def _find_files(
 
 
 def _refuse_same_folders(folders: Iterable[str]) -> None:
-    """A link in a circle, or to another class, would make one face count as several."""
+    """Raises DataError if a link makes two folders the same, because faces would count twice."""
     first: dict[str, str] = {}
     for folder in sorted(folders):
         other = first.setdefault(os.path.realpath(folder), folder)
@@ -192,7 +193,7 @@ def _refuse_same_folders(folders: Iterable[str]) -> None:
 def _in_order(
     files: Mapping[str, set[str]], label_by_video: Mapping[str, int]
 ) -> dict[str, np.ndarray]:
-    """Files, labels and videos in the order that they have everywhere."""
+    """Returns files, labels and videos in the fixed order of a FaceList."""
     rows = [
         (os.fsencode(file), label_by_video[video], os.fsencode(video))
         for video in sorted(files)
@@ -207,7 +208,7 @@ def _in_order(
 
 
 def _frame_order(file: str) -> tuple[list[str | int], str]:
-    """Numbers count as numbers: frame 2 comes before frame 10."""
+    """Returns a sort key that compares digits as numbers: frame 2 comes before frame 10."""
     parts = re.split(r"([0-9]+)", file)
     return [int(part) if number % 2 else part for number, part in enumerate(parts)], file
 
@@ -234,7 +235,7 @@ def _nothing_left(
 def _describe_videos(
     name: str, videos: Iterable[Video], files: Mapping[str, set[str]], *, frames: int
 ) -> str:
-    """Returns in words what counts as a video; warns where it may be wrong."""
+    """Returns a text on how pictures were grouped into videos, and warns if that may be wrong."""
     by_video = {video.name: video.by for video in videos}
     there = {video: len(of_video) for video, of_video in files.items() if of_video}
     text = describe(by_video, there)
@@ -247,8 +248,8 @@ def _describe_videos(
     if frames > 1 or (is_guess and are_numbered(names)):
         logger.warning(
             "%s: each of its %d videos has one frame%s: video scores are those of single images;"
-            " where pictures are frames, set videos to 'folder', 'name' or a pattern such as"
-            " '{video}/*/*', else to 'picture'",
+            " if pictures are frames, set videos to 'folder', 'name' or a pattern such as"
+            " '{video}/*/*', otherwise to 'picture'",
             name,
             len(there),
             ", although names are numbered" if is_guess and are_numbered(names) else "",

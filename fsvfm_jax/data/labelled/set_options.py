@@ -1,4 +1,4 @@
-"""Which options a set's layout takes, what of them is given, and what has to be."""
+"""The options of each set layout, and checks of the options that a user gives."""
 
 from collections.abc import Mapping
 from inspect import Parameter, signature
@@ -8,20 +8,20 @@ from fsvfm_jax.data.labelled.layouts import LAYOUTS
 from fsvfm_jax.data.rendered.rendered_sets import RenderedFaces
 from fsvfm_jax.errors import ConfigError, nearest, told
 
-# The layout of sets that are rendered, not read.
+# The layout of rendered sets, which are not on disk.
 RENDERED = "rendered"
-# What reads or renders a set takes these too, and they are of every layout.
+# These parameters of the functions that read or render a set exist for every layout.
 _OF_ALL = {"root", "split", "image_size"}
 
 
 def options_of(layout: str) -> dict[str, Parameter]:
-    """Returns the options that a layout has beside those of all sets on disk, by name."""
+    """Returns the options of a layout by name, without those that all sets on disk have."""
     parameters = signature(RenderedFaces if layout == RENDERED else LAYOUTS[layout]).parameters
     return {name: one for name, one in parameters.items() if name not in _OF_ALL}
 
 
 def given(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options of a set without the empty ones, which are their layout's defaults."""
+    """Returns the options of a set without the empty ones, for which the layout has defaults."""
     return {
         name: value
         for name, value in options.items()
@@ -30,16 +30,16 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_options(layout: str, options: Mapping[str, Any], *, field: str = "") -> None:
-    """Sees that the options that are given are those of a layout.
+    """Checks that the given options are options of the layout.
 
     Args:
         layout: The layout of a set.
-        options: Those that are `given`, without those of all sets on disk.
-        field: The field of the config that describes the set, for messages.
+        options: The result of `given`, without the options that all sets on disk have.
+        field: Name of the config's field that describes the set, for messages.
 
     Raises:
-        ConfigError: There is no such layout, an option is not one of the layout's, or one that the
-            layout needs is missing.
+        ConfigError: The layout is unknown, an option does not belong to the layout, or an option
+            that the layout needs is missing.
     """
     layouts = (*LAYOUTS, RENDERED)
     if layout not in layouts:

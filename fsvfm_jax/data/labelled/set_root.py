@@ -1,4 +1,4 @@
-"""The root of a labelled set: the folders and pictures in it, and what is left out."""
+"""The root of a labelled set: its folders and pictures, and the names that are left out."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -15,8 +15,11 @@ _MAX_TOLD = 20
 class Excluded:
     """Names of classes and folders that are left out of a set.
 
+    Args:
+        names: The names.
+
     Attributes:
-        met: Those of them that the set has.
+        met: The names that were found in the set.
     """
 
     def __init__(self, names: Iterable[str]):
@@ -24,26 +27,27 @@ class Excluded:
         self.met: set[str] = set()
 
     def has(self, names: Iterable[str]) -> bool:
-        """Whether one of these is left out."""
+        """Returns whether one of these names is left out."""
         met = self._names.intersection(names)
         self.met |= met
         return bool(met)
 
     def has_folder_of(self, path: str) -> bool:
-        """Whether a folder of a path that a list names is left out."""
+        """Returns whether a folder of a path in a list is left out."""
         return self.has(path.replace("\\", "/").split("/")[:-1])
 
 
 @dataclass(frozen=True)
 class SetRoot:
-    """Where a set lies, and what of it is left out.
+    """The folder of a set, and the names that are left out of it.
 
     Attributes:
-        path: The set's folder.
-        others: Further folders that lists may name files in.
+        path: Folder of the set.
+        others: Further folders that may contain files of lists.
         excluded: The classes and folders that the user leaves out.
-        field: The field of the config that describes the set, such as "config.data.test.DFDC"; "".
-        left_out: Counts the files and folders that are no pictures, as they are found.
+        field: Name of the config's field that describes the set, such as "config.data.test.DFDC",
+            or "" if there is none.
+        left_out: Counts the files and folders that are not pictures, as they are found.
     """
 
     path: str
@@ -53,26 +57,36 @@ class SetRoot:
     left_out: Tally = field(default_factory=Tally)
 
     def option(self, name: str) -> str:
-        """Returns what messages call an option of the set: the field of the config, if any."""
+        """Returns an option's name for messages, with the field of the config if there is one."""
         return f"{self.field}.{name}" if self.field else name
 
     def flag(self, option: str, value: str) -> str:
-        """Returns how a user sets an option of the set.
+        """Returns the text by which a user sets an option of the set.
 
-        The value may come from a stranger's list: it is quoted for a shell.
+        Args:
+            option: Name of the option.
+            value: Its value. It may come from a stranger's list, and is therefore quoted for a
+                shell.
         """
         name = self.option(option)
         return f"--{name}={quote(value)}" if self.field else f"{name}={value!r}"
 
 
 def told(names: Sequence[str]) -> str:
-    """Returns names for a message, shortened where they are many."""
+    """Returns names for a message, shortened if there are many."""
     more = f" and {len(names) - _MAX_TOLD} more" if len(names) > _MAX_TOLD else ""
     return ", ".join(map(repr, names[:_MAX_TOLD])) + more or "nothing"
 
 
 def walk_pictures(root: SetRoot, path: str, folder: str, *, label: str) -> list[Picture]:
-    """The pictures below a folder of the path, sorted, without those in excluded folders."""
+    """Returns the sorted pictures below a folder, without those in excluded folders.
+
+    Args:
+        root: The set.
+        path: Folder to which the names of the pictures are relative.
+        folder: Folder to search, relative to `path`.
+        label: Name of the class of the pictures.
+    """
     where = os.path.join(path, folder)
     below = os.path.relpath(where, root.path)
 
@@ -85,10 +99,14 @@ def walk_pictures(root: SetRoot, path: str, folder: str, *, label: str) -> list[
 
 
 def subfolder(folder: str, *names: str) -> str:
-    """Returns the path of a folder in a folder in a folder.
+    """Returns the path of a nested folder.
+
+    Args:
+        folder: The outermost folder.
+        names: Names of the folders inside it, from outer to inner.
 
     Raises:
-        DataError: One is not there; the message names those that are.
+        DataError: A folder is missing; the message names the folders that exist.
     """
     for name in names:
         parent, folder = folder, os.path.join(folder, name)
@@ -99,10 +117,10 @@ def subfolder(folder: str, *names: str) -> str:
 
 
 def folders_in(parent: str) -> list[str]:
-    """Returns the names of its folders, sorted, without those that are hidden or of the system.
+    """Returns the sorted names of the folders in a folder, without hidden and system folders.
 
     Raises:
-        DataError: It cannot be listed.
+        DataError: The folder cannot be listed.
     """
     try:
         with os.scandir(parent) as found:

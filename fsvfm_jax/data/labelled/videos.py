@@ -1,6 +1,7 @@
-"""Which pictures are frames of one video: as the set's option `videos` says, or as names show.
+"""Groups pictures into videos, by the set's option `videos` or by the pictures' names.
 
-Names alone decide, never the order in which a file system lists them. All functions are pure.
+The grouping depends on names alone, never on the order in which a file system lists them. All
+functions are pure.
 """
 
 import os
@@ -16,7 +17,7 @@ from fsvfm_jax.data.labelled.faces import label_of
 from fsvfm_jax.data.listing import suffix_of
 from fsvfm_jax.errors import ConfigError
 
-# What decides that frames are one video, by how messages and tables call it.
+# The possible reasons why frames are one video, as messages and tables name them.
 LIST = "by the list"
 FOLDER = "by folder"
 NAME = "by name"
@@ -28,10 +29,11 @@ UNMATCHED = "single pictures that the pattern does not match"
 # `prepare detect` adds a number to a frame with several faces.
 _FRAME = re.compile(r"[ _.-]frame[ _.-]?[0-9]+(_[0-9])?$", re.IGNORECASE)
 _FRAME_AND_FACE = re.compile(r"[0-9]+_[0-9]")
-# Of a video, not the number in `12.5`.
+# This matches the suffix of a video, but not the number in `12.5`.
 _VIDEO_SUFFIX = re.compile(r"\.[a-zA-Z]\w{2,3}$")
 _SEPARATORS = " _.-"
-# A pattern is matched part by part of a path; with few wildcards in each, matching is fast.
+# A pattern is matched separately with each part of a path. Few wildcards per part keep matching
+# fast.
 _MAX_PATTERN_PARTS = 8
 _MAX_WILDCARDS = 2
 
@@ -39,10 +41,10 @@ _MAX_WILDCARDS = 2
 class Video(NamedTuple):
     """Frames of a video, as a layout finds them; a video may come in pieces of the same name."""
 
-    name: str  # its path relative to the root of the set, class folder included
-    label: str  # as the set calls the class
+    name: str  # path relative to the root of the set, including the class folder
+    label: str  # name of the class in the set
     frames: Sequence[str]  # files, in any order
-    where: str  # the folder, or file and place in it, that the video was found by
+    where: str  # folder, or list and place in it, where the video was found
     by: str = LIST
 
 
@@ -50,13 +52,13 @@ class Picture(NamedTuple):
     """A picture whose video is not known yet."""
 
     path: str  # relative to the root of the set
-    label: str  # as the set calls the class
+    label: str  # name of the class in the set
     file: str
-    where: str  # as of `Video`
+    where: str  # as in `Video`
 
 
 def is_image(file: str) -> bool:
-    """Whether a file is an image by its name."""
+    """Returns whether a file is an image by its suffix."""
     return suffix_of(file) in IMAGE_SUFFIXES
 
 
@@ -71,7 +73,7 @@ def without_suffix(path: str) -> str:
 
 
 def without_frame(name: str) -> str:
-    """Returns a name without `_frame_<i>` at its end."""
+    """Returns a name without a final `_frame_<i>`."""
     return _FRAME.sub("", name)
 
 
@@ -86,12 +88,12 @@ def group_pictures(
 
     Args:
         pictures: All pictures of a set.
-        videos: "folder": the pictures of a folder are a video. "name": those whose names differ
-            only in the last number. "picture": each picture is a video. A pattern such as
-            "{video}/*/*" or "{video}_*": what stands in the place of {video}, with the folders
-            before it. "": what the names show.
-        class_folders: Folders that are no video, whatever their pictures are called.
-        option: What messages call `videos`, such as "config.data.test.DFDC.videos".
+        videos: The rule. "folder": the pictures of a folder are a video. "name": pictures whose
+            names differ only in the last number are a video. "picture": each picture is a video. A
+            pattern such as "{video}/*/*" or "{video}_*": the text at {video}, with the folders
+            before it, names the video. "": the names decide.
+        class_folders: Folders that are not videos, whatever their pictures are called.
+        option: Name of the option `videos` in messages, such as "config.data.test.DFDC.videos".
 
     Raises:
         ConfigError: `videos` is none of these, or the pattern matches no picture.
@@ -103,26 +105,26 @@ def group_pictures(
 
 
 def owners(path: str) -> Iterator[str]:
-    """Yields the names that a video may have whose frame a picture is, the most likely first."""
+    """Yields possible names of the video of a picture, the most likely first."""
     name = stem(path)
     yield name
     yield without_frame(name)
-    for _ in range(2):  # a frame's number, or the frame's and the face's
+    for _ in range(2):  # the number of a frame, or those of a frame and a face
         name = _without_number(name)
         yield name
     while folder := os.path.dirname(path):
         yield folder
-        if folder == path:  # "/" is its own folder
+        if folder == path:  # The folder of "/" is "/".
             return
         path = folder
 
 
 def describe(by_video: Mapping[str, str], frames_by_video: Mapping[str, int]) -> str:
-    """Returns in words how videos were found, and how many frames they have.
+    """Returns a text on how videos were found and how many frames they have.
 
     Args:
-        by_video: What decided, by the name of a video.
-        frames_by_video: How many frames there are, by the name of a video.
+        by_video: The reason for the grouping, by the name of a video.
+        frames_by_video: The number of frames, by the name of a video.
     """
     counts = Counter(by for name, by in by_video.items() if frames_by_video.get(name))
     ways = ", ".join(f"{count} {by}" for by, count in sorted(counts.items()))
@@ -134,7 +136,7 @@ def describe(by_video: Mapping[str, str], frames_by_video: Mapping[str, int]) ->
 
 
 def are_numbered(paths: Sequence[str]) -> bool:
-    """Whether two pictures of a folder differ only in the last number of their names."""
+    """Returns whether two pictures of a folder differ only in the last number of their names."""
     series = Counter(
         (os.path.dirname(path), without_frame(_without_number(stem(path))))
         for path in paths
@@ -146,7 +148,7 @@ def are_numbered(paths: Sequence[str]) -> bool:
 def _assign(
     paths: Sequence[str], videos: str, class_folders: Collection[str], *, option: str
 ) -> Iterator[tuple[str, str]]:
-    """Yields the name of each path's video, and what decided."""
+    """Yields the name of each path's video, and the reason for it."""
     if not videos:
         yield from _as_shown(paths, class_folders)
     elif videos == "folder":
@@ -160,7 +162,7 @@ def _assign(
 
 
 def _as_shown(paths: Sequence[str], class_folders: Collection[str]) -> Iterator[tuple[str, str]]:
-    """`<video>_frame_<i>`, then a folder of numbered pictures, then `<video>_<i>`."""
+    """Yields names of `<video>_frame_<i>`, of folders of numbered pictures, or of `<video>_<i>`."""
     in_folder: dict[str, Counter[str]] = defaultdict(Counter)
     for path in paths:
         if not _FRAME.search(stem(path)):
@@ -187,10 +189,11 @@ def _as_shown(paths: Sequence[str], class_folders: Collection[str]) -> Iterator[
 
 
 def _series(path: str) -> str:
-    """Returns what a picture's name shares with those that differ only in the last number.
+    """Returns the part of a picture's name that all pictures of its series share.
 
-    "" is a number alone, "frame" is `frame12`, "v_" is `v_12`; a name without a number is itself,
-    after a slash, which no name contains.
+    A series differs only in the last number: "" is a number alone, "frame" is `frame12`, "v_" is
+    `v_12`. A name without a number is its own series; it gets a slash in front, which no name
+    contains.
     """
     name = os.path.basename(stem(path))
     if _FRAME_AND_FACE.fullmatch(name):
@@ -199,7 +202,7 @@ def _series(path: str) -> str:
 
 
 def _names_its_video(series: str) -> bool:
-    """Whether something stands before a separator and the number."""
+    """Returns whether text precedes a separator and the number."""
     return not series.startswith("/") and series.rstrip(_SEPARATORS) not in ("", series)
 
 
@@ -208,13 +211,16 @@ def _has_several_videos(counts: Counter[str]) -> bool:
 
 
 def _is_one_series(counts: Counter[str]) -> bool:
-    """Whether one series of numbered pictures is most of a folder."""
+    """Returns whether one series of numbered pictures makes up most of a folder."""
     series, count = counts.most_common(1)[0]
     return not series.startswith("/") and 2 * count > counts.total()
 
 
 def _is_class_name(folder: str) -> bool:
-    """Whether a folder is called like a class ("Celeb-real", "0_fake"), not like "real_clip7"."""
+    """Returns whether a folder's name is a class's, as in "Celeb-real" and "0_fake".
+
+    A name with another number, such as "real_clip7", is not a class's.
+    """
     without_order = re.sub(r"^[0-9][_-]", "", folder)
     return label_of(folder) is not None and not re.search(r"[0-9]", without_order)
 
@@ -228,7 +234,7 @@ def _without_number(name: str) -> str:
 
 
 def _by_name(path: str) -> str:
-    """Returns the path without the frame's number; if the name is only a number, the folder."""
+    """Returns the path without the frame's number, or the folder if the name is only a number."""
     folder, name = os.path.split(stem(path))
     kept = without_frame(name) if _FRAME.search(name) else _without_number(name)
     return os.path.join(folder, kept) if kept else folder
@@ -247,10 +253,10 @@ def _by_pattern(paths: Sequence[str], pattern: str, *, option: str) -> Iterator[
 
 
 def _compile(pattern: str, *, option: str) -> Callable[[str], str | None]:
-    """Returns a function from a path to the path of its video, or None.
+    """Returns a function from a path to the path of its video, or to None.
 
     Raises:
-        ConfigError: The pattern is not one.
+        ConfigError: The pattern is not valid.
     """
     parts = pattern.split("/")
     if (
@@ -281,7 +287,7 @@ def _compile(pattern: str, *, option: str) -> Callable[[str], str | None]:
 
 
 def _regex(part: str) -> str:
-    """Returns the regular expression of a pattern's part."""
+    """Returns the regular expression of a part of a pattern."""
     wildcards = {"*": ".*", "{video}": "(.+)"}
     pieces = re.split(r"(\*|\{video\})", part)
     return "".join(wildcards.get(piece) or re.escape(piece) for piece in pieces)

@@ -1,11 +1,12 @@
 """Synthetic forgeries of rendered faces, for a benchmark that needs no download.
 
-NumPy and Pillow: data workers import it. Four deepfakes change nothing outside the face; two spoofs
-show the whole picture again on paper or on a screen. Each takes the subject, a donor, a generator
-and a strength: 0 leaves every pixel as it is, 1 is what a person sees at 64 px.
+Four deepfakes change no pixel outside the face; two spoofs show the whole picture again, on paper
+or on a screen. Each function takes the subject, a donor, a generator and a strength. A strength of
+0 leaves every pixel unchanged; 1 is visible to a person at 64 px. Data workers import this module,
+which needs NumPy and Pillow only.
 
-Places are complex numbers, x + iy in pixels, a pixel's centre at a half. The distance from eyes to
-mouth is the unit of lengths on a face.
+Places are complex numbers x + iy in pixels; the centre of a pixel is at a half. The unit of length
+on a face is the distance from the eyes to the mouth.
 """
 
 import math
@@ -34,12 +35,14 @@ Mask = Float32[np.ndarray, "H W"]
 
 EYES = (RIGHT_BROW, LEFT_BROW, RIGHT_EYE, LEFT_EYE)
 LIPS = (UPPER_LIP, INNER_MOUTH, LOWER_LIP)
-# What a warp moves, with its reach in units of the face. One eye alone: nobody is born so.
+# The parts that a warp moves, with its reach in units of the face. Each eye is a part of its own,
+# because no natural face has a single moved eye.
 WARPED = (((RIGHT_EYE,), 0.5), ((LEFT_EYE,), 0.5), ((NOSE,), 0.5), (LIPS, 0.6))
-# Half the inner face down and across, in units of the face: from above the brows to the chin.
+# Half the height and half the width of the inner face, from above the brows to the chin, in units
+# of the face.
 INNER_FACE = (0.9, 0.8)
-# The share of the ellipse over which a pasted face fades out; in levels, how dark its seam is, and
-# by how much its red, green and blue are missed on average: a little cold.
+# SOFTNESS is the share of the ellipse over which a pasted face fades out. SEAM is the darkness of
+# its seam, and MISSED the mean error of its red, green and blue, slightly cold, in levels of 255.
 SOFTNESS = 0.25
 SEAM = (12.0, 28.0)
 MISSED = (-9.0, -2.0, 8.0)
@@ -52,25 +55,28 @@ class Subject(NamedTuple):
     parsing_map: UInt8[np.ndarray, "H W"]
 
 
-# The donor is drawn only by a forgery that asks for it.
+# A donor is a function, so that only forgeries that need the donor's face render it.
 Forgery = Callable[..., Picture]
 Donor = Callable[[], Subject]
 
 
 class Anchors(NamedTuple):
-    """Where the eyes with their brows and the mouth are, on average."""
+    """The mean places of the eyes with their brows and of the mouth."""
 
     eyes: complex
     mouth: complex
 
 
 def face_pixels(parsing_map: UInt8[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
-    """Which pixels a deepfake may change: skin and what lies on it."""
+    """Returns the pixels that a deepfake may change: skin and the features on it."""
     return (parsing_map != BACKGROUND) & (parsing_map != HAIR)
 
 
 def anchors(parsing_map: UInt8[np.ndarray, "H W"]) -> Anchors:
-    """Finds eyes and mouth; where either is hidden, both are a quarter from the centre."""
+    """Returns the places of eyes and mouth.
+
+    If either is hidden, both are a quarter of the side above and below the centre.
+    """
     eyes, mouth = (_centre(parsing_map, part, otherwise=0j) for part in (EYES, LIPS))
     if eyes and mouth:
         return Anchors(eyes, mouth)
@@ -81,10 +87,10 @@ def anchors(parsing_map: UInt8[np.ndarray, "H W"]) -> Anchors:
 def blended_swap(
     subject: Subject, donor: Donor, rng: np.random.Generator, *, strength: float
 ) -> Picture:
-    """Lays another's inner face over the subject's: turned to fit, colours matched, edge soft.
+    """Pastes the donor's inner face over the subject's: aligned, colours matched, with a soft edge.
 
-    Brows and cheeks of the subject that show beside it, the donor's light, and grain and sharpness
-    of another camera give it away.
+    Visible traces are brows and cheeks of the subject beside the pasted face, the donor's light,
+    and the grain and sharpness of another camera.
     """
     giver = donor()
     here, there = anchors(subject.parsing_map), anchors(giver.parsing_map)
@@ -106,7 +112,7 @@ def blended_swap(
 def region_warp(
     subject: Subject, donor: Donor, rng: np.random.Generator, *, strength: float
 ) -> Picture:
-    """Moves, swells or shrinks two of: one eye, the other, the nose, the mouth."""
+    """Moves, enlarges or shrinks two of four parts: either eye, the nose, the mouth."""
     del donor
     face = anchors(subject.parsing_map)
     unit = abs(face.mouth - face.eyes)
@@ -127,7 +133,7 @@ def region_warp(
 def local_texture(
     subject: Subject, donor: Donor, rng: np.random.Generator, *, strength: float
 ) -> Picture:
-    """Makes the inner face smoother than the picture around it, or rougher, as often the one."""
+    """Makes the inner face smoother or rougher than the rest, with equal probability."""
     del donor
     mask = _inner_face(subject.parsing_map, rng)
     if rng.random() < 0.5:
@@ -142,7 +148,7 @@ def local_texture(
 def upsampling_pattern(
     subject: Subject, donor: Donor, rng: np.random.Generator, *, strength: float
 ) -> Picture:
-    """Halves the inner face and doubles it again, with a transposed convolution's checkerboard."""
+    """Halves and redoubles the inner face's size, with a transposed convolution's checkerboard."""
     del donor
     height, width = subject.parsing_map.shape
     small = Image.fromarray(subject.image).resize(
@@ -158,7 +164,7 @@ def upsampling_pattern(
 def print_attack(
     subject: Subject, donor: Donor, rng: np.random.Generator, *, strength: float
 ) -> Picture:
-    """The picture on paper: a screen of dots, a flat and tinted range, held at an angle."""
+    """Shows the picture on paper: halftone dots, a flat and tinted range, held at an angle."""
     del donor
     held = _hold(subject.image, rng, reach=0.1 * strength, around=rng.integers(150, 250, 3))
     places = _places(subject.parsing_map) * np.exp(1j * rng.uniform(0.2, 1.3))
@@ -174,7 +180,7 @@ def print_attack(
 def replay_attack(
     subject: Subject, donor: Donor, rng: np.random.Generator, *, strength: float
 ) -> Picture:
-    """The picture on a screen: the moire of its grid and the camera's, glare, a shift of colour."""
+    """Shows the picture on a screen: moire of screen and camera, glare, and shifted colours."""
     del donor
     held = _hold(subject.image, rng, reach=0.06 * strength, around=rng.integers(0, 40, 3))
     places = _places(subject.parsing_map) / np.complex64(len(subject.parsing_map))
@@ -182,7 +188,7 @@ def replay_attack(
     lines, stretch = rng.uniform(50, 90), rng.uniform(1.03, 1.1)
     first = np.cos(2 * math.pi * lines * (places * np.exp(1j * angle)).real)
     second = np.cos(2 * math.pi * lines * stretch * (places * np.exp(1j * (angle + turn))).real)
-    # The grids themselves are finer than a pixel; what is left of their product is their beat.
+    # The grids are finer than a pixel, so only the beat of their product is visible.
     beat = np.float32(first * second + 0.2 * (first + second))[..., None]
     lamp = complex(*rng.uniform(0.1, 0.9, 2))
     glare = np.maximum(1 - np.square(abs(places - lamp) / rng.uniform(0.15, 0.4)), 0)
@@ -200,7 +206,7 @@ def _places(parsing_map: UInt8[np.ndarray, "H W"]) -> Complex64[np.ndarray, "H W
 def _centre(
     parsing_map: UInt8[np.ndarray, "H W"], classes: tuple[int, ...], *, otherwise: complex
 ) -> complex:
-    """Where pixels of some classes are on average; `otherwise` if there are none."""
+    """Returns the mean place of the pixels of some classes, or `otherwise` if there are none."""
     member = np.zeros(HAIR + 1, bool)
     member[list(classes)] = True
     rows, columns = member[parsing_map].nonzero()
@@ -208,7 +214,7 @@ def _centre(
 
 
 def _inner_face(parsing_map: UInt8[np.ndarray, "H W"], rng: np.random.Generator) -> Mask:
-    """1 within an ellipse over eyes, nose and mouth, falling to 0 at its edge."""
+    """Returns 1 inside an ellipse over eyes, nose and mouth, falling to 0 at its edge."""
     face = anchors(parsing_map)
     down = face.mouth - face.eyes
     along = (_places(parsing_map) - np.complex64(face.eyes + 0.5 * down)) / np.complex64(down)
@@ -220,7 +226,7 @@ def _inner_face(parsing_map: UInt8[np.ndarray, "H W"], rng: np.random.Generator)
 def _match_colours(
     pasted: Float32[np.ndarray, "H W 3"], wanted: Float32[np.ndarray, "H W 3"], mask: Mask
 ) -> Float32[np.ndarray, "H W 3"]:
-    """Gives the pasted face the mean colour of what it covers, and half its range."""
+    """Gives the pasted face the mean colour of the area it covers, and half its contrast."""
     weights = mask[..., None] / max(float(mask.sum()), 1.0)
     mean, wanted_mean = (np.sum(weights * one, (0, 1)) for one in (pasted, wanted))
     spread, wanted_spread = (
@@ -231,7 +237,7 @@ def _match_colours(
 
 
 def _sample(image: Picture, places: Complex64[np.ndarray, "H W"]) -> Float32[np.ndarray, "H W 3"]:
-    """Returns the picture's colours at any places, bilinear; beyond its edge those of the edge."""
+    """Returns the picture's colours at any places, bilinear; outside, the colours of the edge."""
     height, width = places.shape
     x, y = (places.real - 0.5).clip(0, width - 1), (places.imag - 0.5).clip(0, height - 1)
     left, top = x.astype(np.int32), y.astype(np.int32)
@@ -246,7 +252,7 @@ def _sample(image: Picture, places: Complex64[np.ndarray, "H W"]) -> Float32[np.
 def _hold(
     image: Picture, rng: np.random.Generator, *, reach: float, around: np.ndarray
 ) -> Float32[np.ndarray, "H W 3"]:
-    """Moves each corner of a flat picture by up to `reach` of its side; beyond it is `around`."""
+    """Moves each corner of a flat picture by up to `reach` of its side, and fills the outside."""
     height, width = image.shape[:2]
     corners = np.array([[0, 0], [0, 1], [1, 1], [1, 0]]) + reach * rng.uniform(-0.5, 1, (4, 2)) * [
         [1, 1],
@@ -273,10 +279,10 @@ def _paste(
     *,
     strength: float,
 ) -> Picture:
-    """Lays a changed face over the subject's where the mask is 1, and never beyond the face.
+    """Pastes a changed face over the subject's where the mask is 1, and never outside the face.
 
-    As whoever forges a face it misses its colour by a few levels and leaves a seam a little darker
-    than the skin: traces that all deepfakes here share, whatever was done to the face.
+    Like a real forgery, the paste misses the colour by a few levels and leaves a seam that is
+    slightly darker than the skin. All deepfakes of this module share these traces.
     """
     missed = np.float32(MISSED + rng.uniform(-10, 10, 3))
     seam = np.float32(rng.uniform(*SEAM)) * 4 * (mask * (1 - mask))[..., None]

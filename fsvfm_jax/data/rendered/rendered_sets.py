@@ -1,8 +1,9 @@
 """Labelled sets of rendered faces, real and forged, that differ as real data sets do.
 
-NumPy, Pillow, simplejpeg: data workers import it. A set has its forgeries and its camera. Real and
-fake faces go through the same camera, crop and compression, so that only the forgery tells them
-apart: `fsvfm_jax.benchmark.artefacts` measures how far global statistics get nevertheless.
+Every set has its own forgeries and its own camera. Real and fake faces go through the same camera,
+crop and compression, so that only the forgery distinguishes them. `fsvfm_jax.benchmark.artefacts`
+measures how well global statistics separate them nevertheless. Data workers import this module,
+which needs NumPy, Pillow and simplejpeg only.
 """
 
 import hashlib
@@ -32,21 +33,23 @@ from fsvfm_jax.errors import ConfigError
 
 BICUBIC = Image.Resampling.BICUBIC
 SPLITS = ("train", "val", "test")
-# Faces of a split: any two splits lie this far apart, and sets of faces alone come before them.
+# The number of faces reserved for each split, so that no two splits share a face. The faces of
+# `sources.SyntheticFaces` come before the first split.
 FACES_OF_A_SPLIT = 2**32
-# Side of the part of the picture that is shown; how far a frame moves, as a share of the rest.
+# CROP is the side of the visible part, as a share of the picture's side; MOTION is the largest move
+# of a frame, as a share of the part that is not visible.
 CROP = (0.84, 0.94)
 MOTION = 0.2
 
 
 class Camera(NamedTuple):
-    """What a set's pictures are taken and stored with.
+    """The camera and the compression of a set's pictures.
 
     Attributes:
-        scale: Side of the stored picture, as a share of what is asked for.
+        scale: Side of the stored picture, as a share of the requested side.
         tint: Gain of red, green and blue.
-        contrast: Around the middle of the range.
-        grain: Deviation of the noise, in levels of 0 to 255.
+        contrast: Gain around the middle of the range.
+        grain: Standard deviation of the noise, in levels of 0 to 255.
         quality: Lowest and highest JPEG quality.
     """
 
@@ -58,7 +61,7 @@ class Camera(NamedTuple):
 
 
 class RenderedSet(NamedTuple):
-    """A set's forgeries with their strengths, taken in turn, and its camera."""
+    """The forgeries of a set with their strengths, used in turn, and its camera."""
 
     forgeries: tuple[tuple[Forgery, float], ...]
     camera: Camera
@@ -104,15 +107,15 @@ RENDERED_SETS = DEEPFAKES | SPOOFS
 
 
 class RenderedFaces:
-    """Faces of one split of a rendered set, half of the videos fake.
+    """Faces of one split of a rendered set, in which half of the videos are fake.
 
-    Videos are real and fake in turn; a fake is made from the face of the real one before it, and
-    taken on its own. The frames of a video show one face, and differ by place, brightness and
-    grain. An image hangs on set, split, seed and size, its video and its frame alone: more videos
-    change none.
+    Real and fake videos alternate. A fake is made from the face of the real video before it, with
+    camera settings of its own. The frames of a video show one face, and differ in position,
+    brightness and grain. An image depends only on set, split, seed and size, and on its video and
+    frame; adding videos does not change it.
 
     Attributes:
-        skipped: None ever is.
+        skipped: Always 0.
     """
 
     def __init__(
@@ -122,11 +125,11 @@ class RenderedFaces:
 
         Args:
             name: One of RENDERED_SETS.
-            split: "train", "val" or "test": no two of them, of any sets, share a face.
+            split: "train", "val" or "test". No two splits, of any sets, share a face.
             image_size: Side of the square images in pixels.
-            seed: Selects other faces for all sets, from 0.
-            videos: Their number, real and fake together.
-            frames: Of each video.
+            seed: Selects a series of faces for all sets, from 0.
+            videos: Number of videos, real and fake together.
+            frames: Number of frames of each video.
 
         Raises:
             ConfigError: No set or split has this name, or a number is below 1.
@@ -165,32 +168,32 @@ class RenderedFaces:
         return {"image": photograph(image, rendered.camera, draw_video, draw_frame), "label": label}
 
     def read(self, indices: Sequence[int]) -> list[LabelledFace]:
-        """One after another."""
+        """Returns the faces, rendered one after another."""
         return [self[index] for index in indices]
 
     def label(self, index: int) -> int:
-        """Index into LABELS: every other video is fake."""
+        """Returns the index into LABELS; every other video is fake."""
         return LABELS.index("fake" if self._locate(index)[0] % 2 else "real")
 
     def video(self, index: int) -> str:
-        """As a folder of videos would call it."""
+        """Returns the name of the video, in the form of a folder of videos."""
         kind = LABELS[self.label(index)]
         return f"{self._name}/{self._split}/{kind}/{self._locate(index)[0]:05d}"
 
     def name(self, index: int) -> str:
-        """Its video and frame."""
+        """Returns the video and the frame."""
         return f"{self.video(index)}_frame_{self._locate(index)[1]}"
 
     def fingerprint(self) -> str:
-        """SHA-256 of set, split, numbers, size and seed."""
+        """Returns the SHA-256 of set, split, numbers, size and seed."""
         told = (*self._key, self._image_size, self._frames, len(self))
         return hashlib.sha256(f"rendered {self._name} {told}".encode()).hexdigest()
 
     def stats(self) -> None:
-        """Not known."""
+        """Returns None: the statistics are not known."""
 
     def _locate(self, index: int) -> tuple[int, int]:
-        """Which video and which of its frames; raises IndexError beyond the last."""
+        """Returns the video and the frame of an index; raises IndexError beyond the last."""
         return divmod(self._indices[index], self._frames)
 
     def _face(self, number: int) -> Subject:
@@ -205,13 +208,13 @@ def photograph(
     draw_video: np.random.Generator,
     draw_frame: np.random.Generator,
 ) -> UInt8[np.ndarray, "S S 3"]:
-    """Takes a picture with a set's camera: crop, colours, grain, JPEG, and the size it had.
+    """Takes a picture with a set's camera: crop, colours, grain, JPEG, and the original size.
 
     Args:
-        image: What is before the camera.
-        camera: Of the set.
-        draw_video: Where the crop lies and how much is exposed in this video.
-        draw_frame: How this frame differs from it.
+        image: The picture in front of the camera.
+        camera: The camera of the set.
+        draw_video: Draws the crop, the exposure and other properties of the video.
+        draw_frame: Draws how this frame differs from the others of the video.
     """
     size = len(image)
     side = draw_video.uniform(*CROP)

@@ -1,13 +1,14 @@
-"""Synthetic faces with exact parsing maps, rendered by index. NumPy only: data workers import it.
+"""Synthetic faces with exact parsing maps, rendered by index.
 
 A face is a list of layers painted from back to front. A layer is one signed distance field
-(negative inside): the same field blends the layer's colour into the image and writes its class
-into the map, so the two agree by construction. A pixel has the class of the topmost layer that
+(negative inside). The same field blends the layer's colour into the image and writes its class into
+the map, so image and map agree by construction. A pixel has the class of the topmost layer that
 covers its centre; within half a pixel of an edge its colour is a blend of both sides.
 
-Shapes live in the frame of the head: the origin between eyes and nose, half the head's height as
-unit, x to the image's right, y down. The subject's right is at negative x. As in LaPa, a beard is
-skin; neck and ears are background.
+Coordinates are those of the head: the origin is between eyes and nose, the unit is half the head's
+height, x points to the image's right, y down. The subject's right is at negative x. As in LaPa, a
+beard is skin; neck and ears are background. Data workers import this module, which needs NumPy
+only.
 """
 
 import math
@@ -44,9 +45,9 @@ Label = int | UInt8[np.ndarray, "H W"]
 class Canvas:
     """The picture being painted, and the coordinates of its pixels.
 
-    `x`, `y` lie in the head's frame; `face_x`, `face_y` on its skin, where features keep their
-    place as the head turns. `skin` is the colour of skin under the scene's light; `pixel` the side
-    of a pixel in units of the head.
+    `x`, `y` are coordinates of the head; `face_x`, `face_y` coordinates on its skin, where features
+    keep their place when the head turns. `skin` is the colour of the skin in the scene's light;
+    `pixel` is the side of a pixel in units of the head.
     """
 
     image: Layer
@@ -59,13 +60,13 @@ class Canvas:
     pixel: float
 
     def crop(self, shape: Map) -> "Canvas":
-        """Returns the part of the canvas that encloses a shape; painting it paints the whole."""
+        """Returns the part of the canvas that encloses a shape; both share their pixels."""
         box = bounding_box(shape < 0)
         arrays = {name: value[..., *box] for name, value in vars(self).items() if name != "pixel"}
         return Canvas(**arrays, pixel=self.pixel)
 
     def paint(self, shape: Map, colour: Colour, label: Label, *, softness: float = 1.0) -> None:
-        """Lays one shape over the picture; its edge in the image is `softness` pixels wide."""
+        """Paints one shape over the picture; its edge in the image is `softness` pixels wide."""
         edge = self.pixel * softness
         box = bounding_box(shape < 0.5 * edge)
         image = self.image[:, *box]
@@ -77,7 +78,7 @@ class Canvas:
 
 
 def bounding_box(inside: Bool[np.ndarray, "H W"]) -> tuple[slice, slice]:
-    """Returns the rows and columns that enclose the True pixels: two empty slices for none."""
+    """Returns the rows and columns that enclose the True pixels, as two empty slices if none is."""
     rows, columns = inside.any(1).nonzero()[0], inside.any(0).nonzero()[0]
     if not rows.size:
         return slice(0), slice(0)
@@ -85,7 +86,7 @@ def bounding_box(inside: Bool[np.ndarray, "H W"]) -> tuple[slice, slice]:
 
 
 def ellipse(x: Map, y: Map, radius_x: float, radius_y: float) -> Map:
-    """Distance to an ellipse around the origin, to first order at its edge."""
+    """Returns the distance to an ellipse around the origin, to first order at its edge."""
     across, along = x / radius_x, y / radius_y
     level = np.sqrt(across * across + along * along) + 1e-6
     across, along = across / radius_x, along / radius_y
@@ -93,11 +94,12 @@ def ellipse(x: Map, y: Map, radius_x: float, radius_y: float) -> Map:
 
 
 def circle(x: Map, y: Map, radius: float) -> Map:
+    """Returns the distance to a circle around the origin."""
     return np.sqrt(x * x + y * y) - radius
 
 
 def lens(x: Map, y: Map, half_width: float, up: float, down: float) -> Map:
-    """Distance along y to the region between two parabolas that meet at x = +-half_width."""
+    """Returns the distance along y to the region of two parabolas that meet at x = +-half_width."""
     bulge = 1 - np.square(x / half_width)
     return np.maximum(-up * bulge - y, y - down * bulge)
 
@@ -108,7 +110,7 @@ def pixel_centres(size: int) -> Vector:
 
 
 def value_noise(noise: Table, cells: float, size: int) -> Map:
-    """Stretches the corner of a grid of random values to an image, `cells` of them across."""
+    """Stretches the corner of a grid of random values to an image, with `cells` values across."""
     part, before = np.modf(pixel_centres(size) * cells)
     before = before.astype(int)
     rows = noise[before] + part[:, None] * (noise[before + 1] - noise[before])
@@ -136,7 +138,7 @@ def blank_canvas(face: FaceParameters, size: int) -> Canvas:
 
 
 def skin_colour(face: FaceParameters, x: Map, y: Map, face_x: Map, face_y: Map) -> Layer:
-    """Tone, blush, beard and pores under a light from one side."""
+    """Returns tone, blush, beard and pores in light from one side."""
     head, scene = face.head, face.scene
     across = x / head.width
     towards_light = math.cos(scene.light_angle) * across + math.sin(scene.light_angle) * y
@@ -155,7 +157,7 @@ def skin_colour(face: FaceParameters, x: Map, y: Map, face_x: Map, face_y: Map) 
 
 
 def paint_background(canvas: Canvas, scene: Scene) -> None:
-    """A gradient, two soft blobs and two bars, and noise over all."""
+    """Paints a gradient, two soft blobs, two bars, and noise over all of them."""
     size = len(canvas.parsing_map)
     u = pixel_centres(size)[None, :] - np.float32(0.5)
     v = u.T
@@ -177,10 +179,10 @@ def paint_background(canvas: Canvas, scene: Scene) -> None:
 
 
 def hair_shapes(canvas: Canvas, face: FaceParameters) -> tuple[Map, Map]:
-    """The hair behind the head, and the part of it in front: all above the hairline."""
+    """Returns the hair behind the head, and the part in front of it, above the hairline."""
     hair, style = face.hair, HAIR_STYLES[int(face.hair.style)]
     x, y, volume = canvas.x, canvas.y, style.volume + hair.volume
-    # Below the temples hair hangs straight down, so the ellipse goes on as a strip.
+    # Below the temples hair hangs straight down, so the ellipse continues as a strip.
     outline = ellipse(x, np.minimum(y + 0.05, 0), volume * face.head.width, volume)
     outline = np.maximum(outline, y - style.length)
     bun = circle(x - hair.parting, y + 1.15, style.bun)
@@ -193,6 +195,7 @@ def hair_shapes(canvas: Canvas, face: FaceParameters) -> tuple[Map, Map]:
 
 
 def hair_colour(canvas: Canvas, face: FaceParameters) -> Layer:
+    """Returns the hair's colour, with strands and shine."""
     hair, x, y = face.hair, canvas.x, canvas.y
     flow = x * (1.5 - 0.3 * y) + 0.05 * np.sin(hair.wave * (y + 0.5 * x))
     strands = np.sin(hair.strands * flow) * np.sin(0.37 * hair.strands * flow + 1)
@@ -202,7 +205,7 @@ def hair_colour(canvas: Canvas, face: FaceParameters) -> Layer:
 
 
 def paint_body(canvas: Canvas, face: FaceParameters) -> None:
-    """Neck, shoulders and ears."""
+    """Paints neck, shoulders and ears."""
     x, y, ear = canvas.x, canvas.y, face.head.ear
     shadow = np.clip(0.25 + 0.5 * y, 0.35, 0.85)
     canvas.paint(np.maximum(abs(x) - face.head.neck, -y), canvas.skin * shadow, BACKGROUND)
@@ -213,7 +216,7 @@ def paint_body(canvas: Canvas, face: FaceParameters) -> None:
 
 
 def head_outline(canvas: Canvas, face: FaceParameters) -> Map:
-    """An ellipse with the jaw made wider or narrower and the corners filled."""
+    """Returns an ellipse with a narrower or wider jaw and filled corners."""
     head = face.head
     across = np.square(canvas.x / (head.width * (1 + head.jaw * canvas.y)))
     along = np.square(canvas.y)
@@ -222,7 +225,7 @@ def head_outline(canvas: Canvas, face: FaceParameters) -> Map:
 
 
 def paint_eyes(canvas: Canvas, face: FaceParameters) -> None:
-    """Lids, eyes and brows, those of both sides at once: `outward` points away from the nose."""
+    """Paints lids, eyes and brows of both sides at once; `outward` points away from the nose."""
     eyes, brows = face.eyes, face.brows
     is_left = (canvas.face_x > 0).astype(np.uint8)
     side = 2 * np.float32(is_left) - 1
@@ -255,9 +258,9 @@ def paint_eyes(canvas: Canvas, face: FaceParameters) -> None:
 
 
 def paint_nose(canvas: Canvas, face: FaceParameters) -> None:
-    """An egg from between the eyes to the tip, with wings, nostrils and a lit side."""
+    """Paints an egg from between the eyes to the tip, with wings, nostrils and a lit side."""
     nose = face.nose
-    # The nose stands out of the face: turning the head moves it further than the rest.
+    # The nose stands out of the face, so turning the head moves it further than the rest.
     x = canvas.face_x - 0.15 * math.sin(face.pose.yaw)
     y = canvas.face_y - nose.tip
     middle = y + 0.5 * nose.length
@@ -275,7 +278,7 @@ def paint_nose(canvas: Canvas, face: FaceParameters) -> None:
 
 
 def paint_mouth(canvas: Canvas, face: FaceParameters) -> None:
-    """Lips along a parabola, closed, or open with or without teeth."""
+    """Paints lips along a parabola, closed, or open with or without teeth."""
     mouth = face.mouth
     x = canvas.face_x - 0.04 * math.sin(face.pose.yaw)
     across = np.square(x / mouth.width)
@@ -298,7 +301,7 @@ def paint_mouth(canvas: Canvas, face: FaceParameters) -> None:
 
 
 def expose(image: Layer, scene: Scene, rng: np.random.Generator) -> UInt8[np.ndarray, "H W 3"]:
-    """What the camera adds: uneven light, cast, vignette, blur and grain."""
+    """Adds the effects of a camera: uneven light, colour cast, vignette, blur and grain."""
     u = 2 * pixel_centres(image.shape[-1])[None, :] - 1
     v = u.T
     slope = math.cos(scene.light_angle) * u + math.sin(scene.light_angle) * v
@@ -317,16 +320,16 @@ def render_face(
 ) -> tuple[UInt8[np.ndarray, "S S 3"], UInt8[np.ndarray, "S S"]]:
     """Renders the face of an index as an RGB image and its parsing map.
 
-    Both depend on the arguments alone. Another size shows the same face, and its map samples the
+    Both depend only on the arguments. Another size shows the same face, and its map samples the
     same shapes at other points.
 
     Args:
-        index: Which face, from 0.
+        index: Number of the face, from 0.
         image_size: Side of the square image in pixels.
-        seed: Selects another endless series of faces, from 0.
+        seed: Selects an endless series of faces, from 0.
 
     Returns:
-        The image, and LaPa classes 0 to 10 of its pixels.
+        The image, and the LaPa classes 0 to 10 of its pixels.
     """
     rng = np.random.default_rng([seed, index])
     face = draw(FaceParameters, rng)

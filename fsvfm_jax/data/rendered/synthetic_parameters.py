@@ -1,7 +1,7 @@
-"""What makes one synthetic face differ from another: parameters, their ranges, palettes, styles.
+"""The parameters of a synthetic face, with their ranges, colour palettes and hair styles.
 
-Lengths are in units of the head's frame (see `synthetic.py`), angles in radians, unless a comment
-says otherwise.
+Lengths are in units of the head (see `synthetic.py`) and angles in radians, unless a comment states
+otherwise.
 """
 
 # ruff: noqa: RUF009 (`between` declares a field, as `dataclasses.field` does)
@@ -20,16 +20,17 @@ T = TypeVar("T")
 
 
 def palette(*colours: int) -> Table:
-    """Turns colours written 0xRRGGBB into rows of red, green and blue from 0 to 1."""
+    """Returns colours written as 0xRRGGBB as rows of red, green and blue from 0 to 1."""
     return np.float32([[c >> 16, c >> 8 & 255, c & 255] for c in colours]) / 255
 
 
 def rgb(values: Vector) -> Colour:
+    """Returns a colour in a shape that fits an image, [3, 1, 1]."""
     return values[:, None, None]
 
 
 def tone(palette: Table, position: float) -> Colour:
-    """Interpolates a palette at a position from 0 to 1."""
+    """Returns the palette's interpolated colour at a position from 0 to 1."""
     at = position * (len(palette) - 1)
     before = min(int(at), len(palette) - 2)
     return rgb(palette[before] + (at - before) * (palette[before + 1] - palette[before]))
@@ -43,8 +44,8 @@ IRIS_TONES = palette(0x2B1A10, 0x5A3A1E, 0x7A6A35, 0x4F7A55, 0x4A7FA8, 0x8A9BA8)
 class HairStyle(NamedTuple):
     """Where hair starts and ends on the y axis, and how far it stands out.
 
-    `hairline` and `temples` bound the hair in front, `length` all of it; `boxiness` makes the
-    curve from hairline to temples steeper; `volume` is relative to the head; `bun` is a radius.
+    `hairline` and `temples` limit the hair in front, `length` all hair; `boxiness` makes the curve
+    from hairline to temples steeper; `volume` is relative to the head; `bun` is a radius.
     """
 
     hairline: float
@@ -56,7 +57,7 @@ class HairStyle(NamedTuple):
 
 
 HAIR_STYLES = (
-    HairStyle(-3.00, -3.00, 0.0, 0.50, 0.0),  # bald: all of it is behind the head
+    HairStyle(-3.00, -3.00, 0.0, 0.50, 0.0),  # bald: all hair is hidden behind the head
     HairStyle(-0.68, 0.00, 0.9, 1.06, 0.0),  # cropped
     HairStyle(-0.66, -0.10, 0.5, 1.16, 0.1),  # short
     HairStyle(-0.90, 0.05, 0.7, 1.05, 0.1),  # receding
@@ -70,12 +71,18 @@ HAIR_STYLES = (
 
 
 def between(low: float, high: float, shape: tuple[int, ...] | None = None) -> Any:
-    """Declares a parameter that `draw` takes uniformly from a range."""
+    """Declares a parameter that `draw` draws uniformly from a range.
+
+    Args:
+        low: Lower end of the range.
+        high: Upper end of the range.
+        shape: Shape of an array of such values; None for a number.
+    """
     return field(metadata={"range": (low, high, shape)})
 
 
 def draw(group: type[T], rng: np.random.Generator) -> T:
-    """Draws the parameters of a dataclass in the order of its fields, groups within it included."""
+    """Draws the parameters of a dataclass in the order of its fields, including nested groups."""
     values = {}
     for parameter in fields(group):
         if parameter.metadata:
@@ -89,7 +96,9 @@ def draw(group: type[T], rng: np.random.Generator) -> T:
 
 @dataclass(frozen=True)
 class Pose:
-    size: float = between(0.31, 0.43)  # half the head's height; like the centre in image heights
+    """Place, size and rotation of the head."""
+
+    size: float = between(0.31, 0.43)  # half the head's height, in image heights like the centre
     centre_x: float = between(0.45, 0.55)
     centre_y: float = between(0.48, 0.56)
     roll: float = between(-0.3, 0.3)
@@ -99,9 +108,11 @@ class Pose:
 
 @dataclass(frozen=True)
 class Head:
+    """Skin, outline, ears and neck."""
+
     tone: float = between(0.0, 1.0)
     tint: Vector = between(-0.04, 0.04, (3,))
-    width: float = between(0.66, 0.84)  # half of it
+    width: float = between(0.66, 0.84)  # half the head's width
     jaw: float = between(-0.16, 0.08)  # below 0 pointed, above 0 wide
     squareness: float = between(0.0, 0.6)
     blush: float = between(0.0, 0.12)
@@ -113,6 +124,8 @@ class Head:
 
 @dataclass(frozen=True)
 class Eyes:
+    """Eyes and lids."""
+
     y: float = between(-0.08, 0.02)
     spacing: float = between(0.4, 0.5)  # of the head's width
     width: float = between(0.14, 0.2)
@@ -127,6 +140,8 @@ class Eyes:
 
 @dataclass(frozen=True)
 class Brows:
+    """Both brows."""
+
     gap: float = between(0.2, 0.28)
     raised: Vector = between(-0.02, 0.07, (2,))  # right, left
     width: float = between(0.17, 0.24)
@@ -138,6 +153,8 @@ class Brows:
 
 @dataclass(frozen=True)
 class Nose:
+    """Shape and colour of the nose."""
+
     tip: float = between(0.28, 0.42)
     length: float = between(0.36, 0.5)
     width: float = between(0.11, 0.19)
@@ -149,6 +166,8 @@ class Nose:
 
 @dataclass(frozen=True)
 class Mouth:
+    """Lips and teeth."""
+
     y: float = between(0.54, 0.66)
     width: float = between(0.2, 0.34)
     smile: float = between(-0.06, 0.12)
@@ -156,11 +175,13 @@ class Mouth:
     upper: float = between(0.045, 0.09)
     lower: float = between(0.055, 0.11)
     tint: Vector = between(0.0, 0.35, (3,))
-    teeth: float = between(-0.3, 0.8)  # below 0: not seen
+    teeth: float = between(-0.3, 0.8)  # below 0: not visible
 
 
 @dataclass(frozen=True)
 class Hair:
+    """Style and colour of the hair."""
+
     style: float = between(0.0, float(len(HAIR_STYLES)))
     tone: float = between(0.0, 1.0)
     tint: Vector = between(-0.07, 0.07, (3,))
@@ -193,13 +214,14 @@ class Scene:
     grain: float = between(0.005, 0.08)
 
     def muted_colours(self) -> list[Colour]:
+        """Returns the colours with reduced saturation."""
         grey = self.colours.mean(1, keepdims=True)
         return [rgb(colour) for colour in grey + self.saturation * (self.colours - grey)]
 
 
 @dataclass(frozen=True)
 class FaceParameters:
-    """Everything about a face but its size in pixels and the camera's grain."""
+    """All properties of a face except its size in pixels and the camera's grain."""
 
     pose: Pose
     head: Head
