@@ -1,4 +1,4 @@
-"""Pretrains, fine-tunes or evaluates: what a config file describes (its field `task`).
+"""Pretrains, fine-tunes or evaluates, as the field `task` of a config file selects.
 
 python -m fsvfm_jax.main --config=configs/vit_l.py[:smoke] [--workdir=DIR] [--check]
     [--config.path.to.field=value ...]
@@ -17,21 +17,21 @@ from fsvfm_jax.errors import ConfigError
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "Folder of this run: config, metrics, pictures, checkpoints. A run that is there already goes"
-    " on from its newest checkpoint. Default: runs/<config>-<date>.",
+    "Folder of this run: config, metrics, pictures, checkpoints. If the folder contains a run, that"
+    " run continues from its newest checkpoint. Default: runs/<config>-<date>.",
 )
 _CHECK = flags.DEFINE_bool(
     "check",
     False,
     "Resolve the config, open the data and read a few faces, compile the step, print memory and"
-    " plan, and exit. Nothing is trained or written.",
+    " plan, and exit without training or writing anything.",
 )
 
-# So that --help shows them too.
+# These flags are declared here so that --help lists them too.
 flags.adopt_module_key_flags(cli)
 flags.declare_key_flag("config")
 
-# By name: run with -m, `__name__` is "__main__".
+# The name is spelled out because `__name__` is "__main__" when this module is run with -m.
 logger = logging.getLogger("fsvfm_jax.main")
 
 
@@ -68,7 +68,7 @@ def _run() -> None:
 
 
 def _default_workdir() -> str:
-    """runs/<config>-<date>, such as runs/vit_s-smoke-20260131-173000."""
+    """Returns runs/<config>-<date>, such as runs/vit_s-smoke-20260131-173000."""
     path, _, argument = cli.config_filename().partition(":")
     name = Path(path).stem + (f"-{argument}" if argument else "")
     return f"runs/{name}-{datetime.now():%Y%m%d-%H%M%S}"
