@@ -83,7 +83,7 @@ def begin(*, stopped: str | None = None) -> None:
 
 @contextlib.contextmanager
 def exit_codes() -> Iterator[None]:
-    """Ends a command as errors.py says: a user's mistake in one sentence, the rest by traceback."""
+    """Ends a command with its exit code; a user's mistake prints one sentence, no traceback."""
     try:
         try:
             yield

@@ -8,7 +8,7 @@ MAX_TOLD = 200  # characters
 
 
 class UserError(Exception):
-    """A mistake in what the user gave: `main` prints its message, not a traceback, and exits."""
+    """A mistake in the user's input; a command prints its message without a traceback."""
 
     exit_code = 70
 

@@ -1,4 +1,4 @@
-"""Where config files are: in the current folder, or among those that the package brings along.
+"""Finds config files in the current folder, or among the files that the package contains.
 
 `bundled/configs` is a link to `configs/` in a checkout and a copy of it in a wheel. It is inside
 the package because a top-level `configs` in site-packages could overwrite another project's.
@@ -18,7 +18,7 @@ from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.host.plain_files import read_plain
 
 BUNDLED = Path(__file__).parents[1] / "bundled"
-# A config file has it; what several of them share has not.
+# Config files contain this text; modules that several config files share do not.
 _ENTRY = b"def get_config(arg"
 _MAX_BYTES = 2**20
 _MAX_LISTED = 20
@@ -26,29 +26,33 @@ _MAX_TOLD = 200
 
 
 class FindingParser(flags.ArgumentParser):
-    """Finds the file that --config names, and has another parser read it."""
+    """Finds the file that --config names, and calls another parser to read it."""
 
     def __init__(self, parser: flags.ArgumentParser):
         self._parser = parser
 
     def parse(self, argument: str) -> Any:
-        """Returns what the file's `get_config` returns.
+        """Returns the result of the file's `get_config`.
 
         Args:
-            argument: The file, and after a colon what `get_config` is given.
+            argument: The file and, after a colon, the argument of `get_config`.
 
         Raises:
-            FileNotFoundError: There is no such file; the message lists those there are.
+            FileNotFoundError: There is no such file; the message lists similar files.
+            ConfigError: `configs` is already loaded from another folder.
         """
         file, colon, words = argument.partition(":")
         return self._parser.parse(f"{find(file)}{colon}{words}")
 
 
 def find(path: str) -> str:
-    """Returns the file that a path means: of the current folder, or else a bundled one.
+    """Returns the config file for a path: in the current folder, or else in the package.
+
+    Args:
+        path: A path, such as configs/vit_s.py.
 
     Raises:
-        FileNotFoundError: There is no such file; the message lists those there are.
+        FileNotFoundError: There is no such file; the message lists similar files.
         ConfigError: `configs` is already loaded from another folder.
     """
     here, bundled = Path.cwd(), _names(BUNDLED)
@@ -70,9 +74,12 @@ def find(path: str) -> str:
 
 
 def make_importable(*folders: Path) -> None:
-    """Makes `configs`, which config files import, what lies in the `configs` of these folders.
+    """Makes the package `configs`, which config files import, from the `configs` of some folders.
 
-    Without it `configs` would be another project's where that one is installed.
+    Without this function, `configs` could be a package of another project that is installed.
+
+    Args:
+        folders: Folders that may contain a folder `configs`; the first one takes precedence.
 
     Raises:
         ConfigError: `configs` is already loaded from another folder.
@@ -92,7 +99,7 @@ def make_importable(*folders: Path) -> None:
 
 
 def _names(folder: Path) -> set[str]:
-    """The config files in a folder's `configs`, relative to the folder."""
+    """Returns the config files in a folder's `configs`, relative to the folder."""
     files = [*folder.glob("configs/*.py"), *folder.glob("configs/*/*.py")]
     return {str(file.relative_to(folder)) for file in files if _has_entry(file)}
 
@@ -100,5 +107,5 @@ def _names(folder: Path) -> set[str]:
 def _has_entry(file: Path) -> bool:
     try:
         return _ENTRY in read_plain(file, max_bytes=_MAX_BYTES)
-    except OSError:  # It cannot be read: it is no config file.
+    except OSError:  # A file that cannot be read is not a config file.
         return False
