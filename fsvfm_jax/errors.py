@@ -52,10 +52,7 @@ def told(value: Any) -> str:
     """Returns the `repr` of a value for a message: one line of at most `MAX_TOLD` characters."""
     try:
         shown = " ".join(repr(value).split())
-    except (
-        ValueError,
-        RecursionError,
-    ):  # The value has thousands of digits or deep nesting.
+    except (ValueError, RecursionError):  # Too many digits, or too deep nesting.
         return f"a value of type {type(value).__name__}"
     return shown if len(shown) <= MAX_TOLD else f"{shown[:MAX_TOLD]}..."
 

@@ -199,7 +199,7 @@ def _rate(source: FaceRecords, args: argparse.Namespace, workers: int) -> dict[s
     )
     with contextlib.closing(batches):
         steps = _steps(batches, to_device=args.to == "device", step_rate=args.step_rate)
-        for _ in range(4 + workers):  # The timed steps prefetch as many batches.
+        for _ in range(4 + workers):  # These may be prefetched before the timing.
             next(steps)
         began, own, of_workers, images = time.monotonic(), time.process_time(), _workers_cpu(), 0
         while time.monotonic() - began < args.seconds:

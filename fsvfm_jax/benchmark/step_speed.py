@@ -36,9 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `step`."""
     parser.add_argument("--batch-size", type=int, metavar="N", help="instead of config.batch_size")
     parser.add_argument("--steps", type=int, default=30, metavar="N", help="timed steps")
-    parser.add_argument(
-        "--warmup", type=int, default=5, metavar="N", help="steps before the timed ones"
-    )
+    parser.add_argument("--warmup", type=int, default=5, metavar="N", help="untimed first steps")
     parser.add_argument(
         "--input",
         choices=("synthetic", "real"),
@@ -59,14 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def benchmark_step(args: argparse.Namespace, config: ConfigDict, *, command: str) -> None:
     """Measures the step, and prints a summary on stderr and one JSON line on stdout.
 
-    Args:
-        args: The arguments of `add_arguments`.
-        config: The config as loaded from its file.
-        command: The command line, for the record.
-
     Raises:
-        ConfigError: An argument or field has a value that is not allowed, or the batch does not
-            fit.
+        ConfigError: A flag or field has a value that is not allowed, or the batch does not fit.
         StorageError: `args.output` cannot be written.
     """
     for flag, least in (("batch_size", 1), ("steps", 1), ("warmup", 0), ("peak_tflops", 1e-3)):
@@ -176,11 +168,6 @@ def run_steps(
 
     As in the training loop, the next step is dispatched before, and its batch is read while the
     devices work.
-
-    Args:
-        train_step: The compiled step.
-        state: The state to start from.
-        batches: The batches.
     """
     from fsvfm_jax.train_state import StepValues
 
@@ -195,13 +182,7 @@ def run_steps(
 
 
 def time_steps(running: Iterator[Any], *, steps: int, warmup: int) -> list[float]:
-    """Returns the seconds between the ends of steps, after `warmup` steps and one more.
-
-    Args:
-        running: The running steps.
-        steps: Number of timed steps.
-        warmup: Number of steps before them.
-    """
+    """Returns the seconds between the ends of `steps` steps, after `warmup` steps and one more."""
     for _ in range(warmup + 1):
         next(running)
     ends = [time.perf_counter()]

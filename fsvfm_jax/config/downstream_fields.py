@@ -48,7 +48,7 @@ FINETUNING: Fields = {
         {
             # The same kinds of weights as in pretraining. Heads are always new.
             "params": text("pretrained encoder to start from; '' starts from random weights"),
-            "branch": choice("network to start from, of a workdir or file with both", BRANCHES),
+            "branch": choice("network to start from, if a workdir or file contains both", BRANCHES),
             "entry": text("entry to read from a file with several networks; '': the raw weights"),
         },
     ),

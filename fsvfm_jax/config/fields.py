@@ -48,7 +48,9 @@ STATS: Fields = {
     "data.mean": optional(
         several("mean of red, green, blue in 0 to 1", number("", 0, 1), length=3)
     ),
-    "data.std": optional(several("standard deviation of them", number("", MIN_STD, 1), length=3)),
+    "data.std": optional(
+        several("deviation of red, green, blue", number("", MIN_STD, 1), length=3)
+    ),
     "data.stats_file": optional(
         text('JSON file with mean and std: {"mean": [r, g, b], "std": [r, g, b]}')
     ),
@@ -178,7 +180,7 @@ PRETRAINING: Fields = {
             # A workdir, an exported folder, a .pth file of the reference or of MAE, or a folder or
             # file of timm, Hugging Face or Google (docs/weights.md). Missing weights are random.
             "params": text("weights to start from, at step 0; '' starts from random weights"),
-            "branch": choice("network to start from, of a workdir or file with both", BRANCHES),
+            "branch": choice("network to start from, if a workdir or file contains both", BRANCHES),
             "entry": text("entry to read from a file with several networks; '': the raw weights"),
             "teacher": choice(
                 "network that the teacher copies at step 0", ("student", "checkpoint")

@@ -46,11 +46,7 @@ COMMAND = "python -m fsvfm_jax.convert"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command; a user's mistake ends it with one sentence and its exit code.
-
-    Args:
-        argv: The arguments without the program's name; None for those of this process.
-    """
+    """Runs the command; a user's mistake ends it with one sentence and its exit code."""
     cli.set_up_logging()
     with cli.exit_codes():
         args = _parser().parse_args(argv)
@@ -291,20 +287,13 @@ def _parser() -> argparse.ArgumentParser:
         " workdir a folder with student, teacher and optimizer",
     )
     training = _command(
-        formats,
-        "training",
-        to_training,
-        "a workdir that continues a pretraining run, from the student's .pth",
+        formats, "training", to_training, "a workdir that continues pretraining, from .pth files"
     )
     training.add_argument(
         "--teacher", type=Path, required=True, metavar="FILE", help="the teacher's .pth"
     )
     training.add_argument(
-        "--samples-seen",
-        type=int,
-        default=0,
-        metavar="N",
-        help="number of samples that the run has seen",
+        "--samples-seen", type=int, default=0, metavar="N", help="samples that the run has seen"
     )
     _command(verbs, "inspect", inspect, "what a file or folder contains", has_destination=False)
     return parser
@@ -324,9 +313,7 @@ def _command(
             action="store_true",
             help="also convert weights that are infinite or not a number",
         )
-    parser.add_argument(
-        "--model", metavar="SIZE", help=f"size of the network: one of {', '.join(SIZES)}"
-    )
+    parser.add_argument("--model", metavar="SIZE", help=f"one of {', '.join(SIZES)}")
     parser.add_argument(
         "--num-heads", type=int, metavar="N", help="attention heads, if --model is not given"
     )
@@ -343,18 +330,13 @@ def _command(
         help="network to read, if a workdir or file contains both",
     )
     parser.add_argument(
-        "--entry",
-        metavar="NAME",
-        help="entry to read from a file with several networks, such as model_ema",
+        "--entry", metavar="NAME", help="entry of a file with several networks, such as model_ema"
     )
     parser.add_argument(
         "--step", type=int, metavar="N", help="checkpoint of a workdir; default: the newest"
     )
     parser.add_argument(
-        "--encoder",
-        type=Path,
-        metavar="DIR",
-        help="folder of the encoder, for a folder that contains only an adapter",
+        "--encoder", type=Path, metavar="DIR", help="encoder's folder, if SRC has an adapter only"
     )
     parser.add_argument("--sha256", metavar="HASH", help="refuse a file with another hash")
     parser.add_argument(

@@ -37,8 +37,8 @@ LABELS = """\
 the names."""
 NON_COMMERCIAL = """\
 CC BY-NC 4.0: a conversion of the authors' weights stays under their licence."""
-# Python in the card is formatted with `ruff format` and contains no values, not even the folder's
-# name, which may change after a download.
+# Python in the card is formatted with `ruff format` and contains no text from other sources, not
+# even the folder's name, which may change after a download.
 CLASSIFIER = """\
 In this folder:
 
