@@ -39,12 +39,12 @@ SIZE = 64  # pixels
 logger = logging.getLogger(__name__)
 
 CAPTION = """\
-Rendered faces and forgeries (fsvfm_jax/data/rendered/rendered_sets.py): this tests plumbing and
+Rendered faces and forgeries (fsvfm_jax/data/rendered/rendered_sets.py): this tests the code and
 proves nothing about real deepfakes. Video AUC in percent, mean +- deviation over {seeds} seeds of
-training, checkpoints chosen on {trained}'s validation faces. All methods train on {trained}. Of the
-others, all unseen cameras, {unseen} have unseen forgeries too.
-"statistics" is a logistic regression on DCT and high-pass energies; where it, or the random frozen
-encoder, is over 90 on an unseen set, the set is an artefact test and stands in no claim:
+training; checkpoints are chosen on {trained}'s validation faces. All methods train on {trained}.
+The other sets have unseen cameras, and {unseen} also have unseen forgeries.
+"statistics" is a logistic regression on DCT and high-pass energies. If it, or the random frozen
+encoder, is over 90 on an unseen set, the set is an artefact test, and no claim is based on it:
 {artefacts}."""
 
 
@@ -138,13 +138,13 @@ def _spoofs(folder: Path, pretrained: Path) -> str:
     oracle = 100 * of_way["test-oracle"]["hter@test"]
     others = {way: 100 * of_way[way]["hter@validation"] for way in ("validation", "last")}
     more = " and ".join(
-        f"{hter:.2f} of {way!r} ({hter - oracle:+.2f})" for way, hter in others.items()
+        f"{hter:.2f} for {way!r} ({hter - oracle:+.2f})" for way, hter in others.items()
     )
     text = markdown([*rows, *means], SPOOF_CAPTION)
     return (
-        f"{text}\nOn average checkpoint and threshold from the test set make an HTER of"
+        f"{text}\nWith checkpoint and threshold from the test set, the average HTER is"
         f" {oracle:.2f}, as the papers report it; with a threshold from other videos it is {more}."
-        f" Video AUC of the statistics alone, where over 90 makes an artefact test:"
+        f" Video AUC of the statistics alone (a set with over 90 is an artefact test):"
         f" {', '.join(told)}.\n"
     )
 

@@ -268,7 +268,7 @@ def _log(network: Network, path: Path) -> None:
         LOG.info("%s: its network is under %s", path, listed(names))
     if network.left_out:
         LOG.warning(
-            "%s: %d arrays beside its network are left out: %s",
+            "%s: %d arrays that are not in its network are skipped: %s",
             path,
             len(network.left_out),
             listed(network.left_out),

@@ -135,8 +135,8 @@ def to_encoder(
         epsilon = fields.get("layer_norm_eps", default_epsilon)
         if epsilon != LAYER_NORM_EPSILON:
             LOG.warning(
-                "config.json has layer_norm_eps %g; our encoder adds %g, which changes outputs a"
-                " little where tokens vary little",
+                "config.json has layer_norm_eps %g; our encoder uses %g, which changes outputs"
+                " slightly if tokens vary little",
                 epsilon,
                 LAYER_NORM_EPSILON,
             )
@@ -144,8 +144,8 @@ def to_encoder(
         renamed = google.to_timm(state_dict)
         params, known_heads = timm.to_encoder(renamed.state_dict), renamed.num_heads
         LOG.warning(
-            "Google's networks are trained with the tanh form of GELU; ours is the exact one, which"
-            " changes outputs a little"
+            "Google's networks are trained with the tanh form of GELU; ours uses the exact form,"
+            " which changes outputs slightly"
         )
     else:
         params = timm.to_encoder(state_dict)

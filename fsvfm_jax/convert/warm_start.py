@@ -53,7 +53,7 @@ def load_weights(state: TrainState, *, init: ConfigDict, model: ConfigDict) -> W
     if init.teacher == "checkpoint":
         logger.warning(
             "config.init.teacher = 'checkpoint': the teachers of released checkpoints were never"
-            " updated, they are as they were drawn; 'student' starts from what was learnt"
+            " updated and have random weights; with 'student' the teacher copies trained weights"
         )
         beside = _teacher_of(path)
         theirs = _read(beside, branch="teacher", entry=init.entry, heads=heads)
@@ -167,7 +167,9 @@ def _replace(params: Params, weights: dict[str, Any], path: Path) -> Params:
             )
     check_same_arrays(used, what="weights (config.init.params)")
     fresh = sorted({name.split("/")[0] for name in flat.keys() - used.keys()})
-    logger.info("weights from %s%s", path, f"; new are {', '.join(fresh)}" if fresh else "")
+    logger.info(
+        "weights from %s%s", path, f"; random weights for {', '.join(fresh)}" if fresh else ""
+    )
     return traverse_util.unflatten_dict(flat | used, sep="/")
 
 

@@ -69,7 +69,11 @@ class Start:
                 try:
                     self._remove([name for name in new if name not in _kept_after(error)])
                 except Exception as cause:  # The run's own error is more important.
-                    logger.warning("%s is not tidied up: %s", self._workdir, in_one_line(cause))
+                    logger.warning(
+                        "the new files in %s were not removed: %s",
+                        self._workdir,
+                        in_one_line(cause),
+                    )
             raise
 
     def _fails_with(self, error: BaseException) -> bool:

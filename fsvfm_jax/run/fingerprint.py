@@ -107,7 +107,7 @@ def check_fingerprint(
             " --config.resume.accept_changes=True, which goes on and notes it in"
             f" {FINGERPRINT_FILE}"
         )
-    logger.warning("accepted from step %d on: %s", step, difference)
+    logger.warning("changes accepted from step %d on: %s", step, difference)
     # All processes must have read the file before it is replaced.
     multihost_utils.sync_global_devices("the fingerprint is compared")
     accepted = [*stored["accepted"], {"step": step} | changes]

@@ -235,7 +235,7 @@ class _File:
             try:
                 found = left.read()
             except FileRefused as error:  # It is not one of our files.
-                logger.warning("%s is left where it is: %s", path, error.strerror)
+                logger.warning("%s is not removed: %s", path, error.strerror)
                 continue
             if found is not None and _why_gone(found.holder):
                 left.remove(found)
@@ -326,7 +326,7 @@ def _take(file: _File | _Object, content: bytes) -> None:
             )
         if file.replace(content, found):
             logger.warning(
-                "%s was left by %s, which renewed it %.0f s ago: taken over, since %s",
+                "%s belonged to %s, which renewed it %.0f s ago: it is taken over, since %s",
                 *(file.path, holder.name, age, reason),
             )
             return
