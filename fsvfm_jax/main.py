@@ -36,6 +36,7 @@ logger = logging.getLogger("fsvfm_jax.main")
 
 
 def main(argv: Sequence[str]) -> None:
+    """Runs the command; a user's mistake ends it with one sentence and its exit code."""
     cli.set_up_logging()
     with cli.exit_codes():
         if len(argv) > 1:

@@ -99,6 +99,7 @@ def count_blocks(state_dict: StateDict, prefix: str) -> int:
 
 
 def as_float32(params: Params) -> Params:
+    """Returns the parameters as float32."""
     return jax.tree.map(lambda x: np.asarray(x, np.float32), params)
 
 

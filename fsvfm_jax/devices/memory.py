@@ -44,6 +44,7 @@ class Memory(NamedTuple):
 
     @property
     def fits(self) -> bool | None:
+        """Returns whether a step fits; None if the available memory is unknown."""
         if self.argument is None:
             return False
         return None if self.available is None else self.total <= self.available

@@ -172,6 +172,7 @@ class Block(nn.Module):
     def drop_path(
         self, branch: Float[Array, "B L D"], drop_rate: Float[Array, ""] | None
     ) -> Float[Array, "B L D"]:
+        """Drops the branch of each image with probability `drop_rate`, and rescales the others."""
         if drop_rate is None:
             return branch
         shape = (branch.shape[0], 1, 1)

@@ -46,6 +46,7 @@ class ViT(nn.Module):
 
     @property
     def num_patches(self) -> int:
+        """Returns the number N of patches of an image."""
         return (self.image_size // self.patch_size) ** 2
 
     def setup(self) -> None:
@@ -67,6 +68,7 @@ class ViT(nn.Module):
         )
 
     def position_table(self, name: str) -> Float[Array, "1 tokens D"]:
+        """Returns a position table in the compute dtype."""
         return jnp.asarray(self.get_variable("params", name), self.dtype)
 
     def encode(

@@ -71,6 +71,7 @@ class Target(NamedTuple):
 
     @property
     def available_bytes(self) -> int | None:
+        """Returns the bytes that a program may use on one device; None if they are unknown."""
         if self.devices[0].platform == "gpu":
             return available_bytes()
         return self.chip and self.chip.hbm_bytes
@@ -186,6 +187,7 @@ def _predict(
 
 
 def as_flags(change: dict[str, Any]) -> str:
+    """Returns changes of fields as command-line flags."""
     return " ".join(f"--config.{path}={value}" for path, value in change.items())
 
 

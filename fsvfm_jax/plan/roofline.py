@@ -31,6 +31,7 @@ class Roofline(NamedTuple):
 
     @property
     def bound(self) -> float:
+        """Returns the minimum seconds of a step."""
         return max(self)
 
     @property
@@ -78,6 +79,7 @@ def roofline(chip: Chip, *, flops: int, traffic: int, sent: float) -> Roofline:
 
 
 def assumed_efficiency() -> Efficiency:
+    """Returns the efficiency for an estimate without a benchmark."""
     return Efficiency(ASSUMED_EFFICIENCY, f"assumed {ASSUMED_EFFICIENCY}", ASSUMED_SPREAD)
 
 
