@@ -1,6 +1,6 @@
-"""What the commands share: a config from the command line, devices, logging, exit codes.
+"""Code that all commands share: the config of a command line, devices, logging, exit codes.
 
-JAX is imported inside functions: data workers import a command's module again and need none of it.
+Functions import JAX themselves: data workers import a command's module again and do not need JAX.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from fsvfm_jax.host import signals, streams
 from fsvfm_jax.host.processes import share_heaps
 from fsvfm_jax.host.terminal import printable
 
-# An error that all processes meet together leaves them this long to say so.
+# If all processes raise the same error, each has this long to report it.
 SECONDS_FOR_OTHERS = 5.0
 STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
@@ -38,13 +38,13 @@ CONFIG = config_flags.DEFINE_config_file(
 _COORDINATOR = flags.DEFINE_string(
     "coordinator",
     None,
-    "host:port of process 0, where several processes work together and neither Slurm, a TPU VM, GKE"
-    " nor JAX_COORDINATOR_ADDRESS says so; with --num_processes and --process_id.",
+    "host:port of process 0, for several processes without Slurm, a TPU VM, GKE and"
+    " JAX_COORDINATOR_ADDRESS; needs --num_processes and --process_id.",
 )
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes work together.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes of this run.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
 _HEARTBEAT = flags.DEFINE_integer(
-    "heartbeat_seconds", 60, "How long after another process's death this one ends too."
+    "heartbeat_seconds", 60, "Seconds from the death of another process to the end of this one."
 )
 
 
@@ -60,21 +60,21 @@ class LogFormatter(logging.Formatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Takes a wrong flag as any other mistake of the user: one sentence, not the whole usage."""
+    """Reports a wrong flag in one sentence, like other mistakes of the user, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; see {self.prog} --help")
 
 
 def begin(*, stopped: str | None = None) -> None:
-    """The first call of a command that was started as a process of its own.
+    """Prepares a process that runs a command; the command calls this function first.
 
-    From here on messages that cannot be written are dropped: neither they nor progress decide how
-    a command ends.
+    From then on, messages and progress lines that cannot be written are dropped, and do not change
+    how the command ends.
 
     Args:
-        stopped: With it SIGTERM, SIGHUP and Ctrl-C end the command at once, until
-            `signals.save_first`, and this sentence is written.
+        stopped: If given, SIGTERM, SIGHUP and Ctrl-C print this sentence and end the command at
+            once, until `signals.save_first` is called.
     """
     streams.drop_what_cannot_be_written()
     if stopped is not None:
@@ -83,7 +83,7 @@ def begin(*, stopped: str | None = None) -> None:
 
 @contextlib.contextmanager
 def exit_codes() -> Iterator[None]:
-    """Ends a command as errors.py says: a user's mistake in one sentence, the rest by traceback."""
+    """Ends a command with its exit code; a user's mistake prints one sentence, no traceback."""
     try:
         try:
             yield
@@ -109,9 +109,10 @@ def exit_codes() -> Iterator[None]:
 
 
 def _exit(code: int) -> NoReturn:
-    """Ends with this code also where other processes of the run know nothing of it.
+    """Ends this process with a code, even if other processes of the run are still working.
 
-    JAX would wait for them for minutes, and then abort with a code of its own.
+    Without this function JAX would wait for them for minutes, and then abort with a code of its
+    own.
     """
     jax = sys.modules.get("jax")
     if jax is not None and jax.distributed.is_initialized():
@@ -125,7 +126,7 @@ def check_output() -> None:
     """Checks at the end of a command that its output was written.
 
     Raises:
-        StorageError: A part is lost, and not because the reader has gone.
+        StorageError: A part of the output is lost, for another reason than a closed pipe.
     """
     if (error := streams.lost_output()) is not None:
         raise StorageError(
@@ -134,7 +135,7 @@ def check_output() -> None:
 
 
 def set_up_logging() -> None:
-    """Our lines on stderr, bare; other libraries' only from warnings up."""
+    """Prints the messages of this package on stderr, and of other libraries only warnings."""
     absl_logging.set_verbosity(absl_logging.WARNING)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LogFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
@@ -147,11 +148,13 @@ def set_up_logging() -> None:
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """Parses --config, the fields that follow it, and the other absl flags.
 
+    A mistake ends the program with one sentence.
+
     Args:
-        argv: The program's name first.
+        argv: The command line, with the program's name first.
 
     Returns:
-        The name and what is no flag. A mistake ends the program with one sentence.
+        The program's name and the arguments that are not flags.
     """
     flag = flags.FLAGS["config"]
     if not isinstance(flag.parser, FindingParser):
@@ -163,24 +166,25 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
                 "--config is missing; try --config=configs/vit_s.py:smoke;"
                 " python -m fsvfm_jax.main --help lists the config files"
             )
-        CONFIG.value.lock()  # Raises what went wrong while the file was loaded.
+        CONFIG.value.lock()  # Raises the error of loading the file, if there was one.
         return remaining
-    except SystemExit:  # absl has shown its help, and would end with 1.
+    except SystemExit:  # absl has printed its help and would exit with 1.
         print(f"\n{describe()}", end="")
         sys.exit(0)
     except Exception as error:  # A config file is a program: it can raise anything.
-        # ml_collections wraps a KeyError that says which field was meant; its `str` is quoted.
+        # ml_collections wraps a KeyError that suggests a field; the `str` of that error is quoted.
         while error.args and isinstance(error.args[0], Exception):
             error = error.args[0]
         text = str(error.args[0] if isinstance(error, KeyError) else error)
         text = _unknown_field(text.strip("'"), argv) or text
-        # The last line says what is wrong; those before it where, and where it was looked for.
+        # The last line states the mistake; the lines before it contain its place and the searched
+        # folders.
         print(f"error: {printable(text.strip().splitlines()[-1].strip())}", file=sys.stderr)
         sys.exit(ConfigError.exit_code)
 
 
 def _unknown_field(said: str, argv: Sequence[str]) -> str | None:
-    """The sentence for an error of ml_collections that is the name of a field or section alone."""
+    """Returns a sentence for an error of ml_collections that is only the name of a field."""
     for argument in argv:
         path = argument.removeprefix("--config.").partition("=")[0]
         if argument.startswith("--config.") and said in path.split("."):
@@ -192,10 +196,17 @@ def _unknown_field(said: str, argv: Sequence[str]) -> str | None:
 
 
 def parse_command(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
-    """Parses a command's own flags by its parser, and --config with its fields by absl.
+    """Parses a command's own flags with its parser, and --config with its fields with absl.
+
+    Args:
+        parser: The parser of the command.
+        argv: The arguments, without the program's name.
+
+    Returns:
+        The values of the command's own flags.
 
     Raises:
-        ConfigError: Something is neither.
+        ConfigError: An argument belongs to neither.
     """
     args, rest = parser.parse_known_args(argv)
     unexpected = parse_flags([parser.prog, *rest])[1:]
@@ -205,10 +216,17 @@ def parse_command(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argpa
 
 
 def open_output(path: str, mode: str) -> TextIO:
-    """Opens a file to write, before the work: minutes of it are not lost to a wrong name.
+    """Opens a file for writing, before the work: a wrong name must not cost minutes of work.
+
+    Args:
+        path: The file.
+        mode: Mode of `open`.
+
+    Returns:
+        The open file, UTF-8.
 
     Raises:
-        StorageError: It cannot be written.
+        StorageError: The file cannot be written.
     """
     try:
         return open(path, mode, encoding="utf-8")
@@ -220,13 +238,13 @@ def open_output(path: str, mode: str) -> TextIO:
 
 @contextlib.contextmanager
 def json_lines(path: str | None) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """A `with` that gives a function to tell records: a JSON line each, on stdout and in a file.
+    """Yields a function that prints a record as a JSON line, and appends it to a file if asked to.
 
     Args:
         path: File to append to, opened at once; None for stdout alone.
 
     Raises:
-        StorageError: It cannot be written.
+        StorageError: The output cannot be written.
     """
     with open_output(path, "a") if path is not None else contextlib.nullcontext() as file:
 
@@ -241,15 +259,16 @@ def json_lines(path: str | None) -> Iterator[Callable[[Mapping[str, Any]], None]
 
 
 def config_filename() -> str:
-    """What --config named, argument included."""
+    """Returns the value of --config, with the argument after the colon."""
     return flags.FLAGS["config"].config_filename
 
 
 def start_devices() -> None:
-    """Joins the other processes if there are any; from then on process 0 speaks for all.
+    """Joins the other processes, if there are any; from then on only process 0 logs messages.
 
     Raises:
-        ConfigError: The others are not there, or JAX does not see the machine's accelerator.
+        ConfigError: The other processes are missing, or JAX does not find the machine's
+            accelerator.
     """
     import jax
 
@@ -268,7 +287,15 @@ def start_devices() -> None:
 
 
 def check_accelerator(backend: str, *, devices: Path = Path("/dev")) -> None:
-    """Raises ConfigError where the machine has an accelerator and JAX would use the CPU."""
+    """Checks that JAX does not use the CPU of a machine that has an accelerator.
+
+    Args:
+        backend: The backend that JAX uses, such as "cpu".
+        devices: The folder of device files.
+
+    Raises:
+        ConfigError: The machine has an accelerator and JAX would use the CPU.
+    """
     if backend != "cpu" or os.environ.get("JAX_PLATFORMS") == "cpu":
         return
     for kind, extra, pattern in (

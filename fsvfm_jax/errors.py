@@ -1,4 +1,4 @@
-"""Errors a user can mend, each with the exit code its command ends with."""
+"""Errors that a user can correct, each with the exit code of the command that raises it."""
 
 import difflib
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ MAX_TOLD = 200  # characters
 
 
 class UserError(Exception):
-    """A mistake in what the user gave: `main` prints its message, not a traceback, and exits."""
+    """A mistake in the user's input; a command prints its message without a traceback."""
 
     exit_code = 70
 
@@ -26,13 +26,13 @@ class NotFiniteError(UserError):
 
 
 class StorageError(UserError):
-    """What the run writes to cannot be written."""
+    """A file or folder that the run writes to cannot be written."""
 
     exit_code = 73
 
 
 class Preempted(UserError):
-    """The run was asked to stop and has saved its state: start it again."""
+    """The run was asked to stop and has saved its state: the same command continues it."""
 
     exit_code = 75
 
@@ -44,21 +44,21 @@ class ConfigError(UserError):
 
 
 def in_one_line(error: Exception) -> str:
-    """What another library says, on one line, with its kind."""
+    """Returns the message of another library's error on one line, after the type of the error."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def told(value: Any) -> str:
-    """A value for a message: in one line, and shortened."""
+    """Returns the `repr` of a value for a message: one line of at most `MAX_TOLD` characters."""
     try:
         shown = " ".join(repr(value).split())
-    except (ValueError, RecursionError):  # A number of thousands of digits; very deep nesting.
+    except (ValueError, RecursionError):  # Too many digits, or too deep nesting.
         return f"a value of type {type(value).__name__}"
     return shown if len(shown) <= MAX_TOLD else f"{shown[:MAX_TOLD]}..."
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Half a sentence that helps someone who mistyped: the nearest known name, or all of them."""
+    """Returns the end of a message about a mistyped name: the nearest known one, or all of them."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"

@@ -1,4 +1,4 @@
-"""Pretrains, fine-tunes or evaluates: what a config file describes (its field `task`).
+"""Pretrains, fine-tunes or evaluates, as the field `task` of a config file selects.
 
 python -m fsvfm_jax.main --config=configs/vit_l.py[:smoke] [--workdir=DIR] [--check]
     [--config.path.to.field=value ...]
@@ -17,25 +17,26 @@ from fsvfm_jax.errors import ConfigError
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "Folder of this run: config, metrics, pictures, checkpoints. A run that is there already goes"
-    " on from its newest checkpoint. Default: runs/<config>-<date>.",
+    "Folder of this run: config, metrics, pictures, checkpoints. If the folder contains a run, that"
+    " run continues from its newest checkpoint. Default: runs/<config>-<date>.",
 )
 _CHECK = flags.DEFINE_bool(
     "check",
     False,
     "Resolve the config, open the data and read a few faces, compile the step, print memory and"
-    " plan, and exit. Nothing is trained or written.",
+    " plan, and exit without training or writing anything.",
 )
 
-# So that --help shows them too.
+# These flags are declared here so that --help lists them too.
 flags.adopt_module_key_flags(cli)
 flags.declare_key_flag("config")
 
-# By name: run with -m, `__name__` is "__main__".
+# The name is spelled out because `__name__` is "__main__" when this module is run with -m.
 logger = logging.getLogger("fsvfm_jax.main")
 
 
 def main(argv: Sequence[str]) -> None:
+    """Runs the command; a user's mistake ends it with one sentence and its exit code."""
     cli.set_up_logging()
     with cli.exit_codes():
         if len(argv) > 1:
@@ -68,7 +69,7 @@ def _run() -> None:
 
 
 def _default_workdir() -> str:
-    """runs/<config>-<date>, such as runs/dfd-l-smoke-20260131-173000 for dfd.py:l,smoke."""
+    """Returns runs/<config>-<date>, such as runs/dfd-l-smoke-20260131-173000 for dfd.py:l,smoke."""
     path, _, argument = cli.config_filename().partition(":")
     name = "-".join(filter(None, [Path(path).stem, *argument.split(",")]))
     return f"runs/{name}-{datetime.now():%Y%m%d-%H%M%S}"

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Trains on this machine: one process on all its GPUs, or on the CPU where it has none.
+# Trains on this machine: one process on all GPUs, or on the CPU if there is no GPU.
 #
 #     launch/local.sh [--print] [--cpu] --config=configs/vit_s.py:smoke --workdir=runs/s [...]
 #
-# --cpu leaves the GPUs alone; --print shows the command and runs nothing; everything else goes to
-# `python -m fsvfm_jax.main`. Paths are taken from the repository's root. Python is .venv/bin/python
-# where that exists, else python3. When it starts again: see restart.sh.
+# --cpu does not use the GPUs; --print prints the command and runs nothing; all other arguments are
+# passed to `python -m fsvfm_jax.main`. Paths are relative to the repository's root. Python is
+# .venv/bin/python if that exists, else python3. restart.sh describes when the command is started
+# again.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

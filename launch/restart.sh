@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Runs a training command, and starts it again when its exit code asks for that.
+# Runs a training command, and starts it again if its exit code asks for a restart.
 #
 #     launch/restart.sh [--print] [--hand-over] COMMAND ... --workdir=DIR ...
 #
-# 75 (preempted and saved)     starts again at once; with --hand-over ends the loop with 75, for a
-#                              scheduler that starts the job again itself
+# 75 (preempted and saved)     starts again at once; with --hand-over it ends the loop with 75, for
+#                              a scheduler that starts the job again itself
 # 70, 71, killed by a signal   starts again after a pause that doubles each time, at most
-#                              RESTART_LIMIT times without a newer checkpoint that counts
+#                              RESTART_LIMIT times without a newer valid checkpoint
 # anything else                ends the loop with that code
 #
-# SIGTERM, SIGHUP and Ctrl-C are passed on as SIGTERM; once the command has ended so does the loop, with 75
-# where it would have started again.
+# SIGTERM, SIGHUP and Ctrl-C are passed to the command as SIGTERM. The loop ends when the command
+# has ended, with 75 if it would have started the command again.
 #
 # Settings: RESTART_LIMIT (default 5) and RESTART_PAUSE (the first pause in seconds, default 10).
 # --print shows the command and runs nothing.
@@ -47,7 +47,7 @@ if [[ $workdir == gs://* ]] && ! command -v gcloud >/dev/null; then
 fi
 
 newest_step() {
-    # A step counts once its manifest is there.
+    # A step is valid when its manifest exists.
     case $workdir in
         gs://*) gcloud storage ls "$workdir/checkpoints/*/manifest.json" ;;
         *) find "$workdir/checkpoints" -mindepth 2 -maxdepth 2 -name manifest.json ;;
@@ -60,10 +60,10 @@ stop() {
     if [[ -n $child ]]; then kill -TERM "$child" 2>/dev/null; fi
 }
 trap stop TERM INT HUP
-# What is said here is not worth the run: nobody may read it any more.
+# A closed output must not end the run.
 trap '' PIPE
 
-# In the background, for a shell runs its traps only while it waits.
+# The command runs in the background, because a shell runs its traps only while it waits.
 run() {
     "$@" &
     child=$!
@@ -71,7 +71,7 @@ run() {
     interrupted=''
     wait "$child"
     local code=$?
-    # A signal ends `wait`, not the command, which may be saving still.
+    # A signal ends `wait`, but not the command, which may still be saving.
     while [[ -n $interrupted ]]; do
         interrupted=''
         wait "$child"
@@ -87,7 +87,7 @@ pause=$first_pause
 while true; do
     run "$@"
     code=$?
-    # Most deaths by a signal are a lost peer (134, from JAX) or lack of memory (137).
+    # The most common signals are those of a lost peer (134, from JAX) and lack of memory (137).
     if [[ $code -ne 70 && $code -ne 71 && $code -ne 75 && $code -le 128 ]]; then exit "$code"; fi
     if [[ -n $stopping ]]; then
         say "stopped (exit code $code); the same command goes on from the newest checkpoint"

@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU slice: makes it, sets it up, runs on all its workers, minds it, deletes it.
+# Trains on a Cloud TPU slice: creates the slice, installs, trains on all workers, watches, deletes.
 #
 #     launch/tpu_vm.sh [--print] VERB --name=NAME --zone=ZONE [OPTIONS] [-- TRAINING ARGUMENTS]
 #
-# create   ask for the slice by queued resource, wait for it    --type=TYPE [--spot] [--runtime=R]
+# create   request the slice as a queued resource and wait      --type=TYPE [--spot] [--runtime=R]
 # setup    install the last commit on all workers (uv brings Python 3.12)
-# stage    bring the data to /mnt/data on all workers           --data=gs://BUCKET/FOLDER [--mount]
+# stage    copy the data to /mnt/data on all workers            --data=gs://BUCKET/FOLDER [--mount]
 # run      start training on all workers, and return            -- --config=... --workdir=gs://...
 # logs     follow a worker's log                                [--worker=N], default 0
-# status   the slice's state and each worker's
-# watch    setup, stage and run wherever that is not done yet; after a preemption delete and create
-#          the slice anew; until training ends. Takes all the options above
-# delete   delete the slice and all that is on it
+# status   print the state of the slice and of each worker
+# watch    setup, stage and run if they are not done yet; after a preemption delete the slice and
+#          create it again; until training ends. Takes all the options above
+# delete   delete the slice and its disks
 #
-# --spot is cheaper and can be preempted at any time; without it the slice is on demand.
+# --spot is cheaper, but the slice can be preempted at any time; without it the slice is on demand.
 # --mount reads the bucket through gcsfuse instead of copying it: a worker's disk has 100 GiB.
-# --runtime is taken from the type (v2 to v6e) unless given.
-# --print shows the commands and runs nothing.
-# TPU_POLL is the pause between two looks at the slice, in seconds (default 60).
+# --runtime is the software version; the default depends on the type (v2 to v6e).
+# --print prints the commands and runs nothing.
+# TPU_POLL is the pause between two checks of the slice, in seconds (default 60).
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -76,7 +76,7 @@ if [[ -z $runtime ]]; then
 fi
 
 # ── How commands are run, and printed ─────────────────────────────────────────────────────────────
-# 'word' where a shell would take it for more than a word.
+# Prints words for a shell, in quotes if they contain special characters.
 quote() {
     local word space=''
     for word in "$@"; do
@@ -111,7 +111,7 @@ on_workers() {
 
 # ── Verbs ─────────────────────────────────────────────────────────────────────────────────────────
 slice_state() {
-    # A list, for it tells a slice that is gone (nothing) from a call that failed (an error).
+    # `list` distinguishes a missing slice (no output) from a failed call (an error).
     tpus queued-resources list --filter="name~/$name\$" --format="value(state.state)"
 }
 
@@ -156,7 +156,7 @@ stage() {
     local path=${data#gs://} apt="sudo apt-get -o DPkg::Lock::Timeout=600 -qq"
     local bucket=${path%%/*} only=''
     if [[ $path == */?* ]]; then only="--only-dir=${path#*/}"; fi
-    # What is mounted is not written to while training, so what is known of it stays true.
+    # Nothing writes to the bucket while training, so the metadata cache does not expire.
     on_workers all "command -v gcsfuse || { \
 curl -LsSf https://packages.cloud.google.com/apt/doc/apt-key.gpg \
 | sudo tee /usr/share/keyrings/cloud.google.asc >/dev/null \
@@ -169,8 +169,8 @@ $bucket /mnt/data; }; }"
 }
 
 run() {
-    # A unit of systemd's outlives the connection, takes SIGTERM when the machine goes down, and
-    # keeps the exit code. `mixed`: only restart.sh gets the signal, and passes it on.
+    # A systemd unit outlives the connection, gets SIGTERM when the machine shuts down, and keeps
+    # the exit code. With KillMode=mixed only restart.sh gets the signal, and passes it on.
     local clear="sudo systemctl stop fsvfm; sudo systemctl reset-failed fsvfm; true"
     on_workers all "cd fsvfm_jax && { $clear; } 2>/dev/null \
 && sudo systemd-run --unit=fsvfm --remain-after-exit --uid=\$(id -u) \
@@ -187,7 +187,7 @@ workers_state() {
     on_workers all "systemctl show fsvfm --property=SubState,ExecMainStatus | xargs"
 }
 
-# The slice is there, and training has to start (again).
+# Starts training (again) on an existing slice.
 begin() {
     setup && { [[ -z $data ]] || stage; } && run
 }
@@ -202,7 +202,7 @@ watch() {
         begin
         return
     fi
-    # What was begun with this code goes on with it, whatever is committed meanwhile.
+    # The whole run uses this commit, even if there are newer ones later.
     commit=$(git rev-parse HEAD)
     local state code failures=0
     while true; do
@@ -232,8 +232,8 @@ watch() {
     done
 }
 
-# What the workers' states say of the training: its exit code; "lost" where a worker goes down (75)
-# or was started anew and knows of none; nothing while it runs, or while no worker answers.
+# Prints how training ended, from the workers' states: its exit code; "lost" if a worker shuts down
+# (75) or was restarted without the unit; nothing while training runs or no worker answers.
 ended() {
     local failed
     failed=$(grep SubState=failed <<<"$1" | grep -o 'ExecMainStatus=[0-9]*' | sort -t= -nk2) || true

@@ -67,7 +67,11 @@ def test_the_layout_can_be_changed_where_options_of_the_other_are_empty():
     ("layout", "options", "message"),
     [
         ("foldr", {}, r"train\.mine\.layout = 'foldr' is unknown; did you mean 'folder'"),
-        ("folder", {"frames": -1}, r"train\.mine\.frames = -1 must be from 0 to .* \(frames kept"),
+        (
+            "folder",
+            {"frames": -1},
+            r"train\.mine\.frames = -1 must be from 0 to .* \(evenly spaced",
+        ),
         ("folder", {"real_frames": 1.5}, r"real_frames = 1\.5 must be a whole number"),
         ("folder", {"labels": ("a",)}, r"labels = \('a',\) is wrong: 'a' must be two values"),
         (

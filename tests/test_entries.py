@@ -128,7 +128,7 @@ def test_what_lies_beside_a_network_is_left_out_and_named(caplog):
     found = find(under("module.", under("backbone.", TIMM) | heads))
     assert found.state_dict.keys() == TIMM.keys()
     assert len(found.left_out) == 30
-    assert "30 arrays beside its network are left out: 'module.head.0'" in caplog.text
+    assert "30 arrays that are not in its network are skipped: 'module.head.0'" in caplog.text
     assert "'module.head.19' and 10 more" in caplog.text
 
 

@@ -552,7 +552,7 @@ def test_what_lies_beside_the_lock_is_in_nobodys_way(tmp_path, kind, caplog):
     with in_place_of(tmp_path / "run.lock.x", kind):
         with RunLock(epath.Path(tmp_path)) as held:
             held.check()
-        assert "run.lock.x is left where it is" in caplog.text
+        assert "run.lock.x is not removed" in caplog.text
         assert [path.name for path in tmp_path.iterdir()] == ["run.lock.x"]
 
 

@@ -49,7 +49,7 @@ def test_the_same_command_again_goes_on_instead_of_back(gone_back, caplog):
     workdir, _ = gone_back
     with caplog.at_level("INFO", "fsvfm_jax"):
         run(workdir, RUN | BACK)
-    assert "gone back to already" in caplog.text and "nothing to do" in caplog.text
+    assert "the run went back to it before" in caplog.text and "nothing to do" in caplog.text
 
 
 def test_only_what_was_done_last_is_not_done_again(tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
-"""Speed of steps and input; transfer on rendered faces: `python -m fsvfm_jax.benchmark --help`."""
+"""Measures steps, input and transfer: `python -m fsvfm_jax.benchmark --help`."""
 
-# What needs much is imported inside functions: data workers import this module again.
+# Large modules are imported inside functions, because data workers import this module again.
 
 import argparse
 import shlex
@@ -18,7 +18,11 @@ COMMAND = "python -m fsvfm_jax.benchmark"
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command; a user's mistake ends in one sentence and its exit code."""
+    """Runs the command; a user's mistake ends it with one sentence and its exit code.
+
+    Args:
+        argv: The arguments without the program's name.
+    """
     cli.set_up_logging()
     with cli.exit_codes():
         command = f"{COMMAND} {shlex.join(argv)}"
@@ -44,8 +48,8 @@ def _input(argv: Sequence[str], command: str) -> None:
     from fsvfm_jax.benchmark.input_speed import benchmark_input
 
     args = _parser().parse_args(argv)
-    flags.FLAGS.mark_as_parsed()  # Grain's, which have no values from here.
-    share_heaps()  # As training does.
+    flags.FLAGS.mark_as_parsed()  # Grain's flags, which keep their defaults.
+    share_heaps()  # Training does so too.
     benchmark_input(args, command=command)
 
 
@@ -67,16 +71,18 @@ def _transfer(argv: Sequence[str]) -> None:
 def _parser() -> argparse.ArgumentParser:
     from fsvfm_jax.benchmark import input_speed, read_speed, step_speed
 
-    parser = cli.Parser(prog=COMMAND, description="Speed, and transfer.", allow_abbrev=False)
+    parser = cli.Parser(
+        prog=COMMAND, description="Measures steps, input and transfer.", allow_abbrev=False
+    )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     step = verbs.add_parser(
         "step",
         help="images per second, step time, MFU, memory and compile time of the training step",
         usage=f"{COMMAND} step --config=FILE.py[:smoke] [--config.path.to.field=value ...] [flags]",
-        description="Compiles the config's training step, runs it on other input in every step,"
+        description="Compiles the config's training step, runs it with new input in every step,"
         " and prints a summary and one JSON line. MFU = FLOPs per image of the method"
         " (fsvfm_jax/plan/flops.py; recomputation is not counted) x images per second / peak of all"
-        " devices. Images per second are those of the median step, or with real input of the mean.",
+        " devices. Images per second come from the median step time, or the mean with real input.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
@@ -86,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         help="images per second from packed files to the devices, without a network",
         description="Packs faces in each encoding and measures how fast training would get them:"
         " read, decode, classes of patches, batch, worker to trainer, device. CPU time per image is"
-        " that of all processes; images/s a core = 1 / that. Files are in the page cache.",
+        " that of all processes; images/s per core is its inverse. Files are in the page cache.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
@@ -94,9 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     read = verbs.add_parser(
         "read",
         help="microseconds per record of a packed set, one by one and in chunks",
-        description="Reads random records of a packed set, not decoded, one by one and in chunks as"
-        " training does, from the page cache and, where the system can be told to forget files,"
-        " from the disk.",
+        description="Reads random records of a packed set without decoding them, one by one and in"
+        " chunks as training does, from the page cache and, if the system can drop files from that"
+        " cache, from the disk.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
@@ -105,14 +111,18 @@ def _parser() -> argparse.ArgumentParser:
         "transfer",
         help="pretrain, fine-tune in several ways and test on rendered deepfakes and spoofs",
         description="Pretrains a tiny network on rendered faces, fine-tunes it on rendered"
-        " forgeries, tests on others, and prints a table. It tests plumbing and proves nothing"
-        " about real deepfakes. Given again it goes on where it was stopped. configs/offline.py has"
-        " all that is fixed.",
+        " forgeries, tests on others, and prints a table. It tests the code and proves nothing"
+        " about real deepfakes. The same command continues a stopped run. configs/offline.py"
+        " contains all settings.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
-    transfer.add_argument("--output", required=True, metavar="DIR", help="for runs and table")
-    transfer.add_argument("--seeds", type=int, default=3, metavar="N", help="of fine-tuning")
+    transfer.add_argument(
+        "--output", required=True, metavar="DIR", help="folder for the runs and the table"
+    )
+    transfer.add_argument(
+        "--seeds", type=int, default=3, metavar="N", help="number of fine-tuning seeds"
+    )
     transfer.add_argument(
         "--tune",
         action="store_true",

@@ -1,8 +1,8 @@
-"""How far global statistics alone tell fake from real: the check of a benchmark, not a detector.
+"""Measures how well global statistics alone separate fake from real, to check a benchmark.
 
-A forged set whose labels a linear model reads from such statistics says nothing of faces. A set it
-ranks with an AUC over ARTEFACT_AUC, on forgeries it was not fitted to, is an artefact test and
-stands in no claim. NumPy only.
+If a linear model can read the labels of a forged set from such statistics, results on the set prove
+nothing about faces. A set that the model ranks with an AUC over ARTEFACT_AUC, on forgeries it was
+not fitted to, is an artefact test, and no claim is based on it. NumPy only.
 """
 
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ _BLOCK = 8
 
 
 class LogisticModel(NamedTuple):
-    """log(p / (1 - p)) = intercept + (features - mean) / deviation @ weights."""
+    """A fitted model: log(p / (1 - p)) = intercept + (features - mean) / deviation @ weights."""
 
     mean: Float64[np.ndarray, " F"]
     deviation: Float64[np.ndarray, " F"]
@@ -27,14 +27,14 @@ class LogisticModel(NamedTuple):
 def highpass_statistics(
     images: Iterable[UInt8[np.ndarray, "H W 3"]],
 ) -> Float64[np.ndarray, "N F"]:
-    """Returns, for each image, where it has how much energy beyond its mean.
+    """Returns, for each image, the energies of its high frequencies.
 
-    Of the luminance: the log energies of the 63 frequencies of its 8 x 8 DCT blocks. Of each
-    channel: those of its differences along x, along y and along both, once and twice, and the
-    kurtosis of the last.
+    The features are logarithms: of the energies of the 63 frequencies of the luminance's 8 x 8 DCT
+    blocks; of the energies of each channel's differences along x, along y and along both, once and
+    twice; and of the kurtosis of the last.
 
     Args:
-        images: RGB, at least 8 x 8 pixels; what is over a multiple of 8 is left out of the blocks.
+        images: RGB, at least 8 x 8 pixels. The blocks omit rows and columns beyond a multiple of 8.
     """
     return np.stack([_statistics(image) for image in images])
 
@@ -49,10 +49,10 @@ def logistic_regression(
     """Fits a logistic regression on standardised features by Newton's method.
 
     Args:
-        features: One row for each image; a feature that never varies is left out.
-        positive: Which of them belong to the class whose probability is modelled.
-        ridge: Weight of half the squared norm of the weights, beside the sum of log losses.
-        steps: Of Newton's method, at most.
+        features: One row for each image; a feature that never varies has no effect.
+        positive: Whether each image belongs to the class whose probability is modelled.
+        ridge: Weight of half the squared norm of the weights, added to the sum of log losses.
+        steps: Maximum number of Newton steps.
     """
     mean, deviation = features.mean(0), features.std(0)
     deviation = np.where(deviation > 0, deviation, 1.0)
@@ -70,7 +70,7 @@ def logistic_regression(
 
 
 def scores(model: LogisticModel, features: Float64[np.ndarray, "N F"]) -> Float64[np.ndarray, " N"]:
-    """Returns the logit of each row: the higher, the more likely it is positive."""
+    """Returns the logit of each row; a higher logit means that the row is more likely positive."""
     return (features - model.mean) / model.deviation @ model.weights + model.intercept
 
 
@@ -91,7 +91,7 @@ def _statistics(image: UInt8[np.ndarray, "H W 3"]) -> Float64[np.ndarray, " F"]:
 
 
 def _dct_basis() -> Float64[np.ndarray, "8 8"]:
-    """The orthonormal DCT-II: row k holds frequency k."""
+    """Returns the orthonormal DCT-II basis: row k contains frequency k."""
     k, n = np.arange(_BLOCK)[:, None], np.arange(_BLOCK)
     basis = np.sqrt(2 / _BLOCK) * np.cos(np.pi * (2 * n + 1) * k / (2 * _BLOCK))
     basis[0] /= np.sqrt(2)

@@ -1,4 +1,4 @@
-"""How fast faces come from disk to the devices, with no network there: `benchmark input`."""
+"""Measures how fast faces get from disk to the devices, without a network: `benchmark input`."""
 
 import argparse
 import contextlib
@@ -35,7 +35,7 @@ STAGES = ("read", "decode", "words", "stack")
 
 
 class _Large:
-    """Faces over and over: to draw the order of a few costs more than to read them."""
+    """Repeats faces many times: to draw the order of a few would take longer than to read them."""
 
     def __init__(self, faces: FaceRecords):
         self._faces = faces
@@ -51,48 +51,59 @@ class _Large:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds those of `input`."""
+    """Adds the arguments of `input`."""
     parser.add_argument(
         "--to",
         choices=("host", "device"),
         default="device",
-        help="whether batches end in the host's memory or on the devices",
+        help="whether batches are put in the host's memory or on the devices",
     )
     parser.add_argument(
         "--tree",
         metavar="DIR",
-        help="images/ and parsing_maps/ to read, packed first; faces are rendered if not given",
+        help="folder with images/ and parsing_maps/ to pack and read; default: rendered faces",
     )
     parser.add_argument(
         "--encodings",
         nargs="+",
         choices=ENCODINGS,
         default=[*ENCODINGS],
-        help="as pack has them; original is PNG where faces are rendered",
+        help="encodings of prepare pack; original is PNG for rendered faces",
     )
     parser.add_argument(
-        "--workers", nargs="+", type=int, default=[0, 1, 2, 4], metavar="N", help="0: threads"
+        "--workers",
+        nargs="+",
+        type=int,
+        default=[0, 1, 2, 4],
+        metavar="N",
+        help="numbers of workers; 0: threads",
     )
     parser.add_argument("--image-size", type=int, default=224, metavar="N")
     parser.add_argument("--patch-size", type=int, default=16, metavar="N")
     parser.add_argument("--batch-size", type=int, default=512, metavar="N")
-    parser.add_argument("--augment", action="store_true", help="crop and flip")
-    parser.add_argument("--seconds", type=float, default=10, metavar="S", help="timed, each")
+    parser.add_argument("--augment", action="store_true", help="crop and flip the faces")
+    parser.add_argument(
+        "--seconds", type=float, default=10, metavar="S", help="time of each measurement"
+    )
     parser.add_argument(
         "--step-rate",
         type=float,
         metavar="R",
-        help="a stand-in for the network takes R images/s; the loss against it is told",
+        help="simulate a network of R images/s, and report the loss of speed against it",
     )
     parser.add_argument("--output", metavar="JSONL", help="append the JSON line to this file too")
 
 
 def benchmark_input(args: argparse.Namespace, *, command: str) -> None:
-    """Measures and prints: a table for people on stderr, one JSON line on stdout.
+    """Measures the input, and prints a table on stderr and one JSON line on stdout.
+
+    Args:
+        args: The arguments of `add_arguments`.
+        command: The command line, for the record.
 
     Raises:
-        ConfigError: A flag has a value it cannot have.
-        DataError: The tree holds nothing to read.
+        ConfigError: An argument has a value that is not allowed.
+        DataError: The tree contains no faces.
         StorageError: `args.output` cannot be written.
     """
     for flag in ("image_size", "patch_size", "batch_size", "seconds"):
@@ -123,9 +134,9 @@ def benchmark_input(args: argparse.Namespace, *, command: str) -> None:
 
 
 def summary(record: dict[str, Any]) -> str:
-    """Markdown tables: of each encoding with each number of workers, and of where the time goes."""
+    """Returns Markdown tables: speed by encoding and number of workers, and time by stage."""
     lines = [
-        "| encoding | workers | images/s | CPU us/image | of it the trainer's | images/s a core"
+        "| encoding | workers | images/s | CPU us/image | of which trainer | images/s per core"
         " | loss to the step |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
@@ -156,7 +167,7 @@ def _measure(source: FaceRecords, args: argparse.Namespace, encoding: str) -> di
 
 
 def _profile(source: FaceRecords, patch_size: int, *, seconds: float) -> dict[str, float]:
-    """Microseconds per image of each stage, median of chunks."""
+    """Returns the microseconds per image of each stage, as the median over chunks."""
     rng = np.random.default_rng(0)
     times: dict[str, list[float]] = {stage: [] for stage in STAGES}
 
@@ -178,7 +189,7 @@ def _profile(source: FaceRecords, patch_size: int, *, seconds: float) -> dict[st
 
 
 def _rate(source: FaceRecords, args: argparse.Namespace, workers: int) -> dict[str, Any]:
-    """Images per second, once what was read ahead is used up."""
+    """Measures the images per second after the prefetched batches are used up."""
     batches = make_iterator(
         _Large(source),
         element=partial(pretraining_element, patch_size=args.patch_size, augment=args.augment),
@@ -188,7 +199,7 @@ def _rate(source: FaceRecords, args: argparse.Namespace, workers: int) -> dict[s
     )
     with contextlib.closing(batches):
         steps = _steps(batches, to_device=args.to == "device", step_rate=args.step_rate)
-        for _ in range(4 + workers):  # read ahead, while the timed ones are too
+        for _ in range(4 + workers):  # These may be prefetched before the timing.
             next(steps)
         began, own, of_workers, images = time.monotonic(), time.process_time(), _workers_cpu(), 0
         while time.monotonic() - began < args.seconds:
@@ -212,7 +223,7 @@ def _rate(source: FaceRecords, args: argparse.Namespace, workers: int) -> dict[s
 def _steps(
     batches: Iterator[dict[str, np.ndarray]], *, to_device: bool, step_rate: float | None
 ) -> Iterator[None]:
-    """Yields after each batch; with a rate, once a device would be done with the last one."""
+    """Yields after each batch; with a rate, when a device would have finished the last batch."""
     import jax
 
     free = time.monotonic()
@@ -220,14 +231,14 @@ def _steps(
         if to_device:
             jax.block_until_ready(jax.device_put(batch))
         if step_rate is not None:
-            # As in training: the device works on this batch while the next is read.
+            # As in training, the device works on this batch while the next one is read.
             time.sleep(max(0.0, free - time.monotonic()))
             free = max(free, time.monotonic()) + len(batch["image"]) / step_rate
         yield
 
 
 def _workers_cpu() -> float | None:
-    """Seconds of this process's workers since they started; None where the system does not tell."""
+    """Returns the CPU seconds of this process's workers; None if the system does not show them."""
     ticks = 0
     try:
         for worker in multiprocessing.active_children():
@@ -239,7 +250,7 @@ def _workers_cpu() -> float | None:
 
 
 def _render_tree(root: Path, image_size: int) -> str:
-    """Faces as PNG with their maps."""
+    """Writes faces as PNG with their parsing maps."""
     for name in ("images", "parsing_maps"):
         (root / name).mkdir(parents=True)
     indices = range(SYNTHETIC_FACES)

@@ -1,4 +1,4 @@
-"""How fast records of a packed set are read, one by one and in chunks: `benchmark read SET`."""
+"""Measures how fast records of a packed set are read: `benchmark read SET`."""
 
 import argparse
 import os
@@ -19,13 +19,15 @@ from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.host.processes import available_cores
 from fsvfm_jax.host.progress import progress
 
-RECORDS = 512  # in one measurement, drawn at random
+RECORDS = 512  # random records in one measurement
 REPEATS = 9
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds those of `read`."""
-    parser.add_argument("set", metavar="SET", help="packed set; the larger, the truer")
+    """Adds the arguments of `read`."""
+    parser.add_argument(
+        "set", metavar="SET", help="packed set; a larger set gives more realistic figures"
+    )
     parser.add_argument("--split", default="train", metavar="NAME")
     parser.add_argument(
         "--chunks",
@@ -39,7 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def benchmark_read(args: argparse.Namespace, *, command: str) -> None:
-    """Measures and prints: a table for people on stderr, one JSON line on stdout.
+    """Measures the reading, and prints a table on stderr and one JSON line on stdout.
+
+    Args:
+        args: The arguments of `add_arguments`.
+        command: The command line, for the record.
 
     Raises:
         ConfigError: A chunk is not between 1 and the number of records in one measurement.
@@ -62,7 +68,7 @@ def benchmark_read(args: argparse.Namespace, *, command: str) -> None:
 
 
 def summary(record: dict[str, Any]) -> str:
-    """A Markdown table; in parentheses how many times as fast as single reads."""
+    """Returns a Markdown table, with the speed-up over single reads in parentheses."""
     lines = [
         f"{record['records']} records in {record['shards']} shards, microseconds per record:",
         "",
@@ -80,7 +86,7 @@ def summary(record: dict[str, Any]) -> str:
 
 
 def _measure(path: str, split: str, chunks: Sequence[int]) -> dict[str, Any]:
-    source = FaceRecords(path, image_size=1, split=split)  # Records are as they are stored.
+    source = FaceRecords(path, image_size=1, split=split)  # Records are not decoded.
     rng = np.random.default_rng(0)
     can_evict = hasattr(os, "posix_fadvise")
     rows = []
@@ -111,7 +117,7 @@ def _seconds(source: FaceRecords, indices: list[int], chunk: int) -> float:
 
 
 def _evict(files: Sequence[str]) -> None:
-    """Has the system forget what it holds of files in memory."""
+    """Drops the cached contents of files from the system's memory."""
     for file in files:
         opened = os.open(file, os.O_RDONLY)
         os.posix_fadvise(opened, 0, 0, os.POSIX_FADV_DONTNEED)

@@ -1,4 +1,4 @@
-"""How fast the training step is on these devices: `benchmark step`."""
+"""Measures how fast the training step is on these devices: `benchmark step`."""
 
 import argparse
 import contextlib
@@ -23,9 +23,9 @@ from fsvfm_jax.devices.memory import Memory
 from fsvfm_jax.errors import ConfigError, NotFiniteError
 from fsvfm_jax.plan.chips import find_chip
 
-# Synthetic batches, made once and taken in turn; the masks are new in every step all the same.
+# Number of synthetic batches, which are made once and used in turn; every step draws new masks.
 NUM_BATCHES = 4
-# Steps that --profile traces, after those that are timed: tracing costs time.
+# Steps that --profile traces, after the timed steps, because tracing takes time.
 PROFILED_STEPS = 3
 
 Batch = dict[str, jax.Array]
@@ -33,32 +33,32 @@ Metrics = dict[str, jax.Array]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds those of `step`."""
+    """Adds the arguments of `step`."""
     parser.add_argument("--batch-size", type=int, metavar="N", help="instead of config.batch_size")
-    parser.add_argument("--steps", type=int, default=30, metavar="N", help="timed")
-    parser.add_argument("--warmup", type=int, default=5, metavar="N", help="steps before those")
+    parser.add_argument("--steps", type=int, default=30, metavar="N", help="timed steps")
+    parser.add_argument("--warmup", type=int, default=5, metavar="N", help="untimed first steps")
     parser.add_argument(
         "--input",
         choices=("synthetic", "real"),
         default="synthetic",
-        help="batches on the devices already, or read from the config's data as in training; then"
-        " let --warmup be more than the 2 x config.data.num_workers batches read ahead",
+        help="batches that are already on the devices, or batches of the config's data as in"
+        " training; --warmup must then exceed the 2 x config.data.num_workers prefetched batches",
     )
-    parser.add_argument("--profile", metavar="DIR", help="write a trace of three more steps there")
+    parser.add_argument("--profile", metavar="DIR", help="folder for a trace of three more steps")
     parser.add_argument("--output", metavar="JSONL", help="append the JSON line to this file too")
     parser.add_argument(
         "--peak-tflops",
         type=float,
         metavar="P",
-        help="of one device; the datasheet's for dense bf16 products where the device is known",
+        help="peak of one device; the default is the datasheet's for dense bf16, if known",
     )
 
 
 def benchmark_step(args: argparse.Namespace, config: ConfigDict, *, command: str) -> None:
-    """Measures and prints: a summary for people on stderr, one JSON line on stdout.
+    """Measures the step, and prints a summary on stderr and one JSON line on stdout.
 
     Raises:
-        ConfigError: A flag or field has a value it cannot have, or the batch does not fit.
+        ConfigError: A flag or field has a value that is not allowed, or the batch does not fit.
         StorageError: `args.output` cannot be written.
     """
     for flag, least in (("batch_size", 1), ("steps", 1), ("warmup", 0), ("peak_tflops", 1e-3)):
@@ -99,23 +99,23 @@ def measure_step(
     profile: str | None = None,
     peak_tflops: float | None = None,
 ) -> dict[str, Any]:
-    """Compiles the training step and times it on another batch in every step.
+    """Compiles the training step and times it with a new batch in every step.
 
     Args:
-        config: As loaded from its file.
-        steps: Steps that are timed.
-        warmup: Steps before them.
-        real_input: Read the config's data while the devices work, as in training; otherwise
-            batches of random pixels and regions are on the devices already.
-        profile: Folder for a trace of a few more steps.
-        peak_tflops: Of one device; None takes the datasheet's, where the device is known.
+        config: The config as loaded from its file.
+        steps: Number of timed steps.
+        warmup: Number of steps before the timed ones.
+        real_input: Whether to read the config's data while the devices work, as in training;
+            otherwise batches of random pixels and regions are already on the devices.
+        profile: Folder for a trace of a few more steps; None for no trace.
+        peak_tflops: Peak of one device; None for the datasheet's value, if the device is known.
 
     Returns:
-        What was measured, and on what, ready for JSON.
+        The measurements and their conditions, ready for JSON.
 
     Raises:
-        NotFiniteError: The network diverged, so that its times mean little.
-        UserError: Of its other kinds, where the config does not fit.
+        NotFiniteError: The network diverged, so its times are not meaningful.
+        UserError: The config does not fit; an error of another subclass.
     """
     from fsvfm_jax.config.resolve import resolve
     from fsvfm_jax.data.stats import Stats
@@ -164,14 +164,14 @@ def measure_step(
 def run_steps(
     train_step: Callable[..., tuple[Any, Metrics]], state: Any, batches: Iterator[Batch]
 ) -> Iterator[Metrics]:
-    """Yields the numbers of each step when it has ended.
+    """Yields the metrics of each step when it has ended.
 
-    As in the training loop the next step has then been handed to the devices already, and its
-    batch been read while they worked.
+    As in the training loop, the next step is dispatched before, and its batch is read while the
+    devices work.
     """
     from fsvfm_jax.train_state import StepValues
 
-    # The values make no difference to the time; the network should not diverge.
+    # These values do not affect the time, but keep the network from diverging.
     values = StepValues(np.float32(1e-5), np.float32(4e-3))
     previous = None
     for batch in batches:
@@ -182,7 +182,7 @@ def run_steps(
 
 
 def time_steps(running: Iterator[Any], *, steps: int, warmup: int) -> list[float]:
-    """Seconds from the end of each step to the end of the next, after `warmup` and one more."""
+    """Returns the seconds between the ends of `steps` steps, after `warmup` steps and one more."""
     for _ in range(warmup + 1):
         next(running)
     ends = [time.perf_counter()]
@@ -193,14 +193,14 @@ def time_steps(running: Iterator[Any], *, steps: int, warmup: int) -> list[float
 
 
 def step_times_ms(seconds: Sequence[float]) -> dict[str, float]:
-    """Median, mean, 10th and 90th percentile in milliseconds, and the `spread` between these."""
+    """Returns median, mean, 10th and 90th percentile in ms, and their `spread` p90 - p10."""
     p10, median, p90 = np.percentile(np.asarray(seconds) * 1e3, [10, 50, 90]).tolist()
     mean = sum(seconds) / len(seconds) * 1e3
     return {"median": median, "mean": mean, "p10": p10, "p90": p90, "spread": p90 - p10}
 
 
 def find_peak(device_kind: str, peak_tflops: float | None) -> tuple[float | None, str | None]:
-    """TFLOP/s of one device, and whose word that is; both None where nobody knows."""
+    """Returns the TFLOP/s of one device and their source; both are None if they are unknown."""
     if peak_tflops is not None:
         return peak_tflops, "--peak-tflops"
     chip = find_chip(device_kind)
@@ -208,7 +208,7 @@ def find_peak(device_kind: str, peak_tflops: float | None) -> tuple[float | None
 
 
 def check_finite(metrics: Metrics) -> None:
-    """Raises NotFiniteError where the steps that were timed led to no usable numbers."""
+    """Raises NotFiniteError if loss or gradient are not finite after the timed steps."""
     for name in ("loss", "grad_norm"):
         value = float(metrics[name])
         if not math.isfinite(value):
@@ -219,10 +219,10 @@ def check_finite(metrics: Metrics) -> None:
 
 
 def summary(record: dict[str, Any]) -> str:
-    """Three lines for people."""
+    """Returns a summary of three lines."""
     times, mfu = record["step_time_ms"], "MFU unknown without --peak-tflops"
     if record["mfu"] is not None:
-        mfu = f"MFU {record['mfu']:.1%} of {record['peak_tflops']:g} TFLOP/s a device"
+        mfu = f"MFU {record['mfu']:.1%} of {record['peak_tflops']:g} TFLOP/s per device"
     return "\n".join(
         [
             f"{record['images_per_second']:.4g} images/s on {record['device_count']} x"
@@ -231,7 +231,7 @@ def summary(record: dict[str, Any]) -> str:
             f"step {times['median']:.1f} ms (median of {record['steps']}; 10 to 90 %:"
             f" {times['p10']:.1f} to {times['p90']:.1f}), {mfu}"
             f" ({record['flops_per_image'] / 1e9:.2f} GFLOP/image)",
-            f"memory {record['peak_memory_bytes'] / 1e9:.2f} GB a device (by the"
+            f"memory {record['peak_memory_bytes'] / 1e9:.2f} GB per device (by the"
             f" {record['peak_memory_source']}), compiled in {record['compile_seconds']:.1f} s",
         ]
     )
@@ -246,7 +246,7 @@ def _synthetic_batches(
     rows = config.batch_size // jax.process_count()
 
     def draw(x: jax.ShapeDtypeStruct) -> np.ndarray:
-        # Pixels and regions of all kinds; a signed number is a label.
+        # Unsigned numbers are pixels and regions of all values; signed numbers are labels.
         high = 1 if np.issubdtype(x.dtype, np.signedinteger) else np.iinfo(x.dtype).max
         return rng.integers(high, size=(rows, *x.shape), dtype=x.dtype, endpoint=True)
 
@@ -270,7 +270,7 @@ def _real_batches(config: ConfigDict, mesh: Mesh, *, stats: Any) -> Generator[Ba
 
 
 def _conditions(config: ConfigDict, mesh: Mesh) -> dict[str, Any]:
-    """All that a time depends on and that can be asked for."""
+    """Returns everything that affects the time and can be read."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
@@ -293,7 +293,7 @@ def _conditions(config: ConfigDict, mesh: Mesh) -> dict[str, Any]:
 
 
 def _peak_memory(memory: Memory, mesh: Mesh) -> dict[str, Any]:
-    """Of the fullest of this process's devices: its own figure, or else the compiler's."""
+    """Returns the peak memory of this process's fullest device, or else the compiler's figure."""
     stats = [device.memory_stats() for device in mesh.local_devices]
     if all(stats):
         peak, by = max(device["peak_bytes_in_use"] for device in stats), "device"
@@ -318,7 +318,7 @@ def _speed(
     )
 
     times = step_times_ms(seconds)
-    # Waits for data come in bursts, which a median does not see.
+    # Waits for data come in bursts, which a median does not show.
     images_per_second = config.batch_size * 1e3 / times["mean" if real_input else "median"]
     if config.task == "finetune":
         flops = detection_flops_per_image(build_detector(config.model), config.mode)

@@ -1,7 +1,7 @@
-"""The whole chain on rendered faces: pretrain, fine-tune, evaluate, a table; `benchmark transfer`.
+"""Pretrains, fine-tunes and evaluates on rendered faces, with a table: `benchmark transfer`.
 
-It tests plumbing, and proves nothing about real deepfakes. Every run lies in a folder of its own;
-the command given again goes on where it was stopped. To be run where `configs/` is.
+It tests the code, and proves nothing about real deepfakes. Every run has a folder of its own; the
+same command continues a stopped run. It must run in the folder that contains `configs/`.
 """
 
 import argparse
@@ -39,21 +39,28 @@ SIZE = 64  # pixels
 logger = logging.getLogger(__name__)
 
 CAPTION = """\
-Rendered faces and forgeries (fsvfm_jax/data/rendered/rendered_sets.py): this tests plumbing and
+Rendered faces and forgeries (fsvfm_jax/data/rendered/rendered_sets.py): this tests the code and
 proves nothing about real deepfakes. Video AUC in percent, mean +- deviation over {seeds} seeds of
-training, checkpoints chosen on {trained}'s validation faces. All methods train on {trained}. Of the
-others, all unseen cameras, {unseen} have unseen forgeries too.
-"statistics" is a logistic regression on DCT and high-pass energies; where it, or the random frozen
-encoder, is over 90 on an unseen set, the set is an artefact test and stands in no claim:
+training; checkpoints are chosen on {trained}'s validation faces. All methods train on {trained}.
+The other sets have unseen cameras, and {unseen} also have unseen forgeries.
+"statistics" is a logistic regression on DCT and high-pass energies. If it, or the random frozen
+encoder, is over 90 on an unseen set, the set is an artefact test, and no claim is based on it:
 {artefacts}."""
 
 
 def benchmark_transfer(args: argparse.Namespace) -> None:
-    """Runs what is missing under the folder, and writes `table.md` and `table.json` there."""
+    """Runs the missing parts in the folder, and writes `table.md` and `table.json` there.
+
+    Args:
+        args: The arguments of `benchmark transfer`.
+
+    Raises:
+        ConfigError: An argument has a value that is not allowed.
+    """
     if args.seeds < 1:
         raise ConfigError(f"--seeds is {args.seeds}; it must be at least 1")
     folder = Path(args.output)
-    # The same programs are compiled again and again.
+    # The cache saves time because many runs compile the same programs.
     jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
     pretrained = folder / "pretrained"
     _train(offline.pretraining(), pretrained)
@@ -70,14 +77,14 @@ def benchmark_transfer(args: argparse.Namespace) -> None:
 
 
 def _render(name: str, split: str, faces: Path, *, videos: int, frames: int) -> None:
-    """Writes a rendered set as a folder of real and fake PNG files, which appears whole."""
+    """Writes a rendered set as a folder of PNG files, which appears only when it is complete."""
     target = faces / name / split
     if target.exists():
         return
     source = RenderedFaces(name, split, image_size=SIZE, seed=0, videos=videos, frames=frames)
     partly = target.with_name(f"{split}.part")
     for index in progress(range(len(source)), total=len(source), description=f"{name} {split}"):
-        # <set>/<split>/<class>/<video>_frame_<i>
+        # The name is <set>/<split>/<class>/<video>_frame_<i>.
         file = partly / Path(source.name(index) + ".png").relative_to(Path(name) / split)
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(source[index]["image"]).save(file)
@@ -131,19 +138,19 @@ def _spoofs(folder: Path, pretrained: Path) -> str:
     oracle = 100 * of_way["test-oracle"]["hter@test"]
     others = {way: 100 * of_way[way]["hter@validation"] for way in ("validation", "last")}
     more = " and ".join(
-        f"{hter:.2f} of {way!r} ({hter - oracle:+.2f})" for way, hter in others.items()
+        f"{hter:.2f} for {way!r} ({hter - oracle:+.2f})" for way, hter in others.items()
     )
     text = markdown([*rows, *means], SPOOF_CAPTION)
     return (
-        f"{text}\nOn average checkpoint and threshold from the test set make an HTER of"
+        f"{text}\nWith checkpoint and threshold from the test set, the average HTER is"
         f" {oracle:.2f}, as the papers report it; with a threshold from other videos it is {more}."
-        f" Video AUC of the statistics alone, where over 90 makes an artefact test:"
+        f" Video AUC of the statistics alone (a set with over 90 is an artefact test):"
         f" {', '.join(told)}.\n"
     )
 
 
 def _tune(folder: Path, pretrained: Path) -> None:
-    """Every method has the same rates to choose from."""
+    """Prints the validation losses of every method at the same learning rates."""
     for method in offline.METHODS:
         losses = {}
         for rate in offline.RATES:
@@ -169,7 +176,7 @@ def _train(config: ConfigDict, workdir: Path) -> None:
 
 
 def _evaluate(config: ConfigDict, run: Path, *, seed: int) -> list[dict[str, Any]]:
-    """The rows of the run's report, made once."""
+    """Returns the rows of the run's report, which is made only once."""
     table = run / "report" / "table.json"
     if not table.exists():
         config.init.params = str(run)
@@ -181,7 +188,7 @@ def _evaluate(config: ConfigDict, run: Path, *, seed: int) -> list[dict[str, Any
 def _statistics_aucs(
     folder: Path, trained: Sequence[str], tested: Sequence[str]
 ) -> dict[str, float]:
-    """Video AUC on some sets of a logistic regression on high-pass statistics of others."""
+    """Returns the video AUC of a logistic regression on high-pass statistics, by tested set."""
     fitted = _open(folder, trained, "train").values()
     features = np.concatenate([_statistics(faces) for faces in fitted])
     model = artefacts.logistic_regression(features, np.concatenate([_fake(x) for x in fitted]))

@@ -1,6 +1,6 @@
-"""What a field of a config may hold, and the checks that all kinds of runs share.
+"""The kinds of config fields with their allowed values, and the checks that all tasks share.
 
-A `Field` says what one field means and which values it takes; `fields.py` has the tables.
+A `Field` contains the meaning of one field and the values it takes; `fields.py` has the tables.
 """
 
 import itertools
@@ -13,24 +13,24 @@ from ml_collections import ConfigDict
 from fsvfm_jax.devices.sharding import AUTO
 from fsvfm_jax.errors import MAX_TOLD, ConfigError, nearest, told
 
-# Largest count where no smaller one is stated: a run's step is an int32.
+# Largest count, unless a field has a smaller limit: the step of a run is an int32.
 MAX_COUNT = 2**31 - 1
-# Largest place in the stream of samples: exact in float64 and in any JSON reader.
+# Largest place in the stream of samples: float64 and every JSON reader represent it exactly.
 MAX_SAMPLES = 2**53
 MAX_TEXT = 4096
 _NUMERALS = {2: "two", 3: "three"}
 
-# Of a value: the end of the sentence "config.x = value ...", or None if the value fits.
+# Returns the end of the sentence "config.x = value ..." for a value, or None if the value fits.
 Problem = Callable[[Any], str | None]
 
 
 @dataclass(frozen=True)
 class Field:
-    """What one field of a config means, and which values it takes.
+    """The meaning of one config field, and the values it takes.
 
     Attributes:
-        meaning: In a few words; error messages end with them.
-        problem: What is wrong with a value.
+        meaning: What the field means, in a few words; error messages end with it.
+        problem: Returns what is wrong with a value, or None.
     """
 
     meaning: str
@@ -41,7 +41,7 @@ Fields = Mapping[str, Field]
 
 
 def whole(meaning: str, low: int = 0, high: int = MAX_COUNT) -> Field:
-    """A whole number from `low` to `high`; True and False are not allowed."""
+    """Returns a field for a whole number from `low` to `high`; True and False are not allowed."""
 
     def problem(value: Any) -> str | None:
         if isinstance(value, bool) or not isinstance(value, int):
@@ -52,7 +52,7 @@ def whole(meaning: str, low: int = 0, high: int = MAX_COUNT) -> Field:
 
 
 def number(meaning: str, low: float | int, high: float | int, *, above: bool = False) -> Field:
-    """A finite number from `low` to `high`, without `low` itself if `above`."""
+    """Returns a field for a finite number from `low` to `high`; `above` excludes `low` itself."""
 
     def problem(value: Any) -> str | None:
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -65,14 +65,14 @@ def number(meaning: str, low: float | int, high: float | int, *, above: bool = F
 
 
 def flag(meaning: str) -> Field:
-    """True or False."""
+    """Returns a field for True or False."""
     return Field(
         meaning, lambda value: None if isinstance(value, bool) else "must be True or False"
     )
 
 
 def text(meaning: str) -> Field:
-    """Text of a length that paths and names have, without null characters."""
+    """Returns a field for text of at most `MAX_TEXT` characters, without null characters."""
 
     def problem(value: Any) -> str | None:
         if not isinstance(value, str):
@@ -84,7 +84,7 @@ def text(meaning: str) -> Field:
 
 
 def choice(meaning: str, choices: Sequence[str]) -> Field:
-    """One of some names."""
+    """Returns a field for one of several names."""
 
     def problem(value: Any) -> str | None:
         if isinstance(value, str) and value in choices:
@@ -96,7 +96,13 @@ def choice(meaning: str, choices: Sequence[str]) -> Field:
 
 
 def several(meaning: str, each: Field, *, length: int | None = None) -> Field:
-    """A tuple or list of what fits `each`: `length` of them, or any number."""
+    """Returns a field for a tuple or list whose items fit `each`.
+
+    Args:
+        meaning: What the field means.
+        each: The field that every item must fit.
+        length: Number of items; None for any number.
+    """
     requirement = f"must be {_NUMERALS[length]} values" if length else "must be a tuple"
 
     def problem(value: Any) -> str | None:
@@ -111,7 +117,10 @@ def several(meaning: str, each: Field, *, length: int | None = None) -> Field:
 
 
 def ranges(meaning: str) -> Field:
-    """Pairs of places in the stream of samples: ascending, apart, and none of them empty."""
+    """Returns a field for pairs of places in the stream of samples.
+
+    The pairs are ascending, not empty, and do not touch each other.
+    """
     pairs = several(meaning, several("", whole("", 0, MAX_SAMPLES), length=2))
 
     def problem(value: Any) -> str | None:
@@ -128,7 +137,7 @@ def ranges(meaning: str) -> Field:
 
 
 def count_or_auto(meaning: str) -> Field:
-    """At least 1, or "auto"."""
+    """Returns a field for a whole number from 1, or "auto"."""
 
     def problem(value: Any) -> str | None:
         fits = (isinstance(value, str) and value == AUTO) or whole("", 1).problem(value) is None
@@ -138,7 +147,7 @@ def count_or_auto(meaning: str) -> Field:
 
 
 def devices(meaning: str) -> Field:
-    """At least 1, or -1 for the rest of the devices."""
+    """Returns a field for a whole number from 1, or -1 for the remaining devices."""
 
     def problem(value: Any) -> str | None:
         fits = value is not False and whole("", -1).problem(value) is None and value != 0
@@ -148,7 +157,7 @@ def devices(meaning: str) -> Field:
 
 
 def settings(meaning: str) -> Field:
-    """Another program's options by name: numbers, True, False or text."""
+    """Returns a field for another program's options by name: numbers, True, False or text."""
 
     def problem(value: Any) -> str | None:
         fits = isinstance(value, ConfigDict) and all(
@@ -161,7 +170,7 @@ def settings(meaning: str) -> Field:
 
 
 def sections(meaning: str) -> Field:
-    """Sections by name, each of them checked by itself."""
+    """Returns a field for sections by name; every section is checked separately."""
 
     def problem(value: Any) -> str | None:
         fits = isinstance(value, ConfigDict) and all(
@@ -173,25 +182,26 @@ def sections(meaning: str) -> Field:
 
 
 def optional(field: Field) -> Field:
-    """The field, which may be None as well: not given."""
+    """Returns the same field, which may also be None."""
     return replace(field, problem=lambda value: None if value is None else field.problem(value))
 
 
 def under(section: str, fields: Fields) -> dict[str, Field]:
-    """The fields of a section by their paths."""
+    """Returns the fields of a section by their paths."""
     return {f"{section}.{name}": field for name, field in fields.items()}
 
 
 def check_fields(config: ConfigDict, fields: Fields, *, within: str = "") -> None:
-    """Checks that a config has exactly these fields, each with a value that it can have.
+    """Checks that a config has exactly the given fields, each with an allowed value.
 
     Args:
-        config: All of it, or a section.
-        fields: By path.
-        within: The section's own path, with a dot at its end.
+        config: The whole config, or a section.
+        fields: The fields by path.
+        within: The path of the section with a dot at its end; empty for the whole config.
 
     Raises:
-        ConfigError: The message names the field, its value, and what it can be.
+        ConfigError: A field is missing, unknown or has a wrong value. The message names the field,
+            its value and its allowed values.
     """
     for path, field in fields.items():
         section, name = locate(config, path)
@@ -206,16 +216,16 @@ def check_fields(config: ConfigDict, fields: Fields, *, within: str = "") -> Non
 
 
 def check_stats(data: ConfigDict) -> None:
-    """Raises ConfigError unless `mean` and `std` are both there, or neither is."""
+    """Raises ConfigError if only one of `mean` and `std` is given."""
     if (data.mean is None) != (data.std is None):
         raise ConfigError("give both config.data.mean and config.data.std, or neither")
 
 
 def check_comparison(accum_steps: int | str, *, comparing: str | None) -> None:
-    """Raises ConfigError where the devices' memory would decide what is compared with what.
+    """Raises ConfigError if the devices' memory would decide which faces a loss compares.
 
     Args:
-        accum_steps: The field.
+        accum_steps: The value of the field.
         comparing: What compares the faces of a micro-batch with each other; None if nothing does.
     """
     if accum_steps == AUTO and comparing is not None:
@@ -226,7 +236,13 @@ def check_comparison(accum_steps: int | str, *, comparing: str | None) -> None:
 
 
 def check_weights(weights: Sequence[float | int], parts: int, *, of: str) -> None:
-    """Raises ConfigError unless there are as many weights as parts of the data, or none."""
+    """Raises ConfigError if weights are given, but not one weight for each part of the data.
+
+    Args:
+        weights: The weights; empty if none are given.
+        parts: Number of parts.
+        of: What the parts are, for the message.
+    """
     if weights and len(weights) != parts:
         raise ConfigError(
             f"config.data.weights = {told(weights)} must be a number above 0 for each of the"
@@ -235,7 +251,11 @@ def check_weights(weights: Sequence[float | int], parts: int, *, of: str) -> Non
 
 
 def locate(config: ConfigDict, path: str) -> tuple[ConfigDict, str]:
-    """The section that holds a field, and the field's own name.
+    """Returns the section that contains a field, and the field's own name.
+
+    Args:
+        config: The whole config.
+        path: The path of the field, such as "optimizer.lr".
 
     Raises:
         ConfigError: The config has no such field.
@@ -253,7 +273,7 @@ def locate(config: ConfigDict, path: str) -> tuple[ConfigDict, str]:
 
 
 def _out_of_range(value: float | int, low: float | int, high: float | int) -> str | None:
-    # No comparison holds for NaN.
+    # This form refuses NaN too: a comparison with NaN is false.
     return None if low <= value <= high else f"must be from {low} to {high}"
 
 

@@ -1,4 +1,4 @@
-"""Resolution of a fine-tuning run's config, and of an evaluation's, and how their fields fit."""
+"""Resolves the configs of fine-tuning and evaluation, and checks how their fields fit together."""
 
 from typing import Any
 
@@ -24,10 +24,13 @@ ADAPTER_REDUCTION = 4
 
 
 def resolve_finetuning(config: ConfigDict) -> None:
-    """Fills in what `mode` and `optimizer.schedule` decide, in place, and checks every field.
+    """Fills in the fields that depend on `mode` and `optimizer.schedule`, and checks all fields.
+
+    Args:
+        config: The config; it is changed in place.
 
     Raises:
-        ConfigError: A field has a value it cannot have; the message names field and choices.
+        ConfigError: A field has a value that is not allowed; the message names field and choices.
     """
     check_fields(config, FINETUNING)
     check_stats(config.data)
@@ -46,7 +49,7 @@ def resolve_finetuning(config: ConfigDict) -> None:
     accum_steps = config.accum_steps
     comparing = "the contrastive loss" if config.loss.weight_anchor else None
     check_comparison(accum_steps, comparing=comparing)
-    if config.total_steps is None:  # Else it takes the number of faces: `optim.make_schedule`.
+    if config.total_steps is None:  # Otherwise `optim.make_schedule` checks.
         of = f"config.epochs = {config.epochs}"
         check_warmup(config.optimizer.warmup_epochs, config.epochs, of=of)
     optimizer = config.optimizer
@@ -76,15 +79,19 @@ def resolve_finetuning(config: ConfigDict) -> None:
 
 
 def resolve_evaluation(config: ConfigDict) -> None:
-    """Checks every field of an evaluation.
+    """Checks all fields of an evaluation, and removes the options that its sets do not give.
+
+    Args:
+        config: The config; it is changed in place.
 
     Raises:
-        ConfigError: A field has a value it cannot have.
+        ConfigError: A field has a value that is not allowed.
     """
     check_fields(config, EVALUATION)
     check_stats(config.data)
     _resolve_sets(config.data, "test", "val")
-    # In the order in which they would be found: what is evaluated, how, on what.
+    # The order of these checks is the order in which a user fills in the fields: the detector, the
+    # selection, the sets.
     if not config.init.params:
         raise ConfigError(
             "config.init.params is empty: name the detector, such as"
@@ -102,7 +109,7 @@ def resolve_evaluation(config: ConfigDict) -> None:
 
 
 def _resolve_weights(config: ConfigDict) -> None:
-    """Fills in how often the parts of the data come: sets, or if balanced classes of sets."""
+    """Fills in the weights of the parts of the data: sets or, if balanced, classes of sets."""
     parts = len(config.data.train) * (len(LABELS) if config.data.balanced else 1)
     if config.data.balanced and config.batch_size % parts:
         raise ConfigError(
@@ -110,13 +117,13 @@ def _resolve_weights(config: ConfigDict) -> None:
             f" (config.data.balanced: sets x classes): make it a multiple of {parts}"
         )
     if config.data.weights is None:
-        # One group after another, so that every batch holds as many of each.
+        # Equal weights take one group after another: every batch has as many faces of each.
         config.data.weights = (1,) * parts if config.data.balanced else ()
     check_weights(config.data.weights, parts, of="sets (config.data.balanced: sets x classes)")
 
 
 def _resolve_sets(data: ConfigDict, *kinds: str) -> None:
-    """Checks every set, and leaves out the options that it does not give."""
+    """Checks every set, and removes the options that the set does not give."""
     for kind in kinds:
         for name, one in data[kind].items():
             _resolve_set(one, f"config.data.{kind}.{name}")

@@ -1,4 +1,4 @@
-"""Every field of fine-tuning and of an evaluation, as in `fields.py`, and of their sets."""
+"""All fields of fine-tuning, of evaluation and of their sets, in the form of `fields.py`."""
 
 from fsvfm_jax.config.checks import (
     Fields,
@@ -25,76 +25,80 @@ SELECTIONS = ("validation", "last", "test-oracle", "given")
 
 FINETUNING: Fields = {
     **RUN,
-    # "adapter": an FS-Adapter and its head beside a frozen backbone. "linear": the head alone.
-    "mode": choice("what is trained", ("full", "adapter", "linear")),
-    "epochs": number("passes over the sets", 0, MAX_EPOCHS),
-    "total_steps": optional(whole("number of updates, in place of epochs", 1)),
+    # "full" trains all parameters, "adapter" an FS-Adapter and its head on a frozen backbone,
+    # "linear" only the head.
+    "mode": choice("which parameters are trained", ("full", "adapter", "linear")),
+    "epochs": number("number of passes over the training sets", 0, MAX_EPOCHS),
+    "total_steps": optional(whole("number of updates, instead of epochs", 1)),
     **under(
         "model",
         {
-            # "mean" of the patch tokens and a norm of its own, or the class "token".
-            "pool": choice("what becomes the feature", CHOICES["pool"]),
+            # "mean" averages the patch tokens and applies a new norm; "token" is the class token.
+            "pool": choice("tokens that make the feature of a face", CHOICES["pool"]),
             "adapter_reduction": optional(
-                whole("width over the adapter's width; 0 is no adapter; None is by mode")
+                whole("width / width of the adapter; 0: no adapter; None: set by config.mode")
             ),
-            "fas": flag("whether the head is that of anti-spoofing"),
-            # Active in a frozen backbone too.
-            "drop_path": number("drop path of the last block; it grows from 0", 0, 0.999),
+            "fas": flag("whether the network has the anti-spoofing head"),
+            # It grows linearly from 0 at the first block. A frozen backbone drops branches too.
+            "drop_path": number("probability of dropping a branch of the last block", 0, 0.999),
         },
     ),
     **under(
         "init",
         {
-            # As in pretraining; heads are always new.
-            "params": text("pretrained encoder to start from; '' draws it"),
-            "branch": choice("network to start from, of a workdir or file with two", BRANCHES),
-            "entry": text("entry of a file with several networks; '' is the raw weights"),
+            # The same kinds of weights as in pretraining. Heads are always new.
+            "params": text("pretrained encoder to start from; '' starts from random weights"),
+            "branch": choice("network to start from, if a workdir or file contains both", BRANCHES),
+            "entry": text("entry to read from a file with several networks; '': the raw weights"),
         },
     ),
     **under(
         "loss",
         {
-            "smoothing": number("share of a target that is spread over all classes", 0, 1),
+            "smoothing": number(
+                "label smoothing: share of a target that is spread over all classes", 0, 1
+            ),
             "weight_anchor": number("weight of the real-anchor loss; needs an adapter", 0, 1e6),
             "temperature": number("temperature of the real-anchor loss", 1e-3, 1e3),
-            # "all" is plain supervised contrastive learning, the ablation.
-            "anchors": choice("images that others are compared with", ("real", "all")),
+            # "all" is plain supervised contrastive learning, an ablation.
+            "anchors": choice("images that the other images are compared with", ("real", "all")),
         },
     ),
     **under(
         "optimizer",
         {
-            "name": choice("AdamW, or Adam with L2 in the gradient", ("adamw", "adam")),
+            "name": choice("AdamW, or Adam with an L2 term in the gradient", ("adamw", "adam")),
             "schedule": choice("learning rate after the warm-up", ("cosine", "constant")),
-            # The factor of a layer is layer_decay^(layers above it).
-            "layer_decay": number("decay of the updates from layer to layer; 1 is none", 0, 1),
+            # The learning rate of a layer has the factor layer_decay^(number of layers above it).
+            "layer_decay": number("decay of the rate from layer to layer; 1: no decay", 0, 1),
         },
     ),
     **under(
         "augment",
         {
-            "crop": number("least share of the area that a crop keeps; 1 crops nothing", 1e-2, 1),
-            "flip": flag("whether every other image is mirrored"),
-            # Two operations on every image, deviation 0.5.
-            "rand_magnitude": number("magnitude of RandAugment; 0 is off", 0, MAX_MAGNITUDE),
-            "saturation": number("greatest change of every other image's saturation", 0, 1),
-            "erase": number("share of the images of which a box becomes noise", 0, 1),
-            # One of the two on every batch.
-            "mixup": number("alpha of mixup; 0 is off", 0, 1e6),
-            "cutmix": number("alpha of cutmix; 0 is off", 0, 1e6),
+            "crop": number("smallest share of the area that a crop keeps; 1: no crop", 1e-2, 1),
+            "flip": flag("whether half of the images, chosen at random, are mirrored"),
+            # Every image gets two operations; the magnitude has a deviation of 0.5.
+            "rand_magnitude": number("magnitude of RandAugment; 0: off", 0, MAX_MAGNITUDE),
+            "saturation": number("largest change of saturation, of half of the images", 0, 1),
+            "erase": number("share of the images in which noise replaces a box", 0, 1),
+            # Every batch gets one of the two.
+            "mixup": number("alpha of mixup; 0: off", 0, 1e6),
+            "cutmix": number("alpha of cutmix; 0: off", 0, 1e6),
         },
     ),
     **under(
         "data",
         {
             "train": sections("sets to train on, by name"),
-            "val": sections("sets whose loss chooses the checkpoint, by name"),
-            "balanced": flag("whether a batch has as many faces of each set and class"),
-            # One for each set, or if `balanced` for each class of each set.
+            "val": sections("validation sets, by name; their loss selects the best checkpoint"),
+            "balanced": flag("whether each batch has equally many faces of every set and class"),
+            # One weight for each set or, with `balanced`, for each class of each set. None gives
+            # equal weights with `balanced`, and otherwise one pass over all faces per epoch.
             "weights": optional(
-                several("how often faces come; by balanced", number("", 1e-6, 1e6))
+                several("relative frequency of the faces of each set", number("", 1e-6, 1e6))
             ),
-            "view": choice("what the network sees in validation", EVALUATION_TRANSFORMS),
+            "view": choice("how images are resized in validation", EVALUATION_TRANSFORMS),
         },
     ),
 }
@@ -104,70 +108,77 @@ EVALUATION: Fields = {
     **MESH,
     **STATS,
     **READING,
-    "batch_size": whole("images per step, over all devices; no score depends on it", 1),
-    "dtype": choice("type of the computation", CHOICES["dtype"]),
-    # "detection": AUC, AP, EER. "spoof": HTER, APCER, BPCER, TPR at FPR 1 %.
-    "report": choice("kind of the table", ("detection", "spoof")),
-    # A row for each. "given": `init.step`, or the newest; the only one for a folder or file.
-    "select": several("how a run's checkpoint is chosen", choice("", SELECTIONS)),
+    "batch_size": whole("images per step, over all devices; scores do not depend on it", 1),
+    "dtype": choice("data type of the computation", CHOICES["dtype"]),
+    # "detection" reports AUC, AP, EER; "spoof" HTER, APCER, BPCER, TPR at FPR 1 %.
+    "report": choice("metrics of the table", ("detection", "spoof")),
+    # The table has a row for each. "given" is `init.step`, or the newest checkpoint without it; a
+    # folder or file allows only "given".
+    "select": several("how the checkpoint of a run is chosen", choice("", SELECTIONS)),
     "compare": choice(
-        "model of the published figures", ("", *dict.fromkeys(one.model for one in PUBLISHED))
+        "model whose published results are shown for comparison; '': none",
+        ("", *dict.fromkeys(one.model for one in PUBLISHED)),
     ),
     **under(
         "init",
         {
-            "params": text("workdir of fine-tuning, exported folder, or .pth file"),
-            "step": optional(whole("checkpoint for the selection 'given'")),
-            "entry": text("entry of a file with several networks; '' is the raw weights"),
-            "num_heads": optional(whole("attention heads, if unknown of a file", 1, MAX_WIDTH)),
-            "labels": several("classes by logit, if unknown of a file", choice("", LABELS)),
-            "seed": optional(whole("seed for the table, if unknown of a file")),
+            "params": text("detector: workdir of fine-tuning, exported folder, or .pth file"),
+            "step": optional(
+                whole("step of the checkpoint for the selection 'given'; None: the newest")
+            ),
+            "entry": text("entry to read from a file with several networks; '': the raw weights"),
+            # The three fields below are for a file that does not contain these values.
+            "num_heads": optional(whole("number of attention heads of the file", 1, MAX_WIDTH)),
+            "labels": several("class of each logit of the file", choice("", LABELS)),
+            "seed": optional(whole("seed of the file's training, for the table")),
         },
     ),
     **under(
         "data",
         {
             "test": sections("sets to test on, by name"),
-            "val": sections("sets that choose the threshold of 'spoof', by name"),
-            "view": choice("what the network sees", EVALUATION_TRANSFORMS),
+            "val": sections("validation sets, by name; they set the threshold of 'spoof'"),
+            "view": choice("how images are resized", EVALUATION_TRANSFORMS),
         },
     ),
 }
 
-# What `configs.transfer.face_set` makes: the fields of every set, of those on disk, of some layouts
-# of those (empty is the layout's default), and of rendered ones.
+# The fields of a set, as `configs.transfer.face_set` makes them: of every set, of sets on disk, of
+# some layouts on disk (an empty value is the layout's default), and of rendered sets.
 FACE_SET: Fields = {
-    "layout": choice("how the files lie: docs/transfer.md", (*LAYOUTS, RENDERED)),
-    "path": text("folder under config.data.paths"),
-    "split": text("split, as the layout calls it"),
+    "layout": choice("arrangement of the files; docs/transfer.md lists them", (*LAYOUTS, RENDERED)),
+    "path": text("folder of the set, relative to config.data.paths"),
+    "split": text("name of the split in the layout, such as train"),
 }
 ON_DISK: Fields = {
     "labels": several(
-        "pairs of a class's name and 'fake' or 'real'", several("", text(""), length=2)
+        "pairs of the name of a class and 'fake' or 'real'", several("", text(""), length=2)
     ),
-    "exclude": several("classes and folders that are left out", text("")),
-    "frames": whole("frames kept of each video, evenly spaced; 0 keeps all"),
-    "real_frames": optional(whole("the same of real videos, where it differs")),
+    "exclude": several("classes and folders that are not read", text("")),
+    "frames": whole("evenly spaced frames to use of each video; 0: all frames"),
+    "real_frames": optional(whole("frames to use of each real video; None: as many as `frames`")),
 }
 OF_LAYOUTS: Fields = {
-    "videos": text("what counts as a video: folder, name, picture or a pattern; '' looks"),
-    "list_file": text("file under the set's path"),
-    "strip_prefix": text("beginning of the paths in a list that is left out"),
+    "videos": text(
+        "what is one video: folder, name, picture or a pattern; '' decides from the files"
+    ),
+    "list_file": text("list of the files, relative to the set's path"),
+    "strip_prefix": text("beginning that is removed from the paths of a list"),
     "compression": text("compression of the videos, such as c23"),
-    "frames_folder": text("name of the folders of frames"),
-    "methods": several("forgeries of FaceForensics++", text("")),
-    "subset": text("subset, such as msu or T2I"),
+    "frames_folder": text("name of the folders that contain frames"),
+    "methods": several("forgery methods of FaceForensics++ to read", text("")),
+    "subset": text("name of the subset, such as msu or T2I"),
 }
 OF_RENDERED: Fields = {
-    "name": choice("rendered set", tuple(RENDERED_SETS)),
-    "videos": whole("videos, real and fake together", 1),
-    "frames": whole("frames of each video", 1),
-    "seed": whole("seed that selects other faces"),
+    "name": choice("name of the rendered set", tuple(RENDERED_SETS)),
+    "videos": whole("number of videos, real and fake together", 1),
+    "frames": whole("number of frames of each video", 1),
+    "seed": whole("seed; another seed gives other faces"),
 }
 
 
 def set_fields(layout: str) -> Fields:
-    """The fields of a set with this layout, those of other layouts left out."""
+    """Returns the fields of a set with this layout, without the fields of other layouts."""
     if layout == RENDERED:
         return FACE_SET | OF_RENDERED
     return FACE_SET | ON_DISK | {name: OF_LAYOUTS[name] for name in options_of(layout)}

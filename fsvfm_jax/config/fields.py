@@ -1,8 +1,8 @@
-"""Every field of a config, with its type, range and meaning: of all runs, and of pretraining.
+"""The fields that all configs share, and the fields of pretraining: type, range and meaning.
 
-`configs/` has the values, and `downstream_fields.py` the fields of fine-tuning and evaluation.
-A table has the fields of one task by their paths. An `optional` field may be None: its meaning says
-what decides then. Both ends of a range are included.
+`configs/` contains the values, and `downstream_fields.py` the fields of fine-tuning and evaluation.
+Each table lists the fields of one task by their paths. An `optional` field may be None; its meaning
+or a comment states what None stands for. A range includes both of its ends.
 """
 
 from fsvfm_jax.config.checks import (
@@ -32,55 +32,62 @@ MAX_SECONDS = 10**8  # about three years
 MAX_WIDTH = 2**16
 MAX_DEPTH = 1024
 MAX_SIDE = 2**14
-# A larger decay rate is 1 in float32, and Adam divides by 1 minus its powers.
+# A larger decay rate rounds to 1 in float32, and Adam divides by 1 minus its powers.
 MAX_BETA = 0.999999
 
-# Sections of several tasks.
-TASK: Fields = {"task": choice("what the program does", TASKS)}
+# The following sections belong to several tasks.
+TASK: Fields = {"task": choice("task of the run", TASKS)}
 MESH: Fields = {
-    "mesh.data": devices("copies of the training state; -1 is the rest of the devices"),
-    # Plain data parallelism is right for S, B and L; more for a state that does not fit.
-    "mesh.fsdp": devices("devices over which each copy is split; 1 is plain data parallelism"),
+    "mesh.data": devices("number of copies of the training state; -1: the remaining devices"),
+    # Plain data parallelism suits S, B and L. A state that does not fit one device needs more.
+    "mesh.fsdp": devices("devices that share each copy; 1 is plain data parallelism"),
 }
-# Without them: those of the starting weights (in fine-tuning and evaluation), or computed once over
-# the data and kept in the workdir.
+# If they are None, fine-tuning and evaluation use the mean and std of the starting weights.
+# Otherwise they are computed once over the data and stored in the workdir.
 STATS: Fields = {
-    "data.mean": optional(several("mean of the pixels in 0 to 1", number("", 0, 1), length=3)),
-    "data.std": optional(several("deviation of the pixels", number("", MIN_STD, 1), length=3)),
-    "data.stats_file": optional(text('JSON file {"mean": [r, g, b], "std": [r, g, b]}')),
+    "data.mean": optional(
+        several("mean of red, green, blue in 0 to 1", number("", 0, 1), length=3)
+    ),
+    "data.std": optional(
+        several("deviation of red, green, blue", number("", MIN_STD, 1), length=3)
+    ),
+    "data.stats_file": optional(
+        text('JSON file with mean and std: {"mean": [r, g, b], "std": [r, g, b]}')
+    ),
 }
 READING: Fields = {
-    "data.paths": several("folders of the data, one or several", text("a folder")),
-    "data.num_workers": whole("processes that read, on each host; 0 uses threads", 0, 1024),
+    "data.paths": several("one or several folders that contain the data", text("a folder")),
+    "data.num_workers": whole("reading processes per host; 0 reads in threads", 0, 1024),
 }
 ENCODER: Fields = under(
     "model",
     {
         "image_size": whole("side of an image in pixels, a multiple of patch_size", 1, MAX_SIDE),
         "patch_size": whole("side of a patch in pixels", 1, MAX_SIDE),
-        "width": whole("channels of a token, a multiple of num_heads and of 4", 1, MAX_WIDTH),
-        "depth": whole("number of blocks", 1, MAX_DEPTH),
-        "num_heads": whole("attention heads", 1, MAX_WIDTH),
-        "dtype": choice("type of the computation; parameters are float32", CHOICES["dtype"]),
+        "width": whole("channels of a token; a multiple of num_heads and of 4", 1, MAX_WIDTH),
+        "depth": whole("number of encoder blocks", 1, MAX_DEPTH),
+        "num_heads": whole("number of attention heads", 1, MAX_WIDTH),
+        "dtype": choice("data type of the computation; parameters are float32", CHOICES["dtype"]),
+        # For None, devices/backends.py chooses by the kind of device.
         "attention": optional(
-            choice("kernel; None chooses by kind of device, see backends.py", CHOICES["attention"])
+            choice("attention kernel; None: depends on the kind of device", CHOICES["attention"])
         ),
-        # "dots": all but the matrix products; "full": everything, about a third more time.
+        # "dots" computes all but the matrix products again; "full" everything, which takes about a
+        # third more time.
         "remat": choice("what the backward pass computes again, to save memory", CHOICES["remat"]),
         "unroll": whole("blocks per iteration of the compiled loop over the depth", 1, MAX_DEPTH),
     },
 )
 
-# What every training run has.
+# The fields of every training run.
 RUN: Fields = {
     **TASK,
-    "seed": whole("seed of weights, order, masks and augmentation", 0, 2**31 - 1),
+    "seed": whole("seed of weights, data order, masks and augmentation", 0, 2**31 - 1),
     "batch_size": whole("images per update, over all devices and micro-batches", 1),
-    "accum_steps": count_or_auto("micro-batches per update; 'auto' is the fewest that fit"),
-    "max_skipped_steps": whole("updates in a row that may be not finite; one more ends the run"),
-    "compiler_options": optional(
-        settings("XLA's options; None chooses by kind of device, see backends.py")
-    ),
+    "accum_steps": count_or_auto("micro-batches per update; 'auto': the fewest that fit in memory"),
+    "max_skipped_steps": whole("consecutive non-finite updates to skip; one more ends the run"),
+    # For None, devices/backends.py chooses by the kind of device.
+    "compiler_options": optional(settings("options of XLA; None: depend on the kind of device")),
     **MESH,
     **ENCODER,
     **STATS,
@@ -88,20 +95,20 @@ RUN: Fields = {
     **under(
         "optimizer",
         {
-            "blr": number("learning rate for a batch of 256 images", 0, 1000),
-            "lr": optional(number("learning rate, in place of blr", 0, 1000, above=True)),
+            "blr": number("base learning rate: lr = blr * batch_size / 256", 0, 1000),
+            "lr": optional(number("learning rate, instead of blr", 0, 1000, above=True)),
             "min_lr": number("learning rate at the end of the cosine", 0, 1000),
             "warmup_epochs": number("epochs in which the rate rises from 0", 0, MAX_EPOCHS),
-            "betas": several("decay rates of the moments", number("", 0, MAX_BETA), length=2),
-            "weight_decay": number("strength of the weight decay", 0, 1000),
-            "grad_clip": number("greatest norm of the gradient; 0 clips nothing", 0, 1e9),
+            "betas": several("decay rates of Adam's moments", number("", 0, MAX_BETA), length=2),
+            "weight_decay": number("factor of the weight decay", 0, 1000),
+            "grad_clip": number("largest norm of the gradient; 0: no clipping", 0, 1e9),
         },
     ),
     **under(
         "data",
         {
-            "skip_ranges": ranges("samples of the stream that are left out"),
-            "skip_corrupt": whole("damaged faces that others replace before the run gives up"),
+            "skip_ranges": ranges("ranges of samples in the stream that are skipped"),
+            "skip_corrupt": whole("damaged faces that may be replaced; one more ends the run"),
         },
     ),
     **under(
@@ -109,28 +116,28 @@ RUN: Fields = {
         {
             "every": whole("steps between checkpoints; 0 saves after every epoch"),
             "keep": whole("number of newest checkpoints to keep", 1),
-            "keep_every": whole("steps of which every multiple is kept for good; 0 is none"),
-            # In pretraining by the mean `loss` since the checkpoint before.
+            "keep_every": whole("keep every checkpoint at a multiple of these steps; 0: none"),
+            # Pretraining uses the mean `loss` since the previous checkpoint.
             "keep_best": whole("number of checkpoints with the lowest validation loss to keep"),
         },
     ),
     **under(
         "resume",
         {
-            # What changed is noted in the workdir's fingerprint.json.
-            "accept_changes": flag("go on although data, order, batch or masks have changed"),
-            # Newer ones are moved to the folder quarantine. Given again with the same
-            # `data.skip_ranges`, as a restart does, it changes nothing.
-            "step": optional(whole("checkpoint to go back to, once")),
+            # The workdir's fingerprint.json records the changes.
+            "accept_changes": flag("whether to resume although data, order, batch or masks differ"),
+            # Newer checkpoints are moved to the folder quarantine. The same step with the same
+            # `data.skip_ranges`, which a restart gives again, changes nothing.
+            "step": optional(whole("step of the checkpoint to go back to, once; None: the newest")),
         },
     ),
-    # The run then prints the stacks of all threads and ends with exit code 71.
+    # After such a time the run prints the stacks of all threads and ends with exit code 71.
     **under(
         "watchdog",
         {
             "start_seconds": number("longest time to the first step; 0: no limit", 0, MAX_SECONDS),
-            "step_seconds": number("longest time of a step; 0 is no limit", 0, MAX_SECONDS),
-            "save_seconds": number("longest time of a save; 0 is no limit", 0, MAX_SECONDS),
+            "step_seconds": number("longest time of one step; 0: no limit", 0, MAX_SECONDS),
+            "save_seconds": number("longest time of one save; 0: no limit", 0, MAX_SECONDS),
         },
     ),
     **under(
@@ -144,55 +151,58 @@ RUN: Fields = {
 
 PRETRAINING: Fields = {
     **RUN,
-    # "released": frozen teacher, zero positions in the representation decoder, a region per group
-    # of images, no clipping, a schedule of 800 epochs that stops early.
+    # The recipe sets the fields that are None. "released" has a frozen teacher, zero positions in
+    # the representation decoder, one region per group of images, no clipping, and a schedule of 800
+    # epochs that stops early.
     "recipe": choice("settings of the papers, or of the released weights", ("paper", "released")),
-    "epochs": number("passes over the data", 1, MAX_EPOCHS),
+    "epochs": number("number of passes over the data", 1, MAX_EPOCHS),
     "schedule_epochs": optional(
-        number("epochs of rate and momentum; None is by recipe", 1, MAX_EPOCHS)
+        number("epochs of the schedules; None: set by recipe", 1, MAX_EPOCHS)
     ),
     **under(
         "model",
         {
             "decoder_width": whole("channels of the pixel decoder", 1, MAX_WIDTH),
             "decoder_depth": whole("blocks of the pixel decoder", 1, MAX_DEPTH),
-            "decoder_num_heads": whole("heads of the pixel decoder", 1, MAX_WIDTH),
+            "decoder_num_heads": whole("attention heads of the pixel decoder", 1, MAX_WIDTH),
             "rep_decoder_depth": whole("blocks of the representation decoder", 1, MAX_DEPTH),
             "rep_decoder_num_heads": whole("heads of the representation decoder", 1, MAX_WIDTH),
-            "projection_dim": whole("width of what student and teacher compare", 1, MAX_WIDTH),
-            "projection_hidden": whole("width inside projector and predictor", 1, MAX_WIDTH),
+            "projection_dim": whole("output channels of projector and predictor", 1, MAX_WIDTH),
+            "projection_hidden": whole("hidden channels of projector and predictor", 1, MAX_WIDTH),
             "rep_pos": optional(
-                choice("positions of the representation decoder; by recipe", CHOICES["rep_pos"])
+                choice("representation decoder's positions; None: by recipe", CHOICES["rep_pos"])
             ),
         },
     ),
     **under(
         "init",
         {
-            # A workdir, an exported folder, a .pth file of the reference or of MAE, a folder or
-            # file of timm, Hugging Face or Google (docs/weights.md). What it lacks is drawn.
-            "params": text("weights to start from, at step 0; '' draws all of them"),
-            "branch": choice("network to start from, of a workdir or file with two", BRANCHES),
-            "entry": text("entry of a file with several networks; '' is the raw weights"),
-            "teacher": choice("what the teacher starts as a copy of", ("student", "checkpoint")),
+            # A workdir, an exported folder, a .pth file of the reference or of MAE, or a folder or
+            # file of timm, Hugging Face or Google (docs/weights.md). Missing weights are random.
+            "params": text("weights to start from, at step 0; '' starts from random weights"),
+            "branch": choice("network to start from, if a workdir or file contains both", BRANCHES),
+            "entry": text("entry to read from a file with several networks; '': the raw weights"),
+            "teacher": choice(
+                "network that the teacher copies at step 0", ("student", "checkpoint")
+            ),
         },
     ),
     **under(
         "mask",
         {
-            "strategy": choice("how patches are chosen: docs/masking.md", STRATEGIES),
-            "mask_ratio": number("share of the patches that is removed", 0, 1),
+            "strategy": choice("how patches are masked; docs/masking.md lists them", STRATEGIES),
+            "mask_ratio": number("share of the patches that is masked", 0, 1),
             "region_choice": optional(
-                choice("how often a region is drawn; by recipe", REGION_CHOICES)
+                choice("images that share one drawn region; None: by recipe", REGION_CHOICES)
             ),
-            "region_group_size": whole("images in a row with one region, if 'per_group'", 1),
+            "region_group_size": whole("consecutive images that share a region, if 'per_group'", 1),
         },
     ),
     **under(
         "loss",
         {
-            "norm_pix": flag("whether the pixels of each patch are normalised"),
-            "weight_region": number("weight of the loss on the covered region", 0, 1e6),
+            "norm_pix": flag("whether the target pixels of each patch are normalised"),
+            "weight_region": number("weight of the loss on the covered facial region", 0, 1e6),
             "weight_sim": number("weight of the loss between student and teacher", 0, 1e6),
             "similarity": choice("loss between student and teacher", tuple(SIMILARITIES)),
         },
@@ -200,26 +210,28 @@ PRETRAINING: Fields = {
     **under(
         "teacher",
         {
-            "mode": optional(choice("how the teacher moves; by recipe", ("ema", "frozen"))),
-            "momentum": number("momentum at step 0; it rises along a cosine to 1", 0, 1),
+            "mode": optional(choice("update of the teacher; None: by recipe", ("ema", "frozen"))),
+            "momentum": number("momentum at step 0; it rises to 1 along a cosine", 0, 1),
         },
     ),
     "optimizer.grad_clip": optional(
-        number("greatest norm of the gradient; 0 clips nothing; by recipe", 0, 1e9)
+        number("largest norm of the gradient; 0: no clipping; None: by recipe", 0, 1e9)
     ),
     **under(
         "data",
         {
-            # "folder": <path>/images/** and <path>/parsing_maps/**.npy. "tfds": sets packed by
-            # `python -m fsvfm_jax.prepare`, and folders among them.
+            # "folder" reads <path>/images/** and <path>/parsing_maps/**.npy. "tfds" reads sets
+            # packed by `python -m fsvfm_jax.prepare`, and such folders too. "synthetic" renders
+            # faces.
             "source": choice("kind of the data", ("folder", "tfds", "synthetic")),
-            "split": text("split of packed sets"),
-            # An epoch is as many faces as there are in all. (): all of them once per epoch.
+            "split": text("name of the split of packed sets"),
+            # An epoch has as many faces as all paths together. With (), it has each face once.
             "weights": several(
-                "how often faces of each path come, in proportion", number("", 1e-6, 1e6)
+                "relative frequency of the faces of each path", number("", 1e-6, 1e6)
             ),
-            "augment": flag("crop (0.2 to 1 of the area) and mirror image and map alike"),
-            "num_samples": whole("size of the synthetic set", 1),
+            # A crop keeps 0.2 to 1 of the area.
+            "augment": flag("whether faces and their maps are cropped and mirrored at random"),
+            "num_samples": whole("number of faces in the synthetic set", 1),
         },
     ),
 }

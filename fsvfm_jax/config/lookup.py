@@ -1,4 +1,4 @@
-"""Finds and lists config files: those of the current folder and those that the package brings.
+"""Finds and lists config files: those of the current folder and those that the package contains.
 
 `bundled/configs` is a link to `configs/` in a checkout and a copy of it in a wheel. It is inside
 the package because a top-level `configs` in site-packages could overwrite another project's.
@@ -21,7 +21,7 @@ from fsvfm_jax.host.plain_files import read_plain
 from fsvfm_jax.host.terminal import printable
 
 BUNDLED = Path(__file__).parents[1] / "bundled"
-# A config file has it; what several of them share has not.
+# Config files contain this text; modules that several config files share do not.
 _ENTRY = b"def get_config(arg"
 # In a config file's docstring: the row of headings, and the rows of its arguments or networks.
 _TABLE = re.compile(r"^    .*\bhardware\b.*(?:\n    .*)*", re.MULTILINE)
@@ -39,29 +39,33 @@ _MAX_TOLD = 200
 
 
 class FindingParser(flags.ArgumentParser):
-    """Finds the file that --config names, and has another parser read it."""
+    """Finds the file that --config names, and calls another parser to read it."""
 
     def __init__(self, parser: flags.ArgumentParser):
         self._parser = parser
 
     def parse(self, argument: str) -> Any:
-        """Returns what the file's `get_config` returns.
+        """Returns the result of the file's `get_config`.
 
         Args:
-            argument: The file, and after a colon what `get_config` is given.
+            argument: The file and, after a colon, the argument of `get_config`.
 
         Raises:
-            FileNotFoundError: There is no such file; the message names the nearest ones.
+            FileNotFoundError: There is no such file; the message names similar files.
+            ConfigError: `configs` is already loaded from another folder.
         """
         file, colon, words = argument.partition(":")
         return self._parser.parse(f"{find(file)}{colon}{words}")
 
 
 def find(path: str) -> str:
-    """Returns the file that a path means: of the current folder, or else a bundled one.
+    """Returns the config file for a path: in the current folder, or else in the package.
+
+    Args:
+        path: A path, such as configs/vit_s.py.
 
     Raises:
-        FileNotFoundError: There is no such file; the message names the nearest ones.
+        FileNotFoundError: There is no such file; the message names similar files.
         ConfigError: `configs` is already loaded from another folder.
     """
     here, bundled = Path.cwd(), _names(BUNDLED)
@@ -99,9 +103,12 @@ def describe() -> str:
 
 
 def make_importable(*folders: Path) -> None:
-    """Makes `configs`, which config files import, what lies in the `configs` of these folders.
+    """Makes the package `configs`, which config files import, from the `configs` of some folders.
 
-    Without it `configs` would be another project's where that one is installed.
+    Without this function, `configs` could be a package of another project that is installed.
+
+    Args:
+        folders: Folders that may contain a folder `configs`; the first one takes precedence.
 
     Raises:
         ConfigError: `configs` is already loaded from another folder.
@@ -126,7 +133,7 @@ def _files() -> dict[str, Path]:
 
 
 def _names(folder: Path) -> set[str]:
-    """The config files in a folder's `configs`, relative to the folder."""
+    """Returns the config files in a folder's `configs`, relative to the folder."""
     files = [*folder.glob("configs/*.py"), *folder.glob("configs/*/*.py")]
     return {str(file.relative_to(folder)) for file in files if _has_entry(file)}
 
@@ -134,7 +141,7 @@ def _names(folder: Path) -> set[str]:
 def _has_entry(file: Path) -> bool:
     try:
         return _ENTRY in read_plain(file, max_bytes=_MAX_BYTES)
-    except OSError:  # It cannot be read: it is no config file.
+    except OSError:  # A file that cannot be read is not a config file.
         return False
 
 

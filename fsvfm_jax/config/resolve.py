@@ -1,7 +1,7 @@
-"""From a config file's fields to the resolved config that a run stores: recipes and checks.
+"""Turns the fields of a config file into the resolved config that a run stores: recipes and checks.
 
-What a field may hold is in `fields.py` and `downstream_fields.py`. How the fields of a
-pretraining run must fit together is checked here, for the other tasks in `downstream.py`.
+The allowed values of each field are in `fields.py` and `downstream_fields.py`. This module checks
+how the fields of pretraining fit together, `downstream.py` those of the other tasks.
 """
 
 import json
@@ -25,7 +25,8 @@ from fsvfm_jax.masking import num_removed
 from fsvfm_jax.models import build
 from fsvfm_jax.optim import check_rates, check_warmup, peak_learning_rate
 
-# What each recipe gives to the fields left None; `schedule_epochs` of "paper" is `epochs`.
+# The values that each recipe sets for fields that are None. With the recipe "paper",
+# `schedule_epochs` is `epochs`.
 RECIPES: dict[str, dict[str, Any]] = {
     "paper": {
         "teacher.mode": "ema",
@@ -41,15 +42,15 @@ RECIPES: dict[str, dict[str, Any]] = {
         "optimizer.grad_clip": 0.0,
     },
 }
-# Fields that a run of an earlier version did not store, with the value that has the same effect.
+# Fields that earlier versions did not store, with the values that have the same effect.
 ADDED = {"init.entry": ""}
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
-    """Returns a copy with every field of the recipe filled in, checked as far as it can be alone.
+    """Returns a copy of a config in which the fields of the recipe are filled in and checked.
 
     Raises:
-        ConfigError: A field has a value it cannot have; the message names field and choices.
+        ConfigError: A field has a value that is not allowed; the message names field and choices.
     """
     config = config.copy_and_resolve_references()
     resolvers = {
@@ -65,10 +66,13 @@ def resolve(config: ConfigDict) -> ConfigDict:
 
 
 def resolve_stored(content: Mapping[str, Any]) -> ConfigDict:
-    """Returns the config that a run stored, perhaps by an earlier version of this package.
+    """Returns the resolved config of a run, perhaps of an earlier version of this package.
+
+    Args:
+        content: The content of the run's config.json.
 
     Raises:
-        ConfigError: No run can have stored it.
+        ConfigError: No run can have stored this content.
     """
     config = ConfigDict(content)
     for path, value in ADDED.items():
@@ -89,6 +93,7 @@ def _resolve_pretraining(config: ConfigDict) -> None:
 
 
 def to_json(config: ConfigDict) -> str:
+    """Returns the config as JSON text."""
     return json.dumps(config.to_dict(), indent=2)
 
 

@@ -1,4 +1,4 @@
-"""Weights from and to other formats: `python -m fsvfm_jax.convert --help`."""
+"""Converts weights from and to other formats: `python -m fsvfm_jax.convert --help`."""
 
 import argparse
 import json
@@ -46,7 +46,7 @@ COMMAND = "python -m fsvfm_jax.convert"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command; a user's mistake ends in one sentence and its exit code."""
+    """Runs the command; a user's mistake ends it with one sentence and its exit code."""
     cli.set_up_logging()
     with cli.exit_codes():
         args = _parser().parse_args(argv)
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def to_folder(args: argparse.Namespace) -> None:
-    """Writes one folder for timm, Hugging Face, PyTorch and us."""
+    """Writes one folder that timm, Hugging Face, PyTorch and this project load."""
     if args.license is not None and not is_license(args.license):
         raise ConfigError(f"--license={args.license}: {LICENSES}")
     source = _read(args)
@@ -95,7 +95,7 @@ def to_folder(args: argparse.Namespace) -> None:
 
 
 def to_reference(args: argparse.Namespace) -> None:
-    """Writes files that the reference loads, strict."""
+    """Writes files that the reference loads with strict key checks."""
     if not is_run(args.src) or run_config(args.src).task == "finetune":
         source = _read(args)
         key = "state_dict" if "embedder" in source.params else "model"
@@ -130,11 +130,11 @@ def to_reference(args: argparse.Namespace) -> None:
 
 
 def to_training(args: argparse.Namespace) -> None:
-    """Writes a checkpoint of ours to go on pretraining from, optimizer included."""
+    """Writes a workdir that continues a pretraining run of the reference, optimizer included."""
     check_sha256(args.src, args.sha256)
     _check_new(args.dst)
     student, teacher = (pth.read(file, entry=args.entry) for file in (args.src, args.teacher))
-    # Its state has the same form with any settings.
+    # The form of its state does not depend on the settings.
     tx = optim.make_optimizer(betas=(0.9, 0.95), weight_decay=0.05, grad_clip=1.0)
     state = to_train_state(student, teacher, tx=tx)
     source = of_pth(args.src, student, told=_told(args))
@@ -151,7 +151,7 @@ def to_training(args: argparse.Namespace) -> None:
 
 
 def inspect(args: argparse.Namespace) -> None:
-    """Says what a file is; nothing in it is executed."""
+    """Prints what a file or folder contains; nothing in it is executed."""
     check_sha256(args.src, args.sha256)
     if args.src.suffix in (".safetensors", ".json"):
         print(json.dumps(_about_safetensors(args.src), indent=1))
@@ -182,7 +182,7 @@ def inspect(args: argparse.Namespace) -> None:
 
 
 def _about_safetensors(path: Path) -> dict[str, Any]:
-    """What the headers of a file, or of all files that an index names, say of their arrays."""
+    """Returns the content of the header of a safetensors file, or of all files in an index."""
     names = [path.name] if path.suffix == ".safetensors" else sorted(read_index(path)[0])
     headers = read_header(path) if path.suffix == ".safetensors" else read_headers(path)
     shapes = {name: x["shape"] for name, x in headers.items() if name != "__metadata__"}
@@ -207,7 +207,7 @@ def _read(args: argparse.Namespace) -> Source:
 
 
 def _told(args: argparse.Namespace) -> dict[str, Any]:
-    """Measures that no shape says: of a named size, or the heads."""
+    """Returns the given measures that are in no array's shape: those of a size, or the heads."""
     told: dict[str, Any] = {}
     if args.model is not None:
         if args.model not in SIZES:
@@ -220,19 +220,19 @@ def _told(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _moments(state: TrainState) -> list[dict[str, Any]]:
-    """The optimizer's moments, as trees of parameters."""
+    """Returns the optimizer's moments as trees of parameters."""
     return [optax.tree.get(state.opt_state, name) for name, _ in MOMENTS]
 
 
 def _check_finite(args: argparse.Namespace, *trees: dict[str, Any]) -> None:
-    """Raises DataError where a tree has values that are not finite, unless they are allowed."""
+    """Raises DataError if a tree has values that are not finite, unless they are allowed."""
     if not args.allow_not_finite:
         for tree in trees:
             check_finite(tree, what=str(args.src))
 
 
 def _say(text: str) -> None:
-    """Prints what may contain a path, on one line."""
+    """Prints a text that may contain a path, on one line."""
     print(printable(text))
 
 
@@ -246,7 +246,7 @@ def _check_new(file: Path) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = cli.Parser(prog=COMMAND, description="Weights from and to other formats.")
+    parser = cli.Parser(prog=COMMAND, description="Converts weights from and to other formats.")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     to = verbs.add_parser("to", help="convert to a format")
     formats = to.add_subparsers(required=True, metavar="FORMAT")
@@ -254,7 +254,7 @@ def _parser() -> argparse.ArgumentParser:
         formats,
         "folder",
         to_folder,
-        "one folder that timm, Hugging Face, plain PyTorch and this project load",
+        "a folder that timm, Hugging Face, plain PyTorch and this project load",
     )
     folder.add_argument(
         "--pool", choices=("mean", "token"), default="mean", help="pooling of an encoder"
@@ -265,16 +265,16 @@ def _parser() -> argparse.ArgumentParser:
         "--crop-margin",
         type=float,
         metavar="PART",
-        help="margin around a face's box, as a part of it",
+        help="margin on each side of a face's box, as a fraction of the box",
     )
     folder.add_argument(
         "--license",
         metavar="NAME",
-        help=f"such as apache-2.0; {AUTHORS_LICENSE}"
-        " for conversions of the authors' weights, and they stay under it",
+        help=f"licence of the weights, such as apache-2.0; {AUTHORS_LICENSE}"
+        " for conversions of the authors' weights, which keep this licence",
     )
     folder.add_argument(
-        "--image-size", type=int, metavar="N", help="image side to convert to, in pixels"
+        "--image-size", type=int, metavar="N", help="side of the images in pixels, if it changes"
     )
     folder.add_argument(
         "--without-encoder", action="store_true", help="write the adapter without its encoder"
@@ -283,26 +283,26 @@ def _parser() -> argparse.ArgumentParser:
         formats,
         "reference",
         to_reference,
-        ".pth for the reference: a file of an encoder or detector; a folder with student, teacher"
-        " and optimizer of a workdir",
+        ".pth files for the reference: one file for an encoder or detector; for a pretraining"
+        " workdir a folder with student, teacher and optimizer",
     )
     training = _command(
-        formats, "training", to_training, "a workdir to go on pretraining in, from a student's .pth"
+        formats, "training", to_training, "a workdir that continues pretraining, from .pth files"
     )
     training.add_argument(
         "--teacher", type=Path, required=True, metavar="FILE", help="the teacher's .pth"
     )
     training.add_argument(
-        "--samples-seen", type=int, default=0, metavar="N", help="samples that were trained on"
+        "--samples-seen", type=int, default=0, metavar="N", help="samples that the run has seen"
     )
-    _command(verbs, "inspect", inspect, "what a file or folder is", has_destination=False)
+    _command(verbs, "inspect", inspect, "what a file or folder contains", has_destination=False)
     return parser
 
 
 def _command(
     parsers: Any, name: str, run: Any, text: str, *, has_destination: bool = True
 ) -> argparse.ArgumentParser:
-    does = "Converts to" if has_destination else "Says"
+    does = "Converts to" if has_destination else "Prints"
     parser = parsers.add_parser(name, help=text, description=f"{does} {text}.")
     parser.set_defaults(run=run)
     parser.add_argument("src", type=Path, metavar="SRC", help="workdir, folder or file")
@@ -311,11 +311,11 @@ def _command(
         parser.add_argument(
             "--allow-not-finite",
             action="store_true",
-            help="convert weights that are infinite or not a number, too",
+            help="also convert weights that are infinite or not a number",
         )
     parser.add_argument("--model", metavar="SIZE", help=f"one of {', '.join(SIZES)}")
     parser.add_argument(
-        "--num-heads", type=int, metavar="N", help="attention heads, if --model has none"
+        "--num-heads", type=int, metavar="N", help="attention heads, if --model is not given"
     )
     parser.add_argument(
         "--decoder-num-heads", type=int, metavar="N", help="heads of the pixel decoder"
@@ -327,16 +327,16 @@ def _command(
         "--branch",
         choices=("student", "teacher"),
         default="student",
-        help="which of a workdir, or of a file that has both",
+        help="network to read, if a workdir or file contains both",
     )
     parser.add_argument(
-        "--entry", metavar="NAME", help="which of a file with several networks, such as model_ema"
+        "--entry", metavar="NAME", help="entry of a file with several networks, such as model_ema"
     )
     parser.add_argument(
         "--step", type=int, metavar="N", help="checkpoint of a workdir; default: the newest"
     )
     parser.add_argument(
-        "--encoder", type=Path, metavar="DIR", help="encoder's folder, for an adapter alone"
+        "--encoder", type=Path, metavar="DIR", help="encoder's folder, if SRC has an adapter only"
     )
     parser.add_argument("--sha256", metavar="HASH", help="refuse a file with another hash")
     parser.add_argument(

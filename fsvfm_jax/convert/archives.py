@@ -1,10 +1,10 @@
-"""Zip archives that may come from a stranger: their directory is checked before it is read."""
+"""Opens zip archives from untrusted sources: their directory is checked before it is read."""
 
 import io
 import zipfile
 from typing import BinaryIO
 
-# The largest network with its optimizer has 2,200 arrays, and a directory of some 250 kB.
+# The largest network with its optimizer has 2,200 arrays and a directory of about 250 kB.
 MAX_DIRECTORY_BYTES = 2**22
 MAX_ENTRIES = 20_000
 
@@ -12,11 +12,17 @@ MAX_ENTRIES = 20_000
 def open_archive(file: BinaryIO) -> zipfile.ZipFile:
     """Opens a zip archive whose directory is not larger than any checkpoint's.
 
+    Args:
+        file: The archive; it must have a file descriptor.
+
+    Returns:
+        The open archive.
+
     Raises:
-        zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, ValueError: It is damaged
-            or larger, or has entries of the same name.
+        zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, ValueError: The archive is
+            damaged or too large, or has entries of the same name.
     """
-    # zipfile reads a directory of any length at once.
+    # zipfile reads a directory of any length with one call, which `_SmallReads` limits.
     with _SmallReads(io.FileIO(file.fileno(), closefd=False)) as careful:
         zipfile.ZipFile(careful).close()
     archive = zipfile.ZipFile(file)

@@ -1,4 +1,4 @@
-"""What an exported folder says of its weights: config.json, preprocess.json, the model card."""
+"""The text files of an exported folder: config.json, preprocess.json and the model card."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +13,8 @@ from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.host.markdown import markdown_text
 from fsvfm_jax.models.layers import LAYER_NORM_EPSILON
 
-# timm's names by width; all measures are given beside it, so a network of another width has one.
+# timm's names by width. All measures are stored beside the name, so networks of other widths use
+# any name.
 ARCHITECTURES = {
     384: "vit_small_patch16_224",
     768: "vit_base_patch16_224",
@@ -27,7 +28,7 @@ POOLING = {
 }
 MAX_TEXT = 200  # characters of a name, recipe or the like
 Text = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT)]
-# By timm's names.
+# The names are timm's.
 Interpolation = Literal["bicubic", "bilinear", "nearest", "box", "hamming", "lanczos"]
 MAX_LABELS_SHOWN = 20
 
@@ -36,8 +37,8 @@ LABELS = """\
 the names."""
 NON_COMMERCIAL = """\
 CC BY-NC 4.0: a conversion of the authors' weights stays under their licence."""
-# Python in the card is as `ruff format` has it, and contains nothing from elsewhere: not even the
-# folder's name, which would be another after a download.
+# Python in the card is formatted with `ruff format` and contains no text from other sources, not
+# even the folder's name, which may change after a download.
 CLASSIFIER = """\
 In this folder:
 
@@ -87,24 +88,24 @@ print(dict(zip(model.label_names, p)))
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What whoever uses the weights must know and no array says.
+    """What users of the weights must know and no array shows.
 
     Attributes:
-        model: Measures: those of `models.build_detector`, or of an encoder's `ViT` with the `pool`
-            ("token" or "mean") by which others shall take its features.
-        stats: Mean and standard deviation by which pixels in 0 to 1 are normalised.
-        label_names: The classes in the order of the logits; none for an encoder.
-        license: An identifier of SPDX or the Hub, such as "cc-by-nc-4.0", under which any
-            conversion of the authors' weights stays; in older folders any text.
+        model: Measures: the arguments of `models.build_detector`, or of an encoder's `ViT` with the
+            `pool` ("token" or "mean") that others shall use for its features.
+        stats: Mean and standard deviation that normalise pixels in 0 to 1.
+        label_names: The classes in the order of the logits; empty for an encoder.
+        license: An identifier of SPDX or the Hub, such as "cc-by-nc-4.0", which all conversions of
+            the authors' weights keep. Older folders may contain any text.
         source: Name of the file or checkpoint that the weights came from.
-        source_sha256: Its SHA-256.
-        recipe: Of the training, if known.
-        step: Of the training, if known.
-        dataset_fingerprint: Of the training set, if known.
-        interpolation: By which an image comes to the network's size, one of `Interpolation`.
+        source_sha256: SHA-256 of the source.
+        recipe: Recipe of the training, if known.
+        step: Step of the training, if known.
+        dataset_fingerprint: Fingerprint of the training set, if known.
+        interpolation: How an image is resized to the network's size, one of `Interpolation`.
         crop_pct: Part of the resized image's shorter side that the centre crop keeps.
-        face_detector: What found the faces, if known.
-        crop_margin: Added around a face's box on each side, as a part of the box, if known.
+        face_detector: Name of the detector that found the faces, if known.
+        crop_margin: Margin on each side of a face's box, as a fraction of the box, if known.
     """
 
     model: Mapping[str, Any]
@@ -122,7 +123,7 @@ class Description:
     crop_margin: float | None = None
 
     def __post_init__(self) -> None:
-        """Raises ConfigError where a field is out of its range."""
+        """Raises ConfigError if a field is out of its range."""
         if self.interpolation not in get_args(Interpolation):
             raise ConfigError(
                 f"interpolation is {self.interpolation[:MAX_TEXT]!r}, not one of"
@@ -152,12 +153,13 @@ class Description:
 def timm_config(
     params: Mapping[str, Any], description: Description, *, num_classes: int
 ) -> dict[str, Any]:
-    """What timm and transformers build the network from, and the description under `fsvfm_jax`.
+    """Returns config.json: the network for timm and transformers, the description as `fsvfm_jax`.
 
     Args:
         params: Encoder's or detector's tree.
-        description: Of these parameters.
-        num_classes: Of a linear head; 0 where timm's part of the network ends before the classes.
+        description: Description of these parameters.
+        num_classes: Number of classes of a linear head; 0 if timm's part of the network has no
+            head.
     """
     model, stats = description.model, description.stats
     global_pool = {"mean": "avg", "token": "token"}[model["pool"]]
@@ -173,7 +175,7 @@ def timm_config(
             "patch_size": model["patch_size"],
             "embed_dim": width,
             "depth": model["depth"],
-            # timm's own ViT-S has 6 heads where this one has 12, and no array would tell.
+            # timm's own ViT-S has 6 heads, ours 12, and the number is in no array's shape.
             "num_heads": model["num_heads"],
             "class_token": True,
             "global_pool": global_pool,
@@ -208,7 +210,7 @@ def timm_config(
 
 
 def preprocess(description: Description) -> dict[str, Any]:
-    """The way from a photograph to the network's input, for whoever does it without timm."""
+    """Returns preprocess.json: the steps from a photograph to the network's input, without timm."""
     image_size = description.model["image_size"]
     return {
         "face_detector": description.face_detector,
@@ -224,13 +226,13 @@ def preprocess(description: Description) -> dict[str, Any]:
 
 
 def model_card(name: str, config: Mapping[str, Any]) -> str:
-    """Returns the README.md of a folder: the Hub's front matter, how to load it, what to know.
+    """Returns the README.md of a folder: the Hub's front matter, instructions for loading, facts.
 
-    Text that comes from elsewhere, such as names of labels, is shown and does nothing.
+    Text from other sources, such as names of labels, is escaped.
 
     Args:
-        name: Of the folder.
-        config: Its config.json, hashes of the files included.
+        name: Name of the folder.
+        config: The folder's config.json with the hashes of the files.
     """
     ours = config["fsvfm_jax"]
     labels = ours["label_names"]
@@ -264,7 +266,7 @@ def _label_list(labels: Sequence[str]) -> str:
 
 
 def _loading(ours: Mapping[str, Any]) -> str:
-    """How the folder is loaded, with Python to copy."""
+    """Returns instructions for loading the folder, with Python to copy."""
     if "head_file" in ours:
         whole = len(ours["sha256"]) == 2
         return LOADER.format(arguments='"."' if whole else '".", backbone="ENCODER_FOLDER"')

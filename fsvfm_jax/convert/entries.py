@@ -1,8 +1,8 @@
-"""Finds the network in what a file contains: its entry, and the prefix of its keys.
+"""Finds the network in the content of a file: its entry, and the prefix of its keys.
 
 Training programs save a network in a dictionary, such as {"model": ..., "model_ema": ...}, and
-modules around a network put their name before its keys, such as "module." of data parallelism. Both
-are one dotted name here, such as "model_ema.module", for the files of all libraries.
+modules around a network put their name before its keys, such as "module." of data parallelism. For
+the files of all libraries, this module joins both to one dotted name, such as "model_ema.module".
 """
 
 import logging
@@ -16,17 +16,17 @@ from fsvfm_jax.errors import ConfigError, DataError
 
 LOG = logging.getLogger(__name__)
 
-# What entries and prefixes are called. Of several networks the first in this order is read.
+# Names of entries and prefixes. If a file has several networks, the first in this order is read.
 WORDS = (
     *("model", "state_dict", "model_state_dict", "net", "network", "student", "teacher"),
     *("module", "backbone", "encoder", "vit", "params", "img", "opt", "target"),
 )
 AVERAGES = ("model_ema", "state_dict_ema", "ema", "ema_model", "ema_state_dict")
 BRANCHES = ("student", "teacher")
-# Modules that put their name anywhere in a key: torch.compile, and what saves memory.
+# Modules that put their name anywhere in a key: torch.compile, FSDP and activation checkpointing.
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-# One of these keys is in every network that is read, and shows what is before its keys. That of
-# anti-spoofing has its own prefix, which `reference.py` knows.
+# Every network that is read has one of these keys, which shows its prefix. Anti-spoofing networks
+# have a prefix of their own, which `reference.py` handles.
 ANCHORS = (
     *("backbone.vit.cls_token", "vit.embeddings.cls_token", "embeddings.cls_token", "cls_token"),
     "embedding.kernel",
@@ -38,15 +38,16 @@ NAMED = 20
 
 
 class Network(NamedTuple):
-    """A network's arrays, and where they were.
+    """A network's arrays, and their place in the file.
 
     Attributes:
-        state_dict: Arrays by their keys, the prefix removed.
-        entry: The dictionaries it was in, as a dotted name; "" is the file itself.
-        prefix: What was before its keys.
-        wrappers: Those of `WRAPPERS` that were in its keys.
+        state_dict: Arrays by their keys without the prefix.
+        entry: The dictionaries that contained the network, as a dotted name; "" for the file
+            itself.
+        prefix: The prefix of its keys.
+        wrappers: Names in `WRAPPERS` that were in its keys.
         others: Dotted names of the file's other networks.
-        left_out: Keys beside the network's.
+        left_out: Keys that do not belong to the network.
     """
 
     state_dict: dict[str, np.ndarray]
@@ -57,7 +58,7 @@ class Network(NamedTuple):
     left_out: tuple[str, ...]
 
     def about(self) -> dict[str, Any]:
-        """What was found, without the arrays."""
+        """Returns all attributes except the arrays."""
         found = self._asdict()
         del found["state_dict"]
         return found
@@ -72,7 +73,7 @@ class _Candidate(NamedTuple):
     anchored: bool
 
     def words(self) -> list[str]:
-        """All parts of its dotted name."""
+        """Returns all parts of its dotted name."""
         return ".".join((*self.path, self.prefix.rstrip("."))).strip(".").split(".")
 
     def name(self) -> str:
@@ -82,18 +83,21 @@ class _Candidate(NamedTuple):
 def find_network(
     content: Any, *, path: Path, entry: str | None = None, branch: str = "student"
 ) -> Network:
-    """Finds the network in a file's content, and logs where it was.
+    """Finds the network in a file's content, and logs its place.
 
     Args:
-        content: Arrays by name, or dictionaries with such dictionaries in them.
-        path: Of the file, for messages.
-        entry: Dotted name, or its beginning, of the network to read; None or "" is the one of the
-            raw weights, not of their moving average.
-        branch: "student" or "teacher": which one, where a file has both.
+        content: Arrays by name, or nested dictionaries that contain such dictionaries.
+        path: Path of the file, for messages.
+        entry: Dotted name, or its beginning, of the network to read; None or "" selects the raw
+            weights, not their moving average.
+        branch: "student" or "teacher": the network to read if a file contains both.
+
+    Returns:
+        The network.
 
     Raises:
-        DataError: There is no network, or none under a name known here.
-        ConfigError: There is none under that entry.
+        DataError: There is no network, or none under a known name.
+        ConfigError: There is no network under that entry.
     """
     if not isinstance(content, Mapping):
         raise DataError(f"{path} holds no network but a {type(content).__name__}")
@@ -127,18 +131,18 @@ def find_network(
 
 
 def networks_in(keys: Iterable[str]) -> list[str]:
-    """The prefixes of the networks that these keys of arrays belong to; "" is none."""
+    """Returns the prefixes of the networks that these keys of arrays belong to; "" is no prefix."""
     return [candidate.prefix for candidate in _prefixes((), dict.fromkeys(keys))]
 
 
 def listed(names: tuple[str, ...] | list[str]) -> str:
-    """The first of these names, and how many there are if that is not all."""
+    """Returns the first of these names as text, with the number of the others."""
     shown = ", ".join(repr(name[:MAX_KEY]) for name in names[:NAMED])
     return shown if len(names) <= NAMED else f"{shown} and {len(names) - NAMED} more"
 
 
 def _candidates(content: Mapping[Any, Any]) -> Iterator[_Candidate]:
-    """All networks in there. Optimizers have dictionaries of arrays too, which are none."""
+    """Yields all networks in a file's content; dictionaries of an optimizer are skipped."""
     seen = set()
     level: list[tuple[tuple[str, ...], Mapping[Any, Any]]] = [((), content)]
     for _ in range(MAX_LEVELS):
@@ -168,7 +172,7 @@ def _is_name(key: Any) -> bool:
 
 
 def _prefixes(path: tuple[str, ...], arrays: Mapping[str, Any]) -> Iterator[_Candidate]:
-    """The networks in a dictionary of arrays: one, or one for each prefix."""
+    """Yields the networks in a dictionary of arrays: one, or one for each prefix."""
     keys = ["".join(f"{word}." for word in _words(key))[:-1] for key in arrays]
     anchors = [prefix for key in keys if (prefix := _before_anchor(key)) is not None]
     for prefix in dict.fromkeys(anchors):
@@ -193,7 +197,7 @@ def _before_anchor(key: str) -> str | None:
 
 
 def _common_prefix(keys: list[str]) -> str:
-    """Known words before all keys."""
+    """Returns the known words that all keys begin with."""
     prefix = ""
     while keys and (word := keys[0].removeprefix(prefix).split(".")[0]) in WORDS:
         if not all(key.startswith(f"{prefix}{word}.") for key in keys):
@@ -203,7 +207,7 @@ def _common_prefix(keys: list[str]) -> str:
 
 
 def _without_wrappers(arrays: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Arrays by their keys without the wrappers' names, and those names."""
+    """Returns the arrays by their keys without the wrappers' names, and those names."""
     renamed = {".".join(_words(key)): array for key, array in arrays.items()}
     found = {word for key in arrays for word in key.split(".") if word in WRAPPERS}
     return renamed, tuple(sorted(found))
@@ -238,7 +242,7 @@ def _choose(
 
 
 def _why_none(content: Mapping[Any, Any]) -> str:
-    """The first thing that is no array where a network would be."""
+    """Describes the first entry that is not an array although a network would have one there."""
     name = next((word for word in WORDS if isinstance(content.get(word), dict)), None)
     entries = content if name is None else content[name]
     keys = f"its keys are {listed([str(key) for key in content])}"
@@ -264,7 +268,7 @@ def _log(network: Network, path: Path) -> None:
         LOG.info("%s: its network is under %s", path, listed(names))
     if network.left_out:
         LOG.warning(
-            "%s: %d arrays beside its network are left out: %s",
+            "%s: %d arrays that are not in its network are skipped: %s",
             path,
             len(network.left_out),
             listed(network.left_out),

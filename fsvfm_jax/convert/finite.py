@@ -1,4 +1,4 @@
-"""Weights that are infinite or not a number are found before they are handed on."""
+"""Finds weights that are infinite or not a number before they are converted."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,11 +12,11 @@ MAX_NAMED = 5
 
 
 def check_finite(params: Mapping[str, Any], *, what: str) -> None:
-    """Raises DataError where a tree of parameters has values that are not finite.
+    """Raises DataError if a tree of parameters has values that are not finite.
 
     Args:
         params: A tree of arrays.
-        what: Whose they are, for the message.
+        what: Source of the parameters, for the message.
     """
     bad_arrays = []
     for name, array in traverse_util.flatten_dict(dict(params), sep="/").items():

@@ -1,8 +1,8 @@
-"""One folder that timm, Hugging Face and plain PyTorch load, and `read_folder` reads back.
+"""Writes one folder that timm, Hugging Face and plain PyTorch load; `read_folder` reads it back.
 
-`model.safetensors` holds the encoder, and a linear head, under timm's names; what timm has no place
-for (FS-Adapter, anti-spoofing head) is in a file of its own with a loader in PyTorch beside it.
-`config.json` is timm's and Hugging Face's, with the `Description` under `fsvfm_jax`.
+`model.safetensors` contains the encoder, and a linear head, under timm's names. Layers that timm
+does not have (FS-Adapter, anti-spoofing head) are in a file of their own, with a loader for
+PyTorch. `config.json` is that of timm and Hugging Face, with the `Description` under `fsvfm_jax`.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ MODEL_FILE = "model.safetensors"
 ADAPTER_FILE = "adapter.safetensors"
 FAS_FILE = "head.safetensors"
 LOADER = Path(__file__).with_name("load_fsvfm.py")
-# What the loader puts on top of timm's network; `head` too, where one of these is there.
+# Layers that the loader adds to timm's network. It adds `head` too if one of these is present.
 OUTSIDE_TIMM = ("adapter.", "projector.", "embedder.", "classifier.")
 
 
@@ -61,7 +61,7 @@ class StoredMeasures(TypedDict):
 
 
 class StoredDescription(TypedDict):
-    """A `Description` in a folder's config.json, and what belongs to the files beside it."""
+    """A `Description` in a folder's config.json, with values that describe the files beside it."""
 
     model: StoredMeasures
     stats: StoredStats
@@ -90,7 +90,7 @@ class FolderConfig(TypedDict):
 
 
 class Exported(NamedTuple):
-    """A folder's content: our parameters, float32, and what is known of them."""
+    """The content of a folder: our parameters, float32, and their description."""
 
     params: Params
     description: Description
@@ -104,19 +104,19 @@ def write_folder(
     with_encoder: bool = True,
     allow_not_finite: bool = False,
 ) -> None:
-    """Writes an encoder or a detector.
+    """Writes an encoder or a detector as a folder.
 
     Args:
-        folder: Is made; if it exists it must be empty.
+        folder: The folder to make; if it exists it must be empty.
         params: Encoder's or detector's tree.
-        description: Of these parameters.
-        with_encoder: False leaves out the encoder that an FS-Adapter stands on: a few MB, to be
-            loaded with an encoder's folder.
-        allow_not_finite: Write weights that are infinite or not a number, too.
+        description: Description of these parameters.
+        with_encoder: False omits the encoder of an FS-Adapter: the folder then has a few MB, and is
+            loaded together with an encoder's folder.
+        allow_not_finite: Whether to write weights that are infinite or not a number.
 
     Raises:
         ConfigError: The description or `with_encoder` does not fit the parameters, or the licence
-            is no identifier.
+            is not an identifier.
         DataError: Some weights are not finite.
         StorageError: The folder is not empty or cannot be written.
     """
@@ -128,7 +128,7 @@ def write_folder(
     model, outside = split(timm_names(params))
     if not with_encoder and "adapter" not in params:
         raise ConfigError("only a detector with an adapter can be written without its encoder")
-    # Of an adapter's or an anti-spoofing network timm has all but the classes.
+    # timm has no head for a network with an adapter or an anti-spoofing head.
     config = timm_config(params, description, num_classes=0 if outside else num_classes)
     files = {MODEL_FILE: model} if with_encoder else {}
     if outside:
@@ -142,7 +142,7 @@ def write_folder(
         if any(folder.iterdir()):
             raise StorageError(f"{folder} is not empty; name a new folder")
         for name, arrays in files.items():
-            # The Hub and transformers read "pt" as: laid out for PyTorch.
+            # For the Hub and transformers, "pt" means that the arrays have PyTorch's layout.
             save_safetensors(folder / name, arrays, metadata={"format": "pt"})
         config["fsvfm_jax"]["sha256"] = {name: file_sha256(folder / name) for name in files}
         _write_json(folder / "config.json", config)
@@ -155,20 +155,23 @@ def write_folder(
 
 
 def read_folder(folder: Path, *, encoder: Path | None = None) -> Exported:
-    """Reads what `write_folder` wrote.
+    """Reads a folder that `write_folder` wrote.
 
     Args:
-        folder: Of an encoder or a detector.
-        encoder: Folder with the encoder, where `folder` has an adapter only.
+        folder: Folder of an encoder or a detector.
+        encoder: Folder of the encoder, if `folder` contains only an adapter.
+
+    Returns:
+        Parameters and description.
 
     Raises:
-        DataError: A file is missing, damaged or not as config.json says, or the encoder is not the
-            one that the adapter stands on.
+        DataError: A file is missing, damaged or does not match config.json, or the encoder is not
+            the encoder that the adapter was trained on.
     """
     stored = read_description(folder)
     hashes = stored.pop("sha256")
     encoder_hash = stored.pop("encoder_sha256", None)
-    stored.pop("layer_norm_epsilon", None)  # that of this project's networks
+    stored.pop("layer_norm_epsilon", None)  # always this project's value
     try:
         given = stored | {
             "stats": make_stats(**stored["stats"]),
@@ -195,17 +198,17 @@ def read_folder(folder: Path, *, encoder: Path | None = None) -> Exported:
 
 
 def read_description(folder: Path) -> StoredDescription:
-    """Returns what the config.json of a folder says of the weights beside it.
+    """Returns the description in a folder's config.json.
 
     Raises:
-        DataError: It cannot be read, or was not written by `write_folder`.
+        DataError: The file cannot be read, or was not written by `write_folder`.
     """
     what = "that of a folder written by fsvfm_jax"
     return read_json(folder / "config.json", FolderConfig, what=what)["fsvfm_jax"]
 
 
 def timm_names(params: Mapping[str, Any]) -> StateDict:
-    """The parameters under timm's names; those it has none for under the reference's, no prefix."""
+    """Returns the parameters under timm's names, or the reference's names where timm has none."""
     state_dict = reference.to_state_dict(params)
     return {
         name.removeprefix(reference.FAS_PREFIX): array
@@ -215,10 +218,10 @@ def timm_names(params: Mapping[str, Any]) -> StateDict:
 
 
 def split(state_dict: StateDict) -> tuple[StateDict, StateDict]:
-    """Splits into timm's network and what stands on it.
+    """Splits a state dict into timm's network and the layers on top of it.
 
-    The norm of pooled features is in both: it belongs to timm's network, and is no part of the
-    encoder that an adapter is given.
+    The norm of pooled features is in both parts: it belongs to timm's network, but not to an
+    encoder that is read from another folder.
     """
     outside = {name: x for name, x in state_dict.items() if name.startswith(OUTSIDE_TIMM)}
     if not outside:
@@ -230,7 +233,7 @@ def split(state_dict: StateDict) -> tuple[StateDict, StateDict]:
 
 
 def encoder_sha256(state_dict: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 of an encoder's arrays in the order of their names, as the loader takes it."""
+    """Returns the SHA-256 of an encoder's arrays in the order of their names, like the loader."""
     digest = hashlib.sha256()
     for name in sorted(state_dict):
         if not name.startswith(("fc_norm.", "head.")):
@@ -239,7 +242,7 @@ def encoder_sha256(state_dict: Mapping[str, np.ndarray]) -> str:
 
 
 def _check_description(params: Mapping[str, Any], description: Description) -> int:
-    """Returns the number of classes; raises ConfigError where description and arrays differ."""
+    """Returns the number of classes; raises ConfigError if description and arrays differ."""
     told = dict(description.model)
     if told.get("pool") not in POOLS or "num_heads" not in told:
         raise ConfigError(f"a description's model tells pool ({' or '.join(POOLS)}) and num_heads")
@@ -248,7 +251,7 @@ def _check_description(params: Mapping[str, Any], description: Description) -> i
         raise ConfigError(f"a {kind} has no place in a folder: give its encoder_subset")
     is_detector = kind == "detector"
     if not is_detector:
-        del told["pool"]  # how others shall use it, no part of it
+        del told["pool"]  # It is a recommendation, not a part of the network.
     network(params, **told)
     num_classes = len(params.get("classifier", params.get("head"))["bias"]) if is_detector else 0
     names = description.label_names
@@ -264,7 +267,7 @@ def _check_description(params: Mapping[str, Any], description: Description) -> i
 def _encoder_for(
     folder: Path, encoder: Path | None, detector: StateDict, sha256: str | None
 ) -> StateDict:
-    """Reads the encoder that the adapter in `folder` stands on."""
+    """Reads the encoder that the adapter in `folder` was trained on."""
     if encoder is None:
         raise DataError(
             f"{folder} has an adapter only: name the folder of its encoder too (--encoder)"

@@ -1,4 +1,4 @@
-"""Encoders of timm, MAE, Hugging Face and Google as ours, for warm starts and comparisons."""
+"""Reads encoders of timm, MAE, Hugging Face and Google, for warm starts and comparisons."""
 
 import logging
 import re
@@ -22,11 +22,11 @@ from fsvfm_jax.models.layers import LAYER_NORM_EPSILON
 
 LOG = logging.getLogger(__name__)
 
-# What a folder of weights holds, the first that is there.
+# The files that a folder of weights may contain; the first existing one of `WEIGHT_FILES` is read.
 PICKLED_FILE = "pytorch_model.bin"
 SUFFIXES = (".safetensors", ".npz", ".bin", ".json")
 WEIGHT_FILES = (MODEL_FILE, INDEX_FILE, PICKLED_FILE)
-# The exact GELU, as both libraries call it.
+# The names of the exact GELU in both libraries.
 GELU = (None, "gelu")
 HUGGING_FACE_EPSILON = 1e-12
 
@@ -40,7 +40,7 @@ class _ModelArgs(TypedDict, total=False):
 
 
 class _Config(TypedDict, total=False):
-    """The fields that are read of a config.json of timm's or Hugging Face's."""
+    """The fields that are read from a config.json of timm or Hugging Face."""
 
     hidden_act: str | None
     num_attention_heads: Heads | None
@@ -60,11 +60,11 @@ class Weights(NamedTuple):
     """A network as stored in a file or folder.
 
     Attributes:
-        network: Its arrays, and where they were.
+        network: The arrays of the network, and their place in the file.
         file: The file that was read.
-        sha256: Of that file, or of the list of files that an index names.
-        format: What the file is.
-        config: The config.json beside it, if there is one.
+        sha256: SHA-256 of that file, or of the list of files that an index names.
+        format: Name of the file's format.
+        config: The config.json beside the file, if there is one.
     """
 
     network: Network
@@ -78,14 +78,14 @@ def read_weights(path: Path, *, entry: str | None = None, branch: str = "student
     """Reads the arrays of another library's file, or of its folder with config.json.
 
     Args:
-        path: A folder; or a safetensors file, an index of safetensors files, an `.npz` of Google's
-            or a file of PyTorch, of which a config.json beside it is taken to be.
+        path: A folder; or a safetensors file, an index of safetensors files, an `.npz` file of
+            Google or a file of PyTorch. A config.json beside a file belongs to that file.
         entry: As for `entries.find_network`.
         branch: As for `entries.find_network`.
 
     Raises:
-        DataError: A file is missing or damaged, or there is no network in it.
-        ConfigError: There is none under that entry.
+        DataError: A file is missing or damaged, or contains no network.
+        ConfigError: There is no network under that entry.
     """
     file = _weights_file(path) if path.is_dir() else path
     beside = file.with_name("config.json")
@@ -114,18 +114,18 @@ def to_encoder(
     config: Mapping[str, Any] | None = None,
     **told: Any,
 ) -> Encoder:
-    """Turns a state dict into our encoder; which library it is of, its keys say.
+    """Converts a state dict to our encoder; the keys identify the library.
 
     Args:
-        state_dict: Of timm, of MAE (a `.pth` has timm's keys), of Hugging Face or of Google.
-        config: The config.json that came with it, if one did.
-        told: Measures, such as `num_heads`, needed where `config` does not tell them.
+        state_dict: Weights of timm, MAE (a `.pth` has timm's keys), Hugging Face or Google.
+        config: The config.json that belongs to them, if there is one.
+        told: Measures, such as `num_heads`, that neither `config` nor the arrays contain.
 
     Raises:
-        DataError: The network is no plain vision transformer with class token and final norm.
-        ConfigError: The number of heads is not told, or told otherwise by `config`.
+        DataError: The network is not a plain vision transformer with class token and final norm.
+        ConfigError: The number of heads is unknown, or differs from that in `config`.
     """
-    # Hugging Face writes no field that has its default.
+    # Hugging Face does not write fields with their default value.
     default_epsilon = LAYER_NORM_EPSILON if config is None else HUGGING_FACE_EPSILON
     fields = _checked(config or {})
     activation, known_heads = None, None
@@ -135,8 +135,8 @@ def to_encoder(
         epsilon = fields.get("layer_norm_eps", default_epsilon)
         if epsilon != LAYER_NORM_EPSILON:
             LOG.warning(
-                "config.json has layer_norm_eps %g; our encoder adds %g, which changes outputs a"
-                " little where tokens vary little",
+                "config.json has layer_norm_eps %g; our encoder uses %g, which changes outputs"
+                " slightly if tokens vary little",
                 epsilon,
                 LAYER_NORM_EPSILON,
             )
@@ -144,15 +144,15 @@ def to_encoder(
         renamed = google.to_timm(state_dict)
         params, known_heads = timm.to_encoder(renamed.state_dict), renamed.num_heads
         LOG.warning(
-            "Google's networks are trained with the tanh form of GELU; ours is the exact one, which"
-            " changes outputs a little"
+            "Google's networks are trained with the tanh form of GELU; ours uses the exact form,"
+            " which changes outputs slightly"
         )
     else:
         params = timm.to_encoder(state_dict)
         name, args = fields.get("architecture") or "", fields.get("model_args") or {}
         activation = "quick_gelu" if "quickgelu" in name else args.get("act_layer")
         size = re.match(r"vit_[a-z]+(?=_patch)", name)
-        # Where config.json gives a name only.
+        # config.json may contain only the name of the architecture.
         known_heads = args.get("num_heads") or TIMM_HEADS.get(size[0] if size else "")
     if activation not in GELU:
         raise DataError(f"the network's activation is {activation!r}, ours the exact GELU")
@@ -173,7 +173,7 @@ def _network_in(
     entry: str | None,
     branch: str,
 ) -> Network:
-    """Finds a network by the names in a header, and loads the arrays if it may be an encoder's."""
+    """Finds a network by the names in a header, and loads its arrays if it may be an encoder."""
     names = {name: np.array(name, object) for name in header if name != "__metadata__"}
     found = find_network(names, path=path, entry=entry, branch=branch)
     keys = found.state_dict
@@ -187,10 +187,10 @@ def _network_in(
 
 
 def _weights_file(folder: Path) -> Path:
-    """The file of a folder that holds the weights, or names those that do.
+    """Returns the file of a folder that contains the weights, or names the files that do.
 
     Raises:
-        DataError: There is only one that is not read.
+        DataError: The folder has only a file that this module does not read.
     """
     for name in WEIGHT_FILES:
         if (folder / name).exists():

@@ -1,4 +1,4 @@
-"""What a file of weights is by its first bytes, where it is not what was expected."""
+"""Names the format of a file of weights by its first bytes, for messages about unexpected files."""
 
 # PyTorch's legacy format begins with a pickled number.
 LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
@@ -20,7 +20,7 @@ HEAD_BYTES = 512
 
 
 def name_format(head: bytes) -> str:
-    """What a file is that begins with `head`, as the end of a sentence with "is"."""
+    """Returns the format of a file that begins with `head`, as the end of a sentence with "is"."""
     if not head:
         return "empty"
     for signature, name in SIGNATURES:

@@ -1,8 +1,8 @@
-"""Google's names of a ViT (vision_transformer's and big_vision's `.npz`) as timm's, in NumPy.
+"""Converts Google's names of a ViT (`.npz` of vision_transformer and big_vision) to timm's.
 
-Between the parts of a name is "." here instead of "/". A kernel of attention has an axis for the
-heads: [D, H, D / H] for query, key and value, and [H, D / H, D] for the output. big_vision may
-stack the blocks on axis 0, and adds the positions before it puts the class token in front.
+The parts of a name are separated by "." here instead of "/". An attention kernel has an axis for
+the heads: [D, H, D / H] for query, key and value, and [H, D / H, D] for the output. big_vision may
+stack the blocks on axis 0, and adds the positions before it prepends the class token.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from fsvfm_jax.convert.timm import StateDict
 from fsvfm_jax.errors import DataError
 
 BLOCK = "Transformer.encoderblock"
-# A block's layers in timm; in vision_transformer; in big_vision.
+# Names of a block's layers in timm, in vision_transformer and in big_vision.
 LAYERS = (
     ("norm1", "LayerNorm_0", "LayerNorm_0"),
     ("norm2", "LayerNorm_2", "LayerNorm_1"),
@@ -27,23 +27,26 @@ POOLING = "MAPHead_0."
 
 
 class TimmWeights(NamedTuple):
-    """Weights by timm's names, and the number of heads that their shapes show."""
+    """Weights under timm's names, and the number of heads from their shapes."""
 
     state_dict: dict[str, np.ndarray]
     num_heads: int
 
 
 def is_google(state_dict: StateDict) -> bool:
-    """Whether these are Google's names."""
+    """Returns whether the names are Google's."""
     return "embedding.kernel" in state_dict
 
 
 def to_timm(state_dict: StateDict) -> TimmWeights:
-    """Turns Google's names and layouts into timm's; classification heads are left out.
+    """Converts Google's names and layouts to timm's, without classification heads.
+
+    Args:
+        state_dict: Arrays by Google's names, with "." instead of "/".
 
     Raises:
-        DataError: It is no vision transformer with a class token, or a parameter is missing,
-            unknown or of another number of dimensions.
+        DataError: The network is not a vision transformer with a class token, or a parameter is
+            missing, unknown or has another number of dimensions.
     """
     if any(key.startswith(POOLING) for key in state_dict):
         raise DataError(
@@ -76,7 +79,7 @@ def to_timm(state_dict: StateDict) -> TimmWeights:
 
 
 class _Parameters:
-    """Arrays that are taken out by their names, so what is left was not understood."""
+    """Arrays that are taken out by name; the arrays that remain are unknown."""
 
     def __init__(self, arrays: dict[str, np.ndarray]):
         self.arrays = arrays
@@ -91,7 +94,7 @@ class _Parameters:
 
 
 def _positions(left: _Parameters) -> np.ndarray:
-    """The table with a row for the class token, which big_vision's has not: it is 0."""
+    """Returns the position table; a table without class token (big_vision) gets a row of zeros."""
     if "pos_embedding" not in left.arrays:
         return left.take("Transformer.posembed_input.pos_embedding", 3)
     return np.pad(left.take("pos_embedding", 3), ((0, 0), (1, 0), (0, 0)))
@@ -125,7 +128,7 @@ def _read_block(
 
 
 def _unstacked(state_dict: StateDict) -> dict[str, np.ndarray]:
-    """Stacked blocks become numbered ones."""
+    """Converts stacked blocks to numbered blocks."""
     start, arrays = f"{BLOCK}.", {}
     for key, array in state_dict.items():
         if not key.startswith(start):

@@ -1,7 +1,7 @@
-"""Hugging Face's names of a ViT beside timm's, both ways, in NumPy.
+"""Converts between Hugging Face's names of a ViT and timm's, in NumPy.
 
-These are the names in files; what a loaded module calls its parameters changes with the version.
-Query, key and value are three layers there and the thirds of one here.
+The names are those in files; the parameter names of a loaded module change with the version. Query,
+key and value are three layers in Hugging Face and the thirds of one layer here.
 """
 
 from collections.abc import Iterator, Mapping
@@ -31,7 +31,7 @@ TABLE = (
     ("head.weight", "classifier.weight"),
     ("head.bias", "classifier.bias"),
 )
-# `blocks.<i>.<timm>` and `vit.encoder.layer.<i>.<Hugging Face>`, each with a weight and a bias.
+# Pairs of `blocks.<i>.<timm>` and `vit.encoder.layer.<i>.<Hugging Face>`, with weight and bias.
 BLOCK_TABLE = (
     ("norm1", ("layernorm_before",)),
     (
@@ -51,15 +51,16 @@ OTHER_PARTS = ("classifier.", "vit.pooler.", "decoder.", "vit.embeddings.mask_to
 
 
 def is_huggingface(state_dict: StateDict) -> bool:
-    """Whether these are Hugging Face's names."""
+    """Returns whether the names are Hugging Face's."""
     return any(key.endswith("embeddings.cls_token") for key in state_dict)
 
 
 def to_state_dict(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Turns an encoder, or a detector that reads the class token, into Hugging Face's names.
+    """Converts an encoder, or a detector that pools the class token, to Hugging Face's names.
 
     Raises:
-        DataError: A parameter has no name there; a mean over patches with its norm is such.
+        DataError: Hugging Face has no name for a parameter, such as the norm after a mean over
+            patches.
     """
     remaining = reference.to_state_dict(params)
     state_dict = {}
@@ -72,10 +73,10 @@ def to_state_dict(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def to_params(state_dict: StateDict) -> Params:
-    """The inverse of `to_state_dict`.
+    """Converts Hugging Face's names to our parameters: the inverse of `to_state_dict`.
 
     Raises:
-        DataError: A key is not one of Hugging Face's ViT, or one is missing.
+        DataError: A key does not belong to Hugging Face's ViT, or a key is missing.
     """
     remaining = dict(state_dict)
     renamed = {}
@@ -91,13 +92,14 @@ def to_params(state_dict: StateDict) -> Params:
 
 
 def to_encoder(state_dict: StateDict) -> Params:
-    """Turns the weights of ViTModel, ViTFor... or ViTMAEFor... into our encoder's, float32.
+    """Converts the weights of ViTModel, ViTFor... or ViTMAEFor... to our encoder's, float32.
 
     Classifier, pooler, mask token and decoder are dropped. The number of heads and the epsilon of
-    the norms are in the model's config.json, not here.
+    the norms are in the model's config.json, not in the weights.
 
     Raises:
-        DataError: It is no plain vision transformer with class token, positions and final norm.
+        DataError: The network is not a plain vision transformer with class token, positions and
+            final norm.
     """
     prefixed = {
         key if key.startswith(("vit.", *OTHER_PARTS)) else f"vit.{key}": array
@@ -115,7 +117,7 @@ def to_encoder(state_dict: StateDict) -> Params:
 
 
 def _names(depth: int) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Every key of timm's with its one or three of Hugging Face's."""
+    """Yields every key of timm with the one or three keys of Hugging Face."""
     for timm, theirs in TABLE:
         yield timm, (theirs,)
     for block in range(depth):

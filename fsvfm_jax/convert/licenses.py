@@ -1,4 +1,4 @@
-"""Licences of weights: what is taken as one, and under which one weights are exported."""
+"""Licences of weights: valid identifiers, and the licence under which weights are exported."""
 
 import logging
 import re
@@ -17,19 +17,19 @@ LICENSES = (
 
 
 def is_license(value: object) -> bool:
-    """Whether it is the identifier of a licence."""
+    """Returns whether a value is the identifier of a licence."""
     return isinstance(value, str) and LICENSE.fullmatch(value) is not None
 
 
 def exported_license(stored: str | None, *, given: str | None) -> str | None:
-    """Returns the licence under which weights are exported, an identifier, or None if not known.
+    """Returns the licence under which weights are exported, an identifier, or None if unknown.
 
     Args:
-        stored: The licence that the weights have; in older files any text, such as "CC BY 4.0".
+        stored: The licence of the weights; in older files any text, such as "CC BY 4.0".
         given: An identifier. It replaces a stored text, but not a stored identifier.
 
     Raises:
-        ConfigError: The stored licence is another identifier, or a text and nothing is given.
+        ConfigError: The stored licence is another identifier, or a text and no identifier is given.
     """
     if stored is None or stored == given:
         return given

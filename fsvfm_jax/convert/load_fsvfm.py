@@ -1,7 +1,7 @@
 """Loads the detector of this folder in PyTorch; needs torch, timm and safetensors.
 
-detector = load("FOLDER").eval()                      # the folder holds model.safetensors
-detector = load("FOLDER", backbone="ENCODER").eval()  # another exported folder does
+detector = load("FOLDER").eval()                      # the folder contains model.safetensors
+detector = load("FOLDER", backbone="ENCODER").eval()  # another exported folder contains it
 logits = detector(images)  # [B, 3, H, W], normalised; classes as in detector.label_names
 """
 
@@ -17,7 +17,7 @@ from torch.nn.functional import linear, normalize, relu
 
 
 class Detector(nn.Module):
-    """timm's network with an FS-Adapter, an anti-spoofing head, or both, as `weights` has them."""
+    """timm's network with an FS-Adapter, an anti-spoofing head, or both, depending on `weights`."""
 
     def __init__(self, backbone: nn.Module, weights: dict, label_names: list):
         super().__init__()
@@ -34,7 +34,7 @@ class Detector(nn.Module):
             x = torch.cat([features, relu(linear(bottleneck, w["adapter/linear2/weight"]))], dim=1)
         if "embedder/bottleneck_layer_fc/weight" not in w:
             return linear(x, w["head/weight"], w["head/bias"])
-        if not adapted:  # here the norm below is one over the tokens
+        if not adapted:  # The norm below is taken over the tokens.
             x = torch.cat([features[:, None], tokens[:, 1:]], dim=1)
         embedder, classifier = "embedder/bottleneck_layer_fc", "classifier/classifier_layer"
         x = relu(linear(x, w[f"{embedder}/weight"], w[f"{embedder}/bias"]))

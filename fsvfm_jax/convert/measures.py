@@ -1,9 +1,9 @@
-"""What the shapes of a parameter tree say about its network, and what has to be told.
+"""Finds the measures of a network in the shapes of its parameters, as far as shapes show them.
 
-The number of attention heads changes no shape. It is known where all shapes are those of a size
-of `models.vit.SIZES`, but for a plain ViT-S, which other libraries give other heads; of every
-other network it must be told, since a wrong number loads without complaint and computes something
-else.
+The number of attention heads changes no shape. It is known if all shapes are those of a size of
+`models.vit.SIZES`, except for a plain ViT-S, to which other libraries give another number. For all
+other networks it must be given, because a network with a wrong number loads without error and
+computes something else.
 """
 
 import math
@@ -21,7 +21,7 @@ from fsvfm_jax.models import build, build_detector
 from fsvfm_jax.models.fsvfm import FSVFM, encoder_subset, teacher_subset
 from fsvfm_jax.models.vit import SIZES, ViT
 
-# What no array tells.
+# Measures that no array's shape shows.
 HEADS = ("num_heads", "decoder_num_heads", "rep_decoder_num_heads")
 HEADS_OF = {
     "encoder": ("num_heads",),
@@ -29,7 +29,7 @@ HEADS_OF = {
     "teacher": ("num_heads", "rep_decoder_num_heads"),
     "student": HEADS,
 }
-# Of timm's plain vision transformers, which have our encoders' shapes and names.
+# Heads of timm's plain vision transformers, whose shapes and names are those of our encoders.
 TIMM_HEADS = {"vit_tiny": 3, "vit_small": 6, "vit_base": 12, "vit_large": 16, "vit_huge": 16}
 # The decoders of every published size are the network's defaults.
 PIXEL_DECODER = {"decoder_width": FSVFM.decoder_width, "decoder_depth": FSVFM.decoder_depth}
@@ -37,12 +37,12 @@ REP_DECODER = {"rep_decoder_depth": FSVFM.rep_decoder_depth}
 
 
 class UnknownHeads(ConfigError):
-    """A number of heads must be told.
+    """A number of heads must be given.
 
     Attributes:
-        kind: Of the network.
-        measures: What is known of it.
-        file: What is known of its file, as `weights.Source.file`.
+        kind: Kind of the network.
+        measures: The known measures of the network.
+        file: What is known of its file, as in `weights.Source.file`.
     """
 
     file: Mapping[str, Any] = MappingProxyType({})
@@ -53,16 +53,17 @@ class UnknownHeads(ConfigError):
 
 
 def measures(params: Mapping[str, Any], **told: Any) -> dict[str, Any]:
-    """The attributes of a tree's network, for `build`, `build_detector` or `ViT`.
+    """Returns the attributes of a tree's network, for `build`, `build_detector` or `ViT`.
 
     Args:
         params: A tree of ours: student, teacher, encoder or detector.
-        told: Attributes that no shape says, such as `num_heads`; heads that it has not are ignored.
+        told: Attributes that no shape shows, such as `num_heads`; heads of parts that the network
+            does not have are ignored.
 
     Raises:
-        DataError: The tree is of no network known here.
-        UnknownHeads: A number of heads is neither told nor known.
-        ConfigError: What is told is not so.
+        DataError: The tree does not belong to a known network.
+        UnknownHeads: A number of heads is neither given nor known.
+        ConfigError: A given attribute differs from the shapes.
     """
     name = kind(params)
     arrays = traverse_util.flatten_dict(dict(params), sep="/")
@@ -83,19 +84,23 @@ def measures(params: Mapping[str, Any], **told: Any) -> dict[str, Any]:
 
 
 def network(params: Mapping[str, Any], **told: Any) -> ViT:
-    """The network of a tree, an `FSVFM`, a `Detector` or a `ViT`, every array's shape checked.
+    """Returns the network of a tree, after a check of every array's shape.
 
     Args:
         params: A tree of ours: student, teacher, encoder or detector.
-        told: Attributes that no shape says, such as `num_heads`.
+        told: Attributes that no shape shows, such as `num_heads`.
+
+    Returns:
+        An `FSVFM`, a `Detector` or, for an encoder, a `ViT`.
 
     Raises:
-        DataError: The tree is of no network known here, or some arrays do not fit the others.
-        ConfigError: As `measures`.
+        DataError: The tree does not belong to a known network, or some arrays do not fit the
+            others.
+        ConfigError: As for `measures`.
     """
     name, attributes = kind(params), measures(params, **told)
     if name == "encoder":
-        # Any head will do to get the shapes of what it stands on.
+        # The shapes of the encoder do not depend on the head.
         shapes = encoder_subset(_shapes(build_detector(attributes | {"pool": "token"})))
         _check_shapes(params, shapes)
         return ViT(**attributes)
@@ -122,12 +127,18 @@ def _encoder_measures(arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def side_of_table(name: str, table: np.ndarray | jax.Array, *, width: int) -> int:
-    """Patches along a side of the image that a position table is for.
+    """Returns the number of patches along a side of the image that a position table is for.
 
-    Building a network makes its tables: one that is promised and not there must not cost memory.
+    Building a network allocates its tables. This check refuses a size that no array in the file
+    has, before memory is allocated for it.
+
+    Args:
+        name: Name of the table, for the message.
+        table: The table, [1, 1 + N, width].
+        width: Channels of a token.
 
     Raises:
-        DataError: It is not of a class token and a square of patches, of this width.
+        DataError: The table is not that of a class token and a square of patches of this width.
     """
     side = math.isqrt(max(table.shape[1] - 1, 0)) if table.ndim == 3 else 0
     if side == 0 or table.shape != (1, side**2 + 1, width):
@@ -175,7 +186,7 @@ def _student_measures(arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _known_heads(found: dict[str, Any], name: str) -> dict[str, int]:
-    """Every number of heads of the network, from the table of sizes where it was not told."""
+    """Returns the numbers of heads that the table of sizes shows."""
     encoder = {key: found[key] for key in ("width", "depth", "patch_size")}
     size = next((name for name, x in SIZES.items() if encoder.items() <= x.items()), None)
     heads = {"num_heads": SIZES[size]["num_heads"] if size else None}
@@ -203,7 +214,7 @@ def _known_heads(found: dict[str, Any], name: str) -> dict[str, int]:
 
 
 def _check_same_at_timm(size: str, *, found: dict[str, Any], name: str) -> None:
-    """Raises UnknownHeads where timm has a network of these shapes with another number of heads."""
+    """Raises UnknownHeads if timm's network of these shapes has another number of heads."""
     ours, theirs = SIZES[size]["num_heads"], TIMM_HEADS[size.rsplit("_", 1)[0]]
     if ours != theirs:
         raise UnknownHeads(

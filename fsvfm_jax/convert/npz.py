@@ -1,4 +1,4 @@
-"""NumPy archives, `.npz`, from a stranger: only arrays of numbers, with a limit of size."""
+"""Reads NumPy archives, `.npz`, from untrusted sources: only arrays of numbers, of limited size."""
 
 import math
 import os
@@ -17,7 +17,7 @@ from fsvfm_jax.errors import DataError
 from fsvfm_jax.host.plain_files import open_plain
 
 MAX_FILE_BYTES = 2**34
-# Trained weights become some 8 % smaller by compression; a bomb becomes 1,000 times smaller.
+# Compression makes trained weights about 8 % smaller, and a zip bomb 1,000 times smaller.
 MAX_RATIO = 4
 MAX_DIMENSIONS = 8
 MAX_SIDE = 2**63 - 1
@@ -25,18 +25,18 @@ HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
-# What NumPy's parser of headers raises beside ValueError.
+# The errors of NumPy's header parser besides ValueError.
 NO_HEADER = (SyntaxError, TypeError, tokenize.TokenError, RecursionError, MemoryError)
-# NumPy has no name for bfloat16, and writes it as two bytes.
+# NumPy has no name for bfloat16, and writes values of two bytes.
 BFLOAT16 = np.dtype("V2")
 
 
 def load_npz(path: Path) -> dict[str, np.ndarray]:
-    """Reads all arrays by their names; bfloat16 becomes float32, exactly.
+    """Reads all arrays by their names; bfloat16 becomes float32 without loss.
 
     Raises:
-        DataError: The file cannot be read, is damaged, holds anything but arrays of numbers, or
-            unpacks to far more than it has.
+        DataError: The file cannot be read, is damaged, contains anything but arrays of numbers, or
+            unpacks to more than `MAX_RATIO` times its size.
     """
     try:
         with open_plain(path, max_bytes=MAX_FILE_BYTES) as file:
@@ -51,7 +51,7 @@ def load_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _check(path: Path, file: BinaryIO) -> None:
-    """Raises DataError unless every entry is an array of numbers, as large as its header says."""
+    """Raises DataError unless every entry is an array of numbers of the size in its header."""
     head = file.read(HEAD_BYTES)
     if not head.startswith(b"PK\x03\x04"):
         raise DataError(f"{path} is {name_format(head)}, and no .npz archive")

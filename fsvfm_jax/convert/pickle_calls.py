@@ -1,4 +1,4 @@
-"""What a checkpoint's pickle names and calls, as plain values: nothing is imported or called."""
+"""Evaluates the names and calls in a checkpoint's pickle without importing or calling anything."""
 
 import math
 import re
@@ -23,7 +23,7 @@ STORAGES = {
     "torch BoolStorage": np.dtype("?"),
 }
 TENSOR = "torch._utils _rebuild_tensor_v2"
-# PyTorch writes it for the few dtypes that have no storage class, such as float8.
+# PyTorch uses this name for the few dtypes that have no storage class, such as float8.
 TENSOR_WITHOUT_CLASS = "torch._utils _rebuild_tensor_v3"
 UNTYPED_STORAGE = "torch.storage UntypedStorage"
 PARAMETERS = ("torch._utils _rebuild_parameter", "torch._utils _rebuild_parameter_with_state")
@@ -32,7 +32,7 @@ DEFAULT_DICT = "collections defaultdict"
 COUNTER = "collections Counter"
 SETS = tuple(f"{module} {kind}" for module in ("__builtin__", "builtins")
              for kind in ("set", "frozenset"))  # fmt: skip
-# The default of a defaultdict; is never called.
+# The default factory of a defaultdict; it is never called.
 TYPES = tuple(f"{module} {kind}" for module in ("__builtin__", "builtins")
               for kind in ("list", "dict", "int", "float", "str", "bool", "tuple"))  # fmt: skip
 DEVICE = "torch device"
@@ -42,13 +42,13 @@ PATHS = {
     for module in ("pathlib", "pathlib._local")
     for kind in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path")
 }
-# A single number of NumPy's, such as a threshold: scalar(dtype(code), bytes).
+# A single NumPy number, such as a threshold: scalar(dtype(code), bytes).
 SCALARS = ("numpy.core.multiarray scalar", "numpy._core.multiarray scalar")
-# An array of NumPy's, such as the state of its random numbers.
+# A NumPy array, such as the state of a random generator.
 RECONSTRUCT = ("numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct")
 NDARRAY = "numpy ndarray"
 DTYPE = "numpy dtype"
-ENCODE = "_codecs encode"  # how old pickles write bytes
+ENCODE = "_codecs encode"  # Old pickles write bytes with it.
 NUMBERS = ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b1")
 ALLOWED = {
     *(*STORAGES, TENSOR, TENSOR_WITHOUT_CLASS, UNTYPED_STORAGE, *PARAMETERS, *EMPTY_DICTS),
@@ -65,29 +65,29 @@ NOT_READ = {
     "torch ComplexFloatStorage": "an array of complex numbers",
     "torch ComplexDoubleStorage": "an array of complex numbers",
 }
-# Where the classes of networks are: `torch.save(network)` names them.
+# Modules with the classes of networks, which `torch.save(network)` names.
 NETWORK_CLASSES = ("torch.nn.modules.", "torch.nn.parallel.", "timm.models.", "transformers.models")
 MAX_ARGUMENTS = 16
 MAX_DIMENSIONS = 8
 MAX_NAME = 100
-# Elements and bytes that calls copy; a large checkpoint's take some 10,000.
+# Limit of elements and bytes that calls copy; a large checkpoint copies about 10,000.
 MAX_WORK = 1_000_000
 
 
 class Name(NamedTuple):
-    """Something of `ALLOWED` that the program has named."""
+    """A name of `ALLOWED` that the program uses."""
 
     name: str
 
 
 class Placeholder(NamedTuple):
-    """Stands for an object that is not read, such as a generator of random numbers."""
+    """Replaces an object that is not read, such as a random generator."""
 
     name: str
 
 
 class Storage(NamedTuple):
-    """A flat array in an entry of the archive; without a dtype its array is refused."""
+    """A flat array in an entry of the archive; an array without a dtype is refused."""
 
     dtype: np.dtype | None
     key: str
@@ -95,10 +95,10 @@ class Storage(NamedTuple):
 
 
 class Unfilled:
-    """An array of NumPy's between its call and its BUILD.
+    """A NumPy array between its call and its BUILD instruction.
 
     Attributes:
-        memo_keys: Where the memo refers to it.
+        memo_keys: Keys of the memo that refer to the array.
     """
 
     def __init__(self) -> None:
@@ -106,7 +106,12 @@ class Unfilled:
 
 
 class Calls:
-    """Makes plain values of what the program calls, and counts what that copies."""
+    """Computes plain values for the program's calls, and counts the copied elements and bytes.
+
+    Args:
+        read_storage: Returns the bytes of the storage with a key.
+        max_array_bytes: Limit of the bytes of all arrays together.
+    """
 
     def __init__(self, read_storage: Callable[[str], bytes], max_array_bytes: int):
         self._read_storage = read_storage
@@ -115,9 +120,9 @@ class Calls:
         self._work_left = MAX_WORK
 
     def call(self, called: Any, arguments: Any) -> Any:
-        """The value of a call; raises DataError where a checkpoint calls no such thing."""
+        """Returns the value of a call; raises DataError for a call that no checkpoint makes."""
         name = called.name if isinstance(called, Name | Placeholder) else type(called).__name__
-        # A pattern with `*_` copies the rest.
+        # The number of arguments is limited, because a pattern with `*_` copies the rest.
         fits = type(arguments) is tuple and len(arguments) <= MAX_ARGUMENTS
         if isinstance(called, Placeholder):
             return called
@@ -155,9 +160,9 @@ class Calls:
         )
 
     def build(self, target: Any, state: Any) -> Any:
-        """What `target` becomes by the state that it is given: options get their values.
+        """Returns `target` with a state applied: options get their values.
 
-        What PyTorch notes beside an ordered dict is left out.
+        PyTorch's metadata of an ordered dict is ignored.
         """
         if isinstance(target, Placeholder):
             return target
@@ -178,7 +183,7 @@ class Calls:
         raise DataError(f"it sets the state of a {type(target).__name__}")
 
     def spend(self, work: int) -> None:
-        """Counts elements or bytes that are copied; raises DataError beyond `MAX_WORK`."""
+        """Counts copied elements or bytes; raises DataError beyond `MAX_WORK`."""
         self._work_left -= work
         if self._work_left < 0:
             raise DataError("its pickle copies more than any checkpoint's does")
@@ -189,7 +194,7 @@ class Calls:
             raise DataError("its arrays are larger than the file")
 
     def _array_or_number(self, name: str, arguments: tuple[Any, ...]) -> Any:
-        """The value of such a call, or None where its arguments are others than a checkpoint's."""
+        """Returns the value of a call, or None if a checkpoint does not use such arguments."""
         match name, arguments:
             case _, (Storage() as storage, offset, tuple(shape), tuple(strides), *rest):
                 if storage.dtype is None:
@@ -221,7 +226,7 @@ class Calls:
             raise DataError(f"an array in it has shape {shape} and strides {strides}")
         size = math.prod(shape)
         last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
-        # bfloat16 becomes float32.
+        # bfloat16 becomes float32, which takes 4 bytes.
         narrow = storage.dtype == ml_dtypes.bfloat16
         self._spend_bytes(size * (4 if narrow else storage.dtype.itemsize))
         if size and last >= storage.size:
@@ -238,10 +243,10 @@ class Calls:
 
 
 def named(argument: str) -> Name | Placeholder | str:
-    """What the program may do with a name, "module attribute"; a dtype is its name as text.
+    """Returns what a name, "module attribute", stands for; a dtype becomes its name as text.
 
     Raises:
-        DataError: A checkpoint has no need of it.
+        DataError: No checkpoint needs this name.
     """
     if argument in ALLOWED:
         return Name(argument)
@@ -262,10 +267,10 @@ STORAGE_KEY = re.compile(r"\d{1,7}")
 
 
 def stored(description: Any) -> Storage:
-    """The storage that the program refers to.
+    """Returns the storage that the program refers to.
 
     Raises:
-        DataError: It is something else outside of the pickle.
+        DataError: The program refers to another object outside of the pickle.
     """
     match description:
         case ("storage", Name(name), str(key), str(), int(size)) if (
@@ -276,13 +281,13 @@ def stored(description: Any) -> Storage:
 
 
 def _join(parts: tuple[str, ...], separator: str) -> str:
-    """A path of its parts, of which the first may be a root."""
+    """Joins the parts of a path; the first part may be a root."""
     root = "".join(parts[:1]) if parts and parts[0].endswith(separator) else ""
     return root + separator.join(parts[1:] if root else parts)
 
 
 def _check_measures(offset: Any, shape: tuple[Any, ...], strides: tuple[Any, ...]) -> None:
-    """Raises DataError unless all are natural numbers, and few."""
+    """Raises DataError unless all values are natural numbers, and at most `MAX_DIMENSIONS`."""
     few = max(len(shape), len(strides)) <= MAX_DIMENSIONS
     if not few or not all(type(number) is int for number in (offset, *shape, *strides)):
         raise DataError("an array in it has a shape or strides that no array has")

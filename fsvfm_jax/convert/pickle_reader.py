@@ -1,9 +1,9 @@
-"""The pickle in a PyTorch file, read as a description of arrays and plain values.
+"""Reads the pickle in a PyTorch file as a description of arrays and plain values.
 
-A pickle is a program for a small stack machine that may call anything. A checkpoint's calls some
-twenty things, none of which needs Python's unpickler: here is that machine, `pickle_calls.py` has
-these few and no others, so nothing in a file can run. An instruction costs as much as its own bytes
-do, or what it copies is counted.
+A pickle is a program for a small stack machine that may call anything. A checkpoint's pickle calls
+about twenty functions, none of which needs Python's unpickler. This module implements the machine,
+and `pickle_calls.py` only those functions, so nothing in a file can run. The cost of an instruction
+is proportional to its bytes, or its copies are counted.
 """
 
 import warnings
@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 from fsvfm_jax.convert.pickle_calls import Calls, Unfilled, named, stored
 from fsvfm_jax.errors import DataError
 
-# From here on Python's whole numbers have hashes in common, which makes a dict of them slow.
+# Larger whole numbers have the same hashes as smaller ones in Python, which makes dicts slow.
 MAX_INTEGER_KEY = 2**61 - 2
-# A checkpoint's containers are nested some 10 deep.
+# The containers of a checkpoint are nested about 10 deep.
 MAX_DEPTH = 100
-# Values and characters of text in the result, written out; ViT-H with its optimizer has 110,000.
+# Limit of values and characters in the result, written out; ViT-H with its optimizer has 110,000.
 MAX_TREE = 1_000_000
 
-# What a wrong program makes of the stack, or writes in a name, can go wrong in any of these ways.
+# The errors that a wrong stack or a wrong name in a program can cause.
 NONSENSE = (
     *(IndexError, KeyError, TypeError, ValueError, AttributeError, OverflowError),
     DeprecationWarning,
@@ -38,25 +38,26 @@ CONTAINERS = (dict, list, tuple)
 def read_pickle(
     program: bytes, *, read_storage: Callable[[str], bytes], max_array_bytes: int
 ) -> Any:
-    """What the program describes: dicts, lists, tuples, plain values and NumPy arrays.
+    """Returns the content of a pickle: dicts, lists, tuples, plain values and NumPy arrays.
 
-    Options become dicts, sets lists, paths and devices text, bfloat16 becomes float32, exactly.
+    Options become dicts, sets become lists, paths and devices become text, and bfloat16 becomes
+    float32 without loss.
 
     Args:
         program: The pickle.
-        read_storage: The bytes of the storage with this key.
-        max_array_bytes: What all arrays together may take.
+        read_storage: Returns the bytes of the storage with a key.
+        max_array_bytes: Limit of the bytes of all arrays together.
 
     Raises:
-        DataError: The program names or does anything that a checkpoint's need not, copies, nests or
-            repeats more than any, or its arrays are not in their storages.
+        DataError: The program uses names or instructions that no checkpoint needs, copies, nests or
+            repeats more than any checkpoint does, or its arrays do not fit their storages.
     """
     machine = _Machine(Calls(read_storage, max_array_bytes))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", DeprecationWarning)  # of escapes in names
+            warnings.simplefilter("error", DeprecationWarning)  # for escapes in names
             for opcode, argument, _ in genops(program):
-                if opcode.name != "STOP":  # the last
+                if opcode.name != "STOP":  # the last instruction
                     machine.run(opcode.name, argument)
         content = machine.stack.pop()
     except NONSENSE as error:
@@ -67,7 +68,7 @@ def read_pickle(
 
 
 class _Machine:
-    """Stack and memo of a pickle; `run` does one instruction."""
+    """Stack and memo of a pickle; `run` executes one instruction."""
 
     def __init__(self, calls: Calls):
         self.stack: list[Any] = []
@@ -177,12 +178,12 @@ class _Tree(NamedTuple):
 
 
 def _check_tree(content: Any) -> None:
-    """Raises DataError where containers nest too deeply, contain themselves or repeat too often.
+    """Raises DataError if containers nest too deeply, contain themselves or repeat too often.
 
     A program of a few bytes can make a container whose items are the same container twice, and so
-    on: what writes out or compares such a value would never end. Each container is visited one
-    time, no matter how often it is contained; `trees` has None for those that are on the way from
-    `content` to the current one.
+    on: code that writes out or compares such a value would never end. Each container is visited
+    once, however often it is contained; `trees` maps the containers on the path from `content` to
+    the current container to None.
     """
     trees: dict[int, _Tree | None] = {}
     waiting = [content]

@@ -1,4 +1,4 @@
-"""A checkpoint at another image size: only the position tables depend on it."""
+"""Converts a checkpoint to another image size: only the position tables depend on it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ from fsvfm_jax.models.layers import sincos_positions
 def resize_positions(params: Mapping[str, Any], image_size: int) -> dict[str, Any]:
     """Returns the parameters with the position tables of another image size.
 
-    A table that is the sine-cosine one is made anew; any other (learnt, fine-tuned, zeros) is
+    A sine-cosine table is computed anew; any other table (learnt, fine-tuned, zeros) is
     interpolated, as PyTorch's `interpolate(mode="bicubic", align_corners=False)` does.
 
     Args:
@@ -23,8 +23,8 @@ def resize_positions(params: Mapping[str, Any], image_size: int) -> dict[str, An
         image_size: Side of the new images in pixels.
 
     Raises:
-        ConfigError: The patches do not divide `image_size`.
-        DataError: A table is not of a class token and a square of patches.
+        ConfigError: `image_size` is not divisible by the patch size.
+        DataError: A table is not that of a class token and a square of patches.
     """
     patch_size = round((np.shape(params["patch_embed"]["kernel"])[0] / 3) ** 0.5)
     if image_size < patch_size or image_size % patch_size:
@@ -45,8 +45,12 @@ def resize_table(
 ) -> Float[np.ndarray, "1 new_tokens D"]:
     """Returns a table for a class token and `side` x `side` patches; the class token's row stays.
 
+    Args:
+        table: The old table.
+        side: Patches along a side of the new image.
+
     Raises:
-        DataError: The table is not of a class token and a square of patches.
+        DataError: The table is not that of a class token and a square of patches.
     """
     _, tokens, width = table.shape
     old_side = round(max(tokens - 1, 0) ** 0.5)

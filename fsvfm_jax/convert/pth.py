@@ -1,8 +1,8 @@
-"""The reference's files, `.pth` and `.pth.tar`: read without trusting them, written as it reads.
+"""Reads and writes the reference's files, `.pth` and `.pth.tar`; files are read without trust.
 
-Such a file is a zip archive of raw arrays and one pickle, a small program that says how they hang
-together. Reading takes no PyTorch and runs nothing: `pickle_reader.py` knows the few things that a
-checkpoint's pickle does.
+Such a file is a zip archive of raw arrays and one pickle, a small program that describes their
+structure. Reading needs no PyTorch and executes nothing: `pickle_reader.py` implements the few
+instructions that a checkpoint's pickle uses.
 """
 
 import hashlib
@@ -29,13 +29,13 @@ FORMAT = "zip archive of PyTorch"
 
 
 class Pth(NamedTuple):
-    """A file's content.
+    """The content of a file.
 
     Attributes:
         state_dict: The network's arrays by the reference's names.
-        extra: Everything else, such as `optimizer`, `epoch`, `args` (a dict) or `threshold`.
-        sha256: Of the file.
-        network: Where in the file the network was; None for one that was not read from a file.
+        extra: All other entries, such as `optimizer`, `epoch`, `args` (a dict) or `threshold`.
+        sha256: SHA-256 of the file.
+        network: Place of the network in the file; None if it was not read from a file.
     """
 
     state_dict: dict[str, np.ndarray]
@@ -53,8 +53,8 @@ def read(path: str | os.PathLike[str], *, entry: str | None = None, branch: str 
         branch: As for `entries.find_network`.
 
     Raises:
-        DataError: The file is missing, of another format, damaged, or names or does anything that a
-            checkpoint need not.
+        DataError: The file is missing, of another format or damaged, or its pickle uses names or
+            instructions that no checkpoint needs.
         ConfigError: The file has no network under that entry.
     """
     path = Path(path)
@@ -79,13 +79,13 @@ def write(
     key: str = "model",
     extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes a file that the reference loads, strict.
+    """Writes a file that the reference loads with strict key checks.
 
     Args:
-        path: The file, replaced if it is there.
+        path: The file; an existing file is replaced.
         state_dict: Arrays by the reference's names.
-        key: What the reference calls it: "model", or "state_dict" for anti-spoofing.
-        extra: More entries; arrays in it become tensors.
+        key: The reference's key of the network: "model", or "state_dict" for anti-spoofing.
+        extra: Further entries; arrays in them become tensors.
 
     Raises:
         ConfigError: PyTorch is missing.
@@ -105,12 +105,12 @@ def write(
     try:
         torch.save({key: to_torch(dict(state_dict))} | to_torch(dict(extra or {})), unfinished)
         unfinished.replace(path)
-    except (OSError, RuntimeError) as error:  # PyTorch's own for a missing folder
+    except (OSError, RuntimeError) as error:  # RuntimeError: PyTorch's error for a missing folder.
         raise StorageError(f"{path} cannot be written ({error})") from error
 
 
 def _read_archive(path: Path, file: BinaryIO) -> Any:
-    """What the pickle of an undamaged zip archive describes."""
+    """Returns the content that the pickle of an undamaged zip archive describes."""
     head = file.read(HEAD_BYTES)
     if not head.startswith(b"PK\x03\x04"):
         raise DataError(
@@ -125,7 +125,7 @@ def _read_archive(path: Path, file: BinaryIO) -> Any:
             return read_pickle(
                 _read_entry(archive, pickle),
                 read_storage=lambda key: _read_entry(archive, f"{folder}data/{key}"),
-                # Twice for arrays that share memory, twice for bfloat16 as float32.
+                # A factor of 2 for arrays that share memory, and of 2 for bfloat16 as float32.
                 max_array_bytes=4 * file_bytes,
             )
     except DataError as error:
@@ -135,7 +135,7 @@ def _read_archive(path: Path, file: BinaryIO) -> Any:
 
 
 def _check_entries(path: Path, archive: zipfile.ZipFile, *, file_bytes: int) -> str:
-    """Returns the pickle's name; raises DataError unless all is as PyTorch writes it."""
+    """Returns the pickle's name; raises DataError unless the entries are those of PyTorch."""
     entries = archive.infolist()
     names = [entry.filename for entry in entries]
     pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
@@ -145,7 +145,7 @@ def _check_entries(path: Path, archive: zipfile.ZipFile, *, file_bytes: int) -> 
         raise DataError(f"{path} is an archive of NumPy: call it .npz")
     if len(pickles) != 1:
         raise DataError(f"{path} is a zip archive but no checkpoint of PyTorch")
-    # PyTorch does not compress: what unpacks to more than the file is made to fill memory.
+    # PyTorch does not compress: an archive that unpacks to more than its size is malicious.
     stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
     if not stored or sum(entry.file_size for entry in entries) > file_bytes:
         raise DataError(f"{path} is compressed or overlapping, as no checkpoint is")
@@ -161,7 +161,7 @@ def _check_entries(path: Path, archive: zipfile.ZipFile, *, file_bytes: int) -> 
 
 
 def _read_entry(archive: zipfile.ZipFile, name: str) -> bytes:
-    """The bytes of an entry, whose checksum is right."""
+    """Returns the bytes of an entry after a check of its checksum."""
     try:
         return archive.read(name)
     except zipfile.BadZipFile as error:

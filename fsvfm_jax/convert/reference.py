@@ -1,9 +1,9 @@
-"""The reference's parameter names (PyTorch) beside ours, both ways, in NumPy.
+"""Converts between the reference's parameter names (PyTorch) and ours, in NumPy.
 
-A PyTorch linear weight is [out, in] and ours [in, out]; a patch embedding is [out, 3, p, p] there
-and a linear layer over (row, column, channel) here; blocks are numbered there and stacked on
-axis 0 here. Trees may be a student's, a teacher's, an encoder's or a detector's, or gradients
-(position tables missing).
+A linear weight is [out, in] in PyTorch and [in, out] here. A patch embedding is [out, 3, p, p] in
+PyTorch and a linear layer over (row, column, channel) here. Blocks are numbered in PyTorch and
+stacked on axis 0 here. A tree may be that of a student, a teacher, an encoder or a detector, or
+contain gradients (without position tables).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
@@ -16,10 +16,10 @@ from fsvfm_jax.errors import DataError
 
 
 class Layout(NamedTuple):
-    """How one array is laid out again, from the reference's and to it.
+    """Conversion of one array's layout, from the reference's and to it.
 
     Attributes:
-        to_ours: From the reference's array to ours.
+        to_ours: Converts the reference's array to ours.
         to_reference: The inverse.
         ndim: Dimensions of the reference's array.
     """
@@ -30,7 +30,7 @@ class Layout(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One array: the part of a network it belongs to, its two names, its layout, its block."""
+    """One array: the part of the network it belongs to, its two names, its layout, its block."""
 
     part: str
     ours: str
@@ -50,11 +50,12 @@ LINEAR = Layout(np.transpose, np.transpose, 2)
 PATCHES = Layout(
     lambda x: x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0]), _patch_kernel_to_reference, 4
 )
-# No array but a stack of blocks, whose arrays are BLOCK_TABLE's.
+# The layout of a stack of blocks, whose arrays are in BLOCK_TABLE.
 STACK = None
 
-# part, ours, reference, layout; in the order of the reference's keys. In a stack, ours is
-# `<stack>/<name>` with the blocks on axis 0, theirs `<stack>.<i>.<name>`, names of BLOCK_TABLE.
+# Columns: part, our name, the reference's name, layout. The rows are in the order of the
+# reference's keys. Arrays of a stack have the names of BLOCK_TABLE: ours are `<stack>/<name>` with
+# the blocks on axis 0, the reference's `<stack>.<i>.<name>`.
 TABLE = (
     ("encoder", "cls_token", "cls_token", TOKENS),
     ("encoder", "pos_embed", "pos_embed", TOKENS),
@@ -119,9 +120,9 @@ BLOCK_TABLE = (
     ("mlp/fc2/kernel", "mlp.fc2.weight", LINEAR),
     ("mlp/fc2/bias", "mlp.fc2.bias", VECTOR),
 )
-# Blocks of a stack; the largest network has 32.
+# Limit of the blocks in a stack; the largest network has 32.
 MAX_DEPTH = 1000
-# Networks by the parts they have, all whole.
+# The kinds of networks, with the sets of parts that they have; each part must be complete.
 NETWORKS = {
     "encoder": ({"encoder", "norm"},),
     "teacher": ({"encoder", "norm", "teacher"},),
@@ -135,9 +136,9 @@ NETWORKS = {
         {"encoder", "fc_norm", "head", "adapter", "fas"},
     ),
 }
-# An anti-spoofing file has this before every key but those of its own head, ...
+# The prefix of all keys of an anti-spoofing file, except those of its head.
 FAS_PREFIX = "backbone.vit."
-# ... and keeps its embedder a second time.
+# An anti-spoofing file contains its embedder twice, under these keys too.
 FAS_COPIES = {
     f"embedder.bottleneck_layer.0.{name}": f"embedder.bottleneck_layer_fc.{name}"
     for name in ("weight", "bias")
@@ -145,7 +146,7 @@ FAS_COPIES = {
 
 
 def to_params(state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Turns the reference's names and layouts into our nested tree, values and dtypes unchanged.
+    """Converts the reference's names and layouts to our nested tree; values and dtypes stay.
 
     Raises:
         DataError: The keys are not those of one of the reference's networks, or an array has a
@@ -175,10 +176,10 @@ def to_params(state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def to_state_dict(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The inverse of `to_params`, in the order of the reference's keys.
+    """Converts our tree to the reference's names and order of keys: the inverse of `to_params`.
 
     Raises:
-        DataError: A parameter is not one of the reference's networks'.
+        DataError: A parameter does not belong to the reference's networks.
     """
     flat = traverse_util.flatten_dict(dict(params), sep="/")
     depths = {name.split("/")[0]: len(x) for name, x in flat.items() if "blocks/" in name}
@@ -205,10 +206,10 @@ def to_state_dict(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def kind(params: Mapping[str, Any]) -> str:
-    """Which of `NETWORKS` a tree of ours is.
+    """Returns which of `NETWORKS` a tree is.
 
     Raises:
-        DataError: None of them.
+        DataError: The tree is none of them.
     """
     flat = traverse_util.flatten_dict(dict(params), sep="/")
     parts = {row.part for row in _rows(lambda stack: 1, "") if row.ours in flat}
@@ -219,7 +220,7 @@ def kind(params: Mapping[str, Any]) -> str:
 
 
 def _rows(depth_of: Callable[[str], int], prefix: str) -> Iterator[Row]:
-    """Every array that a network of these depths can have, in the order of the reference's keys."""
+    """Yields all arrays that a network of these depths can have, in the reference's order."""
     for part, ours, reference, layout in TABLE:
         before = "" if part == "fas" else prefix
         if layout is not None:
@@ -237,14 +238,14 @@ def _depth(state_dict: Mapping[str, np.ndarray], start: str) -> int:
 
 
 def check_depth(name: str, depth: int) -> int:
-    """Returns the depth of a stack of blocks; raises DataError if no network is so deep."""
+    """Returns the depth of a stack of blocks; raises DataError if it exceeds `MAX_DEPTH`."""
     if depth > MAX_DEPTH:
         raise DataError(f"{name!r} has {depth} blocks, and not {MAX_DEPTH} at most")
     return depth
 
 
 def _check_keys(state_dict: Mapping[str, np.ndarray], rows: Sequence[Row]) -> None:
-    """Compares with the network that differs least, whose keys must all be there and no others."""
+    """Raises DataError if the keys differ from those of the most similar network."""
     keys = state_dict.keys()
 
     def differences(parts: Set[str]) -> tuple[list[str], list[str]]:

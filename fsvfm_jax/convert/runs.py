@@ -1,4 +1,4 @@
-"""Training runs of ours: their config, data, checkpoints and origin, as their workdir has them."""
+"""Reads training runs of this project from their workdir: config, data, checkpoints and origin."""
 
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypedDict
@@ -21,12 +21,12 @@ from fsvfm_jax.run.integrity import MANIFEST_FILE
 from fsvfm_jax.run.origin import ORIGIN_FILE
 from fsvfm_jax.train_state import TrainState
 
-# What other libraries raise where a config of the wrong types is used.
+# The errors of other libraries for a config with wrong types.
 ODD_CONFIG = (KeyError, AttributeError, TypeError, ValueError, ArithmeticError)
 
 
 class Origin(TypedDict):
-    """Content of a workdir's origin.json: what its run started from."""
+    """The content of a workdir's origin.json: the weights that its run started from."""
 
     source: str | None
     source_sha256: str | None
@@ -34,29 +34,29 @@ class Origin(TypedDict):
 
 
 class RunData(TypedDict):
-    """The part of a run's fingerprint that is read here."""
+    """The part of a run's fingerprint that this module reads."""
 
     dataset: str
     images: Annotated[int, Meta(ge=1)]
 
 
 class RunFingerprint(TypedDict):
-    """The part of a workdir's fingerprint.json that is read here."""
+    """The part of a workdir's fingerprint.json that this module reads."""
 
     fingerprint: RunData
 
 
 class Run(NamedTuple):
-    """A training run of ours at a checkpoint.
+    """A training run of this project at a checkpoint.
 
     Attributes:
-        state: The state.
-        config: Resolved.
+        state: The training state.
+        config: The resolved config.
         stats: Mean and deviation that normalise the images.
-        epoch: The last one that was finished, from 0; -1 before.
-        dataset_fingerprint: Of its set.
-        sha256: Of the checkpoint's manifest, which lists the hashes of all its files.
-        license: Of the weights that it started from, if there were any and it is known.
+        epoch: The last finished epoch, from 0; -1 if none is finished.
+        dataset_fingerprint: Fingerprint of the training set.
+        sha256: SHA-256 of the checkpoint's manifest, which contains the hashes of all its files.
+        license: Licence of the weights that the run started from, if any and if known.
     """
 
     state: TrainState
@@ -69,17 +69,17 @@ class Run(NamedTuple):
 
 
 def is_run(path: Path) -> bool:
-    """Whether it is a workdir of ours that has checkpoints."""
+    """Returns whether a path is a workdir of this project that has checkpoints."""
     return (path / "checkpoints").is_dir()
 
 
 def origin_license(workdir: Path) -> str | None:
     """Returns the licence of the weights that a run started from.
 
-    It is None where there were no such weights, or their licence is not known.
+    It is None if there were no such weights, or their licence is unknown.
 
     Raises:
-        DataError: The file that contains it is damaged.
+        DataError: The file that contains the licence is damaged.
     """
     file = workdir / ORIGIN_FILE
     if not file.exists():
@@ -88,10 +88,10 @@ def origin_license(workdir: Path) -> str | None:
 
 
 def run_config(workdir: Path) -> ConfigDict:
-    """The resolved config of a training run of ours.
+    """Returns the resolved config of a training run of this project.
 
     Raises:
-        DataError: The workdir holds none, or one that no run can have.
+        DataError: The workdir contains no config, or one that no run can have.
     """
     file = workdir / "config.json"
     if not file.exists():
@@ -108,24 +108,24 @@ def run_config(workdir: Path) -> ConfigDict:
 
 
 def run_data(workdir: Path) -> RunData:
-    """What the fingerprint of a training run of ours says of its data.
+    """Returns the part of a run's fingerprint that describes its data.
 
     Raises:
-        DataError: The workdir has none.
+        DataError: The workdir has no fingerprint.
     """
     file = workdir / FINGERPRINT_FILE
     return read_json(file, RunFingerprint, what="a run's fingerprint")["fingerprint"]
 
 
 def read_run(workdir: Path, *, step: int | None = None) -> Run:
-    """A checkpoint of a workdir, by the config and statistics stored in it.
+    """Reads a checkpoint of a workdir, with the config and statistics stored there.
 
     Args:
-        workdir: Of the run, which may be going on.
-        step: Which; None is the newest.
+        workdir: Workdir of the run, which may still be training.
+        step: Step of the checkpoint; None for the newest.
 
     Raises:
-        DataError: The workdir holds no run, or not whole.
+        DataError: The workdir contains no run, or an incomplete one.
         ConfigError: There is no checkpoint of that step, or it is damaged.
     """
     config = run_config(workdir)

@@ -1,4 +1,4 @@
-"""Safetensors files, whose header is checked before the library reads them."""
+"""Reads and writes safetensors files; their header is checked before the library reads them."""
 
 import json
 import math
@@ -16,8 +16,8 @@ from fsvfm_jax.errors import DataError, StorageError
 from fsvfm_jax.host.json_files import unique
 from fsvfm_jax.host.plain_files import open_plain
 
-MAX_FILE_BYTES = 2**33  # 2.5 GB are ViT-H in float32.
-# The largest network's header takes 100 kB; what Python makes of it takes some 50 times as much.
+MAX_FILE_BYTES = 2**33  # ViT-H in float32 takes 2.5 GB.
+# The largest network's header takes 100 kB; as Python objects it takes about 50 times as much.
 MAX_HEADER_BYTES = 2**20
 MAX_DIMENSIONS = 8
 ITEM_BYTES = {
@@ -35,11 +35,11 @@ ITEM_BYTES = {
 
 
 def load_safetensors(path: Path, *, sha256: str | None = None) -> dict[str, np.ndarray]:
-    """Reads all arrays of a file: names, values and dtypes as they are there.
+    """Reads all arrays of a file, with their stored names, values and dtypes.
 
     Args:
         path: The file.
-        sha256: What its hash must be; None is any.
+        sha256: The expected hash of the file; None for any.
 
     Raises:
         DataError: The file cannot be read, has another hash, or its header does not describe
@@ -59,27 +59,33 @@ def save_safetensors(
 ) -> None:
     """Writes arrays and metadata; the same input gives the same bytes.
 
+    Args:
+        path: The file.
+        arrays: The arrays by name.
+        metadata: Text by name.
+
     Raises:
         StorageError: The file cannot be written.
     """
-    # The library writes an array's memory as it lies, strides left aside.
+    # The library writes an array's memory as it is and ignores strides.
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     try:
-        # Not by `save_file`, whose files nobody else may read.
+        # `save_file` is not used, because only the owner may read its files.
         path.write_bytes(save(contiguous, metadata=dict(metadata)))
     except (OSError, SafetensorError) as error:
         raise StorageError(f"{path} cannot be written ({error})") from error
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """Reads and checks what a file says of itself, without reading its arrays.
+    """Reads and checks the header of a file, without reading its arrays.
 
     Returns:
-        For each array its `dtype`, `shape` and `data_offsets`; and `__metadata__`, if any.
+        The `dtype`, `shape` and `data_offsets` of each array by its name; and `__metadata__`, if
+        any.
 
     Raises:
-        DataError: The file is no safetensors file, or its header is not one that describes exactly
-            the bytes that follow: each of them once.
+        DataError: The file is not a safetensors file, or its header does not describe every byte
+            that follows exactly once.
     """
     try:
         with open_plain(path, max_bytes=MAX_FILE_BYTES) as file:
@@ -125,7 +131,7 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def _span(path: Path, name: str, entry: Any) -> tuple[int, int]:
-    """Where an array begins and ends; raises DataError if that is not as its shape says."""
+    """Returns where an array begins and ends; raises DataError if that does not fit its shape."""
     entry = entry if isinstance(entry, dict) else {}
     dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
     if isinstance(dtype, str) and dtype not in ITEM_BYTES:

@@ -1,4 +1,4 @@
-"""Safetensors in several files, as transformers writes a large network: an index names them."""
+"""Reads safetensors in several files with an index, as transformers writes large networks."""
 
 import hashlib
 import re
@@ -33,10 +33,11 @@ def read_index(path: Path) -> tuple[dict[str, list[str]], float | None]:
     """Reads an index file.
 
     Returns:
-        The names of the arrays in each file, and the bytes of all arrays if the index has them.
+        The names of the arrays in each file, and the bytes of all arrays if the index contains
+        them.
 
     Raises:
-        DataError: The index cannot be read, or names a file that is not plainly beside it.
+        DataError: The index cannot be read, or names a file that is not directly beside it.
     """
     try:
         index = read_json(path, _Index)
@@ -57,14 +58,15 @@ def read_index(path: Path) -> tuple[dict[str, list[str]], float | None]:
 
 
 def read_headers(path: Path) -> dict[str, Any]:
-    """Reads and checks the headers of all files that an index names, without their arrays.
+    """Reads and checks the headers of all files in an index, without their arrays.
 
     Returns:
-        For each array its `dtype`, `shape` and `data_offsets`.
+        The `dtype`, `shape` and `data_offsets` of each array by its name.
 
     Raises:
-        DataError: As `read_index` and `safetensors.read_header`, or a file has other arrays than
-            the index says, or all together have another size, or one larger than any network's.
+        DataError: As for `read_index` and `safetensors.read_header`; or a file has other arrays
+            than in the index; or all arrays together have another size than in the index, or more
+            bytes than any network.
     """
     files, total_size = read_index(path)
     headers: dict[str, Any] = {}
@@ -87,10 +89,10 @@ def read_headers(path: Path) -> dict[str, Any]:
 
 
 def load_sharded(path: Path) -> dict[str, np.ndarray]:
-    """Reads the arrays of all files that an index names, after all headers were checked.
+    """Reads the arrays of all files in an index, after a check of all headers.
 
     Raises:
-        DataError: As `read_headers` and `load_safetensors`.
+        DataError: As for `read_headers` and `load_safetensors`.
     """
     read_headers(path)
     arrays: dict[str, np.ndarray] = {}
@@ -100,7 +102,7 @@ def load_sharded(path: Path) -> dict[str, np.ndarray]:
 
 
 def sharded_sha256(path: Path) -> str:
-    """SHA-256 of the list of hashes and names of the files, in the order of their names."""
+    """Returns the SHA-256 of the list of the files' hashes and names, in the order of the names."""
     files, _ = read_index(path)
     lines = [f"{file_sha256(path.with_name(file))}  {file}\n" for file in sorted(files)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()

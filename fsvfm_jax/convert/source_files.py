@@ -1,4 +1,4 @@
-"""Files of weights and what is beside them, which may come from a stranger: opened with limits."""
+"""Reads files of weights, and files beside them, from untrusted sources: opened with limits."""
 
 import hashlib
 from pathlib import Path
@@ -8,7 +8,7 @@ from fsvfm_jax.errors import DataError
 from fsvfm_jax.host import json_files
 from fsvfm_jax.host.plain_files import open_plain
 
-# ViT-H with decoders and optimizer takes 9 GB.
+# The weights of ViT-H with decoders and optimizer take 9 GB.
 MAX_WEIGHTS_BYTES = 2**34
 
 
@@ -21,7 +21,7 @@ def read_json(path: Path, schema: Any, *, what: str) -> Any:
         what: What the file should be, as the end of a sentence, such as "that of a run".
 
     Raises:
-        DataError: The file is missing, no plain file, or has no such value.
+        DataError: The file is missing, is not a plain file, or contains no such value.
     """
     try:
         return json_files.read_json(path, schema)
@@ -35,7 +35,7 @@ def file_sha256(path: Path) -> str:
     """Returns the SHA-256 of a file, in hexadecimal.
 
     Raises:
-        DataError: The file is missing, no plain file, or larger than any file of weights.
+        DataError: The file is missing, is not a plain file, or is larger than any file of weights.
     """
     try:
         with open_plain(path, max_bytes=MAX_WEIGHTS_BYTES) as file:

@@ -1,7 +1,7 @@
-"""Encoders that others trained, under timm's parameter names (MAE's are the same), in NumPy.
+"""Converts encoders with timm's parameter names (MAE's are the same) to ours, in NumPy.
 
-timm's names of a plain vision transformer are the reference's, so the reference's table serves
-here. Heads and decoders are left out; what would make the network another one is refused.
+timm's names of a plain vision transformer are the reference's, so this module uses the reference's
+table. Heads and decoders are dropped; arrays of a different kind of network are refused.
 """
 
 import re
@@ -19,18 +19,19 @@ from fsvfm_jax.models.adapter import Detector
 Params = dict[str, Any]
 StateDict = Mapping[str, np.ndarray]
 
-# What stands on an encoder or beside it. `fc_norm` is a norm of pooled features, not of tokens.
+# Parts that do not belong to the encoder. `fc_norm` is a norm of pooled features, not of tokens.
 OTHER_PARTS = re.compile(r"(head|fc_norm|mask_token|decoder_\w+)(\..+)?")
-NAMED = 3  # of the keys that differ, in an error
+NAMED = 3  # differing keys in an error
 
 
 def to_encoder(state_dict: StateDict) -> Params:
-    """Turns timm's or MAE's names and layouts into our encoder's parameters, float32.
+    """Converts timm's or MAE's names and layouts to our encoder's parameters, float32.
 
-    The number of heads is in no state dict: timm's own ViT-S has 6, ours 12.
+    No state dict contains the number of heads: timm's own ViT-S has 6, ours 12.
 
     Raises:
-        DataError: It is no plain vision transformer with class token, positions and final norm.
+        DataError: The network is not a plain vision transformer with class token, positions and
+            final norm.
     """
     kept = {key: array for key, array in state_dict.items() if not OTHER_PARTS.fullmatch(key)}
     blank = blank_encoder(
@@ -50,10 +51,16 @@ def blank_encoder(
     patches: np.ndarray | None,
     depth: int,
 ) -> Params:
-    """What an encoder's parameters look like whose measures these arrays show; takes no memory.
+    """Returns an encoder's tree of zeros, with the measures of these arrays; it takes no memory.
+
+    Args:
+        cls_token: The class token, [1, 1, D].
+        positions: The position table, [1, 1 + N, D].
+        patches: The kernel of the patch embedding, [D, 3, P, P].
+        depth: Number of blocks.
 
     Raises:
-        DataError: An array is missing or not of the form that a plain vision transformer has.
+        DataError: An array is missing, or has a form that a plain vision transformer does not have.
     """
     for name, array, form in (
         ("class token", cls_token, "[1, 1, D]"),
@@ -72,7 +79,7 @@ def blank_encoder(
         patch_size=patch_size,
         width=width,
         depth=depth,
-        num_heads=1,  # is in no shape
+        num_heads=1,  # It is in no shape.
         pool="token",
     )
     shapes = jax.eval_shape(model.init_params, jax.random.key(0))
@@ -81,10 +88,10 @@ def blank_encoder(
 
 
 def count_blocks(state_dict: StateDict, prefix: str) -> int:
-    """Returns how many numbers follow `prefix` in the keys.
+    """Returns how many different numbers follow `prefix` in the keys.
 
     Raises:
-        DataError: There are more than any network has.
+        DataError: There are more blocks than in any network.
     """
     pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
     blocks = {match[1] for key in state_dict if (match := pattern.match(key))}
@@ -92,11 +99,12 @@ def count_blocks(state_dict: StateDict, prefix: str) -> int:
 
 
 def as_float32(params: Params) -> Params:
+    """Returns the parameters as float32."""
     return jax.tree.map(lambda x: np.asarray(x, np.float32), params)
 
 
 def check_keys(state_dict: StateDict, expected: StateDict) -> None:
-    """Raises DataError naming the first keys that are missing, not expected, or of other shapes."""
+    """Raises DataError with the first keys that are missing, unexpected, or of another shape."""
     reshaped = [
         f"{key} {state_dict[key].shape} instead of {expected[key].shape}"
         for key in sorted(expected.keys() & state_dict.keys())

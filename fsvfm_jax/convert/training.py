@@ -1,8 +1,8 @@
-"""A reference run's files and our state to go on training from, both ways.
+"""Converts between a reference run's files and our training state.
 
-The reference's optimizer numbers its parameters instead of naming them: first those that are not
-decayed (biases and other vectors), then the others, each in the order of the model's keys, the
-fixed position tables left out.
+The reference's optimizer numbers its parameters: first those that are not decayed (biases and other
+vectors), then the others, each group in the order of the model's keys, without the fixed position
+tables.
 """
 
 from collections.abc import Mapping
@@ -19,20 +19,20 @@ from fsvfm_jax.errors import DataError
 from fsvfm_jax.models.fsvfm import POSITION_TABLES, Params, split_positions
 from fsvfm_jax.train_state import TrainState
 
-# optax's names of the moments and PyTorch's.
+# Names of the moments in optax and in PyTorch.
 MOMENTS = (("mu", "exp_avg"), ("nu", "exp_avg_sq"))
 ADAM_EPSILON = 1e-8
-# What goes wrong with whatever else is found in its place.
+# The errors that a value which is not an optimizer's state can cause.
 NOT_AN_OPTIMIZER = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 
 class ReferenceRun(NamedTuple):
-    """What `pth.write` needs for a student's and a teacher's file.
+    """The content of a student's and a teacher's file, for `pth.write`.
 
     Attributes:
         student: The student's state dict.
-        teacher: The teacher's.
-        optimizer: The optimizer's state, which goes into both files under "optimizer".
+        teacher: The teacher's state dict.
+        optimizer: The optimizer's state, which both files contain under "optimizer".
     """
 
     student: dict[str, np.ndarray]
@@ -41,18 +41,18 @@ class ReferenceRun(NamedTuple):
 
 
 def to_train_state(student: Pth, teacher: Pth, *, tx: optax.GradientTransformation) -> TrainState:
-    """The state that a reference run stopped in, optimizer included.
+    """Returns the state in which a reference run stopped, with its optimizer state.
 
     Args:
-        student: Of `checkpoint-N.pth`.
-        teacher: Of `checkpoint-te-N.pth`.
-        tx: The optimizer that training goes on with, of `optim.make_optimizer`.
+        student: Content of `checkpoint-N.pth`.
+        teacher: Content of `checkpoint-te-N.pth`.
+        tx: The optimizer that continues the training, from `optim.make_optimizer`.
 
     Returns:
         The state, float32; its step is the number of updates that the optimizer has made.
 
     Raises:
-        DataError: A file is of another network, or has no optimizer state that fits it.
+        DataError: A file contains another network, or no optimizer state that fits the network.
     """
     params = _read_params(student.state_dict, "student")
     teacher_params = _read_params(teacher.state_dict, "teacher")
@@ -65,13 +65,13 @@ def to_train_state(student: Pth, teacher: Pth, *, tx: optax.GradientTransformati
 def from_train_state(
     state: TrainState, *, learning_rate: float, betas: tuple[float, float], weight_decay: float
 ) -> ReferenceRun:
-    """The inverse of `to_train_state`; the optimizer's settings are those of the config.
+    """Converts our state to a reference run: the inverse of `to_train_state`.
 
     Args:
         state: The state.
-        learning_rate: The peak; the reference sets its optimizer's anew at every step.
+        learning_rate: The peak; the reference's training sets the rate anew at every step.
         betas: Decay rates of the two moments.
-        weight_decay: Of the decayed group.
+        weight_decay: Weight decay of the decayed group.
     """
     student = reference.to_state_dict(state.params)
     by_moment = {
@@ -101,15 +101,15 @@ def from_train_state(
 
 
 def number_of_updates(file: Pth) -> int | None:
-    """How many the optimizer in a file has made; None where there is none.
+    """Returns how many updates the optimizer in a file has made; None without an optimizer.
 
     Raises:
-        DataError: It is no optimizer's state.
+        DataError: The entry is not an optimizer's state.
     """
     if "optimizer" not in file.extra:
         return None
     try:
-        entries = file.extra["optimizer"]["state"].values()  # none, in some detectors' files
+        entries = file.extra["optimizer"]["state"].values()  # Some detectors' files have none.
         return max((int(entry["step"]) for entry in entries), default=None)
     except NOT_AN_OPTIMIZER as error:
         raise DataError(f"the file's optimizer state makes no sense ({error!r})") from error
@@ -131,7 +131,7 @@ def _read_params(state_dict: Mapping[str, np.ndarray], wanted: str) -> Params:
 
 
 def _read_optimizer(student: Pth) -> tuple[dict[str, Params], jax.Array]:
-    """The moments as trees of ours, and the number of updates."""
+    """Returns the moments as trees of ours, and the number of updates."""
     groups = _groups(student.state_dict)
     names = [name for group in groups for name in group]
     try:
@@ -168,7 +168,7 @@ def _read_optimizer(student: Pth) -> tuple[dict[str, Params], jax.Array]:
 
 
 def _groups(state_dict: Mapping[str, np.ndarray]) -> tuple[list[str], list[str]]:
-    """Names in the optimizer's order: not decayed, decayed."""
+    """Returns the names in the optimizer's order: those not decayed, then those decayed."""
     trained = [name for name in state_dict if name not in POSITION_TABLES]
     vectors = [name for name in trained if state_dict[name].ndim == 1]
     return vectors, [name for name in trained if state_dict[name].ndim > 1]

@@ -1,4 +1,4 @@
-"""Starting weights of a training run, from `config.init`: weights only, at step 0."""
+"""Loads the starting weights of a training run from `config.init`: only weights, at step 0."""
 
 import logging
 from pathlib import Path
@@ -24,26 +24,26 @@ logger = logging.getLogger(__name__)
 
 
 class WarmStart(NamedTuple):
-    """A state at step 0 with weights from elsewhere, and what is known of where they are from."""
+    """A state at step 0 with loaded weights, and the origin of the weights."""
 
     state: TrainState
     origin: dict[str, Any]
 
 
 def load_weights(state: TrainState, *, init: ConfigDict, model: ConfigDict) -> WarmStart:
-    """Puts weights from elsewhere into a fresh state; what they lack stays as it was drawn.
+    """Puts loaded weights into a new state; weights that are missing stay random.
 
     Args:
-        state: At step 0.
+        state: The state at step 0.
         init: The config's init section.
-        model: The config's model section; it tells numbers of heads, which no array does.
+        model: The config's model section, which contains the numbers of heads; no array does.
 
     Returns:
-        The state with those weights, every array where it was, and their origin.
+        The state with those weights, each array with its sharding, and their origin.
 
     Raises:
-        DataError: The weights cannot be read or are of another network.
-        ConfigError: The teacher is asked for and there is none, or the weights are known to be of
+        DataError: The weights cannot be read or belong to another network.
+        ConfigError: The teacher is asked for and there is none, or the weights are known to have
             another number of heads.
     """
     path, heads = Path(init.params), {name: model[name] for name in HEADS}
@@ -53,7 +53,7 @@ def load_weights(state: TrainState, *, init: ConfigDict, model: ConfigDict) -> W
     if init.teacher == "checkpoint":
         logger.warning(
             "config.init.teacher = 'checkpoint': the teachers of released checkpoints were never"
-            " updated, they are as they were drawn; 'student' starts from what was learnt"
+            " updated and have random weights; with 'student' the teacher copies trained weights"
         )
         beside = _teacher_of(path)
         theirs = _read(beside, branch="teacher", entry=init.entry, heads=heads)
@@ -65,20 +65,20 @@ def load_weights(state: TrainState, *, init: ConfigDict, model: ConfigDict) -> W
 
 
 def load_encoder(state: TrainState, config: ConfigDict) -> WarmStart:
-    """Puts an encoder from elsewhere into a detector's fresh state; its heads stay as drawn.
+    """Puts a loaded encoder into a detector's new state; the heads stay random.
 
-    The final norm of the encoder is taken where the class token is pooled, and only there.
+    The final norm of the encoder is used only if the class token is pooled.
 
     Args:
-        state: At step 0.
-        config: Resolved.
+        state: The state at step 0.
+        config: The resolved config.
 
     Returns:
-        The state with those weights, every array where it was, and their origin.
+        The state with those weights, each array with its sharding, and their origin.
 
     Raises:
-        DataError: The weights cannot be read or are of another network.
-        ConfigError: They are known to be of another number of heads.
+        DataError: The weights cannot be read or belong to another network.
+        ConfigError: The weights are known to have another number of heads.
     """
     source = _read_for(config.model, config.init)
     encoder = encoder_subset(source.params)
@@ -88,10 +88,10 @@ def load_encoder(state: TrainState, config: ConfigDict) -> WarmStart:
 
 
 def starting_stats(config: ConfigDict) -> Stats | None:
-    """Mean and deviation that the weights of `config.init` were made with; None without weights.
+    """Returns mean and deviation that the weights of `config.init` need; None without weights.
 
     Raises:
-        ConfigError: They do not tell. Those of the faces at hand would be others.
+        ConfigError: They are unknown. The mean and deviation of the run's own faces would differ.
     """
     if not config.init.params:
         return None
@@ -105,7 +105,7 @@ def starting_stats(config: ConfigDict) -> Stats | None:
 
 
 def _read_for(model: ConfigDict, init: ConfigDict) -> Source:
-    """The weights, if they may be of that network by the number of its heads."""
+    """Reads the weights; raises ConfigError if their number of heads differs from the config's."""
     path, heads = Path(init.params), {name: model[name] for name in HEADS if name in model}
     source = _read(path, branch=init.branch, entry=init.entry, heads=heads)
     for name, number in source.model.items():
@@ -118,7 +118,7 @@ def _read_for(model: ConfigDict, init: ConfigDict) -> Source:
 
 
 def _read(path: Path, *, branch: str, entry: str, heads: dict[str, int]) -> Source:
-    """Heads that nothing in the source tells are taken from the config, with a warning."""
+    """Reads weights; if their number of heads is unknown, the config's is used, with a warning."""
     try:
         return read_source(path, branch=branch, entry=entry, told={})
     except UnknownHeads as error:
@@ -133,7 +133,10 @@ def _read(path: Path, *, branch: str, entry: str, heads: dict[str, int]) -> Sour
 
 
 def _teacher_of(path: Path) -> Path:
-    """A workdir holds both; a reference's checkpoint-N.pth has checkpoint-te-N.pth beside it."""
+    """Returns the path of the teacher's weights.
+
+    A workdir contains both; a reference's checkpoint-N.pth has checkpoint-te-N.pth beside it.
+    """
     if is_run(path):
         return path
     beside = path.with_name(path.name.replace("checkpoint-", "checkpoint-te-"))
@@ -146,11 +149,11 @@ def _teacher_of(path: Path) -> Path:
 
 
 def _replace(params: Params, weights: dict[str, Any], path: Path) -> Params:
-    """The tree with the arrays that `weights` has, heads of detectors left aside.
+    """Returns the tree with the arrays of `weights`, except for heads of detectors.
 
     Raises:
         DataError: An array has another shape.
-        ConfigError: The processes have read other weights, each at a path of its own.
+        ConfigError: The processes have read different weights, each from a path of its own.
     """
     flat = traverse_util.flatten_dict(params, sep="/")
     theirs = traverse_util.flatten_dict(weights, sep="/")
@@ -164,12 +167,14 @@ def _replace(params: Params, weights: dict[str, Any], path: Path) -> Params:
             )
     check_same_arrays(used, what="weights (config.init.params)")
     fresh = sorted({name.split("/")[0] for name in flat.keys() - used.keys()})
-    logger.info("weights from %s%s", path, f"; new are {', '.join(fresh)}" if fresh else "")
+    logger.info(
+        "weights from %s%s", path, f"; random weights for {', '.join(fresh)}" if fresh else ""
+    )
     return traverse_util.unflatten_dict(flat | used, sep="/")
 
 
 def _put(params: Params, like: Params) -> Params:
-    """Float32 arrays where those of `like` are; copies, since a step gives its arguments away."""
+    """Returns float32 copies with the shardings of `like`; a step donates its arguments."""
 
     def put(x: np.ndarray | jax.Array, old: jax.Array) -> jax.Array:
         if isinstance(x, jax.Array):

@@ -1,4 +1,4 @@
-"""Weights wherever they come from: our runs, our folders, the reference, other libraries."""
+"""Reads weights of all kinds: our runs, our folders, the reference's files, other libraries."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -24,7 +24,7 @@ from fsvfm_jax.errors import ConfigError, DataError
 
 LOG = logging.getLogger(__name__)
 
-# Under it a `.pth` of ours says what the reference's files do not.
+# The key in our `.pth` files for values that the reference's files do not contain.
 OUR_KEY = "fsvfm_jax"
 
 
@@ -33,9 +33,9 @@ class Source(NamedTuple):
 
     Attributes:
         params: A tree of ours: student, teacher, encoder or detector.
-        model: Measures of its network, as `convert.measures` gives them.
-        facts: Fields of `card.Description` that are known.
-        file: Of a file of others: its format, and where in it the network was.
+        model: Measures of the network, as returned by `convert.measures`.
+        facts: The known fields of `card.Description`.
+        file: For a file of another program: its format, and the network's place in it.
     """
 
     params: dict[str, Any]
@@ -45,10 +45,10 @@ class Source(NamedTuple):
 
 
 class UnknownNetwork(DataError):
-    """A file holds arrays that are not those of a network known here.
+    """A file contains arrays that do not belong to a known network.
 
     Attributes:
-        file: What is known of the file, as `Source.file`.
+        file: What is known of the file, as in `Source.file`.
     """
 
     def __init__(self, message: str, *, file: Mapping[str, Any]):
@@ -66,17 +66,17 @@ def read_source(
     encoder: Path | None = None,
     entry: str | None = None,
 ) -> Source:
-    """Reads weights of any kind; what kind, the path says.
+    """Reads weights of any kind; the path decides the kind.
 
     Args:
         path: A workdir of ours, an exported folder, a folder or file of another library
-            (`foreign.read_weights`), or a `.pth` file of the reference's or of MAE.
-        branch: "student" or "teacher", of a workdir or of a file that has both.
-        told: Measures that no shape says, such as `num_heads`.
-        step: Of a workdir's checkpoints; None is the newest.
-        sha256: What the file's hash must be.
-        encoder: Folder of the encoder, where `path` is that of an adapter alone.
-        entry: Of a file of others: which of its networks (`entries.find_network`).
+            (`foreign.read_weights`), or a `.pth` file of the reference or of MAE.
+        branch: "student" or "teacher", for a workdir or file that contains both.
+        told: Measures that no shape shows, such as `num_heads`.
+        step: Step of a workdir's checkpoint; None for the newest.
+        sha256: The expected hash of the file; None for any.
+        encoder: Folder of the encoder, if `path` is the folder of an adapter alone.
+        entry: Entry to read from another program's file (`entries.find_network`).
 
     Raises:
         DataError: There are no such weights, or they are damaged, or have another hash.
@@ -101,13 +101,22 @@ def read_source(
 
 
 def is_exported(path: Path) -> bool:
-    """Whether it is a folder that `convert.folder` wrote."""
+    """Returns whether `convert.folder` wrote a folder."""
     file = path / "config.json"
     return file.is_file() and "fsvfm_jax" in read_json(file, dict[str, Any], what="a JSON object")
 
 
 def check_sha256(path: Path, sha256: str | None) -> None:
-    """Raises DataError unless the file has this hash, in hexadecimal; None is any."""
+    """Checks the SHA-256 of a file.
+
+    Args:
+        path: The file.
+        sha256: The expected hash in hexadecimal; None for any.
+
+    Raises:
+        DataError: The file has another hash.
+        ConfigError: A hash is given, and the path is a folder.
+    """
     if sha256 is None:
         return
     if path.is_dir():
@@ -153,16 +162,16 @@ def _of_others(weights: foreign.Weights, *, told: dict[str, Any]) -> Source:
 
 
 def of_pth(path: Path, content: pth.Pth, *, told: dict[str, Any]) -> Source:
-    """The network of a `.pth` file, every array's shape checked.
+    """Returns the network of a `.pth` file, after a check of every array's shape.
 
     Args:
-        path: Of the file; mean and deviation of the reference's may lie beside it.
-        content: What `pth.read` found there.
+        path: Path of the file; the reference's file of mean and deviation may be beside it.
+        content: The result of `pth.read`.
         told: As for `read_source`.
 
     Raises:
-        DataError: It is no network known here.
-        ConfigError: As `read_source`.
+        DataError: The file contains no known network.
+        ConfigError: As for `read_source`.
     """
     facts = _facts(path, content.sha256)
     # Files that we wrote have a licence; all other files come from the authors' weights.
@@ -192,7 +201,7 @@ def of_pth(path: Path, content: pth.Pth, *, told: dict[str, Any]) -> Source:
 
 @contextmanager
 def _naming(path: Path, about: Mapping[str, Any]) -> Iterator[None]:
-    """Puts the file into the errors of the reading of its network."""
+    """Adds the file to the errors that the enclosed code raises."""
     try:
         yield
     except UnknownHeads as error:
@@ -203,7 +212,10 @@ def _naming(path: Path, about: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _is_foreign(state_dict: Mapping[str, Any]) -> bool:
-    """MAE's names are timm's; it has a pixel decoder but no representation decoder."""
+    """Returns whether the keys are those of MAE or Hugging Face.
+
+    MAE's names are timm's; MAE has a pixel decoder but no representation decoder.
+    """
     is_mae = "decoder_embed.weight" in state_dict and "rep_decoder_embed.weight" not in state_dict
     return is_mae or is_huggingface(state_dict)
 

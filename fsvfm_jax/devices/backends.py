@@ -1,8 +1,8 @@
-"""What each kind of device is given to train with: attention and XLA's options, in one place.
+"""The training settings of each kind of device: attention kernel and XLA options.
 
-`config.model.attention` and `config.compiler_options` override it. Options go to the compilation of
-the training step alone, so that `plan` compiles with them too; XLA_FLAGS and LIBTPU_INIT_ARGS still
-hold for the whole process.
+`config.model.attention` and `config.compiler_options` override them. The options apply only to the
+compilation of the training step, so `plan` compiles with them too; XLA_FLAGS and LIBTPU_INIT_ARGS
+still apply to the whole process.
 """
 
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ class Backend(NamedTuple):
 
     Attributes:
         attention: One of `models.layers.ATTENTIONS`.
-        compiler_options: XLA's, by name.
+        compiler_options: Options of XLA by name.
     """
 
     attention: str
@@ -26,22 +26,22 @@ class Backend(NamedTuple):
 
 BACKENDS = {
     "cpu": Backend("xla", {}),
-    # The scheduler that lets collectives overlap with computing, as NVIDIA's images of JAX set it;
-    # on TPUs it is XLA's default. Whether "cudnn" is faster is for `benchmark step` to say.
+    # This scheduler overlaps collectives with computation. NVIDIA's images of JAX set it; on TPUs
+    # it is XLA's default. `benchmark step` measures whether "cudnn" is faster.
     "gpu": Backend("xla", {"xla_gpu_enable_latency_hiding_scheduler": True}),
     "tpu": Backend("xla", {}),
 }
 
 
 def settings_for(config: ConfigDict, platform: str) -> ConfigDict:
-    """A copy of the config in which the fields above are filled in where they were None.
+    """Returns a copy of the config in which `attention` and `compiler_options` are filled in.
 
     Args:
-        config: The resolved config.
-        platform: Of the devices that it is compiled for, such as "tpu".
+        config: The resolved config; the fields that are None are filled in.
+        platform: Kind of the devices that the step is compiled for, such as "tpu".
 
     Raises:
-        ConfigError: The devices cannot do what the config asks for.
+        ConfigError: The devices do not support what the config asks for.
     """
     if platform not in BACKENDS:
         raise ConfigError(

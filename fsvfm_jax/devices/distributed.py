@@ -1,4 +1,4 @@
-"""Joining the processes of one run, and what must hold between them before anything is trained."""
+"""Joins the processes of one run, and checks that they agree before anything is trained."""
 
 import hashlib
 import importlib.metadata
@@ -25,11 +25,11 @@ from fsvfm_jax.host.storage import write_text
 
 logger = logging.getLogger(__name__)
 
-# Fields that hosts may have of their own: they change neither the numbers nor what processes do
-# together. That the paths hold the same is seen later: of data and statistics by the fingerprint
-# (`fingerprint.check_fingerprint`), of weights by their hash (`check_same_arrays`).
+# Fields that may differ between hosts: they change neither the results nor what processes do
+# together. Later checks compare the contents of the paths: the fingerprint covers data and
+# statistics (`fingerprint.check_fingerprint`), a hash covers weights (`check_same_arrays`).
 FIELDS_OF_A_HOST = ("data.num_workers", "data.paths", "data.stats_file", "init.params")
-# Libraries that all processes need in the same version.
+# Libraries whose version must be the same on all processes.
 LIBRARIES = ("jax", "jaxlib", "numpy")
 MAX_DIFFERENCES = 20
 MAX_VALUE = 100  # characters
@@ -43,26 +43,27 @@ def start(
     timeout_seconds: int = 300,
     heartbeat_seconds: int = 60,
 ) -> None:
-    """Joins the other processes, if there are any; the first thing a run does with JAX.
+    """Joins the other processes, if there are any; a run calls it before it uses JAX otherwise.
 
-    Slurm steps, TPU VMs, GKE and JAX's own variables are recognised in the environment
-    (`peers`); elsewhere the address is given.
+    The environment shows Slurm steps, TPU VMs, GKE and JAX's own variables (`peers`); elsewhere the
+    address must be given.
 
     Args:
-        coordinator: host:port of process 0; None looks at the environment.
-        num_processes: How many there are; None looks at the environment.
-        process_id: Which one this is, from 0; None looks at the environment.
-        timeout_seconds: How long to wait for the others.
-        heartbeat_seconds: After how long without a sign of life another process counts as dead; JAX
-            then ends this one too.
+        coordinator: host:port of process 0; None reads it from the environment.
+        num_processes: Number of processes; None reads it from the environment.
+        process_id: Number of this process, from 0; None reads it from the environment.
+        timeout_seconds: How long to wait for the other processes.
+        heartbeat_seconds: Seconds without a sign of life after which another process counts as
+            dead; JAX then ends this process too.
 
     Raises:
-        ConfigError: The address is incomplete or makes no sense, or the others are not found.
+        ConfigError: The address is incomplete or invalid, or the other processes are not found.
     """
     peers = find_peers(Address(coordinator, num_processes, process_id), os.environ)
     if peers is None:
         return
-    # Said beforehand: where the others do not come, JAX ends the process without returning.
+    # This is logged first: if the other processes do not come, JAX ends the process without
+    # returning.
     logger.info(
         "waiting up to %d s for the other processes of this run: %s", timeout_seconds, peers.seen
     )
@@ -81,7 +82,7 @@ def start(
 
 
 def device_table() -> str:
-    """Every process and its devices, as everybody sees them, on one line."""
+    """Returns all processes and their devices, as every process sees them, on one line."""
     counts = Counter((d.process_index, d.device_kind) for d in jax.devices())
     lines = [
         f"process {index}: {count} x {kind}" + (" (this one)" * (index == jax.process_index()))
@@ -91,30 +92,32 @@ def device_table() -> str:
 
 
 def check_workdir(workdir: epath.Path) -> None:
-    """Sees that what is installed can write there; before anything else is done.
+    """Checks that the installed packages can write to a workdir, before anything else is done.
 
     Raises:
-        ConfigError: It is in a bucket whose client is missing, or in another kind of store.
+        ConfigError: The workdir is in a bucket whose client is missing, or in another kind of
+            store.
     """
     scheme = _scheme(workdir)
     if scheme == "gs" and importlib.util.find_spec("gcsfs") is None:
         raise ConfigError(
             f"the workdir {workdir} is in a bucket: pip install '.[gcs]' to write there"
         )
-    if scheme not in ("", "gs"):  # Checkpoints elsewhere would rely on renaming.
+    if scheme not in ("", "gs"):  # Checkpoints in other stores would rely on renaming.
         raise ConfigError(f"the workdir {workdir} is neither a folder nor in a bucket gs://...")
 
 
 def share_workdir(workdir: epath.Path) -> None:
-    """Makes the folder of the run and sees that every process has the same one.
+    """Makes the folder of the run and checks that every process sees the same folder.
 
     Raises:
-        StorageError: It cannot be made, or is local to one of several hosts; on every process.
+        StorageError: The folder cannot be made, or is local to one of several hosts; raised on
+            every process.
     """
     token = workdir / ".seen_by_all"
 
     def make() -> None:
-        if _scheme(workdir) == "gs":  # Has no folders; `mkdir` would make a missing bucket.
+        if _scheme(workdir) == "gs":  # A bucket has no folders; `mkdir` would make the bucket.
             _read_bucket(workdir)
         else:
             workdir.mkdir(parents=True, exist_ok=True)
@@ -135,37 +138,43 @@ def share_workdir(workdir: epath.Path) -> None:
 def _exists(path: epath.Path) -> bool:
     try:
         return path.exists()
-    except Exception:  # Whoever may not look does not see it.
+    except Exception:  # A process without permission does not see the file.
         return False
 
 
 def _read_bucket(workdir: epath.Path) -> None:
-    """Reads what the bucket is, as Orbax will, though only once it deletes or restores a step."""
+    """Reads the bucket's metadata now; Orbax reads it only when it deletes or restores a step."""
     from google.cloud import storage
 
     storage.Client().get_bucket(str(workdir).split("/")[2])
 
 
 def _scheme(path: epath.Path) -> str:
-    """What is before :// in a path, or nothing."""
+    """Returns the part of a path before ://, or an empty string."""
     return str(path).rpartition("://")[0]
 
 
 def on_first_process(action: Callable[[], object], *, refusal: str) -> None:
-    """Does something with files on process 0; all wait for it, and nobody for one that failed.
+    """Runs an action on files on process 0, while all other processes wait for its end.
+
+    If the action fails, no process waits any longer.
+
+    Args:
+        action: What process 0 runs.
+        refusal: The message of the error.
 
     Raises:
-        StorageError: It failed, for whatever reason; on every process, with `refusal`.
+        StorageError: The action failed, for whatever reason; raised on every process.
     """
     failure = False
     if jax.process_index() == 0:
         try:
             action()
-        except Preempted:  # Only ever raised where there is one process.
+        except Preempted:  # A run with several processes never raises it here.
             raise
-        except StorageError as error:  # says it all
+        except StorageError as error:  # Its message is complete.
             refusal, failure = str(error), True
-        except Exception as error:  # Clients of buckets raise kinds of their own.
+        except Exception as error:  # Clients of buckets raise their own types.
             refusal += f" ({in_one_line(error)})"
             failure = True
     if number_of_processes(failure):
@@ -173,7 +182,15 @@ def on_first_process(action: Callable[[], object], *, refusal: str) -> None:
 
 
 def check_same(text: str, *, what: str) -> None:
-    """Raises ConfigError, on all processes, unless all have the same text; `what` names it."""
+    """Checks that all processes have the same text.
+
+    Args:
+        text: The text of this process.
+        what: What the text describes, for the message.
+
+    Raises:
+        ConfigError: The texts differ; raised on every process.
+    """
     if differing := _processes_that_differ(text):
         raise ConfigError(
             f"processes {differing} have other {what} than process 0: start all with the same"
@@ -182,12 +199,19 @@ def check_same(text: str, *, what: str) -> None:
 
 
 def check_same_arrays(tree: Any, *, what: str) -> None:
-    """As `check_same`, of a tree of arrays and numbers in host memory, by their hash.
+    """Checks that all processes have the same arrays and numbers, by their hash.
 
-    JAX takes host arrays to be the same on all processes and does not compare them where they are
-    arguments of a jitted function.
+    JAX assumes that host arrays are the same on all processes, and does not compare them when they
+    are arguments of a jitted function.
+
+    Args:
+        tree: A tree of arrays and numbers in host memory.
+        what: What the tree is, for the message.
+
+    Raises:
+        ConfigError: The trees differ; raised on every process.
     """
-    if jax.process_count() == 1:  # To hash a large network takes seconds.
+    if jax.process_count() == 1:  # Hashing a large network takes seconds.
         return
     digest = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(tree):
@@ -198,15 +222,15 @@ def check_same_arrays(tree: Any, *, what: str) -> None:
 
 
 def check_same_run(config: ConfigDict, flags: Mapping[str, Any]) -> None:
-    """Sees that all processes were started for the same run, by the same program.
+    """Checks that all processes were started for the same run, with the same program.
 
     Args:
         config: The resolved config.
         flags: The command's other arguments by name, such as "--workdir".
 
     Raises:
-        ConfigError: A field, a flag, the code or a library differs, with what it is where; on
-            every process.
+        ConfigError: A field, a flag, the code or a library differs; raised on every process. The
+            message names the differing values and their processes.
     """
     fields = flatten_dict(config.to_dict(), sep=".")
     facts = {f"config.{name}": fields[name] for name in fields if name not in FIELDS_OF_A_HOST}
@@ -225,10 +249,10 @@ def check_same_run(config: ConfigDict, flags: Mapping[str, Any]) -> None:
 
 
 def differences(facts: Sequence[Mapping[str, str]]) -> list[str]:
-    """Returns what differs from process 0, one phrase for each fact and value.
+    """Returns the differences from process 0, one phrase for each fact and value.
 
     Args:
-        facts: Values by name, of every process in turn.
+        facts: For each process, its values by name.
     """
     found = []
     for name in dict.fromkeys(name for one in facts for name in one):
@@ -251,7 +275,7 @@ def _listed(processes: Sequence[int]) -> str:
 
 
 def _hash_of_program() -> str:
-    """Changes with any line of this package."""
+    """Returns a hash that changes with any line of this package."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         digest.update(path.name.encode() + path.read_bytes())
@@ -259,14 +283,14 @@ def _hash_of_program() -> str:
 
 
 def _processes_that_differ(text: str) -> list[int]:
-    """Which have another text than process 0; all ask at the same time."""
+    """Returns the processes whose text differs from process 0; all call it at the same time."""
     digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
     digests = multihost_utils.process_allgather(digest).reshape(-1, digest.size)
     return np.flatnonzero((digests != digests[0]).any(axis=1)).tolist()
 
 
 def _texts_of_all(text: str) -> list[str]:
-    """The text of every process; all ask at the same time."""
+    """Returns the texts of all processes; all call it at the same time."""
     encoded = np.frombuffer(text.encode(), np.uint8)
     sizes = multihost_utils.process_allgather(np.int32(encoded.size)).reshape(-1)
     padded = np.zeros(sizes.max(), np.uint8)
@@ -276,5 +300,5 @@ def _texts_of_all(text: str) -> list[str]:
 
 
 def number_of_processes(condition: bool) -> int:
-    """On how many of them it is true; all ask at the same time."""
+    """Returns on how many processes a condition is true; all call it at the same time."""
     return int(np.sum(multihost_utils.process_allgather(np.int32(condition))))

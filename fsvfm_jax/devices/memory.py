@@ -1,25 +1,24 @@
-"""What a compiled step needs of a device's memory, and what to change where that is too much."""
+"""The memory that a compiled step needs on a device, and a low estimate for other batch sizes."""
 
 from typing import NamedTuple
 
 import jax
 
-# Low guesses, to pass over only what cannot fit: gradients as a share of the state, and the share
-# of the activations that each `remat` keeps, the cheapest in time first.
+# A low estimate of the gradients as a share of the state, so that only what cannot fit is skipped.
 GRADIENT_SHARE = 0.2
 
 
 class Memory(NamedTuple):
-    """Bytes of one device by the compiler; of a program that it refused, only the total.
+    """Bytes on one device as the compiler reports them; only the total if it refused the program.
 
     Attributes:
         argument: State and batch.
         output: The next state and the metrics.
-        alias: The part of the output that takes the place of arguments.
-        temporary: Gradients, activations and all else that lives within a step.
+        alias: The part of the output that reuses the memory of arguments.
+        temporary: Gradients, activations and everything else that exists only within a step.
         code: The program.
         total: What a step needs.
-        available: What a program may use; None where nobody knows.
+        available: What a program may use; None if it is unknown.
     """
 
     argument: int | None
@@ -32,7 +31,7 @@ class Memory(NamedTuple):
 
     @classmethod
     def of(cls, compiled: jax.stages.Compiled, *, available: int | None) -> "Memory":
-        """By the compiler's own analysis of the program."""
+        """Returns the memory of a compiled program from the compiler's own analysis."""
         stats = compiled.memory_analysis()
         parts = (
             stats.argument_size_in_bytes,
@@ -45,18 +44,19 @@ class Memory(NamedTuple):
 
     @property
     def fits(self) -> bool | None:
+        """Returns whether a step fits; None if the available memory is unknown."""
         if self.argument is None:
             return False
         return None if self.available is None else self.total <= self.available
 
 
 def fits_with(memory: Memory, *, state_bytes: int, micro_batches: float) -> bool:
-    """Whether so many times as many micro-batches may fit; False only where they cannot.
+    """Returns False if a smaller or larger number of micro-batches certainly does not fit.
 
     Args:
-        memory: Of the step as it is.
-        state_bytes: The part of the state that one device holds.
-        micro_batches: How many now take the place of one.
+        memory: Memory of the current step.
+        state_bytes: The part of the state that one device holds, in bytes.
+        micro_batches: Number of micro-batches that replace one micro-batch.
     """
     if memory.available is None:
         return True

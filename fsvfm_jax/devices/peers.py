@@ -1,4 +1,4 @@
-"""Whether this process is one of several of a run, by its flags and its environment."""
+"""Finds the other processes of a run from the flags and the environment, if there are any."""
 
 import re
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from fsvfm_jax.errors import ConfigError
 
-# What schedulers and TPU runtimes set for a process that has others beside it.
+# Variables that schedulers and TPU runtimes set for one of several processes.
 HINTS = (
     "SLURM_JOB_ID",
     "SLURM_STEP_NUM_TASKS",
@@ -22,12 +22,12 @@ VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
 class Launcher(NamedTuple):
-    """A launcher through which JAX finds no peers.
+    """A launcher whose processes JAX cannot find.
 
     Attributes:
-        rank: The variable with the number of this process.
-        name: What messages call it.
-        advice: The end of the message, where more can be said than for any launcher.
+        rank: The variable that contains the number of this process.
+        name: The launcher's name in messages.
+        advice: The end of the message, if there is special advice for this launcher.
     """
 
     rank: str
@@ -35,7 +35,7 @@ class Launcher(NamedTuple):
     advice: str = ""
 
 
-# By the variable with the number of processes.
+# The launchers, by the variable that contains the number of processes.
 OTHER_LAUNCHERS = {
     "OMPI_COMM_WORLD_SIZE": Launcher("OMPI_COMM_WORLD_RANK", "Open MPI"),
     "PMI_SIZE": Launcher("PMI_RANK", "MPI"),
@@ -48,12 +48,12 @@ OTHER_LAUNCHERS = {
         " --num_processes=1",
     ),
 }
-# A number of processes; longer ones are not of a launcher.
+# A number of processes; no launcher sets a longer number.
 _NUMBER = "[0-9]{1,9}"
 
 
 class Address(NamedTuple):
-    """Where a process finds the others, as it is given; None is not given."""
+    """The given address of the other processes; a part that is not given is None."""
 
     coordinator: str | None
     num_processes: int | None
@@ -61,11 +61,11 @@ class Address(NamedTuple):
 
 
 class Peers(NamedTuple):
-    """There are other processes.
+    """The other processes of a run.
 
     Attributes:
-        address: For `jax.distributed.initialize`, which finds out what is None.
-        seen: What says so.
+        address: Arguments of `jax.distributed.initialize`, which finds the values that are None.
+        seen: The flags or variables that show that there are other processes.
     """
 
     address: Address
@@ -73,12 +73,16 @@ class Peers(NamedTuple):
 
 
 def find_peers(flags: Address, environment: Mapping[str, str]) -> Peers | None:
-    """Returns how this process finds the others of its run; None if it is alone.
+    """Returns how this process finds the others of its run; None if there are no others.
 
-    A flag wins over the variable that means the same. One process is alone.
+    A flag takes precedence over the variable with the same meaning.
+
+    Args:
+        flags: The address from the command line.
+        environment: The environment variables.
 
     Raises:
-        ConfigError: The address is incomplete or makes no sense; or a launcher has started several
+        ConfigError: The address is incomplete or invalid; or a launcher has started several
             processes and gives no address.
     """
     address = _with_variables(flags, environment)
@@ -102,7 +106,7 @@ def find_peers(flags: Address, environment: Mapping[str, str]) -> Peers | None:
 
 
 def _with_variables(flags: Address, environment: Mapping[str, str]) -> Address:
-    """The flags, and the variables where there is no flag."""
+    """Returns the flags; a variable replaces a flag that is not given."""
     found = {variable: environment.get(variable) or None for variable in VARIABLES}
     for name, flag in zip(VARIABLES[1:], flags[1:], strict=True):
         text = found[name]
@@ -169,6 +173,9 @@ def _scheduler_says_so(environment: Mapping[str, str]) -> bool:
 
 
 def _is_tpu_vm(environment: Mapping[str, str]) -> bool:
-    """A TPU VM's process does not know whether it is alone; JAX asks the machine's metadata."""
+    """Returns whether this is a TPU VM.
+
+    A process of a TPU VM does not know whether it is alone; JAX reads the machine's metadata.
+    """
     forced_elsewhere = environment.get("JAX_PLATFORMS", "tpu") != "tpu"
     return not forced_elsewhere and any(Path("/dev").glob("accel[0-9]*"))

@@ -1,4 +1,4 @@
-"""Networks: `build` and `build_detector` make one from the name of a size or its measures."""
+"""Networks: `build` and `build_detector` make one from the name of a size or from attributes."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -26,11 +26,14 @@ def build(size_or_dict: str | Mapping[str, Any] | ConfigDict) -> FSVFM:
     """Builds the pretraining network.
 
     Args:
-        size_or_dict: A name of `vit.SIZES` (224 pixels, float32), or the attributes of `FSVFM`
-            by name; those left out keep their defaults.
+        size_or_dict: A name of `vit.SIZES` (224 pixels, float32), or the attributes of `FSVFM` by
+            name. Attributes that are not given keep their defaults.
+
+    Returns:
+        The network, without parameters.
 
     Raises:
-        ConfigError: An unknown name or attribute, or measures that do not divide.
+        ConfigError: A name or an attribute is unknown, or one size is not divisible by another.
     """
     return _make(FSVFM, size_or_dict)
 
@@ -40,10 +43,13 @@ def build_detector(size_or_dict: str | Mapping[str, Any] | ConfigDict) -> Detect
 
     Args:
         size_or_dict: A name of `vit.SIZES` (mean pool and a linear head), or the attributes of
-            `Detector` by name; those left out keep their defaults.
+            `Detector` by name. Attributes that are not given keep their defaults.
+
+    Returns:
+        The network, without parameters.
 
     Raises:
-        ConfigError: An unknown name or attribute, or measures that do not fit together.
+        ConfigError: A name or an attribute is unknown, or the attributes do not fit together.
     """
     model = _make(Detector, size_or_dict)
     if model.fas and model.pool != "mean":

@@ -4,7 +4,7 @@ images ─ tokens ─ pool ─ f ─┬─────────────�
                             └─ W1, ReLU ─ b ─ W2, ReLU ─ a
                                           └─ projector ─ z              (FS-Adapter)
 
-Anti-spoofing puts an embedder and a classifier with unit columns in the head's place.
+For anti-spoofing, an embedder and a classifier with unit columns replace the head.
 """
 
 from typing import NamedTuple
@@ -27,13 +27,13 @@ head_init = nn.initializers.normal(stddev=2e-5)
 
 
 class DetectorOutput(NamedTuple):
-    """What a detector makes of a face.
+    """The outputs of a detector for a batch of faces.
 
     Attributes:
-        logits: One per class, float32.
-        features: The pooled feature f after its norm.
-        projection: z of the real-anchor loss, rows of unit length, A = D / reduction; None without
-            an adapter.
+        logits: One value per class, float32.
+        features: The pooled feature f after its norm, in the compute dtype.
+        projection: The projection z for the real-anchor loss, float32, with rows of unit length and
+            A = D / reduction; None without an adapter.
     """
 
     logits: Float[Array, "B C"]
@@ -42,18 +42,20 @@ class DetectorOutput(NamedTuple):
 
 
 class Detector(ViT):
-    """The encoder with what turns its tokens into classes.
+    """The encoder with the layers that turn its tokens into logits.
 
-    The position table is a parameter here, trained like the others in full fine-tuning. The
-    pre-trained final norm is dropped when pooling the mean.
+    The position table is a parameter here, and full fine-tuning trains it like the other
+    parameters. With the pool "mean", the pre-trained final norm is not used.
 
     Attributes:
         num_classes: Number of logits.
-        pool: "mean" of the patch tokens, then a norm of its own; or the class "token" after the
-            final norm.
-        adapter_reduction: Width over the adapter's width; 0 for no adapter.
-        fas: The anti-spoofing head in place of the linear one.
-        drop_path: Probability of leaving out a branch of the last block; it grows linearly from 0.
+        pool: "mean" averages the patch tokens and applies a new norm; "token" takes the class token
+            after the final norm.
+        adapter_reduction: Width of the encoder divided by the width of the adapter; 0 for no
+            adapter.
+        fas: Whether the anti-spoofing head replaces the linear head.
+        drop_path: Probability that a branch of the last block is dropped. The probability grows
+            linearly from 0 at the first block.
     """
 
     num_classes: int = 2
@@ -63,7 +65,7 @@ class Detector(ViT):
     drop_path: float = 0.0
 
     def setup(self) -> None:
-        super().setup()  # its `norm` gets no parameters where it is not called
+        super().setup()  # Its `norm` gets no parameters where it is not called.
         self.fc_norm = layers.layer_norm(self.dtype)
         if self.adapter_reduction:
             narrow = self.width // self.adapter_reduction
@@ -84,11 +86,11 @@ class Detector(ViT):
     def __call__(
         self, images: Float[Array | np.ndarray, "B H W 3"], *, deterministic: bool = True
     ) -> DetectorOutput:
-        """Classifies normalised images.
+        """Returns the logits and the features of normalised images.
 
         Args:
-            images: Normalised with the mean and deviation of the pretraining set.
-            deterministic: False in training: drops paths and features, on the random streams
+            images: Images, normalised with the mean and deviation of the pretraining set.
+            deterministic: False in training: drops paths and features with the random streams
                 "drop_path" and "dropout".
         """
         rates = None
@@ -107,7 +109,7 @@ class Detector(ViT):
         if self.fas and self.adapter_reduction:
             logits = self.classify_liveness(joined, axis=-1, deterministic=deterministic)
         elif self.fas:
-            # The norm of this variant is taken over the tokens, f in the class token's place.
+            # This variant takes the norm over the tokens, with f in place of the class token.
             tokens = jnp.concatenate([f[:, None], x[:, 1:]], axis=1)
             logits = self.classify_liveness(tokens, axis=1, deterministic=deterministic)[:, 0]
         return DetectorOutput(logits.astype(jnp.float32), f, projection)
@@ -115,18 +117,27 @@ class Detector(ViT):
     def classify_liveness(
         self, x: Float[Array, "B *tokens D"], *, axis: int, deterministic: bool
     ) -> Float[Array, "B *tokens C"]:
-        """Embedding divided by sqrt(2 * its norm along `axis`), then the unit classifier."""
+        """Divides the embedding by sqrt(2 * its norm along `axis`) and applies the unit classifier.
+
+        Args:
+            x: Features or tokens.
+            axis: Axis along which the norm of the embedding is taken.
+            deterministic: False in training: drops features with the random stream "dropout".
+
+        Returns:
+            The logits, float32.
+        """
         x = self.dropout(nn.relu(self.embedder(x)), deterministic=deterministic)
         x = x.astype(jnp.float32)
         norm = jnp.sqrt(jnp.maximum(jnp.square(x).sum(axis=axis, keepdims=True), 1e-24))
         return self.classifier(x / jnp.sqrt(2 * norm))
 
     def init_params(self, key: PRNGKeyArray) -> Params:
-        """Returns fresh parameters, float32, the position table at its sines and cosines."""
+        """Returns new parameters, float32, with sines and cosines in the position table."""
         side = self.image_size // self.patch_size
         tables = {"pos_embed": jnp.asarray(layers.sincos_positions(side, self.width))}
         images = jnp.zeros((1, self.image_size, self.image_size, 3))
-        # `apply` with mutable parameters fills in all that the table leaves missing.
+        # `apply` with mutable parameters initialises all parameters but the given table.
         _, variables = self.apply(
             {"params": tables}, images, rngs={"params": key}, mutable=["params"]
         )
@@ -134,7 +145,7 @@ class Detector(ViT):
 
 
 class Adapter(nn.Module):
-    """FS-Adapter: down to a bottleneck b, up again to a; neither layer has a bias."""
+    """FS-Adapter: a layer down to a bottleneck b and a layer up to a, both without bias."""
 
     narrow: int
     width: int
@@ -150,9 +161,9 @@ class Adapter(nn.Module):
 
 
 class UnitColumns(nn.Module):
-    """Linear layer whose weights, across the classes, have unit length at every forward pass.
+    """Linear layer whose weights have unit length across the classes at every forward pass.
 
-    The length is no path for the gradient: training replaces the weights by the unit ones before
+    No gradient flows through the length: training replaces the weights by the unit weights before
     every step (`unit_columns`).
     """
 
@@ -167,6 +178,6 @@ class UnitColumns(nn.Module):
 
 
 def unit_columns(kernel: Float[Array, "D C"]) -> Float[Array, "D C"]:
-    """Weights divided by their length across the classes, through which no gradient flows."""
+    """Divides weights by their length across the classes; no gradient flows through the length."""
     length = jnp.sqrt(jnp.maximum(jnp.square(kernel).sum(axis=1, keepdims=True), 1e-24))
     return kernel / jax.lax.stop_gradient(length)

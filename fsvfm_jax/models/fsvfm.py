@@ -19,9 +19,10 @@ from fsvfm_jax.models.vit import ViT
 
 Params = dict[str, Any]
 
-# Fixed: no gradient, no decay, no optimizer state, not counted as trainable.
+# These tables are fixed: they get no gradient, no decay and no optimizer state, and do not count as
+# trainable.
 POSITION_TABLES = ("pos_embed", "decoder_pos_embed", "rep_decoder_pos_embed")
-# What only the student has; everything else is the teacher's too.
+# Parameters that only the student has. The teacher has all others too.
 STUDENT_ONLY = (
     "predictor",
     "decoder_embed",
@@ -31,17 +32,17 @@ STUDENT_ONLY = (
     "decoder_pred",
 )
 
-# What student and teacher share with a plain ViT.
+# Parameters that student and teacher share with a plain ViT.
 ENCODER = ("cls_token", "pos_embed", "patch_embed", "blocks", "norm")
 
 
 class StudentOutput(NamedTuple):
-    """What the student makes of a masked face.
+    """The outputs of the student for a batch of masked faces.
 
     Attributes:
-        prediction: Pixels of every patch, [B, N, patch_size**2 * 3].
-        q: Predictor output, rows of unit length, [B, projection_dim].
-        latent: Encoder output, class token first, [B, 1 + K, D].
+        prediction: Predicted pixels of every patch, float32, [B, N, patch_size**2 * 3].
+        q: Output of the predictor, float32, rows of unit length, [B, projection_dim].
+        latent: Output of the encoder in the compute dtype, class token first, [B, 1 + K, D].
     """
 
     prediction: Float[Array, "B N P"]
@@ -54,13 +55,15 @@ class FSVFM(ViT):
 
     Attributes:
         decoder_width: Channels of the pixel decoder.
-        decoder_depth: Blocks of the pixel decoder.
-        decoder_num_heads: Heads of the pixel decoder.
-        rep_decoder_depth: Blocks of the representation decoder, whose width is the encoder's.
-        rep_decoder_num_heads: Heads of the representation decoder.
+        decoder_depth: Number of blocks of the pixel decoder.
+        decoder_num_heads: Attention heads of the pixel decoder.
+        rep_decoder_depth: Number of blocks of the representation decoder, which is as wide as the
+            encoder.
+        rep_decoder_num_heads: Attention heads of the representation decoder.
         projection_dim: Size of q and z.
-        projection_hidden: Hidden size of projector and predictor.
-        rep_pos: Positions of the representation decoder, "sincos" or "zeros" (as released).
+        projection_hidden: Hidden size of the projector and the predictor.
+        rep_pos: Positions of the representation decoder: "sincos", or "zeros" as in the released
+            weights.
     """
 
     decoder_width: int = 512
@@ -95,7 +98,12 @@ class FSVFM(ViT):
         self.predictor = layers.ProjectionHead(*head)
 
     def student(self, images: Float[Array | np.ndarray, "B H W 3"], masks: Masks) -> StudentOutput:
-        """Sees the kept patches, predicts all of them and the teacher's view of the whole face."""
+        """Predicts all patches, and the teacher's output for the whole face, from the kept patches.
+
+        Args:
+            images: Normalised images.
+            masks: The masks; `ids_keep` selects the patches that the encoder gets.
+        """
         images, masks = jax.tree.map(jnp.asarray, (images, masks))
         latent = self.encode(images, masks.ids_keep)
         prediction = self.decode(latent, masks.ids_restore)
@@ -105,14 +113,14 @@ class FSVFM(ViT):
         )
 
     def teacher(self, images: Float[Array | np.ndarray, "B H W 3"]) -> Float[Array, "B E"]:
-        """Sees whole faces; returns z, rows of unit length, float32."""
+        """Returns z of whole, normalised faces: rows of unit length, float32."""
         z = self.projector(self.represent(self.encode(jnp.asarray(images))))
         return layers.normalize(z.astype(jnp.float32))
 
     def decode(
         self, latent: Float[Array, "B L D"], ids_restore: Int[Array, "B N"]
     ) -> Float[Array, "B N P"]:
-        """Pixel decoder: mask tokens join the encoder's output before the embed."""
+        """Predicts the pixels of every patch; mask tokens are inserted before the embedding."""
         x = self.decoder_embed(self.insert_mask_tokens(latent, ids_restore))
         x = x + self.position_table("decoder_pos_embed")
         x, _ = self.decoder_blocks(x, None)
@@ -121,7 +129,11 @@ class FSVFM(ViT):
     def represent(
         self, latent: Float[Array, "B L D"], ids_restore: Int[Array, "B N"] | None = None
     ) -> Float[Array, "B D"]:
-        """Representation decoder: embed, then mask tokens, blocks, mean of all N + 1 tokens."""
+        """Returns the mean of all N + 1 tokens after the representation decoder.
+
+        Mask tokens are inserted after the embedding layer. `ids_restore` is None if no patch is
+        removed.
+        """
         x = self.rep_decoder_embed(latent)
         if ids_restore is not None:
             x = self.insert_mask_tokens(x, ids_restore)
@@ -133,7 +145,7 @@ class FSVFM(ViT):
     def insert_mask_tokens(
         self, tokens: Float[Array, "B L D"], ids_restore: Int[Array, "B N"]
     ) -> Float[Array, "B M D"]:
-        """Puts the mask token where a patch was removed and all N patches back in image order."""
+        """Inserts a mask token for every removed patch and puts the patches in image order."""
         batch, num_patches = ids_restore.shape
         num_removed = num_patches + 1 - tokens.shape[1]
         mask_token = self.mask_token.astype(self.dtype)
@@ -143,9 +155,9 @@ class FSVFM(ViT):
         return jnp.concatenate([tokens[:, :1], patches], axis=1)
 
     def init_params(self, key: PRNGKeyArray) -> Params:
-        """Returns the student's parameters, float32, position tables included.
+        """Returns new parameters of the student, float32, with the position tables.
 
-        `teacher_subset` of it is the teacher's tree, which starts as a copy.
+        `teacher_subset` of them is the teacher's tree, which starts as a copy.
         """
         side, n = self.image_size // self.patch_size, self.num_patches
         tables = {
@@ -160,7 +172,7 @@ class FSVFM(ViT):
         images = jnp.zeros((1, self.image_size, self.image_size, 3))
         everything = jnp.arange(n)[None]
         masks = Masks(jnp.zeros((1, n)), jnp.zeros((1, n)), everything, everything)
-        # `apply` with mutable parameters fills in all that the tables leave missing.
+        # `apply` with mutable parameters initialises all parameters but the given tables.
         _, variables = self.apply(
             {"params": tables},
             images,
@@ -173,17 +185,17 @@ class FSVFM(ViT):
 
 
 def teacher_subset(params: Params) -> Params:
-    """The part of a student's tree that the teacher has, unused mask token included."""
+    """Returns the part of a student's tree that the teacher has, with its unused mask token."""
     return {name: value for name, value in params.items() if name not in STUDENT_ONLY}
 
 
 def encoder_subset(params: Params) -> Params:
-    """The encoder of a student's or a teacher's tree."""
+    """Returns the encoder's part of a student's or a teacher's tree."""
     return {name: value for name, value in params.items() if name in ENCODER}
 
 
 def split_positions(params: Params) -> tuple[Params, Params]:
-    """Splits a tree into what is trained and the fixed position tables."""
+    """Splits a tree into the trained parameters and the fixed position tables."""
     trained = {name: value for name, value in params.items() if name not in POSITION_TABLES}
     positions = {name: value for name, value in params.items() if name in POSITION_TABLES}
     return trained, positions

@@ -1,4 +1,4 @@
-"""The pieces every network here is made of: patches, positions, pre-norm transformer blocks."""
+"""The layers of all networks here: patches, positions, pre-norm transformer blocks."""
 
 from typing import Any
 
@@ -14,8 +14,8 @@ LAYER_NORM_EPSILON = 1e-6
 MLP_RATIO = 4
 
 ATTENTIONS = ("xla", "cudnn")
-# What a block keeps for the backward pass, which computes the rest again: everything, what its
-# linear layers return, or only its input.
+# What a block keeps for the backward pass, which computes the rest again: everything, the outputs
+# of its linear layers, or only its input.
 REMATS = {
     "none": None,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -27,7 +27,7 @@ token_init = nn.initializers.normal(stddev=0.02)
 
 
 def patchify(images: Float[Array, "B H W 3"], patch_size: int) -> Float[Array, "B N P"]:
-    """Cuts images into N patches, row by row; a patch's P values are in (row, column, channel)."""
+    """Cuts images into N patches, row by row; a patch is in (row, column, channel) order."""
     b, h, w, c = images.shape
     p = patch_size
     x = images.reshape(b, h // p, p, w // p, p, c)
@@ -35,7 +35,7 @@ def patchify(images: Float[Array, "B H W 3"], patch_size: int) -> Float[Array, "
 
 
 def unpatchify(patches: Float[Array, "B N P"], patch_size: int) -> Float[Array, "B H W 3"]:
-    """The inverse of `patchify` for square images."""
+    """Joins patches to square images: the inverse of `patchify`."""
     b, n, _ = patches.shape
     side, p = round(n**0.5), patch_size
     x = patches.reshape(b, side, side, p, p, 3)
@@ -43,10 +43,10 @@ def unpatchify(patches: Float[Array, "B N P"], patch_size: int) -> Float[Array, 
 
 
 def sincos_positions(side: int, width: int) -> Float[np.ndarray, "1 tokens width"]:
-    """Fixed 2-D sine-cosine positions of a class token (zeros) and `side` x `side` patches.
+    """Returns fixed 2-D sine-cosine positions of a class token and `side` x `side` patches.
 
-    The first half of the channels encodes the column, the second the row; in each, the sines of
-    all frequencies precede the cosines.
+    The position of the class token is zero. The first half of the channels encodes the column, the
+    second the row; in each half, the sines of all frequencies precede the cosines.
     """
     frequencies = 10000.0 ** -(np.arange(width // 4) / (width // 4))
     angles = np.arange(side)[:, None] * frequencies
@@ -58,17 +58,20 @@ def sincos_positions(side: int, width: int) -> Float[np.ndarray, "1 tokens width
 
 
 def layer_norm(dtype: str, *, epsilon: float = LAYER_NORM_EPSILON) -> nn.LayerNorm:
-    """LayerNorm whose statistics are taken in float32 whatever `dtype` the result has."""
+    """Returns a LayerNorm with float32 statistics, for every `dtype` of the result."""
     return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False)
 
 
 def precision(dtype: str) -> str | None:
-    """Of matrix products: TPUs and GPUs multiply float32 in fewer bits unless told otherwise."""
+    """Returns the precision of matrix products for a compute dtype.
+
+    By default, TPUs and GPUs multiply float32 values with fewer bits.
+    """
     return "highest" if dtype == "float32" else None
 
 
 def dense(width: int, dtype: str, **options: Any) -> nn.Dense:
-    """A linear layer, Xavier-uniform unless `options` of `nn.Dense` say otherwise."""
+    """Returns a linear layer, Xavier-uniform unless `options` of `nn.Dense` change that."""
     options = {"kernel_init": dense_init} | options
     return nn.Dense(width, dtype=dtype, precision=precision(dtype), **options)
 
@@ -80,11 +83,18 @@ def attend(
     *,
     implementation: str | None,
 ) -> Float[Array, "B L H D"]:
-    """Scaled dot-product attention of every token to every token, one of `ATTENTIONS` or None."""
+    """Returns scaled dot-product attention of every token to every token.
+
+    Args:
+        q: Queries of H heads.
+        k: Keys.
+        v: Values.
+        implementation: One of `ATTENTIONS`; None for the default of JAX.
+    """
     length = q.shape[1]
     if implementation != "cudnn" or length % 2 == 0:
         return jax.nn.dot_product_attention(q, k, v, implementation=implementation)
-    # cuDNN has gradients for even lengths only: a last token is added that nobody attends to.
+    # cuDNN has gradients for even lengths only: a last token is added that no token attends to.
     q, k, v = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (q, k, v))
     lengths = jnp.full(q.shape[0], length, jnp.int32)
     x = jax.nn.dot_product_attention(
@@ -99,7 +109,7 @@ def attend(
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; the softmax is taken in float32."""
+    """Multi-head self-attention, with the softmax in float32."""
 
     width: int
     num_heads: int
@@ -135,10 +145,10 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block, with the (carry, output) signature that `nn.scan` asks for.
+    """Pre-norm transformer block, with the (carry, output) signature that `nn.scan` requires.
 
-    With a `drop_rate`, each branch of each image is left out with that probability (stochastic
-    depth), on the random stream "drop_path".
+    With a `drop_rate`, each branch of each image is dropped with that probability (stochastic
+    depth), with the random stream "drop_path".
     """
 
     width: int
@@ -162,6 +172,7 @@ class Block(nn.Module):
     def drop_path(
         self, branch: Float[Array, "B L D"], drop_rate: Float[Array, ""] | None
     ) -> Float[Array, "B L D"]:
+        """Drops the branch of each image with probability `drop_rate`, and rescales the others."""
         if drop_rate is None:
             return branch
         shape = (branch.shape[0], 1, 1)
@@ -179,24 +190,25 @@ def block_stack(
     remat: str,
     unroll: int,
 ) -> nn.Module:
-    """`depth` blocks as one scan, parameters stacked on axis 0.
+    """Returns `depth` blocks as one scan, with their parameters stacked on axis 0.
 
-    The compiled program does not grow with the depth.
+    The size of the compiled program does not depend on the depth.
 
     Args:
         depth: Number of blocks.
         width: Channels of the tokens.
         num_heads: Attention heads; divides `width`.
         dtype: Compute dtype.
-        attention: One of `ATTENTIONS`; None is JAX's choice.
+        attention: One of `ATTENTIONS`; None for the default of JAX.
         remat: One of `REMATS`.
         unroll: Blocks per iteration of the compiled loop.
 
     Returns:
-        A module taking tokens and None, or the blocks' drop rates [depth], and returning
-        `(tokens, None)`.
+        A module that takes the tokens and the drop rates of the blocks [depth], or None for the
+        rates, and returns `(tokens, None)`.
     """
-    # One block per iteration leaves nothing that the compiler could merge back; several might.
+    # With several blocks per iteration, the compiler could merge the recomputation with the first
+    # computation (CSE), which would undo the remat. With one block it cannot.
     block = Block
     if policy := REMATS[remat]:
         block = nn.remat(Block, policy=policy, prevent_cse=unroll > 1)
@@ -211,7 +223,7 @@ def block_stack(
 
 
 class ProjectionHead(nn.Module):
-    """Projector and predictor: linear, LayerNorm (epsilon 1e-5 here alone), ReLU, linear."""
+    """Projector or predictor: linear, LayerNorm (with epsilon 1e-5 only here), ReLU, linear."""
 
     hidden: int
     output: int
@@ -228,6 +240,6 @@ class ProjectionHead(nn.Module):
 
 
 def normalize(x: Float[Array, "B E"]) -> Float[Array, "B E"]:
-    """Rows of unit length; a row of zeros stays zero and has a finite gradient."""
+    """Scales rows to unit length; a row of zeros stays zero and has a finite gradient."""
     squares = jnp.square(x).sum(axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))

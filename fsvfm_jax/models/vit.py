@@ -6,7 +6,8 @@ from jaxtyping import Array, Float, Int
 
 from fsvfm_jax.models import layers
 
-# `small` has 12 heads, unlike other libraries' ViT-S: shapes agree, outputs do not.
+# `small` has 12 heads, unlike the ViT-S of other libraries: the shapes of the parameters agree, the
+# outputs do not.
 SIZES = {
     "vit_small_patch16": {"width": 384, "depth": 12, "num_heads": 12, "patch_size": 16},
     "vit_base_patch16": {"width": 768, "depth": 12, "num_heads": 12, "patch_size": 16},
@@ -18,8 +19,8 @@ SIZES = {
 class ViT(nn.Module):
     """Pre-norm ViT encoder.
 
-    `pos_embed` is a leaf of the parameter tree that no initialiser of this module fills: whoever
-    makes the parameters adds `layers.sincos_positions` (or an imported table) under that name.
+    `pos_embed` is a leaf of the parameter tree that no initialiser of this module fills: the code
+    that makes the parameters adds `layers.sincos_positions` (or an imported table) under that name.
 
     Attributes:
         image_size: Side of the square images in pixels; a multiple of `patch_size`.
@@ -27,8 +28,8 @@ class ViT(nn.Module):
         width: Channels D of a token.
         depth: Number of blocks.
         num_heads: Attention heads.
-        dtype: Compute dtype, "float32" or "bfloat16"; parameters are float32 always.
-        attention: One of `layers.ATTENTIONS`; None is JAX's own choice, "xla".
+        dtype: Compute dtype, "float32" or "bfloat16"; parameters are always float32.
+        attention: One of `layers.ATTENTIONS`; None for the default of JAX, "xla".
         remat: What is computed again in the backward pass, one of `layers.REMATS`.
         unroll: Blocks per iteration of the compiled loop over the depth.
     """
@@ -45,6 +46,7 @@ class ViT(nn.Module):
 
     @property
     def num_patches(self) -> int:
+        """Returns the number N of patches of an image."""
         return (self.image_size // self.patch_size) ** 2
 
     def setup(self) -> None:
@@ -54,7 +56,7 @@ class ViT(nn.Module):
         self.norm = layers.layer_norm(self.dtype)
 
     def stack(self, depth: int, width: int, num_heads: int) -> nn.Module:
-        """A scanned stack of blocks with this model's precision, attention, remat and unroll."""
+        """Returns a scanned stack of blocks with this model's compute options."""
         return layers.block_stack(
             depth,
             width=width,
@@ -66,12 +68,13 @@ class ViT(nn.Module):
         )
 
     def position_table(self, name: str) -> Float[Array, "1 tokens D"]:
+        """Returns a position table in the compute dtype."""
         return jnp.asarray(self.get_variable("params", name), self.dtype)
 
     def encode(
         self, images: Float[Array, "B H W 3"], ids_keep: Int[Array, "B K"] | None = None
     ) -> Float[Array, "B L D"]:
-        """Encodes the kept patches, or all of them, after the final norm; see `tokens`."""
+        """Encodes the kept patches, or all of them, and applies the final norm; see `tokens`."""
         return self.norm(self.tokens(images, ids_keep))
 
     def tokens(
@@ -80,12 +83,12 @@ class ViT(nn.Module):
         ids_keep: Int[Array, "B K"] | None = None,
         drop_rates: Float[Array, " depth"] | None = None,
     ) -> Float[Array, "B L D"]:
-        """What the blocks make of the kept patches, or of all of them, before the final norm.
+        """Returns the output of the last block for the kept patches, before the final norm.
 
         Args:
             images: Normalised images.
-            ids_keep: Indices of the patches to see, in any order; None means all N.
-            drop_rates: Of stochastic depth, block by block; None drops nothing.
+            ids_keep: Indices of the patches to encode, in any order; None for all N.
+            drop_rates: Probability of dropping a branch, for each block; None to drop nothing.
 
         Returns:
             The class token followed by the K (or N) patch tokens: L = K + 1.
@@ -94,7 +97,7 @@ class ViT(nn.Module):
         positions = self.position_table("pos_embed")
         cls_position, patch_positions = positions[:, :1], positions[:, 1:]
         if ids_keep is not None:
-            # Gathering pixels before the embedding embeds only what the student sees.
+            # Gathering before the embedding layer saves the embedding of removed patches.
             patches = jnp.take_along_axis(patches, ids_keep[:, :, None], axis=1)
             patch_positions = patch_positions[0][ids_keep]
         x = self.patch_embed(patches) + patch_positions

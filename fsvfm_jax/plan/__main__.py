@@ -1,4 +1,4 @@
-"""The command that plans a run on devices that need not be there: `--help` explains it."""
+"""Plans a run on devices that this machine need not have: `python -m fsvfm_jax.plan --help`."""
 
 import argparse
 import contextlib
@@ -23,7 +23,11 @@ COMMAND = "python -m fsvfm_jax.plan"
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command; a user's mistake ends in one sentence and its exit code."""
+    """Runs the command; a user's mistake ends it with one sentence and its exit code.
+
+    Args:
+        argv: The arguments without the program's name.
+    """
     cli.set_up_logging()
     with cli.exit_codes():
         args = cli.parse_command(_parser(), argv)
@@ -31,7 +35,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _run(args: argparse.Namespace, config: ConfigDict, *, command: str) -> None:
-    """Plans, prints, and writes JSON."""
+    """Plans the run, prints a summary, and writes JSON if asked to."""
     benchmark = read_benchmark(args.calibrate) if args.calibrate else None
     _set_up_jax(args.topology)
     devices, chip = topology_devices(args.topology)
@@ -51,7 +55,7 @@ def _run(args: argparse.Namespace, config: ConfigDict, *, command: str) -> None:
 
 
 def _set_up_jax(topology: str) -> None:
-    """Before JAX starts: as many CPU devices as the name says, and no search for TPUs."""
+    """Configures JAX before it starts: as many CPU devices as needed, and no search for TPUs."""
     number = topology.partition(":")[2]
     if topology != "gpu":
         jax.config.update("jax_platforms", "cpu")
@@ -70,8 +74,8 @@ def _parser() -> argparse.ArgumentParser:
         prog=COMMAND,
         usage=f"{COMMAND} --config=FILE.py --topology=NAME [--config.path.to.field=value ...]"
         " [flags]",
-        description="Compiles the config's training step for devices that need not be there, and"
-        " tells whether it fits, how fast it may be, how long the recipe takes and what it costs.",
+        description="Compiles the config's training step for devices that this machine need not"
+        " have, and reports whether it fits, its speed, and the time and cost of the recipe.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
@@ -82,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         "--price", type=_positive(float), metavar="P", help="price of one chip for one hour"
     )
     parser.add_argument(
-        "--calibrate", metavar="JSON", help="file with the JSON line of benchmark step"
+        "--calibrate", metavar="JSON", help="file with a JSON line that benchmark step wrote"
     )
     parser.add_argument(
         "--num-samples",

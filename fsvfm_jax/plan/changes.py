@@ -1,4 +1,4 @@
-"""Changes of config fields that may let a step fit in a device's memory."""
+"""Finds changes of config fields that may let a step fit in a device's memory."""
 
 import itertools
 from collections.abc import Iterator
@@ -6,8 +6,8 @@ from typing import Any
 
 from fsvfm_jax.devices.memory import GRADIENT_SHARE, Memory
 
-# The share of the activations that each `remat` keeps, the cheapest in time first. The shares are
-# low guesses, which exclude only what cannot fit.
+# The share of the activations that each `remat` keeps, the fastest first. The shares are low
+# estimates, which exclude only what cannot fit.
 REMAT_KEEPS = {"none": 1.0, "dots": 0.3, "full": 0.05}
 
 
@@ -21,19 +21,19 @@ def possible_changes(
     accum_steps: int,
     remat: str,
 ) -> Iterator[dict[str, Any]]:
-    """Changes of config fields that may let a step fit, the least intrusive first.
+    """Yields changes of config fields that may let a step fit, the least intrusive first.
 
-    Remat, a state split over more devices, and both; then the same with ever smaller
-    micro-batches. What cannot fit by proportion is passed over.
+    The order is: remat, a state split over more devices, both; then the same with ever smaller
+    micro-batches. Changes that certainly do not fit are skipped.
 
     Args:
-        memory: Of the step that does not fit.
-        state_bytes: The part of the state that one device holds.
-        images_per_device: In a micro-batch.
-        num_devices: All.
+        memory: Memory of the step that does not fit.
+        state_bytes: The part of the state that one device holds, in bytes.
+        images_per_device: Images of a device in a micro-batch.
+        num_devices: Number of all devices.
         fsdp: Devices that share a state.
         accum_steps: Micro-batches in a step.
-        remat: What is recomputed now, of `models.layers.REMATS`.
+        remat: The current value, one of `models.layers.REMATS`.
     """
     assert memory.available is not None
     fixed = state_bytes * (1 + GRADIENT_SHARE)
@@ -55,5 +55,5 @@ def possible_changes(
 
 
 def _doublings(number: int) -> list[int]:
-    """1, 2, 4, ... as far as they divide a number."""
+    """Returns the powers of 2 that divide a number."""
     return [2**k for k in range(number.bit_length()) if number % 2**k == 0]

@@ -1,13 +1,14 @@
-"""Facts of the accelerators that a run can be planned for, and the names they go by.
+"""Facts of the accelerators that a run can be planned for, and the names of topologies.
 
-Compute and bandwidths are the makers' own: Google's pages on Cloud TPU v4, v5e, v5p and v6e
-(docs.cloud.google.com/tpu/docs/v5e and so on), NVIDIA's datasheets of H100 SXM and H200 SXM, of
-whose bf16 figure, with sparsity, the half is dense. `ici_bandwidth` is one direction, half of what
-is sold as bidirectional; per chip it is also the pages' all-reduce bandwidth of a pod.
+Compute and bandwidths are the manufacturers' figures: Google's pages on Cloud TPU v4, v5e, v5p and
+v6e (docs.cloud.google.com/tpu/docs/v5e and so on), and NVIDIA's datasheets of H100 SXM and H200
+SXM. NVIDIA's bf16 figure includes sparsity; the dense peak is half of it. `ici_bandwidth` is one
+direction, half of the advertised bidirectional bandwidth; per chip it is also the all-reduce
+bandwidth of a pod on Google's pages.
 
-A TPU's memory is what its compiler lets a program use ("available HBM" in its errors). A GPU's is
-what JAX reserves by default, three quarters of the datasheet's; XLA_PYTHON_CLIENT_MEM_FRACTION
-changes that.
+The memory of a TPU is what its compiler lets a program use ("available HBM" in its errors). The
+memory of a GPU is what JAX reserves by default, three quarters of the datasheet's figure;
+XLA_PYTHON_CLIENT_MEM_FRACTION changes that.
 """
 
 import importlib.util
@@ -27,8 +28,8 @@ class Chip(NamedTuple):
     """One accelerator, which is one JAX device here.
 
     Attributes:
-        name: Short, as in the name of a topology.
-        device_kinds: What `jax.Device.device_kind` may say.
+        name: Short name, as in the name of a topology.
+        device_kinds: The possible values of `jax.Device.device_kind`.
         bf16_flops: Dense peak, operations per second.
         hbm_bytes: Memory that a program may use.
         hbm_bandwidth: Bytes per second, read and written together.
@@ -60,13 +61,13 @@ CHIPS = {
     )
 }
 
-# Slices that Google Cloud rents. v5e and v6e are one pod of 16 x 16; v4 and v5p are built of cubes
-# of 4 x 4 x 4, and parts of one cube.
+# Slices that Google Cloud offers. v5e and v6e slices are parts of a pod of 16 x 16; v4 and v5p
+# slices consist of cubes of 4 x 4 x 4, or are a part of one cube.
 FLAT_SHAPES = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 SMALL_CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
 MOST_CHIPS = {"v4": 4096, "v5p": 6144}
-# Otherwise libtpu asks the network what machine this is, complains where it is no TPU's, and lets
-# one process alone use TPUs, of which none is used here.
+# Without these variables libtpu looks up this machine's type on the network, warns if it is not a
+# TPU VM, and allows only one process at a time, although no TPU is used here.
 LIBTPU = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -77,21 +78,21 @@ EXAMPLES = "v5e:16x16, v6e:8x8, v5p:4x4x8, v4:4x4x4, h200:8, h100:8, cpu:8, gpu"
 
 
 def find_chip(device_kind: str) -> Chip | None:
-    """The chip of a JAX device's `device_kind`; None where it is not in the table."""
+    """Returns the chip of a JAX device's `device_kind`; None if the table does not contain it."""
     return next((chip for chip in CHIPS.values() if device_kind in chip.device_kinds), None)
 
 
 def topology_devices(topology: str) -> tuple[list[jax.Device], Chip | None]:
-    """Devices to compile for, and the chip that the program is meant for.
+    """Returns devices to compile for, and the chip that the program is meant for.
 
-    A TPU's topology needs no TPU. `h100:8` and `h200:8` are eight devices of the CPU that stand
-    for those GPUs: XLA compiles for a GPU only where there is one, which `gpu` means.
+    A TPU's topology needs no TPU. `h100:8` and `h200:8` are eight CPU devices in place of those
+    GPUs, because XLA compiles for a GPU only on a machine that has one; `gpu` does so.
 
     Args:
         topology: Chip and shape (`v5p:4x4x8`), chip and number (`h200:8`, `cpu:8`), or `gpu`.
 
     Raises:
-        ConfigError: An unknown name, a shape that no slice has, or something not installed.
+        ConfigError: The name is unknown, no slice has the shape, or a package is missing.
     """
     kind, _, shape = topology.partition(":")
     if kind in ("v4", "v5e", "v5p", "v6e"):
@@ -132,6 +133,6 @@ def _tpu_devices(kind: str, shape: str) -> list[jax.Device]:
         return topologies.get_topology_desc(
             platform="tpu", topology_name=f"{kind}:{shape}", **options
         ).devices
-    finally:  # Other programs that are started from here should not take this for a TPU VM.
+    finally:  # Programs started later must not mistake this machine for a TPU VM.
         for name in LIBTPU.keys() - before.keys():
             del os.environ[name]

@@ -1,14 +1,14 @@
-"""Whether a run fits on some devices, how long it takes and what it costs.
+"""Estimates whether a run fits on some devices, how long it takes and what it costs.
 
-The training step is the one of `train.py`, compiled by the real compiler, for devices
-that need not be there. From the compiled program come memory, collectives and a bound on the speed
-(`roofline.py`). What to expect is
+The training step is that of `train.py`, compiled by the real compiler for devices that this machine
+need not have. The compiled program shows the memory, the collectives and a bound on the speed
+(`roofline.py`). The estimate is
 
     step time = bound / efficiency
 
-with an efficiency that is assumed, or follows from an MFU that `fsvfm_jax.benchmark` measured: then
-the estimate has that MFU, unless the bound forbids it. Hours and cost are those of the estimate,
-+-25 %, or +-10 % where this model was measured on this chip.
+The efficiency is assumed, or follows from an MFU that `fsvfm_jax.benchmark` measured: then the
+estimate has that MFU, unless the bound forbids it. Hours and cost are those of the estimate, +-25
+%, or +-10 % if this model was measured on this chip.
 """
 
 import logging
@@ -48,13 +48,13 @@ VGGFACE2 = 2_973_696  # faces
 
 
 class Target(NamedTuple):
-    """What a run is planned for.
+    """The devices and data that a run is planned for.
 
     Attributes:
-        devices: To compile for.
-        chip: Its facts; None where they are not known.
+        devices: Devices to compile for.
+        chip: Facts of the devices; None if they are unknown.
         num_samples: Images in the data set.
-        price: Of one chip and hour, in any currency.
+        price: Price of one chip for one hour, in any currency.
         benchmark: A record of `roofline.read_benchmark`.
     """
 
@@ -66,11 +66,12 @@ class Target(NamedTuple):
 
     @property
     def by_model(self) -> bool:
-        """Whether the CPU's compiler stands for that of another chip."""
+        """Returns whether the CPU's compiler is used in place of another chip's compiler."""
         return self.chip is not None and self.devices[0].platform == "cpu"
 
     @property
     def available_bytes(self) -> int | None:
+        """Returns the bytes that a program may use on one device; None if they are unknown."""
         if self.devices[0].platform == "gpu":
             return available_bytes()
         return self.chip and self.chip.hbm_bytes
@@ -80,11 +81,11 @@ def make_plan(config: ConfigDict, target: Target) -> dict[str, Any]:
     """Compiles the training step, predicts the run, and looks for a change if it does not fit.
 
     Args:
-        config: As loaded from its file.
-        target: What for.
+        config: The config as loaded from its file.
+        target: The devices and data to plan for.
 
     Returns:
-        The plan, ready for JSON; `change` is a plan as well, of the first that fits.
+        The plan, ready for JSON; `change` contains the plan of the first change that fits, or None.
 
     Raises:
         ConfigError: The config does not suit the devices.
@@ -114,9 +115,9 @@ def make_plan(config: ConfigDict, target: Target) -> dict[str, Any]:
 
 
 def describe(config: ConfigDict, target: Target) -> tuple[dict[str, Any], Memory]:
-    """Compiles the step that training would run; what is then known of it and of a run with it."""
+    """Compiles the step that training would run; returns the plan, and the memory of the step."""
     mesh, config = place(config, target.devices)
-    # The statistics are two constants of the program.
+    # The values of these statistics do not matter: they are two constants of the program.
     learner = pretrain.make_learner(config, stats=Stats((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
     started = time.monotonic()
     compiled, memory, accum_steps = compile_step(
@@ -161,8 +162,9 @@ def describe(config: ConfigDict, target: Target) -> tuple[dict[str, Any], Memory
 def _predict(
     config: ConfigDict, target: Target, *, plan: dict[str, Any], memory: Memory, hlo_text: str
 ) -> dict[str, Any]:
-    """Bound and estimate of the run, by the compiled step."""
-    # How the CPU fuses says nothing of another chip; what a step starts and ends with, it moves.
+    """Returns bound and estimate of the run from the compiled step."""
+    # The fusions of the CPU's compiler do not apply to another chip, so only the arguments and the
+    # output of the step are counted.
     moved = memory.argument + memory.output if target.by_model else memory_traffic(hlo_text)
     roof = roofline(
         target.chip,
@@ -185,11 +187,12 @@ def _predict(
 
 
 def as_flags(change: dict[str, Any]) -> str:
+    """Returns changes of fields as command-line flags."""
     return " ".join(f"--config.{path}={value}" for path, value in change.items())
 
 
 def summary(plan: dict[str, Any]) -> str:
-    """A plan for people."""
+    """Returns a plan as text."""
     lines = [
         f"{plan['config']} for {plan['topology']}: batch {plan['batch_size']} ="
         f" {plan['devices']} devices x {plan['images_per_device'] // plan['accum_steps']} images x"
@@ -200,19 +203,21 @@ def summary(plan: dict[str, Any]) -> str:
     if plan["change"]:
         lines += [f"it fits with {as_flags(plan['change']['fields'])}", *_summary(plan["change"])]
     elif plan["fits"] is False:
-        lines.append("no change of model.remat, mesh.fsdp and accum_steps makes it fit: take more")
+        lines.append(
+            "no change of model.remat, mesh.fsdp and accum_steps makes it fit: use more devices"
+        )
     return "\n".join(lines)
 
 
 def _summary(plan: dict[str, Any]) -> Iterator[str]:
     memory = plan["memory"]
     parts = [f"{memory[name] / GIB:.2f} {name}" for name in memory if memory[name] is not None]
-    verdict = {True: "fits", False: "DOES NOT FIT", None: "fits as far as the CPU has memory"}
+    verdict = {True: "fits", False: "DOES NOT FIT", None: "fits if the CPU has the memory"}
     yield f"{verdict[plan['fits']]}: GiB per device: {', '.join(parts)} ({plan['memory_source']})"
     for row in plan["collectives"] or ():
         where = "in the loops over layers" if row["in_loop"] else "outside of loops"
         yield (
-            f"  {row['count']} x {row['kind']} {where}: {row['bytes'] / 1e6:.1f} MB a step, a"
+            f"  {row['count']} x {row['kind']} {where}: {row['bytes'] / 1e6:.1f} MB per step, each"
             f" device sends {row['sent_bytes'] / 1e6:.1f} MB"
         )
     yield f"{plan['flops_per_image'] / 1e9:.2f} GFLOP per image"
@@ -237,6 +242,7 @@ def _summary(plan: dict[str, Any]) -> Iterator[str]:
 
 def _speed(speed: dict[str, float]) -> str:
     return (
-        f"{speed['step_seconds'] * 1e3:.1f} ms a step, {speed['images_per_second']:,.0f} images/s,"
+        f"{speed['step_seconds'] * 1e3:.1f} ms per step,"
+        f" {speed['images_per_second']:,.0f} images/s,"
         f" MFU {speed['mfu']:.1%}, {speed['hours']:,.1f} hours"
     )

@@ -1,4 +1,4 @@
-"""Floating-point operations of a training step: the numerator of model FLOPs utilisation (MFU)."""
+"""Counts the floating-point operations of a training step, for model FLOPs utilisation (MFU)."""
 
 from typing import NamedTuple
 
@@ -13,10 +13,10 @@ class Flops(NamedTuple):
 
     Attributes:
         student_encoder: The encoder's blocks on the kept patches.
-        rep_decoder: The student's representation decoder, its two linear layers included.
-        pixel_decoder: The pixel decoder, its two linear layers included.
-        student_forward: All of the student: the three above, patch embedding and heads.
-        teacher_forward: All of the teacher, which sees every patch.
+        rep_decoder: The student's representation decoder with its two linear layers.
+        pixel_decoder: The pixel decoder with its two linear layers.
+        student_forward: The whole student: the three above, patch embedding and heads.
+        teacher_forward: The whole teacher, which encodes every patch.
         total: A training step: 3 x student_forward + teacher_forward.
     """
 
@@ -29,18 +29,18 @@ class Flops(NamedTuple):
 
 
 def training_flops_per_image(model: FSVFM, mask_ratio: float) -> Flops:
-    """Counts the matrix products that the method needs for one image, whatever the program does.
+    """Counts the matrix products that the method needs for one image, independent of the program.
 
     An [m, k] x [k, n] product counts 2mkn; norms, activations, softmax, losses and the optimizer
-    count nothing. The student's backward pass is twice its forward pass; the teacher has none.
-    Recomputed activations are never counted. To be comparable the count is that of the method as
-    published: the student embeds all N patches, and both decoders' linear layers see all N + 1
-    tokens (only the first one of the representation decoder comes before the mask tokens). A
-    program that saves some of this work gains in MFU.
+    are not counted. The student's backward pass is twice its forward pass; the teacher has none.
+    Recomputed activations are not counted. The count is that of the published method, so that
+    figures are comparable: the student embeds all N patches, and both decoders' linear layers get
+    all N + 1 tokens (only the first layer of the representation decoder comes before the mask
+    tokens). A program that saves some of this work gains in MFU.
 
     Args:
         model: The network.
-        mask_ratio: Share of the N patches that the student does not see.
+        mask_ratio: Share of the N patches that is masked.
 
     Raises:
         ConfigError: The ratio removes none or all of the patches.
@@ -76,9 +76,10 @@ def training_flops_per_image(model: FSVFM, mask_ratio: float) -> Flops:
 
 
 def detection_flops_per_image(model: Detector, mode: str) -> int:
-    """The same of a fine-tuning step: all of it three times, or a frozen backbone once.
+    """Counts the operations of a fine-tuning step for one image.
 
-    Heads and adapters, a few thousandths of it, are not counted.
+    It is three times the forward pass, or one forward pass of a frozen backbone. Heads and
+    adapters, a few thousandths of the total, are not counted.
 
     Args:
         model: The network.
@@ -92,7 +93,14 @@ def detection_flops_per_image(model: Detector, mode: str) -> int:
 def model_flops_utilisation(
     flops_per_image: int, images_per_second: float, *, num_devices: int, peak_tflops: float
 ) -> float:
-    """The share of the devices' peak that the method's own operations make up."""
+    """Returns the method's own operations per second as a share of the devices' peak.
+
+    Args:
+        flops_per_image: Operations of the method per image.
+        images_per_second: Speed on all devices.
+        num_devices: Number of devices.
+        peak_tflops: Peak of one device, 10^12 operations per second.
+    """
     return flops_per_image * images_per_second / (num_devices * peak_tflops * 1e12)
 
 
@@ -101,7 +109,7 @@ def _linear(tokens: int, inputs: int, outputs: int) -> int:
 
 
 def _block(tokens: int, width: int) -> int:
-    """qkv and projection, scores and weighted sum, MLP: 24 t d^2 + 4 t^2 d at an MLP ratio of 4."""
+    """Counts one block: 24 t d^2 + 4 t^2 d for t tokens of width d, at an MLP ratio of 4."""
     attention = _linear(tokens, width, 4 * width) + 2 * _linear(tokens, width, tokens)
     return attention + 2 * _linear(tokens, width, MLP_RATIO * width)
 

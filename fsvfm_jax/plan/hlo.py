@@ -1,7 +1,7 @@
-"""Reads the text of a compiled program, and lists the exchanges between devices in it.
+"""Parses the text of a compiled program, and lists its exchanges between devices.
 
 `compiled.as_text()` is the optimized program of one device. XLA's own cost analysis counts the body
-of a loop once; here it counts as often as it runs.
+of a loop once; this module counts it as often as it runs.
 """
 
 import math
@@ -19,7 +19,8 @@ COLLECTIVES = (
     "collective-permute",
     "collective-broadcast",
 )
-# What a device sends of each byte of a collective over n devices, on rings or better.
+# Bytes that a device sends per byte of a collective over n devices, with a ring or a better
+# algorithm.
 SENT = {"all-reduce": lambda n: 2 * (n - 1) / n, "collective-permute": lambda n: 1.0}
 
 
@@ -32,12 +33,12 @@ CALLING = ("body", "condition", "calls", "to_apply", "branch_computations", "cal
 
 
 class HloArray(NamedTuple):
-    """An array as the program declares it, of one device.
+    """An array of one device, as the program declares it.
 
     Attributes:
         dtype: XLA's name, such as "bf16".
         shape: Elements per axis.
-        in_hbm: False in a faster or a foreign memory, such as a TPU's VMEM.
+        in_hbm: False for an array in a faster or another memory, such as a TPU's VMEM.
     """
 
     dtype: str
@@ -53,9 +54,9 @@ class Instruction(NamedTuple):
     """One line of a computation.
 
     Attributes:
-        name: Unique in the program.
-        opcode: Such as "fusion" or "all-reduce".
-        result: Its arrays; a tuple, nested or not, is flattened.
+        name: Name, unique in the program.
+        opcode: Operation, such as "fusion" or "all-reduce".
+        result: The resulting arrays; a tuple, nested or not, is flattened.
         arguments: The text between its parentheses.
         attributes: The rest of the line.
     """
@@ -72,7 +73,7 @@ class Instruction(NamedTuple):
 
 
 class Computation(NamedTuple):
-    """A function of the program: its instructions by name, and the one it returns."""
+    """A function of the program: its instructions by name, and the name of the one it returns."""
 
     name: str
     instructions: dict[str, Instruction]
@@ -83,9 +84,9 @@ class Program(NamedTuple):
     """A parsed program.
 
     Attributes:
-        computations: By name.
-        entry: The name of the first to run.
-        num_devices: It is compiled for.
+        computations: The computations by name.
+        entry: The name of the computation that runs first.
+        num_devices: Number of devices that the program is compiled for.
     """
 
     computations: dict[str, Computation]
@@ -94,12 +95,12 @@ class Program(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A computation as part of a step.
+    """A computation as a part of a step.
 
     Attributes:
-        computation: What runs.
-        executions: How often in a step.
-        in_loop: Whether inside a loop.
+        computation: The computation.
+        executions: How often it runs in a step.
+        in_loop: Whether it is inside a loop.
         caller: The instruction that runs it; None for the whole program.
     """
 
@@ -114,11 +115,11 @@ class Collective(NamedTuple):
 
     Attributes:
         kind: One of `COLLECTIVES`.
-        arrays: What it is about, in full: gathered, summed, or before it is scattered.
-        group_size: Devices that exchange with each other.
+        arrays: The full arrays: gathered, summed, or before they are scattered.
+        group_size: Number of devices that exchange with each other.
         executions: How often it runs in a step.
-        in_loop: Whether it is inside a loop's body, such as that over the layers.
-        source: Where it comes from, by JAX's name stack; may be empty.
+        in_loop: Whether it is inside a loop's body, such as the loop over the layers.
+        source: Its origin in JAX's name stack; may be empty.
     """
 
     kind: str
@@ -130,22 +131,22 @@ class Collective(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Of all arrays, in one execution."""
+        """Returns the bytes of all arrays in one execution."""
         return sum(array.bytes for array in self.arrays)
 
     @property
     def sent_bytes(self) -> float:
-        """What one device sends in a step, at the least."""
+        """Returns the bytes that one device sends in a step, at least."""
         share = SENT.get(self.kind, lambda n: (n - 1) / n)(self.group_size)
         return self.bytes * self.executions * share
 
 
 def collectives(hlo_text: str) -> list[Collective]:
-    """Lists every exchange between devices in a compiled program, each once.
+    """Lists every exchange between devices in a compiled program once.
 
     An asynchronous pair of start and done is one collective, and so are the pieces of one that a
-    TPU spreads over several fusions. An all-reduce fused with the slicing of its sum, as the TPU
-    writes it, is a reduce-scatter; the CPU's all-reduce with a slice after it stays an all-reduce.
+    TPU spreads over several fusions. An all-reduce fused with the slicing of its sum, as on TPUs,
+    is a reduce-scatter; an all-reduce followed by a slice, as on CPUs, remains an all-reduce.
 
     Args:
         hlo_text: `compiled.as_text()`.
@@ -165,7 +166,7 @@ def collectives(hlo_text: str) -> list[Collective]:
 
 
 def collective_table(hlo_text: str) -> list[dict[str, Any]]:
-    """Collectives by kind and place: how many, and the bytes of a step on one device."""
+    """Returns the collectives by kind and place: their number, and bytes per step and device."""
     groups = defaultdict(list)
     for collective in collectives(hlo_text):
         groups[collective.kind, collective.in_loop].append(collective)
@@ -184,7 +185,7 @@ def collective_table(hlo_text: str) -> list[dict[str, Any]]:
 
 
 def parse(hlo_text: str) -> Program:
-    """Reads the text of an optimized program."""
+    """Parses the text of an optimized program."""
     computations: dict[str, Computation] = {}
     entry = ""
     for line in hlo_text.splitlines():
@@ -202,10 +203,14 @@ def parse(hlo_text: str) -> Program:
 
 
 def runs(program: Program, name: str, *, fusions: bool = True) -> Iterator[Run]:
-    """Every computation that a step runs, from the one of this name inwards.
+    """Yields every computation that a step runs, from the one with this name inwards.
 
-    One that is called from several places comes several times; with `fusions` False, those that
-    only say what is fused into one instruction are left out.
+    A computation that is called from several places is yielded several times.
+
+    Args:
+        program: The program.
+        name: Name of the first computation.
+        fusions: Whether to include the computations that only describe a fused instruction.
     """
     return _runs(program, Run(program.computations[name], 1, False, None), fusions=fusions)
 
@@ -213,7 +218,7 @@ def runs(program: Program, name: str, *, fusions: bool = True) -> Iterator[Run]:
 def _runs(program: Program, run: Run, *, fusions: bool) -> Iterator[Run]:
     yield run
     for instruction in run.computation.instructions.values():
-        # The done half of a pair names again what its start half runs.
+        # The done instruction of a pair names the computation of its start instruction again.
         if instruction.opcode.endswith(("-update", "-done")):
             continue
         if not fusions and instruction.opcode not in ("while", "conditional", "call"):
@@ -226,7 +231,7 @@ def _runs(program: Program, run: Run, *, fusions: bool) -> Iterator[Run]:
 
 
 def called(instruction: Instruction) -> dict[str, str]:
-    """The computations that an instruction names, by their part in it, such as "body"."""
+    """Returns the computations that an instruction names, by their role in it, such as "body"."""
     names = {}
     for key, one, several in CALLED.findall(instruction.attributes):
         if key in CALLING:
@@ -250,7 +255,7 @@ def _parse_instruction(name: str, text: str) -> Instruction:
 
 
 def _closing(text: str, start: int) -> int:
-    """The index after the parenthesis that closes the one at `start`."""
+    """Returns the index after the parenthesis that closes the one at `start`."""
     depth = 0
     for match in re.compile(r"[()]").finditer(text, start):
         depth += 1 if match[0] == "(" else -1
@@ -267,13 +272,13 @@ def _array(dtype: str, shape: str, layout: str) -> HloArray:
 
 
 def _bits(dtype: str) -> int:
-    """Such as 16 of "bf16" and 8 of "f8e4m3fn"; tokens have none."""
+    """Returns the bits of a dtype, such as 16 for "bf16" and 8 for "f8e4m3fn"; 0 for tokens."""
     width = re.search(r"\d+", dtype)
     return 8 if dtype == "pred" else int(width[0]) if width else 0
 
 
 def _trip_count(program: Program, loop: Instruction) -> int:
-    """Iterations of a loop that counts from 0; 1 where the text does not tell."""
+    """Returns the iterations of a loop that counts from 0; 1 if the text does not show them."""
     if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
         return int(known[1])
     names = called(loop)
@@ -306,7 +311,7 @@ def _collective(program: Program, run: Run, instruction: Instruction) -> Collect
     kind = instruction.opcode.removesuffix("-start")
     operands = [run.computation.instructions[name] for name in instruction.operands]
     if kind == "all-gather":
-        # The start half of a pair returns what it was given before what it makes.
+        # The start instruction of a pair returns its inputs before its outputs.
         arrays = instruction.result[-len(operands) :]
     else:
         arrays = tuple(array for operand in operands for array in operand.result)
@@ -328,14 +333,14 @@ def _collective(program: Program, run: Run, instruction: Instruction) -> Collect
 
 
 def _group_size(attributes: str) -> int | None:
-    """Devices per group, from any of the ways to write groups down; None where all are one."""
+    """Returns the devices per group, in any of XLA's notations; None for a single group."""
     if lists := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
         return len(lists[1].split(","))
     if iota := re.search(r"replica_groups=\[\d+,(\d+)\]<=", attributes):
         return int(iota[1])
     if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\].*?\{([^}]*)\}", attributes):
         sizes = dict(re.findall(r"('\w+')=(\d+)", mesh[1]))
-        # An axis may be cut: 'x':(2)4 is its part of size 4 behind one of 2.
+        # An axis may be split: 'x':(2)4 is its part of size 4 after a part of size 2.
         axes = re.findall(r"('\w+')(?::\(\d+\)(\d+))?", mesh[2])
         return math.prod(int(part or sizes[axis]) for axis, part in axes)
     return None

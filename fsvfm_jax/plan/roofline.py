@@ -1,14 +1,14 @@
-"""How long a step takes: at the least, and as far as can be expected.
+"""Computes how long a step takes: a lower bound, and an estimate.
 
     compute      = FLOPs per image x images per device / peak
     memory       = bytes that a device reads and writes / bandwidth of its memory
     interconnect = bytes that a device sends / bandwidth of its links
-    bound        = the longest of the three, as if it hid the other two
+    bound        = the longest of the three, which hides the other two
     estimate     = bound / efficiency
 
-FLOPs are those of the method (`flops.py`): recomputation is not in the bound. The bytes are those
-of the compiled program. Links are taken to be as fast as they are sold; there is no latency in the
-bound, and no network between slices or nodes.
+FLOPs are those of the method (`flops.py`), so the bound does not include recomputation. The bytes
+are those of the compiled program. Links have their advertised speed; the bound includes no latency,
+and no network between slices or nodes.
 """
 
 from typing import Any, NamedTuple, NotRequired, TypedDict
@@ -23,7 +23,7 @@ ASSUMED_SPREAD, MEASURED_SPREAD = 0.25, 0.10
 
 
 class Roofline(NamedTuple):
-    """Seconds of a step, at the least, for each of the three resources."""
+    """Minimum seconds of a step for each of the three resources."""
 
     compute: float
     memory: float
@@ -31,16 +31,17 @@ class Roofline(NamedTuple):
 
     @property
     def bound(self) -> float:
+        """Returns the minimum seconds of a step."""
         return max(self)
 
     @property
     def limit(self) -> str:
-        """The name of the longest."""
+        """Returns the name of the resource that takes longest."""
         return max(self._fields, key=lambda name: getattr(self, name))
 
 
 class Benchmark(TypedDict):
-    """The part of a benchmark's record that is used here; `mfu` is None on an unknown chip."""
+    """The fields that are read from a benchmark's record; `mfu` is None for an unknown chip."""
 
     device_kind: str
     mfu: float | None
@@ -48,12 +49,12 @@ class Benchmark(TypedDict):
 
 
 class Efficiency(NamedTuple):
-    """What share of the bound to expect.
+    """The expected share of the bound.
 
     Attributes:
         value: Bound / expected time, at most 1.
-        source: Where it comes from, in words.
-        spread: How far off the estimate may be, as a share of it.
+        source: Origin of the value, in words.
+        spread: Uncertainty of the estimate, as a share of it.
     """
 
     value: float
@@ -62,11 +63,11 @@ class Efficiency(NamedTuple):
 
 
 def roofline(chip: Chip, *, flops: int, traffic: int, sent: float) -> Roofline:
-    """The formulas above.
+    """Computes the three times of a step.
 
     Args:
-        chip: Its peak and bandwidths.
-        flops: For the images that one device sees in a step.
+        chip: Peak and bandwidths.
+        flops: Operations for the images that one device processes in a step.
         traffic: Bytes that a device reads and writes in a step.
         sent: Bytes that a device sends in a step.
     """
@@ -78,19 +79,20 @@ def roofline(chip: Chip, *, flops: int, traffic: int, sent: float) -> Roofline:
 
 
 def assumed_efficiency() -> Efficiency:
+    """Returns the efficiency for an estimate without a benchmark."""
     return Efficiency(ASSUMED_EFFICIENCY, f"assumed {ASSUMED_EFFICIENCY}", ASSUMED_SPREAD)
 
 
 def measured_efficiency(
     roof: Roofline, benchmark: Benchmark, *, chip: Chip, model: dict[str, Any]
 ) -> Efficiency:
-    """The efficiency with which a run has the MFU of a benchmark, unless the bound forbids it.
+    """Returns the efficiency that gives a run the MFU of a benchmark, unless the bound forbids it.
 
     Args:
-        roof: Of the step in question.
+        roof: Times of the planned step.
         benchmark: A record of `read_benchmark`.
-        chip: Of the run in question; another than the benchmark's makes it less sure.
-        model: The config's model section; likewise.
+        chip: Chip of the planned run; the spread is larger if the benchmark's chip is another.
+        model: The config's model section; the spread is larger if the benchmark's model is another.
     """
     value = min(1.0, benchmark["mfu"] * roof.bound / roof.compute)
     same = benchmark["device_kind"] in chip.device_kinds and benchmark.get("model") == model
@@ -101,10 +103,10 @@ def measured_efficiency(
 
 
 def read_benchmark(path: str) -> Benchmark:
-    """The record in the last line of a file of `fsvfm_jax.benchmark`.
+    """Returns the record in the last line of a file that `fsvfm_jax.benchmark` wrote.
 
     Raises:
-        DataError: The file cannot be read, or is not of the benchmark.
+        DataError: The file cannot be read, or was not written by the benchmark.
         ConfigError: The MFU was not measured.
     """
     try:
@@ -133,15 +135,15 @@ def predict(
     num_devices: int,
     price: float | None,
 ) -> dict[str, Any]:
-    """Speed, hours and cost of a run, ready for JSON: as the bound has it, and as expected.
+    """Returns speed, hours and cost of a run, ready for JSON: at the bound, and as estimated.
 
     Args:
-        roof: Of a step.
-        efficiency: What share of it to expect.
+        roof: Times of a step.
+        efficiency: The expected share of the bound.
         batch_size: Images in a step, on all devices.
-        total_steps: Of the run.
-        num_devices: Chips.
-        price: Of one chip and hour, in any currency.
+        total_steps: Steps of the run.
+        num_devices: Number of chips.
+        price: Price of one chip for one hour, in any currency.
     """
 
     def speed(step_seconds: float) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""How much a compiled program moves between a device and its memory."""
+"""Counts the bytes that a compiled program moves between a device and its memory."""
 
 import re
 
@@ -12,23 +12,24 @@ from fsvfm_jax.plan.hlo import (
     runs,
 )
 
-# Names for values that are somewhere already, and control flow, whose insides are counted.
+# Instructions that move no bytes: names for existing values, and control flow, whose computations
+# are counted separately.
 FREE = (
     *("after-all", "bitcast", "constant", "get-tuple-element", "opt-barrier", "parameter"),
     *("partition-id", "replica-id", "tuple", "call", "conditional", "while"),
 )
 FREE_CUSTOM_CALLS = ("AllocateBuffer", "ConcatBitcast")
 READS_A_PART = ("dynamic-slice", "gather", "slice")
-# Inside a fusion these change nothing in which part of their operand is read.
+# Inside a fusion, these instructions do not change which part of their operand is read.
 PASSES_ON = ("bitcast", "convert", "copy", "reshape", "transpose")
 
 
 def memory_traffic(hlo_text: str) -> int:
-    """Bytes that one device reads from and writes to its memory in a step.
+    """Counts the bytes that one device reads from and writes to its memory in a step.
 
-    Every instruction outside of fusions reads its operands and writes its results. Of an array
-    that a fusion only slices, or updates in place, the slice is counted; what the program's
-    layouts put in a faster memory is not.
+    Every instruction outside of fusions reads its operands and writes its results. If a fusion only
+    slices an array or updates it in place, only the slice is counted. Arrays that the program's
+    layouts place in a faster memory are not counted.
 
     Args:
         hlo_text: `compiled.as_text()`.
@@ -58,7 +59,7 @@ def _traffic(program: Program, computation: Computation, instruction: Instructio
     elif opcode == "dynamic-update-slice":
         inputs = outputs = inputs[1:2]
     elif opcode == "slice-start":
-        # Its result is (whole, part, flag); the part is written where it is done.
+        # Its result is (whole, part, flag); its done instruction writes the part.
         inputs, outputs = [min(inputs[0], instruction.result[1].bytes)], []
     elif opcode.endswith("-start"):
         outputs = []
@@ -72,7 +73,7 @@ def _bytes(arrays: tuple[HloArray, ...]) -> int:
 
 
 def _read(program: Program, fused: Computation, position: int) -> int:
-    """Bytes that a fusion reads of the argument at this position."""
+    """Returns the bytes that a fusion reads of the argument at this position."""
     parameters = (i for i in fused.instructions.values() if i.opcode == "parameter")
     argument = next(i for i in parameters if i.arguments == str(position))
     return _read_of(program, fused, argument)
@@ -97,7 +98,7 @@ def _read_of(program: Program, fused: Computation, value: Instruction) -> int:
 
 
 def _written(fused: Computation) -> list[int]:
-    """Bytes that a fusion writes of each of its results."""
+    """Returns the bytes that a fusion writes of each of its results."""
     root = fused.instructions[fused.root]
     written = []
     for name in root.operands if root.opcode == "tuple" else [root.name]:

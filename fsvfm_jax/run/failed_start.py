@@ -1,4 +1,4 @@
-"""A training run that fails before its first step takes back what it has written."""
+"""Removes the new files of a training run that fails before its first step."""
 
 import contextlib
 import logging
@@ -19,20 +19,20 @@ logger = logging.getLogger(__name__)
 CONFIG_FILE = "config.json"
 PARAMETERS_FILE = "parameters.txt"
 CHECKPOINTS = "checkpoints"
-# All that a run can write into its workdir before its first step, beside the lock.
+# All files that a run can write into its workdir before its first step, except the lock.
 _FILES = (CONFIG_FILE, PARAMETERS_FILE, STATS_FILE, FINGERPRINT_FILE, ORIGIN_FILE, *LINES)
 _FOLDERS = ("tensorboard", "images")
 
 
 class Start:
-    """The start of a run, to be made before its workdir is.
+    """The start of a run; it must be created before the workdir is made.
 
-    A start that is preempted has not failed: the same command goes on, and needs the statistics.
-    After an error that `launch/restart.sh` answers with another start the statistics stay too.
+    A preempted start has not failed: the same command continues it, and needs the statistics. The
+    statistics are also kept after an error for which `launch/restart.sh` starts the command again.
 
     Args:
         workdir: The run's folder, or a place in a bucket.
-        active: False makes one that removes nothing, for all processes but the first.
+        active: Whether failures remove files; False for all processes but the first.
     """
 
     def __init__(self, workdir: epath.Path, *, active: bool) -> None:
@@ -42,24 +42,24 @@ class Start:
         self._missing = _missing_folders(workdir) if has_folders else []
 
     def is_over(self) -> None:
-        """The first step is made: from here on everything stays."""
+        """Marks the first step as done: from then on nothing is removed."""
         self._undoes = False
 
     @contextlib.contextmanager
     def folders(self) -> Iterator[None]:
-        """Around the lock: at a failure the folders that were missing go, as far as empty."""
+        """Removes the new folders after a failure, if they are empty; encloses the lock."""
         try:
             yield
         except BaseException as error:
             if self._fails_with(error):
                 for folder in self._missing:
                     with contextlib.suppress(OSError):
-                        os.rmdir(folder)  # not if anybody has put something there
+                        os.rmdir(folder)  # It fails if the folder is not empty.
             raise
 
     @contextlib.contextmanager
     def files(self) -> Iterator[None]:
-        """Within the lock, so that nobody else writes there: at a failure new files go."""
+        """Removes the new files after a failure; entered under the lock, so no other run writes."""
         names = (*_FILES, *_FOLDERS, CHECKPOINTS) if self._undoes else ()
         new = [name for name in names if not (self._workdir / name).exists()]
         try:
@@ -68,8 +68,12 @@ class Start:
             if self._fails_with(error):
                 try:
                     self._remove([name for name in new if name not in _kept_after(error)])
-                except Exception as cause:  # What ended the run is more important.
-                    logger.warning("%s is not tidied up: %s", self._workdir, in_one_line(cause))
+                except Exception as cause:  # The run's own error is more important.
+                    logger.warning(
+                        "the new files in %s were not removed: %s",
+                        self._workdir,
+                        in_one_line(cause),
+                    )
             raise
 
     def _fails_with(self, error: BaseException) -> bool:
@@ -86,7 +90,7 @@ class Start:
 
 
 def _kept_after(error: BaseException) -> Sequence[str]:
-    """The new files that stay: all faces were read for the statistics.
+    """Returns the new files to keep: the statistics, for which all faces were read.
 
     `launch/restart.sh` starts the command again after code 70.
     """
@@ -96,9 +100,9 @@ def _kept_after(error: BaseException) -> Sequence[str]:
 
 
 def _missing_folders(path: epath.Path) -> list[epath.Path]:
-    """The folder and those above it that are not there yet, the deepest first."""
+    """Returns the folder and its parents as far as they do not exist, the deepest first."""
     missing = []
-    while not os.path.exists(path) and path != path.parent:  # also if the folder cannot be read
+    while not os.path.exists(path) and path != path.parent:  # works for unreadable folders too
         missing.append(path)
         path = path.parent
     return missing

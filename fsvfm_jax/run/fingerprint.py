@@ -1,7 +1,7 @@
-"""What the stream of batches hangs on: a run goes on with the same, or with a note of what changed.
+"""The fingerprint of everything that the stream of batches depends on, checked when a run resumes.
 
-A position in the stream is a number of samples and says nothing of the stream itself: with another
-seed, batch or list of files it would be taken without complaint, and some faces would be seen twice
+A position in the stream is a number of samples and does not identify the stream. With another seed,
+batch size or list of files the position would still be valid, but some faces would be seen twice
 and others never.
 """
 
@@ -25,7 +25,7 @@ MAX_SHOWN = 200  # characters
 
 
 class StoredFingerprint(TypedDict):
-    """The content of the file: the fingerprint, and the changes to it that were accepted."""
+    """The content of the file: the fingerprint, and the accepted changes to it."""
 
     fingerprint: dict[str, Any]
     accepted: list[dict[str, Any]]
@@ -34,14 +34,14 @@ class StoredFingerprint(TypedDict):
 def make_fingerprint(
     config: ConfigDict, *, dataset: str, images: int, stats: Stats, of_task: dict[str, Any]
 ) -> dict[str, Any]:
-    """By name, all that decides which faces come when and what is done to them.
+    """Returns, by name, everything that decides the order of the faces and their processing.
 
     Args:
         config: The resolved config.
         dataset: The source's own fingerprint.
-        images: How many it has.
+        images: Number of images of the source.
         stats: Mean and deviation that normalise the images.
-        of_task: What else the task hangs on.
+        of_task: Further values that the task depends on.
     """
     fingerprint = {
         "dataset": dataset,
@@ -55,23 +55,25 @@ def make_fingerprint(
         "model.patch_size": config.model.patch_size,
         **of_task,
     }
-    # As it is read back: JSON knows no tuples.
+    # The values are converted as JSON will read them back, for example tuples to lists.
     return json.loads(json.dumps(fingerprint))
 
 
 def check_fingerprint(
     workdir: epath.Path, fingerprint: dict[str, Any], *, step: int, accept_changes: bool
 ) -> None:
-    """Compares with the one stored in the workdir; a fresh run stores it.
+    """Compares a fingerprint with the one stored in the workdir; a new run stores it.
 
     Args:
-        workdir: Of the run.
-        fingerprint: Of `make_fingerprint`.
-        step: At which the run goes on; 0 for a fresh one.
-        accept_changes: Go on in spite of changes, and add them to the file.
+        workdir: Workdir of the run.
+        fingerprint: The result of `make_fingerprint`.
+        step: Step at which the run continues; 0 for a new run.
+        accept_changes: Whether to accept changes and add them to the file.
 
     Raises:
-        ConfigError: The processes have different ones, or it has changed; on every process.
+        ConfigError: The fingerprint differs between processes, or from the stored one; raised on
+            every process.
+        StorageError: The file cannot be written.
     """
     distributed.check_same(json.dumps(fingerprint), what="data or seeds")
     file = workdir / FINGERPRINT_FILE
@@ -105,8 +107,8 @@ def check_fingerprint(
             " --config.resume.accept_changes=True, which goes on and notes it in"
             f" {FINGERPRINT_FILE}"
         )
-    logger.warning("accepted from step %d on: %s", step, difference)
-    # Nobody may still be reading.
+    logger.warning("changes accepted from step %d on: %s", step, difference)
+    # All processes must have read the file before it is replaced.
     multihost_utils.sync_global_devices("the fingerprint is compared")
     accepted = [*stored["accepted"], {"step": step} | changes]
     distributed.on_first_process(
@@ -115,7 +117,7 @@ def check_fingerprint(
 
 
 def _short(value: Any) -> str:
-    """A value for a message: what is stored may be anything."""
+    """Returns a value as text of limited length for a message."""
     text = str(value)
     return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
 

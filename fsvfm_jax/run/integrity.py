@@ -1,9 +1,10 @@
-"""Which saved steps can be trusted: a manifest of hashes per step, and what becomes of the others.
+"""Decides which saved steps are valid, by a manifest of hashes per step, and handles the others.
 
-Orbax commits a step and never looks at its bytes again; a flipped bit would be restored as it is. A
-step counts here only once `manifest.json` in it lists the SHA-256 of all its files, and only while
-they are so. Markers inside a step say what else it is, since an object store can neither rename nor
-delete a folder at once: what is interrupted between marking and moving is done at the next start.
+Orbax commits a step and never checks its bytes again; it would restore a flipped bit unnoticed.
+Here a step is valid only if its `manifest.json` lists the SHA-256 of all its files and the files
+still match. Markers inside a step record every other state, because an object store can neither
+rename nor delete a folder at once. What is interrupted between marking and moving is completed at
+the next start.
 """
 
 import errno
@@ -38,26 +39,27 @@ from fsvfm_jax.host.storage import (
 logger = logging.getLogger(__name__)
 
 MANIFEST_FILE = "manifest.json"
-# In a step that is damaged: why. It is moved out of the way and never deleted.
+# A damaged step contains this file with the reason. The step is moved away and never deleted.
 QUARANTINE_FILE = "quarantined.txt"
-# In a step that the retention policy gives up, while it is being deleted.
+# A step that is no longer retained contains this file while it is being deleted.
 RETIRED_FILE = "retired.txt"
-# Orbax's own: what it writes last, and what is in the names of folders that it has not finished.
+# Orbax writes this file last; the names of its unfinished folders contain `TEMPORARY`.
 COMMIT_FILE = "commit_success.txt"
-# Beside `checkpoints`, from before a step is begun until it is valid: which.
+# This file beside `checkpoints` contains the number of the step that is being saved, until the step
+# is valid.
 SAVING_FILE = "saving.txt"
 TEMPORARY = ".orbax-checkpoint-tmp"
 MARKERS = (MANIFEST_FILE, QUARANTINE_FILE, RETIRED_FILE)
 CHUNK_BYTES = 2**22
 HASHING_THREADS = 4
-# A step's folder is as deep as 3, and has some files for each process.
+# A step's folder is at most 3 levels deep, and has some files for each process.
 MAX_DEPTH = 16
-# With so many files of such names, as JSON writes them, a manifest still fits in MAX_JSON_BYTES.
+# A manifest with this many files and names of this length in JSON fits in MAX_JSON_BYTES.
 MAX_FILES = 2**15
 MAX_NAME = 192
 MAX_FILE_BYTES = 2**42
 MAX_NOTE_BYTES = 2**12
-# How the number of a step is written: 007, -7 or the digits of another script are no step's.
+# The number of a step as it is written: 007, -7 and digits of other scripts are not steps.
 _NUMBER = re.compile("0|[1-9][0-9]{0,17}")
 
 
@@ -68,9 +70,9 @@ class Manifest(TypedDict):
     """The content of a step's manifest.
 
     Attributes:
-        score: How good the step is; lower is better.
+        score: Score of the step; lower is better.
         files: SHA-256 of each file, in hexadecimal, by the file's path in the step's folder.
-        sizes: Bytes of each file; missing in the manifests of older versions.
+        sizes: Bytes of each file; manifests of older versions do not contain it.
     """
 
     score: float
@@ -79,7 +81,7 @@ class Manifest(TypedDict):
 
 
 def steps(directory: epath.Path) -> list[int]:
-    """Every step that has a folder, in whatever state, ascending."""
+    """Returns all steps that have a folder, in ascending order, whatever their state."""
     if not directory.exists():
         return []
     return sorted(int(path.name) for path in directory.iterdir() if _is_step(path))
@@ -90,12 +92,16 @@ def _is_step(path: epath.Path) -> bool:
 
 
 def begin_step(directory: epath.Path, number: int) -> None:
-    """Notes that a step is about to be saved: until it is valid, it is worth nothing.
+    """Records that a step is about to be saved: the step is not valid until it is finished.
+
+    Args:
+        directory: `<workdir>/checkpoints`.
+        number: Number of the step.
 
     Raises:
-        OSError: No folder can be made for it. Orbax, which would find that out too, leaves threads
+        OSError: The step's folder cannot be made. Orbax would find that out too, but leaves threads
             that keep the process from ending for ten minutes.
-        StorageError: The note cannot be written.
+        StorageError: The record cannot be written.
     """
     write_text(directory.parent / SAVING_FILE, str(number))
     if not in_bucket(directory):
@@ -109,8 +115,8 @@ def finish_step(directory: epath.Path, number: int, *, score: float) -> None:
 
     Args:
         directory: `<workdir>/checkpoints`.
-        number: Of the step.
-        score: How good it is; lower is better.
+        number: Number of the step.
+        score: Score of the step; lower is better.
     """
     step = directory / str(number)
     sizes = _sizes(step)
@@ -120,7 +126,7 @@ def finish_step(directory: epath.Path, number: int, *, score: float) -> None:
 
 
 def unfinished_step(directory: epath.Path) -> int | None:
-    """The step that is being saved, or that a run died saving; None where the note is odd too."""
+    """Returns the step that a run is saving, or was saving when it died; None if it is unknown."""
     try:
         text = read_bytes(directory.parent / SAVING_FILE, max_bytes=MAX_NOTE_BYTES).decode()
     except (OSError, ValueError):
@@ -129,7 +135,7 @@ def unfinished_step(directory: epath.Path) -> int | None:
 
 
 def damage(step: epath.Path) -> str | None:
-    """Why a step cannot be trusted, or None: reads and hashes all of its files."""
+    """Returns why a step is not valid, or None; it reads and hashes all files of the step."""
     try:
         if (step / QUARANTINE_FILE).exists():
             return _read_reason(step / QUARANTINE_FILE)
@@ -158,9 +164,10 @@ def _read_reason(marker: epath.Path) -> str:
 def _difference(
     step: epath.Path, expected: Mapping[str, str], sizes: Mapping[str, int] | None
 ) -> str | None:
-    """What is not as the manifest says. Names and sizes are compared before anything is hashed.
+    """Returns the first difference from the manifest, or None.
 
-    The names in the manifest are never opened: they are compared with those of the files found.
+    Names and sizes are compared before anything is hashed. The names in the manifest are never
+    opened: they are only compared with the names of the files found.
     """
     found = _sizes(step)
     for name in sorted(expected.keys() | found.keys()):
@@ -178,41 +185,41 @@ def _difference(
 
 
 def quarantine(step: epath.Path, reason: str) -> None:
-    """Marks a step as one that is never restored."""
+    """Marks a step as never to be restored, and records the reason."""
     logger.warning("checkpoint %s is quarantined: %s", step, reason)
     write_text(step / QUARANTINE_FILE, reason + "\n")
 
 
 def retire(step: epath.Path) -> None:
-    """Deletes a step in an order that leaves no half of it valid."""
+    """Deletes a step in an order in which a partly deleted step is never valid."""
     write_text(step / RETIRED_FILE, "of no more use\n")
     delete(step)
 
 
 def tidy(directory: epath.Path) -> None:
-    """Finishes what a killed run began: moves marked steps out of the way, deletes unwritten ones.
+    """Completes what a killed run began: moves marked steps away and deletes incomplete ones.
 
     Args:
-        directory: `<workdir>/checkpoints`; what is quarantined goes to `<workdir>/quarantine`.
+        directory: `<workdir>/checkpoints`; quarantined steps are moved to `<workdir>/quarantine`.
     """
     for path in list(directory.iterdir()) if directory.exists() else []:
         if TEMPORARY in path.name:
             delete(path)
         elif path.name.isdigit() and not _is_step(path):
-            # Orbax would take it for a step, perhaps a newer one than all others. A link is moved
-            # as it is: nothing is written where it leads.
+            # Orbax would treat it as a step, perhaps as the newest one. A link itself is moved, and
+            # nothing is written to its target.
             logger.warning("%s is no checkpoint: it is moved to quarantine", path)
             _put_away(path)
     unfinished = unfinished_step(directory)
     if unfinished is not None and (directory / str(unfinished)).exists():
         step = directory / str(unfinished)
-        # It may have become valid, and the run died before it took the note away.
+        # The step may be valid if the run died before it removed the record.
         if damage(step) is not None:
             delete(step)
     _remove_note(directory.parent / SAVING_FILE, odd=unfinished is None)
     for number in steps(directory):
         step = directory / str(number)
-        # Where Orbax cannot rename, a step has its name from the beginning.
+        # In a store without renaming, Orbax writes a step under its final name from the start.
         unwritten = not any((step / name).exists() for name in (COMMIT_FILE, *MARKERS))
         if unwritten or (step / RETIRED_FILE).exists():
             delete(step)
@@ -221,7 +228,7 @@ def tidy(directory: epath.Path) -> None:
 
 
 def _remove_note(note: epath.Path, *, odd: bool) -> None:
-    """Removes the note of a save; one that names no step is logged, and a folder is set aside."""
+    """Removes the record of a save; logs an invalid record and sets a folder aside."""
     if not note.exists():
         return
     if note.is_dir():
@@ -233,7 +240,7 @@ def _remove_note(note: epath.Path, *, odd: bool) -> None:
 
 
 def _put_away(path: epath.Path) -> None:
-    """Moves it to the folder quarantine, under a name that is free there."""
+    """Moves a step to the folder quarantine, under an unused name."""
     room = path.parent.parent / "quarantine"
     make_own_folder(room)
     taken = {other.name for other in room.iterdir()} if room.exists() else set()
@@ -244,13 +251,14 @@ def _put_away(path: epath.Path) -> None:
 def retained(
     scores: Mapping[int, float], *, keep: int, keep_every: int, keep_best: int
 ) -> set[int]:
-    """Which steps to keep.
+    """Returns the steps to keep.
 
     Args:
-        scores: By step; lower is better.
-        keep: So many of the newest.
-        keep_every: Every multiple of it; 0 for none.
-        keep_best: So many of the best, of equals the older; one without a number is the worst.
+        scores: Score of each step; lower is better.
+        keep: Number of newest steps to keep.
+        keep_every: Keep the steps that are a multiple of it; 0 for none.
+        keep_best: Number of best steps to keep. The older of two equal steps is the better one; a
+            step whose score is NaN is the worst.
     """
     newest = sorted(scores)[-keep:]
     multiples = [n for n in scores if keep_every and n % keep_every == 0]
@@ -259,7 +267,7 @@ def retained(
 
 
 def score(step: epath.Path) -> float:
-    """What was noted when the step became valid; NaN where that cannot be read any more."""
+    """Returns the score in the manifest of a step; NaN if the manifest cannot be read."""
     try:
         return _read_manifest(step)["score"]
     except (OSError, ValueError):
@@ -292,7 +300,7 @@ def _hash(step: epath.Path, name: str) -> str:
 
 
 def _sizes(step: epath.Path) -> dict[str, int]:
-    """The bytes of all files but our own markers, by their relative paths."""
+    """Returns the bytes of all files except our own markers, by their relative paths."""
     sizes: dict[str, int] = {}
     for name in _walk(step, "", depth=0):
         sizes[name] = (step / name).stat().length
@@ -302,10 +310,10 @@ def _sizes(step: epath.Path) -> dict[str, int]:
 
 
 def _walk(folder: epath.Path, prefix: str, *, depth: int) -> Iterator[str]:
-    """Relative paths of all files but our own markers.
+    """Yields the relative paths of all files except our own markers.
 
-    A link to a file is one of them, as in a store that keeps the contents elsewhere; a link to a
-    folder could lead anywhere.
+    Links to files are included, because a store may keep the contents elsewhere. A link to a folder
+    could lead anywhere and is refused.
     """
     if depth > MAX_DEPTH:
         raise FileRefused(errno.ELOOP, f"{prefix} is too deep", str(folder))

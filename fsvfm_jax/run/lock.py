@@ -1,8 +1,8 @@
-"""One trainer per workdir: a file that names its holder, who renews it for as long as it lives.
+"""Allows one trainer per workdir: a file names its holder, who renews the file until it ends.
 
-It is taken over only from a holder that is provably gone: its process ended or its machine has
-restarted, as seen on the same host, or it has not renewed the file for `LEASE_SECONDS`. Hosts that
-share a workdir need clocks that agree to well within that.
+The lock is taken over only from a holder that is provably gone: on the same host, its process has
+ended or the machine has restarted; on any host, the file was not renewed for `LEASE_SECONDS`. The
+clocks of hosts that share a workdir must agree to much less than that.
 """
 
 import contextlib
@@ -33,23 +33,23 @@ logger = logging.getLogger(__name__)
 LOCK_FILE = "run.lock"
 LEASE_SECONDS = 120
 RENEW_SECONDS = 20
-# How long the end of a run waits for a renewal that is going on.
+# How long the end of a run waits for a renewal that has begun.
 _FAREWELL_SECONDS = 20
 MAX_LOCK_BYTES = 2**16
-# No clocks of a host and of its storage differ by more seconds.
+# The clocks of a host and of its storage differ by fewer seconds.
 CLOCKS_APART = 3600
-# How often to look again where others make and remove the file at the same time.
+# Number of attempts while other processes make and remove the file at the same time.
 _TRIES = 20
 
 
 class RunLock:
-    """Holds `<workdir>/run.lock` while entered; for process 0 of a run only.
+    """Holds `<workdir>/run.lock` while entered; only process 0 of a run uses it.
 
-    It is removed at the end, unless it is another's by then; a killed run leaves it, and the next
-    one on the same host takes it over at once, with a warning.
+    The file is removed at the end, unless it then belongs to another run. A killed run leaves its
+    file; the next run on the same host takes it over at once, with a warning.
 
     Args:
-        workdir: The run's folder, which is there already, or a place in a bucket `gs://...`.
+        workdir: The run's folder, which must exist, or a place in a bucket `gs://...`.
     """
 
     def __init__(self, workdir: epath.Path) -> None:
@@ -64,7 +64,8 @@ class RunLock:
         """Takes the lock.
 
         Raises:
-            StorageError: Another holds it, who is named; or the file cannot be written.
+            StorageError: Another run, which the message names, holds the lock; or the file cannot
+                be written.
         """
         self._renewed = time.monotonic()
         try:
@@ -78,7 +79,7 @@ class RunLock:
                 f"the lock {self._path} is not one of a run ({error.strerror}): remove it, or give"
                 " another --workdir"
             ) from error
-        except Exception as error:  # Clients of buckets raise kinds of their own.
+        except Exception as error:  # Clients of buckets raise their own types.
             raise StorageError(
                 f"the lock {self._path} cannot be written: give another --workdir, or permission"
                 f" ({in_one_line(error)})"
@@ -89,20 +90,21 @@ class RunLock:
     def __exit__(self, *exception: object) -> None:
         self._stop.set()
         self._thread.join(_FAREWELL_SECONDS)
-        if self._thread.is_alive():  # It may write once more; what we removed would be back.
+        if self._thread.is_alive():  # The thread may write the file again after its removal.
             return
         try:
             found = self._file.read()
             if found is not None and found.holder.token == self._token:
                 self._file.remove(found)
-        except Exception as error:  # The run is over; how it ended is more important.
+        except Exception as error:  # The run's own result is more important.
             logger.warning("%s could not be removed (%s)", self._path, in_one_line(error))
 
     def check(self) -> None:
-        """Sees that the lock is still ours; touches no file.
+        """Checks that this run still holds the lock, without accessing the file.
 
         Raises:
-            StorageError: Another has it, it was removed, or it could not be renewed in time.
+            StorageError: Another run holds the lock, or it was removed, or it could not be renewed
+                in time.
         """
         if self._lost:
             raise StorageError(self._lost)
@@ -117,11 +119,11 @@ class RunLock:
         while not self._lost and not self._stop.wait(RENEW_SECONDS):
             try:
                 self._renew()
-            except Exception as error:  # A daemon's traceback helps nobody, and it may pass.
+            except Exception as error:  # The next attempt may succeed.
                 logger.warning("%s could not be renewed (%s)", self._path, in_one_line(error))
 
     def _renew(self) -> None:
-        now = time.monotonic()  # Before writing: a process may be stopped at any moment.
+        now = time.monotonic()  # Taken before writing, since a process may be paused at any time.
         found = self._file.read()
         if found is None:
             self._lost = f"the lock {self._path} of this run was removed: start it again"
@@ -139,13 +141,17 @@ _Name = Annotated[str, Meta(max_length=255)]
 
 @dataclass(frozen=True)
 class _Holder:
-    """What a lock says.
+    """The content of a lock.
 
     Attributes:
-        boot: Changes when the machine restarts; empty where that cannot be seen.
-        pid_namespace: Where `pid` counts: containers on one host may not see each other.
-        started: When the process did, in clock ticks since the boot; 0 where unknown.
-        renewed: In seconds since 1970.
+        host: Name of the host.
+        boot: Changes when the machine restarts; empty if it is unknown.
+        pid_namespace: Namespace of `pid`: containers on one host may not see each other's
+            processes.
+        pid: Number of the process.
+        started: Start of the process in clock ticks since the boot; 0 if it is unknown.
+        token: Random text that identifies the holder.
+        renewed: Time of the last renewal, in seconds since 1970.
     """
 
     host: _Name
@@ -162,7 +168,7 @@ class _Holder:
 
 
 class _Found(NamedTuple):
-    """A lock as it was read; `version` is what a bucket calls its generation."""
+    """A lock as it was read; `version` is the generation of an object in a bucket."""
 
     holder: _Holder
     content: bytes
@@ -170,7 +176,7 @@ class _Found(NamedTuple):
 
 
 class _File:
-    """A lock in a folder. Files beside it, `run.lock.*`, are there for moments only."""
+    """A lock in a folder. Files named `run.lock.*` beside it exist only for moments."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -184,13 +190,13 @@ class _File:
         return _Found(_parse(content, modified), content, version=0)
 
     def create(self, content: bytes) -> bool:
-        """Makes the file unless there is one; nobody sees half of it."""
+        """Makes the file if it does not exist; other processes never see a partly written file."""
         complete = self._write_beside(content)
         try:
             os.link(complete, self.path)
         except FileExistsError:
             return False
-        except OSError:  # No such links there: others see an empty file for a moment.
+        except OSError:  # Without hard links, others see an empty file for a moment.
             try:
                 os.close(os.open(self.path, os.O_CREAT | os.O_EXCL, 0o666))
             except FileExistsError:
@@ -201,10 +207,10 @@ class _File:
         return True
 
     def replace(self, content: bytes, found: _Found) -> bool:
-        """Writes the file if it still is as it was found.
+        """Writes the file if it has not changed since it was read.
 
-        Whoever wants to replace that very content needs a second lock, named after it. Who gets it
-        only once the file is another looks again and sees so.
+        To replace a content, a process first takes a second lock, which is named after that
+        content. A process that gets this lock too late reads the file again and finds it changed.
         """
         turn = _File(f"{self.path}.{hashlib.sha256(found.content).hexdigest()[:16]}")
         _take(turn, content)
@@ -223,13 +229,13 @@ class _File:
             Path(self.path).unlink(missing_ok=True)
 
     def tidy(self) -> None:
-        """Removes what processes left that were killed in the middle; by the lock's holder."""
+        """Removes files that killed processes left beside the lock; called by the lock's holder."""
         for path in Path(self.path).parent.glob(f"{Path(self.path).name}.*"):
             left = _File(str(path))
             try:
                 found = left.read()
-            except FileRefused as error:  # None of ours.
-                logger.warning("%s is left where it is: %s", path, error.strerror)
+            except FileRefused as error:  # It is not one of our files.
+                logger.warning("%s is not removed: %s", path, error.strerror)
                 continue
             if found is not None and _why_gone(found.holder):
                 left.remove(found)
@@ -245,7 +251,7 @@ class _File:
 
 
 class _Object:
-    """A lock in a bucket, where every write can be made to depend on what is there."""
+    """A lock in a bucket, where a write can be made conditional on the current generation."""
 
     def __init__(self, path: str) -> None:
         from google.api_core import exceptions
@@ -264,7 +270,7 @@ class _Object:
             return None
         try:
             content = blob.download_as_bytes(**self._patience)
-        except self._missing:  # This generation is, by now.
+        except self._missing:  # This generation no longer exists.
             return None
         return _Found(_parse(content, blob.updated.timestamp()), content, blob.generation)
 
@@ -280,7 +286,7 @@ class _Object:
             blob.delete(if_generation_match=found.version, **self._patience)
 
     def tidy(self) -> None:
-        """Objects are written whole, and nothing lies beside them."""
+        """Does nothing: an object is always written as a whole, without files beside it."""
 
     def _write(self, content: bytes, *, version: int) -> bool:
         blob = self._bucket.blob(self._name)
@@ -292,7 +298,7 @@ class _Object:
 
 
 def _take(file: _File | _Object, content: bytes) -> None:
-    """Makes the file, or replaces that of a holder who is gone.
+    """Makes the file, or replaces the file of a holder that is gone.
 
     Raises:
         StorageError: The holder may be alive.
@@ -301,9 +307,9 @@ def _take(file: _File | _Object, content: bytes) -> None:
         if file.create(content):
             return
         found = file.read()
-        if found is None:  # Released in between.
+        if found is None:  # It was released in the meantime.
             continue
-        if found.content == content:  # Done, but the answer got lost and the client tried again.
+        if found.content == content:  # Written; the client retried after a lost answer.
             return
         holder, age = found.holder, time.time() - found.holder.renewed
         reason = _why_gone(holder)
@@ -320,7 +326,7 @@ def _take(file: _File | _Object, content: bytes) -> None:
             )
         if file.replace(content, found):
             logger.warning(
-                "%s was left by %s, which renewed it %.0f s ago: taken over, since %s",
+                "%s belonged to %s, which renewed it %.0f s ago: it is taken over, since %s",
                 *(file.path, holder.name, age, reason),
             )
             return
@@ -328,7 +334,7 @@ def _take(file: _File | _Object, content: bytes) -> None:
 
 
 def _why_gone(holder: _Holder) -> str:
-    """What proves that a holder does not go on, or nothing."""
+    """Returns what proves that a holder is gone, or an empty string."""
     if time.time() - holder.renewed > LEASE_SECONDS:
         return "its lease is over"
     here = _myself("")
@@ -359,12 +365,15 @@ def _record(token: str) -> bytes:
 
 
 def _parse(content: bytes, modified: float) -> _Holder:
-    """The holder in a lock; of a damaged one, nobody, who renewed it when it was last written."""
+    """Returns the holder in a lock.
+
+    For a damaged lock it returns an unnamed holder that renewed the lock when it was last written.
+    """
     try:
         holder = parse_json(content, _Holder)
     except ValueError:
         holder = None
-    # A time long after that of writing, or NaN, would keep the lock for ever.
+    # A time long after the time of writing, or NaN, would keep the lock forever.
     if holder is None or not holder.renewed <= modified + CLOCKS_APART:
         return _Holder("", "", "", 0, 0, "", modified)
     return holder

@@ -1,4 +1,4 @@
-"""origin.json of a workdir: the weights that a run started from, with their hash and licence."""
+"""Writes origin.json of a workdir: the weights that a run started from, their hash and licence."""
 
 from typing import Any
 
@@ -11,5 +11,10 @@ ORIGIN = ("source", "source_sha256", "license")
 
 
 def save_origin(workdir: epath.PathLike, origin: dict[str, Any]) -> None:
-    """Notes in a workdir what it started from: the licence of that goes with what comes of it."""
+    """Writes the origin of a run's weights: their licence also applies to the weights it produces.
+
+    Args:
+        workdir: Workdir of the run.
+        origin: Values by the names in `ORIGIN`.
+    """
     write_json(epath.Path(workdir) / ORIGIN_FILE, origin)

@@ -1,4 +1,4 @@
-"""Going back to an earlier checkpoint: once, however often the command asks for it."""
+"""Goes back to an earlier checkpoint once, even if a command asks for it repeatedly."""
 
 import logging
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ REWINDS_FILE = "rewinds.json"
 
 
 class Rewind(TypedDict):
-    """One entry of the file: the checkpoint that was gone back to, and the samples left out."""
+    """One entry of the file: the checkpoint that the run went back to, and the skipped samples."""
 
     step: int
     skip_ranges: list[list[int]]
@@ -30,16 +30,17 @@ def rewind(
     step: int | None,
     skip_ranges: Sequence[tuple[int, int]],
 ) -> None:
-    """Makes `step` the newest checkpoint, unless that was done already with the same ranges.
+    """Makes `step` the newest checkpoint, unless the last rewind had the same step and ranges.
 
     Args:
-        workdir: Of the run; what was done is noted in its `rewinds.json`.
-        checkpoints: Of the run.
+        workdir: Workdir of the run; its `rewinds.json` records the rewind.
+        checkpoints: Checkpoints of the run.
         step: The config's `resume.step`; None does nothing.
         skip_ranges: The config's `data.skip_ranges`.
 
     Raises:
         ConfigError: There is no such checkpoint, or it is damaged.
+        StorageError: `rewinds.json` cannot be written.
     """
     if step is None:
         return
@@ -47,12 +48,12 @@ def rewind(
     mend = "put back a copy of it, or remove it: the run then goes back once more"
     done = read_json(file, list[Rewind], mend=mend) if file.exists() else []
     wanted = Rewind(step=step, skip_ranges=[list(ends) for ends in skip_ranges])
-    # Only what was done last: someone may go to and fro.
+    # Only the last rewind counts: a user may go back and forth between two checkpoints.
     if wanted in done[-1:]:
-        logger.info("config.resume.step = %d: gone back to already, see %s", step, file)
+        logger.info("config.resume.step = %d: the run went back to it before, see %s", step, file)
         return
     checkpoints.rewind(step)
-    # Nobody may still be reading.
+    # All processes must have read the file before it is replaced.
     multihost_utils.sync_global_devices("gone back")
     distributed.on_first_process(
         lambda: write_json(file, [*done, wanted]), refusal=f"{file} cannot be written"

@@ -1,8 +1,8 @@
-"""TensorBoard's event files; the only file that knows its format.
+"""Writes TensorBoard's event files; only this module uses their format.
 
-`tensorboardX.SummaryWriter` writes in a thread of its own, and waits for it for ever once the disk
-is full and the thread is dead. Here the same events are written at once, and an error is the
-caller's.
+`tensorboardX.SummaryWriter` writes in a thread of its own, and waits for it forever if the thread
+died because the disk was full. This module writes the same events at once and raises errors to the
+caller.
 """
 
 import socket
@@ -19,20 +19,20 @@ _RGB = 3
 
 
 class Events:
-    """One event file, to be closed in the end.
+    """One event file, which must be closed at the end.
 
     Args:
-        folder: Where; made if missing.
-        start_step: Updates already done: what another file of the folder says of later steps is
-            hidden.
+        folder: Folder of the file; made if it is missing.
+        start_step: Number of updates already done. TensorBoard hides the values of later steps in
+            the folder's other files.
 
     Raises:
-        OSError: Of this and all methods: it cannot be written.
+        OSError: The file cannot be written; all methods raise it too.
     """
 
     def __init__(self, folder: Path, *, start_step: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        # The suffix keeps apart two runs that start within the one second in the file's name.
+        # The suffix separates two runs that start within the second in the file's name.
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{start_step}"
         self._writer = RecordWriter(str(folder / name))
         self._flushed_at = time.monotonic()
@@ -40,25 +40,37 @@ class Events:
         self._write(start_step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Takes numbers by name."""
+        """Adds numbers by their names.
+
+        Args:
+            step: Number of updates done.
+            values: The numbers.
+        """
         pairs = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         self._write(step, summary=Summary(value=pairs))
         if time.monotonic() - self._flushed_at >= _SECONDS_BETWEEN_FLUSHES:
             self.flush()
 
     def image(self, step: int, tag: str, png: bytes, *, size: tuple[int, int]) -> None:
-        """Takes a picture: a PNG file in colour, its height and width."""
+        """Adds a picture.
+
+        Args:
+            step: Number of updates done.
+            tag: Name of the picture.
+            png: A PNG file in colour.
+            size: Height and width in pixels.
+        """
         height, width = size
         image = Summary.Image(height=height, width=width, colorspace=_RGB, encoded_image_string=png)
         self._write(step, summary=Summary(value=[Summary.Value(tag=tag, image=image)]))
 
     def flush(self) -> None:
-        """Hands what was taken to the disk."""
+        """Writes the added values to the disk."""
         self._writer.flush()
         self._flushed_at = time.monotonic()
 
     def close(self) -> None:
-        """The same, once and for all."""
+        """Writes the added values to the disk and closes the file."""
         self._writer.close()
 
     def _write(self, step: int, **content: SessionLog | Summary | str) -> None:
