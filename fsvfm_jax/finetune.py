@@ -34,7 +34,12 @@ TRAINED = {
 
 
 def make_learner(config: ConfigDict | FrozenConfigDict, *, stats: Stats) -> "Detection":
-    """Makes the learner of a resolved config; `stats` are mean and deviation of the pixels."""
+    """Makes the learner of a config.
+
+    Args:
+        config: The resolved config.
+        stats: Mean and standard deviation of the pixels.
+    """
     model = build_detector(config.model)
     return Detection(
         model=model,
@@ -80,7 +85,7 @@ class Detection:
 
     @property
     def picture(self) -> Picture:
-        """What `draw` shows."""
+        """Describes the picture that `draw` makes."""
         note = "The network trains on faces like those on the right."
         return Picture("batch", ("augmented", "erased and mixed"), note)
 
@@ -139,7 +144,7 @@ class Detection:
             accum_steps=accum_steps,
         )
 
-        # 3. The whole update, or none of it where loss or gradient is not finite.
+        # 3. The update is applied only if loss and gradient are finite.
         updated = state._replace(params=step.params | frozen, opt_state=step.opt_state)
         return optim.all_or_nothing(state, updated, step.metrics, trained=self.trained)
 

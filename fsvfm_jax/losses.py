@@ -133,7 +133,7 @@ def anchored_contrast(
 
 
 class Similarity(NamedTuple):
-    """A similarity loss (L_sim, correspondence) and the value it reaches without any learning.
+    """A similarity loss (L_sim, correspondence) and its value for a constant prediction.
 
     Attributes:
         loss: Returns the loss for q and z, which have rows of unit length.

@@ -1,4 +1,4 @@
-"""The 3C task: a student learns from masked faces, its teacher sees them whole."""
+"""The 3C task: a student learns from masked faces, and the teacher sees whole faces."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,7 +27,12 @@ NORM_PIX_NOTE = (
 
 
 def make_learner(config: ConfigDict | FrozenConfigDict, *, stats: Stats) -> "Pretraining":
-    """Makes the learner of a resolved config; `stats` are mean and deviation of the pixels."""
+    """Makes the learner of a config.
+
+    Args:
+        config: The resolved config.
+        stats: Mean and standard deviation of the pixels.
+    """
     optimizer = config.optimizer
     return Pretraining(
         model=build(config.model),
@@ -74,7 +79,7 @@ class Pretraining:
 
     @property
     def picture(self) -> Picture:
-        """What `draw` shows."""
+        """Describes the picture that `draw` makes."""
         note = NORM_PIX_NOTE if self.loss["norm_pix"] else ""
         return Picture("reconstruction", ("face", "masked", "reconstruction"), note)
 
@@ -133,7 +138,7 @@ class Pretraining:
         # 6. The teacher follows, once per optimizer update.
         teacher_params = move_teacher(state.teacher_params, params, rate=values.teacher_rate)
 
-        # 7. The whole update, or none of it where loss or gradient is not finite.
+        # 7. The update is applied only if loss and gradient are finite.
         updated = TrainState(state.step, params, teacher_params, step.opt_state)
         return all_or_nothing(state, updated, step.metrics, trained=self.trained)
 
@@ -192,16 +197,16 @@ def three_c_loss(
     Args:
         model: The network.
         params: The student's tree.
-        teacher_params: The teacher's tree; gets no gradient.
+        teacher_params: The teacher's tree; no gradient flows into it.
         images: Normalised, float32.
         masks: Of `sample_masks`.
         loss: `norm_pix`, `weight_region`, `weight_sim`, `similarity`.
 
     Returns:
         The total and scalars: `loss`, `loss_rec` (consistency), `loss_region` (coherency),
-        `loss_sim` (correspondence), `loss_sim_constant` (what the best constant q would get),
-        `variance_q` and `variance_z` (over the batch, mean over dimensions, of unit rows),
-        `masked_fraction`.
+        `loss_sim` (correspondence), `loss_sim_constant` (the similarity loss of the best constant
+        q), `variance_q` and `variance_z` (variance over the batch of unit rows, mean over
+        dimensions), `masked_fraction`.
     """
     images, masks = jax.tree.map(jnp.asarray, (images, masks))
     z = model.apply({"params": teacher_params}, images, method="teacher")

@@ -1,4 +1,4 @@
-"""The training loop, read from top to bottom. It knows no task."""
+"""The training loop. It contains no code of a particular task."""
 
 import contextlib
 import logging
@@ -45,11 +45,11 @@ def train(config: ConfigDict, workdir: epath.Path, *, task: Task, check_only: bo
     Args:
         config: The resolved config.
         workdir: The folder or bucket where everything is written.
-        task: What is trained, of `tasks.TASKS`.
+        task: One of `tasks.TASKS`.
         check_only: Read, plan and compile everything, but train and write nothing.
 
     Raises:
-        UserError: One of its kinds, with one sentence.
+        UserError: The config, the data or the workdir cannot be used; the message is one sentence.
     """
     # ── Devices and data ──────────────────────────────────────────────────────────────────────
     mesh, config = place(config)
@@ -62,11 +62,11 @@ def train(config: ConfigDict, workdir: epath.Path, *, task: Task, check_only: bo
         stats, schedule = _plan(config, source, workdir, task, compute_stats=True)
         guard.limit_start()
 
-        # ── State: shapes first, so that no array is ever made in the wrong place ──────────────
+        # ── State: shapes first, so that no array is ever made on the wrong device ─────────────
         element, learner = task.element(config, stats=stats), make_learner(config, stats=stats)
         template = _state_template(learner, mesh)
 
-        # ── Restore, before the long compilation: what does not fit is refused at once ────────
+        # ── Restore before the long compilation: a checkpoint that does not fit is refused ────
         guard.fault("restore", 0)
         checkpoints = stack.enter_context(_open_checkpoints(config, workdir, guard))
         skip_ranges = config.data.skip_ranges
@@ -117,7 +117,7 @@ def train(config: ConfigDict, workdir: epath.Path, *, task: Task, check_only: bo
                 pictures.write(step, state, reports)
         saver.finish(state, samples_seen)
 
-    # ── Finish: the last checkpoint counts once `checkpoints` is closed ────────────────────────
+    # ── Finish: the last checkpoint is valid after `checkpoints` is closed ─────────────────────
     logger.info("done: step %d of %d, in %s", int(state.step), total_steps, workdir)
 
 
@@ -141,7 +141,7 @@ def _open_data(
     """Opens the training faces and the validation faces.
 
     Raises:
-        DataError: They cannot be read, or the run starts from weights that are missing.
+        DataError: The faces cannot be read, or the starting weights do not exist.
     """
     fault("start", 0, process=jax.process_index())
     weights = config.init.params
@@ -211,7 +211,7 @@ def _first_state(
 def _check_stream(
     config: ConfigDict, source: FaceSet, stats: Stats, workdir: epath.Path, task: Task, *, step: int
 ) -> None:
-    """Raises ConfigError if the stream of batches is not the one that the run has begun."""
+    """Raises ConfigError if the stream of batches differs from the one that the run began with."""
     fingerprint = make_fingerprint(
         config,
         dataset=source.fingerprint(),
@@ -224,7 +224,7 @@ def _check_stream(
 
 
 def _is_done(workdir: epath.Path, step: int, total_steps: int) -> bool:
-    """Logs where the run goes on; returns whether it has made its last step."""
+    """Logs at which step the run continues. Returns whether the last step is done."""
     if step:
         logger.info("resumed at step %d of %d", step, total_steps)
     if step >= total_steps:
@@ -235,7 +235,7 @@ def _is_done(workdir: epath.Path, step: int, total_steps: int) -> bool:
 def open_stream(
     config: ConfigDict, source: Source, element: Element, *, start_sample: int = 0
 ) -> Batches:
-    """Opens the endless stream of batches; it has this process's rows and must be closed.
+    """Opens the endless stream of batches, with the rows of this process. The caller closes it.
 
     Args:
         config: The resolved config.

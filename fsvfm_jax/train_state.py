@@ -72,7 +72,7 @@ class Learner(Protocol):
 
     @property
     def picture(self) -> Picture:
-        """What `draw` shows."""
+        """Describes the picture that `draw` makes."""
 
     def init(self, key: PRNGKeyArray) -> TrainState:
         """Returns the state at step 0."""

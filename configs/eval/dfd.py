@@ -1,6 +1,6 @@
 """A deepfake detector (DfD) on seven unseen sets, 32 frames of a video: frame and video AUC.
 
-    python -m fsvfm_jax.main --config=configs/eval/dfd.py --config.init.params=RUN \\
+    python -m fsvfm_jax.main --config=configs/eval/dfd.py --config.init.params=WEIGHTS \\
         --config.compare="FS-VFM ViT-B" --config.data.paths="('DIR',)"
 
 `:CDFv2,DFDC` tests these alone, of CDFv2, DFD, DFDC, DFDCP, WDF, CDFpp, FFIW; `:smoke` rendered

@@ -1,6 +1,6 @@
 """A detector on diffusion forgeries (DiFF): T2I, I2I, FS, FE; a video is one image.
 
-    python -m fsvfm_jax.main --config=configs/eval/diff.py --config.init.params=RUN \\
+    python -m fsvfm_jax.main --config=configs/eval/diff.py --config.init.params=WEIGHTS \\
         --config.data.paths="('DIR',)"
 
 The sets lie in DIR/DiFF/test_subsets/{T2I,I2I,FS,FE}/test/{real,fake}; `:smoke` tests rendered

@@ -1,6 +1,6 @@
 """An anti-spoofing detector (FAS) on the domain that its training left out: HTER, AUC, TPR@FPR=1%.
 
-    python -m fsvfm_jax.main --config=configs/eval/fas.py:M --config.init.params=RUN \\
+    python -m fsvfm_jax.main --config=configs/eval/fas.py:M --config.init.params=WEIGHTS \\
         --config.compare="FSFM ViT-B" --config.data.paths="('DIR',)"
 
 The target is M, C, I or O of MCIO, or wmca, cefa or surf of WCS; DIR/{MCIO,WCS} hold frame/ and

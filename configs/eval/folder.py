@@ -1,6 +1,6 @@
 """A detector on one's own faces, real and fake, in a folder (docs/own-folder.md).
 
-    python -m fsvfm_jax.main --config=configs/eval/folder.py --config.init.params=RUN \\
+    python -m fsvfm_jax.main --config=configs/eval/folder.py --config.init.params=WEIGHTS \\
         --config.data.paths="('DIR',)"
 
 The faces lie in DIR/test/{real,fake}/**. A row is the checkpoint with the lowest loss on the faces

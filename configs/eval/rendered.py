@@ -1,6 +1,6 @@
 """Rendered sets: unseen forgeries, cameras and compressions; no file is needed.
 
-    python -m fsvfm_jax.main --config=configs/eval/rendered.py --config.init.params=RUN
+    python -m fsvfm_jax.main --config=configs/eval/rendered.py --config.init.params=WEIGHTS
 
 `:smoke` tests what a detector's `:smoke` trains on, with new faces, and by another camera.
 

@@ -157,7 +157,7 @@ class FSVFM(ViT):
     def init_params(self, key: PRNGKeyArray) -> Params:
         """Returns new parameters of the student, float32, with the position tables.
 
-        `teacher_subset` of them is the teacher's tree, which starts as a copy.
+        `teacher_subset` of these parameters is the teacher's initial tree.
         """
         side, n = self.image_size // self.patch_size, self.num_patches
         tables = {
@@ -172,7 +172,7 @@ class FSVFM(ViT):
         images = jnp.zeros((1, self.image_size, self.image_size, 3))
         everything = jnp.arange(n)[None]
         masks = Masks(jnp.zeros((1, n)), jnp.zeros((1, n)), everything, everything)
-        # `apply` with mutable parameters initialises all parameters but the given tables.
+        # `apply` with mutable parameters initialises all parameters except the given tables.
         _, variables = self.apply(
             {"params": tables},
             images,
@@ -185,7 +185,10 @@ class FSVFM(ViT):
 
 
 def teacher_subset(params: Params) -> Params:
-    """Returns the part of a student's tree that the teacher has, with its unused mask token."""
+    """Returns the part of a student's tree that the teacher has.
+
+    It includes the mask token, which the teacher does not use.
+    """
     return {name: value for name, value in params.items() if name not in STUDENT_ONLY}
 
 

@@ -98,13 +98,13 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    everything = command("run", _run, "detect, parse and pack, into DIR/set")
+    everything = command("run", _run, "detect, parse and pack, into FACES/set")
     _add_detect(everything)
     _add_parse(everything)
     pack.add_options(everything)
-    _add_detect(command("detect", _detect, "find faces and cut them out, into DIR/images"))
-    parsing = command("parse", _parse, "make a parsing map for every image of DIR/images")
-    parsing.add_argument("dir", type=Path, metavar="DIR", help="folder with images/")
+    _add_detect(command("detect", _detect, "find faces and cut them out, into FACES/images"))
+    parsing = command("parse", _parse, "make a parsing map for every image of FACES/images")
+    parsing.add_argument("dir", type=Path, metavar="FACES", help="folder with images/")
     _add_parse(parsing)
     packing = command("pack", pack.run, "write the faces of a folder as a set of few files")
     pack.add_arguments(packing)
@@ -129,12 +129,12 @@ def _parser() -> argparse.ArgumentParser:
 def _add_detect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "src",
-        metavar="SRC",
+        metavar="PHOTOS",
         help="folder of images and videos, .txt list of paths, or one image or video; for run also"
         " a folder with images/ and parsing_maps/, which is packed without changes",
     )
     parser.add_argument(
-        "dir", type=Path, metavar="DIR", help="folder to work in; created if missing"
+        "dir", type=Path, metavar="FACES", help="folder to work in; created if missing"
     )
     parser.add_argument(
         "--root",
