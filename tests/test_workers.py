@@ -5,9 +5,11 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE
 
 from fsvfm_jax.errors import DataError
 from fsvfm_jax.prepare.workers import in_order, spread, start_limits, tick
@@ -38,10 +40,19 @@ def work(argument: str, item: Any) -> Any:
             return "too much"
     if item == "some":
         return len(bytearray(300 * 2**20))
-    if item == "pid":
-        time.sleep(0.2)
-        return os.getpid()
+    if isinstance(item, Path):
+        return met(item, 2)
     return (argument, item)
+
+
+def met(folder: Path, count: int) -> int:
+    """Waits until so many processes have come here, and returns which this one is."""
+    (folder / str(os.getpid())).touch()
+    deadline = time.monotonic() + PATIENCE
+    while len(list(folder.iterdir())) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return os.getpid()
 
 
 def test_every_item_comes_back_once() -> None:
@@ -51,8 +62,8 @@ def test_every_item_comes_back_once() -> None:
     assert all(result[1] == item for item, result in done)
 
 
-def test_each_process_has_its_own_argument() -> None:
-    done = list(spread(["pid"] * 4, make, ["a", "b"]))
+def test_each_process_has_its_own_argument(tmp_path: Path) -> None:
+    done = list(spread([tmp_path] * 4, make, ["a", "b"]))
     assert len({pid for _, pid in done}) == 2
     assert os.getpid() not in {pid for _, pid in done}
 
@@ -72,19 +83,22 @@ def test_an_error_is_raised_as_it_is(argument: str, message: str) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_results_come_in_order(workers: int) -> None:
-    items = [0.5, *[0.0] * 9]
-    done = in_order(functools.partial(slept, bytes(10**6)), enumerate(items), workers=workers)
+def test_results_come_in_order(workers: int, tmp_path: Path) -> None:
+    work = functools.partial(first_comes_last, tmp_path, workers)
+    done = in_order(work, range(10), workers=workers)
     places, pids = zip(*done, strict=True)
     assert list(places) == list(range(10))
     assert len(set(pids)) == workers
     assert (os.getpid() in pids) == (workers == 1)
 
 
-def slept(_: bytes, item: tuple[int, float]) -> tuple[int, int]:
-    """What takes long comes last, if nobody puts it in order."""
-    place, seconds = item
-    time.sleep(seconds)
+def first_comes_last(folder: Path, workers: int, place: int) -> tuple[int, int]:
+    """Ends at place 0 only after another process has ended at another place."""
+    (folder / str(place)).touch()
+    deadline = time.monotonic() + PATIENCE
+    while place == 0 and len(list(folder.iterdir())) < workers:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     return place, os.getpid()
 
 

@@ -1,0 +1,29 @@
+"""Each learner is what the loop expects, and the fields of tasks have no others."""
+
+import pytest
+
+from configs import vit_s
+from configs.finetune import dfd
+from fsvfm_jax.config.fields import TASKS
+from fsvfm_jax.config.resolve import resolve
+from fsvfm_jax.data.stats import Stats
+from fsvfm_jax.learners import LEARNERS, make_learner
+from fsvfm_jax.train_state import Learner
+
+CONFIGS = {
+    "pretrain": lambda: vit_s.get_config("smoke"),
+    "finetune": lambda: dfd.get_config("s,smoke"),
+}
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_config_task_names_the_learner(name):
+    config = resolve(CONFIGS[name]())
+    learner = make_learner(config, stats=Stats((0.5, 0.5, 0.5), (0.2, 0.2, 0.2)))
+    assert isinstance(learner, Learner) and learner.seed == config.seed
+    assert learner.row_shapes["image"].shape == (config.model.image_size,) * 2 + (3,)
+    assert len(learner.picture.columns) >= 2
+
+
+def test_every_task_but_evaluation_has_a_learner():
+    assert set(LEARNERS) == set(TASKS) - {"evaluate"}

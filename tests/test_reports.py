@@ -1,0 +1,98 @@
+"""Numbers are read one step late, in order, and end a run that is not finite."""
+
+import dataclasses
+import math
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import pytest
+
+from fsvfm_jax.errors import NotFiniteError
+from fsvfm_jax.optim import Schedule
+from fsvfm_jax.run.reports import Reports
+from fsvfm_jax.run.skipped_steps import SkippedSteps
+
+SCHEDULE = Schedule(
+    steps_per_epoch=2.0,
+    total_steps=8,
+    schedule_epochs=4.0,
+    warmup_epochs=1.0,
+    peak_learning_rate=1e-3,
+    min_learning_rate=0.0,
+    teacher_momentum=0.99,
+)
+
+
+class Tracker:
+    """Keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[int, dict, float]] = []
+
+    def step(self, step: int, metrics: dict, *, waited: float) -> None:
+        self.lines.append((step, metrics, waited))
+
+
+def make_reports(schedule: Schedule = SCHEDULE, *, limit: int = 0) -> Reports:
+    skipped = SkippedSteps(None, limit=limit)
+    batches = SimpleNamespace(replaced=3)
+    described = []
+
+    def describe(first_sample: int) -> dict:
+        described.append(first_sample)
+        return {"first_sample": first_sample}
+
+    reports = Reports.__new__(Reports)
+    fields = {"tracker": Tracker(), "skipped": skipped, "schedule": schedule}
+    fields |= {"batches": batches, "describe": describe, "_unread": None, "_losses": []}
+    for name, value in fields.items():
+        setattr(reports, name, value)
+    reports.described = described
+    return reports
+
+
+def metrics(loss: float, **others: float) -> dict:
+    numbers = {"skipped": 0.0, "grad_norm": 1.0, "param_norm": 1.0, "loss": loss} | others
+    return {name: jnp.float32(value) for name, value in numbers.items()}
+
+
+def test_a_step_is_reported_when_the_next_one_is_put():
+    reports = make_reports()
+    reports.put(1, metrics(0.5), waited=0.1, first_sample=0)
+    assert reports.tracker.lines == []
+    reports.put(2, metrics(0.25), waited=0.2, first_sample=16)
+    ((step, numbers, waited),) = reports.tracker.lines
+    assert (step, waited) == (1, 0.1)
+    assert next(iter(numbers)) == "loss" and numbers["loss"] == 0.5
+    assert numbers["lr"] == 0.0 and numbers["teacher_momentum"] == 0.99
+    assert numbers["replaced_samples"] == 3.0
+    reports.flush()
+    reports.flush()
+    assert [line[0] for line in reports.tracker.lines] == [1, 2]
+    assert reports.described == []
+
+
+def test_a_task_without_a_teacher_has_no_momentum():
+    reports = make_reports(dataclasses.replace(SCHEDULE, teacher_momentum=None))
+    reports.put(1, metrics(0.5), waited=0.0, first_sample=0)
+    reports.flush()
+    assert "teacher_momentum" not in reports.tracker.lines[0][1]
+
+
+def test_the_mean_loss_is_of_the_finite_ones_since_the_last_time():
+    reports = make_reports(limit=1)
+    for step, loss in enumerate((1.0, math.nan, 2.0), start=1):
+        skipped = float(math.isnan(loss))
+        reports.put(step, metrics(loss, skipped=skipped), waited=0.0, first_sample=step)
+    reports.flush()
+    assert reports.take_mean_loss() == 1.5
+    assert reports.described == [2]
+    assert math.isnan(reports.take_mean_loss())
+
+
+def test_one_skipped_step_too_many_ends_the_run_with_its_batch():
+    reports = make_reports()
+    reports.put(1, metrics(math.nan, skipped=1.0), waited=0.0, first_sample=48)
+    with pytest.raises(NotFiniteError, match="1 steps in a row, the last 1"):
+        reports.put(2, metrics(1.0), waited=0.0, first_sample=64)
+    assert reports.described == [48] and reports.tracker.lines == []
