@@ -19,7 +19,6 @@ from fsvfm_jax.data.labelled.set_options import RENDERED, options_of
 from fsvfm_jax.data.rand_augment import EVALUATION_TRANSFORMS, MAX_MAGNITUDE
 from fsvfm_jax.data.rendered.rendered_sets import RENDERED_SETS
 from fsvfm_jax.models import CHOICES
-from fsvfm_jax.report.published import PUBLISHED
 
 SELECTIONS = ("validation", "last", "test-oracle", "given")
 
@@ -110,9 +109,7 @@ EVALUATION: Fields = {
     "report": choice("kind of the table", ("detection", "spoof")),
     # A row for each. "given": `init.step`, or the newest; the only one for a folder or file.
     "select": several("how a run's checkpoint is chosen", choice("", SELECTIONS)),
-    "compare": choice(
-        "model of the published figures", ("", *dict.fromkeys(one.model for one in PUBLISHED))
-    ),
+    "compare": text("model of the published figures; '' compares with none"),
     **under(
         "init",
         {
