@@ -5,7 +5,6 @@ together. Reading takes no PyTorch and runs nothing: `pickle_reader.py` knows th
 checkpoint's pickle does.
 """
 
-import hashlib
 import os
 import zipfile
 from collections.abc import Mapping
@@ -20,7 +19,9 @@ from fsvfm_jax.convert.entries import Network, find_network
 from fsvfm_jax.convert.formats import HEAD_BYTES, name_format
 from fsvfm_jax.convert.pickle_reader import read_pickle
 from fsvfm_jax.errors import ConfigError, DataError, StorageError
+from fsvfm_jax.host.hashing import sha256_of
 from fsvfm_jax.host.plain_files import open_plain
+from fsvfm_jax.host.storage import whole_file
 
 # ViT-H with its optimizer: 8 GB, 0.25 MB of pickle and 2,200 arrays.
 MAX_FILE_BYTES = 2**34
@@ -63,7 +64,7 @@ def read(path: str | os.PathLike[str], *, entry: str | None = None, branch: str 
             content = _read_archive(path, file)
             network = find_network(content, path=path, entry=entry, branch=branch)
             file.seek(0)
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = sha256_of(file)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     if not network.entry:
@@ -101,10 +102,10 @@ def write(
         return value
 
     path = Path(path)
-    unfinished = path.with_name(f"{path.name}.unfinished")
+    content = {key: to_torch(dict(state_dict))} | to_torch(dict(extra or {}))
     try:
-        torch.save({key: to_torch(dict(state_dict))} | to_torch(dict(extra or {})), unfinished)
-        unfinished.replace(path)
+        with whole_file(path) as temporary:
+            torch.save(content, temporary)
     except (OSError, RuntimeError) as error:  # PyTorch's own for a missing folder
         raise StorageError(f"{path} cannot be written ({error})") from error
 

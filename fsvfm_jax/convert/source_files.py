@@ -1,11 +1,11 @@
 """Files of weights and what is beside them, which may come from a stranger: opened with limits."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from fsvfm_jax.errors import DataError
 from fsvfm_jax.host import json_files
+from fsvfm_jax.host.hashing import sha256_of
 from fsvfm_jax.host.plain_files import open_plain
 
 # ViT-H with decoders and optimizer takes 9 GB.
@@ -39,6 +39,6 @@ def file_sha256(path: Path) -> str:
     """
     try:
         with open_plain(path, max_bytes=MAX_WEIGHTS_BYTES) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return sha256_of(file)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error})") from error

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from etils import epath
@@ -68,12 +69,33 @@ def replace_bytes(file: epath.Path, content: bytes) -> None:
     if in_bucket(file):
         file.write_bytes(content)
         return
-    temporary = file.with_name(file.name + ".tmp")
+    with whole_file(file) as temporary, open(temporary, "xb") as opened:
+        opened.write(content)
+
+
+@contextlib.contextmanager
+def whole_file(file: Path | epath.Path, *, ending: str = ".tmp") -> Iterator[Path | epath.Path]:
+    """A `with` that gives a path to write at; its end gives what is there the file's name.
+
+    The file is whole or as it was before, also where the process is killed. After an error nothing
+    is left at the path.
+
+    Args:
+        file: A local file, which may be there already; a link of that name is replaced.
+        ending: What the path has after the file's name. Where several may write the file at the
+            same time, each needs an ending of its own.
+
+    Raises:
+        OSError: The file cannot be replaced.
+    """
+    temporary = file.with_name(file.name + ending)
     # It may be anything, such as a named pipe, which to write would wait for a reader.
     temporary.unlink(missing_ok=True)
-    with open(temporary, "xb") as opened:
-        opened.write(content)
-    temporary.replace(file)
+    try:
+        yield temporary
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_json(file: epath.Path, schema: Any, *, mend: str) -> Any:

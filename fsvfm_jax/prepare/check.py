@@ -1,7 +1,6 @@
 """`prepare check SET`: is a packed set, or a tree, what it should be? With a picture to look at."""
 
 import argparse
-import hashlib
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from fsvfm_jax.data.records import MEND, FaceRecords
 from fsvfm_jax.data.set_layout import read_layout
 from fsvfm_jax.data.set_manifest import TFDS_FILES, Shard, Split, find_file, read_manifest
 from fsvfm_jax.errors import ConfigError, DataError, StorageError
+from fsvfm_jax.host.hashing import sha256_of
 from fsvfm_jax.host.plain_files import open_plain
 from fsvfm_jax.host.processes import available_cores
 from fsvfm_jax.host.progress import progress
@@ -150,7 +150,7 @@ def _matches(shard: tuple[Path, Shard]) -> bool:
     try:
         find_file(file.parent, file.name)
         with open_plain(file, max_bytes=entry.bytes) as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest() == entry.sha256
+            return sha256_of(opened) == entry.sha256
     except (DataError, OSError):
         return False
 

@@ -4,7 +4,6 @@ A `Source` lies below the root it was found under. Everything found gets one, or
 come from strangers too, and what leads out of the root is not opened.
 """
 
-import hashlib
 import os
 import re
 import stat
@@ -23,6 +22,7 @@ from fsvfm_jax.data.listing import (
     warn_of_left_out,
 )
 from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.host.hashing import sha256_of
 from fsvfm_jax.host.plain_files import open_plain, read_plain
 from fsvfm_jax.prepare.workers import tick
 
@@ -136,12 +136,8 @@ def hash_file(file: str, *, max_bytes: int = MAX_VIDEO_BYTES) -> str:
         ValueError: It cannot be read, or has more than `max_bytes`.
     """
     try:
-        digest = hashlib.sha256()
         with open_plain(file, max_bytes=max_bytes) as opened:
-            while block := opened.read(2**24):
-                digest.update(block)
-                tick()  # A video may be large.
-        return digest.hexdigest()
+            return sha256_of(opened, after_block=tick)  # A video may be large.
     except OSError as error:
         raise ValueError(f"it cannot be read ({error.strerror})") from error
 

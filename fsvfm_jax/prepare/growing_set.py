@@ -31,6 +31,7 @@ from fsvfm_jax.data.set_manifest import (
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.host.json_files import read_json
 from fsvfm_jax.host.plain_files import read_plain
+from fsvfm_jax.host.storage import whole_file
 from fsvfm_jax.prepare.encode import LeftOut, Packed, read_or_stop
 from fsvfm_jax.prepare.manifest import alone_in, storage
 from fsvfm_jax.prepare.shards import shard_name, tfds_files, write_shard
@@ -329,9 +330,8 @@ def _finish(
 
 def write_whole(file: Path, data: bytes) -> None:
     """Writes a file, whole and on the disk when it has its name; a link there is replaced."""
-    unfinished = file.with_name(f"{file.name}.{uuid.uuid4().hex}.unfinished")
-    with unfinished.open("wb") as opened:
+    ending = f".{uuid.uuid4().hex}.unfinished"
+    with whole_file(file, ending=ending) as unfinished, unfinished.open("wb") as opened:
         opened.write(data)
         opened.flush()
         os.fsync(opened.fileno())
-    unfinished.replace(file)

@@ -7,7 +7,6 @@ delete a folder at once: what is interrupted between marking and moving is done 
 """
 
 import errno
-import hashlib
 import json
 import logging
 import math
@@ -21,6 +20,7 @@ from typing import Annotated, NotRequired, TypedDict
 from etils import epath
 from msgspec import Meta
 
+from fsvfm_jax.host.hashing import sha256_of
 from fsvfm_jax.host.json_files import MAX_JSON_BYTES, parse_json
 from fsvfm_jax.host.plain_files import FileRefused
 from fsvfm_jax.host.storage import (
@@ -284,11 +284,8 @@ def _hashes(step: epath.Path, sizes: Mapping[str, int]) -> dict[str, str]:
 
 
 def _hash(step: epath.Path, name: str) -> str:
-    digest = hashlib.sha256()
     with open_bytes(step / name, max_bytes=MAX_FILE_BYTES) as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return sha256_of(file)
 
 
 def _sizes(step: epath.Path) -> dict[str, int]:
