@@ -194,7 +194,7 @@ def check_fields(config: ConfigDict, fields: Fields, *, within: str = "") -> Non
         ConfigError: The message names the field, its value, and what it can be.
     """
     for path, field in fields.items():
-        section, name = locate(config, path)
+        section, name = find_field(config, path)
         value = section[name]
         if wrong := field.problem(value):
             raise ConfigError(f"config.{within}{path} = {told(value)} {wrong} ({field.meaning})")
@@ -234,7 +234,7 @@ def check_weights(weights: Sequence[float | int], parts: int, *, of: str) -> Non
         )
 
 
-def locate(config: ConfigDict, path: str) -> tuple[ConfigDict, str]:
+def find_field(config: ConfigDict, path: str) -> tuple[ConfigDict, str]:
     """The section that holds a field, and the field's own name.
 
     Raises:

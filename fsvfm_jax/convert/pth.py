@@ -18,7 +18,7 @@ from fsvfm_jax.convert.archives import open_archive
 from fsvfm_jax.convert.entries import Network, find_network
 from fsvfm_jax.convert.formats import HEAD_BYTES, name_format
 from fsvfm_jax.convert.pickle_reader import read_pickle
-from fsvfm_jax.errors import ConfigError, DataError, StorageError
+from fsvfm_jax.errors import ConfigError, DataError, StorageError, reason_of
 from fsvfm_jax.host.hashing import sha256_of
 from fsvfm_jax.host.plain_files import open_plain
 from fsvfm_jax.host.storage import whole_file
@@ -66,7 +66,7 @@ def read(path: str | os.PathLike[str], *, entry: str | None = None, branch: str 
             file.seek(0)
             digest = sha256_of(file)
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise DataError(f"{path} cannot be read: {reason_of(error)}") from error
     if not network.entry:
         return Pth(network.state_dict, {}, digest, network)
     extra = {k: x for k, x in content.items() if k != network.entry.split(".")[0]}

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from fsvfm_jax.errors import DataError
+from fsvfm_jax.errors import DataError, reason_of
 from fsvfm_jax.host import json_files
 from fsvfm_jax.host.hashing import sha256_of
 from fsvfm_jax.host.plain_files import open_plain
@@ -26,7 +26,7 @@ def read_json(path: Path, schema: Any, *, what: str) -> Any:
     try:
         return json_files.read_json(path, schema)
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror or error})") from error
+        raise DataError(f"{path} cannot be read ({reason_of(error)})") from error
     except ValueError as error:
         raise DataError(f"{path} is not {what} ({error})") from error
 
@@ -41,4 +41,4 @@ def file_sha256(path: Path) -> str:
         with open_plain(path, max_bytes=MAX_WEIGHTS_BYTES) as file:
             return sha256_of(file)
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror or error})") from error
+        raise DataError(f"{path} cannot be read ({reason_of(error)})") from error

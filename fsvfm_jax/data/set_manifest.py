@@ -16,7 +16,7 @@ from typing import Annotated, Literal, TypedDict
 import msgspec
 
 from fsvfm_jax.data.moments import Stats, stats_of_sums
-from fsvfm_jax.errors import DataError
+from fsvfm_jax.errors import DataError, reason_of
 from fsvfm_jax.host.json_files import MAX_JSON_BYTES, parse_json
 from fsvfm_jax.host.plain_files import read_plain
 
@@ -121,7 +121,7 @@ def read_manifest(folder: Path, *, check_tfds: bool = True) -> dict[str, Split] 
         if manifest["sha256"] != _digest(_body(manifest["splits"], manifest["files"])):
             raise ValueError("its hash is another")
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        reason = reason_of(error)
         raise DataError(
             f"{file} is damaged ({reason}); copy it anew from where it is whole, or pack the set"
             " again"
@@ -150,7 +150,7 @@ def find_file(folder: Path, name: str) -> Path:
         is_plain = stat.S_ISREG(os.stat(file).st_mode)
     except OSError as error:
         raise DataError(
-            f"{file} cannot be read ({error.strerror}); copy it anew from where it is whole"
+            f"{file} cannot be read ({reason_of(error)}); copy it anew from where it is whole"
         ) from error
     if not is_plain:
         raise DataError(

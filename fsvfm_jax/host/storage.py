@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from etils import epath
 
-from fsvfm_jax.errors import StorageError
+from fsvfm_jax.errors import StorageError, reason_of
 from fsvfm_jax.host.json_files import MAX_JSON_BYTES, parse_json
 from fsvfm_jax.host.plain_files import FileRefused, open_plain
 
@@ -35,7 +35,7 @@ def written(path: epath.PathLike) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageError(
-            f"{path} cannot be written ({error.strerror or error}): free space, or give permission;"
+            f"{path} cannot be written ({reason_of(error)}): free space, or give permission;"
             " the same command then goes on from the newest checkpoint"
         ) from error
 
@@ -113,7 +113,7 @@ def read_json(file: epath.Path, schema: Any, *, mend: str) -> Any:
         content = read_bytes(file, max_bytes=MAX_JSON_BYTES)
         return parse_json(content, schema)
     except OSError as error:
-        raise StorageError(f"{file} cannot be read ({error.strerror or error}): {mend}") from error
+        raise StorageError(f"{file} cannot be read ({reason_of(error)}): {mend}") from error
     except ValueError as error:
         raise StorageError(f"{file} is damaged ({error}): {mend}") from error
 

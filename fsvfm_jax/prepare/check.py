@@ -15,7 +15,7 @@ from fsvfm_jax.data.moments import stats_of_sums
 from fsvfm_jax.data.records import MEND, FaceRecords
 from fsvfm_jax.data.set_layout import read_layout
 from fsvfm_jax.data.set_manifest import TFDS_FILES, Shard, Split, find_file, read_manifest
-from fsvfm_jax.errors import ConfigError, DataError, StorageError
+from fsvfm_jax.errors import ConfigError, DataError, StorageError, reason_of
 from fsvfm_jax.host.hashing import sha256_of
 from fsvfm_jax.host.plain_files import open_plain
 from fsvfm_jax.host.processes import available_cores
@@ -267,7 +267,7 @@ def _write_sheet(file: str, parts: Sequence[Part], examined: Sequence[Examined])
         write_whole(Path(file), encode_sheet(sheet))
     except OSError as error:
         raise StorageError(
-            f"the picture {file} cannot be written ({error.strerror}); name another by"
+            f"the picture {file} cannot be written ({reason_of(error)}); name another by"
             " --contact-sheet"
         ) from error
     print(f"look at {printable(file)}: do the colours fit the faces?")

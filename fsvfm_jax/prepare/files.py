@@ -21,7 +21,7 @@ from fsvfm_jax.data.listing import (
     walk,
     warn_of_left_out,
 )
-from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.errors import ConfigError, DataError, reason_of
 from fsvfm_jax.host.hashing import sha256_of
 from fsvfm_jax.host.plain_files import open_plain, read_plain
 from fsvfm_jax.prepare.workers import tick
@@ -139,14 +139,14 @@ def hash_file(file: str, *, max_bytes: int = MAX_VIDEO_BYTES) -> str:
         with open_plain(file, max_bytes=max_bytes) as opened:
             return sha256_of(opened, after_block=tick)  # A video may be large.
     except OSError as error:
-        raise ValueError(f"it cannot be read ({error.strerror})") from error
+        raise ValueError(f"it cannot be read ({reason_of(error)})") from error
 
 
 def _list_names(file: str) -> Iterator[str]:
     try:
         lines = read_plain(file, max_bytes=MAX_LIST_BYTES).splitlines()
     except OSError as error:
-        raise DataError(f"the list {file} cannot be read ({error.strerror})") from error
+        raise DataError(f"the list {file} cannot be read ({reason_of(error)})") from error
     for line in lines:
         if line.strip():
             yield os.fsdecode(line.strip())
@@ -192,7 +192,7 @@ def _admit(name: str, root: str) -> Source | Refusal:
         real = os.path.realpath(file, strict=True)
         mode = os.stat(real).st_mode
     except OSError as error:
-        return Refusal(name, f"it cannot be read ({error.strerror})")
+        return Refusal(name, f"it cannot be read ({reason_of(error)})")
     if not is_below(real, root):
         return Refusal(name, f"it is a link out of {root}")
     if any(part.endswith(MADE_SUFFIXES) for part in os.path.dirname(name).split(os.sep)):

@@ -28,7 +28,7 @@ from fsvfm_jax.data.set_manifest import (
     dump_manifest,
     read_manifest,
 )
-from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.errors import ConfigError, DataError, reason_of
 from fsvfm_jax.host.json_files import read_json
 from fsvfm_jax.host.plain_files import read_plain
 from fsvfm_jax.host.storage import whole_file
@@ -269,7 +269,7 @@ def _read_tally(shard: Path) -> _Tally:
 
 
 def _damaged(file: Path, error: OSError | ValueError) -> DataError:
-    reason = getattr(error, "strerror", None) or str(error)
+    reason = reason_of(error)
     return DataError(
         f"{file} is damaged ({reason}); remove {file.parent} to pack the split from its beginning"
     )

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fsvfm_jax.errors import ConfigError, DataError, StorageError
+from fsvfm_jax.errors import ConfigError, DataError, StorageError, reason_of
 from fsvfm_jax.host.json_files import parse_json, read_json
 from fsvfm_jax.host.plain_files import append_plain, open_plain
 from fsvfm_jax.prepare.files import refuse_link
@@ -233,8 +233,8 @@ def storage(place: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageError(
-            f"{place} cannot be written ({error.strerror}); make room or choose another folder, and"
-            " give the command again: it goes on where it stopped"
+            f"{place} cannot be written ({reason_of(error)}); make room or choose another folder,"
+            " and give the command again: it goes on where it stopped"
         ) from error
 
 
@@ -304,5 +304,5 @@ def _check_line(line: Line, file: Path, *names: str) -> Line:
 
 
 def _damaged(file: Path, where: str, error: OSError | ValueError) -> DataError:
-    reason = getattr(error, "strerror", None) or str(error)
+    reason = reason_of(error)
     return DataError(f"{file} is damaged{where} ({reason}); remove it to do all its items again")

@@ -20,6 +20,7 @@ from typing import Annotated, NotRequired, TypedDict
 from etils import epath
 from msgspec import Meta
 
+from fsvfm_jax.errors import reason_of
 from fsvfm_jax.host.hashing import sha256_of
 from fsvfm_jax.host.json_files import MAX_JSON_BYTES, parse_json
 from fsvfm_jax.host.plain_files import FileRefused
@@ -151,7 +152,7 @@ def _read_reason(marker: epath.Path) -> str:
     try:
         text = read_bytes(marker, max_bytes=MAX_NOTE_BYTES).decode(errors="replace").strip()
     except OSError as error:
-        text = f"{marker.name} cannot be read ({error.strerror or error})"
+        text = f"{marker.name} cannot be read ({reason_of(error)})"
     return text or "it was marked so"
 
 

@@ -22,7 +22,7 @@ from typing import Annotated, NamedTuple
 from etils import epath
 from msgspec import Meta
 
-from fsvfm_jax.errors import StorageError, in_one_line
+from fsvfm_jax.errors import StorageError, in_one_line, reason_of
 from fsvfm_jax.host.json_files import parse_json
 from fsvfm_jax.host.plain_files import FileRefused, open_plain
 from fsvfm_jax.host.processes import is_alive, pid_namespace, state_and_start
@@ -75,8 +75,8 @@ class RunLock:
             raise
         except FileRefused as error:
             raise StorageError(
-                f"the lock {self._path} is not one of a run ({error.strerror}): remove it, or give"
-                " another --workdir"
+                f"the lock {self._path} is not one of a run ({reason_of(error)}): remove it, or"
+                " give another --workdir"
             ) from error
         except Exception as error:  # Clients of buckets raise kinds of their own.
             raise StorageError(
@@ -229,7 +229,7 @@ class _File:
             try:
                 found = left.read()
             except FileRefused as error:  # None of ours.
-                logger.warning("%s is left where it is: %s", path, error.strerror)
+                logger.warning("%s is left where it is: %s", path, reason_of(error))
                 continue
             if found is not None and _why_gone(found.holder):
                 left.remove(found)

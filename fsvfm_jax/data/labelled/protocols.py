@@ -15,10 +15,10 @@ from fsvfm_jax.data.labelled.faces import LABELS, FaceList, label_of, thin
 from fsvfm_jax.data.labelled.layouts import LAYOUTS, Video
 from fsvfm_jax.data.labelled.lists import propose_prefix
 from fsvfm_jax.data.labelled.set_options import check_options, given
-from fsvfm_jax.data.labelled.set_root import Excluded, SetRoot, told
+from fsvfm_jax.data.labelled.set_root import Excluded, SetRoot
 from fsvfm_jax.data.labelled.videos import LIST, PICTURE, UNMATCHED, are_numbered, describe
 from fsvfm_jax.data.listing import warn_of_left_out
-from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.errors import ConfigError, DataError, quoted
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def _leave_out(videos: Iterable[Video], exclude: Sequence[str], root: SetRoot) -
         if one not in root.excluded.met:
             raise DataError(
                 f"no class or folder in {root.path} is called {one!r}, which is to be excluded;"
-                f" there is {told(sorted((known | root.excluded.met) - {''}))}"
+                f" there is {quoted(sorted((known | root.excluded.met) - {''}))}"
             )
     return kept
 
@@ -120,7 +120,7 @@ def _label_classes(videos: Sequence[Video], labels: Mapping[str, str]) -> dict[s
         if label is None:
             raise DataError(
                 f"{where[name]} has the class {name!r}, which is neither real nor fake by its name;"
-                f" of {told(sorted(where))} say which it is with labels, such as"
+                f" of {quoted(sorted(where))} say which it is with labels, such as"
                 f" {{{name!r}: 'fake'}}, or exclude it"
             )
         found[name] = label
@@ -171,7 +171,7 @@ def _find_files(
             "%s: %d pictures are in several videos, and count in each: %s",
             name,
             len(shared),
-            told(sorted(shared)),
+            quoted(sorted(shared)),
         )
     _refuse_same_folders({os.path.dirname(file) for there in files.values() for file in there})
     return files, list(missing)
