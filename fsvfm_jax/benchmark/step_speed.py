@@ -22,14 +22,12 @@ from fsvfm_jax import cli
 from fsvfm_jax.devices.memory import Memory
 from fsvfm_jax.errors import ConfigError, NotFiniteError
 from fsvfm_jax.plan.chips import find_chip
+from fsvfm_jax.train_state import Batch, Metrics
 
 # Synthetic batches, made once and taken in turn; the masks are new in every step all the same.
 NUM_BATCHES = 4
 # Steps that --profile traces, after those that are timed: tracing costs time.
 PROFILED_STEPS = 3
-
-Batch = dict[str, jax.Array]
-Metrics = dict[str, jax.Array]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

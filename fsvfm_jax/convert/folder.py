@@ -32,9 +32,9 @@ from fsvfm_jax.convert.source_files import file_sha256, read_json
 from fsvfm_jax.data.stats import StoredStats, make_stats
 from fsvfm_jax.errors import ConfigError, DataError, StorageError, quoted, reason_of
 from fsvfm_jax.models.adapter import POOLS
+from fsvfm_jax.models.fsvfm import Params
 from fsvfm_jax.models.layers import LAYER_NORM_EPSILON
 
-Params = dict[str, Any]
 StateDict = dict[str, np.ndarray]
 
 MODEL_FILE = "model.safetensors"

@@ -6,7 +6,6 @@ here. Heads and decoders are left out; what would make the network another one i
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -15,8 +14,8 @@ from fsvfm_jax.convert import reference
 from fsvfm_jax.convert.measures import side_of_table
 from fsvfm_jax.errors import DataError
 from fsvfm_jax.models.adapter import Detector
+from fsvfm_jax.models.fsvfm import Params
 
-Params = dict[str, Any]
 StateDict = Mapping[str, np.ndarray]
 
 # What stands on an encoder or beside it. `fc_norm` is a norm of pooled features, not of tokens.

@@ -107,12 +107,6 @@ def equal_error_rate(scores: Values, positive: Labels) -> float:
     return float(np.interp(0.0, fpr + tpr - 1.0, fpr))
 
 
-def accuracy(scores: Values, positive: Labels, *, threshold: float | int = 0.5) -> float:
-    """Share of samples on the right side: positive at the threshold or above. One class will do."""
-    _check(scores, positive)
-    return float(((scores >= threshold) == positive).mean())
-
-
 def balanced_accuracy(scores: Values, positive: Labels, *, threshold: float | int = 0.5) -> float:
     """Mean of the two classes' accuracies."""
     return 1.0 - error_rates(scores, positive, threshold).hter
