@@ -155,7 +155,7 @@ def choose_checkpoints(config: ConfigDict) -> Candidates:
     scores = {
         step: integrity.score(directory / str(step))
         for step in integrity.steps(directory)
-        if (directory / str(step) / integrity.MANIFEST_FILE).exists()
+        if (directory / str(step) / integrity.STEP_MANIFEST).exists()
     }
     if not scores:
         raise DataError(f"{path} has no checkpoint yet")

@@ -26,7 +26,7 @@ from fsvfm_jax.convert.sharded import read_headers, read_index
 from fsvfm_jax.convert.training import MOMENTS, from_train_state, to_train_state
 from fsvfm_jax.convert.weights import (
     OUR_KEY,
-    Source,
+    LoadedWeights,
     UnknownNetwork,
     check_sha256,
     is_exported,
@@ -194,7 +194,7 @@ def _about_safetensors(path: Path) -> dict[str, Any]:
     }
 
 
-def _read(args: argparse.Namespace) -> Source:
+def _read(args: argparse.Namespace) -> LoadedWeights:
     return read_source(
         args.src,
         branch=args.branch,

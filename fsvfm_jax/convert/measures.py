@@ -42,7 +42,7 @@ class UnknownHeads(ConfigError):
     Attributes:
         kind: Of the network.
         measures: What is known of it.
-        file: What is known of its file, as `weights.Source.file`.
+        file: What is known of its file, as `weights.LoadedWeights.file`.
     """
 
     file: Mapping[str, Any] = MappingProxyType({})

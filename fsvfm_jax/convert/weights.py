@@ -28,7 +28,7 @@ LOG = logging.getLogger(__name__)
 OUR_KEY = "fsvfm_jax"
 
 
-class Source(NamedTuple):
+class LoadedWeights(NamedTuple):
     """Weights and what is known of them.
 
     Attributes:
@@ -48,7 +48,7 @@ class UnknownNetwork(DataError):
     """A file holds arrays that are not those of a network known here.
 
     Attributes:
-        file: What is known of the file, as `Source.file`.
+        file: What is known of the file, as `LoadedWeights.file`.
     """
 
     def __init__(self, message: str, *, file: Mapping[str, Any]):
@@ -65,7 +65,7 @@ def read_source(
     sha256: str | None = None,
     encoder: Path | None = None,
     entry: str | None = None,
-) -> Source:
+) -> LoadedWeights:
     """Reads weights of any kind; what kind, the path says.
 
     Args:
@@ -117,7 +117,7 @@ def check_sha256(path: Path, sha256: str | None) -> None:
         raise DataError(f"{path} has SHA-256 {found}, not {sha256} as was asked for")
 
 
-def _of_run(workdir: Path, *, branch: str, step: int | None) -> Source:
+def _of_run(workdir: Path, *, branch: str, step: int | None) -> LoadedWeights:
     run = read_run(workdir, step=step)
     facts = {
         "stats": run.stats,
@@ -135,24 +135,24 @@ def _of_run(workdir: Path, *, branch: str, step: int | None) -> Source:
         facts |= {"recipe": run.config.recipe, "source": f"{workdir.name}, {branch}"}
     params = jax.device_get(params)
     heads = {name: run.config.model[name] for name in HEADS if name in run.config.model}
-    return Source(params, measures(params, **heads), facts)
+    return LoadedWeights(params, measures(params, **heads), facts)
 
 
-def _of_exported(folder: Path, *, encoder: Path | None) -> Source:
+def _of_exported(folder: Path, *, encoder: Path | None) -> LoadedWeights:
     exported = read_folder(folder, encoder=encoder)
     facts = vars(exported.description) | _facts(folder, file_sha256(folder / "config.json"))
-    return Source(exported.params, dict(facts.pop("model")), facts)
+    return LoadedWeights(exported.params, dict(facts.pop("model")), facts)
 
 
-def _of_others(weights: foreign.Weights, *, told: dict[str, Any]) -> Source:
+def _of_others(weights: foreign.Weights, *, told: dict[str, Any]) -> LoadedWeights:
     arrays = weights.network.state_dict
     about = {"format": weights.format} | weights.network.about()
     with _naming(weights.file, about):
         found = foreign.to_encoder(arrays, config=weights.config, **told)
-    return Source(found.params, found.model, _facts(weights.file, weights.sha256), about)
+    return LoadedWeights(found.params, found.model, _facts(weights.file, weights.sha256), about)
 
 
-def of_pth(path: Path, content: pth.Pth, *, told: dict[str, Any]) -> Source:
+def of_pth(path: Path, content: pth.Pth, *, told: dict[str, Any]) -> LoadedWeights:
     """The network of a `.pth` file, every array's shape checked.
 
     Args:
@@ -184,10 +184,10 @@ def of_pth(path: Path, content: pth.Pth, *, told: dict[str, Any]) -> Source:
     with _naming(path, about):
         if _is_foreign(content.state_dict):
             encoder = foreign.to_encoder(content.state_dict, **told)
-            return Source(encoder.params, encoder.model, facts, about)
+            return LoadedWeights(encoder.params, encoder.model, facts, about)
         params = reference.to_params(content.state_dict)
         network(params, **told)
-        return Source(params, measures(params, **told), facts, about)
+        return LoadedWeights(params, measures(params, **told), facts, about)
 
 
 @contextmanager

@@ -39,13 +39,13 @@ SECONDS_TO_CLOSE = 30.0
 # Faces after a damaged one that are tried in its place.
 MAX_TRIES = 100
 
-Batch = dict[str, np.ndarray]
+HostBatch = dict[str, np.ndarray]
 # Turns what a source returns into a row of a batch; its second argument, (seed, place in the
 # stream), keys whatever it draws.
 Element = Callable[[Mapping[str, Any], tuple[int, int]], Mapping[str, Any]]
 
 
-class Batches(Iterator[Batch]):
+class Batches(Iterator[HostBatch]):
     """This process's rows of every global batch, without end.
 
     Attributes:
@@ -57,7 +57,7 @@ class Batches(Iterator[Batch]):
         self._skip_corrupt = skip_corrupt
         self.replaced = 0
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> HostBatch:
         batch = next(self._iterator)
         self.replaced += int(batch.pop("replaced").sum())
         if self.replaced > self._skip_corrupt:
@@ -207,7 +207,7 @@ class _ChunkReader:
     def chunks_per_batch(self) -> int:
         return -(-self.rows // CHUNK)
 
-    def __call__(self, chunk: int) -> Batch:
+    def __call__(self, chunk: int) -> HostBatch:
         batch, number = divmod(chunk, self.chunks_per_batch)
         row = number * CHUNK
         first = batch * self.global_batch_size + self.first_row + row
@@ -297,7 +297,7 @@ def _places(kept: Sequence[tuple[int, int]], first: int, count: int) -> list[int
     return places
 
 
-def _join(chunks: Sequence[Batch]) -> Batch:
+def _join(chunks: Sequence[HostBatch]) -> HostBatch:
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 

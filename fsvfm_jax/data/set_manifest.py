@@ -20,7 +20,7 @@ from fsvfm_jax.errors import DataError, reason_of
 from fsvfm_jax.host.json_files import MAX_JSON_BYTES, parse_json
 from fsvfm_jax.host.plain_files import read_plain
 
-MANIFEST_FILE = "manifest.json"
+SET_MANIFEST = "manifest.json"
 # What TFDS reads, in the order in which it has to appear: with the last one, the set is there.
 TFDS_FILES = ("features.json", "dataset_info.json")
 
@@ -78,7 +78,7 @@ class Split:
             return stats_of_sums(self.power_sums)
         except (ArithmeticError, ValueError) as error:
             raise DataError(
-                f"{MANIFEST_FILE} says of a split what no pixels have, as the sums of their powers"
+                f"{SET_MANIFEST} says of a split what no pixels have, as the sums of their powers"
                 f" ({error}); pack the set again"
             ) from error
 
@@ -111,10 +111,10 @@ def read_manifest(folder: Path, *, check_tfds: bool = True) -> dict[str, Split] 
     Raises:
         DataError: The manifest, or one of the two files of TFDS, is not as it was written.
     """
-    file = folder / MANIFEST_FILE
+    file = folder / SET_MANIFEST
     if not os.path.lexists(file):
         return None
-    find_file(folder, MANIFEST_FILE)
+    find_file(folder, SET_MANIFEST)
     try:
         manifest = parse_json(read_plain(file, max_bytes=MAX_JSON_BYTES), _Manifest)
         # Fields that the schema lacks count as damage.
@@ -129,7 +129,7 @@ def read_manifest(folder: Path, *, check_tfds: bool = True) -> dict[str, Split] 
     for name, digest in manifest["files"].items() if check_tfds else ():
         if not _is_as_written(folder, name, digest):
             raise DataError(
-                f"{folder / name} is missing or not as {MANIFEST_FILE} beside it says; copy both"
+                f"{folder / name} is missing or not as {SET_MANIFEST} beside it says; copy both"
                 " anew from where they are whole, or give the pack command again"
             )
     return manifest["splits"]

@@ -8,8 +8,8 @@ from fsvfm_jax.plan.hlo import (
     Instruction,
     Program,
     called,
+    calls,
     parse,
-    runs,
 )
 
 # Names for values that are somewhere already, and control flow, whose insides are counted.
@@ -35,9 +35,9 @@ def memory_traffic(hlo_text: str) -> int:
     """
     program = parse(hlo_text)
     return sum(
-        run.executions * _traffic(program, run.computation, instruction)
-        for run in runs(program, program.entry, fusions=False)
-        for instruction in run.computation.instructions.values()
+        call.executions * _traffic(program, call.computation, instruction)
+        for call in calls(program, program.entry, fusions=False)
+        for instruction in call.computation.instructions.values()
     )
 
 

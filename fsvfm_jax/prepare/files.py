@@ -1,7 +1,7 @@
 """Which photographs and videos there are, and what of them may be read.
 
-A `Source` lies below the root it was found under. Everything found gets one, or a `Refusal`: names
-come from strangers too, and what leads out of the root is not opened.
+A `MediaFile` lies below the root it was found under. Everything found gets one, or a `Refusal`:
+names come from strangers too, and what leads out of the root is not opened.
 """
 
 import os
@@ -37,7 +37,7 @@ MAX_NAME = 1000  # characters of a line in a list
 MAX_PART_BYTES = 255 - 40
 
 
-class Source(NamedTuple):
+class MediaFile(NamedTuple):
     """A photograph or a video to read."""
 
     name: str  # relative to the root, with "/"
@@ -61,7 +61,7 @@ class Refusal(NamedTuple):
     reason: str
 
 
-def find_sources(src: str, *, root: str | None = None) -> tuple[list[Source], list[Refusal]]:
+def find_sources(src: str, *, root: str | None = None) -> tuple[list[MediaFile], list[Refusal]]:
     """Returns what is to be read, and what is not, each sorted by name.
 
     Args:
@@ -163,13 +163,13 @@ def _warn(src: str, refusals: Iterable[Refusal]) -> None:
     warn_of_left_out(src, Tally(LeftOut(*one) for one in kinds.items()))
 
 
-def _admit_all(names: Iterable[str], root: str) -> tuple[list[Source], list[Refusal]]:
+def _admit_all(names: Iterable[str], root: str) -> tuple[list[MediaFile], list[Refusal]]:
     found = [_admit(name, os.path.realpath(root)) for name in dict.fromkeys(names)]
-    sources = {x for x in found if isinstance(x, Source)}
+    sources = {x for x in found if isinstance(x, MediaFile)}
     return sorted(sources), [x for x in found if isinstance(x, Refusal)]
 
 
-def _admit(name: str, root: str) -> Source | Refusal:
+def _admit(name: str, root: str) -> MediaFile | Refusal:
     """Looks at what a name leads to, without opening it.
 
     Args:
@@ -199,7 +199,7 @@ def _admit(name: str, root: str) -> Source | Refusal:
         return Refusal(name, "a folder of its path is called as a crop or a map: rename it")
     if not stat.S_ISREG(mode):
         return Refusal(name, "it is no regular file")
-    return Source(name, real)
+    return MediaFile(name, real)
 
 
 def is_below(file: str, root: str) -> bool:
@@ -207,12 +207,12 @@ def is_below(file: str, root: str) -> bool:
     return file.startswith(os.path.join(root, ""))
 
 
-def _part_by_stem(sources: list[Source]) -> tuple[list[Source], list[Refusal]]:
+def _part_by_stem(sources: list[MediaFile]) -> tuple[list[MediaFile], list[Refusal]]:
     """Parts off those whose crops could have the names of others'."""
     count = Counter(source.stem for source in sources)
     videos = {source.stem for source in sources if source.is_video}
 
-    def clashes(source: Source) -> bool:
+    def clashes(source: MediaFile) -> bool:
         frame_of = re.sub(r"_frame_\d+(_\d+)?$", "", source.stem)
         is_frame = not source.is_video and frame_of != source.stem and frame_of in videos
         return count[source.stem] > 1 or is_frame

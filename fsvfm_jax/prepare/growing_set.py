@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 
 from fsvfm_jax.data.set_manifest import (
-    MANIFEST_FILE,
+    SET_MANIFEST,
     TFDS_FILES,
     Shard,
     Split,
@@ -182,7 +182,7 @@ def write_packed(file: Path, items: Iterable[Packed | LeftOut]) -> None:
 
 
 def _read_compatible(target: Path, plan: Plan) -> dict[str, Split]:
-    if not (target / MANIFEST_FILE).exists() and (target / TFDS_FILES[-1]).exists():
+    if not (target / SET_MANIFEST).exists() and (target / TFDS_FILES[-1]).exists():
         raise ConfigError(f"{target} is a data set of another origin; name another folder")
     manifest = read_manifest(target, check_tfds=False) or {}
     for name, split in manifest.items():
@@ -321,8 +321,8 @@ def _finish(
         write_whole(folder / "left_out", lines.encode())
         (folder / "left_out").replace(target / LEFT_OUT_FILE.format(split))
     files = tfds_files(splits, folder)
-    files[MANIFEST_FILE] = dump_manifest(splits, files)
-    for name in (MANIFEST_FILE, *TFDS_FILES):
+    files[SET_MANIFEST] = dump_manifest(splits, files)
+    for name in (SET_MANIFEST, *TFDS_FILES):
         write_whole(folder / name, files[name])
         (folder / name).replace(target / name)
     shutil.rmtree(folder)

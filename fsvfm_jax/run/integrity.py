@@ -38,7 +38,7 @@ from fsvfm_jax.host.storage import (
 
 logger = logging.getLogger(__name__)
 
-MANIFEST_FILE = "manifest.json"
+STEP_MANIFEST = "manifest.json"
 # In a step that is damaged: why. It is moved out of the way and never deleted.
 QUARANTINE_FILE = "quarantined.txt"
 # In a step that the retention policy gives up, while it is being deleted.
@@ -48,7 +48,7 @@ COMMIT_FILE = "commit_success.txt"
 # Beside `checkpoints`, from before a step is begun until it is valid: which.
 SAVING_FILE = "saving.txt"
 TEMPORARY = ".orbax-checkpoint-tmp"
-MARKERS = (MANIFEST_FILE, QUARANTINE_FILE, RETIRED_FILE)
+MARKERS = (STEP_MANIFEST, QUARANTINE_FILE, RETIRED_FILE)
 CHUNK_BYTES = 2**22
 HASHING_THREADS = 4
 # A step's folder is as deep as 3, and has some files for each process.
@@ -116,7 +116,7 @@ def finish_step(directory: epath.Path, number: int, *, score: float) -> None:
     step = directory / str(number)
     sizes = _sizes(step)
     manifest = Manifest(score=score, files=_hashes(step, sizes), sizes=sizes)
-    write_json(step / MANIFEST_FILE, manifest)
+    write_json(step / STEP_MANIFEST, manifest)
     (directory.parent / SAVING_FILE).unlink(missing_ok=True)
 
 
@@ -136,8 +136,8 @@ def damage(step: epath.Path) -> str | None:
             return _read_reason(step / QUARANTINE_FILE)
         if (step / RETIRED_FILE).exists():
             return "it was being deleted"
-        if not (step / MANIFEST_FILE).exists():
-            return f"its {MANIFEST_FILE} is missing"
+        if not (step / STEP_MANIFEST).exists():
+            return f"its {STEP_MANIFEST} is missing"
         manifest = _read_manifest(step)
         return _difference(step, manifest["files"], manifest.get("sizes"))
     except (OSError, ValueError) as error:
@@ -145,7 +145,7 @@ def damage(step: epath.Path) -> str | None:
 
 
 def _read_manifest(step: epath.Path) -> Manifest:
-    return parse_json(read_bytes(step / MANIFEST_FILE, max_bytes=MAX_JSON_BYTES), Manifest)
+    return parse_json(read_bytes(step / STEP_MANIFEST, max_bytes=MAX_JSON_BYTES), Manifest)
 
 
 def _read_reason(marker: epath.Path) -> str:
