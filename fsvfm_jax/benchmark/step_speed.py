@@ -19,15 +19,19 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from fsvfm_jax import cli
+from fsvfm_jax.data.stats import Stats
+from fsvfm_jax.devices import compilation
 from fsvfm_jax.devices.memory import Memory
 from fsvfm_jax.errors import ConfigError, NotFiniteError
 from fsvfm_jax.plan.chips import find_chip
-from fsvfm_jax.train_state import Batch, Metrics
+from fsvfm_jax.train_state import Batch, Metrics, StepValues
 
 # Synthetic batches, made once and taken in turn; the masks are new in every step all the same.
 NUM_BATCHES = 4
 # Steps that --profile traces, after those that are timed: tracing costs time.
 PROFILED_STEPS = 3
+# They make no difference to the time.
+STATS = Stats((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -116,34 +120,25 @@ def measure_step(
         UserError: Of its other kinds, where the config does not fit.
     """
     from fsvfm_jax.config.resolve import resolve
-    from fsvfm_jax.data.stats import Stats
-    from fsvfm_jax.devices.compilation import (
-        compile_for_devices,
-        fresh_state,
-        place,
-        state_template,
-    )
     from fsvfm_jax.tasks import JOBS
 
-    mesh, config = place(resolve(config))
-    stats = Stats((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-    task = JOBS[config.task].make_task(config, stats=stats)
+    mesh, config = compilation.place(resolve(config))
+    task = JOBS[config.task].make_task(config, stats=STATS)
 
     started = time.perf_counter()
-    step = compile_for_devices(task, mesh, config)
+    step = compilation.compile_for_devices(task, mesh, config)
     compile_seconds = time.perf_counter() - started
 
     if real_input:
-        batches = _real_batches(config, mesh, stats=stats)
+        batches = _real_batches(config, mesh, stats=STATS)
     else:
         batches = _synthetic_batches(config, task.sample, mesh)
-    state = fresh_state(task, state_template(task, mesh), seed=config.seed)
+    template = compilation.state_template(task, mesh)
+    state = compilation.fresh_state(task, template, seed=config.seed)
     with contextlib.closing(batches):
         running = run_steps(step.program, state, batches)
         seconds = time_steps(running, steps=steps, warmup=warmup)
-        if profile is not None:
-            with jax.profiler.trace(profile):
-                time_steps(running, steps=PROFILED_STEPS, warmup=0)
+        _profile(running, profile)
         check_finite(next(running))
 
     return {
@@ -159,6 +154,13 @@ def measure_step(
     }
 
 
+def _profile(running: Iterator[Metrics], folder: str | None) -> None:
+    """Writes a trace of a few more steps to a folder, if there is one."""
+    if folder is not None:
+        with jax.profiler.trace(folder):
+            time_steps(running, steps=PROFILED_STEPS, warmup=0)
+
+
 def run_steps(
     train_step: Callable[..., tuple[Any, Metrics]], state: Any, batches: Iterator[Batch]
 ) -> Iterator[Metrics]:
@@ -167,8 +169,6 @@ def run_steps(
     As in the training loop the next step has then been handed to the devices already, and its
     batch been read while they worked.
     """
-    from fsvfm_jax.train_state import StepValues
-
     # The values make no difference to the time; the network should not diverge.
     values = StepValues(np.float32(1e-5), np.float32(4e-3))
     previous = None

@@ -30,7 +30,7 @@ from fsvfm_jax.convert.measures import network
 from fsvfm_jax.convert.safetensors import load_safetensors, save_safetensors
 from fsvfm_jax.convert.source_files import file_sha256, read_json
 from fsvfm_jax.data.stats import StoredStats, make_stats
-from fsvfm_jax.errors import ConfigError, DataError, StorageError, quoted, reason_of
+from fsvfm_jax.errors import ConfigError, DataError, StorageError, reason_of, short_list
 from fsvfm_jax.models.adapter import POOLS
 from fsvfm_jax.models.fsvfm import Params
 from fsvfm_jax.models.layers import LAYER_NORM_EPSILON
@@ -252,9 +252,8 @@ def _check_description(params: Mapping[str, Any], description: Description) -> i
     num_classes = len(params.get("classifier", params.get("head"))["bias"]) if is_detector else 0
     names = description.label_names
     if len(names) != num_classes or len(set(names)) != num_classes:
-        raise ConfigError(
-            f"{num_classes} classes need as many different names, not {quoted(names)}"
-        )
+        shown = short_list([repr(name) for name in names])
+        raise ConfigError(f"{num_classes} classes need as many different names, not [{shown}]")
     return num_classes
 
 

@@ -130,12 +130,7 @@ def make_iterator(
     """
     remove_orphans()
     name_semaphores()
-    if global_batch_size % process_count:
-        raise ConfigError(
-            f"config.batch_size is {global_batch_size}, which does not divide over"
-            f" {process_count} processes; choose a multiple of {process_count}"
-        )
-    rows = global_batch_size // process_count
+    rows = _rows_per_process(global_batch_size, process_count)
     reader = _ChunkReader(
         source=source,
         element=element,
@@ -149,6 +144,15 @@ def make_iterator(
     )
     batches = _read_ahead(reader, num_workers=num_workers, prefetch=prefetch)
     return Batches(batches, skip_corrupt=skip_corrupt)
+
+
+def _rows_per_process(global_batch_size: int, process_count: int) -> int:
+    if global_batch_size % process_count:
+        raise ConfigError(
+            f"config.batch_size is {global_batch_size}, which does not divide over"
+            f" {process_count} processes; choose a multiple of {process_count}"
+        )
+    return global_batch_size // process_count
 
 
 def advance(position: int, count: int, *, skip_ranges: Sequence[tuple[int, int]] = ()) -> int:

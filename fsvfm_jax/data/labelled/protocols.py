@@ -59,10 +59,7 @@ def read_set(
         DataError: The set is not as its layout says, a class is called by an unknown name, no
             class or folder has an excluded name, or no image is left.
     """
-    if min(frames, real_frames or 0) < 0:
-        raise ConfigError(
-            f"frames is {frames} and real_frames {real_frames}; give 0 (all frames) or more"
-        )
+    _check_frames(frames, real_frames)
     options = given(options)
     check_options(layout, options, field=field)
     if not os.path.isdir(path):
@@ -77,10 +74,7 @@ def read_set(
     files, missing = _find_files(name, videos, label_by_video)
     named = {video.name for video in videos if video.frames}
     empty = sorted(files.keys() - named)
-    _warn(name, "frames that are named but not there", missing)
-    _warn(name, "videos without a frame", empty)
-    if not any(files.values()):
-        raise _nothing_left(name, root, missing, empty)
+    _report_missing(name, root, missing, empty, found=any(files.values()))
     faces = FaceList(
         name=name,
         **_in_order(files, label_by_video),
@@ -89,6 +83,13 @@ def read_set(
         grouping=_describe_videos(name, videos, files, frames=frames),
     )
     return thin(faces, frames, per_real_video=real_frames)
+
+
+def _check_frames(frames: int, real_frames: int | None) -> None:
+    if min(frames, real_frames or 0) < 0:
+        raise ConfigError(
+            f"frames is {frames} and real_frames {real_frames}; give 0 (all frames) or more"
+        )
 
 
 def _leave_out(videos: Iterable[Video], exclude: Sequence[str], root: SetRoot) -> list[Video]:
@@ -217,15 +218,31 @@ def _warn(name: str, what: str, found: Sequence[str]) -> None:
         logger.warning("%s: %s: %d, first %r", name, what, len(found), found[0])
 
 
-def _nothing_left(
-    name: str, root: SetRoot, missing: Sequence[str], empty: Sequence[str]
-) -> DataError:
+def _report_missing(
+    name: str, root: SetRoot, missing: Sequence[str], empty: Sequence[str], *, found: bool
+) -> None:
+    """Logs what a set lacks.
+
+    Args:
+        name: Of the set.
+        root: Of the set.
+        missing: Frames that are named but not there.
+        empty: Videos without a frame.
+        found: Whether there is any frame.
+
+    Raises:
+        DataError: There is no frame.
+    """
+    _warn(name, "frames that are named but not there", missing)
+    _warn(name, "videos without a frame", empty)
+    if found:
+        return
     first = f", first {(missing or empty)[0]}" if missing or empty else ""
     named = missing[0].removeprefix(os.path.join(root.path, "")) if missing else ""
     advice = propose_prefix(named, root) or (
         f"; see whether {root.path} is what their paths are relative to"
     )
-    return DataError(
+    raise DataError(
         f"no image of {name} is left: {len(missing)} frames are not there and {len(empty)} videos"
         f" have none{first}{advice}"
     )
