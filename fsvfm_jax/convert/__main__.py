@@ -195,12 +195,12 @@ def _about_safetensors(path: Path) -> dict[str, Any]:
 
 
 def _read(args: argparse.Namespace) -> LoadedWeights:
+    check_sha256(args.src, args.sha256)
     return read_source(
         args.src,
         branch=args.branch,
         step=args.step,
         told=_told(args),
-        sha256=args.sha256,
         encoder=args.encoder,
         entry=args.entry,
     )

@@ -62,7 +62,6 @@ def read_source(
     branch: str,
     told: dict[str, Any],
     step: int | None = None,
-    sha256: str | None = None,
     encoder: Path | None = None,
     entry: str | None = None,
 ) -> LoadedWeights:
@@ -74,16 +73,14 @@ def read_source(
         branch: "student" or "teacher", of a workdir or of a file that has both.
         told: Measures that no shape says, such as `num_heads`.
         step: Of a workdir's checkpoints; None is the newest.
-        sha256: What the file's hash must be.
         encoder: Folder of the encoder, where `path` is that of an adapter alone.
         entry: Of a file of others: which of its networks (`entries.find_network`).
 
     Raises:
-        DataError: There are no such weights, or they are damaged, or have another hash.
+        DataError: There are no such weights, or they are damaged.
         ConfigError: A number of heads is neither given nor known, or the given one is wrong, or
             there is no network under `entry`.
     """
-    check_sha256(path, sha256)
     if entry and (is_run(path) or is_exported(path)):
         raise ConfigError(f"{path} is a folder of this project, which has no entry {entry!r}")
     if is_run(path):

@@ -6,38 +6,36 @@ share a workdir need clocks that agree to well within that.
 """
 
 import contextlib
-import dataclasses
 import hashlib
-import json
 import logging
 import os
-import socket
 import threading
 import time
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 from etils import epath
-from msgspec import Meta
 
 from fsvfm_jax.errors import StorageError, in_one_line, reason_of
-from fsvfm_jax.host.json_files import parse_json
 from fsvfm_jax.host.plain_files import FileRefused, open_plain
-from fsvfm_jax.host.processes import is_alive, pid_namespace, state_and_start
 from fsvfm_jax.host.storage import in_bucket
+from fsvfm_jax.run.lock_holder import (
+    CLOCKS_APART,
+    LEASE_SECONDS,
+    Holder,
+    parse_holder,
+    record,
+    why_gone,
+)
 
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = "run.lock"
-LEASE_SECONDS = 120
 RENEW_SECONDS = 20
 # How long the end of a run waits for a renewal that is going on.
 _FAREWELL_SECONDS = 20
 MAX_LOCK_BYTES = 2**16
-# No clocks of a host and of its storage differ by more seconds.
-CLOCKS_APART = 3600
 # How often to look again where others make and remove the file at the same time.
 _TRIES = 20
 
@@ -69,7 +67,7 @@ class RunLock:
         self._renewed = time.monotonic()
         try:
             self._file = _Object(self._path) if in_bucket(self._path) else _File(self._path)
-            _take(self._file, _record(self._token))
+            _take(self._file, record(self._token))
             self._file.tidy()
         except StorageError:
             raise
@@ -130,41 +128,14 @@ class RunLock:
                 f"the lock {self._path} of this run was taken over by {found.holder.name}, which"
                 " writes there now: start this one in another --workdir"
             )
-        elif self._file.replace(_record(self._token), found):
+        elif self._file.replace(record(self._token), found):
             self._renewed = now
-
-
-_Name = Annotated[str, Meta(max_length=255)]
-
-
-@dataclass(frozen=True)
-class _Holder:
-    """What a lock says.
-
-    Attributes:
-        boot: Changes when the machine restarts; empty where that cannot be seen.
-        pid_namespace: Where `pid` counts: containers on one host may not see each other.
-        started: When the process did, in clock ticks since the boot; 0 where unknown.
-        renewed: In seconds since 1970.
-    """
-
-    host: _Name
-    boot: _Name
-    pid_namespace: _Name
-    pid: Annotated[int, Meta(ge=0, lt=2**31)]
-    started: Annotated[int, Meta(ge=0, le=2**62)]
-    token: _Name
-    renewed: float
-
-    @property
-    def name(self) -> str:
-        return f"process {self.pid} on {self.host}" if self.token else "an unknown process"
 
 
 class _Found(NamedTuple):
     """A lock as it was read; `version` is what a bucket calls its generation."""
 
-    holder: _Holder
+    holder: Holder
     content: bytes
     version: int
 
@@ -181,7 +152,7 @@ class _File:
                 content, modified = file.read(MAX_LOCK_BYTES), os.fstat(file.fileno()).st_mtime
         except FileNotFoundError:
             return None
-        return _Found(_parse(content, modified), content, version=0)
+        return _Found(parse_holder(content, modified), content, version=0)
 
     def create(self, content: bytes) -> bool:
         """Makes the file unless there is one; nobody sees half of it."""
@@ -231,7 +202,7 @@ class _File:
             except FileRefused as error:  # None of ours.
                 logger.warning("%s is left where it is: %s", path, reason_of(error))
                 continue
-            if found is not None and _why_gone(found.holder):
+            if found is not None and why_gone(found.holder):
                 left.remove(found)
 
     def _write_beside(self, content: bytes) -> Path:
@@ -266,7 +237,7 @@ class _Object:
             content = blob.download_as_bytes(**self._patience)
         except self._missing:  # This generation is, by now.
             return None
-        return _Found(_parse(content, blob.updated.timestamp()), content, blob.generation)
+        return _Found(parse_holder(content, blob.updated.timestamp()), content, blob.generation)
 
     def create(self, content: bytes) -> bool:
         return self._write(content, version=0)
@@ -306,7 +277,7 @@ def _take(file: _File | _Object, content: bytes) -> None:
         if found.content == content:  # Done, but the answer got lost and the client tried again.
             return
         holder, age = found.holder, time.time() - found.holder.renewed
-        reason = _why_gone(holder)
+        reason = why_gone(holder)
         if not reason and age < -CLOCKS_APART:
             raise StorageError(
                 f"the lock {file.path} is of a time in the future: if no run is using the workdir,"
@@ -325,46 +296,3 @@ def _take(file: _File | _Object, content: bytes) -> None:
             )
             return
     raise StorageError(f"others make and remove the lock {file.path} all the time: stop them")
-
-
-def _why_gone(holder: _Holder) -> str:
-    """What proves that a holder does not go on, or nothing."""
-    if time.time() - holder.renewed > LEASE_SECONDS:
-        return "its lease is over"
-    here = _myself("")
-    if holder.host != here.host:
-        return ""
-    if holder.boot != here.boot:
-        return "the machine has restarted"
-    if holder.pid_namespace != here.pid_namespace or is_alive(holder.pid, started=holder.started):
-        return ""
-    return "its process is gone"
-
-
-def _myself(token: str) -> _Holder:
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    return _Holder(
-        host=socket.gethostname(),
-        boot=boot.read_text().strip() if boot.exists() else "",
-        pid_namespace=pid_namespace(),
-        pid=os.getpid(),
-        started=state_and_start(os.getpid())[1],
-        token=token,
-        renewed=time.time(),
-    )
-
-
-def _record(token: str) -> bytes:
-    return (json.dumps(dataclasses.asdict(_myself(token)), indent=1) + "\n").encode()
-
-
-def _parse(content: bytes, modified: float) -> _Holder:
-    """The holder in a lock; of a damaged one, nobody, who renewed it when it was last written."""
-    try:
-        holder = parse_json(content, _Holder)
-    except ValueError:
-        holder = None
-    # A time long after that of writing, or NaN, would keep the lock for ever.
-    if holder is None or not holder.renewed <= modified + CLOCKS_APART:
-        return _Holder("", "", "", 0, 0, "", modified)
-    return holder
