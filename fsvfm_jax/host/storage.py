@@ -94,8 +94,9 @@ def whole_file(file: Path | epath.Path, *, ending: str = ".tmp") -> Iterator[Pat
     try:
         yield temporary
         temporary.replace(file)
-    finally:
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
 
 
 def read_json(file: epath.Path, schema: Any, *, mend: str) -> Any:
