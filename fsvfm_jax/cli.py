@@ -20,8 +20,8 @@ from absl import flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from fsvfm_jax.config.lookup import FindingParser, describe
-from fsvfm_jax.errors import ConfigError, Preempted, StorageError, UserError, in_one_line
+from fsvfm_jax.config.lookup import FindingParser
+from fsvfm_jax.errors import ConfigError, Preempted, StorageError, UserError, in_one_line, reason_of
 from fsvfm_jax.host import signals, streams
 from fsvfm_jax.host.processes import share_heaps
 from fsvfm_jax.host.terminal import printable
@@ -130,7 +130,8 @@ def check_output() -> None:
     """
     if (error := streams.lost_output()) is not None:
         raise StorageError(
-            f"the output could not be written ({error.strerror}): free space, or send it elsewhere"
+            f"the output could not be written ({reason_of(error)}): free space, or send it"
+            " elsewhere"
         )
 
 
@@ -232,7 +233,7 @@ def open_output(path: str, mode: str) -> TextIO:
         return open(path, mode, encoding="utf-8")
     except OSError as error:
         raise StorageError(
-            f"{path} cannot be written ({error.strerror}); choose a file in a writable folder"
+            f"{path} cannot be written ({reason_of(error)}); choose a file in a writable folder"
         ) from error
 
 

@@ -1,10 +1,12 @@
 """Errors that a user can correct, each with the exit code of the command that raises it."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-MAX_TOLD = 200  # characters
+MAX_TOLD = 200  # characters of a value
+MAX_NAMES = 20
+MAX_NAME = 250  # characters of one of several names
 
 
 class UserError(Exception):
@@ -48,13 +50,40 @@ def in_one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
+def reason_of(error: Exception) -> str:
+    """Why something failed: the operating system's words, or else the error's message."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 def told(value: Any) -> str:
     """Returns the `repr` of a value for a message: one line of at most `MAX_TOLD` characters."""
     try:
         shown = " ".join(repr(value).split())
     except (ValueError, RecursionError):  # Too many digits, or too deep nesting.
         return f"a value of type {type(value).__name__}"
-    return shown if len(shown) <= MAX_TOLD else f"{shown[:MAX_TOLD]}..."
+    return shortened(shown)
+
+
+def shortened(text: str) -> str:
+    """The first `MAX_TOLD` characters of a text, with dots where it is longer."""
+    return text if len(text) <= MAX_TOLD else f"{text[:MAX_TOLD]}..."
+
+
+def short_list(names: Sequence[str], *, most: int = MAX_NAMES, rest: str = "more") -> str:
+    """The first names of a list for a message, and the number of the others.
+
+    Args:
+        names: Of any number.
+        most: How many are shown.
+        rest: What follows the number of the others.
+    """
+    shown, left = ", ".join(names[:most]), len(names) - most
+    return f"{shown} and {left} {rest}" if left > 0 else shown
+
+
+def quoted(names: Sequence[str]) -> str:
+    """The first names of a list for a message, in quotes; "nothing" for an empty list."""
+    return short_list([repr(name[:MAX_NAME]) for name in names]) or "nothing"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

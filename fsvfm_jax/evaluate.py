@@ -7,9 +7,9 @@ not know the answers.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -30,11 +30,12 @@ from fsvfm_jax.data.labelled.detection_sets import (
 )
 from fsvfm_jax.data.labelled.faces import LabelledFaces
 from fsvfm_jax.devices import distributed, sharding
-from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.errors import ConfigError, DataError, nearest, told
 from fsvfm_jax.host.markdown import markdown_text
 from fsvfm_jax.host.storage import write_text
 from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.optim import make_schedule
+from fsvfm_jax.report.published import MODELS
 from fsvfm_jax.report.rows import (
     DETECTION_CAPTION,
     SPOOF_CAPTION,
@@ -45,7 +46,7 @@ from fsvfm_jax.report.rows import (
     spoof_row,
     video_threshold,
 )
-from fsvfm_jax.report.scores import Scores
+from fsvfm_jax.report.scores import Scores, joined
 from fsvfm_jax.report.table import plain
 from fsvfm_jax.report.write import file_stems, write_report
 from fsvfm_jax.run import integrity
@@ -53,69 +54,78 @@ from fsvfm_jax.scoring import NO_DETECTOR, LoadedDetector, load_detector
 
 logger = logging.getLogger(__name__)
 
-Margins = Float64[np.ndarray, " _N"]
+# The margin of every face of a set, by the set's name.
+Margins = Mapping[str, Float64[np.ndarray, " _N"]]
+
+
+class Candidates(NamedTuple):
+    """The checkpoints of a detector that are scored.
+
+    Attributes:
+        steps: By selection, the steps of the checkpoints that it chooses from; None stands for the
+            weights of a folder or file.
+        run_steps: Number of steps of the whole training run; None without a run.
+        seed: Seed of the training run, or the one that the config gives; None if unknown.
+    """
+
+    steps: dict[str, list[int | None]]
+    run_steps: int | None
+    seed: int | None
+
+    def distinct(self) -> list[int | None]:
+        """Every step once, in the order of the selections."""
+        return list(dict.fromkeys(step for steps in self.steps.values() for step in steps))
+
+
+class Sets(NamedTuple):
+    """The sets of an evaluation, by name.
+
+    Attributes:
+        test: Sets that are tested on.
+        val: Sets that choose the threshold.
+    """
+
+    test: dict[str, DetectionSet]
+    val: dict[str, DetectionSet]
+
+    def all(self) -> dict[str, DetectionSet]:
+        """Both kinds in one dict; no name occurs twice."""
+        return {**self.val, **self.test}
 
 
 def evaluate(config: ConfigDict, workdir: epath.Path, *, check_only: bool = False) -> None:
     """Scores every set with every checkpoint that is asked for, and writes the report.
 
     Args:
-        config: Resolved.
-        workdir: Where the report goes.
+        config: The resolved config of an evaluation.
+        workdir: Folder of the report.
         check_only: Stop once the sets are listed and the detector is read.
 
     Raises:
-        UserError: Of its kinds, each with one sentence.
+        UserError: The config, the detector or a set does not allow the evaluation.
     """
+    _check_compare(config.compare)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(config.batch_size, accum_steps=1, mesh=mesh)
-    path = Path(config.init.params)
-    steps, detector = _open_detector(path, config)
-    distributed.check_same(repr(steps), what="checkpoints in config.init.params")
-    first = next(iter(steps.values()))[0]
-    size = detector.model.image_size
-    tests, thresholds = (
-        open_sets(
-            config.data[kind], config.data.paths, image_size=size, field=f"config.data.{kind}"
-        )
-        for kind in ("test", "val")
-    )
-    distributed.check_same(told_of({**thresholds, **tests}), what="lists of faces")
-    _refuse_what_cannot_be_judged(tests, thresholds, list(steps), report_kind=config.report)
-    _warn_of_known_videos(path, tests.values(), thresholds.values(), image_size=size)
+    candidates = choose_checkpoints(config)
+    steps = candidates.distinct()
+    detector = load_detector(Path(config.init.params), config, step=steps[0])
+    _check_select(config)
+    distributed.check_same(repr(candidates.steps), what="checkpoints in config.init.params")
+    sets = _open(config, image_size=detector.model.image_size)
+    distributed.check_same(told_of(sets.all()), what="lists of faces")
+    _check_can_be_judged(sets, config)
+    _warn_of_known_videos(sets, config, image_size=detector.model.image_size)
     if check_only:
         logger.info("check: read the detector and the lists; nothing was scored or written")
         return
 
-    predict = scoring.make_predict(detector.model, stats=detector.stats, mesh=mesh)
-    margins = {}
-    for step in dict.fromkeys(step for of_one in steps.values() for step in of_one):
-        if step != first:
-            detector = load_detector(path, config, step=step)
-        if step is not None:
-            logger.info("checkpoint %d", step)
-        margins[step] = _score(predict, detector, config, {**thresholds, **tests}, mesh)
-    rows, scores, spoof = [], [], config.report == "spoof"
-    run_steps, seed = (_run_steps(path), run_config(path).seed) if is_run(path) else (None, None)
-    row_of = partial(_row, config=config, seed=seed if seed is not None else config.init.seed)
-    for selection, candidates in steps.items():
-        for name, faces in tests.items():
-            found = {
-                step: scoring.to_scores(margins[step][name], faces, dataset=name)
-                for step in candidates
-            }
-            # Only the chosen one gets a row: its intervals take far longer than the choice.
-            errors = {step: oracle_error(found[step], spoof=spoof) for step in candidates}
-            step = min(candidates, key=errors.__getitem__)
-            row = row_of(found[step], thresholds, margins[step], selection=selection, step=step)
-            rows.append({**row, "candidates": len(candidates), "run_steps": run_steps})
-            scores.append(found[step]._replace(dataset=_scores_name(name, selection)))
-    if len(tests) > 1:
-        rows += mean_rows(rows, model=config.compare or None)
+    margins = score_all(detector, sets.all(), steps, config=config, mesh=mesh)
+    rows, scores = make_rows(margins, sets, candidates, config=config)
     if jax.process_index() == 0:
-        caption = SPOOF_CAPTION if spoof else DETECTION_CAPTION
-        caption = f"{caption}\n\n{_protocol(config, {**thresholds, **tests})}"
-        write_report(workdir, rows, scores, caption=caption, drawn=len(tests))
+        caption = SPOOF_CAPTION if config.report == "spoof" else DETECTION_CAPTION
+        caption = f"{caption}\n\n{_protocol(config, sets.all())}"
+        write_report(workdir, rows, scores, caption=caption, drawn=len(sets.test))
         write_text(workdir / "evaluation.json", to_json(config))
         table = workdir / "table.md"
         print(f"\nIn percent; all columns are in {printable(str(table))}\n")
@@ -123,79 +133,171 @@ def evaluate(config: ConfigDict, workdir: epath.Path, *, check_only: bool = Fals
         logger.info("done: %s", table)
 
 
-def _open_detector(
-    path: Path, config: ConfigDict
-) -> tuple[dict[str, list[int | None]], LoadedDetector]:
-    """The candidate checkpoints for each selection, and the detector of the first of them.
+def choose_checkpoints(config: ConfigDict) -> Candidates:
+    """Returns the checkpoints that each selection of the config chooses from.
+
+    Args:
+        config: The resolved config of an evaluation: `init`, `select`.
 
     Raises:
-        UserError: In this order: there is nothing, it is no detector, it cannot be chosen from.
+        DataError: There is no detector, or a run without checkpoints.
+        ConfigError: A run has no validated checkpoint, and "validation" is selected.
     """
+    path = Path(config.init.params)
     if not path.exists():
         raise DataError(f"config.init.params = {str(path)!r} does not exist: give another path")
-    if is_run(path):
-        if run_config(path).task != "finetune":
-            raise DataError(f"{path} {NO_DETECTOR}")
-        steps = _steps(path, config)
-        return steps, load_detector(path, config, step=next(iter(steps.values()))[0])
-    detector = load_detector(path, config, step=None)
-    if tuple(config.select) != ("given",):
-        raise ConfigError(
-            f"config.select = {tuple(config.select)!r} chooses among a run's checkpoints, and"
-            f" {path} is no run: use --config.select=\"('given',)\""
-        )
-    return {"given": [None]}, detector
-
-
-def _steps(path: Path, config: ConfigDict) -> dict[str, list[int | None]]:
-    """The checkpoints of a run that each way of choosing has to choose from."""
+    if not is_run(path):
+        return Candidates({name: [None] for name in config.select}, None, config.init.seed)
+    run = run_config(path)
+    if run.task != "finetune":
+        raise DataError(f"{path} {NO_DETECTOR}")
     directory = epath.Path(path) / "checkpoints"
     scores = {
         step: integrity.score(directory / str(step))
         for step in integrity.steps(directory)
-        if (directory / str(step) / integrity.MANIFEST_FILE).exists()
+        if (directory / str(step) / integrity.STEP_MANIFEST).exists()
     }
     if not scores:
         raise DataError(f"{path} has no checkpoint yet")
     finite = {step: score for step, score in scores.items() if np.isfinite(score)}
-    validated = run_config(path).data.get("val")
     # Without validation sets the scores are training losses.
-    if "validation" in config.select and not (finite and validated):
+    if "validation" in config.select and not (finite and run.data.get("val")):
         raise ConfigError(
             f"{path} has no validated checkpoint (config.data.val): drop 'validation' of"
             f" config.select = {tuple(config.select)!r}"
         )
-    newest, run_steps = max(scores), _run_steps(path)
+    newest, run_steps = max(scores), make_schedule(run, run_data(path)["images"]).total_steps
     if newest < run_steps:
         logger.warning("the run has not ended: step %d of %d", newest, run_steps)
-    given = newest if config.init.step is None else config.init.step
     choices = {
         "validation": [min(finite, key=lambda step: (finite[step], step))] if finite else [],
         "last": [newest],
         "test-oracle": sorted(scores),
-        "given": [given],
+        "given": [newest if config.init.step is None else config.init.step],
     }
-    return {selection: choices[selection] for selection in config.select}
+    return Candidates({name: choices[name] for name in config.select}, run_steps, run.seed)
 
 
-def _refuse_what_cannot_be_judged(
-    tests: Mapping[str, DetectionSet],
-    thresholds: Mapping[str, DetectionSet],
-    selections: Sequence[str],
+def score_all(
+    detector: LoadedDetector,
+    sets: Mapping[str, DetectionSet],
+    steps: Sequence[int | None],
     *,
-    report_kind: str,
-) -> None:
-    """Raises at once what would else be raised after hours of scoring."""
-    if both := thresholds.keys() & tests.keys():
+    config: ConfigDict,
+    mesh: Mesh,
+) -> dict[int | None, Margins]:
+    """Returns the margins of all sets by the step of the checkpoint that scores them.
+
+    Args:
+        detector: The one of the first step; the others are loaded here.
+        sets: By name.
+        steps: Of the checkpoints, without repetition.
+        config: The resolved config of an evaluation: `init`, `data`, `batch_size`, `dtype`.
+        mesh: Over all devices.
+
+    Raises:
+        UserError: A checkpoint cannot be loaded, or its output is not finite.
+    """
+    predict = scoring.make_predict(detector.model, stats=detector.stats, mesh=mesh)
+    feed = scoring.feed_of(config, detector.model, mesh)
+    margins: dict[int | None, Margins] = {}
+    for step in steps:
+        if step != steps[0]:
+            detector = load_detector(Path(config.init.params), config, step=step)
+        if step is not None:
+            logger.info("checkpoint %d", step)
+        params = sharding.replicate(detector.params, mesh)
+        margins[step] = {
+            name: scoring.score_set(predict, params, faces, feed=feed, name=name)
+            for name, faces in sets.items()
+        }
+    return margins
+
+
+def make_rows(
+    margins: Mapping[int | None, Margins],
+    sets: Sets,
+    candidates: Candidates,
+    *,
+    config: ConfigDict,
+) -> tuple[list[Row], list[Scores]]:
+    """Returns a row for every selection and test set, and the scores that each row is made of.
+
+    Rows with the means over the sets follow where there are several sets.
+
+    Args:
+        margins: By step and set.
+        sets: The sets.
+        candidates: The checkpoints that each selection chooses from.
+        config: The resolved config of an evaluation: `report`, `compare`.
+    """
+    rows, scores, spoof = [], [], config.report == "spoof"
+    compared = config.compare or None
+    for selection, steps in candidates.steps.items():
+        for name, faces in sets.test.items():
+            found = {
+                step: scoring.to_scores(margins[step][name], faces, dataset=name) for step in steps
+            }
+            # Only the chosen checkpoint gets a row: its intervals take far longer than the choice.
+            chosen = min(steps, key=lambda step: oracle_error(found[step], spoof=spoof))
+            options = {
+                "selection": selection,
+                "step": chosen,
+                "seed": candidates.seed,
+                "model": compared,
+                "alone": len(sets.test) == 1,
+            }
+            if spoof:
+                thresholds = _thresholds(margins[chosen], sets.val)
+                row = spoof_row(found[chosen], thresholds=thresholds, **options)
+            else:
+                row = detection_row(found[chosen], **options)
+            rows.append({**row, "candidates": len(steps), "run_steps": candidates.run_steps})
+            scores.append(found[chosen]._replace(dataset=f"{name} {selection}"))
+    if len(sets.test) > 1:
+        rows += mean_rows(rows, model=compared)
+    return rows, scores
+
+
+def _check_compare(model: str) -> None:
+    """Raises ConfigError unless the papers have figures of a model; '' compares with nothing."""
+    if model and model not in MODELS:
+        raise ConfigError(f"config.compare = {told(model)} is unknown; {nearest(model, MODELS)}")
+
+
+def _check_select(config: ConfigDict) -> None:
+    """Raises ConfigError where a folder or file is given, and a choice among checkpoints."""
+    path = Path(config.init.params)
+    if not is_run(path) and tuple(config.select) != ("given",):
+        raise ConfigError(
+            f"config.select = {tuple(config.select)!r} chooses among a run's checkpoints, and"
+            f" {path} is no run: use --config.select=\"('given',)\""
+        )
+
+
+def _open(config: ConfigDict, *, image_size: int) -> Sets:
+    """Opens all sets of the config; `image_size` is that of rendered faces, in pixels."""
+    data = config.data
+    return Sets(
+        *(
+            open_sets(data[kind], data.paths, image_size=image_size, field=f"config.data.{kind}")
+            for kind in Sets._fields
+        )
+    )
+
+
+def _check_can_be_judged(sets: Sets, config: ConfigDict) -> None:
+    """Raises before the scoring what would otherwise be raised after hours of it."""
+    if both := sets.val.keys() & sets.test.keys():
         raise ConfigError(
             f"config.data.val and config.data.test both have a set {', '.join(sorted(both))}: call"
             " one of them otherwise"
         )
-    file_stems([_scores_name(name, selection) for selection in selections for name in tests])
-    if report_kind == "spoof" and thresholds:
-        check_classes(thresholds, purpose="choosing a threshold", where=" (config.data.val)")
-    if len(tests) == 1:  # Of several, one that cannot be judged has a row that says so.
-        check_classes(tests, purpose="every metric", where=" (config.data.test)")
+    file_stems([f"{name} {selection}" for selection in config.select for name in sets.test])
+    if config.report == "spoof" and sets.val:
+        check_classes(sets.val, purpose="choosing a threshold", where=" (config.data.val)")
+    if len(sets.test) == 1:  # Of several, one that cannot be judged has a row that says so.
+        check_classes(sets.test, purpose="every metric", where=" (config.data.test)")
 
 
 def _protocol(config: ConfigDict, sets: Mapping[str, DetectionSet]) -> str:
@@ -215,25 +317,10 @@ def _protocol(config: ConfigDict, sets: Mapping[str, DetectionSet]) -> str:
     return "\n".join(lines)
 
 
-def _run_steps(run: Path) -> int:
-    """How many steps it will have had when it ends."""
-    return make_schedule(run_config(run), run_data(run)["images"]).total_steps
-
-
-def _scores_name(dataset: str, selection: str) -> str:
-    """What the files of a set's scores are called."""
-    return f"{dataset} {selection}"
-
-
-def _warn_of_known_videos(
-    path: Path,
-    tests: Iterable[DetectionSet],
-    thresholds: Iterable[DetectionSet],
-    *,
-    image_size: int,
-) -> None:
-    """Logs which videos are measured on although something of the result hangs on them."""
-    tests, thresholds = list(tests), list(thresholds)
+def _warn_of_known_videos(sets: Sets, config: ConfigDict, *, image_size: int) -> None:
+    """Logs which videos are tested on although the result depends on them."""
+    tests, thresholds = sets.test.values(), sets.val.values()
+    path = Path(config.init.params)
     trained, chose = (_sets_of_run(path, kind, image_size=image_size) for kind in ("train", "val"))
     warn_of_common_videos(trained, [*thresholds, *tests], use="was trained on")
     warn_of_common_videos(chose, tests, use="chose the checkpoint")
@@ -255,67 +342,9 @@ def _sets_of_run(path: Path, kind: str, *, image_size: int) -> list[DetectionSet
         return []
 
 
-def _score(
-    predict: scoring.Predict,
-    detector: LoadedDetector,
-    config: ConfigDict,
-    sets: Mapping[str, DetectionSet],
-    mesh: Mesh,
-) -> dict[str, Margins]:
-    """Of all sets by one checkpoint."""
-    params = sharding.replicate(detector.params, mesh)
-    return {
-        name: scoring.score_set(
-            predict,
-            params,
-            faces,
-            name=name,
-            image_size=detector.model.image_size,
-            view=config.data.view,
-            batch_size=config.batch_size,
-            num_workers=config.data.num_workers,
-            mesh=mesh,
-        )
-        for name, faces in sets.items()
-    }
-
-
-def _row(
-    scores: Scores,
-    thresholds: Mapping[str, DetectionSet],
-    margins: Mapping[str, Margins],
-    *,
-    config: ConfigDict,
-    selection: str,
-    step: int | None,
-    seed: int | None,
-) -> Row:
-    options = {
-        "selection": selection,
-        "step": step,
-        "seed": seed,
-        "model": config.compare or None,
-        "alone": len(config.data.test) == 1,
-    }
-    if config.report == "detection":
-        return detection_row(scores, **options)
-    chosen = {}
-    if thresholds:
-        parts = [
-            scoring.to_scores(margins[one], of_set, dataset=one)
-            for one, of_set in thresholds.items()
-        ]
-        chosen["validation"] = video_threshold(_joined(parts))
-    return spoof_row(scores, thresholds=chosen, **options)
-
-
-def _joined(parts: Sequence[Scores]) -> Scores:
-    """Several sets as one; the same name in two sets is not the same video."""
-    return Scores(
-        dataset="validation",
-        files=np.concatenate([one.files for one in parts]),
-        videos=np.concatenate([[f"{one.dataset}/{v}" for v in one.videos] for one in parts]),
-        fake=np.concatenate([one.fake for one in parts]),
-        p_fake=np.concatenate([one.p_fake for one in parts]),
-        skipped=sum(one.skipped for one in parts),
-    )
+def _thresholds(margins: Margins, sets: Mapping[str, DetectionSet]) -> dict[str, float]:
+    """Returns the threshold that these sets together choose, as `spoof_row` takes it."""
+    if not sets:
+        return {}
+    parts = [scoring.to_scores(margins[name], faces, dataset=name) for name, faces in sets.items()]
+    return {"validation": video_threshold(joined(parts, dataset="validation"))}

@@ -154,12 +154,13 @@ def _info_nce_constant(z: Float[Array, "B E"]) -> Float[Array, ""]:
     return jnp.float32(2.0 * INFO_NCE_TEMPERATURE) * jnp.log(jnp.float32(z.shape[0]))
 
 
+_INFO_NCE = Similarity(info_nce, _info_nce_constant)
 SIMILARITIES = {
     "simsiam": Similarity(simsiam, lambda z: -0.5 * _mean_length(z)),
     "byol": Similarity(byol, lambda z: 2.0 - 2.0 * _mean_length(z)),
-    "infonce": Similarity(info_nce, _info_nce_constant),
-    # MoCo v3 normalises q and z once more, which does not change rows of unit length.
-    "mocov3": Similarity(info_nce, _info_nce_constant),
+    "infonce": _INFO_NCE,
+    # A second name of it: MoCo v3 normalises q and z once more, which changes nothing.
+    "mocov3": _INFO_NCE,
 }
 
 

@@ -27,9 +27,10 @@ from fsvfm_jax.devices import distributed, sharding
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.host.progress import progress
 from fsvfm_jax.models.adapter import Detector
+from fsvfm_jax.models.fsvfm import Params
 from fsvfm_jax.report import metrics
 from fsvfm_jax.report.scores import Scores
-from fsvfm_jax.train_state import Batch, Params, Validate
+from fsvfm_jax.train_state import Batch, Validate
 
 logger = logging.getLogger(__name__)
 
@@ -142,17 +143,37 @@ def make_predict(model: Detector, *, stats: Stats, mesh: Mesh) -> Predict:
     return predict
 
 
+class Feed(NamedTuple):
+    """How the faces of a set are read and given to a network.
+
+    Attributes:
+        image_size: Side of what the network sees, in pixels.
+        view: "resize" or "resize256_crop224".
+        batch_size: Over all devices.
+        num_workers: Processes that read and decode on each host; 0 uses threads.
+        mesh: Over all devices.
+    """
+
+    image_size: int
+    view: str
+    batch_size: int
+    num_workers: int
+    mesh: Mesh
+
+
+def feed_of(config: ConfigDict, model: Detector, mesh: Mesh) -> Feed:
+    """Returns the `Feed` of a resolved config of fine-tuning or of an evaluation."""
+    data = config.data
+    return Feed(model.image_size, data.view, config.batch_size, data.num_workers, mesh)
+
+
 def score_set(
     predict: Predict,
     params: Params,
     faces: DetectionSet,
     *,
+    feed: Feed,
     name: str,
-    image_size: int,
-    view: str,
-    batch_size: int,
-    num_workers: int,
-    mesh: Mesh,
     go_on: Callable[[], None] = lambda: None,
 ) -> Float64[np.ndarray, " N"]:
     """Returns the margin of every face, in the set's order and on every process; NaN if unread.
@@ -164,12 +185,8 @@ def score_set(
         predict: Of `make_predict`.
         params: The detector's.
         faces: The set.
+        feed: How its faces are read.
         name: What it is called where progress is shown.
-        image_size: Side of what the network sees, in pixels.
-        view: "resize" or "resize256_crop224".
-        batch_size: Over all devices.
-        num_workers: Processes that read and decode on each host; 0 uses threads.
-        mesh: Over all devices.
         go_on: Called after every batch; what it raises ends the scoring.
 
     Raises:
@@ -177,22 +194,22 @@ def score_set(
     """
     batches = make_iterator(
         Readable(faces),
-        element=partial(evaluation_element, size=image_size, view=view),
-        global_batch_size=batch_size,
+        element=partial(evaluation_element, size=feed.image_size, view=feed.view),
+        global_batch_size=feed.batch_size,
         seed=0,
         shuffle=False,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-        num_workers=num_workers,
+        num_workers=feed.num_workers,
     )
-    count = -(-len(faces) // batch_size)
+    count = -(-len(faces) // feed.batch_size)
     found = []
     with contextlib.closing(batches):
         stream = itertools.islice(batches, count)
         if jax.process_index() == 0:
             stream = progress(stream, total=count, description=f"batches of {name}")
         for batch in stream:
-            outputs = predict(params, sharding.put_batch(batch, mesh))
+            outputs = predict(params, sharding.put_batch(batch, feed.mesh))
             margins, readable = (np.asarray(output) for output in outputs)
             if not np.isfinite(margins).all():
                 raise DataError(f"{name}: what the network says is not finite: it cannot be judged")
@@ -260,17 +277,11 @@ def open_validation(
 ) -> Validate:
     """What gives a network's scores on the validation sets; see `validation_scores`."""
     predict = make_predict(model, stats=stats, mesh=mesh)
-    options = {
-        "image_size": config.model.image_size,
-        "view": config.data.view,
-        "batch_size": config.batch_size,
-        "num_workers": config.data.num_workers,
-        "mesh": mesh,
-    }
+    feed = feed_of(config, model, mesh)
 
     def validate(params: Params, go_on: Callable[[], None]) -> dict[str, float]:
         margins = [
-            score_set(predict, params, faces, name=f"validation {number}", go_on=go_on, **options)
+            score_set(predict, params, faces, feed=feed, name=f"validation {number}", go_on=go_on)
             for number, faces in enumerate(sets, start=1)
         ]
         return validation_scores(margins, sets)

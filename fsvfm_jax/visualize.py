@@ -12,7 +12,7 @@ from PIL import Image
 from fsvfm_jax import cli
 from fsvfm_jax.data.elements import to_batch_element
 from fsvfm_jax.data.sources import make_source
-from fsvfm_jax.errors import ConfigError, StorageError
+from fsvfm_jax.errors import ConfigError, StorageError, reason_of
 from fsvfm_jax.host.pictures import image_grid, legend_strip, title_strip
 from fsvfm_jax.masking import STRATEGIES, Masks, group_members, num_removed, sample_masks
 from fsvfm_jax.regions import CLASSES, GROUPS, NUM_COVERABLE, PALETTE
@@ -165,7 +165,7 @@ def _write(picture: UInt8[np.ndarray, "H W 3"], output: str) -> None:
     try:
         Image.fromarray(picture).save(output, format="PNG")
     except OSError as error:
-        raise _cannot_be_written(output, error.strerror) from error
+        raise _cannot_be_written(output, reason_of(error)) from error
 
 
 def _cannot_be_written(output: str, reason: str | None) -> StorageError:

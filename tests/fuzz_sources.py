@@ -183,7 +183,7 @@ def write_metrics(folder: Path) -> None:
 
 def write_lock(folder: Path) -> None:
     folder.mkdir(parents=True)
-    (folder / "run.lock").write_bytes(lock._record("token"))
+    (folder / "run.lock").write_bytes(lock.record("token"))
 
 
 def write_table(folder: Path) -> None:

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from configs import vit_b
 from fsvfm_jax.config.resolve import resolve
-from fsvfm_jax.devices.backends import BACKENDS, settings_for
+from fsvfm_jax.devices.backends import ATTENTION, compiler_options, settings_for
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.models.layers import ATTENTIONS
 
@@ -16,8 +16,8 @@ def test_a_backend_fills_what_is_none(platform):
     config = resolve(vit_b.get_config())
     assert config.model.attention is None and config.compiler_options is None
     settled = settings_for(config, platform)
-    assert settled.model.attention == BACKENDS[platform].attention in ATTENTIONS
-    assert settled.compiler_options.to_dict() == BACKENDS[platform].compiler_options
+    assert settled.model.attention == ATTENTION in ATTENTIONS
+    assert settled.compiler_options.to_dict() == compiler_options(platform)
     assert config.model.attention is None  # a copy
 
 
@@ -34,7 +34,7 @@ def test_what_the_config_says_wins():
 def test_this_version_of_xla_knows_the_options_of_gpus():
     # Every build of XLA knows those of GPUs; TPUs' are compiled with in test_compilation.py.
     step = jax.jit(lambda x: x + 1).lower(1.0)
-    step.compile(compiler_options=BACKENDS["gpu"].compiler_options)
+    step.compile(compiler_options=compiler_options("gpu"))
     with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option"):
         step.compile(compiler_options={"xla_gpu_enable_latency_hiding": True})
 

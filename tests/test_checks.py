@@ -20,13 +20,13 @@ FIELDS = {
 
 
 def test_a_field_is_found_by_its_path():
-    section, name = checks.locate(CONFIG, "a.b")
+    section, name = checks.find_field(CONFIG, "a.b")
     assert section[name] == "x"
     for path in ("a.c", "b.c", "seed.x", "a.b.c"):
         with pytest.raises(
             ConfigError, match=rf"config\.{path} is missing, and config\.task = 't'"
         ):
-            checks.locate(CONFIG, path)
+            checks.find_field(CONFIG, path)
 
 
 def test_a_wrong_value_is_named_with_its_field_what_it_can_be_and_the_meaning():

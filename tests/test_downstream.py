@@ -109,7 +109,6 @@ def test_balanced_micro_batches_and_the_contrast_do_not_go_together():
     [
         ("select", (), r"config\.select is empty: name some of validation, last"),
         ("dtype", "fp16", r"config\.dtype = 'fp16' is unknown"),
-        ("compare", "FS-VFM ViT-M", r"config\.compare = .* did you mean 'FS-VFM ViT-S'"),
     ],
 )
 def test_an_evaluations_mistakes_are_named(field, value, message):

@@ -160,6 +160,12 @@ def test_what_is_no_detector_or_no_run_is_named(trained, tmp_path):
         evaluate.evaluate(config, epath.Path(tmp_path))
 
 
+def test_a_model_that_the_papers_do_not_have_is_refused(trained, tmp_path):
+    config = evaluation_config(trained, compare="FS-VFM ViT-M")
+    with pytest.raises(ConfigError, match=r"config\.compare = .* did you mean 'FS-VFM ViT-S'"):
+        evaluate.evaluate(config, epath.Path(tmp_path))
+
+
 def test_check_scores_and_writes_nothing(trained, tmp_path):
     evaluate.evaluate(evaluation_config(trained), epath.Path(tmp_path / "new"), check_only=True)
     assert not (tmp_path / "new").exists()

@@ -13,8 +13,8 @@ from fsvfm_jax.data.labelled import lists
 from fsvfm_jax.data.labelled.lists import (
     entries,
     entry,
+    find_picture,
     load_json,
-    locate,
     propose_prefix,
     read_lines,
 )
@@ -126,7 +126,7 @@ def test_a_path_is_below_the_root_or_a_root_that_the_user_names(tmp_path, name, 
     for word, path in names.items():
         name, relative = name.replace(word, path), relative.replace(word, path)
     root = set_root(names["ROOT"], others=[names["OTHER"]])
-    assert locate(name, root, "x") == (os.path.join(names["ROOT"], relative), relative)
+    assert find_picture(name, root, "x") == (os.path.join(names["ROOT"], relative), relative)
 
 
 @pytest.mark.parametrize(
@@ -145,19 +145,19 @@ def test_a_path_of_another_machine_is_refused_with_the_prefix_that_mends_it(tmp_
     write_pictures(tmp_path, "a/b.png")
     root = set_root(tmp_path, field="config.data.test.DFDC")
     with pytest.raises(DataError) as error:
-        locate(name, root, "list line 1")
+        find_picture(name, root, "list line 1")
     assert str(error.value).startswith(f"list line 1 names {name.replace(chr(92), '/')!r}")
     assert str(error.value).endswith(
         f"has 'a/b.png': give --config.data.test.DFDC.strip_prefix={shlex.quote(prefix)}"
     )
-    assert locate(name, root, "x", strip_prefix=prefix)[1] == "a/b.png"
+    assert find_picture(name, root, "x", strip_prefix=prefix)[1] == "a/b.png"
     as_written = name[: -len("a/b.png")]
-    assert locate(name, root, "x", strip_prefix=as_written)[1] == "a/b.png"
+    assert find_picture(name, root, "x", strip_prefix=as_written)[1] == "a/b.png"
 
 
 def test_a_path_of_another_machine_whose_file_is_not_there_names_the_option(tmp_path):
     with pytest.raises(DataError, match="strip_prefix='BEGINNING/' removes the beginning of its"):
-        locate("D:/a/b.png", set_root(tmp_path), "x")
+        find_picture("D:/a/b.png", set_root(tmp_path), "x")
     assert propose_prefix("datasets/a/b.png", set_root(tmp_path)) == ""
 
 
@@ -165,7 +165,7 @@ def test_a_path_of_another_machine_whose_file_is_not_there_names_the_option(tmp_
 def test_other_paths_that_lead_out_are_refused(tmp_path, name):
     for prefix in ("", "x/", "/etc"):
         with pytest.raises(DataError, match=r"^x names "):
-            locate(name, set_root(tmp_path), "x", strip_prefix=prefix)
+            find_picture(name, set_root(tmp_path), "x", strip_prefix=prefix)
 
 
 @settings(max_examples=100)
@@ -173,7 +173,7 @@ def test_other_paths_that_lead_out_are_refused(tmp_path, name):
 def test_no_path_leaves_the_root(name, prefix):
     root = set_root("/nowhere/set", others=["/nowhere/other"])
     try:
-        file, relative = locate(name, root, "x", strip_prefix=prefix)
+        file, relative = find_picture(name, root, "x", strip_prefix=prefix)
     except DataError:
         return
     assert os.path.normpath(file) == "/nowhere/set" or file.startswith("/nowhere/set/")

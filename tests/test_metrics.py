@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from fsvfm_jax.errors import DataError
 from fsvfm_jax.report.metrics import (
-    accuracy,
     auc,
     average_precision,
     balanced_accuracy,
@@ -37,7 +36,6 @@ NEED_BOTH = [
 ]
 ALL = [
     *NEED_BOTH,
-    accuracy,
     lambda scores, positive: video_means(scores, positive, np.arange(len(positive))),
 ]
 
@@ -77,8 +75,8 @@ def test_numbers_of_frames_are_the_references() -> None:
     stored = golden()
     scores, fake = stored["scores"], stored["labels"] == 1
     ours = [auc(scores, fake) * 100, equal_error_rate(scores, fake)]
-    ours += [accuracy(scores, fake) * 100, balanced_accuracy(scores, fake) * 100]
-    names = ("frame_auc", "frame_eer", "frame_acc", "frame_balanced_acc")
+    ours += [balanced_accuracy(scores, fake) * 100]
+    names = ("frame_auc", "frame_eer", "frame_balanced_acc")
     np.testing.assert_allclose(ours, [stored[x] for x in names], rtol=0, atol=1e-9)
 
 
@@ -158,8 +156,6 @@ def test_error_rates_are_shares_of_each_class(sample: tuple, threshold: float) -
     assert far == np.mean([score >= threshold for score in scores[~live]])
     assert frr == np.mean([score < threshold for score in scores[live]])
     assert hter == (far + frr) / 2
-    right = [(score >= threshold) == label for score, label in zip(*sample, strict=True)]
-    assert accuracy(scores, live, threshold=threshold) == np.mean(right)
     balanced = balanced_accuracy(scores, live, threshold=threshold)
     assert balanced == pytest.approx((1 - far + 1 - frr) / 2, abs=1e-15)
 
@@ -278,6 +274,9 @@ def test_an_interval_holds_the_value_and_hangs_on_the_seed_alone() -> None:
 
 
 def test_an_interval_is_as_wide_as_the_binomial_says() -> None:
+    def accuracy(scores: np.ndarray, positive: np.ndarray) -> float:
+        return float(((scores >= 0.5) == positive).mean())
+
     scores, positive = sane(1000)
     share = accuracy(scores, positive)
     for level, deviations in ((0.95, 1.96), (0.6, 0.8416)):
@@ -361,7 +360,6 @@ def test_one_class_alone_is_refused(metric: Callable, label: bool, missing: str)
         metric(np.arange(6) / 6, np.full(6, label))
 
 
-def test_one_class_alone_has_an_accuracy_and_means() -> None:
+def test_one_class_alone_has_means() -> None:
     scores, positive = np.array([0.4, 0.5, 0.9, 0.2]), np.ones(4, bool)
-    assert accuracy(scores, positive) == 0.5
     assert video_means(scores, positive, np.array([0, 0, 1, 1])).positive.all()

@@ -21,7 +21,7 @@ from video_files import write_video
 from fsvfm_jax.data.rendered.synthetic import render_face
 from fsvfm_jax.prepare import detect, pack
 from fsvfm_jax.prepare.__main__ import main
-from fsvfm_jax.prepare.files import Source, find_sources
+from fsvfm_jax.prepare.files import MediaFile, find_sources
 from fsvfm_jax.prepare.manifest import Manifest, read_lines
 from fsvfm_jax.prepare.workers import MEMORY_BYTES, spread
 
@@ -70,12 +70,12 @@ def test_a_killed_command_goes_on_and_gives_the_same_bytes(tmp_path: Path) -> No
     assert len(list((whole / "parsing_maps").iterdir())) == 80
 
 
-def measured(arguments: Any) -> Callable[[Source], tuple[list[dict[str, Any]], float, int]]:
+def measured(arguments: Any) -> Callable[[MediaFile], tuple[list[dict[str, Any]], float, int]]:
     """A worker that also says what an item took: CPU seconds, and bytes beyond its start."""
     work = detect._make_worker(arguments)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
-    def do(source: Source) -> tuple[list[dict[str, Any]], float, int]:
+    def do(source: MediaFile) -> tuple[list[dict[str, Any]], float, int]:
         started = time.process_time()
         lines = work(source)
         used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak

@@ -44,7 +44,6 @@ def test_every_module_has_its_tests():
     without = {
         "__init__",
         "__main__",
-        "errors",
         "train_state",
         "vit",
         "synthetic_parameters",

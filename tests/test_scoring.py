@@ -43,11 +43,11 @@ def faces(tmp_path_factory):
     return open_sets(ConfigDict({"x": face_set("folder")}), [str(root)], image_size=16)["x"]
 
 
-def score(faces, params, *, devices=1, batch_size=8, **options):
+def score(faces, params, *, devices=1, batch_size=8, num_workers=0):
     mesh = sharding.make_mesh({"data": devices, "fsdp": 1}, jax.devices()[:devices])
     predict = scoring.make_predict(MODEL, stats=STATS, mesh=mesh)
-    options = {"name": "x", "image_size": 16, "view": "resize", "num_workers": 0} | options
-    return scoring.score_set(predict, params, faces, batch_size=batch_size, mesh=mesh, **options)
+    feed = scoring.Feed(16, "resize", batch_size, num_workers, mesh)
+    return scoring.score_set(predict, params, faces, feed=feed, name="x")
 
 
 def test_scores_hang_neither_on_devices_nor_on_the_batch(faces, params):

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fsvfm_jax.data.set_manifest import (
-    MANIFEST_FILE,
+    SET_MANIFEST,
     TFDS_FILES,
     Shard,
     Split,
@@ -44,7 +44,7 @@ FILES = {name: name.encode() for name in TFDS_FILES}
 
 def write(folder: Path, splits: dict[str, Split]) -> None:
     """What a set has beside its shards."""
-    for name, data in {**FILES, MANIFEST_FILE: dump_manifest(splits, FILES)}.items():
+    for name, data in {**FILES, SET_MANIFEST: dump_manifest(splits, FILES)}.items():
         (folder / name).write_bytes(data)
 
 
@@ -79,7 +79,7 @@ def test_a_set_may_have_none(tmp_path: Path) -> None:
 
 
 def test_a_flipped_bit_is_refused(tmp_path: Path, splits: dict[str, Split]) -> None:
-    file = tmp_path / MANIFEST_FILE
+    file = tmp_path / SET_MANIFEST
     bits = 8 * file.stat().st_size
     refused = 0
     for bit in random.Random(0).sample(range(bits), 500):
@@ -96,7 +96,7 @@ def test_a_flipped_bit_is_refused(tmp_path: Path, splits: dict[str, Split]) -> N
 
 @pytest.mark.parametrize("keep", [0, 1, 100, -2])
 def test_a_truncated_file_is_refused(tmp_path: Path, splits: dict[str, Split], keep: int) -> None:
-    file = tmp_path / MANIFEST_FILE
+    file = tmp_path / SET_MANIFEST
     file.write_bytes(file.read_bytes()[:keep])
     with pytest.raises(DataError, match=f"{file} is damaged"):
         read_manifest(tmp_path)
@@ -111,7 +111,7 @@ def test_other_files_of_tfds_are_refused_if_looked_at(
         face_trees.flip_bit(tmp_path / name, 11)
     else:
         (tmp_path / name).unlink()
-    with pytest.raises(DataError, match=f"{name} is missing or not as {MANIFEST_FILE} beside it"):
+    with pytest.raises(DataError, match=f"{name} is missing or not as {SET_MANIFEST} beside it"):
         read_manifest(tmp_path)
     assert read_manifest(tmp_path, check_tfds=False) == splits
 
@@ -138,14 +138,14 @@ def test_names_that_lead_out_of_the_set_are_refused(
         body["files"][name] = hashlib.sha256(b"").hexdigest()
 
     for change in (of_shard, of_file):
-        (tmp_path / MANIFEST_FILE).write_bytes(changed(splits, change))
-        with pytest.raises(DataError, match=f"{MANIFEST_FILE} is damaged"):
+        (tmp_path / SET_MANIFEST).write_bytes(changed(splits, change))
+        with pytest.raises(DataError, match=f"{SET_MANIFEST} is damaged"):
             read_manifest(tmp_path)
 
 
 def test_a_message_has_an_end(tmp_path: Path, splits: dict[str, Split]) -> None:
     long = changed(splits, lambda body: body["files"].update({"a" * 1_000_000: ""}))
-    (tmp_path / MANIFEST_FILE).write_bytes(long)
+    (tmp_path / SET_MANIFEST).write_bytes(long)
     with pytest.raises(DataError, match=r"is damaged .Invalid enum value 'aaa") as caught:
         read_manifest(tmp_path)
     assert len(str(caught.value)) < 1000
@@ -154,7 +154,7 @@ def test_a_message_has_an_end(tmp_path: Path, splits: dict[str, Split]) -> None:
 def test_a_change_with_the_right_hash_is_taken(tmp_path: Path, splits: dict[str, Split]) -> None:
     """So that the refusals above and below are not those of the hash."""
     change = changed(splits, lambda body: body["splits"]["train"].update(left_out=4))
-    (tmp_path / MANIFEST_FILE).write_bytes(change)
+    (tmp_path / SET_MANIFEST).write_bytes(change)
     assert read_manifest(tmp_path)["train"].left_out == 4
 
 
@@ -180,7 +180,7 @@ def test_any_other_shape_is_refused_or_read(
             for one in inside:
                 put(one)
 
-    (tmp_path / MANIFEST_FILE).write_bytes(changed(splits, put))
+    (tmp_path / SET_MANIFEST).write_bytes(changed(splits, put))
     try:
         for split in read_manifest(tmp_path, check_tfds=False).values():
             assert isinstance(split, Split) and split.count >= 0
@@ -197,12 +197,12 @@ def test_any_other_shape_is_refused_or_read(
 def test_what_is_no_manifest_is_refused(
     tmp_path: Path, splits: dict[str, Split], content: bytes
 ) -> None:
-    (tmp_path / MANIFEST_FILE).write_bytes(content)
+    (tmp_path / SET_MANIFEST).write_bytes(content)
     with pytest.raises(DataError, match="is damaged"):
         read_manifest(tmp_path)
 
 
-@pytest.mark.parametrize("name", [MANIFEST_FILE, *TFDS_FILES])
+@pytest.mark.parametrize("name", [SET_MANIFEST, *TFDS_FILES])
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder", "link out"])
 def test_files_that_are_not_plain_are_refused_at_once(
     tmp_path: Path, splits: dict[str, Split], name: str, kind: str
@@ -222,7 +222,7 @@ def test_files_that_are_not_plain_are_refused_at_once(
         read_manifest(folder)
 
 
-@pytest.mark.parametrize("name", [MANIFEST_FILE, *TFDS_FILES])
+@pytest.mark.parametrize("name", [SET_MANIFEST, *TFDS_FILES])
 def test_a_sparse_file_is_refused_by_its_size(
     tmp_path: Path, splits: dict[str, Split], name: str
 ) -> None:
@@ -233,8 +233,8 @@ def test_a_sparse_file_is_refused_by_its_size(
 
 
 def test_a_link_within_the_set_is_followed(tmp_path: Path, splits: dict[str, Split]) -> None:
-    (tmp_path / MANIFEST_FILE).replace(tmp_path / "named otherwise")
-    (tmp_path / MANIFEST_FILE).symlink_to("named otherwise")
+    (tmp_path / SET_MANIFEST).replace(tmp_path / "named otherwise")
+    (tmp_path / SET_MANIFEST).symlink_to("named otherwise")
     assert read_manifest(tmp_path) == splits
 
 

@@ -11,7 +11,6 @@ from fsvfm_jax.data.labelled.set_root import (
     SetRoot,
     folders_in,
     subfolder,
-    told,
     walk_pictures,
 )
 from fsvfm_jax.errors import DataError
@@ -57,5 +56,3 @@ def test_folders_are_named(tmp_path):
         subfolder(str(tmp_path), "c", "d")
     with pytest.raises(DataError, match=r"file cannot be listed \(Not a directory\)"):
         folders_in(str(tmp_path / "file"))
-    assert told([]) == "nothing"
-    assert told([str(number) for number in range(22)]).endswith("'19' and 2 more")

@@ -26,6 +26,16 @@ def test_who_is_killed_while_writing_leaves_what_was_there(tmp_path, monkeypatch
     assert storage.read_json(file, int, mend="") == 1
 
 
+def test_an_error_while_writing_leaves_what_was_there_and_nothing_else(tmp_path):
+    file = tmp_path / "a"
+    file.write_bytes(b"before")
+    with pytest.raises(ZeroDivisionError), storage.whole_file(file, ending=".part") as temporary:
+        assert temporary == tmp_path / "a.part"
+        temporary.write_bytes(b"af")
+        raise ZeroDivisionError
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]
+
+
 def test_what_cannot_be_written_is_named_with_the_way_out(tmp_path):
     with pytest.raises(StorageError, match=r"missing/a\.json cannot be written \(No such file"):
         storage.write_json(epath.Path(tmp_path / "missing" / "a.json"), 1)

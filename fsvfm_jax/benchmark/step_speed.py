@@ -19,17 +19,19 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from fsvfm_jax import cli
+from fsvfm_jax.data.stats import Stats
+from fsvfm_jax.devices import compilation
 from fsvfm_jax.devices.memory import Memory
 from fsvfm_jax.errors import ConfigError, NotFiniteError
 from fsvfm_jax.plan.chips import find_chip
+from fsvfm_jax.train_state import Batch, Metrics, StepValues
 
 # Number of synthetic batches, which are made once and used in turn; every step draws new masks.
 NUM_BATCHES = 4
 # Steps that --profile traces, after the timed steps, because tracing takes time.
 PROFILED_STEPS = 3
-
-Batch = dict[str, jax.Array]
-Metrics = dict[str, jax.Array]
+# They make no difference to the time.
+STATS = Stats((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -118,34 +120,25 @@ def measure_step(
         UserError: The config does not fit; an error of another subclass.
     """
     from fsvfm_jax.config.resolve import resolve
-    from fsvfm_jax.data.stats import Stats
-    from fsvfm_jax.devices.compilation import (
-        compile_for_devices,
-        fresh_state,
-        place,
-        state_template,
-    )
-    from fsvfm_jax.learners import make_learner
+    from fsvfm_jax.tasks import JOBS
 
-    mesh, config = place(resolve(config))
-    stats = Stats((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-    learner = make_learner(config, stats=stats)
+    mesh, config = compilation.place(resolve(config))
+    task = JOBS[config.task].make_task(config, stats=STATS)
 
     started = time.perf_counter()
-    step = compile_for_devices(learner, mesh, config)
+    step = compilation.compile_for_devices(task, mesh, config)
     compile_seconds = time.perf_counter() - started
 
     if real_input:
-        batches = _real_batches(config, mesh, stats=stats)
+        batches = _real_batches(config, mesh, stats=STATS)
     else:
-        batches = _synthetic_batches(config, learner.row_shapes, mesh)
-    state = fresh_state(learner, state_template(learner, mesh), seed=config.seed)
+        batches = _synthetic_batches(config, task.sample, mesh)
+    template = compilation.state_template(task, mesh)
+    state = compilation.fresh_state(task, template, seed=config.seed)
     with contextlib.closing(batches):
         running = run_steps(step.program, state, batches)
         seconds = time_steps(running, steps=steps, warmup=warmup)
-        if profile is not None:
-            with jax.profiler.trace(profile):
-                time_steps(running, steps=PROFILED_STEPS, warmup=0)
+        _profile(running, profile)
         check_finite(next(running))
 
     return {
@@ -161,6 +154,13 @@ def measure_step(
     }
 
 
+def _profile(running: Iterator[Metrics], folder: str | None) -> None:
+    """Writes a trace of a few more steps to a folder, if there is one."""
+    if folder is not None:
+        with jax.profiler.trace(folder):
+            time_steps(running, steps=PROFILED_STEPS, warmup=0)
+
+
 def run_steps(
     train_step: Callable[..., tuple[Any, Metrics]], state: Any, batches: Iterator[Batch]
 ) -> Iterator[Metrics]:
@@ -169,9 +169,7 @@ def run_steps(
     As in the training loop, the next step is dispatched before, and its batch is read while the
     devices work.
     """
-    from fsvfm_jax.train_state import StepValues
-
-    # These values do not affect the time, but keep the network from diverging.
+    # The values make no difference to the time; the network should not diverge.
     values = StepValues(np.float32(1e-5), np.float32(4e-3))
     previous = None
     for batch in batches:

@@ -204,7 +204,7 @@ def check_fields(config: ConfigDict, fields: Fields, *, within: str = "") -> Non
             its value and its allowed values.
     """
     for path, field in fields.items():
-        section, name = locate(config, path)
+        section, name = find_field(config, path)
         value = section[name]
         if wrong := field.problem(value):
             raise ConfigError(f"config.{within}{path} = {told(value)} {wrong} ({field.meaning})")
@@ -250,12 +250,8 @@ def check_weights(weights: Sequence[float | int], parts: int, *, of: str) -> Non
         )
 
 
-def locate(config: ConfigDict, path: str) -> tuple[ConfigDict, str]:
-    """Returns the section that contains a field, and the field's own name.
-
-    Args:
-        config: The whole config.
-        path: The path of the field, such as "optimizer.lr".
+def find_field(config: ConfigDict, path: str) -> tuple[ConfigDict, str]:
+    """The section that holds a field, and the field's own name.
 
     Raises:
         ConfigError: The config has no such field.

@@ -19,7 +19,6 @@ from fsvfm_jax.data.labelled.set_options import RENDERED, options_of
 from fsvfm_jax.data.rand_augment import EVALUATION_TRANSFORMS, MAX_MAGNITUDE
 from fsvfm_jax.data.rendered.rendered_sets import RENDERED_SETS
 from fsvfm_jax.models import CHOICES
-from fsvfm_jax.report.published import PUBLISHED
 
 SELECTIONS = ("validation", "last", "test-oracle", "given")
 
@@ -108,17 +107,13 @@ EVALUATION: Fields = {
     **MESH,
     **STATS,
     **READING,
-    "batch_size": whole("images per step, over all devices; scores do not depend on it", 1),
-    "dtype": choice("data type of the computation", CHOICES["dtype"]),
-    # "detection" reports AUC, AP, EER; "spoof" HTER, APCER, BPCER, TPR at FPR 1 %.
-    "report": choice("metrics of the table", ("detection", "spoof")),
-    # The table has a row for each. "given" is `init.step`, or the newest checkpoint without it; a
-    # folder or file allows only "given".
-    "select": several("how the checkpoint of a run is chosen", choice("", SELECTIONS)),
-    "compare": choice(
-        "model whose published results are shown for comparison; '': none",
-        ("", *dict.fromkeys(one.model for one in PUBLISHED)),
-    ),
+    "batch_size": whole("images per step, over all devices; no score depends on it", 1),
+    "dtype": choice("type of the computation", CHOICES["dtype"]),
+    # "detection": AUC, AP, EER. "spoof": HTER, APCER, BPCER, TPR at FPR 1 %.
+    "report": choice("kind of the table", ("detection", "spoof")),
+    # A row for each. "given": `init.step`, or the newest; the only one for a folder or file.
+    "select": several("how a run's checkpoint is chosen", choice("", SELECTIONS)),
+    "compare": text("model of the published figures; '' compares with none"),
     **under(
         "init",
         {

@@ -16,7 +16,7 @@ from fsvfm_jax.config.checks import (
     check_fields,
     check_stats,
     check_weights,
-    locate,
+    find_field,
 )
 from fsvfm_jax.config.fields import PRETRAINING, TASK
 from fsvfm_jax.errors import ConfigError, told
@@ -58,7 +58,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
         "finetune": downstream.resolve_finetuning,
         "evaluate": downstream.resolve_evaluation,
     }
-    section, name = locate(config, "task")
+    section, name = find_field(config, "task")
     if wrong := TASK["task"].problem(section[name]):
         raise ConfigError(f"config.task = {told(section[name])} {wrong}")
     resolvers[config.task](config)
@@ -86,7 +86,7 @@ def _resolve_pretraining(config: ConfigDict) -> None:
     check_fields(config, PRETRAINING)
     defaults = {"schedule_epochs": config.epochs} | RECIPES[config.recipe]
     for path, value in defaults.items():
-        section, name = locate(config, path)
+        section, name = find_field(config, path)
         if section[name] is None:
             section[name] = value
     _check_relations(config)

@@ -26,7 +26,7 @@ from fsvfm_jax.convert.sharded import read_headers, read_index
 from fsvfm_jax.convert.training import MOMENTS, from_train_state, to_train_state
 from fsvfm_jax.convert.weights import (
     OUR_KEY,
-    Source,
+    LoadedWeights,
     UnknownNetwork,
     check_sha256,
     is_exported,
@@ -194,13 +194,13 @@ def _about_safetensors(path: Path) -> dict[str, Any]:
     }
 
 
-def _read(args: argparse.Namespace) -> Source:
+def _read(args: argparse.Namespace) -> LoadedWeights:
+    check_sha256(args.src, args.sha256)
     return read_source(
         args.src,
         branch=args.branch,
         step=args.step,
         told=_told(args),
-        sha256=args.sha256,
         encoder=args.encoder,
         entry=args.entry,
     )

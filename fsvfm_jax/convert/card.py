@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from fsvfm_jax.convert.licenses import AUTHORS_LICENSE
 from fsvfm_jax.data.stats import Stats
-from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.errors import ConfigError, short_list
 from fsvfm_jax.host.markdown import markdown_text
 from fsvfm_jax.models.layers import LAYER_NORM_EPSILON
 
@@ -30,7 +30,6 @@ MAX_TEXT = 200  # characters of a name, recipe or the like
 Text = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT)]
 # The names are timm's.
 Interpolation = Literal["bicubic", "bilinear", "nearest", "box", "hamming", "lanczos"]
-MAX_LABELS_SHOWN = 20
 
 LABELS = """\
 {names}: this is the order of the logits. Other tools for the same task use the other order; go by
@@ -260,9 +259,8 @@ def model_card(name: str, config: Mapping[str, Any]) -> str:
 
 
 def _label_list(labels: Sequence[str]) -> str:
-    shown = [f"{i} = {markdown_text(x)}" for i, x in enumerate(labels[:MAX_LABELS_SHOWN])]
-    more = len(labels) - len(shown)
-    return ", ".join(shown) + (f" and {more:,} more (see config.json)" if more else "")
+    names = [f"{index} = {markdown_text(label)}" for index, label in enumerate(labels)]
+    return short_list(names, rest="more (see config.json)")
 
 
 def _loading(ours: Mapping[str, Any]) -> str:

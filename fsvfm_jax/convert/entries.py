@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.errors import ConfigError, DataError, quoted
 
 LOG = logging.getLogger(__name__)
 
@@ -34,7 +34,6 @@ ANCHORS = (
 MAX_LEVELS = 4
 MAX_CANDIDATES = 50
 MAX_KEY = 250
-NAMED = 20
 
 
 class Network(NamedTuple):
@@ -109,7 +108,7 @@ def find_network(
     chosen = _choose(candidates, path=path, entry=entry, branch=branch)
     state_dict, wrappers = _without_wrappers(chosen.arrays)
     if len(state_dict) != len(chosen.arrays):
-        raise DataError(f"{path} has keys that differ only in {listed(wrappers)}")
+        raise DataError(f"{path} has keys that differ only in {quoted(wrappers)}")
     prefixes = [x.prefix for x in candidates if x.arrays is chosen.arrays]
     under = {
         key: max(filter(key.startswith, prefixes), key=len, default=None) for key in state_dict
@@ -133,12 +132,6 @@ def find_network(
 def networks_in(keys: Iterable[str]) -> list[str]:
     """Returns the prefixes of the networks that these keys of arrays belong to; "" is no prefix."""
     return [candidate.prefix for candidate in _prefixes((), dict.fromkeys(keys))]
-
-
-def listed(names: tuple[str, ...] | list[str]) -> str:
-    """Returns the first of these names as text, with the number of the others."""
-    shown = ", ".join(repr(name[:MAX_KEY]) for name in names[:NAMED])
-    return shown if len(names) <= NAMED else f"{shown} and {len(names) - NAMED} more"
 
 
 def _candidates(content: Mapping[Any, Any]) -> Iterator[_Candidate]:
@@ -220,12 +213,12 @@ def _choose(
         wanted = [word for word in entry.split(".") if word not in WRAPPERS]
         chosen = [x for x in candidates if x.words()[: len(wanted)] == wanted]
         if not chosen:
-            names = listed([x.name() or "the file itself" for x in candidates])
+            names = quoted([x.name() or "the file itself" for x in candidates])
             raise ConfigError(f"{path} has no network under the entry {entry!r}; it has {names}")
     else:
         chosen = [x for x in candidates if _known(x.words())]
         if not chosen:
-            names = listed([x.name() for x in candidates])
+            names = quoted([x.name() for x in candidates])
             raise DataError(
                 f"{path} has its network under {names}, which is no entry or prefix known here:"
                 " name it with --entry or config.init.entry"
@@ -245,7 +238,7 @@ def _why_none(content: Mapping[Any, Any]) -> str:
     """Describes the first entry that is not an array although a network would have one there."""
     name = next((word for word in WORDS if isinstance(content.get(word), dict)), None)
     entries = content if name is None else content[name]
-    keys = f"its keys are {listed([str(key) for key in content])}"
+    keys = f"its keys are {quoted([str(key) for key in content])}"
     for key, value in entries.items():
         if isinstance(key, str) and len(key) > MAX_KEY:
             return f"a key of {len(key)} characters, {key[:40]!r}..., is no parameter's name"
@@ -261,15 +254,15 @@ def _log(network: Network, path: Path) -> None:
             "%s holds several networks: %s is read, not %s; --entry or config.init.entry chooses",
             path,
             repr(where) if where else "the one at the top",
-            listed(network.others),
+            quoted(network.others),
         )
     elif where or network.wrappers:
         names = [*filter(None, (where,)), *network.wrappers]
-        LOG.info("%s: its network is under %s", path, listed(names))
+        LOG.info("%s: its network is under %s", path, quoted(names))
     if network.left_out:
         LOG.warning(
             "%s: %d arrays that are not in its network are skipped: %s",
             path,
             len(network.left_out),
-            listed(network.left_out),
+            quoted(network.left_out),
         )

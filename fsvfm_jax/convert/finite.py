@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-from fsvfm_jax.errors import DataError
+from fsvfm_jax.errors import DataError, short_list
 
 MAX_NAMED = 5
 
@@ -25,9 +25,7 @@ def check_finite(params: Mapping[str, Any], *, what: str) -> None:
             bad_arrays.append(f"{name} ({bad:,} of {np.size(array):,})")
     if not bad_arrays:
         return
-    named = ", ".join(bad_arrays[:MAX_NAMED])
-    if len(bad_arrays) > MAX_NAMED:
-        named += f" and {len(bad_arrays) - MAX_NAMED:,} more arrays"
+    named = short_list(bad_arrays, most=MAX_NAMED, rest="more arrays")
     raise DataError(
         f"{what} has values that are infinite or not a number, in {named}: take an earlier"
         " checkpoint, or give --allow-not-finite to convert them as they are"

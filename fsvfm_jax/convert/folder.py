@@ -17,7 +17,6 @@ from msgspec import Meta
 
 from fsvfm_jax.convert import reference
 from fsvfm_jax.convert.card import (
-    MAX_LABELS_SHOWN,
     Description,
     Interpolation,
     Text,
@@ -31,11 +30,11 @@ from fsvfm_jax.convert.measures import network
 from fsvfm_jax.convert.safetensors import load_safetensors, save_safetensors
 from fsvfm_jax.convert.source_files import file_sha256, read_json
 from fsvfm_jax.data.stats import StoredStats, make_stats
-from fsvfm_jax.errors import ConfigError, DataError, StorageError
+from fsvfm_jax.errors import ConfigError, DataError, StorageError, reason_of, short_list
 from fsvfm_jax.models.adapter import POOLS
+from fsvfm_jax.models.fsvfm import Params
 from fsvfm_jax.models.layers import LAYER_NORM_EPSILON
 
-Params = dict[str, Any]
 StateDict = dict[str, np.ndarray]
 
 MODEL_FILE = "model.safetensors"
@@ -151,7 +150,7 @@ def write_folder(
         if outside:
             shutil.copyfile(LOADER, folder / LOADER.name)
     except OSError as error:
-        raise StorageError(f"{folder} cannot be written ({error.strerror})") from error
+        raise StorageError(f"{folder} cannot be written ({reason_of(error)})") from error
 
 
 def read_folder(folder: Path, *, encoder: Path | None = None) -> Exported:
@@ -256,11 +255,8 @@ def _check_description(params: Mapping[str, Any], description: Description) -> i
     num_classes = len(params.get("classifier", params.get("head"))["bias"]) if is_detector else 0
     names = description.label_names
     if len(names) != num_classes or len(set(names)) != num_classes:
-        more = len(names) - MAX_LABELS_SHOWN
-        raise ConfigError(
-            f"{num_classes} classes need as many different names, not"
-            f" {list(names[:MAX_LABELS_SHOWN])}{f' and {more} more' if more > 0 else ''}"
-        )
+        shown = short_list([repr(name) for name in names])
+        raise ConfigError(f"{num_classes} classes need as many different names, not [{shown}]")
     return num_classes
 
 

@@ -10,14 +10,14 @@ import msgspec
 import numpy as np
 
 from fsvfm_jax.convert import google, huggingface, pth, timm
-from fsvfm_jax.convert.entries import Network, find_network, listed
+from fsvfm_jax.convert.entries import Network, find_network
 from fsvfm_jax.convert.folder import MODEL_FILE
 from fsvfm_jax.convert.measures import TIMM_HEADS, measures, network
 from fsvfm_jax.convert.npz import load_npz
 from fsvfm_jax.convert.safetensors import load_safetensors, read_header
 from fsvfm_jax.convert.sharded import INDEX_FILE, load_sharded, read_headers, sharded_sha256
 from fsvfm_jax.convert.source_files import file_sha256, read_json
-from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.errors import ConfigError, DataError, quoted
 from fsvfm_jax.models.layers import LAYER_NORM_EPSILON
 
 LOG = logging.getLogger(__name__)
@@ -180,7 +180,7 @@ def _network_in(
     if not ("cls_token" in keys or huggingface.is_huggingface(keys) or google.is_google(keys)):
         raise DataError(
             f"{path} holds no vision transformer with a class token: its keys are"
-            f" {listed(list(keys))}"
+            f" {quoted(list(keys))}"
         )
     arrays = load(path)
     return found._replace(state_dict={key: arrays[name.item()] for key, name in keys.items()})

@@ -11,7 +11,6 @@ import numpy as np
 
 from fsvfm_jax.convert import reference
 from fsvfm_jax.convert.timm import (
-    Params,
     StateDict,
     as_float32,
     blank_encoder,
@@ -19,6 +18,7 @@ from fsvfm_jax.convert.timm import (
     count_blocks,
 )
 from fsvfm_jax.errors import DataError
+from fsvfm_jax.models.fsvfm import Params
 
 # timm, Hugging Face
 TABLE = (

@@ -40,9 +40,9 @@ class UnknownHeads(ConfigError):
     """A number of heads must be given.
 
     Attributes:
-        kind: Kind of the network.
-        measures: The known measures of the network.
-        file: What is known of its file, as in `weights.Source.file`.
+        kind: Of the network.
+        measures: What is known of it.
+        file: What is known of its file, as `weights.LoadedWeights.file`.
     """
 
     file: Mapping[str, Any] = MappingProxyType({})

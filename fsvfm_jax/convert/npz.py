@@ -13,7 +13,7 @@ import numpy as np
 
 from fsvfm_jax.convert.archives import open_archive
 from fsvfm_jax.convert.formats import HEAD_BYTES, name_format
-from fsvfm_jax.errors import DataError
+from fsvfm_jax.errors import DataError, reason_of
 from fsvfm_jax.host.plain_files import open_plain
 
 MAX_FILE_BYTES = 2**34
@@ -45,7 +45,7 @@ def load_npz(path: Path) -> dict[str, np.ndarray]:
             with np.load(file, allow_pickle=False) as arrays:
                 return {name: _as_numbers(arrays[name]) for name in arrays.files}
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise DataError(f"{path} cannot be read: {reason_of(error)}") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
         raise DataError(f"{path} is damaged, perhaps cut off: {str(error)[:200]}") from error
 

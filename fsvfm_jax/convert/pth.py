@@ -5,7 +5,6 @@ structure. Reading needs no PyTorch and executes nothing: `pickle_reader.py` imp
 instructions that a checkpoint's pickle uses.
 """
 
-import hashlib
 import os
 import zipfile
 from collections.abc import Mapping
@@ -19,8 +18,10 @@ from fsvfm_jax.convert.archives import open_archive
 from fsvfm_jax.convert.entries import Network, find_network
 from fsvfm_jax.convert.formats import HEAD_BYTES, name_format
 from fsvfm_jax.convert.pickle_reader import read_pickle
-from fsvfm_jax.errors import ConfigError, DataError, StorageError
+from fsvfm_jax.errors import ConfigError, DataError, StorageError, reason_of
+from fsvfm_jax.host.hashing import sha256_of
 from fsvfm_jax.host.plain_files import open_plain
+from fsvfm_jax.host.storage import whole_file
 
 # ViT-H with its optimizer: 8 GB, 0.25 MB of pickle and 2,200 arrays.
 MAX_FILE_BYTES = 2**34
@@ -63,9 +64,9 @@ def read(path: str | os.PathLike[str], *, entry: str | None = None, branch: str 
             content = _read_archive(path, file)
             network = find_network(content, path=path, entry=entry, branch=branch)
             file.seek(0)
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = sha256_of(file)
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise DataError(f"{path} cannot be read: {reason_of(error)}") from error
     if not network.entry:
         return Pth(network.state_dict, {}, digest, network)
     extra = {k: x for k, x in content.items() if k != network.entry.split(".")[0]}
@@ -101,11 +102,11 @@ def write(
         return value
 
     path = Path(path)
-    unfinished = path.with_name(f"{path.name}.unfinished")
+    content = {key: to_torch(dict(state_dict))} | to_torch(dict(extra or {}))
     try:
-        torch.save({key: to_torch(dict(state_dict))} | to_torch(dict(extra or {})), unfinished)
-        unfinished.replace(path)
-    except (OSError, RuntimeError) as error:  # RuntimeError: PyTorch's error for a missing folder.
+        with whole_file(path) as temporary:
+            torch.save(content, temporary)
+    except (OSError, RuntimeError) as error:  # PyTorch's own for a missing folder
         raise StorageError(f"{path} cannot be written ({error})") from error
 
 

@@ -17,7 +17,7 @@ from fsvfm_jax.errors import ConfigError, DataError, in_one_line
 from fsvfm_jax.learners import LEARNERS, make_learner
 from fsvfm_jax.run.checkpoint import Checkpoints
 from fsvfm_jax.run.fingerprint import FINGERPRINT_FILE
-from fsvfm_jax.run.integrity import MANIFEST_FILE
+from fsvfm_jax.run.integrity import STEP_MANIFEST
 from fsvfm_jax.run.origin import ORIGIN_FILE
 from fsvfm_jax.train_state import TrainState
 
@@ -151,7 +151,7 @@ def read_run(workdir: Path, *, step: int | None = None) -> Run:
             stats,
             epoch=restored.samples_seen // data["images"] - 1,
             dataset_fingerprint=data["dataset"],
-            sha256=file_sha256(directory / str(int(restored.state.step)) / MANIFEST_FILE),
+            sha256=file_sha256(directory / str(int(restored.state.step)) / STEP_MANIFEST),
             license=origin_license(workdir),
         )
     except ODD_CONFIG as error:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from fsvfm_jax.convert.source_files import file_sha256
-from fsvfm_jax.errors import DataError, StorageError
+from fsvfm_jax.errors import DataError, StorageError, reason_of
 from fsvfm_jax.host.json_files import unique
 from fsvfm_jax.host.plain_files import open_plain
 
@@ -100,7 +100,7 @@ def read_header(path: Path) -> dict[str, Any]:
             text = file.read(header_bytes)
         header = json.loads(text, object_pairs_hook=unique)
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror or error})") from error
+        raise DataError(f"{path} cannot be read ({reason_of(error)})") from error
     except RecursionError as error:
         raise DataError(
             f"{path} cannot be read as safetensors (its header is nested too deeply)"

@@ -10,7 +10,7 @@ import numpy as np
 
 from fsvfm_jax.convert.safetensors import load_safetensors, read_header
 from fsvfm_jax.convert.source_files import MAX_WEIGHTS_BYTES, file_sha256
-from fsvfm_jax.errors import DataError
+from fsvfm_jax.errors import DataError, reason_of
 from fsvfm_jax.host.json_files import read_json
 
 INDEX_FILE = "model.safetensors.index.json"
@@ -42,7 +42,7 @@ def read_index(path: Path) -> tuple[dict[str, list[str]], float | None]:
     try:
         index = read_json(path, _Index)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+        reason = reason_of(error)
         raise DataError(f"{path} cannot be read as an index of safetensors: {reason}") from error
     files: dict[str, list[str]] = {}
     for name, file in index["weight_map"].items():

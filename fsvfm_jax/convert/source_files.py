@@ -1,11 +1,11 @@
 """Reads files of weights, and files beside them, from untrusted sources: opened with limits."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
-from fsvfm_jax.errors import DataError
+from fsvfm_jax.errors import DataError, reason_of
 from fsvfm_jax.host import json_files
+from fsvfm_jax.host.hashing import sha256_of
 from fsvfm_jax.host.plain_files import open_plain
 
 # The weights of ViT-H with decoders and optimizer take 9 GB.
@@ -26,7 +26,7 @@ def read_json(path: Path, schema: Any, *, what: str) -> Any:
     try:
         return json_files.read_json(path, schema)
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror or error})") from error
+        raise DataError(f"{path} cannot be read ({reason_of(error)})") from error
     except ValueError as error:
         raise DataError(f"{path} is not {what} ({error})") from error
 
@@ -39,6 +39,6 @@ def file_sha256(path: Path) -> str:
     """
     try:
         with open_plain(path, max_bytes=MAX_WEIGHTS_BYTES) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return sha256_of(file)
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror or error})") from error
+        raise DataError(f"{path} cannot be read ({reason_of(error)})") from error

@@ -6,7 +6,6 @@ table. Heads and decoders are dropped; arrays of a different kind of network are
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -15,8 +14,8 @@ from fsvfm_jax.convert import reference
 from fsvfm_jax.convert.measures import side_of_table
 from fsvfm_jax.errors import DataError
 from fsvfm_jax.models.adapter import Detector
+from fsvfm_jax.models.fsvfm import Params
 
-Params = dict[str, Any]
 StateDict = Mapping[str, np.ndarray]
 
 # Parts that do not belong to the encoder. `fc_norm` is a norm of pooled features, not of tokens.

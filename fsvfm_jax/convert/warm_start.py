@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from fsvfm_jax.convert.measures import HEADS, UnknownHeads
 from fsvfm_jax.convert.runs import is_run
-from fsvfm_jax.convert.weights import Source, read_source
+from fsvfm_jax.convert.weights import LoadedWeights, read_source
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.devices.distributed import check_same_arrays
 from fsvfm_jax.errors import ConfigError, DataError
@@ -104,8 +104,8 @@ def starting_stats(config: ConfigDict) -> Stats | None:
     return stats
 
 
-def _read_for(model: ConfigDict, init: ConfigDict) -> Source:
-    """Reads the weights; raises ConfigError if their number of heads differs from the config's."""
+def _read_for(model: ConfigDict, init: ConfigDict) -> LoadedWeights:
+    """The weights, if they may be of that network by the number of its heads."""
     path, heads = Path(init.params), {name: model[name] for name in HEADS if name in model}
     source = _read(path, branch=init.branch, entry=init.entry, heads=heads)
     for name, number in source.model.items():
@@ -117,8 +117,8 @@ def _read_for(model: ConfigDict, init: ConfigDict) -> Source:
     return source
 
 
-def _read(path: Path, *, branch: str, entry: str, heads: dict[str, int]) -> Source:
-    """Reads weights; if their number of heads is unknown, the config's is used, with a warning."""
+def _read(path: Path, *, branch: str, entry: str, heads: dict[str, int]) -> LoadedWeights:
+    """Heads that nothing in the source tells are taken from the config, with a warning."""
     try:
         return read_source(path, branch=branch, entry=entry, told={})
     except UnknownHeads as error:

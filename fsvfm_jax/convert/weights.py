@@ -28,7 +28,7 @@ LOG = logging.getLogger(__name__)
 OUR_KEY = "fsvfm_jax"
 
 
-class Source(NamedTuple):
+class LoadedWeights(NamedTuple):
     """Weights and what is known of them.
 
     Attributes:
@@ -48,7 +48,7 @@ class UnknownNetwork(DataError):
     """A file contains arrays that do not belong to a known network.
 
     Attributes:
-        file: What is known of the file, as in `Source.file`.
+        file: What is known of the file, as `LoadedWeights.file`.
     """
 
     def __init__(self, message: str, *, file: Mapping[str, Any]):
@@ -62,28 +62,25 @@ def read_source(
     branch: str,
     told: dict[str, Any],
     step: int | None = None,
-    sha256: str | None = None,
     encoder: Path | None = None,
     entry: str | None = None,
-) -> Source:
-    """Reads weights of any kind; the path decides the kind.
+) -> LoadedWeights:
+    """Reads weights of any kind; what kind, the path says.
 
     Args:
         path: A workdir of ours, an exported folder, a folder or file of another library
-            (`foreign.read_weights`), or a `.pth` file of the reference or of MAE.
-        branch: "student" or "teacher", for a workdir or file that contains both.
-        told: Measures that no shape shows, such as `num_heads`.
-        step: Step of a workdir's checkpoint; None for the newest.
-        sha256: The expected hash of the file; None for any.
-        encoder: Folder of the encoder, if `path` is the folder of an adapter alone.
-        entry: Entry to read from another program's file (`entries.find_network`).
+            (`foreign.read_weights`), or a `.pth` file of the reference's or of MAE.
+        branch: "student" or "teacher", of a workdir or of a file that has both.
+        told: Measures that no shape says, such as `num_heads`.
+        step: Of a workdir's checkpoints; None is the newest.
+        encoder: Folder of the encoder, where `path` is that of an adapter alone.
+        entry: Of a file of others: which of its networks (`entries.find_network`).
 
     Raises:
-        DataError: There are no such weights, or they are damaged, or have another hash.
+        DataError: There are no such weights, or they are damaged.
         ConfigError: A number of heads is neither given nor known, or the given one is wrong, or
             there is no network under `entry`.
     """
-    check_sha256(path, sha256)
     if entry and (is_run(path) or is_exported(path)):
         raise ConfigError(f"{path} is a folder of this project, which has no entry {entry!r}")
     if is_run(path):
@@ -126,7 +123,7 @@ def check_sha256(path: Path, sha256: str | None) -> None:
         raise DataError(f"{path} has SHA-256 {found}, not {sha256} as was asked for")
 
 
-def _of_run(workdir: Path, *, branch: str, step: int | None) -> Source:
+def _of_run(workdir: Path, *, branch: str, step: int | None) -> LoadedWeights:
     run = read_run(workdir, step=step)
     facts = {
         "stats": run.stats,
@@ -144,25 +141,25 @@ def _of_run(workdir: Path, *, branch: str, step: int | None) -> Source:
         facts |= {"recipe": run.config.recipe, "source": f"{workdir.name}, {branch}"}
     params = jax.device_get(params)
     heads = {name: run.config.model[name] for name in HEADS if name in run.config.model}
-    return Source(params, measures(params, **heads), facts)
+    return LoadedWeights(params, measures(params, **heads), facts)
 
 
-def _of_exported(folder: Path, *, encoder: Path | None) -> Source:
+def _of_exported(folder: Path, *, encoder: Path | None) -> LoadedWeights:
     exported = read_folder(folder, encoder=encoder)
     facts = vars(exported.description) | _facts(folder, file_sha256(folder / "config.json"))
-    return Source(exported.params, dict(facts.pop("model")), facts)
+    return LoadedWeights(exported.params, dict(facts.pop("model")), facts)
 
 
-def _of_others(weights: foreign.Weights, *, told: dict[str, Any]) -> Source:
+def _of_others(weights: foreign.Weights, *, told: dict[str, Any]) -> LoadedWeights:
     arrays = weights.network.state_dict
     about = {"format": weights.format} | weights.network.about()
     with _naming(weights.file, about):
         found = foreign.to_encoder(arrays, config=weights.config, **told)
-    return Source(found.params, found.model, _facts(weights.file, weights.sha256), about)
+    return LoadedWeights(found.params, found.model, _facts(weights.file, weights.sha256), about)
 
 
-def of_pth(path: Path, content: pth.Pth, *, told: dict[str, Any]) -> Source:
-    """Returns the network of a `.pth` file, after a check of every array's shape.
+def of_pth(path: Path, content: pth.Pth, *, told: dict[str, Any]) -> LoadedWeights:
+    """The network of a `.pth` file, every array's shape checked.
 
     Args:
         path: Path of the file; the reference's file of mean and deviation may be beside it.
@@ -193,10 +190,10 @@ def of_pth(path: Path, content: pth.Pth, *, told: dict[str, Any]) -> Source:
     with _naming(path, about):
         if _is_foreign(content.state_dict):
             encoder = foreign.to_encoder(content.state_dict, **told)
-            return Source(encoder.params, encoder.model, facts, about)
+            return LoadedWeights(encoder.params, encoder.model, facts, about)
         params = reference.to_params(content.state_dict)
         network(params, **told)
-        return Source(params, measures(params, **told), facts, about)
+        return LoadedWeights(params, measures(params, **told), facts, about)
 
 
 @contextmanager

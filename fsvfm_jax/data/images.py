@@ -22,6 +22,7 @@ from fsvfm_jax.data.image_parts import (
     png_parts,
     tiff_orientation,
 )
+from fsvfm_jax.errors import reason_of
 from fsvfm_jax.host.plain_files import FileRefused, read_plain
 from fsvfm_jax.regions import NUM_CLASSES
 
@@ -61,9 +62,9 @@ def read_file(file: str) -> bytes:
     try:
         return read_plain(file, max_bytes=MAX_FILE_BYTES)
     except FileRefused as error:
-        raise ValueError(error.strerror) from error
+        raise ValueError(reason_of(error)) from error
     except OSError as error:
-        raise ValueError(f"it cannot be read ({error.strerror})") from error
+        raise ValueError(f"it cannot be read ({reason_of(error)})") from error
 
 
 class UnknownClass(ValueError):

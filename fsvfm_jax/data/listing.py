@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from fsvfm_jax.data.images import IMAGE_SUFFIXES
-from fsvfm_jax.errors import DataError
+from fsvfm_jax.errors import DataError, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -191,7 +191,7 @@ def _listed(folder: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(
-            f"the data folder {folder} cannot be listed ({error.strerror}); make it readable"
+            f"the data folder {folder} cannot be listed ({reason_of(error)}); make it readable"
         ) from error
 
 

@@ -39,13 +39,13 @@ SECONDS_TO_CLOSE = 30.0
 # The number of faces that are tried in place of a damaged one.
 MAX_TRIES = 100
 
-Batch = dict[str, np.ndarray]
-# Turns a source's face into a row of a batch. The second argument, (seed, place in the stream), is
-# the key of all random draws.
+HostBatch = dict[str, np.ndarray]
+# Turns what a source returns into a row of a batch; its second argument, (seed, place in the
+# stream), keys whatever it draws.
 Element = Callable[[Mapping[str, Any], tuple[int, int]], Mapping[str, Any]]
 
 
-class Batches(Iterator[Batch]):
+class Batches(Iterator[HostBatch]):
     """This process's rows of every global batch, without end.
 
     Attributes:
@@ -57,7 +57,7 @@ class Batches(Iterator[Batch]):
         self._skip_corrupt = skip_corrupt
         self.replaced = 0
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> HostBatch:
         batch = next(self._iterator)
         self.replaced += int(batch.pop("replaced").sum())
         if self.replaced > self._skip_corrupt:
@@ -129,12 +129,7 @@ def make_iterator(
     """
     remove_orphans()
     name_semaphores()
-    if global_batch_size % process_count:
-        raise ConfigError(
-            f"config.batch_size is {global_batch_size}, which does not divide over"
-            f" {process_count} processes; choose a multiple of {process_count}"
-        )
-    rows = global_batch_size // process_count
+    rows = _rows_per_process(global_batch_size, process_count)
     reader = _ChunkReader(
         source=source,
         element=element,
@@ -148,6 +143,15 @@ def make_iterator(
     )
     batches = _read_ahead(reader, num_workers=num_workers, prefetch=prefetch)
     return Batches(batches, skip_corrupt=skip_corrupt)
+
+
+def _rows_per_process(global_batch_size: int, process_count: int) -> int:
+    if global_batch_size % process_count:
+        raise ConfigError(
+            f"config.batch_size is {global_batch_size}, which does not divide over"
+            f" {process_count} processes; choose a multiple of {process_count}"
+        )
+    return global_batch_size // process_count
 
 
 def advance(position: int, count: int, *, skip_ranges: Sequence[tuple[int, int]] = ()) -> int:
@@ -229,7 +233,7 @@ class _ChunkReader:
     def chunks_per_batch(self) -> int:
         return -(-self.rows // CHUNK)
 
-    def __call__(self, chunk: int) -> Batch:
+    def __call__(self, chunk: int) -> HostBatch:
         batch, number = divmod(chunk, self.chunks_per_batch)
         row = number * CHUNK
         first = batch * self.global_batch_size + self.first_row + row
@@ -319,7 +323,7 @@ def _places(kept: Sequence[tuple[int, int]], first: int, count: int) -> list[int
     return places
 
 
-def _join(chunks: Sequence[Batch]) -> Batch:
+def _join(chunks: Sequence[HostBatch]) -> HostBatch:
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 

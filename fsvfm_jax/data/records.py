@@ -19,7 +19,7 @@ from fsvfm_jax.data.images import Face, decode_image, decode_map, resize_face
 from fsvfm_jax.data.moments import Stats
 from fsvfm_jax.data.parts import Parts
 from fsvfm_jax.data.set_layout import Part, read_layout
-from fsvfm_jax.data.set_manifest import MANIFEST_FILE, Split, find_file, read_manifest
+from fsvfm_jax.data.set_manifest import SET_MANIFEST, Split, find_file, read_manifest
 from fsvfm_jax.errors import DataError, in_one_line
 from fsvfm_jax.regions import NUM_CLASSES
 
@@ -231,7 +231,7 @@ def _check_files(parts: list[Part], manifest: dict[str, Split] | None) -> list[i
             continue
         shard = known.get(file.name)
         if shard is None or shard.count != part.stored:
-            raise DataError(f"{file} is not as {MANIFEST_FILE} beside it says; {MEND}")
+            raise DataError(f"{file} is not as {SET_MANIFEST} beside it says; {MEND}")
         if shard.bytes != sizes[-1]:
             raise DataError(
                 f"the shard {file} has {sizes[-1]} bytes instead of {shard.bytes}; {MEND}"

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 
 from fsvfm_jax.data.set_manifest import TFDS_FILES, find_file
-from fsvfm_jax.errors import DataError, in_one_line, nearest
+from fsvfm_jax.errors import DataError, in_one_line, nearest, reason_of
 from fsvfm_jax.host.json_files import MAX_JSON_BYTES, parse_json
 from fsvfm_jax.host.plain_files import read_plain
 
@@ -248,7 +248,7 @@ def _read(folder: Path, name: str, schema: Any) -> Any:
             _check_classes(file, everything)
         return parse_json(text, schema)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        reason = reason_of(error)
         raise DataError(
             f"{file} cannot be read ({reason}); copy it anew from where it is whole, or pack the"
             " set again"

@@ -17,12 +17,12 @@ from typing import Annotated, Literal, TypedDict
 import msgspec
 
 from fsvfm_jax.data.moments import Stats, stats_of_sums
-from fsvfm_jax.errors import DataError
+from fsvfm_jax.errors import DataError, reason_of
 from fsvfm_jax.host.json_files import MAX_JSON_BYTES, parse_json
 from fsvfm_jax.host.plain_files import read_plain
 
-MANIFEST_FILE = "manifest.json"
-# The files that TFDS reads, in the order in which they are written: the last completes the set.
+SET_MANIFEST = "manifest.json"
+# What TFDS reads, in the order in which it has to appear: with the last one, the set is there.
 TFDS_FILES = ("features.json", "dataset_info.json")
 
 # The name of a file in the set's own folder, and therefore not "." or "..".
@@ -85,7 +85,7 @@ class Split:
             return stats_of_sums(self.power_sums)
         except (ArithmeticError, ValueError) as error:
             raise DataError(
-                f"{MANIFEST_FILE} says of a split what no pixels have, as the sums of their powers"
+                f"{SET_MANIFEST} says of a split what no pixels have, as the sums of their powers"
                 f" ({error}); pack the set again"
             ) from error
 
@@ -118,17 +118,17 @@ def read_manifest(folder: Path, *, check_tfds: bool = True) -> dict[str, Split] 
     Raises:
         DataError: The manifest, or one of the two files of TFDS, differs from what was written.
     """
-    file = folder / MANIFEST_FILE
+    file = folder / SET_MANIFEST
     if not os.path.lexists(file):
         return None
-    find_file(folder, MANIFEST_FILE)
+    find_file(folder, SET_MANIFEST)
     try:
         manifest = parse_json(read_plain(file, max_bytes=MAX_JSON_BYTES), _Manifest)
         # A manifest that was written with fields that the schema lacks counts as damaged.
         if manifest["sha256"] != _digest(_body(manifest["splits"], manifest["files"])):
             raise ValueError("its hash is another")
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        reason = reason_of(error)
         raise DataError(
             f"{file} is damaged ({reason}); copy it anew from where it is whole, or pack the set"
             " again"
@@ -136,7 +136,7 @@ def read_manifest(folder: Path, *, check_tfds: bool = True) -> dict[str, Split] 
     for name, digest in manifest["files"].items() if check_tfds else ():
         if not _is_as_written(folder, name, digest):
             raise DataError(
-                f"{folder / name} is missing or not as {MANIFEST_FILE} beside it says; copy both"
+                f"{folder / name} is missing or not as {SET_MANIFEST} beside it says; copy both"
                 " anew from where they are whole, or give the pack command again"
             )
     return manifest["splits"]
@@ -157,7 +157,7 @@ def find_file(folder: Path, name: str) -> Path:
         is_plain = stat.S_ISREG(os.stat(file).st_mode)
     except OSError as error:
         raise DataError(
-            f"{file} cannot be read ({error.strerror}); copy it anew from where it is whole"
+            f"{file} cannot be read ({reason_of(error)}); copy it anew from where it is whole"
         ) from error
     if not is_plain:
         raise DataError(

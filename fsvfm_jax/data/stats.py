@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from fsvfm_jax.data.moments import MIN_STD, Stats, power_sums, stats_of_sums
 from fsvfm_jax.data.pipeline import read_faces
 from fsvfm_jax.data.sources import Source
-from fsvfm_jax.errors import DataError
+from fsvfm_jax.errors import DataError, reason_of
 from fsvfm_jax.host.json_files import parse_json
 from fsvfm_jax.host.processes import available_cores
 from fsvfm_jax.host.progress import progress
@@ -120,7 +120,7 @@ def _load(path: epath.PathLike) -> tuple[Stats, str | None]:
         stored = parse_json(_first_value(text), StoredStats)
         return make_stats(stored["mean"], stored["std"]), stored.get("dataset")
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = reason_of(error)
         raise DataError(
             f"statistics {path} cannot be read ({reason}); the file must be JSON like"
             ' {"mean": [r, g, b], "std": [r, g, b]} for pixels in 0 to 1'

@@ -5,32 +5,24 @@ compilation of the training step, so `plan` compiles with them too; XLA_FLAGS an
 still apply to the whole process.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from fsvfm_jax.errors import ConfigError, nearest
 
-
-class Backend(NamedTuple):
-    """Settings of one kind of device.
-
-    Attributes:
-        attention: One of `models.layers.ATTENTIONS`.
-        compiler_options: Options of XLA by name.
-    """
-
-    attention: str
-    compiler_options: dict[str, Any]
+PLATFORMS = ("cpu", "gpu", "tpu")
+# One of `models.layers.ATTENTIONS`. `benchmark step` measures whether "cudnn" is faster on a GPU.
+ATTENTION = "xla"
 
 
-BACKENDS = {
-    "cpu": Backend("xla", {}),
-    # This scheduler overlaps collectives with computation. NVIDIA's images of JAX set it; on TPUs
-    # it is XLA's default. `benchmark step` measures whether "cudnn" is faster.
-    "gpu": Backend("xla", {"xla_gpu_enable_latency_hiding_scheduler": True}),
-    "tpu": Backend("xla", {}),
-}
+def compiler_options(platform: str) -> dict[str, Any]:
+    """Returns XLA's options for a kind of device, such as "gpu", by name."""
+    if platform != "gpu":
+        return {}
+    # The scheduler that lets collectives overlap with computing, as NVIDIA's images of JAX set it;
+    # on TPUs it is XLA's default.
+    return {"xla_gpu_enable_latency_hiding_scheduler": True}
 
 
 def settings_for(config: ConfigDict, platform: str) -> ConfigDict:
@@ -43,9 +35,9 @@ def settings_for(config: ConfigDict, platform: str) -> ConfigDict:
     Raises:
         ConfigError: The devices do not support what the config asks for.
     """
-    if platform not in BACKENDS:
+    if platform not in PLATFORMS:
         raise ConfigError(
-            f"no settings for devices of kind {platform!r}; {nearest(platform, BACKENDS)}"
+            f"no settings for devices of kind {platform!r}; {nearest(platform, PLATFORMS)}"
         )
     if config.model.attention == "cudnn" and platform != "gpu":
         raise ConfigError(
@@ -53,9 +45,8 @@ def settings_for(config: ConfigDict, platform: str) -> ConfigDict:
             f" {platform!r}: use 'xla' (and to plan for GPUs that are not here)"
         )
     config = config.copy_and_resolve_references()
-    backend = BACKENDS[platform]
     if config.model.attention is None:
-        config.model.attention = backend.attention
+        config.model.attention = ATTENTION
     if config.compiler_options is None:
-        config.compiler_options = ConfigDict(backend.compiler_options)
+        config.compiler_options = ConfigDict(compiler_options(platform))
     return config

@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from fsvfm_jax.devices.peers import Address, find_peers
-from fsvfm_jax.errors import ConfigError, Preempted, StorageError, in_one_line
+from fsvfm_jax.errors import ConfigError, Preempted, StorageError, in_one_line, short_list
 from fsvfm_jax.host.storage import write_text
 
 logger = logging.getLogger(__name__)
@@ -269,9 +269,8 @@ def differences(facts: Sequence[Mapping[str, str]]) -> list[str]:
 
 
 def _listed(processes: Sequence[int]) -> str:
-    shown = ", ".join(map(str, processes[:MAX_DIFFERENCES]))
-    more = f" and {len(processes) - MAX_DIFFERENCES} more" * (len(processes) > MAX_DIFFERENCES)
-    return f"process{'es' * (len(processes) > 1)} {shown}{more}"
+    numbers = short_list([str(process) for process in processes], most=MAX_DIFFERENCES)
+    return f"process{'es' * (len(processes) > 1)} {numbers}"
 
 
 def _hash_of_program() -> str:

@@ -7,11 +7,12 @@ import json
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from etils import epath
 
-from fsvfm_jax.errors import StorageError
+from fsvfm_jax.errors import StorageError, reason_of
 from fsvfm_jax.host.json_files import MAX_JSON_BYTES, parse_json
 from fsvfm_jax.host.plain_files import FileRefused, open_plain
 
@@ -41,7 +42,7 @@ def written(path: epath.PathLike) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageError(
-            f"{path} cannot be written ({error.strerror or error}): free space, or give permission;"
+            f"{path} cannot be written ({reason_of(error)}): free space, or give permission;"
             " the same command then goes on from the newest checkpoint"
         ) from error
 
@@ -79,12 +80,34 @@ def replace_bytes(file: epath.Path, content: bytes) -> None:
     if in_bucket(file):
         file.write_bytes(content)
         return
-    temporary = file.with_name(file.name + ".tmp")
-    # An existing entry may be anything, such as a named pipe, and opening that waits for a reader.
-    temporary.unlink(missing_ok=True)
-    with open(temporary, "xb") as opened:
+    with whole_file(file) as temporary, open(temporary, "xb") as opened:
         opened.write(content)
-    temporary.replace(file)
+
+
+@contextlib.contextmanager
+def whole_file(file: Path | epath.Path, *, ending: str = ".tmp") -> Iterator[Path | epath.Path]:
+    """A `with` that gives a path to write at; its end gives what is there the file's name.
+
+    The file is whole or as it was before, also where the process is killed. After an error nothing
+    is left at the path.
+
+    Args:
+        file: A local file, which may be there already; a link of that name is replaced.
+        ending: What the path has after the file's name. Where several may write the file at the
+            same time, each needs an ending of its own.
+
+    Raises:
+        OSError: The file cannot be replaced.
+    """
+    temporary = file.with_name(file.name + ending)
+    # It may be anything, such as a named pipe, which to write would wait for a reader.
+    temporary.unlink(missing_ok=True)
+    try:
+        yield temporary
+        temporary.replace(file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def read_json(file: epath.Path, schema: Any, *, mend: str) -> Any:
@@ -102,7 +125,7 @@ def read_json(file: epath.Path, schema: Any, *, mend: str) -> Any:
         content = read_bytes(file, max_bytes=MAX_JSON_BYTES)
         return parse_json(content, schema)
     except OSError as error:
-        raise StorageError(f"{file} cannot be read ({error.strerror or error}): {mend}") from error
+        raise StorageError(f"{file} cannot be read ({reason_of(error)}): {mend}") from error
     except ValueError as error:
         raise StorageError(f"{file} is damaged ({error}): {mend}") from error
 

@@ -94,8 +94,8 @@ class Program(NamedTuple):
     num_devices: int
 
 
-class Run(NamedTuple):
-    """A computation as a part of a step.
+class Call(NamedTuple):
+    """A computation as part of a step.
 
     Attributes:
         computation: The computation.
@@ -153,15 +153,15 @@ def collectives(hlo_text: str) -> list[Collective]:
     """
     program = parse(hlo_text)
     found, chains = [], set()
-    for run in runs(program, program.entry):
-        for instruction in run.computation.instructions.values():
+    for call in calls(program, program.entry):
+        for instruction in call.computation.instructions.values():
             if instruction.opcode.removesuffix("-start") not in COLLECTIVES:
                 continue
             if chain := re.search(r'chain_id="\d+"', instruction.attributes):
                 if chain[0] in chains:
                     continue
                 chains.add(chain[0])
-            found.append(_collective(program, run, instruction))
+            found.append(_collective(program, call, instruction))
     return found
 
 
@@ -202,8 +202,8 @@ def parse(hlo_text: str) -> Program:
     return Program(computations, entry, num_devices=math.prod(map(int, counts)))
 
 
-def runs(program: Program, name: str, *, fusions: bool = True) -> Iterator[Run]:
-    """Yields every computation that a step runs, from the one with this name inwards.
+def calls(program: Program, name: str, *, fusions: bool = True) -> Iterator[Call]:
+    """Every computation that a step runs, from the one of this name inwards.
 
     A computation that is called from several places is yielded several times.
 
@@ -212,22 +212,22 @@ def runs(program: Program, name: str, *, fusions: bool = True) -> Iterator[Run]:
         name: Name of the first computation.
         fusions: Whether to include the computations that only describe a fused instruction.
     """
-    return _runs(program, Run(program.computations[name], 1, False, None), fusions=fusions)
+    return _calls(program, Call(program.computations[name], 1, False, None), fusions=fusions)
 
 
-def _runs(program: Program, run: Run, *, fusions: bool) -> Iterator[Run]:
-    yield run
-    for instruction in run.computation.instructions.values():
-        # The done instruction of a pair names the computation of its start instruction again.
+def _calls(program: Program, call: Call, *, fusions: bool) -> Iterator[Call]:
+    yield call
+    for instruction in call.computation.instructions.values():
+        # The done half of a pair names again what its start half runs.
         if instruction.opcode.endswith(("-update", "-done")):
             continue
         if not fusions and instruction.opcode not in ("while", "conditional", "call"):
             continue
         loop = instruction.opcode == "while"
-        executions = run.executions * (_trip_count(program, instruction) if loop else 1)
+        executions = call.executions * (_trip_count(program, instruction) if loop else 1)
         for name in called(instruction).values():
-            inner = Run(program.computations[name], executions, run.in_loop or loop, instruction)
-            yield from _runs(program, inner, fusions=fusions)
+            inner = Call(program.computations[name], executions, call.in_loop or loop, instruction)
+            yield from _calls(program, inner, fusions=fusions)
 
 
 def called(instruction: Instruction) -> dict[str, str]:
@@ -307,27 +307,27 @@ def _literal(instruction: Instruction) -> int | None:
     return int(instruction.arguments) if scalar else None
 
 
-def _collective(program: Program, run: Run, instruction: Instruction) -> Collective:
+def _collective(program: Program, call: Call, instruction: Instruction) -> Collective:
     kind = instruction.opcode.removesuffix("-start")
-    operands = [run.computation.instructions[name] for name in instruction.operands]
+    operands = [call.computation.instructions[name] for name in instruction.operands]
     if kind == "all-gather":
         # The start instruction of a pair returns its inputs before its outputs.
         arrays = instruction.result[-len(operands) :]
     else:
         arrays = tuple(array for operand in operands for array in operand.result)
-    if kind == "all-reduce" and run.computation.name.startswith("all-reduce-scatter"):
+    if kind == "all-reduce" and call.computation.name.startswith("all-reduce-scatter"):
         kind = "reduce-scatter"
     sources = [
         re.search(r'op_name="([^"]*)"', place.attributes)
-        for place in (instruction, run.caller)
+        for place in (instruction, call.caller)
         if place is not None
     ]
     return Collective(
         kind=kind,
         arrays=arrays,
         group_size=_group_size(instruction.attributes) or program.num_devices,
-        executions=run.executions,
-        in_loop=run.in_loop,
+        executions=call.executions,
+        in_loop=call.in_loop,
         source=next((source[1] for source in sources if source), ""),
     )
 

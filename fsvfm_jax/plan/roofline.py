@@ -13,7 +13,7 @@ and no network between slices or nodes.
 
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
-from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.errors import ConfigError, DataError, reason_of
 from fsvfm_jax.host.json_files import MAX_JSON_BYTES, parse_json
 from fsvfm_jax.host.plain_files import read_plain
 from fsvfm_jax.plan.chips import Chip
@@ -113,7 +113,7 @@ def read_benchmark(path: str) -> Benchmark:
         lines = read_plain(path, max_bytes=MAX_JSON_BYTES).splitlines()
         record = parse_json(lines[-1] if lines else b"", Benchmark)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = reason_of(error)
         raise DataError(
             f"{path} holds no line of `python -m fsvfm_jax.benchmark step` ({reason})"
         ) from error

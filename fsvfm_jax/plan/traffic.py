@@ -8,8 +8,8 @@ from fsvfm_jax.plan.hlo import (
     Instruction,
     Program,
     called,
+    calls,
     parse,
-    runs,
 )
 
 # Instructions that move no bytes: names for existing values, and control flow, whose computations
@@ -36,9 +36,9 @@ def memory_traffic(hlo_text: str) -> int:
     """
     program = parse(hlo_text)
     return sum(
-        run.executions * _traffic(program, run.computation, instruction)
-        for run in runs(program, program.entry, fusions=False)
-        for instruction in run.computation.instructions.values()
+        call.executions * _traffic(program, call.computation, instruction)
+        for call in calls(program, program.entry, fusions=False)
+        for instruction in call.computation.instructions.values()
     )
 
 

@@ -1,7 +1,6 @@
 """`prepare check SET`: checks whether a packed set or a tree is intact, and draws some faces."""
 
 import argparse
-import hashlib
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,8 @@ from fsvfm_jax.data.moments import stats_of_sums
 from fsvfm_jax.data.records import MEND, FaceRecords
 from fsvfm_jax.data.set_layout import read_layout
 from fsvfm_jax.data.set_manifest import TFDS_FILES, Shard, Split, find_file, read_manifest
-from fsvfm_jax.errors import ConfigError, DataError, StorageError
+from fsvfm_jax.errors import ConfigError, DataError, StorageError, reason_of
+from fsvfm_jax.host.hashing import sha256_of
 from fsvfm_jax.host.plain_files import open_plain
 from fsvfm_jax.host.processes import available_cores
 from fsvfm_jax.host.progress import progress
@@ -156,7 +156,7 @@ def _matches(shard: tuple[Path, Shard]) -> bool:
     try:
         find_file(file.parent, file.name)
         with open_plain(file, max_bytes=entry.bytes) as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest() == entry.sha256
+            return sha256_of(opened) == entry.sha256
     except (DataError, OSError):
         return False
 
@@ -273,7 +273,7 @@ def _write_sheet(file: str, parts: Sequence[Part], examined: Sequence[Examined])
         write_whole(Path(file), encode_sheet(sheet))
     except OSError as error:
         raise StorageError(
-            f"the picture {file} cannot be written ({error.strerror}); name another by"
+            f"the picture {file} cannot be written ({reason_of(error)}); name another by"
             " --contact-sheet"
         ) from error
     print(f"look at {printable(file)}: do the colours fit the faces?")

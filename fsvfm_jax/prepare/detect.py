@@ -21,8 +21,8 @@ from PIL import Image
 from fsvfm_jax.data.images import MAX_FILE_BYTES, decode_image, read_file
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.prepare.extras import check_installed
-from fsvfm_jax.prepare.files import Source, find_sources, hash_file
-from fsvfm_jax.prepare.manifest import MANIFEST_FILE, Line, Manifest, new_files
+from fsvfm_jax.prepare.files import MediaFile, find_sources, hash_file
+from fsvfm_jax.prepare.manifest import TREE_MANIFEST, Line, Manifest, new_files
 from fsvfm_jax.prepare.stages import do_stage
 from fsvfm_jax.prepare.workers import DIED, spread, start_limits, tick
 
@@ -51,8 +51,8 @@ class Found(NamedTuple):
 
 
 @runtime_checkable
-class Detector(Protocol):
-    """Finds faces, sorted by descending score.
+class FaceDetector(Protocol):
+    """Finds faces, the surest first.
 
     Attributes:
         box_scale: Side of the crop, divided by that of the face's box.
@@ -116,7 +116,7 @@ class WholeImage:
         return [Found(Box(left, top, left + side, top + side), None)]
 
 
-def make_detector(options: Options) -> Detector:
+def make_detector(options: Options) -> FaceDetector:
     """Returns the detector that the options name."""
     return WholeImage() if options.detector == "none" else HogDetector(options.upsample)
 
@@ -156,7 +156,7 @@ def crop(
 
 
 def faces_of_source(
-    source: Source, detector: Detector, options: Options
+    source: MediaFile, detector: FaceDetector, options: Options
 ) -> Iterator[tuple[Line, bytes | None]]:
     """Yields a manifest line for every face, with a PNG, and for every picture without a face.
 
@@ -233,7 +233,7 @@ def detect(
         do_stage(manifest, items, work, beam=beam, at_once=SOURCES_AT_ONCE)
         counts = manifest.finish()
     if not counts.get("face"):
-        raise DataError(f"no face was found in {src}; {tree / MANIFEST_FILE} says why for each")
+        raise DataError(f"no face was found in {src}; {tree / TREE_MANIFEST} says why for each")
     return counts
 
 
@@ -241,7 +241,7 @@ def _faces_of_image(
     image: UInt8[np.ndarray, "H W 3"],
     stem: str,
     line: Line,
-    detector: Detector,
+    detector: FaceDetector,
     options: Options,
 ) -> Iterator[tuple[Line, bytes | None]]:
     found = detector(image)
@@ -282,21 +282,23 @@ def _line(**known: Any) -> Line:
 
 
 def _detected(
-    sources: Sequence[Source], *, tree: Path, options: Options, processes: int
+    sources: Sequence[MediaFile], *, tree: Path, options: Options, processes: int
 ) -> Iterator[list[Line]]:
     arguments = [(tree, options)] * min(processes, max(len(sources), 1))
     for source, lines in spread(sources, _make_worker, arguments):
         yield lines or [_refused(source, DIED)]
 
 
-def _make_worker(arguments: tuple[Path, Options]) -> Callable[[Source], list[Line]]:
+def _make_worker(arguments: tuple[Path, Options]) -> Callable[[MediaFile], list[Line]]:
     tree, options = arguments
     detector = make_detector(options)
     start_limits()
     return partial(_write_faces, tree=tree, detector=detector, options=options)
 
 
-def _write_faces(source: Source, *, tree: Path, detector: Detector, options: Options) -> list[Line]:
+def _write_faces(
+    source: MediaFile, *, tree: Path, detector: FaceDetector, options: Options
+) -> list[Line]:
     lines = []
     try:
         with new_files(tree) as write:
@@ -310,7 +312,7 @@ def _write_faces(source: Source, *, tree: Path, detector: Detector, options: Opt
     return lines
 
 
-def _refused(source: Source, reason: str) -> Line:
+def _refused(source: MediaFile, reason: str) -> Line:
     sha256 = None
     # A file that is refused for its size is too large to hash, and a disk may fail to read it.
     with contextlib.suppress(ValueError):

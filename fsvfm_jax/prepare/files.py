@@ -1,10 +1,9 @@
 """Finds photographs and videos, and decides which of them may be read.
 
-A `Source` lies below the root in which it was found. Every file that was found becomes a `Source`
-or a `Refusal`: names may come from strangers, and a path that leads out of the root is not opened.
+A `MediaFile` lies below the root it was found under. Everything found gets one, or a `Refusal`:
+names come from strangers too, and what leads out of the root is not opened.
 """
 
-import hashlib
 import os
 import re
 import stat
@@ -22,7 +21,8 @@ from fsvfm_jax.data.listing import (
     walk,
     warn_of_left_out,
 )
-from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.errors import ConfigError, DataError, reason_of
+from fsvfm_jax.host.hashing import sha256_of
 from fsvfm_jax.host.plain_files import open_plain, read_plain
 from fsvfm_jax.prepare.workers import tick
 
@@ -37,7 +37,7 @@ MAX_NAME = 1000  # characters of a line in a list
 MAX_PART_BYTES = 255 - 40
 
 
-class Source(NamedTuple):
+class MediaFile(NamedTuple):
     """A photograph or a video to read."""
 
     name: str  # path relative to the root, with "/"
@@ -61,8 +61,8 @@ class Refusal(NamedTuple):
     reason: str
 
 
-def find_sources(src: str, *, root: str | None = None) -> tuple[list[Source], list[Refusal]]:
-    """Returns the files to read and the files not to read, each sorted by name.
+def find_sources(src: str, *, root: str | None = None) -> tuple[list[MediaFile], list[Refusal]]:
+    """Returns what is to be read, and what is not, each sorted by name.
 
     Args:
         src: A folder to search recursively; a list (.txt) with a path per line; or one image or
@@ -146,21 +146,17 @@ def hash_file(file: str, *, max_bytes: int = MAX_VIDEO_BYTES) -> str:
         ValueError: The file cannot be read, or has more than `max_bytes`.
     """
     try:
-        digest = hashlib.sha256()
         with open_plain(file, max_bytes=max_bytes) as opened:
-            while block := opened.read(2**24):
-                digest.update(block)
-                tick()  # Reading a large video may exceed the time for one item.
-        return digest.hexdigest()
+            return sha256_of(opened, after_block=tick)  # A video may be large.
     except OSError as error:
-        raise ValueError(f"it cannot be read ({error.strerror})") from error
+        raise ValueError(f"it cannot be read ({reason_of(error)})") from error
 
 
 def _list_names(file: str) -> Iterator[str]:
     try:
         lines = read_plain(file, max_bytes=MAX_LIST_BYTES).splitlines()
     except OSError as error:
-        raise DataError(f"the list {file} cannot be read ({error.strerror})") from error
+        raise DataError(f"the list {file} cannot be read ({reason_of(error)})") from error
     for line in lines:
         if line.strip():
             yield os.fsdecode(line.strip())
@@ -177,14 +173,14 @@ def _warn(src: str, refusals: Iterable[Refusal]) -> None:
     warn_of_left_out(src, Tally(LeftOut(*one) for one in kinds.items()))
 
 
-def _admit_all(names: Iterable[str], root: str) -> tuple[list[Source], list[Refusal]]:
+def _admit_all(names: Iterable[str], root: str) -> tuple[list[MediaFile], list[Refusal]]:
     found = [_admit(name, os.path.realpath(root)) for name in dict.fromkeys(names)]
-    sources = {x for x in found if isinstance(x, Source)}
+    sources = {x for x in found if isinstance(x, MediaFile)}
     return sorted(sources), [x for x in found if isinstance(x, Refusal)]
 
 
-def _admit(name: str, root: str) -> Source | Refusal:
-    """Checks the target of a name without opening it.
+def _admit(name: str, root: str) -> MediaFile | Refusal:
+    """Looks at what a name leads to, without opening it.
 
     Args:
         name: Path relative to the root, or absolute.
@@ -206,14 +202,14 @@ def _admit(name: str, root: str) -> Source | Refusal:
         real = os.path.realpath(file, strict=True)
         mode = os.stat(real).st_mode
     except OSError as error:
-        return Refusal(name, f"it cannot be read ({error.strerror})")
+        return Refusal(name, f"it cannot be read ({reason_of(error)})")
     if not is_below(real, root):
         return Refusal(name, f"it is a link out of {root}")
     if any(part.endswith(MADE_SUFFIXES) for part in os.path.dirname(name).split(os.sep)):
         return Refusal(name, "a folder of its path is called as a crop or a map: rename it")
     if not stat.S_ISREG(mode):
         return Refusal(name, "it is no regular file")
-    return Source(name, real)
+    return MediaFile(name, real)
 
 
 def is_below(file: str, root: str) -> bool:
@@ -224,12 +220,12 @@ def is_below(file: str, root: str) -> bool:
     return file.startswith(os.path.join(root, ""))
 
 
-def _part_by_stem(sources: list[Source]) -> tuple[list[Source], list[Refusal]]:
-    """Separates the sources whose crops could have the names of other sources' crops."""
+def _part_by_stem(sources: list[MediaFile]) -> tuple[list[MediaFile], list[Refusal]]:
+    """Parts off those whose crops could have the names of others'."""
     count = Counter(source.stem for source in sources)
     videos = {source.stem for source in sources if source.is_video}
 
-    def clashes(source: Source) -> bool:
+    def clashes(source: MediaFile) -> bool:
         frame_of = re.sub(r"_frame_\d+(_\d+)?$", "", source.stem)
         is_frame = not source.is_video and frame_of != source.stem and frame_of in videos
         return count[source.stem] > 1 or is_frame

@@ -21,16 +21,17 @@ import msgspec
 import numpy as np
 
 from fsvfm_jax.data.set_manifest import (
-    MANIFEST_FILE,
+    SET_MANIFEST,
     TFDS_FILES,
     Shard,
     Split,
     dump_manifest,
     read_manifest,
 )
-from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.errors import ConfigError, DataError, reason_of
 from fsvfm_jax.host.json_files import read_json
 from fsvfm_jax.host.plain_files import read_plain
+from fsvfm_jax.host.storage import whole_file
 from fsvfm_jax.prepare.encode import LeftOut, Packed, read_or_stop
 from fsvfm_jax.prepare.manifest import alone_in, storage
 from fsvfm_jax.prepare.shards import shard_name, tfds_files, write_shard
@@ -194,7 +195,7 @@ def write_packed(file: Path, items: Iterable[Packed | LeftOut]) -> None:
 
 
 def _read_compatible(target: Path, plan: Plan) -> dict[str, Split]:
-    if not (target / MANIFEST_FILE).exists() and (target / TFDS_FILES[-1]).exists():
+    if not (target / SET_MANIFEST).exists() and (target / TFDS_FILES[-1]).exists():
         raise ConfigError(f"{target} is a data set of another origin; name another folder")
     manifest = read_manifest(target, check_tfds=False) or {}
     for name, split in manifest.items():
@@ -281,7 +282,7 @@ def _read_tally(shard: Path) -> _Tally:
 
 
 def _damaged(file: Path, error: OSError | ValueError) -> DataError:
-    reason = getattr(error, "strerror", None) or str(error)
+    reason = reason_of(error)
     return DataError(
         f"{file} is damaged ({reason}); remove {file.parent} to pack the split from its beginning"
     )
@@ -333,18 +334,17 @@ def _finish(
         write_whole(folder / "left_out", lines.encode())
         (folder / "left_out").replace(target / LEFT_OUT_FILE.format(split))
     files = tfds_files(splits, folder)
-    files[MANIFEST_FILE] = dump_manifest(splits, files)
-    for name in (MANIFEST_FILE, *TFDS_FILES):
+    files[SET_MANIFEST] = dump_manifest(splits, files)
+    for name in (SET_MANIFEST, *TFDS_FILES):
         write_whole(folder / name, files[name])
         (folder / name).replace(target / name)
     shutil.rmtree(folder)
 
 
 def write_whole(file: Path, data: bytes) -> None:
-    """Writes a file, which is complete and on the disk before it gets its name; replaces a link."""
-    unfinished = file.with_name(f"{file.name}.{uuid.uuid4().hex}.unfinished")
-    with unfinished.open("wb") as opened:
+    """Writes a file, whole and on the disk when it has its name; a link there is replaced."""
+    ending = f".{uuid.uuid4().hex}.unfinished"
+    with whole_file(file, ending=ending) as unfinished, unfinished.open("wb") as opened:
         opened.write(data)
         opened.flush()
         os.fsync(opened.fileno())
-    unfinished.replace(file)

@@ -21,12 +21,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fsvfm_jax.errors import ConfigError, DataError, StorageError
+from fsvfm_jax.errors import ConfigError, DataError, StorageError, reason_of
 from fsvfm_jax.host.json_files import parse_json, read_json
 from fsvfm_jax.host.plain_files import append_plain, open_plain
 from fsvfm_jax.prepare.files import refuse_link
 
-MANIFEST_FILE = "manifest.jsonl"
+TREE_MANIFEST = "manifest.jsonl"
 OPTIONS_FILE = "options.json"
 UNFINISHED = ".unfinished"
 MAX_LINES_BYTES = 2**36  # a file of about a hundred million lines
@@ -120,7 +120,7 @@ class Manifest:
         own = [line for item in sorted(self._lines) for line in self._lines[item]]
         stages = others | {self.stage: own}
         text = "".join(f"{line}\n" for stage in sorted(stages) for line in stages[stage])
-        write_file(self.tree, MANIFEST_FILE, text.encode())
+        write_file(self.tree, TREE_MANIFEST, text.encode())
         with storage(self.tree):
             self._journal_file.unlink()
             shutil.rmtree(self.tree / UNFINISHED, ignore_errors=True)
@@ -134,7 +134,7 @@ class Manifest:
     def _own_lines(self) -> Iterator[Line]:
         for line in read_lines(self.tree):
             if line["stage"] == self.stage:
-                yield _check_line(line, self.tree / MANIFEST_FILE, "outcome", self._key)
+                yield _check_line(line, self.tree / TREE_MANIFEST, "outcome", self._key)
 
     def _journal_lines(self, file: Path) -> Iterator[tuple[bytes, list[Line]]]:
         """Yields the entries of a journal, each with the lines of its item."""
@@ -161,8 +161,8 @@ def keep_lines(tree: Path, stage: str, of_items: list[list[Line]]) -> None:
 
 
 def read_lines(tree: Path) -> Iterator[Line]:
-    """Yields the lines of a tree's manifest, or nothing if there is no manifest."""
-    file = tree / MANIFEST_FILE
+    """Yields the lines of a tree's manifest; none if there is no manifest."""
+    file = tree / TREE_MANIFEST
     for _, line in _entries(file, Line):
         yield _check_line(line, file, "stage")
 
@@ -254,8 +254,8 @@ def storage(place: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageError(
-            f"{place} cannot be written ({error.strerror}); make room or choose another folder, and"
-            " give the command again: it goes on where it stopped"
+            f"{place} cannot be written ({reason_of(error)}); make room or choose another folder,"
+            " and give the command again: it goes on where it stopped"
         ) from error
 
 
@@ -329,5 +329,5 @@ def _check_line(line: Line, file: Path, *names: str) -> Line:
 
 
 def _damaged(file: Path, where: str, error: OSError | ValueError) -> DataError:
-    reason = getattr(error, "strerror", None) or str(error)
+    reason = reason_of(error)
     return DataError(f"{file} is damaged{where} ({reason}); remove it to do all its items again")

@@ -20,7 +20,7 @@ from fsvfm_jax.prepare.existing_maps import ImportParser
 from fsvfm_jax.prepare.extras import check_installed
 from fsvfm_jax.prepare.files import find_images
 from fsvfm_jax.prepare.manifest import (
-    MANIFEST_FILE,
+    TREE_MANIFEST,
     Line,
     Manifest,
     kept_options,
@@ -164,7 +164,7 @@ def parse(
         counts = manifest.finish()
     _say_what_was_resized(tree)
     if not counts.get("parsed"):
-        raise DataError(f"no crop in {tree} got a map; {tree / MANIFEST_FILE} says why for each")
+        raise DataError(f"no crop in {tree} got a map; {tree / TREE_MANIFEST} says why for each")
     return counts
 
 

@@ -1,7 +1,6 @@
 """Writes the files of a packed set: shards of records, and the files by which TFDS reads it."""
 
 import contextlib
-import hashlib
 import os
 import tempfile
 import uuid
@@ -14,6 +13,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from fsvfm_jax.data.set_manifest import TFDS_FILES, Shard, Split
 from fsvfm_jax.errors import StorageError
+from fsvfm_jax.host.hashing import sha256_of
 
 NAME = "faces"
 VERSION = "1.0.0"
@@ -61,7 +61,7 @@ def write_shard(file: Path, records: Iterable[bytes]) -> Shard:
                 raise RuntimeError(f"{whole} of {count} records were written")
             with unfinished.open("rb") as opened:
                 os.fsync(opened.fileno())
-                sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
+                sha256 = sha256_of(opened)
             size = unfinished.stat().st_size
             unfinished.replace(file)
     finally:

@@ -19,6 +19,7 @@ from av.video import VideoFrame, VideoStream
 from jaxtyping import UInt8
 
 from fsvfm_jax.data.images import MAX_PIXELS, MAX_SIDE
+from fsvfm_jax.errors import reason_of
 from fsvfm_jax.host.plain_files import open_plain
 from fsvfm_jax.prepare.files import MAX_VIDEO_BYTES
 from fsvfm_jax.prepare.workers import tick
@@ -193,7 +194,7 @@ def _opened(file: str, **options: str) -> Iterator[tuple[InputContainer, VideoSt
         except av.FFmpegError as error:
             raise ValueError(
                 f"it cannot be decoded, since it is damaged or cut off (codec {codec};"
-                f" {error.strerror})"
+                f" {reason_of(error)})"
             ) from error
 
 
@@ -202,6 +203,6 @@ def _open(file: str) -> Iterator[BinaryIO]:
     try:
         opened = open_plain(file, max_bytes=MAX_VIDEO_BYTES)
     except OSError as error:
-        raise ValueError(f"it cannot be read ({error.strerror})") from error
+        raise ValueError(f"it cannot be read ({reason_of(error)})") from error
     with opened:
         yield opened

@@ -118,15 +118,6 @@ def equal_error_rate(scores: Values, positive: Labels) -> float:
     return float(np.interp(0.0, fpr + tpr - 1.0, fpr))
 
 
-def accuracy(scores: Values, positive: Labels, *, threshold: float | int = 0.5) -> float:
-    """Returns the share of samples on the right side of the threshold.
-
-    Samples at the threshold or above count as positive. The samples may be of one class only.
-    """
-    _check(scores, positive)
-    return float(((scores >= threshold) == positive).mean())
-
-
 def balanced_accuracy(scores: Values, positive: Labels, *, threshold: float | int = 0.5) -> float:
     """Returns the mean of the two classes' accuracies."""
     return 1.0 - error_rates(scores, positive, threshold).hter

@@ -109,6 +109,7 @@ PUBLISHED = (
         for size, percent in zip(_SIZES, of_sizes, strict=True)
     ),
 )
+MODELS = tuple(dict.fromkeys(figure.model for figure in PUBLISHED))
 
 
 def expected(dataset: str) -> Expected:

@@ -43,6 +43,21 @@ class Scores(NamedTuple):
     skipped: int
 
 
+def joined(parts: Sequence[Scores], *, dataset: str) -> Scores:
+    """Returns the scores of several sets as those of one, called `dataset`.
+
+    Videos of the same name in two sets stay two videos.
+    """
+    return Scores(
+        dataset=dataset,
+        files=np.concatenate([one.files for one in parts]),
+        videos=np.concatenate([[f"{one.dataset}/{v}" for v in one.videos] for one in parts]),
+        fake=np.concatenate([one.fake for one in parts]),
+        p_fake=np.concatenate([one.p_fake for one in parts]),
+        skipped=sum(one.skipped for one in parts),
+    )
+
+
 def image_csv(scores: Scores) -> bytes:
     """Returns file, video, label and p_fake of every image as CSV, which `read_scores` reads.
 

@@ -7,7 +7,7 @@ from typing import TypedDict
 
 from etils import epath
 
-from fsvfm_jax.errors import DataError, StorageError
+from fsvfm_jax.errors import DataError, StorageError, reason_of
 from fsvfm_jax.host.json_files import MAX_JSON_BYTES, parse_json
 from fsvfm_jax.host.storage import make_own_folder, read_bytes, replace_bytes
 from fsvfm_jax.report.figure import encode_picture, picture
@@ -79,7 +79,7 @@ def read_rows(path: epath.PathLike) -> list[Row]:
         for row in rows:
             _check_row(row)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = reason_of(error)
         raise DataError(
             f"{path} is no table of an evaluation ({reason}): name its table.json"
         ) from error
@@ -139,6 +139,6 @@ def _write(folder: epath.Path, name: str, content: bytes) -> None:
         replace_bytes(path, content)
     except OSError as error:
         raise StorageError(
-            f"{path} cannot be written ({error.strerror or error}): free space, or choose a folder"
+            f"{path} cannot be written ({reason_of(error)}): free space, or choose a folder"
             " that is writable"
         ) from error

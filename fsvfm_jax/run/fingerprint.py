@@ -15,13 +15,12 @@ from ml_collections import ConfigDict
 
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.devices import distributed
-from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.errors import ConfigError, shortened
 from fsvfm_jax.host.storage import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
 FINGERPRINT_FILE = "fingerprint.json"
-MAX_SHOWN = 200  # characters
 
 
 class StoredFingerprint(TypedDict):
@@ -98,7 +97,8 @@ def check_fingerprint(
     if not changes:
         return
     difference = "; ".join(
-        f"{name} was {_short(was)} and is {_short(now)}" for name, (was, now) in changes.items()
+        f"{name} was {shortened(str(was))} and is {shortened(str(now))}"
+        for name, (was, now) in changes.items()
     )
     if not accept_changes:
         raise ConfigError(
@@ -114,12 +114,6 @@ def check_fingerprint(
     distributed.on_first_process(
         lambda: _write(file, fingerprint, accepted=accepted), refusal=f"{file} cannot be written"
     )
-
-
-def _short(value: Any) -> str:
-    """Returns a value as text of limited length for a message."""
-    text = str(value)
-    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
 
 
 def _write(file: epath.Path, fingerprint: dict[str, Any], *, accepted: list[Any]) -> None:

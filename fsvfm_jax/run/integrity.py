@@ -8,7 +8,6 @@ the next start.
 """
 
 import errno
-import hashlib
 import json
 import logging
 import math
@@ -22,6 +21,8 @@ from typing import Annotated, NotRequired, TypedDict
 from etils import epath
 from msgspec import Meta
 
+from fsvfm_jax.errors import reason_of
+from fsvfm_jax.host.hashing import sha256_of
 from fsvfm_jax.host.json_files import MAX_JSON_BYTES, parse_json
 from fsvfm_jax.host.plain_files import FileRefused
 from fsvfm_jax.host.storage import (
@@ -38,8 +39,8 @@ from fsvfm_jax.host.storage import (
 
 logger = logging.getLogger(__name__)
 
-MANIFEST_FILE = "manifest.json"
-# A damaged step contains this file with the reason. The step is moved away and never deleted.
+STEP_MANIFEST = "manifest.json"
+# In a step that is damaged: why. It is moved out of the way and never deleted.
 QUARANTINE_FILE = "quarantined.txt"
 # A step that is no longer retained contains this file while it is being deleted.
 RETIRED_FILE = "retired.txt"
@@ -49,7 +50,7 @@ COMMIT_FILE = "commit_success.txt"
 # is valid.
 SAVING_FILE = "saving.txt"
 TEMPORARY = ".orbax-checkpoint-tmp"
-MARKERS = (MANIFEST_FILE, QUARANTINE_FILE, RETIRED_FILE)
+MARKERS = (STEP_MANIFEST, QUARANTINE_FILE, RETIRED_FILE)
 CHUNK_BYTES = 2**22
 HASHING_THREADS = 4
 # A step's folder is at most 3 levels deep, and has some files for each process.
@@ -121,7 +122,7 @@ def finish_step(directory: epath.Path, number: int, *, score: float) -> None:
     step = directory / str(number)
     sizes = _sizes(step)
     manifest = Manifest(score=score, files=_hashes(step, sizes), sizes=sizes)
-    write_json(step / MANIFEST_FILE, manifest)
+    write_json(step / STEP_MANIFEST, manifest)
     (directory.parent / SAVING_FILE).unlink(missing_ok=True)
 
 
@@ -141,8 +142,8 @@ def damage(step: epath.Path) -> str | None:
             return _read_reason(step / QUARANTINE_FILE)
         if (step / RETIRED_FILE).exists():
             return "it was being deleted"
-        if not (step / MANIFEST_FILE).exists():
-            return f"its {MANIFEST_FILE} is missing"
+        if not (step / STEP_MANIFEST).exists():
+            return f"its {STEP_MANIFEST} is missing"
         manifest = _read_manifest(step)
         return _difference(step, manifest["files"], manifest.get("sizes"))
     except (OSError, ValueError) as error:
@@ -150,14 +151,14 @@ def damage(step: epath.Path) -> str | None:
 
 
 def _read_manifest(step: epath.Path) -> Manifest:
-    return parse_json(read_bytes(step / MANIFEST_FILE, max_bytes=MAX_JSON_BYTES), Manifest)
+    return parse_json(read_bytes(step / STEP_MANIFEST, max_bytes=MAX_JSON_BYTES), Manifest)
 
 
 def _read_reason(marker: epath.Path) -> str:
     try:
         text = read_bytes(marker, max_bytes=MAX_NOTE_BYTES).decode(errors="replace").strip()
     except OSError as error:
-        text = f"{marker.name} cannot be read ({error.strerror or error})"
+        text = f"{marker.name} cannot be read ({reason_of(error)})"
     return text or "it was marked so"
 
 
@@ -292,11 +293,8 @@ def _hashes(step: epath.Path, sizes: Mapping[str, int]) -> dict[str, str]:
 
 
 def _hash(step: epath.Path, name: str) -> str:
-    digest = hashlib.sha256()
     with open_bytes(step / name, max_bytes=MAX_FILE_BYTES) as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return sha256_of(file)
 
 
 def _sizes(step: epath.Path) -> dict[str, int]:

@@ -6,39 +6,37 @@ clocks of hosts that share a workdir must agree to much less than that.
 """
 
 import contextlib
-import dataclasses
 import hashlib
-import json
 import logging
 import os
-import socket
 import threading
 import time
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 from etils import epath
-from msgspec import Meta
 
-from fsvfm_jax.errors import StorageError, in_one_line
-from fsvfm_jax.host.json_files import parse_json
+from fsvfm_jax.errors import StorageError, in_one_line, reason_of
 from fsvfm_jax.host.plain_files import FileRefused, open_plain
-from fsvfm_jax.host.processes import is_alive, pid_namespace, state_and_start
 from fsvfm_jax.host.storage import in_bucket
+from fsvfm_jax.run.lock_holder import (
+    CLOCKS_APART,
+    LEASE_SECONDS,
+    Holder,
+    parse_holder,
+    record,
+    why_gone,
+)
 
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = "run.lock"
-LEASE_SECONDS = 120
 RENEW_SECONDS = 20
 # How long the end of a run waits for a renewal that has begun.
 _FAREWELL_SECONDS = 20
 MAX_LOCK_BYTES = 2**16
-# The clocks of a host and of its storage differ by fewer seconds.
-CLOCKS_APART = 3600
-# Number of attempts while other processes make and remove the file at the same time.
+# How often to look again where others make and remove the file at the same time.
 _TRIES = 20
 
 
@@ -70,14 +68,14 @@ class RunLock:
         self._renewed = time.monotonic()
         try:
             self._file = _Object(self._path) if in_bucket(self._path) else _File(self._path)
-            _take(self._file, _record(self._token))
+            _take(self._file, record(self._token))
             self._file.tidy()
         except StorageError:
             raise
         except FileRefused as error:
             raise StorageError(
-                f"the lock {self._path} is not one of a run ({error.strerror}): remove it, or give"
-                " another --workdir"
+                f"the lock {self._path} is not one of a run ({reason_of(error)}): remove it, or"
+                " give another --workdir"
             ) from error
         except Exception as error:  # Clients of buckets raise their own types.
             raise StorageError(
@@ -132,45 +130,14 @@ class RunLock:
                 f"the lock {self._path} of this run was taken over by {found.holder.name}, which"
                 " writes there now: start this one in another --workdir"
             )
-        elif self._file.replace(_record(self._token), found):
+        elif self._file.replace(record(self._token), found):
             self._renewed = now
-
-
-_Name = Annotated[str, Meta(max_length=255)]
-
-
-@dataclass(frozen=True)
-class _Holder:
-    """The content of a lock.
-
-    Attributes:
-        host: Name of the host.
-        boot: Changes when the machine restarts; empty if it is unknown.
-        pid_namespace: Namespace of `pid`: containers on one host may not see each other's
-            processes.
-        pid: Number of the process.
-        started: Start of the process in clock ticks since the boot; 0 if it is unknown.
-        token: Random text that identifies the holder.
-        renewed: Time of the last renewal, in seconds since 1970.
-    """
-
-    host: _Name
-    boot: _Name
-    pid_namespace: _Name
-    pid: Annotated[int, Meta(ge=0, lt=2**31)]
-    started: Annotated[int, Meta(ge=0, le=2**62)]
-    token: _Name
-    renewed: float
-
-    @property
-    def name(self) -> str:
-        return f"process {self.pid} on {self.host}" if self.token else "an unknown process"
 
 
 class _Found(NamedTuple):
     """A lock as it was read; `version` is the generation of an object in a bucket."""
 
-    holder: _Holder
+    holder: Holder
     content: bytes
     version: int
 
@@ -187,7 +154,7 @@ class _File:
                 content, modified = file.read(MAX_LOCK_BYTES), os.fstat(file.fileno()).st_mtime
         except FileNotFoundError:
             return None
-        return _Found(_parse(content, modified), content, version=0)
+        return _Found(parse_holder(content, modified), content, version=0)
 
     def create(self, content: bytes) -> bool:
         """Makes the file if it does not exist; other processes never see a partly written file."""
@@ -234,10 +201,10 @@ class _File:
             left = _File(str(path))
             try:
                 found = left.read()
-            except FileRefused as error:  # It is not one of our files.
-                logger.warning("%s is not removed: %s", path, error.strerror)
+            except FileRefused as error:  # None of ours.
+                logger.warning("%s is left where it is: %s", path, reason_of(error))
                 continue
-            if found is not None and _why_gone(found.holder):
+            if found is not None and why_gone(found.holder):
                 left.remove(found)
 
     def _write_beside(self, content: bytes) -> Path:
@@ -272,7 +239,7 @@ class _Object:
             content = blob.download_as_bytes(**self._patience)
         except self._missing:  # This generation no longer exists.
             return None
-        return _Found(_parse(content, blob.updated.timestamp()), content, blob.generation)
+        return _Found(parse_holder(content, blob.updated.timestamp()), content, blob.generation)
 
     def create(self, content: bytes) -> bool:
         return self._write(content, version=0)
@@ -312,7 +279,7 @@ def _take(file: _File | _Object, content: bytes) -> None:
         if found.content == content:  # Written; the client retried after a lost answer.
             return
         holder, age = found.holder, time.time() - found.holder.renewed
-        reason = _why_gone(holder)
+        reason = why_gone(holder)
         if not reason and age < -CLOCKS_APART:
             raise StorageError(
                 f"the lock {file.path} is of a time in the future: if no run is using the workdir,"
@@ -331,49 +298,3 @@ def _take(file: _File | _Object, content: bytes) -> None:
             )
             return
     raise StorageError(f"others make and remove the lock {file.path} all the time: stop them")
-
-
-def _why_gone(holder: _Holder) -> str:
-    """Returns what proves that a holder is gone, or an empty string."""
-    if time.time() - holder.renewed > LEASE_SECONDS:
-        return "its lease is over"
-    here = _myself("")
-    if holder.host != here.host:
-        return ""
-    if holder.boot != here.boot:
-        return "the machine has restarted"
-    if holder.pid_namespace != here.pid_namespace or is_alive(holder.pid, started=holder.started):
-        return ""
-    return "its process is gone"
-
-
-def _myself(token: str) -> _Holder:
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    return _Holder(
-        host=socket.gethostname(),
-        boot=boot.read_text().strip() if boot.exists() else "",
-        pid_namespace=pid_namespace(),
-        pid=os.getpid(),
-        started=state_and_start(os.getpid())[1],
-        token=token,
-        renewed=time.time(),
-    )
-
-
-def _record(token: str) -> bytes:
-    return (json.dumps(dataclasses.asdict(_myself(token)), indent=1) + "\n").encode()
-
-
-def _parse(content: bytes, modified: float) -> _Holder:
-    """Returns the holder in a lock.
-
-    For a damaged lock it returns an unnamed holder that renewed the lock when it was last written.
-    """
-    try:
-        holder = parse_json(content, _Holder)
-    except ValueError:
-        holder = None
-    # A time long after the time of writing, or NaN, would keep the lock forever.
-    if holder is None or not holder.renewed <= modified + CLOCKS_APART:
-        return _Holder("", "", "", 0, 0, "", modified)
-    return holder

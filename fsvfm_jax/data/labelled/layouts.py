@@ -19,7 +19,7 @@ from fsvfm_jax.data.labelled.list_layouts import (
     read_list,
 )
 from fsvfm_jax.data.labelled.lists import load_json, read_lines
-from fsvfm_jax.data.labelled.set_root import SetRoot, folders_in, subfolder, told, walk_pictures
+from fsvfm_jax.data.labelled.set_root import SetRoot, folders_in, subfolder, walk_pictures
 from fsvfm_jax.data.labelled.videos import (
     Picture,
     Video,
@@ -28,7 +28,7 @@ from fsvfm_jax.data.labelled.videos import (
     without_frame,
     without_suffix,
 )
-from fsvfm_jax.errors import DataError
+from fsvfm_jax.errors import DataError, quoted
 
 FF_METHODS = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
 
@@ -50,7 +50,8 @@ def read_folder(root: SetRoot, *, split: str, videos: str = "") -> Iterator[Vide
     classes = folders_in(path)
     if len(classes) < 2:
         raise DataError(
-            f"{path} has {told(classes)}; a set has a folder for each class, such as real and fake"
+            f"{path} has {quoted(classes)}; a set has a folder for each class, such as real and"
+            " fake"
         )
     found: list[Picture] = []
     for name in classes:
@@ -59,7 +60,7 @@ def read_folder(root: SetRoot, *, split: str, videos: str = "") -> Iterator[Vide
         pictures = walk_pictures(root, path, name, label=name)
         if not pictures:
             raise DataError(
-                f"the class folder {os.path.join(path, name)}, one of {told(classes)}, has no"
+                f"the class folder {os.path.join(path, name)}, one of {quoted(classes)}, has no"
                 " image; fill it, remove it, or exclude it"
             )
         found += pictures

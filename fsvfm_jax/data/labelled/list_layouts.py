@@ -6,8 +6,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from fsvfm_jax.data.labelled.faces import FAKE, REAL, label_of
-from fsvfm_jax.data.labelled.lists import check_name, entries, entry, load_json, locate, read_lines
-from fsvfm_jax.data.labelled.set_root import SetRoot, folders_in, told, walk_pictures
+from fsvfm_jax.data.labelled.lists import (
+    check_name,
+    entries,
+    entry,
+    find_picture,
+    load_json,
+    read_lines,
+)
+from fsvfm_jax.data.labelled.set_root import SetRoot, folders_in, walk_pictures
 from fsvfm_jax.data.labelled.videos import (
     Picture,
     Video,
@@ -16,7 +23,7 @@ from fsvfm_jax.data.labelled.videos import (
     owners,
     without_suffix,
 )
-from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.errors import ConfigError, DataError, quoted
 
 CELEB_LABELS = {"1": "real", "0": "fake"}
 
@@ -59,7 +66,7 @@ def read_list(
             continue
         if not label:
             raise DataError(f"{where} has no label: {text!r}; write a path and then fake or real")
-        file, relative = locate(name, root, where, strip_prefix=strip_prefix)
+        file, relative = find_picture(name, root, where, strip_prefix=strip_prefix)
         if is_image(relative):
             pictures.append(Picture(relative, label, file, where))
         else:
@@ -139,7 +146,7 @@ def read_celebdf(
             raise DataError(
                 f"{where} is {text!r}, not a label and a video such as '1 YouTube-real/00170.mp4'"
             )
-        _, name = locate(words[2], root, where)
+        _, name = find_picture(words[2], root, where)
         label, folder = CELEB_LABELS[words[1]], name.split("/")[0]
         if label_of(folder) not in (None, label_of(label)):
             raise DataError(
@@ -184,12 +191,12 @@ def read_dfdc(
                 raise DataError(f"{where}: label and split are no texts; correct them")
             splits.add(of_split)
             if split in ("", of_split) and not root.excluded.has([label]):
-                _, path = locate(os.path.join(folder, name), root, where)
+                _, path = find_picture(os.path.join(folder, name), root, where)
                 named.append(Video(path, label, [], where))
     if splits and split not in ("", *splits):
         raise DataError(
             f"{root.path} has no video of the split {split!r} in {list_file}; it has"
-            f" {told(sorted(splits))}"
+            f" {quoted(sorted(splits))}"
         )
     yield from _find_frames(root, named, frames_folder=frames_folder)
 
@@ -226,8 +233,8 @@ def _bench_video(
     inner = video.get("label", label)
     if isinstance(inner, str) and {label_of(inner), label_of(label)} == {FAKE, REAL}:
         raise DataError(f"{where} has the label {inner!r} but stands under {label!r}; correct it")
-    located = [locate(name, root, where, strip_prefix=prefix) for name in names]
-    # The same key may occur under several labels; the folder makes the names different.
+    located = [find_picture(name, root, where, strip_prefix=prefix) for name in names]
+    # The same key may stand under several labels: a folder tells them apart.
     folder = os.path.dirname(located[0][1]) if located else label
     name = folder if os.path.basename(folder) == key else os.path.join(folder, key)
     yield Video(name, label, [file for file, _ in located], where)
@@ -245,7 +252,7 @@ def _label_column(text: str, where: str) -> int | None:
     labels = [column for column, word in enumerate(words) if word in _HEADERS]
     if len(words) != 2 or len(labels) != 1:
         raise DataError(
-            f"{where} names the columns {told(words)}; keep two, a path and a label, in any order"
+            f"{where} names the columns {quoted(words)}; keep two, a path and a label, in any order"
         )
     return labels[0]
 

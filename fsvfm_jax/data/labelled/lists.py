@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from fsvfm_jax.data.labelled.set_root import SetRoot, told
-from fsvfm_jax.errors import DataError
+from fsvfm_jax.data.labelled.set_root import SetRoot
+from fsvfm_jax.errors import DataError, quoted, reason_of
 from fsvfm_jax.host.json_files import read_json
 from fsvfm_jax.host.plain_files import read_plain
 
@@ -94,12 +94,14 @@ def entry(value: Any, key: str, where: str) -> Any:
     """
     by_key: Mapping[str, Any] = dict(entries(value, where))
     if key not in by_key:
-        raise DataError(f"{where} has no {key!r}; it has {told(list(by_key))}")
+        raise DataError(f"{where} has no {key!r}; it has {quoted(list(by_key))}")
     return by_key[key]
 
 
-def locate(name: str, root: SetRoot, where: str, *, strip_prefix: str = "") -> tuple[str, str]:
-    r"""Returns the file that a list names, and its path, which is relative if it is below the root.
+def find_picture(
+    name: str, root: SetRoot, where: str, *, strip_prefix: str = ""
+) -> tuple[str, str]:
+    r"""Returns the file that a list names, and its path relative to the root if it is below.
 
     Args:
         name: The name in the list; `\` counts as `/`.
@@ -190,9 +192,9 @@ def _read_text(file: str) -> str:
 def _refused(file: str, error: OSError) -> DataError:
     there = ""
     if error.errno == errno.ENOENT:
-        there = f"; beside it there is {told(_lists_beside(file))}"
+        there = f"; beside it there is {quoted(_lists_beside(file))}"
     return DataError(
-        f"the list {file} cannot be read ({error.strerror}); name the file that says what belongs"
+        f"the list {file} cannot be read ({reason_of(error)}); name the file that says what belongs"
         f" to the set{there}"
     )
 

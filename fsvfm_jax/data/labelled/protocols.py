@@ -15,10 +15,10 @@ from fsvfm_jax.data.labelled.faces import LABELS, FaceList, label_of, thin
 from fsvfm_jax.data.labelled.layouts import LAYOUTS, Video
 from fsvfm_jax.data.labelled.lists import propose_prefix
 from fsvfm_jax.data.labelled.set_options import check_options, given
-from fsvfm_jax.data.labelled.set_root import Excluded, SetRoot, told
+from fsvfm_jax.data.labelled.set_root import Excluded, SetRoot
 from fsvfm_jax.data.labelled.videos import LIST, PICTURE, UNMATCHED, are_numbered, describe
 from fsvfm_jax.data.listing import warn_of_left_out
-from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.errors import ConfigError, DataError, quoted
 
 logger = logging.getLogger(__name__)
 
@@ -60,10 +60,7 @@ def read_set(
         DataError: The set does not match its layout, the name of a class is unknown, no class or
             folder has an excluded name, or no image is left.
     """
-    if min(frames, real_frames or 0) < 0:
-        raise ConfigError(
-            f"frames is {frames} and real_frames {real_frames}; give 0 (all frames) or more"
-        )
+    _check_frames(frames, real_frames)
     options = given(options)
     check_options(layout, options, field=field)
     if not os.path.isdir(path):
@@ -78,10 +75,7 @@ def read_set(
     files, missing = _find_files(name, videos, label_by_video)
     named = {video.name for video in videos if video.frames}
     empty = sorted(files.keys() - named)
-    _warn(name, "frames that are named but not there", missing)
-    _warn(name, "videos without a frame", empty)
-    if not any(files.values()):
-        raise _nothing_left(name, root, missing, empty)
+    _report_missing(name, root, missing, empty, found=any(files.values()))
     faces = FaceList(
         name=name,
         **_in_order(files, label_by_video),
@@ -90,6 +84,13 @@ def read_set(
         grouping=_describe_videos(name, videos, files, frames=frames),
     )
     return thin(faces, frames, per_real_video=real_frames)
+
+
+def _check_frames(frames: int, real_frames: int | None) -> None:
+    if min(frames, real_frames or 0) < 0:
+        raise ConfigError(
+            f"frames is {frames} and real_frames {real_frames}; give 0 (all frames) or more"
+        )
 
 
 def _leave_out(videos: Iterable[Video], exclude: Sequence[str], root: SetRoot) -> list[Video]:
@@ -104,7 +105,7 @@ def _leave_out(videos: Iterable[Video], exclude: Sequence[str], root: SetRoot) -
         if one not in root.excluded.met:
             raise DataError(
                 f"no class or folder in {root.path} is called {one!r}, which is to be excluded;"
-                f" there is {told(sorted((known | root.excluded.met) - {''}))}"
+                f" there is {quoted(sorted((known | root.excluded.met) - {''}))}"
             )
     return kept
 
@@ -121,7 +122,7 @@ def _label_classes(videos: Sequence[Video], labels: Mapping[str, str]) -> dict[s
         if label is None:
             raise DataError(
                 f"{where[name]} has the class {name!r}, which is neither real nor fake by its name;"
-                f" of {told(sorted(where))} say which it is with labels, such as"
+                f" of {quoted(sorted(where))} say which it is with labels, such as"
                 f" {{{name!r}: 'fake'}}, or exclude it"
             )
         found[name] = label
@@ -172,7 +173,7 @@ def _find_files(
             "%s: %d pictures are in several videos, and count in each: %s",
             name,
             len(shared),
-            told(sorted(shared)),
+            quoted(sorted(shared)),
         )
     _refuse_same_folders({os.path.dirname(file) for there in files.values() for file in there})
     return files, list(missing)
@@ -218,15 +219,31 @@ def _warn(name: str, what: str, found: Sequence[str]) -> None:
         logger.warning("%s: %s: %d, first %r", name, what, len(found), found[0])
 
 
-def _nothing_left(
-    name: str, root: SetRoot, missing: Sequence[str], empty: Sequence[str]
-) -> DataError:
+def _report_missing(
+    name: str, root: SetRoot, missing: Sequence[str], empty: Sequence[str], *, found: bool
+) -> None:
+    """Logs what a set lacks.
+
+    Args:
+        name: Of the set.
+        root: Of the set.
+        missing: Frames that are named but not there.
+        empty: Videos without a frame.
+        found: Whether there is any frame.
+
+    Raises:
+        DataError: There is no frame.
+    """
+    _warn(name, "frames that are named but not there", missing)
+    _warn(name, "videos without a frame", empty)
+    if found:
+        return
     first = f", first {(missing or empty)[0]}" if missing or empty else ""
     named = missing[0].removeprefix(os.path.join(root.path, "")) if missing else ""
     advice = propose_prefix(named, root) or (
         f"; see whether {root.path} is what their paths are relative to"
     )
-    return DataError(
+    raise DataError(
         f"no image of {name} is left: {len(missing)} frames are not there and {len(empty)} videos"
         f" have none{first}{advice}"
     )

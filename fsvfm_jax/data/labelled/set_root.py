@@ -7,9 +7,7 @@ from shlex import quote
 
 from fsvfm_jax.data.labelled.videos import Picture
 from fsvfm_jax.data.listing import LeftOut, Tally, is_system_name, walk
-from fsvfm_jax.errors import DataError
-
-_MAX_TOLD = 20
+from fsvfm_jax.errors import DataError, quoted, reason_of
 
 
 class Excluded:
@@ -72,12 +70,6 @@ class SetRoot:
         return f"--{name}={quote(value)}" if self.field else f"{name}={value!r}"
 
 
-def told(names: Sequence[str]) -> str:
-    """Returns names for a message, shortened if there are many."""
-    more = f" and {len(names) - _MAX_TOLD} more" if len(names) > _MAX_TOLD else ""
-    return ", ".join(map(repr, names[:_MAX_TOLD])) + more or "nothing"
-
-
 def walk_pictures(root: SetRoot, path: str, folder: str, *, label: str) -> list[Picture]:
     """Returns the sorted pictures below a folder, without those in excluded folders.
 
@@ -111,7 +103,7 @@ def subfolder(folder: str, *names: str) -> str:
     for name in names:
         parent, folder = folder, os.path.join(folder, name)
         if not os.path.isdir(folder):
-            there = told(folders_in(parent))
+            there = quoted(folders_in(parent))
             raise DataError(f"{folder} does not exist; in {parent} there is {there}")
     return folder
 
@@ -127,6 +119,6 @@ def folders_in(parent: str) -> list[str]:
             names = [x.name for x in found if x.is_dir() and not is_system_name(x.name)]
     except OSError as error:
         raise DataError(
-            f"{parent} cannot be listed ({error.strerror}); make it readable"
+            f"{parent} cannot be listed ({reason_of(error)}); make it readable"
         ) from error
     return sorted(names)
