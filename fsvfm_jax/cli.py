@@ -20,7 +20,7 @@ from absl import flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from fsvfm_jax.config.lookup import FindingParser
+from fsvfm_jax.config.lookup import FindingParser, describe
 from fsvfm_jax.errors import ConfigError, Preempted, StorageError, UserError, in_one_line, reason_of
 from fsvfm_jax.host import signals, streams
 from fsvfm_jax.host.processes import share_heaps

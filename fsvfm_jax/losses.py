@@ -159,7 +159,8 @@ SIMILARITIES = {
     "simsiam": Similarity(simsiam, lambda z: -0.5 * _mean_length(z)),
     "byol": Similarity(byol, lambda z: 2.0 - 2.0 * _mean_length(z)),
     "infonce": _INFO_NCE,
-    # A second name of it: MoCo v3 normalises q and z once more, which changes nothing.
+    # MoCo v3 normalises q and z once more, which does not change rows of unit length. Therefore it
+    # has the same entry as InfoNCE.
     "mocov3": _INFO_NCE,
 }
 

@@ -40,8 +40,8 @@ SECONDS_TO_CLOSE = 30.0
 MAX_TRIES = 100
 
 HostBatch = dict[str, np.ndarray]
-# Turns what a source returns into a row of a batch; its second argument, (seed, place in the
-# stream), keys whatever it draws.
+# Turns a source's face into a row of a batch. The second argument, (seed, place in the stream), is
+# the key of all random draws.
 Element = Callable[[Mapping[str, Any], tuple[int, int]], Mapping[str, Any]]
 
 

@@ -22,7 +22,7 @@ from fsvfm_jax.host.json_files import MAX_JSON_BYTES, parse_json
 from fsvfm_jax.host.plain_files import read_plain
 
 SET_MANIFEST = "manifest.json"
-# What TFDS reads, in the order in which it has to appear: with the last one, the set is there.
+# The files that TFDS reads, in the order in which they are written: the last completes the set.
 TFDS_FILES = ("features.json", "dataset_info.json")
 
 # The name of a file in the set's own folder, and therefore not "." or "..".

@@ -1,4 +1,4 @@
-"""The SHA-256 of a file, local or in a bucket."""
+"""Hashes a file, local or in a bucket, by SHA-256."""
 
 import hashlib
 from collections.abc import Callable
@@ -8,11 +8,11 @@ BLOCK_BYTES = 2**22
 
 
 def sha256_of(opened: BinaryIO, *, after_block: Callable[[], None] = lambda: None) -> str:
-    """Returns the SHA-256 of an opened file from where it stands to its end, in hexadecimal.
+    """Returns the SHA-256 of an opened file from its current position to its end, in hexadecimal.
 
     Args:
-        opened: The file, open to read bytes.
-        after_block: Called after every block of `BLOCK_BYTES`; what it raises ends the hashing.
+        opened: The file, opened for reading bytes.
+        after_block: Called after every block of `BLOCK_BYTES`. If it raises an error, hashing ends.
     """
     digest = hashlib.sha256()
     while block := opened.read(BLOCK_BYTES):

@@ -86,21 +86,21 @@ def replace_bytes(file: epath.Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def whole_file(file: Path | epath.Path, *, ending: str = ".tmp") -> Iterator[Path | epath.Path]:
-    """A `with` that gives a path to write at; its end gives what is there the file's name.
+    """Yields a path to write at, and renames it to the file when the `with` statement ends.
 
-    The file is whole or as it was before, also where the process is killed. After an error nothing
-    is left at the path.
+    The file is complete or unchanged, even if the process is killed. After an error nothing is left
+    at the path.
 
     Args:
-        file: A local file, which may be there already; a link of that name is replaced.
-        ending: What the path has after the file's name. Where several may write the file at the
-            same time, each needs an ending of its own.
+        file: A local file, which may exist already; a link of that name is replaced.
+        ending: Ending of the path after the file's name. Processes that may write the file at the
+            same time need different endings.
 
     Raises:
         OSError: The file cannot be replaced.
     """
     temporary = file.with_name(file.name + ending)
-    # It may be anything, such as a named pipe, which to write would wait for a reader.
+    # An existing entry may be anything, such as a named pipe, and opening that waits for a reader.
     temporary.unlink(missing_ok=True)
     try:
         yield temporary

@@ -52,7 +52,7 @@ class Found(NamedTuple):
 
 @runtime_checkable
 class FaceDetector(Protocol):
-    """Finds faces, the surest first.
+    """Finds faces, sorted by descending score.
 
     Attributes:
         box_scale: Side of the crop, divided by that of the face's box.

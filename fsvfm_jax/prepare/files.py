@@ -1,7 +1,8 @@
 """Finds photographs and videos, and decides which of them may be read.
 
-A `MediaFile` lies below the root it was found under. Everything found gets one, or a `Refusal`:
-names come from strangers too, and what leads out of the root is not opened.
+A `MediaFile` lies below the root in which it was found. Every file that was found becomes a
+`MediaFile` or a `Refusal`: names may come from strangers, and a path that leads out of the root is
+not opened.
 """
 
 import os
@@ -62,7 +63,7 @@ class Refusal(NamedTuple):
 
 
 def find_sources(src: str, *, root: str | None = None) -> tuple[list[MediaFile], list[Refusal]]:
-    """Returns what is to be read, and what is not, each sorted by name.
+    """Returns the files to read and the files not to read, each sorted by name.
 
     Args:
         src: A folder to search recursively; a list (.txt) with a path per line; or one image or
@@ -147,7 +148,8 @@ def hash_file(file: str, *, max_bytes: int = MAX_VIDEO_BYTES) -> str:
     """
     try:
         with open_plain(file, max_bytes=max_bytes) as opened:
-            return sha256_of(opened, after_block=tick)  # A video may be large.
+            # Reading a large video may exceed the time for one item, so every block restarts it.
+            return sha256_of(opened, after_block=tick)
     except OSError as error:
         raise ValueError(f"it cannot be read ({reason_of(error)})") from error
 
@@ -180,7 +182,7 @@ def _admit_all(names: Iterable[str], root: str) -> tuple[list[MediaFile], list[R
 
 
 def _admit(name: str, root: str) -> MediaFile | Refusal:
-    """Looks at what a name leads to, without opening it.
+    """Checks the target of a name without opening it.
 
     Args:
         name: Path relative to the root, or absolute.
@@ -221,7 +223,7 @@ def is_below(file: str, root: str) -> bool:
 
 
 def _part_by_stem(sources: list[MediaFile]) -> tuple[list[MediaFile], list[Refusal]]:
-    """Parts off those whose crops could have the names of others'."""
+    """Separates the sources whose crops could have the names of other sources' crops."""
     count = Counter(source.stem for source in sources)
     videos = {source.stem for source in sources if source.is_video}
 

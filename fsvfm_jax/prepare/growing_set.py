@@ -342,7 +342,7 @@ def _finish(
 
 
 def write_whole(file: Path, data: bytes) -> None:
-    """Writes a file, whole and on the disk when it has its name; a link there is replaced."""
+    """Writes a file, which is complete and on the disk before it gets its name; replaces a link."""
     ending = f".{uuid.uuid4().hex}.unfinished"
     with whole_file(file, ending=ending) as unfinished, unfinished.open("wb") as opened:
         opened.write(data)

@@ -161,7 +161,7 @@ def keep_lines(tree: Path, stage: str, of_items: list[list[Line]]) -> None:
 
 
 def read_lines(tree: Path) -> Iterator[Line]:
-    """Yields the lines of a tree's manifest; none if there is no manifest."""
+    """Yields the lines of a tree's manifest, or nothing if there is no manifest."""
     file = tree / TREE_MANIFEST
     for _, line in _entries(file, Line):
         yield _check_line(line, file, "stage")

@@ -44,9 +44,13 @@ class Scores(NamedTuple):
 
 
 def joined(parts: Sequence[Scores], *, dataset: str) -> Scores:
-    """Returns the scores of several sets as those of one, called `dataset`.
+    """Returns the scores of several sets as the scores of one set.
 
-    Videos of the same name in two sets stay two videos.
+    Videos of the same name in two sets remain two videos.
+
+    Args:
+        parts: Scores of each set.
+        dataset: Name of the joined set.
     """
     return Scores(
         dataset=dataset,

@@ -234,7 +234,7 @@ def _bench_video(
     if isinstance(inner, str) and {label_of(inner), label_of(label)} == {FAKE, REAL}:
         raise DataError(f"{where} has the label {inner!r} but stands under {label!r}; correct it")
     located = [find_picture(name, root, where, strip_prefix=prefix) for name in names]
-    # The same key may stand under several labels: a folder tells them apart.
+    # The same key may occur under several labels; the folder makes the names different.
     folder = os.path.dirname(located[0][1]) if located else label
     name = folder if os.path.basename(folder) == key else os.path.join(folder, key)
     yield Video(name, label, [file for file, _ in located], where)

@@ -101,7 +101,7 @@ def entry(value: Any, key: str, where: str) -> Any:
 def find_picture(
     name: str, root: SetRoot, where: str, *, strip_prefix: str = ""
 ) -> tuple[str, str]:
-    r"""Returns the file that a list names, and its path relative to the root if it is below.
+    r"""Returns the file that a list names, and its path, which is relative if it is below the root.
 
     Args:
         name: The name in the list; `\` counts as `/`.

@@ -222,12 +222,12 @@ def _warn(name: str, what: str, found: Sequence[str]) -> None:
 def _report_missing(
     name: str, root: SetRoot, missing: Sequence[str], empty: Sequence[str], *, found: bool
 ) -> None:
-    """Logs what a set lacks.
+    """Logs the missing frames and the videos without a frame.
 
     Args:
-        name: Of the set.
-        root: Of the set.
-        missing: Frames that are named but not there.
+        name: Name of the set.
+        root: Root of the set.
+        missing: Named frames that do not exist.
         empty: Videos without a frame.
         found: Whether there is any frame.
 
