@@ -10,7 +10,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from fsvfm_jax.data.pipeline import Batch
+from fsvfm_jax.data.pipeline import HostBatch
 from fsvfm_jax.devices import distributed
 from fsvfm_jax.host.signals import released_at_once
 from fsvfm_jax.run.failed_start import Start
@@ -80,7 +80,7 @@ class Guard:
         self._preemption.begin_steps()
         self._preemption.requested()
 
-    def next(self, batches: Iterator[Batch], step: int) -> Batch | None:
+    def next(self, batches: Iterator[HostBatch], step: int) -> HostBatch | None:
         """Waits for the batch of a step; returns None where a signal asks the run to stop."""
         began = time.monotonic()
         try:
