@@ -174,7 +174,7 @@ def score_set(
     *,
     feed: Feed,
     name: str,
-    go_on: Callable[[], None] = lambda: None,
+    after_batch: Callable[[], None] = lambda: None,
 ) -> Float64[np.ndarray, " N"]:
     """Returns the margin of every face, in the set's order and on every process; NaN if unread.
 
@@ -187,7 +187,7 @@ def score_set(
         faces: The set.
         feed: How its faces are read.
         name: What it is called where progress is shown.
-        go_on: Called after every batch; what it raises ends the scoring.
+        after_batch: Called after every batch; what it raises ends the scoring.
 
     Raises:
         DataError: The network's output is not finite.
@@ -215,7 +215,7 @@ def score_set(
                 raise DataError(f"{name}: what the network says is not finite: it cannot be judged")
             margins = np.where(readable, margins.astype(np.float64), np.nan)
             found.append(margins)
-            go_on()
+            after_batch()
     margins = np.concatenate(found)[: len(faces)]
     if jax.process_index() == 0:
         _warn_of_unread(faces, np.flatnonzero(np.isnan(margins)), name=name)
@@ -279,9 +279,16 @@ def open_validation(
     predict = make_predict(model, stats=stats, mesh=mesh)
     feed = feed_of(config, model, mesh)
 
-    def validate(params: Params, go_on: Callable[[], None]) -> dict[str, float]:
+    def validate(params: Params, after_batch: Callable[[], None]) -> dict[str, float]:
         margins = [
-            score_set(predict, params, faces, feed=feed, name=f"validation {number}", go_on=go_on)
+            score_set(
+                predict,
+                params,
+                faces,
+                feed=feed,
+                name=f"validation {number}",
+                after_batch=after_batch,
+            )
             for number, faces in enumerate(sets, start=1)
         ]
         return validation_scores(margins, sets)

@@ -34,7 +34,7 @@ from fsvfm_jax.host import storage
 from fsvfm_jax.prepare import video
 from fsvfm_jax.prepare.manifest import read_lines
 from fsvfm_jax.report import summary
-from fsvfm_jax.run import integrity, lock, rewind, tracking
+from fsvfm_jax.run import integrity, lines, lock, rewind
 from fsvfm_jax.run.fingerprint import StoredFingerprint
 
 CPU_SECONDS = 20
@@ -166,7 +166,7 @@ READERS = {
     ),
     "metrics": Reader(
         fuzz_sources.write_metrics,
-        lambda folder: tracking._drop_later_lines(epath.Path(folder) / "metrics.jsonl", 3),
+        lambda folder: lines.drop_later_lines(epath.Path(folder) / "metrics.jsonl", 3),
         ("metrics.jsonl",),
     ),
     "lock": Reader(

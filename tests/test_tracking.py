@@ -8,7 +8,6 @@ import os
 import resource
 import struct
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,13 +20,14 @@ from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
-from odd_files import BYTES, CONTENTS, JSON, KINDS, in_place_of
+from odd_files import CONTENTS, KINDS, in_place_of
 from PIL import Image
 from tensorboardX.proto import event_pb2
 from test_progress import Clock, Terminal
 
 from fsvfm_jax.errors import StorageError
 from fsvfm_jax.run import tracking
+from fsvfm_jax.run.lines import LINES
 
 
 @pytest.fixture
@@ -243,7 +243,7 @@ ODD_LINES = [x for x in CONTENTS.values() if x] + [
 
 
 @pytest.mark.parametrize("line", ODD_LINES)
-@pytest.mark.parametrize("name", tracking.LINES)
+@pytest.mark.parametrize("name", LINES)
 def test_resume_leaves_out_an_odd_line_and_keeps_the_file_as_it_was(workdir, name, line, caplog):
     run(workdir, [1.0, 2.0, 3.0])
     path = workdir / name
@@ -292,14 +292,14 @@ def test_links_in_a_workdir_lead_nowhere(workdir, caplog):
     workdir.mkdir(exist_ok=True)
     for name in ("images", "tensorboard"):
         os.symlink(outside, workdir / name)
-    for name in tracking.LINES:
+    for name in LINES:
         os.symlink(outside / name, workdir / name)
     with open_tracker(workdir) as tracker:
         tracker.step(1, {"loss": 1.0})
         tracker.images(1, "faces", np.zeros((4, 4, 3), np.uint8))
     assert list(outside.iterdir()) == []
     assert read_lines(workdir / "metrics.jsonl")[0]["step"] == 1
-    for name in ("images", "tensorboard", *tracking.LINES):
+    for name in ("images", "tensorboard", *LINES):
         assert f"{name} is set aside as {name}.odd-1: it is a link" in caplog.text
 
 
@@ -332,18 +332,6 @@ def test_a_pipe_in_place_of_a_picture_is_replaced(workdir):
         tracker.images(3, "faces", np.zeros((4, 4, 3), np.uint8))
     with Image.open(path) as picture:
         assert picture.size == (4, 4)
-
-
-@given(st.lists(JSON.map(lambda value: json.dumps(value).encode()) | BYTES, max_size=4))
-def test_any_lines_are_copied_or_counted(lines):
-    text = b"\n".join(lines)
-    with tempfile.TemporaryFile() as given_lines, tempfile.TemporaryFile() as kept:
-        given_lines.write(text)
-        given_lines.seek(0)
-        odd = tracking._copy_lines(given_lines, kept, 5)
-        kept.seek(0)
-        steps = [json.loads(line)["step"] for line in kept.read().splitlines()]
-    assert all(0 <= step <= 5 for step in steps) and odd <= text.count(b"\n")
 
 
 # TensorBoard and pictures

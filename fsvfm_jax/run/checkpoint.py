@@ -16,7 +16,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from fsvfm_jax.devices import distributed
-from fsvfm_jax.errors import ConfigError, StorageError, in_one_line
+from fsvfm_jax.errors import ConfigError, StorageError, in_one_line, reason_of
 from fsvfm_jax.host.processes import give_back_memory
 from fsvfm_jax.host.storage import in_bucket
 from fsvfm_jax.run import integrity
@@ -102,7 +102,7 @@ class Checkpoints:
             )
         except OSError as error:
             raise StorageError(
-                f"{directory} cannot be opened ({error.strerror or error}): remove it or give"
+                f"{directory} cannot be opened ({reason_of(error)}): remove it or give"
                 " permission, or give another --workdir"
             ) from error
 

@@ -11,8 +11,8 @@ from fsvfm_jax.data.stats import STATS_FILE
 from fsvfm_jax.errors import Preempted, UserError, in_one_line
 from fsvfm_jax.host.storage import delete, in_bucket
 from fsvfm_jax.run.fingerprint import FINGERPRINT_FILE
+from fsvfm_jax.run.lines import LINES
 from fsvfm_jax.run.origin import ORIGIN_FILE
-from fsvfm_jax.run.tracking import LINES
 
 logger = logging.getLogger(__name__)
 

@@ -147,7 +147,7 @@ def damage(step: epath.Path) -> str | None:
         manifest = _read_manifest(step)
         return _difference(step, manifest["files"], manifest.get("sizes"))
     except (OSError, ValueError) as error:
-        return f"it cannot be read ({getattr(error, 'strerror', None) or error})"
+        return f"it cannot be read ({reason_of(error)})"
 
 
 def _read_manifest(step: epath.Path) -> Manifest:

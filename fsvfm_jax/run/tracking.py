@@ -3,55 +3,41 @@
 It takes Python floats and NumPy arrays.
 """
 
-import json
 import logging
 import math
-import os
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, TypedDict, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from etils import epath
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
-from msgspec import Meta
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from fsvfm_jax.errors import StorageError
-from fsvfm_jax.host.json_files import parse_json
 from fsvfm_jax.host.pictures import encode_png
-from fsvfm_jax.host.plain_files import FileRefused, append_plain, open_plain
 from fsvfm_jax.host.progress import clock_text, rate_text
-from fsvfm_jax.host.storage import in_bucket, make_own_folder, set_aside, write_bytes, written
+from fsvfm_jax.host.storage import in_bucket, make_own_folder, write_bytes, written
 from fsvfm_jax.optim import Schedule
+from fsvfm_jax.run.lines import LINES, append_line, drop_later_lines
 from fsvfm_jax.run.tensorboard import Events
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-LINES = ("metrics.jsonl", "epochs.jsonl", "validation.jsonl")
-_MAX_LINE_BYTES = 2**20
-_MAX_LINES_BYTES = 2**33
 _SECONDS_BETWEEN_SYNCS = 60
 _SECONDS_BETWEEN_EPOCHS = 30  # that are logged
 # What the bar shows beside the rate: metric, name and format. It fits into 80 columns, even with
 # the long numbers of a long run.
 _ON_THE_BAR = (("loss", "loss", ".3g"), ("lr", "lr", ".2g"), ("grad_norm", "grad", ".2g"))
-
-
-class _Line(TypedDict):
-    """What each line of the files has, beside its numbers."""
-
-    step: Annotated[int, Meta(ge=0)]
 
 
 class Tracker:
@@ -125,7 +111,7 @@ class Tracker:
 
         workdir.mkdir(parents=True, exist_ok=True)
         for name in LINES:
-            _drop_later_lines(self._local / name, start_step)
+            drop_later_lines(self._local / name, start_step)
         self._events_folder = self._local / "tensorboard"
         with written(self._events_folder):
             make_own_folder(self._events_folder)
@@ -190,7 +176,7 @@ class Tracker:
         """Takes the scores of a step on faces that are not trained on: `validation.jsonl`."""
         if not self._active:
             return
-        _append_line(self._local / "validation.jsonl", {"step": step, **metrics})
+        append_line(self._local / "validation.jsonl", {"step": step, **metrics})
         self._add_scalars(step, "", metrics)
         logger.info("%s", "  ".join([f"validation at step {step}", *_metric_texts(metrics)]))
 
@@ -258,7 +244,7 @@ class Tracker:
             seconds_left = (self._total_steps - step) * self._images_per_step / rate
             time_left = [f"{clock_text(seconds_left)} left"]
         self._rate_from, self._waited = (step, now), 0.0
-        _append_line(self._local / "metrics.jsonl", record)
+        append_line(self._local / "metrics.jsonl", record)
         self._add_scalars(step, "", record)
         if self._bar.disable:
             logger.info("%s", "  ".join(position + values + speed + time_left))
@@ -273,7 +259,7 @@ class Tracker:
     def _log_epoch(self, epoch: int, step: int) -> None:
         means = {name: mean_of_finite(values) for name, values in self._epoch_values.items()}
         record = {"epoch": epoch, "step": step, "steps": self._epoch_steps, **means}
-        _append_line(self._local / "epochs.jsonl", record)
+        append_line(self._local / "epochs.jsonl", record)
         self._add_scalars(step, "epoch/", means)
         now = time.monotonic()
         if now - self._epoch_logged_at >= _SECONDS_BETWEEN_EPOCHS:
@@ -326,51 +312,6 @@ def _staging_folder(workdir: epath.Path) -> epath.Path:
         if (workdir / name).exists():
             (local / name).write_bytes((workdir / name).read_bytes())
     return local
-
-
-def _append_line(path: epath.Path, record: Mapping[str, Any]) -> None:
-    with written(path), append_plain(path) as file:
-        file.write(json.dumps(record).encode() + b"\n")
-
-
-def _drop_later_lines(path: epath.Path, step: int) -> None:
-    """Rewrites a file of JSON lines without those of later steps and without a torn one.
-
-    Where there are other lines that are no step's, or something else than a file, it is set aside.
-    """
-    if not os.path.lexists(path):
-        return
-    # A kill during the rewrite leaves the old file whole.
-    temporary = path.with_name(path.name + ".tmp")
-    with written(path):
-        try:
-            lines = open_plain(path, max_bytes=_MAX_LINES_BYTES)
-        except FileRefused as error:
-            set_aside(path, error.strerror)
-            return
-        except FileNotFoundError:
-            set_aside(path, "it is a link to a file that is missing")
-            return
-        temporary.unlink(missing_ok=True)
-        with lines, open(temporary, "xb") as kept:
-            odd = _copy_lines(lines, kept, step)
-        if odd:
-            set_aside(path, f"{odd} of its lines are no JSON of a step and are left out")
-        temporary.replace(path)
-
-
-def _copy_lines(lines: BinaryIO, kept: BinaryIO, step: int) -> int:
-    """Copies the lines until a step and returns how many others were no step's."""
-    odd = 0
-    for line in iter(partial(lines.readline, _MAX_LINE_BYTES), b""):
-        try:
-            record = parse_json(line, _Line)
-        except ValueError:
-            odd += line.endswith(b"\n")  # Else a killed run was writing this line.
-            continue
-        if record["step"] <= step:
-            kept.write(line.rstrip(b"\n") + b"\n")
-    return odd
 
 
 def _metric_texts(metrics: Mapping[str, float]) -> list[str]:
