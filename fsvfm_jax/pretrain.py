@@ -16,10 +16,10 @@ from fsvfm_jax import losses
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.masking import Masks, sample_masks
 from fsvfm_jax.models import build
-from fsvfm_jax.models.fsvfm import FSVFM, Params, split_positions, teacher_subset
+from fsvfm_jax.models.fsvfm import FSVFM, split_positions, teacher_subset
 from fsvfm_jax.models.layers import patchify, unpatchify
 from fsvfm_jax.optim import all_or_nothing, gradient_step, make_optimizer
-from fsvfm_jax.train_state import Batch, Metrics, Picture, StepValues, TrainState
+from fsvfm_jax.train_state import Batch, Metrics, Params, Picture, StepValues, TrainState
 
 NORM_PIX_NOTE = (
     "The colours and the contrast of a reconstructed patch come from the true patch (norm_pix)."

@@ -27,10 +27,9 @@ from fsvfm_jax.devices import distributed, sharding
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.host.progress import progress
 from fsvfm_jax.models.adapter import Detector
-from fsvfm_jax.models.fsvfm import Params
 from fsvfm_jax.report import metrics
 from fsvfm_jax.report.scores import Scores
-from fsvfm_jax.train_state import Batch, Validate
+from fsvfm_jax.train_state import Batch, Params, Validate
 
 logger = logging.getLogger(__name__)
 

@@ -1,15 +1,14 @@
 """The state of a training run, which is the schema of its checkpoints, and what makes its steps."""
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
-from fsvfm_jax.models.fsvfm import Params
-
+Params = dict[str, Any]
 Batch = dict[str, Array]
 Metrics = dict[str, Array]
 

@@ -10,7 +10,8 @@ from fsvfm_jax.convert.card import Description
 from fsvfm_jax.convert.foreign import Encoder, read_weights, to_encoder
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.models import build_detector
-from fsvfm_jax.models.fsvfm import Params, encoder_subset
+from fsvfm_jax.models.fsvfm import encoder_subset
+from fsvfm_jax.train_state import Params
 
 TINY = {"image_size": 64, "patch_size": 16, "width": 48, "depth": 2, "num_heads": 4}
 STATS = Stats(mean=(0.54822, 0.42341, 0.36547), std=(0.27892, 0.24385, 0.23494))

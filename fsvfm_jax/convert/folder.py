@@ -32,8 +32,8 @@ from fsvfm_jax.convert.source_files import file_sha256, read_json
 from fsvfm_jax.data.stats import StoredStats, make_stats
 from fsvfm_jax.errors import ConfigError, DataError, StorageError, reason_of, short_list
 from fsvfm_jax.models.adapter import POOLS
-from fsvfm_jax.models.fsvfm import Params
 from fsvfm_jax.models.layers import LAYER_NORM_EPSILON
+from fsvfm_jax.train_state import Params
 
 StateDict = dict[str, np.ndarray]
 

@@ -18,7 +18,7 @@ from fsvfm_jax.convert.timm import (
     count_blocks,
 )
 from fsvfm_jax.errors import DataError
-from fsvfm_jax.models.fsvfm import Params
+from fsvfm_jax.train_state import Params
 
 # timm, Hugging Face
 TABLE = (

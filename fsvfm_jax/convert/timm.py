@@ -14,7 +14,7 @@ from fsvfm_jax.convert import reference
 from fsvfm_jax.convert.measures import side_of_table
 from fsvfm_jax.errors import DataError
 from fsvfm_jax.models.adapter import Detector
-from fsvfm_jax.models.fsvfm import Params
+from fsvfm_jax.train_state import Params
 
 StateDict = Mapping[str, np.ndarray]
 

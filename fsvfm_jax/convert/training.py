@@ -16,8 +16,8 @@ import optax
 from fsvfm_jax.convert import reference
 from fsvfm_jax.convert.pth import Pth
 from fsvfm_jax.errors import DataError
-from fsvfm_jax.models.fsvfm import POSITION_TABLES, Params, split_positions
-from fsvfm_jax.train_state import TrainState
+from fsvfm_jax.models.fsvfm import POSITION_TABLES, split_positions
+from fsvfm_jax.train_state import Params, TrainState
 
 # Names of the moments in optax and in PyTorch.
 MOMENTS = (("mu", "exp_avg"), ("nu", "exp_avg_sq"))

@@ -16,9 +16,9 @@ from fsvfm_jax.convert.weights import LoadedWeights, read_source
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.devices.distributed import check_same_arrays
 from fsvfm_jax.errors import ConfigError, DataError
-from fsvfm_jax.models.fsvfm import Params, encoder_subset, teacher_subset
+from fsvfm_jax.models.fsvfm import encoder_subset, teacher_subset
 from fsvfm_jax.run.origin import ORIGIN
-from fsvfm_jax.train_state import TrainState
+from fsvfm_jax.train_state import Params, TrainState
 
 logger = logging.getLogger(__name__)
 

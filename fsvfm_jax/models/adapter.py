@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from fsvfm_jax.models import layers
-from fsvfm_jax.models.fsvfm import Params
 from fsvfm_jax.models.vit import ViT
+from fsvfm_jax.train_state import Params
 
 POOLS = ("mean", "token")
 EMBEDDING = 512

@@ -5,7 +5,7 @@ images ─ encode(kept) ─┬─ decode ─────────────
 images ─ encode(all) ───── represent ─ project ───────── z            (teacher)
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,7 @@ from fsvfm_jax.devices.sharding import constrain_batch
 from fsvfm_jax.masking import Masks
 from fsvfm_jax.models import layers
 from fsvfm_jax.models.vit import ViT
-
-Params = dict[str, Any]
+from fsvfm_jax.train_state import Params
 
 # These tables are fixed: they get no gradient, no decay and no optimizer state, and do not count as
 # trainable.
