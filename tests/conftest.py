@@ -15,8 +15,10 @@ FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=
 os.environ["XLA_FLAGS"] = f"{FLAGS} {os.environ.get('XLA_FLAGS', '')}"
 jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
 jax.config.update("jax_num_cpu_devices", 8)
-# Several tests compile the same step; the cache is of this machine and this checkout.
+# Several tests and the commands they start compile the same step. The cache belongs to this
+# machine and this checkout.
 CACHE = Path(__file__).parent.parent / ".pytest_cache" / "jax"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 
 # A busy machine is no failure.

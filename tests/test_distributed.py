@@ -4,36 +4,20 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import ROOT, TINY, free_address, start, train
 from patience import PATIENCE
 
 from fsvfm_jax.devices import distributed, peers
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.report.scores import read_scores
-
-ROOT = Path(__file__).parent.parent
-TINY = [
-    "--config=configs/vit_s.py:smoke",
-    "--config.schedule_epochs=4",
-    "--config.model.image_size=32",
-    "--config.model.width=32",
-    "--config.model.depth=2",
-    "--config.model.decoder_width=32",
-    "--config.model.decoder_depth=1",
-    "--config.data.num_samples=40",
-    "--config.batch_size=16",
-    "--config.tracking.log_every=1",
-]
-
 
 DETECTOR = """
 from configs import transfer
@@ -47,59 +31,6 @@ def get_config():
     c.checkpoint.every = 2
     return c
 """
-
-
-def free_address() -> str:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return f"localhost:{free.getsockname()[1]}"
-
-
-def start(
-    workdirs: list[Path],
-    *arguments: str,
-    devices: int = 1,
-    faults: Sequence[str] = (),
-    tiny: Sequence[str] = TINY,
-    own: Sequence[Sequence[str]] = (),
-    folders: Sequence[Path] = (),
-) -> list[subprocess.Popen]:
-    """Starts the command in as many processes as there are workdirs.
-
-    `faults`, `own` arguments and `folders` to start in have one entry for each process.
-    """
-    joined = [f"--coordinator={free_address()}", f"--num_processes={len(workdirs)}"]
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
-    env |= {"PYTHONPATH": str(ROOT)}
-    children = []
-    for index, workdir in enumerate(workdirs):
-        command = [
-            sys.executable,
-            "-m",
-            "fsvfm_jax.main",
-            *tiny,
-            f"--workdir={workdir}",
-            *arguments,
-        ]
-        if len(workdirs) > 1:
-            command += [*joined, f"--process_id={index}"]
-        command += own[index] if own else []
-        its_env = env | ({"FSVFM_FAULT": faults[index]} if faults else {})
-        folder = folders[index] if folders else ROOT
-        children.append(
-            subprocess.Popen(command, cwd=folder, env=its_env, stderr=subprocess.PIPE, text=True)
-        )
-    return children
-
-
-def train(workdir: Path, *, processes: int, epochs: int, devices: int = 1) -> str:
-    """Runs the command in so many processes to its end; returns what process 0 said."""
-    children = start([workdir] * processes, f"--config.epochs={epochs}", devices=devices)
-    said = [child.communicate(timeout=PATIENCE)[1] for child in children]
-    for child, text in zip(children, said, strict=True):
-        assert child.returncode == 0, text
-    assert all("loss" not in text for text in said[1:])  # only process 0 speaks
-    return said[0]
 
 
 def losses(workdir: Path) -> list[float]:
@@ -361,7 +292,7 @@ def test_an_incomplete_address_is_refused():
 
 def test_a_lonely_process_says_whom_it_waits_for_and_ends():
     program = (
-        "import logging; from fsvfm_jax import distributed;"
+        "import logging; from fsvfm_jax.devices import distributed;"
         "logging.basicConfig(level=logging.INFO);"
         "distributed.start(coordinator='localhost:1', num_processes=2, process_id=1,"
         " timeout_seconds=2)"

@@ -11,45 +11,26 @@ from etils import epath
 from flax import traverse_util
 from golden_files import detector, load, under
 from labelled_trees import write_pictures
+from tiny import STATS
+from tiny import detection_config as tiny_config
+from tiny import run_detection as run
 
 from configs import transfer
-from fsvfm_jax import finetune, losses, optim, train
-from fsvfm_jax.config.resolve import resolve
+from fsvfm_jax import finetune, losses, optim
 from fsvfm_jax.convert import reference, runs
 from fsvfm_jax.convert.measures import network
 from fsvfm_jax.data.labelled.faces import REAL
-from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.devices import compilation, sharding
 from fsvfm_jax.errors import ConfigError, DataError, Preempted
 from fsvfm_jax.models import build_detector
 from fsvfm_jax.models.adapter import unit_columns
 from fsvfm_jax.models.vit import SIZES
 from fsvfm_jax.run.checkpoint import Checkpoints
-from fsvfm_jax.tasks import JOBS
 from fsvfm_jax.train_state import StepValues
 
-STATS = Stats((0.5, 0.4, 0.4), (0.2, 0.2, 0.2))
-TINY = {
-    "model.image_size": 32,
-    "model.width": 32,
-    "model.depth": 2,
-    "batch_size": 16,
-    "data.mean": STATS.mean,
-    "data.std": STATS.std,
-    "tracking.log_every": 1,
-}
 GOLDEN = load("downstream")
 IMAGES = GOLDEN["images"].transpose(0, 2, 3, 1)
 LABELS = jnp.asarray(GOLDEN["labels"], jnp.int32)
-
-
-def tiny_config(mode="full", changes=None):
-    config = transfer.get_config("vit_small_patch16", "smoke", mode=mode)
-    config.update_from_flattened_dict(TINY | (changes or {}))
-    with config.data.unlocked():
-        for kind, videos in (("train", 12), ("val", 4)):
-            config.data[kind] = {"a": transfer.rendered_set("swap-a", kind, videos=videos)}
-    return resolve(config)
 
 
 def golden_params(name):
@@ -282,10 +263,6 @@ def test_a_step_that_is_not_finite_changes_nothing_but_its_number():
 
 
 # Whole runs
-
-
-def run(workdir, config, **options):
-    train.train(config, epath.Path(workdir), job=JOBS["finetune"], **options)
 
 
 def lines(workdir, name="metrics.jsonl"):

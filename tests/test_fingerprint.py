@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from test_train import run
+from tiny import run
 
 from fsvfm_jax.convert.runs import read_run
 from fsvfm_jax.data.sources import FaceFolder, JoinedSets

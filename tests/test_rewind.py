@@ -4,7 +4,7 @@ import json
 
 import pytest
 from etils import epath
-from test_train import read_metrics, restore, run, tiny_config, without_rate
+from tiny import read_metrics, restore, run, tiny_config, without_rate
 
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.run.checkpoint import Checkpoints

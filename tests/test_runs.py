@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from odd_json import CONTENTS, changed
-from test_train import run
+from tiny import run
 
 from fsvfm_jax.convert.runs import origin_license, read_run, run_config
 from fsvfm_jax.errors import DataError

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from test_train import TINY, read_metrics, restore, run, tiny_config, without_rate
+from tiny import TINY, read_metrics, restore, run, tiny_config, without_rate
 
 from fsvfm_jax import pretrain
 from fsvfm_jax.data.elements import pretraining_element

@@ -12,7 +12,7 @@ import pytest
 from etils import epath
 from hypothesis import given
 from odd_files import BYTES, CONTENTS, JSON, KINDS, in_place_of
-from test_train import run
+from tiny import run
 
 from fsvfm_jax.errors import ConfigError, StorageError, UserError
 from fsvfm_jax.host.terminal import printable

@@ -180,7 +180,6 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
     environment = {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(jax.device_count()),
-        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
     }
     return subprocess.run(
         [sys.executable, "-m", "fsvfm_jax.benchmark", *arguments],

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from golden_files import need
 from random_weights import TINY, encoder_params
-from test_train import run, tiny_config
+from tiny import run, tiny_config
 
 from configs import transfer
 from fsvfm_jax import finetune, pretrain

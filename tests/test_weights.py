@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from golden_files import need
 from random_weights import STATS, TINY, encoder_params
-from test_train import run
+from tiny import run
 
 from fsvfm_jax.convert import pth
 from fsvfm_jax.convert.__main__ import main
