@@ -1,11 +1,14 @@
 """The training command in processes of its own, with the tiny network of `tiny.py`."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 
 from patience import PATIENCE
 from tiny import NETWORK
@@ -73,3 +76,62 @@ def train(workdir: Path, *, processes: int, epochs: int, devices: int = 1) -> st
         assert child.returncode == 0, text
     assert all("loss" not in text for text in said[1:])  # only process 0 speaks
     return said[0]
+
+
+class ForkServer:
+    """Runs commands in processes forked from one that has imported JAX: `fork_server.py`."""
+
+    def __enter__(self) -> "ForkServer":
+        self._server = subprocess.Popen(
+            [sys.executable, ROOT / "tests" / "fork_server.py"],
+            cwd=ROOT,
+            env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._server.communicate()
+
+    def run(
+        self,
+        module: str,
+        *arguments: str,
+        folder: Path = ROOT,
+        environment: Mapping[str, str] = os.environ,
+    ) -> subprocess.CompletedProcess:
+        """Runs `python -m module arguments`.
+
+        Args:
+            module: Such as "fsvfm_jax.main".
+            arguments: Those of the command.
+            folder: Its current folder.
+            environment: Its environment. Variables that Python and JAX read at their start have no
+                effect.
+
+        Returns:
+            Exit code, stdout and stderr, as `subprocess.run` does.
+        """
+        with tempfile.TemporaryDirectory() as scratch:
+            written = {name: Path(scratch, name) for name in ("stdout", "stderr")}
+            for file in written.values():
+                file.touch()
+            request = {
+                "module": module,
+                "arguments": arguments,
+                "folder": str(folder),
+                "environment": dict(environment),
+                **{name: str(file) for name, file in written.items()},
+            }
+            self._server.stdin.write(json.dumps(request) + "\n")
+            self._server.stdin.flush()
+            code = int(self._server.stdout.readline())
+            said = {name: file.read_text() for name, file in written.items()}
+        return subprocess.CompletedProcess([module, *arguments], code, **said)

@@ -4,11 +4,15 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import pytest
 from absl import flags
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from commands import ForkServer
 
 # Tests compile much and compute little. What the environment asks for comes last and wins.
 FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -65,6 +69,15 @@ def ask(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     ask("")
     yield ask
     faults._asked_for.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator["ForkServer"]:
+    """Runs commands without an import of JAX for each."""
+    from commands import ForkServer
+
+    with ForkServer() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -2,14 +2,12 @@
 
 import importlib.util
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import pytest
-from patience import PATIENCE
+from commands import ForkServer
 
 from configs import vit_l, vit_s
 from fsvfm_jax.config.resolve import resolve
@@ -94,21 +92,16 @@ def test_an_uneven_batch_is_refused():
         make_plan(tiny_config({"batch_size": 12}), Target(jax.devices(), H200))
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "fsvfm_jax.plan", "--config=configs/vit_s.py:smoke", *arguments],
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
+def run(server: ForkServer, *arguments: str) -> subprocess.CompletedProcess:
+    return server.run("fsvfm_jax.plan", "--config=configs/vit_s.py:smoke", *arguments)
 
 
-def test_the_command_prints_and_writes(tmp_path):
+def test_the_command_prints_and_writes(fork_server, tmp_path):
     output = tmp_path / "plan.json"
     fields = [f"--config.{name}={value}" for name, value in TINY.items()]
-    result = run("--topology=cpu:4", "--config.mesh.fsdp=2", f"--output={output}", *fields)
+    result = run(
+        fork_server, "--topology=cpu:4", "--config.mesh.fsdp=2", f"--output={output}", *fields
+    )
     assert result.returncode == 0, result.stderr
     plan = json.loads(output.read_text())
     assert plan["mesh"] == {"data": 2, "fsdp": 2}
@@ -131,8 +124,8 @@ def test_the_command_prints_and_writes(tmp_path):
         (["--topology=cpu:8", "--output=/nowhere/plan.json"], 73, "error: /nowhere/plan.json"),
     ],
 )
-def test_a_mistake_ends_in_one_sentence(arguments, code, message):
-    result = run(*arguments)
+def test_a_mistake_ends_in_one_sentence(fork_server, arguments, code, message):
+    result = run(fork_server, *arguments)
     assert result.returncode == code
     assert result.stderr.strip().splitlines()[-1].startswith(message)
     assert "Traceback" not in result.stderr
