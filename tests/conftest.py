@@ -23,6 +23,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 # machine and this checkout.
 CACHE = Path(__file__).parent.parent / ".pytest_cache" / "jax"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 
 # A busy machine is no failure.

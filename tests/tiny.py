@@ -1,8 +1,11 @@
 """A network of two narrow blocks, the configs that train it, and runs of it in this process."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -37,6 +40,36 @@ TINY_DETECTION = {
     "tracking.log_every": 1,
 }
 
+# Sections and fields of a config that the training step does not depend on.
+NOT_IN_THE_STEP = ("checkpoint", "data", "epochs", "init", "max_skipped_steps", "resume")
+NOT_IN_THE_STEP += ("schedule_epochs", "total_steps", "tracking", "watchdog")
+_compiled: dict[str, compilation.CompiledStep] = {}
+
+
+@contextlib.contextmanager
+def compiled_once(config: ConfigDict) -> Iterator[None]:
+    """Lets runs with the same training step share one program in this process.
+
+    To trace and lower the step takes half of a tiny run's time, and the cache on disk does not save
+    it.
+
+    Args:
+        config: The run's. The program is not shared if the run computes the pixels' statistics.
+    """
+    fields = {name: x for name, x in config.to_dict().items() if name not in NOT_IN_THE_STEP}
+    key = repr((fields, config.data.mean, config.data.std))
+    compile_step = compilation.compile_step
+
+    def compile_or_take(*args, **options) -> compilation.CompiledStep:
+        if key not in _compiled:
+            _compiled[key] = compile_step(*args, **options)
+        return _compiled[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        if config.data.mean is not None and config.data.std is not None:
+            patch.setattr(compilation, "compile_step", compile_or_take)
+        yield
+
 
 def tiny_config(changes: dict | None = None) -> ConfigDict:
     """Returns the resolved config of a tiny pretraining run."""
@@ -47,7 +80,9 @@ def tiny_config(changes: dict | None = None) -> ConfigDict:
 
 def run(workdir: Path, changes: dict | None = None, **options) -> None:
     """Pretrains in this process; `options` are those of `train`."""
-    train.train(tiny_config(changes), epath.Path(workdir), job=JOBS["pretrain"], **options)
+    config = tiny_config(changes)
+    with compiled_once(config):
+        train.train(config, epath.Path(workdir), job=JOBS["pretrain"], **options)
 
 
 def detection_config(mode: str = "full", changes: dict | None = None) -> ConfigDict:
@@ -62,7 +97,8 @@ def detection_config(mode: str = "full", changes: dict | None = None) -> ConfigD
 
 def run_detection(workdir: Path, config: ConfigDict, **options) -> None:
     """Trains a detector in this process; `options` are those of `train`."""
-    train.train(config, epath.Path(workdir), job=JOBS["finetune"], **options)
+    with compiled_once(config):
+        train.train(config, epath.Path(workdir), job=JOBS["finetune"], **options)
 
 
 def read_metrics(workdir: Path) -> list[dict]:
