@@ -104,6 +104,7 @@ def resumed(tmp_path_factory) -> Iterator[Resumed]:
         yield Resumed(*before, said=end(start(store)), store=store)
 
 
+@pytest.mark.e2e
 def test_all_of_a_run_is_in_the_bucket(resumed):
     store = resumed.store
     assert json.loads(store.read_text("run/config.json"))["epochs"] == 4
@@ -118,6 +119,7 @@ def test_all_of_a_run_is_in_the_bucket(resumed):
     assert store.unknown == []
 
 
+@pytest.mark.e2e
 def test_a_checkpoint_that_was_not_finished_is_none(resumed, tmp_path):
     assert "resumed at step 8 of 10" in resumed.said
     assert [line["step"] for line in resumed.metrics] == list(range(1, 11))
@@ -192,6 +194,7 @@ def test_other_stores_are_refused():
         distributed.check_workdir(epath.Path("s3://bucket/run"))
 
 
+@pytest.mark.e2e
 def test_a_missing_client_ends_in_one_sentence():
     arguments = ["main", "--config=configs/vit_s.py:smoke", "--workdir=gs://bucket/run", "--check"]
     program = (
@@ -207,6 +210,7 @@ def test_a_missing_client_ends_in_one_sentence():
     )
 
 
+@pytest.mark.e2e
 def test_a_damaged_step_is_moved_aside_and_the_one_before_restored(resumed):
     """The last test here: it changes the bucket."""
     store = resumed.store

@@ -45,6 +45,7 @@ def one_process(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.e2e
 def test_two_processes_and_a_change_of_their_number(one_process, tmp_path):
     said = train(tmp_path, processes=2, epochs=2, devices=2)
     assert "process 1: 2 x cpu" in said
@@ -62,6 +63,7 @@ def test_four_processes_go_on_from_one(one_process, tmp_path):
     np.testing.assert_allclose(losses(tmp_path), losses(one_process), rtol=1e-5)
 
 
+@pytest.mark.e2e
 def test_sigterm_to_one_process_saves_and_stops_both(one_process, tmp_path):
     """As long as the others are not told, they train on; all save the same step."""
     children = start([tmp_path, tmp_path], "--config.epochs=4000", "--config.schedule_epochs=4000")
@@ -77,6 +79,7 @@ def test_sigterm_to_one_process_saves_and_stops_both(one_process, tmp_path):
     assert [x.name for x in (tmp_path / "checkpoints").iterdir()] == [step]
 
 
+@pytest.mark.e2e
 def test_sigterm_to_one_process_ends_the_validation_of_both(tmp_path):
     """The step is saved without its score: the validation would last for minutes."""
     (tmp_path / "c.py").write_text(DETECTOR.format(validated=10_000))
@@ -90,6 +93,7 @@ def test_sigterm_to_one_process_ends_the_validation_of_both(tmp_path):
     assert not (run / "validation.jsonl").exists()
 
 
+@pytest.mark.e2e
 def test_a_validation_that_hangs_ends_too(tmp_path):
     (tmp_path / "c.py").write_text(DETECTOR.format(validated=4))
     limit = "--config.watchdog.step_seconds=8"
@@ -100,6 +104,7 @@ def test_a_validation_that_hangs_ends_too(tmp_path):
     assert "a batch of the validation (config.watchdog.step_seconds) has not ended" in said
 
 
+@pytest.mark.e2e
 def test_two_processes_score_every_face_once_and_as_one_does(tmp_path):
     (tmp_path / "c.py").write_text(DETECTOR.format(validated=4))
     run = tmp_path / "run"
@@ -127,6 +132,7 @@ def test_two_processes_score_every_face_once_and_as_one_does(tmp_path):
     assert counts[0] == counts[1]
 
 
+@pytest.mark.e2e
 def test_one_process_s_own_error_ends_it_with_its_code_and_the_others_soon_after(tmp_path):
     """Nobody waits for the others, which know nothing of it, for JAX's five minutes."""
     long = ["--config.epochs=40000", "--config.schedule_epochs=40000", "--heartbeat_seconds=10"]
@@ -143,6 +149,7 @@ def test_one_process_s_own_error_ends_it_with_its_code_and_the_others_soon_after
     assert children[0].returncode != 0 and time.monotonic() - ended < 200
 
 
+@pytest.mark.e2e
 def test_a_workdir_of_each_hosts_own_is_refused_by_all(tmp_path):
     folders = [tmp_path / "a", tmp_path / "b"]
     for folder in folders:
@@ -154,6 +161,7 @@ def test_a_workdir_of_each_hosts_own_is_refused_by_all(tmp_path):
     assert all("is local: 1 of 2 processes do not see it" in text for text in said)
 
 
+@pytest.mark.e2e
 def test_processes_of_different_runs_are_refused_by_all(tmp_path):
     """What would train on silently, stall, or abort once it is too late for a message."""
     other = [
@@ -200,6 +208,7 @@ for changed in (
 """
 
 
+@pytest.mark.e2e
 def test_hosts_may_have_paths_of_their_own_and_must_have_the_same_arrays():
     address = free_address()
     children = [
@@ -290,6 +299,7 @@ def test_an_incomplete_address_is_refused():
         distributed.start(coordinator="localhost:1", num_processes=2)
 
 
+@pytest.mark.e2e
 def test_a_lonely_process_says_whom_it_waits_for_and_ends():
     program = (
         "import logging; from fsvfm_jax.devices import distributed;"

@@ -22,6 +22,8 @@ from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.report.scores import read_scores
 from fsvfm_jax.report.table import plain
 
+pytestmark = pytest.mark.e2e
+
 
 def evaluation_config(params, **changes):
     c = evaluation.get_config()

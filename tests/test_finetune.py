@@ -278,6 +278,7 @@ def straight(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.e2e
 def test_a_run_validates_every_epoch_and_keeps_the_best_checkpoint(straight):
     assert [line["step"] for line in lines(straight)] == [1, 2, 3, 4, 5, 6]
     validated = lines(straight, "validation.jsonl")
@@ -295,6 +296,7 @@ def test_a_run_validates_every_epoch_and_keeps_the_best_checkpoint(straight):
     assert list((straight / "images").glob("batch_*.png"))
 
 
+@pytest.mark.e2e
 def test_a_killed_run_goes_on_to_the_same_numbers(straight, tmp_path, ask):
     config = tiny_config()
     ask("step:5:raise")
@@ -313,6 +315,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(straight, tmp_path, ask):
     jax.tree.map(np.testing.assert_array_equal, *states)
 
 
+@pytest.mark.e2e
 def test_sigterm_ends_a_validation_but_not_the_last_one(straight, tmp_path, ask):
     ask("validation:3:term")
     with pytest.raises(Preempted, match="stopped at step 3 and saved"):
@@ -323,6 +326,7 @@ def test_sigterm_ends_a_validation_but_not_the_last_one(straight, tmp_path, ask)
     assert lines(tmp_path, "validation.jsonl") == lines(straight, "validation.jsonl")[1:]
 
 
+@pytest.mark.e2e
 def test_changed_augmentation_or_sets_are_refused_on_resume(straight):
     with pytest.raises(ConfigError, match=r"augment\.mixup was 0\.8 and is 0\.0"):
         run(straight, tiny_config(changes={"augment.mixup": 0.0, "epochs": 4}))
@@ -332,11 +336,13 @@ def test_changed_augmentation_or_sets_are_refused_on_resume(straight):
         run(straight, config)
 
 
+@pytest.mark.e2e
 def test_check_reads_compiles_and_writes_nothing(tmp_path):
     run(tmp_path / "run", tiny_config("adapter"), check_only=True)
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.e2e
 def test_mean_and_deviation_come_with_the_weights_and_are_stored(straight, tmp_path):
     config = tiny_config(changes={"data.mean": None, "data.std": None, "epochs": 1})
     config.optimizer.warmup_epochs = 0.0
@@ -350,6 +356,7 @@ def test_mean_and_deviation_come_with_the_weights_and_are_stored(straight, tmp_p
     assert origin["source"] == straight.name
 
 
+@pytest.mark.e2e
 def test_sets_told_by_tuples_go_on_and_validation_sets_count(straight, tmp_path):
     """JSON knows no tuples: a fingerprint is compared as it is read back."""
     for split in ("train", "val"):
@@ -373,6 +380,7 @@ def test_sets_told_by_tuples_go_on_and_validation_sets_count(straight, tmp_path)
     assert lines(tmp_path / "run")[-1]["step"] == 3
 
 
+@pytest.mark.e2e
 def test_validation_needs_both_classes_and_is_checked_before_the_first_step(tmp_path):
     config = tiny_config()
     write_pictures(tmp_path, "val/a.png val/b.png")

@@ -30,6 +30,7 @@ def copied(workdir, tmp_path_factory):
     return copy
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", ["fingerprint.json", "config.json"])
 @pytest.mark.parametrize(
     "content",
@@ -72,6 +73,7 @@ def test_the_licence_of_the_origin_may_be_any_text(tmp_path, license):
     assert origin_license(tmp_path) == license
 
 
+@pytest.mark.e2e
 @settings(max_examples=25)
 @given(data=st.data())
 def test_a_changed_config_is_a_runs_or_refused(workdir, tmp_path_factory, data):

@@ -32,6 +32,8 @@ from fsvfm_jax.run import faults, tracking
 from fsvfm_jax.run.lock import RunLock
 from fsvfm_jax.train_state import StepValues, TrainState
 
+pytestmark = pytest.mark.e2e
+
 STEPS = 20
 
 

@@ -22,6 +22,8 @@ from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.models.fsvfm import encoder_subset, teacher_subset
 
+pytestmark = pytest.mark.e2e
+
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
