@@ -46,7 +46,7 @@ def start(
     """
     joined = [f"--coordinator={free_address()}", f"--num_processes={len(workdirs)}"]
     env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
-    env |= {"PYTHONPATH": str(ROOT)}
+    env |= {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'without_torch'}"}
     children = []
     for index, workdir in enumerate(workdirs):
         command = [

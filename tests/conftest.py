@@ -82,6 +82,16 @@ def fork_server() -> Iterator["ForkServer"]:
 
 
 @pytest.fixture(scope="session")
+def short_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pretraining run of five steps, checkpoints at 3 and 5, to be left as it is."""
+    import tiny
+
+    workdir = tmp_path_factory.mktemp("short") / "run"
+    tiny.run(workdir, {"epochs": 2, "schedule_epochs": 8, "checkpoint.every": 3})
+    return workdir
+
+
+@pytest.fixture(scope="session")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty faces with their maps, to be left as they are."""
     import face_trees

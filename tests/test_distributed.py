@@ -79,7 +79,7 @@ def test_sigterm_to_one_process_saves_and_stops_both(one_process, tmp_path):
     assert [x.name for x in (tmp_path / "checkpoints").iterdir()] == [step]
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_sigterm_to_one_process_ends_the_validation_of_both(tmp_path):
     """The step is saved without its score: the validation would last for minutes."""
     (tmp_path / "c.py").write_text(DETECTOR.format(validated=10_000))

@@ -42,6 +42,7 @@ def plan() -> dict:
     return make_plan(tiny_config(), target)
 
 
+@pytest.mark.e2e
 def test_a_plan_says_what_a_run_is(plan):
     config = resolve(tiny_config())
     assert plan["chip"] == "h200" and plan["devices"] == 8
@@ -55,6 +56,7 @@ def test_a_plan_says_what_a_run_is(plan):
     assert json.loads(json.dumps(plan)) == plan
 
 
+@pytest.mark.e2e
 def test_data_parallel_training_only_reduces(plan):
     assert {row["kind"] for row in plan["collectives"]} == {"all-reduce"}
     memory = plan["memory"]
@@ -64,6 +66,7 @@ def test_data_parallel_training_only_reduces(plan):
     assert plan["bound"]["memory_seconds"] == pytest.approx(moved / H200.hbm_bandwidth)
 
 
+@pytest.mark.e2e
 def test_the_estimate_is_the_bound_over_the_efficiency(plan):
     bound, estimate = plan["bound"], plan["estimate"]
     times = [bound[f"{name}_seconds"] for name in ("compute", "memory", "interconnect")]
@@ -74,6 +77,7 @@ def test_the_estimate_is_the_bound_over_the_efficiency(plan):
     assert estimate["cost_range"] == pytest.approx([8 * 2 * hours * 0.75, 8 * 2 * hours * 1.25])
 
 
+@pytest.mark.e2e
 def test_what_does_not_fit_gets_a_change_that_does(plan):
     available = plan["memory"]["total"] - 1
     target = Target(jax.devices(), H200._replace(hbm_bytes=available))
@@ -96,6 +100,7 @@ def run(server: ForkServer, *arguments: str) -> subprocess.CompletedProcess:
     return server.run("fsvfm_jax.plan", "--config=configs/vit_s.py:smoke", *arguments)
 
 
+@pytest.mark.e2e
 def test_the_command_prints_and_writes(fork_server, tmp_path):
     output = tmp_path / "plan.json"
     fields = [f"--config.{name}={value}" for name, value in TINY.items()]

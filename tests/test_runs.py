@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from odd_json import CONTENTS, changed
-from tiny import run
 
 from fsvfm_jax.convert.runs import origin_license, read_run, run_config
 from fsvfm_jax.errors import DataError
@@ -17,10 +16,8 @@ ORIGIN = {"source": "x.pth", "source_sha256": "0" * 64, "license": None}
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("run")
-    run(workdir, {"epochs": 2, "schedule_epochs": 8, "checkpoint.every": 3})
-    return workdir
+def workdir(short_run):
+    return short_run
 
 
 @pytest.fixture(scope="module")

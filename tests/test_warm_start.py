@@ -26,11 +26,8 @@ pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    """A run of 5 steps, with its config and a checkpoint."""
-    workdir = tmp_path_factory.mktemp("run")
-    run(workdir, {"epochs": 2, "schedule_epochs": 8})
-    return workdir
+def workdir(short_run):
+    return short_run
 
 
 def fresh(changes: dict | None = None):

@@ -29,10 +29,8 @@ from fsvfm_jax.models.vit import SIZES
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("run")
-    run(workdir, {"epochs": 2, "schedule_epochs": 8, "checkpoint.every": 3})
-    return workdir
+def workdir(short_run):
+    return short_run
 
 
 @pytest.mark.e2e
