@@ -198,7 +198,7 @@ def _proportional_tier(
     num_groups, num_patches = members.shape
     # The first group owns a patch; the region's patches get an owner of their own.
     owner = jnp.where(covered, num_groups, jnp.argmax(members, axis=0))
-    size = jnp.sum(owner == jnp.arange(num_groups + 1)[:, None], axis=1)
+    size = jnp.sum(owner[None] == jnp.arange(num_groups + 1)[:, None], axis=1)
     num_covered = size[num_groups]
     # Integers keep halves exact; the bounds matter only where the region exceeds the budget.
     quota = _divide_half_to_even(

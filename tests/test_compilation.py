@@ -163,6 +163,7 @@ def auto(available: int | None) -> compilation.CompiledStep:
     )
 
 
+@pytest.mark.e2e
 def test_auto_halves_what_does_not_fit():
     whole = auto(None)
     assert whole.accum_steps == 1 and whole.memory.fits is None

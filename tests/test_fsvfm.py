@@ -86,6 +86,7 @@ def loss_and_gradient(changes: dict, params: dict) -> tuple[float, dict]:
     return run(params)
 
 
+@pytest.mark.e2e
 def test_remat_and_unroll_change_no_number(tiny_params):
     loss, grads = loss_and_gradient({}, tiny_params)
     for changes in ({"remat": "full"}, {"remat": "dots"}, {"unroll": 2}):
