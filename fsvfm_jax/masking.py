@@ -208,7 +208,7 @@ def _proportional_tier(
     num_groups, num_patches = members.shape
     # A patch belongs to the first of its groups; the patches of the region get a separate owner.
     owner = jnp.where(covered, num_groups, jnp.argmax(members, axis=0))
-    size = jnp.sum(owner == jnp.arange(num_groups + 1)[:, None], axis=1)
+    size = jnp.sum(owner[None] == jnp.arange(num_groups + 1)[:, None], axis=1)
     num_covered = size[num_groups]
     # With integers, halves are exact. The bounds matter only if the region has more than T patches.
     quota = _divide_half_to_even(

@@ -74,7 +74,7 @@ def mix(
     height, width = images.shape[1:3]
     centre = jax.random.randint(box_key, (2,), 0, jnp.array([height, width]))
     outside = 1 - cut_box(lam, centre, height=height, width=width).astype(jnp.float32)
-    kept = jnp.where(cuts, outside, lam)[:, :, None]
+    kept = jnp.where(cuts, outside, lam)[None, :, :, None]
     lam = jnp.where(cuts, outside.mean(), lam)
     return Mixed(
         images * kept + images[::-1] * (1 - kept), targets * lam + targets[::-1] * (1 - lam)
@@ -129,7 +129,7 @@ def _erase_one(
     low, high = jnp.log(jnp.array(ERASED_ASPECT))
     aspect = jnp.exp(jax.random.uniform(aspect_key, ERASED_TRIES, minval=low, maxval=high))
     sides = jnp.sqrt(jnp.stack([area * aspect, area / aspect], axis=1)).round().astype(jnp.int32)
-    fits = (sides < jnp.array([height, width])).all(axis=1)
+    fits = (sides < jnp.array([[height, width]])).all(axis=1)
     sides = sides[fits.argmax()]
     corner = jax.random.randint(corner_key, (2,), 0, jnp.array([height, width]) - sides + 1)
     erased = _box(corner, sides, height=height, width=width) & fits.any()
@@ -142,7 +142,7 @@ def _box(
 ) -> Bool[Array, "H W"]:
     rows = _span(height, corner[0], sides[0])
     columns = _span(width, corner[1], sides[1])
-    return rows[:, None] & columns
+    return rows[:, None] & columns[None]
 
 
 def _span(length: int, start: Int[Array, ""], extent: Int[Array, ""]) -> Bool[Array, " L"]:

@@ -4,19 +4,26 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import pytest
 from absl import flags
 from hypothesis import HealthCheck, settings
 
+if TYPE_CHECKING:
+    from commands import ForkServer
+
 # Tests compile much and compute little. What the environment asks for comes last and wins.
 FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 os.environ["XLA_FLAGS"] = f"{FLAGS} {os.environ.get('XLA_FLAGS', '')}"
 jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
 jax.config.update("jax_num_cpu_devices", 8)
-# Several tests compile the same step; the cache is of this machine and this checkout.
+# Several tests and the commands they start compile the same step. The cache belongs to this
+# machine and this checkout.
 CACHE = Path(__file__).parent.parent / ".pytest_cache" / "jax"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 
 # A busy machine is no failure.
@@ -63,6 +70,25 @@ def ask(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     ask("")
     yield ask
     faults._asked_for.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator["ForkServer"]:
+    """Runs commands without an import of JAX for each."""
+    from commands import ForkServer
+
+    with ForkServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def short_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pretraining run of five steps, checkpoints at 3 and 5, to be left as it is."""
+    import tiny
+
+    workdir = tmp_path_factory.mktemp("short") / "run"
+    tiny.run(workdir, {"epochs": 2, "schedule_epochs": 8, "checkpoint.every": 3})
+    return workdir
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from test_rendered_sets import images, rendered
 
 from fsvfm_jax.benchmark.artefacts import (
     ARTEFACT_AUC,
@@ -14,6 +13,7 @@ from fsvfm_jax.data.labelled.faces import LABELS
 from fsvfm_jax.data.rendered.rendered_sets import (
     RENDERED_SETS,
     SPOOFS,
+    RenderedFaces,
 )
 from fsvfm_jax.data.rendered.synthetic import render_face
 
@@ -24,9 +24,9 @@ def area_under_curve(values, positive):
 
 
 def statistics(name, split, *, videos):
-    faces = rendered(name, split, image_size=64, videos=videos, frames=1)
+    faces = RenderedFaces(name, split, image_size=64, seed=0, videos=videos, frames=1)
     fake = np.array([faces.label(index) == LABELS.index("fake") for index in range(videos)])
-    return highpass_statistics(images(faces)), fake
+    return highpass_statistics([face["image"] for face in faces.read(range(videos))]), fake
 
 
 @pytest.fixture(scope="module")

@@ -15,18 +15,16 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from conftest import CACHE
+from commands import ROOT, TINY, train
 from etils import epath
 from object_store import ObjectStore
 from patience import PATIENCE
 from PIL import Image
-from test_distributed import ROOT, TINY, train
-from test_train import without_rate
+from tiny import without_rate
 
 from fsvfm_jax.devices import distributed
 from fsvfm_jax.errors import ConfigError, StorageError
 
-COMPILE_ONCE = {"JAX_COMPILATION_CACHE_DIR": str(CACHE)}
 # Of 10 steps 4, 8 and 10 are saved, and 4 is deleted again.
 RUN = ["--config.epochs=4", "--config.checkpoint.every=4", "--config.checkpoint.keep=2"]
 
@@ -42,7 +40,7 @@ def start(store: ObjectStore) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", "fsvfm_jax.main", *TINY, *RUN, "--workdir=gs://bucket/run"],
         cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"} | COMPILE_ONCE | store.environment,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"} | store.environment,
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -106,6 +104,7 @@ def resumed(tmp_path_factory) -> Iterator[Resumed]:
         yield Resumed(*before, said=end(start(store)), store=store)
 
 
+@pytest.mark.e2e
 def test_all_of_a_run_is_in_the_bucket(resumed):
     store = resumed.store
     assert json.loads(store.read_text("run/config.json"))["epochs"] == 4
@@ -120,6 +119,7 @@ def test_all_of_a_run_is_in_the_bucket(resumed):
     assert store.unknown == []
 
 
+@pytest.mark.e2e
 def test_a_checkpoint_that_was_not_finished_is_none(resumed, tmp_path):
     assert "resumed at step 8 of 10" in resumed.said
     assert [line["step"] for line in resumed.metrics] == list(range(1, 11))
@@ -161,7 +161,7 @@ def test_a_run_told_to_stop_saves_in_the_bucket(resumed, store, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_share_a_bucket(resumed, store, monkeypatch):
-    for name, value in (store.environment | COMPILE_ONCE).items():
+    for name, value in store.environment.items():
         monkeypatch.setenv(name, value)
     workdir = epath.Path("gs://bucket/run")
     train(workdir, processes=2, epochs=2)
@@ -194,6 +194,7 @@ def test_other_stores_are_refused():
         distributed.check_workdir(epath.Path("s3://bucket/run"))
 
 
+@pytest.mark.e2e
 def test_a_missing_client_ends_in_one_sentence():
     arguments = ["main", "--config=configs/vit_s.py:smoke", "--workdir=gs://bucket/run", "--check"]
     program = (
@@ -209,6 +210,7 @@ def test_a_missing_client_ends_in_one_sentence():
     )
 
 
+@pytest.mark.e2e
 def test_a_damaged_step_is_moved_aside_and_the_one_before_restored(resumed):
     """The last test here: it changes the bucket."""
     store = resumed.store

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from patience import PATIENCE
 
 from fsvfm_jax import cli
 from fsvfm_jax.errors import ConfigError, DataError, NotFiniteError, Preempted, StorageError
@@ -88,12 +87,6 @@ def test_an_import_of_the_commands_changes_no_flag():
         ),
     ],
 )
-def test_flags_of_training(arguments, code, said):
-    done = subprocess.run(
-        [sys.executable, "-m", "fsvfm_jax.main", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
+def test_flags_of_training(fork_server, arguments, code, said):
+    done = fork_server.run("fsvfm_jax.main", *arguments)
     assert done.returncode == code and said in done.stdout + done.stderr

@@ -100,11 +100,13 @@ def _shapes(task) -> tuple[set[tuple[int, ...]], set[tuple[int, ...]]]:
     return layers, others
 
 
+@pytest.mark.e2e
 def test_data_parallel_training_all_reduces_its_gradient_and_nothing_else():
     lowered, task, _ = lower(SMALL)
     check_data_parallel(lowered, task, gradient_bytes=4)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(("data", "fsdp"), [pytest.param(1, 8, marks=pytest.mark.slow), (2, 4)])
 def test_fsdp_gathers_a_layer_at_a_time(data, fsdp):
     table = check_fsdp(*lower(SMALL | {"mesh.data": data, "mesh.fsdp": fsdp}))
@@ -161,6 +163,7 @@ def auto(available: int | None) -> compilation.CompiledStep:
     )
 
 
+@pytest.mark.e2e
 def test_auto_halves_what_does_not_fit():
     whole = auto(None)
     assert whole.accum_steps == 1 and whole.memory.fits is None

@@ -4,36 +4,20 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import ROOT, TINY, free_address, start, train
 from patience import PATIENCE
 
 from fsvfm_jax.devices import distributed, peers
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.report.scores import read_scores
-
-ROOT = Path(__file__).parent.parent
-TINY = [
-    "--config=configs/vit_s.py:smoke",
-    "--config.schedule_epochs=4",
-    "--config.model.image_size=32",
-    "--config.model.width=32",
-    "--config.model.depth=2",
-    "--config.model.decoder_width=32",
-    "--config.model.decoder_depth=1",
-    "--config.data.num_samples=40",
-    "--config.batch_size=16",
-    "--config.tracking.log_every=1",
-]
-
 
 DETECTOR = """
 from configs import transfer
@@ -49,59 +33,6 @@ def get_config():
 """
 
 
-def free_address() -> str:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return f"localhost:{free.getsockname()[1]}"
-
-
-def start(
-    workdirs: list[Path],
-    *arguments: str,
-    devices: int = 1,
-    faults: Sequence[str] = (),
-    tiny: Sequence[str] = TINY,
-    own: Sequence[Sequence[str]] = (),
-    folders: Sequence[Path] = (),
-) -> list[subprocess.Popen]:
-    """Starts the command in as many processes as there are workdirs.
-
-    `faults`, `own` arguments and `folders` to start in have one entry for each process.
-    """
-    joined = [f"--coordinator={free_address()}", f"--num_processes={len(workdirs)}"]
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
-    env |= {"PYTHONPATH": str(ROOT)}
-    children = []
-    for index, workdir in enumerate(workdirs):
-        command = [
-            sys.executable,
-            "-m",
-            "fsvfm_jax.main",
-            *tiny,
-            f"--workdir={workdir}",
-            *arguments,
-        ]
-        if len(workdirs) > 1:
-            command += [*joined, f"--process_id={index}"]
-        command += own[index] if own else []
-        its_env = env | ({"FSVFM_FAULT": faults[index]} if faults else {})
-        folder = folders[index] if folders else ROOT
-        children.append(
-            subprocess.Popen(command, cwd=folder, env=its_env, stderr=subprocess.PIPE, text=True)
-        )
-    return children
-
-
-def train(workdir: Path, *, processes: int, epochs: int, devices: int = 1) -> str:
-    """Runs the command in so many processes to its end; returns what process 0 said."""
-    children = start([workdir] * processes, f"--config.epochs={epochs}", devices=devices)
-    said = [child.communicate(timeout=PATIENCE)[1] for child in children]
-    for child, text in zip(children, said, strict=True):
-        assert child.returncode == 0, text
-    assert all("loss" not in text for text in said[1:])  # only process 0 speaks
-    return said[0]
-
-
 def losses(workdir: Path) -> list[float]:
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line)["loss"] for line in lines]
@@ -114,6 +45,7 @@ def one_process(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.e2e
 def test_two_processes_and_a_change_of_their_number(one_process, tmp_path):
     said = train(tmp_path, processes=2, epochs=2, devices=2)
     assert "process 1: 2 x cpu" in said
@@ -131,6 +63,7 @@ def test_four_processes_go_on_from_one(one_process, tmp_path):
     np.testing.assert_allclose(losses(tmp_path), losses(one_process), rtol=1e-5)
 
 
+@pytest.mark.e2e
 def test_sigterm_to_one_process_saves_and_stops_both(one_process, tmp_path):
     """As long as the others are not told, they train on; all save the same step."""
     children = start([tmp_path, tmp_path], "--config.epochs=4000", "--config.schedule_epochs=4000")
@@ -146,6 +79,7 @@ def test_sigterm_to_one_process_saves_and_stops_both(one_process, tmp_path):
     assert [x.name for x in (tmp_path / "checkpoints").iterdir()] == [step]
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_process_ends_the_validation_of_both(tmp_path):
     """The step is saved without its score: the validation would last for minutes."""
     (tmp_path / "c.py").write_text(DETECTOR.format(validated=10_000))
@@ -159,6 +93,7 @@ def test_sigterm_to_one_process_ends_the_validation_of_both(tmp_path):
     assert not (run / "validation.jsonl").exists()
 
 
+@pytest.mark.e2e
 def test_a_validation_that_hangs_ends_too(tmp_path):
     (tmp_path / "c.py").write_text(DETECTOR.format(validated=4))
     limit = "--config.watchdog.step_seconds=8"
@@ -169,6 +104,7 @@ def test_a_validation_that_hangs_ends_too(tmp_path):
     assert "a batch of the validation (config.watchdog.step_seconds) has not ended" in said
 
 
+@pytest.mark.e2e
 def test_two_processes_score_every_face_once_and_as_one_does(tmp_path):
     (tmp_path / "c.py").write_text(DETECTOR.format(validated=4))
     run = tmp_path / "run"
@@ -196,6 +132,7 @@ def test_two_processes_score_every_face_once_and_as_one_does(tmp_path):
     assert counts[0] == counts[1]
 
 
+@pytest.mark.e2e
 def test_one_process_s_own_error_ends_it_with_its_code_and_the_others_soon_after(tmp_path):
     """Nobody waits for the others, which know nothing of it, for JAX's five minutes."""
     long = ["--config.epochs=40000", "--config.schedule_epochs=40000", "--heartbeat_seconds=10"]
@@ -212,6 +149,7 @@ def test_one_process_s_own_error_ends_it_with_its_code_and_the_others_soon_after
     assert children[0].returncode != 0 and time.monotonic() - ended < 200
 
 
+@pytest.mark.e2e
 def test_a_workdir_of_each_hosts_own_is_refused_by_all(tmp_path):
     folders = [tmp_path / "a", tmp_path / "b"]
     for folder in folders:
@@ -223,6 +161,7 @@ def test_a_workdir_of_each_hosts_own_is_refused_by_all(tmp_path):
     assert all("is local: 1 of 2 processes do not see it" in text for text in said)
 
 
+@pytest.mark.e2e
 def test_processes_of_different_runs_are_refused_by_all(tmp_path):
     """What would train on silently, stall, or abort once it is too late for a message."""
     other = [
@@ -269,6 +208,7 @@ for changed in (
 """
 
 
+@pytest.mark.e2e
 def test_hosts_may_have_paths_of_their_own_and_must_have_the_same_arrays():
     address = free_address()
     children = [
@@ -359,9 +299,10 @@ def test_an_incomplete_address_is_refused():
         distributed.start(coordinator="localhost:1", num_processes=2)
 
 
+@pytest.mark.e2e
 def test_a_lonely_process_says_whom_it_waits_for_and_ends():
     program = (
-        "import logging; from fsvfm_jax import distributed;"
+        "import logging; from fsvfm_jax.devices import distributed;"
         "logging.basicConfig(level=logging.INFO);"
         "distributed.start(coordinator='localhost:1', num_processes=2, process_id=1,"
         " timeout_seconds=2)"

@@ -2,14 +2,12 @@
 
 import importlib.util
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import pytest
-from patience import PATIENCE
+from commands import ForkServer
 
 from configs import vit_l, vit_s
 from fsvfm_jax.config.resolve import resolve
@@ -44,6 +42,7 @@ def plan() -> dict:
     return make_plan(tiny_config(), target)
 
 
+@pytest.mark.e2e
 def test_a_plan_says_what_a_run_is(plan):
     config = resolve(tiny_config())
     assert plan["chip"] == "h200" and plan["devices"] == 8
@@ -57,6 +56,7 @@ def test_a_plan_says_what_a_run_is(plan):
     assert json.loads(json.dumps(plan)) == plan
 
 
+@pytest.mark.e2e
 def test_data_parallel_training_only_reduces(plan):
     assert {row["kind"] for row in plan["collectives"]} == {"all-reduce"}
     memory = plan["memory"]
@@ -66,6 +66,7 @@ def test_data_parallel_training_only_reduces(plan):
     assert plan["bound"]["memory_seconds"] == pytest.approx(moved / H200.hbm_bandwidth)
 
 
+@pytest.mark.e2e
 def test_the_estimate_is_the_bound_over_the_efficiency(plan):
     bound, estimate = plan["bound"], plan["estimate"]
     times = [bound[f"{name}_seconds"] for name in ("compute", "memory", "interconnect")]
@@ -76,6 +77,7 @@ def test_the_estimate_is_the_bound_over_the_efficiency(plan):
     assert estimate["cost_range"] == pytest.approx([8 * 2 * hours * 0.75, 8 * 2 * hours * 1.25])
 
 
+@pytest.mark.e2e
 def test_what_does_not_fit_gets_a_change_that_does(plan):
     available = plan["memory"]["total"] - 1
     target = Target(jax.devices(), H200._replace(hbm_bytes=available))
@@ -94,21 +96,17 @@ def test_an_uneven_batch_is_refused():
         make_plan(tiny_config({"batch_size": 12}), Target(jax.devices(), H200))
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "fsvfm_jax.plan", "--config=configs/vit_s.py:smoke", *arguments],
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
+def run(server: ForkServer, *arguments: str) -> subprocess.CompletedProcess:
+    return server.run("fsvfm_jax.plan", "--config=configs/vit_s.py:smoke", *arguments)
 
 
-def test_the_command_prints_and_writes(tmp_path):
+@pytest.mark.e2e
+def test_the_command_prints_and_writes(fork_server, tmp_path):
     output = tmp_path / "plan.json"
     fields = [f"--config.{name}={value}" for name, value in TINY.items()]
-    result = run("--topology=cpu:4", "--config.mesh.fsdp=2", f"--output={output}", *fields)
+    result = run(
+        fork_server, "--topology=cpu:4", "--config.mesh.fsdp=2", f"--output={output}", *fields
+    )
     assert result.returncode == 0, result.stderr
     plan = json.loads(output.read_text())
     assert plan["mesh"] == {"data": 2, "fsdp": 2}
@@ -131,8 +129,8 @@ def test_the_command_prints_and_writes(tmp_path):
         (["--topology=cpu:8", "--output=/nowhere/plan.json"], 73, "error: /nowhere/plan.json"),
     ],
 )
-def test_a_mistake_ends_in_one_sentence(arguments, code, message):
-    result = run(*arguments)
+def test_a_mistake_ends_in_one_sentence(fork_server, arguments, code, message):
+    result = run(fork_server, *arguments)
     assert result.returncode == code
     assert result.stderr.strip().splitlines()[-1].startswith(message)
     assert "Traceback" not in result.stderr

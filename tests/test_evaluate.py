@@ -10,7 +10,8 @@ from etils import epath
 from golden_files import detector
 from labelled_trees import write_pictures
 from ml_collections import ConfigDict
-from test_finetune import run, tiny_config
+from tiny import detection_config as tiny_config
+from tiny import run_detection as run
 
 from configs import evaluation, transfer, vit_s
 from fsvfm_jax import evaluate
@@ -20,6 +21,8 @@ from fsvfm_jax.convert.__main__ import main as convert
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.report.scores import read_scores
 from fsvfm_jax.report.table import plain
+
+pytestmark = pytest.mark.e2e
 
 
 def evaluation_config(params, **changes):

@@ -11,45 +11,26 @@ from etils import epath
 from flax import traverse_util
 from golden_files import detector, load, under
 from labelled_trees import write_pictures
+from tiny import STATS
+from tiny import detection_config as tiny_config
+from tiny import run_detection as run
 
 from configs import transfer
-from fsvfm_jax import finetune, losses, optim, train
-from fsvfm_jax.config.resolve import resolve
+from fsvfm_jax import finetune, losses, optim
 from fsvfm_jax.convert import reference, runs
 from fsvfm_jax.convert.measures import network
 from fsvfm_jax.data.labelled.faces import REAL
-from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.devices import compilation, sharding
 from fsvfm_jax.errors import ConfigError, DataError, Preempted
 from fsvfm_jax.models import build_detector
 from fsvfm_jax.models.adapter import unit_columns
 from fsvfm_jax.models.vit import SIZES
 from fsvfm_jax.run.checkpoint import Checkpoints
-from fsvfm_jax.tasks import TASKS
 from fsvfm_jax.train_state import StepValues
 
-STATS = Stats((0.5, 0.4, 0.4), (0.2, 0.2, 0.2))
-TINY = {
-    "model.image_size": 32,
-    "model.width": 32,
-    "model.depth": 2,
-    "batch_size": 16,
-    "data.mean": STATS.mean,
-    "data.std": STATS.std,
-    "tracking.log_every": 1,
-}
 GOLDEN = load("downstream")
 IMAGES = GOLDEN["images"].transpose(0, 2, 3, 1)
 LABELS = jnp.asarray(GOLDEN["labels"], jnp.int32)
-
-
-def tiny_config(mode="full", changes=None):
-    config = transfer.get_config("vit_small_patch16", smoke=True, mode=mode)
-    config.update_from_flattened_dict(TINY | (changes or {}))
-    with config.data.unlocked():
-        for kind, videos in (("train", 12), ("val", 4)):
-            config.data[kind] = {"a": transfer.rendered_set("swap-a", kind, videos=videos)}
-    return resolve(config)
 
 
 def golden_params(name):
@@ -284,10 +265,6 @@ def test_a_step_that_is_not_finite_changes_nothing_but_its_number():
 # Whole runs
 
 
-def run(workdir, config, **options):
-    train.train(config, epath.Path(workdir), task=TASKS["finetune"], **options)
-
-
 def lines(workdir, name="metrics.jsonl"):
     timed = ("images_per_second", "data_wait")
     read = [json.loads(line) for line in (workdir / name).read_text().splitlines()]
@@ -301,6 +278,7 @@ def straight(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.e2e
 def test_a_run_validates_every_epoch_and_keeps_the_best_checkpoint(straight):
     assert [line["step"] for line in lines(straight)] == [1, 2, 3, 4, 5, 6]
     validated = lines(straight, "validation.jsonl")
@@ -318,6 +296,7 @@ def test_a_run_validates_every_epoch_and_keeps_the_best_checkpoint(straight):
     assert list((straight / "images").glob("batch_*.png"))
 
 
+@pytest.mark.e2e
 def test_a_killed_run_goes_on_to_the_same_numbers(straight, tmp_path, ask):
     config = tiny_config()
     ask("step:5:raise")
@@ -336,6 +315,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(straight, tmp_path, ask):
     jax.tree.map(np.testing.assert_array_equal, *states)
 
 
+@pytest.mark.e2e
 def test_sigterm_ends_a_validation_but_not_the_last_one(straight, tmp_path, ask):
     ask("validation:3:term")
     with pytest.raises(Preempted, match="stopped at step 3 and saved"):
@@ -346,6 +326,7 @@ def test_sigterm_ends_a_validation_but_not_the_last_one(straight, tmp_path, ask)
     assert lines(tmp_path, "validation.jsonl") == lines(straight, "validation.jsonl")[1:]
 
 
+@pytest.mark.e2e
 def test_changed_augmentation_or_sets_are_refused_on_resume(straight):
     with pytest.raises(ConfigError, match=r"augment\.mixup was 0\.8 and is 0\.0"):
         run(straight, tiny_config(changes={"augment.mixup": 0.0, "epochs": 4}))
@@ -355,11 +336,13 @@ def test_changed_augmentation_or_sets_are_refused_on_resume(straight):
         run(straight, config)
 
 
+@pytest.mark.e2e
 def test_check_reads_compiles_and_writes_nothing(tmp_path):
     run(tmp_path / "run", tiny_config("adapter"), check_only=True)
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.e2e
 def test_mean_and_deviation_come_with_the_weights_and_are_stored(straight, tmp_path):
     config = tiny_config(changes={"data.mean": None, "data.std": None, "epochs": 1})
     config.optimizer.warmup_epochs = 0.0
@@ -373,6 +356,7 @@ def test_mean_and_deviation_come_with_the_weights_and_are_stored(straight, tmp_p
     assert origin["source"] == straight.name
 
 
+@pytest.mark.e2e
 def test_sets_told_by_tuples_go_on_and_validation_sets_count(straight, tmp_path):
     """JSON knows no tuples: a fingerprint is compared as it is read back."""
     for split in ("train", "val"):
@@ -396,6 +380,7 @@ def test_sets_told_by_tuples_go_on_and_validation_sets_count(straight, tmp_path)
     assert lines(tmp_path / "run")[-1]["step"] == 3
 
 
+@pytest.mark.e2e
 def test_validation_needs_both_classes_and_is_checked_before_the_first_step(tmp_path):
     config = tiny_config()
     write_pictures(tmp_path, "val/a.png val/b.png")

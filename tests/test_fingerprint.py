@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from test_train import run
+from tiny import run
 
 from fsvfm_jax.convert.runs import read_run
 from fsvfm_jax.data.sources import FaceFolder, JoinedSets
@@ -45,6 +45,7 @@ def workdir(tmp_path_factory, faces):
     return workdir
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -63,6 +64,7 @@ def test_a_change_is_refused_with_the_difference(workdir, faces, changes, messag
     assert stored(workdir) == before
 
 
+@pytest.mark.e2e
 def test_another_list_of_files_is_refused_and_accepted_with_a_note(workdir, tmp_path):
     write_faces(tmp_path, 21)
     changes = folder(tmp_path) | {"epochs": 3, "schedule_epochs": 8}
@@ -88,6 +90,7 @@ def test_a_sets_fingerprint_is_of_names_and_their_order_not_of_places(tmp_path):
     assert len({fingerprint(*x) for x in ("a", "b", "ab", "ba", "aa")}) == 5
 
 
+@pytest.mark.e2e
 def test_a_damaged_one_is_told_with_the_way_out(workdir, faces):
     file = workdir / "fingerprint.json"
     whole = file.read_text()
@@ -97,6 +100,7 @@ def test_a_damaged_one_is_told_with_the_way_out(workdir, faces):
     file.write_text(whole)
 
 
+@pytest.mark.e2e
 def test_a_run_that_saved_nothing_may_begin_anew(tmp_path, faces):
     (tmp_path / "fingerprint.json").write_text('{"fingerprint": {"seed": 5}, "accepted": []}')
     run(tmp_path, folder(faces) | {"epochs": 1, "schedule_epochs": 8})

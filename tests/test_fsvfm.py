@@ -11,7 +11,7 @@ from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.masking import sample_masks
 from fsvfm_jax.models import build
 from fsvfm_jax.models.fsvfm import POSITION_TABLES, split_positions, teacher_subset
-from fsvfm_jax.run.tracking import parameter_table
+from fsvfm_jax.run.descriptions import parameter_table
 
 # Student trainable, student with positions, teacher with positions.
 PARAMETER_COUNTS = {
@@ -86,6 +86,7 @@ def loss_and_gradient(changes: dict, params: dict) -> tuple[float, dict]:
     return run(params)
 
 
+@pytest.mark.e2e
 def test_remat_and_unroll_change_no_number(tiny_params):
     loss, grads = loss_and_gradient({}, tiny_params)
     for changes in ({"remat": "full"}, {"remat": "dots"}, {"unroll": 2}):

@@ -26,6 +26,7 @@ def fuzz(folder: Path, *, seed: int, cases: int) -> str:
     return done.stdout
 
 
+@pytest.mark.e2e
 def test_every_reader(tmp_path: Path) -> None:
     said = fuzz(tmp_path, seed=0, cases=25)
     assert "25 cases" in said

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from golden_files import need
 from random_weights import TINY, detector_params, encoder_params, images
+from vit_configs import vit_config
 
 from fsvfm_jax.convert import huggingface
 from fsvfm_jax.errors import DataError
@@ -13,21 +14,6 @@ from fsvfm_jax.models.vit import SIZES
 
 slow = pytest.mark.slow
 S, B, L, H = SIZES.values()
-
-
-def vit_config(measures, **others):
-    config = {
-        "image_size": measures.get("image_size", 224),
-        "patch_size": measures["patch_size"],
-        "hidden_size": measures["width"],
-        "num_hidden_layers": measures["depth"],
-        "num_attention_heads": measures["num_heads"],
-        "intermediate_size": 4 * measures["width"],
-        "layer_norm_eps": 1e-6,
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
-    }
-    return need("transformers").ViTConfig(**(config | others))
 
 
 def save(tmp_path, params, config):

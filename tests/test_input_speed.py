@@ -33,6 +33,7 @@ def measured(tmp_path_factory):
     return json.loads(done.stdout), done.stderr
 
 
+@pytest.mark.e2e
 def test_every_encoding_is_measured_with_every_number_of_workers(measured):
     record, said = measured
     assert list(record["encodings"]) == ["jpeg", "original", "raw"]
@@ -77,7 +78,7 @@ def test_a_stand_in_for_the_network_takes_its_time_and_no_more(monkeypatch):
         (["--tree", "nowhere"], 65, "nowhere"),
     ],
 )
-def test_mistakes_are_one_sentence(arguments, code, message):
-    done = run(*arguments)
+def test_mistakes_are_one_sentence(fork_server, arguments, code, message):
+    done = fork_server.run("fsvfm_jax.benchmark", "input", *arguments)
     assert done.returncode == code and message in done.stderr, done.stderr
     assert "Traceback" not in done.stderr

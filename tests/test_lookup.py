@@ -46,6 +46,7 @@ def get_config(arg=""):
 """
 
 
+@pytest.mark.e2e
 def test_from_any_folder_the_bundled_file_is_read(tmp_path):
     found = read_config(tmp_path, "--config=configs/vit_s.py:smoke", "--config.seed=3")
     assert (found.stdout, found.returncode) == ("0.008 3\n", 0), found.stderr
@@ -53,6 +54,7 @@ def test_from_any_folder_the_bundled_file_is_read(tmp_path):
     assert found.returncode == 0, found.stderr
 
 
+@pytest.mark.e2e
 def test_a_file_of_the_current_folder_wins_and_has_what_the_bundled_ones_share(tmp_path):
     write(tmp_path / "configs" / "vit_s.py", OWN)
     found = read_config(tmp_path, "--config=configs/vit_s.py:smoke")
@@ -66,6 +68,7 @@ def test_a_file_of_the_current_folder_wins_and_has_what_the_bundled_ones_share(t
     assert read_config(tmp_path, "--config=configs/vit_b.py:smoke").stdout == "0.008 0\n"
 
 
+@pytest.mark.e2e
 def test_another_projects_configs_do_not_get_in_the_way(tmp_path):
     write(tmp_path / "configs" / "__init__.py", "raise RuntimeError('another project')")
     write(tmp_path / "configs" / "common.py", "raise RuntimeError('another project')")
@@ -73,6 +76,7 @@ def test_another_projects_configs_do_not_get_in_the_way(tmp_path):
     assert found.stdout == "0.008 0\n", found.stderr
 
 
+@pytest.mark.e2e
 def test_a_file_of_another_checkout_has_what_that_checkout_shares(tmp_path):
     fork, here = tmp_path / "fork", tmp_path / "here"
     shared = (ROOT / "configs" / "common.py").read_text()
@@ -136,6 +140,7 @@ def test_a_file_that_is_missing_lists_those_there_are_nearest_first(
     assert said.endswith("python -m fsvfm_jax.main --help lists all")
 
 
+@pytest.mark.e2e
 def test_a_missing_file_ends_in_one_sentence_and_the_exit_code_of_a_config(tmp_path):
     write(tmp_path / "configs" / "mine.py", OWN)
     os.mkfifo(tmp_path / "configs" / "pipe.py")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import ForkServer
 from patience import PATIENCE
 from PIL import Image
 
@@ -46,6 +47,14 @@ def test_the_default_workdir_has_the_config_and_its_arguments(monkeypatch, confi
     assert re.fullmatch(folder + r"-20\d{6}-\d{6}", main._default_workdir())
 
 
+def run_forked(
+    server: ForkServer, *arguments: str, config: str = "configs/vit_s.py:smoke"
+) -> subprocess.CompletedProcess:
+    """The same command, which ends before it compiles anything."""
+    return server.run("fsvfm_jax.main", f"--config={ROOT / config}", *arguments)
+
+
+@pytest.mark.e2e
 def test_smoke_learns_and_tells_about_it(tmp_path):
     result = run("--config.epochs=2", "--config.tracking.log_every=16", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -137,8 +146,9 @@ def faces(tmp_path_factory):
         ("nowhere", "does not exist"),
     ],
 )
-def test_bad_data_ends_in_one_sentence(faces, tmp_path, folder, message):
-    result = run(
+def test_bad_data_ends_in_one_sentence(fork_server, faces, tmp_path, folder, message):
+    result = run_forked(
+        fork_server,
         f"--workdir={tmp_path / 'run'}",
         "--config.data.source=folder",
         f"--config.data.paths=('{faces / folder}',)",
@@ -173,18 +183,18 @@ def assert_one_sentence(stderr: str, message: str) -> None:
         (["--workdir=README.md/x"], "cannot be written"),
     ],
 )
-def test_a_bad_field_ends_in_one_sentence(tmp_path, arguments, message):
-    result = run(f"--workdir={tmp_path}", *arguments)
+def test_a_bad_field_ends_in_one_sentence(fork_server, tmp_path, arguments, message):
+    result = run_forked(fork_server, f"--workdir={tmp_path}", *arguments)
     assert result.returncode in (65, 73, 78), result.stderr
     assert_one_sentence(result.stderr, message)
     assert not list(tmp_path.iterdir())
 
 
-def test_the_bare_command_says_what_to_type():
-    result = run(config="configs/vit_l.py")
+def test_the_bare_command_says_what_to_type(fork_server):
+    result = run_forked(fork_server, config="configs/vit_l.py")
     assert result.returncode == 78
     assert_one_sentence(result.stderr, "config.data.paths is empty")
     assert "--config.data.paths=\"('DIR',)\"" in result.stderr and ":smoke" in result.stderr
-    result = run(config="configs/vit_x.py")
+    result = run_forked(fork_server, config="configs/vit_x.py")
     assert result.returncode == 78
     assert_one_sentence(result.stderr, "configs/vit_x.py")

@@ -125,6 +125,7 @@ def packed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str]]:
     return asked
 
 
+@pytest.mark.e2e
 def test_three_commands_from_photographs_to_a_trained_network(tmp_path: Path) -> None:
     write_faces(tmp_path / "src", 16)
     tree = tmp_path / "tree"

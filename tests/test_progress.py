@@ -1,27 +1,12 @@
 """Lines and bars that say how far a piece of work is."""
 
-import io
 import sys
 from types import SimpleNamespace
 
 import pytest
+from stand_ins import Clock, Terminal
 
 from fsvfm_jax.host import progress
-
-
-class Clock:
-    """Stands still until it is told to move."""
-
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from etils import epath
-from test_train import read_metrics, restore, run, tiny_config, without_rate
+from tiny import read_metrics, restore, run, tiny_config, without_rate
 
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.run.checkpoint import Checkpoints
@@ -29,6 +29,7 @@ def steps(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.e2e
 def test_what_came_after_is_replaced_and_kept_aside(gone_back):
     workdir, before = gone_back
     assert steps(workdir / "checkpoints") == ["10", "2", "4", "6", "8"]
@@ -38,6 +39,7 @@ def test_what_came_after_is_replaced_and_kept_aside(gone_back):
     assert restore(workdir, tiny_config()).samples_seen == 10 * 16 + 32
 
 
+@pytest.mark.e2e
 def test_the_range_is_left_out_and_all_else_comes_in_its_order(gone_back):
     """Faces of step k + 2 come at step k, under other masks."""
     workdir, _ = gone_back
@@ -45,6 +47,7 @@ def test_the_range_is_left_out_and_all_else_comes_in_its_order(gone_back):
     assert record == [{"step": 4, "skip_ranges": [[64, 96]]}]
 
 
+@pytest.mark.e2e
 def test_the_same_command_again_goes_on_instead_of_back(gone_back, caplog):
     workdir, _ = gone_back
     with caplog.at_level("INFO", "fsvfm_jax"):
@@ -72,6 +75,7 @@ def test_it_can_be_replayed_bit_for_bit(gone_back, tmp_path):
     assert without_rate(read_metrics(tmp_path)) == without_rate(read_metrics(workdir))
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("step", [3, 12])
 def test_a_step_that_is_not_there_is_refused_and_nothing_moved(gone_back, step):
     workdir, _ = gone_back
@@ -81,6 +85,7 @@ def test_a_step_that_is_not_there_is_refused_and_nothing_moved(gone_back, step):
     assert steps(workdir / "checkpoints") == before
 
 
+@pytest.mark.e2e
 def test_a_damaged_step_is_refused(gone_back):
     workdir, _ = gone_back
     (workdir / "checkpoints" / "2" / "data" / "metadata").write_text("{}")

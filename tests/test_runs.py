@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from odd_json import CONTENTS, changed
-from test_train import run
 
 from fsvfm_jax.convert.runs import origin_license, read_run, run_config
 from fsvfm_jax.errors import DataError
@@ -17,10 +16,8 @@ ORIGIN = {"source": "x.pth", "source_sha256": "0" * 64, "license": None}
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("run")
-    run(workdir, {"epochs": 2, "schedule_epochs": 8, "checkpoint.every": 3})
-    return workdir
+def workdir(short_run):
+    return short_run
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +27,7 @@ def copied(workdir, tmp_path_factory):
     return copy
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", ["fingerprint.json", "config.json"])
 @pytest.mark.parametrize(
     "content",
@@ -72,6 +70,7 @@ def test_the_licence_of_the_origin_may_be_any_text(tmp_path, license):
     assert origin_license(tmp_path) == license
 
 
+@pytest.mark.e2e
 @settings(max_examples=25)
 @given(data=st.data())
 def test_a_changed_config_is_a_runs_or_refused(workdir, tmp_path_factory, data):

@@ -187,6 +187,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 def test_a_module_beside_the_shards_never_runs(packed: Path, command: list[str]) -> None:
     """Where Python would find it: it is in the current folder, and its folder is searched too."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from golden_files import need
 from random_weights import TINY, encoder_in, encoder_params, images
-from test_huggingface import vit_config
+from vit_configs import vit_config
 
 from fsvfm_jax.convert import huggingface, sharded
 from fsvfm_jax.convert.foreign import read_weights

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from test_train import TINY, read_metrics, restore, run, tiny_config, without_rate
+from tiny import TINY, read_metrics, restore, run, tiny_config, without_rate
 
 from fsvfm_jax import pretrain
 from fsvfm_jax.data.elements import pretraining_element
@@ -25,6 +25,7 @@ FINITE = {"loss": 1.0, "grad_norm": 2.0, "param_norm": 3.0, "skipped": 0.0}
 SKIPPED = FINITE | {"loss": math.nan, "skipped": 1.0}
 
 
+@pytest.mark.e2e
 def test_a_skipped_step_changes_nothing_but_its_number():
     config = tiny_config()
     task = pretrain.make_learner(config, stats=Stats(config.data.mean, config.data.std))
@@ -51,6 +52,7 @@ def test_a_skipped_step_changes_nothing_but_its_number():
         assert all(same) == (fault != 1.0)
 
 
+@pytest.mark.e2e
 def test_training_goes_on_after_as_many_as_are_accepted(tmp_path, ask):
     ask("step:3:nan,step:4:nan,step:6:nan")
     run(tmp_path, SHORT)
@@ -64,6 +66,7 @@ def test_training_goes_on_after_as_many_as_are_accepted(tmp_path, ask):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
 
 
+@pytest.mark.e2e
 def test_one_more_ends_the_run_and_nothing_of_it_is_saved(tmp_path, ask):
     ask("step:4:nan,step:5:nan,step:6:nan")
     with pytest.raises(NotFiniteError, match=r"3 steps in a row, the last 6, .* = 2 are accepted"):
@@ -101,6 +104,7 @@ def test_parameters_that_are_not_finite_end_the_run_at_once():
         skipped.take(7, FINITE | {"param_norm": math.inf}, describe=dict)
 
 
+@pytest.mark.e2e
 def test_none_is_accepted_where_none_is_wanted(tmp_path, ask):
     ask("step:2:nan")
     with pytest.raises(NotFiniteError, match="1 steps in a row"):

@@ -12,7 +12,7 @@ import pytest
 from etils import epath
 from hypothesis import given
 from odd_files import BYTES, CONTENTS, JSON, KINDS, in_place_of
-from test_train import run
+from tiny import run
 
 from fsvfm_jax.errors import ConfigError, StorageError, UserError
 from fsvfm_jax.host.terminal import printable
@@ -48,6 +48,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.e2e
 def test_a_start_goes_on_without_what_it_can_do_without(workdir, caplog):
     (workdir / "saving.txt").write_text("²")
     for name in ("²", "01", "9" * 30):
@@ -62,6 +63,7 @@ def test_a_start_goes_on_without_what_it_can_do_without(workdir, caplog):
     assert names(workdir / "quarantine") == sorted(["01-1", "9" * 30 + "-1", "²-1"])
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", NEEDED)
 def test_a_start_ends_in_one_sentence_without_what_it_needs(workdir, name):
     changes = {"resume.step": 4} if name == "rewinds.json" else {}
@@ -136,6 +138,7 @@ def test_a_difference_of_any_length_is_a_short_sentence(tmp_path):
 # While a run goes on
 
 
+@pytest.mark.e2e
 def test_checkpoints_that_vanish_while_running_end_the_run(tmp_path, monkeypatch):
     original = tracking.Tracker.step
 

@@ -180,7 +180,6 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
     environment = {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(jax.device_count()),
-        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
     }
     return subprocess.run(
         [sys.executable, "-m", "fsvfm_jax.benchmark", *arguments],
@@ -192,6 +191,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.e2e
 def test_the_command_prints_one_line_and_appends_it(tmp_path):
     output = tmp_path / "speed.jsonl"
     output.write_text("earlier\n")
@@ -224,8 +224,8 @@ def test_the_command_prints_one_line_and_appends_it(tmp_path):
         (["step"], "--config is missing"),
     ],
 )
-def test_a_wrong_command_line_ends_in_one_sentence(arguments, message):
-    result = run(*arguments)
+def test_a_wrong_command_line_ends_in_one_sentence(fork_server, arguments, message):
+    result = fork_server.run("fsvfm_jax.benchmark", *arguments)
     assert (result.returncode, result.stdout) == (78, "")
     assert result.stderr.count("\n") == 1
     assert "error: " in result.stderr and message in result.stderr

@@ -24,13 +24,12 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from conftest import CACHE
+from commands import ROOT, TINY, start
 from etils import epath
 from face_trees import write_tree
 from object_store import ObjectStore
 from patience import PATIENCE
-from test_distributed import ROOT, TINY, start
-from test_train import without_rate
+from tiny import without_rate
 
 from fsvfm_jax.run import integrity
 
@@ -46,7 +45,6 @@ def begin(workdir: Path, *arguments: str, fault: str = "") -> subprocess.Popen:
     environment = {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": "1",
-        "JAX_COMPILATION_CACHE_DIR": str(CACHE),
         "FSVFM_FAULT": fault,
     }
     return subprocess.Popen(
@@ -273,7 +271,7 @@ def test_messages_that_nobody_takes_change_nothing(tmp_path, stderr):
         done = subprocess.run(
             ["bash", "-c", f"{command} {stderr}; exit ${{PIPESTATUS[0]}}"],
             cwd=ROOT,
-            env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(CACHE)},
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
             stdout=subprocess.PIPE,
             timeout=PATIENCE,
         )
@@ -453,7 +451,6 @@ def test_14_chaos(tmp_path):
     workdir = tmp_path / "disturbed"
     command = [sys.executable, "-m", "fsvfm_jax.main", *TINY, f"--workdir={workdir}", *options]
     environment = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "RESTART_PAUSE": "1"}
-    environment |= {"JAX_COMPILATION_CACHE_DIR": str(CACHE)}
     with (tmp_path / "said").open("w") as said:
         wrapper = subprocess.Popen(
             ["launch/restart.sh", *command],

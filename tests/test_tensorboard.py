@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from event_files import read_events
 from tensorboardX.proto import event_pb2
-from test_tracking import read_events
 
 from fsvfm_jax.run.tensorboard import Events
 

@@ -8,7 +8,6 @@ import os
 import resource
 import struct
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
@@ -17,13 +16,13 @@ import fsspec
 import numpy as np
 import pytest
 from etils import epath
+from event_files import read_events
 from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 from odd_files import CONTENTS, KINDS, in_place_of
 from PIL import Image
-from tensorboardX.proto import event_pb2
-from test_progress import Clock, Terminal
+from stand_ins import Clock, Terminal
 
 from fsvfm_jax.errors import StorageError
 from fsvfm_jax.run import tracking
@@ -58,16 +57,6 @@ def run(workdir: epath.Path, losses: list[float], *, start_step: int = 0, **chan
 
 def read_lines(path: epath.Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def read_events(workdir: epath.Path) -> Iterator[event_pb2.Event]:
-    """Reads all event files: records of length (8 bytes), checksum (4), event, checksum (4)."""
-    for path in sorted((workdir / "tensorboard").iterdir()):
-        data = path.read_bytes()
-        while data:
-            (length,) = struct.unpack_from("<Q", data)
-            yield event_pb2.Event.FromString(data[12 : 12 + length])
-            data = data[16 + length :]
 
 
 def read_scalars(workdir: epath.Path) -> dict[tuple[str, int], float]:

@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 from etils import epath
 from PIL import Image
+from tiny import read_metrics, restore, run, tiny_config, without_rate
 
-from configs import vit_s
 from fsvfm_jax import optim, pretrain, train
-from fsvfm_jax.config.resolve import resolve
 from fsvfm_jax.convert.reference import to_state_dict
 from fsvfm_jax.data.elements import pretraining_element
 from fsvfm_jax.data.pipeline import make_iterator
@@ -30,56 +29,13 @@ from fsvfm_jax.errors import ConfigError, DataError, NotFiniteError, Preempted, 
 from fsvfm_jax.host.pictures import LINE_HEIGHT
 from fsvfm_jax.prepare.pack import pack
 from fsvfm_jax.run import faults, guard, start_stats, tracking
-from fsvfm_jax.run.checkpoint import Checkpoints
 from fsvfm_jax.run.lock import RunLock
 from fsvfm_jax.run.pictures import PICTURE_ROWS
-from fsvfm_jax.tasks import TASKS
 from fsvfm_jax.train_state import StepValues, TrainState
 
+pytestmark = pytest.mark.e2e
+
 STEPS = 20
-TINY = {
-    "epochs": 8,  # 20 steps of 16 images from a set of 40
-    "batch_size": 16,
-    "model.image_size": 32,
-    "model.width": 32,
-    "model.depth": 2,
-    "model.decoder_width": 32,
-    "model.decoder_depth": 1,
-    "data.num_samples": 40,
-    "data.mean": (0.5, 0.4, 0.4),
-    "data.std": (0.2, 0.2, 0.2),
-    "checkpoint.every": 10,
-    "tracking.log_every": 1,
-    "tracking.picture_every": 10,
-}
-
-
-def tiny_config(changes: dict | None = None):
-    config = vit_s.get_config("smoke")
-    config.update_from_flattened_dict(TINY | (changes or {}))
-    return resolve(config)
-
-
-def run(workdir, changes: dict | None = None, **options) -> None:
-    config = tiny_config(changes)
-    train.train(config, epath.Path(workdir), task=TASKS["pretrain"], **options)
-
-
-def read_metrics(workdir) -> list[dict]:
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-
-
-def without_rate(lines: list[dict]) -> list[dict]:
-    """Without what hangs on the machine."""
-    timed = ("images_per_second", "data_wait")
-    return [{k: v for k, v in line.items() if k not in timed} for line in lines]
-
-
-def restore(workdir, config):
-    task = pretrain.make_learner(config, stats=Stats(config.data.mean, config.data.std))
-    template = compilation.state_template(task, sharding.make_mesh(config.mesh))
-    with Checkpoints(epath.Path(workdir) / "checkpoints", keep=3) as checkpoints:
-        return checkpoints.restore_newest_valid(template)
 
 
 @pytest.fixture(scope="module")

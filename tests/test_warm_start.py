@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from golden_files import need
 from random_weights import TINY, encoder_params
-from test_train import run, tiny_config
+from tiny import run, tiny_config
 
 from configs import transfer
 from fsvfm_jax import finetune, pretrain
@@ -22,13 +22,12 @@ from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.models.fsvfm import encoder_subset, teacher_subset
 
+pytestmark = pytest.mark.e2e
+
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    """A run of 5 steps, with its config and a checkpoint."""
-    workdir = tmp_path_factory.mktemp("run")
-    run(workdir, {"epochs": 2, "schedule_epochs": 8})
-    return workdir
+def workdir(short_run):
+    return short_run
 
 
 def fresh(changes: dict | None = None):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from golden_files import need
 from random_weights import STATS, TINY, encoder_params
-from test_train import run
+from tiny import run
 
 from fsvfm_jax.convert import pth
 from fsvfm_jax.convert.__main__ import main
@@ -29,12 +29,11 @@ from fsvfm_jax.models.vit import SIZES
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("run")
-    run(workdir, {"epochs": 2, "schedule_epochs": 8, "checkpoint.every": 3})
-    return workdir
+def workdir(short_run):
+    return short_run
 
 
+@pytest.mark.e2e
 def test_a_run_becomes_a_folder_without_changing_a_digit(workdir, tmp_path, capsys):
     folder = tmp_path / "face-encoder"
     main(["to", "folder", str(workdir), str(folder), "--license", "apache-2.0"])
@@ -49,12 +48,14 @@ def test_a_run_becomes_a_folder_without_changing_a_digit(workdir, tmp_path, caps
     assert again.model["width"] == 32 and again.facts["license"] == "apache-2.0"
 
 
+@pytest.mark.e2e
 def test_another_image_size(workdir, tmp_path):
     folder = tmp_path / "larger"
     main(["to", "folder", str(workdir), str(folder), "--license=mit", "--image-size=64"])
     assert read_folder(folder).params["pos_embed"].shape == (1, 65, 32)
 
 
+@pytest.mark.e2e
 def test_any_step_can_be_had(workdir, tmp_path, capsys):
     main(["inspect", str(workdir), "--step=3"])
     assert json.loads(capsys.readouterr().out)["step"] == 3
@@ -64,6 +65,7 @@ def test_any_step_can_be_had(workdir, tmp_path, capsys):
     jax.tree.map(np.testing.assert_array_equal, exported.params, encoder_subset(state.params))
 
 
+@pytest.mark.e2e
 def test_inspect_says_what_a_run_is(workdir, capsys):
     main(["inspect", str(workdir), "--branch=teacher"])
     record = json.loads(capsys.readouterr().out)
@@ -71,6 +73,7 @@ def test_inspect_says_what_a_run_is(workdir, capsys):
     assert record["model"]["width"] == 32 and record["recipe"] == "paper"
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -98,6 +101,7 @@ def test_a_mistake_ends_in_one_sentence(workdir, tmp_path, capsys, arguments, co
     assert error.startswith("error: ") and re.search(message, error)
 
 
+@pytest.mark.e2e
 def test_a_run_of_ones_own_is_under_no_licence_of_others(workdir, tmp_path, capsys):
     need("torch")
     main(["to", "reference", str(workdir), str(tmp_path / "files")])
@@ -192,6 +196,7 @@ def test_an_adapter_alone_finds_its_encoder(tmp_path, capsys):
     assert_same_file(tmp_path / "again.pth", file)
 
 
+@pytest.mark.e2e
 def test_a_reference_run_goes_on_here_and_back_there(reference_run, tmp_path, capsys):
     student, teacher = reference_run
     workdir = tmp_path / "run"
@@ -221,6 +226,7 @@ def test_a_reference_run_goes_on_here_and_back_there(reference_run, tmp_path, ca
     assert json.loads(capsys.readouterr().out)["license"] == "cc-by-nc-4.0"
 
 
+@pytest.mark.e2e
 def test_inspect_says_what_a_file_is(reference_run, capsys):
     main(["inspect", str(reference_run[1]), *HEADS[:1], HEADS[2]])
     record = json.loads(capsys.readouterr().out)
@@ -251,6 +257,7 @@ def write_with_nan(original, path, name, key="model", **extra):
     pth.write(path, content.state_dict | {name: array}, key=key, extra=content.extra | extra)
 
 
+@pytest.mark.e2e
 def test_weights_that_are_not_finite_need_a_flag(reference_run, tmp_path, capsys):
     need("torch")
     student, teacher = reference_run
@@ -381,6 +388,7 @@ def test_an_entry_chooses_what_is_converted(tmp_path, capsys):
     assert np.any(source.params["cls_token"]) and not np.any(average.params["cls_token"])
 
 
+@pytest.mark.e2e
 def test_an_entry_of_a_run_is_a_mistake(workdir, capsys):
     with pytest.raises(SystemExit, match="78"):
         main(["inspect", str(workdir), "--entry=model"])

@@ -75,6 +75,7 @@ def test_every_array_of_the_checkpoint_is_read_bit_for_bit(written):
     assert int(run.state.step) == 6
 
 
+@pytest.mark.e2e
 def test_the_run_goes_on(written):
     config = vit_s.get_config("smoke")
     config.update_from_flattened_dict(FIELDS)

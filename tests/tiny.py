@@ -1,0 +1,120 @@
+"""A network of two narrow blocks, the configs that train it, and runs of it in this process."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from etils import epath
+from ml_collections import ConfigDict
+
+from configs import transfer, vit_s
+from fsvfm_jax import pretrain, train
+from fsvfm_jax.config.resolve import resolve
+from fsvfm_jax.data.stats import Stats
+from fsvfm_jax.devices import compilation, sharding
+from fsvfm_jax.run.checkpoint import Checkpoints, Restored
+from fsvfm_jax.tasks import TASKS
+
+ENCODER = {"image_size": 32, "width": 32, "depth": 2}
+NETWORK = ENCODER | {"decoder_width": 32, "decoder_depth": 1}
+STATS = Stats((0.5, 0.4, 0.4), (0.2, 0.2, 0.2))
+
+TINY = {
+    "epochs": 8,  # 20 steps of 16 images from a set of 40
+    "batch_size": 16,
+    **{f"model.{name}": value for name, value in NETWORK.items()},
+    "data.num_samples": 40,
+    "data.mean": STATS.mean,
+    "data.std": STATS.std,
+    "checkpoint.every": 10,
+    "tracking.log_every": 1,
+    "tracking.picture_every": 10,
+}
+TINY_DETECTION = {
+    "batch_size": 16,
+    **{f"model.{name}": value for name, value in ENCODER.items()},
+    "data.mean": STATS.mean,
+    "data.std": STATS.std,
+    "tracking.log_every": 1,
+}
+
+# Sections and fields of a config that the training step does not depend on.
+NOT_IN_THE_STEP = ("checkpoint", "data", "epochs", "init", "max_skipped_steps", "resume")
+NOT_IN_THE_STEP += ("schedule_epochs", "total_steps", "tracking", "watchdog")
+_compiled: dict[str, compilation.CompiledStep] = {}
+
+
+@contextlib.contextmanager
+def compiled_once(config: ConfigDict) -> Iterator[None]:
+    """Lets runs with the same training step share one program in this process.
+
+    To trace and lower the step takes half of a tiny run's time, and the cache on disk does not save
+    it.
+
+    Args:
+        config: The run's. The program is not shared if the run computes the pixels' statistics.
+    """
+    fields = {name: x for name, x in config.to_dict().items() if name not in NOT_IN_THE_STEP}
+    key = repr((fields, config.data.mean, config.data.std))
+    compile_step = compilation.compile_step
+
+    def compile_or_take(*args, **options) -> compilation.CompiledStep:
+        if key not in _compiled:
+            _compiled[key] = compile_step(*args, **options)
+        return _compiled[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        if config.data.mean is not None and config.data.std is not None:
+            patch.setattr(compilation, "compile_step", compile_or_take)
+        yield
+
+
+def tiny_config(changes: dict | None = None) -> ConfigDict:
+    """Returns the resolved config of a tiny pretraining run."""
+    config = vit_s.get_config("smoke")
+    config.update_from_flattened_dict(TINY | (changes or {}))
+    return resolve(config)
+
+
+def run(workdir: Path, changes: dict | None = None, **options) -> None:
+    """Pretrains in this process; `options` are those of `train`."""
+    config = tiny_config(changes)
+    with compiled_once(config):
+        train.train(config, epath.Path(workdir), task=TASKS["pretrain"], **options)
+
+
+def detection_config(mode: str = "full", changes: dict | None = None) -> ConfigDict:
+    """Returns the resolved config of a tiny detector's run."""
+    config = transfer.get_config("vit_small_patch16", smoke=True, mode=mode)
+    config.update_from_flattened_dict(TINY_DETECTION | (changes or {}))
+    with config.data.unlocked():
+        for kind, videos in (("train", 12), ("val", 4)):
+            config.data[kind] = {"a": transfer.rendered_set("swap-a", kind, videos=videos)}
+    return resolve(config)
+
+
+def run_detection(workdir: Path, config: ConfigDict, **options) -> None:
+    """Trains a detector in this process; `options` are those of `train`."""
+    with compiled_once(config):
+        train.train(config, epath.Path(workdir), task=TASKS["finetune"], **options)
+
+
+def read_metrics(workdir: Path) -> list[dict]:
+    """Returns the lines of a run's metrics."""
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_rate(lines: list[dict]) -> list[dict]:
+    """Leaves out what depends on the speed of the machine."""
+    timed = ("images_per_second", "data_wait")
+    return [{k: v for k, v in line.items() if k not in timed} for line in lines]
+
+
+def restore(workdir: Path, config: ConfigDict) -> Restored:
+    """Returns the newest valid checkpoint of a pretraining run."""
+    learner = pretrain.make_learner(config, stats=Stats(config.data.mean, config.data.std))
+    template = compilation.state_template(learner, sharding.make_mesh(config.mesh))
+    with Checkpoints(epath.Path(workdir) / "checkpoints", keep=3) as checkpoints:
+        return checkpoints.restore_newest_valid(template)
