@@ -44,7 +44,7 @@ def make_learner(config: ConfigDict | FrozenConfigDict, *, stats: Stats) -> "Det
     return Detection(
         model=model,
         tx=make_optimizer(config.optimizer, depth=model.depth),
-        sample=partial(augment_batch, augment=config.augment, smoothing=config.loss.smoothing),
+        augment=partial(augment_batch, augment=config.augment, smoothing=config.loss.smoothing),
         stats=stats,
         loss=config.loss,
         seed=config.seed,
@@ -59,7 +59,7 @@ class Detection:
     Attributes:
         model: The network.
         tx: The optimizer without its learning rate.
-        sample: Takes a key, images and labels, and returns them erased and mixed.
+        augment: Takes a key, images and labels, and returns them erased and mixed.
         stats: Mean and standard deviation that normalise the images.
         loss: The config's loss section.
         seed: The run's seed.
@@ -68,7 +68,7 @@ class Detection:
 
     model: Detector
     tx: optax.GradientTransformation
-    sample: Callable[..., mixing.Mixed]
+    augment: Callable[..., mixing.Mixed]
     stats: Stats
     loss: Mapping[str, Any] | ConfigDict | FrozenConfigDict
     seed: int
@@ -121,7 +121,7 @@ class Detection:
         step_key = jax.random.fold_in(jax.random.key(self.seed), state.step)
         augment_key, drop_key = jax.random.split(step_key)
         labels = batch["label"]
-        mixed = self.sample(augment_key, normalize_images(batch["image"], self.stats), labels)
+        mixed = self.augment(augment_key, normalize_images(batch["image"], self.stats), labels)
 
         # 2. Forward, loss, gradient. What is frozen gets no gradient and no backward pass.
         trained, frozen = split_trained(state.params, mode=self.mode, fas=self.model.fas)
@@ -134,7 +134,7 @@ class Detection:
             logits, projection = self.apply(params, mixed.images, key)
             return detection_loss(logits, projection, mixed.targets, labels, loss=self.loss)
 
-        step = optim.gradient_step(
+        update = optim.gradient_step(
             loss_fn,
             trained,
             (mixed, labels, jnp.arange(len(labels))),
@@ -145,8 +145,8 @@ class Detection:
         )
 
         # 3. The update is applied only if loss and gradient are finite.
-        updated = state._replace(params=step.params | frozen, opt_state=step.opt_state)
-        return optim.all_or_nothing(state, updated, step.metrics, trained=self.trained)
+        updated = state._replace(params=update.params | frozen, opt_state=update.opt_state)
+        return optim.all_or_nothing(state, updated, update.metrics, trained=self.trained)
 
     def apply(
         self, params: Params, images: Float[Array, "B H W 3"], key: PRNGKeyArray
@@ -164,7 +164,7 @@ class Detection:
         """
         key = jax.random.fold_in(jax.random.key(0), state.step)
         images = normalize_images(batch["image"], self.stats)
-        mixed = self.sample(key, images, batch["label"])
+        mixed = self.augment(key, images, batch["label"])
         return to_pixels(jnp.stack([images, mixed.images]), self.stats)
 
 

@@ -1,4 +1,8 @@
-"""The networks in training that `config.task` can name."""
+"""The learner of each training task.
+
+A task of `tasks.py` uses `convert`, which makes a learner to read a run: the learners are apart
+from the tasks, so that no module imports itself through others.
+"""
 
 from ml_collections import ConfigDict, FrozenConfigDict
 

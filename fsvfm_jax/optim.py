@@ -65,9 +65,9 @@ class Schedule:
         progress = min(step / (self.schedule_epochs * self.steps_per_epoch), 1.0)
         return (1 - self.teacher_momentum) * (1 + math.cos(math.pi * progress)) / 2
 
-    def values(self, step: int, *, fault: float = 1.0) -> StepValues:
-        """Returns the values of a step, counted from 1; `fault` is a factor of its loss."""
-        rates = self.learning_rate(step - 1), self.teacher_rate(step - 1), fault
+    def values(self, step: int) -> StepValues:
+        """Returns the values of a step, counted from 1, in float32."""
+        rates = self.learning_rate(step - 1), self.teacher_rate(step - 1)
         return StepValues(*map(np.float32, rates))
 
 

@@ -116,7 +116,7 @@ class Pretraining:
         key = jax.random.fold_in(jax.random.key(self.seed), state.step)
         masks = self.sample(key, batch["classes"])
 
-        # 2-5. Teacher, student and losses, in micro-batches; then the update of the student.
+        # 2. Teacher, student and losses, in micro-batches; then the update of the student.
         trained, positions = split_positions(state.params)
 
         def loss_fn(trained: Params, micro: tuple[Array, Masks]) -> tuple[Array, Metrics]:
@@ -124,7 +124,7 @@ class Pretraining:
             images, masks = normalize_images(micro[0], self.stats), micro[1]
             return three_c_loss(self.model, params, teacher, images, masks, loss=self.loss)
 
-        step = gradient_step(
+        update = gradient_step(
             loss_fn,
             trained,
             (batch["image"], masks),
@@ -133,14 +133,14 @@ class Pretraining:
             values=values,
             accum_steps=accum_steps,
         )
-        params = step.params | positions
+        params = update.params | positions
 
-        # 6. The teacher follows, once per optimizer update.
+        # 3. The teacher follows, once per optimizer update.
         teacher_params = move_teacher(state.teacher_params, params, rate=values.teacher_rate)
 
-        # 7. The update is applied only if loss and gradient are finite.
-        updated = TrainState(state.step, params, teacher_params, step.opt_state)
-        return all_or_nothing(state, updated, step.metrics, trained=self.trained)
+        # 4. The update is applied only if loss and gradient are finite.
+        updated = TrainState(state.step, params, teacher_params, update.opt_state)
+        return all_or_nothing(state, updated, update.metrics, trained=self.trained)
 
     def draw(self, state: TrainState, batch: Batch) -> UInt8[Array, "columns rows H W 3"]:
         """Draws faces, what the student sees (removed patches grey), and its reconstruction.

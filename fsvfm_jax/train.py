@@ -101,14 +101,14 @@ def train(config: ConfigDict, workdir: epath.Path, *, task: Task, check_only: bo
             if (rows := guard.next(batches, step)) is None:
                 break
             batch = sharding.put_batch(rows, mesh)
-            values = sharding.replicate(schedule.values(step, fault=guard.poison(step)), mesh)
+            values = sharding.replicate(guard.values(schedule, step), mesh)
             with jax.transfer_guard("disallow"), StepTraceAnnotation("train", step_num=step):
                 state, metrics = train_step(state, batch, values)
-            guard.check(step)
+            guard.after_step(step)
             # The device works on this step while the numbers of the step before are read.
             reports.put(step, metrics, waited=guard.waited, first_sample=samples_seen)
             samples_seen = advance(samples_seen, config.batch_size, skip_ranges=skip_ranges)
-            checkpoints.check()
+            saver.check()
             saver.after(step, state, samples_seen)
             if guard.stop_requested() and step < total_steps:
                 break

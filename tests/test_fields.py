@@ -15,12 +15,12 @@ from fsvfm_jax.config.downstream_fields import (
     RENDERED,
     set_fields,
 )
-from fsvfm_jax.config.fields import PRETRAINING, TASKS
+from fsvfm_jax.config.fields import PRETRAINING, TASK_NAMES
 from fsvfm_jax.config.resolve import resolve, to_json
 from fsvfm_jax.errors import ConfigError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-TABLES = dict(zip(TASKS, (PRETRAINING, FINETUNING, EVALUATION), strict=True))
+TABLES = dict(zip(TASK_NAMES, (PRETRAINING, FINETUNING, EVALUATION), strict=True))
 SHARED = {"arguments", "common", "evaluation", "offline", "sets", "spoofing", "transfer"}
 NAMES = [
     ".".join(path.relative_to(CONFIGS).with_suffix("").parts)

@@ -40,13 +40,14 @@ def test_a_failure_before_the_first_step_removes_the_workdir_and_none_after_it(w
     assert not workdir.exists()
     with pytest.raises(DataError), Guard(workdir, LIMITS) as guard:
         (workdir / "config.json").write_text("{}")
-        guard.check(1)
+        guard.after_step(1)
         raise DataError("no")
     assert [path.name for path in workdir.iterdir()] == ["config.json"]
 
 
 def test_a_signal_ends_the_wait_for_a_batch(workdir, ask):
     with Guard(workdir, LIMITS) as guard:
+        guard.limit_start()
         guard.begin_steps()
         batches = rows()
         assert len(guard.next(batches, 1)["image"]) == 1 and guard.waited >= 0
@@ -67,6 +68,7 @@ def test_a_signal_stops_a_validation_only_where_it_may(workdir, stoppable):
         return 1
 
     with Guard(workdir, LIMITS) as guard:
+        guard.limit_start()
         guard.begin_steps()
         if stoppable:
             with pytest.raises(StopWaiting):

@@ -80,3 +80,59 @@ def test_data_and_report_do_not_import_jax():
     for module in ours:
         found = {name.split(".")[0] for name in IMPORTS[module]}
         assert not found & jax, module
+
+
+def bound_names(path: Path) -> set[str]:
+    """The names that a module defines or imports at its top level."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+    return names
+
+
+def test_every_imported_name_exists():
+    """Also where an import is inside a function, which no start of the program may execute."""
+    root, bound = PACKAGE.parent, {name: bound_names(path) for name, path in MODULES.items()}
+    folders = ("fsvfm_jax", "configs", "tests")
+    for path in (path for folder in folders for path in root.glob(f"{folder}/**/*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module in MODULES:
+                for alias in node.names:
+                    known = f"{node.module}.{alias.name}" in MODULES
+                    assert known or alias.name in bound[node.module], (path, alias.name)
+
+
+STEP_FILES = ("main", "train", "pretrain", "models.fsvfm", "masking", "losses")
+
+
+def functions(path: Path) -> list[ast.FunctionDef]:
+    return [x for x in ast.walk(ast.parse(path.read_text())) if isinstance(x, ast.FunctionDef)]
+
+
+def length(node: ast.FunctionDef) -> int:
+    return node.end_lineno - node.lineno + 1
+
+
+def test_functions_are_short():
+    lengths = {
+        f"{name}.{node.name}": length(node)
+        for name, path in MODULES.items()
+        for node in functions(path)
+    }
+    assert lengths.pop("fsvfm_jax.train.train") <= 80
+    assert max(lengths.values()) <= 60, max(lengths, key=lengths.__getitem__)
+    assert all(lengths[f"fsvfm_jax.{name}.train_step"] <= 45 for name in ("pretrain", "finetune"))
+    assert len((PACKAGE / "train.py").read_text().splitlines()) < 260
+
+
+def test_functions_of_the_six_files_have_few_parameters():
+    for name in STEP_FILES:
+        for node in functions(MODULES[f"fsvfm_jax.{name}"]):
+            names = [x.arg for x in (*node.args.args, *node.args.kwonlyargs) if x.arg != "self"]
+            # Programs rely on the signature of sample_masks.
+            assert len(names) <= 6 or node.name == "sample_masks", f"{name}.{node.name}"

@@ -4,7 +4,7 @@ import pytest
 
 from configs import vit_s
 from configs.finetune import dfd
-from fsvfm_jax.config.fields import TASKS
+from fsvfm_jax.config.fields import TASK_NAMES
 from fsvfm_jax.config.resolve import resolve
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.learners import LEARNERS, make_learner
@@ -26,4 +26,4 @@ def test_config_task_names_the_learner(name):
 
 
 def test_every_task_but_evaluation_has_a_learner():
-    assert set(LEARNERS) == set(TASKS) - {"evaluate"}
+    assert set(LEARNERS) == set(TASK_NAMES) - {"evaluate"}

@@ -9,14 +9,15 @@
     :l            FS-VFM ViT-L  one GPU with 40 GB  2.3 on average, read off a figure
     :fsfm_b       FSFM ViT-B    one GPU with 24 GB  M 3.78, C 3.16, I 4.63, O 7.68
 
-The averages are over the paper's domains and 5 seeds.
+The averages of FS-VFM are over the paper's domains and 5 seeds.
 The average of FSFM ViT-B is 4.81, and 10.99 with the last checkpoint.
 The published checkpoint and threshold are those with the least error on the target itself
 ("test-oracle"). "validation" chooses on the test splits of the domains trained on, never on the
 target: configs/spoofing.py. configs/eval/fas.py:M prints both, and "last", beside each other.
 The run keeps 20 checkpoints: about 5 GB of disk (`:s`), 21 GB (`:b`, `:fsfm_b`) or 73 GB (`:l`).
 
-`M`, `C`, `I` or `O` leaves out and tests on MSU, CASIA, Replay or OULU (default: `M`).
+`M`, `C`, `I` or `O` leaves MSU, CASIA, Replay or OULU out of training (default: `M`);
+configs/eval/fas.py tests on it.
 `celeb` trains on CelebA-Spoof too; `smoke` trains a tiny network on rendered faces instead. Commas
 separate the arguments: `:l,C,celeb`.
 """

@@ -14,7 +14,8 @@ The published checkpoint and threshold are those with the least error on the tar
 target: configs/spoofing.py. configs/eval/fas.py:M prints both, and "last", beside each other.
 The run keeps 20 checkpoints: about 2 GB of disk (`:s`), 7 GB (`:b`) or 25 GB (`:l`).
 
-`M`, `C`, `I` or `O` leaves out and tests on MSU, CASIA, Replay or OULU (default: `M`).
+`M`, `C`, `I` or `O` leaves MSU, CASIA, Replay or OULU out of training (default: `M`);
+configs/eval/fas.py tests on it.
 `celeb` trains on CelebA-Spoof too; `smoke` trains a tiny network on rendered faces instead. Commas
 separate the arguments: `:l,C,celeb`.
 """

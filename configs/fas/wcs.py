@@ -14,7 +14,8 @@ The published checkpoint and threshold are those with the least error on the tar
 target: configs/spoofing.py. configs/eval/fas.py:wmca prints both, and "last", beside each other.
 The run keeps 20 checkpoints: about 5 GB of disk (`:s`), 21 GB (`:b`) or 73 GB (`:l`).
 
-`wmca`, `cefa` or `surf` leaves out and tests on WMCA, CeFA or CASIA-SURF (default: `wmca`).
+`wmca`, `cefa` or `surf` leaves WMCA, CeFA or CASIA-SURF out of training (default: `wmca`);
+configs/eval/fas.py tests on it.
 `celeb` trains on CelebA-Spoof too; `smoke` trains a tiny network on rendered faces instead. Commas
 separate the arguments: `:l,cefa,celeb`.
 """

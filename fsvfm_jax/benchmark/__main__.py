@@ -71,9 +71,7 @@ def _transfer(argv: Sequence[str]) -> None:
 def _parser() -> argparse.ArgumentParser:
     from fsvfm_jax.benchmark import input_speed, read_speed, step_speed
 
-    parser = cli.Parser(
-        prog=COMMAND, description="Measures steps, input and transfer.", allow_abbrev=False
-    )
+    parser = cli.Parser(prog=COMMAND, description="Measures speed.", allow_abbrev=False)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     step = verbs.add_parser(
         "step",

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import jax
@@ -120,23 +121,23 @@ def measure_step(
         UserError: The config does not fit; an error of another subclass.
     """
     from fsvfm_jax.config.resolve import resolve
-    from fsvfm_jax.tasks import JOBS
+    from fsvfm_jax.learners import make_learner
 
     mesh, config = compilation.place(resolve(config))
-    task = JOBS[config.task].make_task(config, stats=STATS)
+    learner = make_learner(config, stats=STATS)
 
     started = time.perf_counter()
-    step = compilation.compile_for_devices(task, mesh, config)
+    step = compilation.compile_for_devices(learner, mesh, config)
     compile_seconds = time.perf_counter() - started
 
     if real_input:
         batches = _real_batches(config, mesh, stats=STATS)
     else:
-        batches = _synthetic_batches(config, task.sample, mesh)
-    template = compilation.state_template(task, mesh)
-    state = compilation.fresh_state(task, template, seed=config.seed)
+        batches = _synthetic_batches(config, learner.row_shapes, mesh)
+    template = compilation.state_template(learner, mesh)
+    state = compilation.fresh_state(learner, template, seed=config.seed)
     with contextlib.closing(batches):
-        running = run_steps(step.program, state, batches)
+        running = run_steps(partial(_place_and_step, step.program, mesh), state, batches)
         seconds = time_steps(running, steps=steps, warmup=warmup)
         _profile(running, profile)
         check_finite(next(running))
@@ -152,6 +153,17 @@ def measure_step(
         **_peak_memory(step.memory, mesh),
         **_speed(config, mesh, seconds, real_input=real_input, peak_tflops=peak_tflops),
     }
+
+
+def _place_and_step(
+    program: jax.stages.Compiled, mesh: Mesh, state: Any, batch: Batch, values: StepValues
+) -> tuple[Any, Metrics]:
+    """Makes a step as the training loop does: the values of the step are placed each time."""
+    from fsvfm_jax.devices import sharding
+
+    values = sharding.replicate(values, mesh)
+    with jax.transfer_guard("disallow"):
+        return program(state, batch, values)
 
 
 def _profile(running: Iterator[Metrics], folder: str | None) -> None:

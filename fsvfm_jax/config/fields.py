@@ -25,7 +25,7 @@ from fsvfm_jax.losses import SIMILARITIES
 from fsvfm_jax.masking import REGION_CHOICES, STRATEGIES
 from fsvfm_jax.models import CHOICES
 
-TASKS = ("pretrain", "finetune", "evaluate")
+TASK_NAMES = ("pretrain", "finetune", "evaluate")
 BRANCHES = ("student", "teacher")
 MAX_EPOCHS = 10**9
 MAX_SECONDS = 10**8  # about three years
@@ -36,7 +36,7 @@ MAX_SIDE = 2**14
 MAX_BETA = 0.999999
 
 # The following sections belong to several tasks.
-TASK: Fields = {"task": choice("task of the run", TASKS)}
+TASK: Fields = {"task": choice("task of the run", TASK_NAMES)}
 MESH: Fields = {
     "mesh.data": devices("number of copies of the training state; -1: the remaining devices"),
     # Plain data parallelism suits S, B and L. A state that does not fit one device needs more.

@@ -100,15 +100,13 @@ def walk(
 ) -> Iterator[str]:
     """Yields the path of every data file below a folder, relative to the folder.
 
-    Yields nothing if the folder does not exist. The order is arbitrary. A folder that several links
-    lead to is searched once: under its own name if it is below `folder`, otherwise under the first
-    of the links.
+    Yields nothing if the folder does not exist. The order is arbitrary. A folder with several links
+    to it is searched once: under its own name if it is below `folder`, or under the first link.
 
     Args:
         folder: The folder to search.
         suffixes: Suffixes of data files; None takes every file that is not hidden.
-        leave_out: Called with each file or folder left out. If it is None, one log line reports
-            them.
+        leave_out: Called with each file or folder left out; None reports them in one log line.
         follow_links: Whether to search linked folders; otherwise they are yielded like files.
         enter: Returns whether to search a folder, given its name. A folder that is not searched
             does not count as left out.

@@ -106,7 +106,8 @@ def whole_file(file: Path | epath.Path, *, ending: str = ".tmp") -> Iterator[Pat
         yield temporary
         temporary.replace(file)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # The first error is more important.
+            temporary.unlink(missing_ok=True)
         raise
 
 

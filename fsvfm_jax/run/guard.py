@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 
 import jax
+import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
@@ -13,11 +14,13 @@ from ml_collections import ConfigDict
 from fsvfm_jax.data.pipeline import HostBatch
 from fsvfm_jax.devices import distributed
 from fsvfm_jax.host.signals import released_at_once
+from fsvfm_jax.optim import Schedule
 from fsvfm_jax.run.failed_start import Start
 from fsvfm_jax.run.faults import fault, poison
 from fsvfm_jax.run.lock import RunLock
 from fsvfm_jax.run.preemption import Preemption, StopWaiting
 from fsvfm_jax.run.watchdog import Watchdog
+from fsvfm_jax.train_state import StepValues
 
 
 class Guard:
@@ -44,11 +47,11 @@ class Guard:
         self._process = jax.process_index()
         self._preemption = Preemption()
         self._lock = RunLock(workdir)
-        self._start = Start(workdir, active=self._process == 0)
 
     def __enter__(self) -> "Guard":
         # No process makes the workdir before all processes have come here with their data.
         multihost_utils.sync_global_devices("the workdir is entered")
+        self._start = Start(self.workdir, active=self._process == 0)
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._start.folders())
             distributed.share_workdir(self.workdir)
@@ -57,8 +60,6 @@ class Guard:
                 refusal=f"{self.workdir} cannot be locked",
             )
             stack.enter_context(self._start.files())
-            stack.enter_context(self._preemption)
-            stack.enter_context(self.watchdog)
             self._entered = stack.pop_all()
         return self
 
@@ -72,6 +73,8 @@ class Guard:
 
     def limit_start(self) -> None:
         """Limits the time until the first `limit_step`."""
+        self._entered.enter_context(self._preemption)
+        self._entered.enter_context(self.watchdog)
         seconds = self._limits.start_seconds
         self.watchdog.beat("the start (config.watchdog.start_seconds)", seconds)
 
@@ -92,16 +95,17 @@ class Guard:
         self.waited = time.monotonic() - began
         return rows
 
-    def check(self, step: int) -> None:
-        """Checks after a step that the workdir still belongs to this run.
+    def after_step(self, step: int) -> None:
+        """Takes note of a step: from the first one on, a failure of the run removes nothing."""
+        self._start.is_over()
+        self.fault("step", step)
 
-        From the first call on, a failure of the run removes nothing.
+    def check(self) -> None:
+        """Checks that the workdir still belongs to this run.
 
         Raises:
             StorageError: Another run has taken the workdir.
         """
-        self._start.is_over()
-        self.fault("step", step)
         if self._process == 0:
             self._lock.check()
 
@@ -151,6 +155,7 @@ class Guard:
         """Injects the fault that `run/faults.py` has for this point, if there is one."""
         fault(point, step, process=self._process)
 
-    def poison(self, step: int) -> float:
-        """Returns the factor that `run/faults.py` has for the loss of this step: 1 or NaN."""
-        return poison(step, process=self._process)
+    def values(self, schedule: Schedule, step: int) -> StepValues:
+        """Returns the schedule's values of a step, with the fault that is injected there."""
+        factor = np.float32(poison(step, process=self._process))
+        return schedule.values(step)._replace(fault=factor)

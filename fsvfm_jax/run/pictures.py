@@ -46,7 +46,9 @@ class Pictures:
         reports.flush()
         fault("picture", step, process=jax.process_index())
         columns = jax.device_get(self._draw(state, self._faces))
-        reports.tracker.images(step, self._picture.name, titled(self._picture, columns, step=step))
+        if reports.tracker.folder is not None:
+            picture = titled(self._picture, columns, step=step)
+            reports.tracker.images(step, self._picture.name, picture)
 
 
 def picture_faces(config: ConfigDict, source: Source, element: Element) -> dict[str, np.ndarray]:

@@ -41,8 +41,8 @@ class Reports:
     schedule: Schedule
     batches: Batches
     describe: Callable[[int], dict[str, Any]]
-    _unread: _Unread | None = None
-    _losses: list[float] = field(default_factory=list)
+    _unread: _Unread | None = field(default=None, init=False)
+    _losses: list[float] = field(default_factory=list, init=False)
 
     def put(self, step: int, metrics: Metrics, *, waited: float, first_sample: int) -> None:
         """Takes the numbers of a step, and reports those of the step before.

@@ -45,6 +45,15 @@ class Saver:
         if step == self.total_steps or step % self.every == 0:
             self._save(step, state, samples_seen, scored=True)
 
+    def check(self) -> None:
+        """Checks after a step that nothing forbids to go on.
+
+        Raises:
+            StorageError: A save has failed, or another run has taken the workdir.
+        """
+        self.checkpoints.check()
+        self.guard.check()
+
     def finish(self, state: TrainState, samples_seen: int) -> None:
         """Ends the loop: saves what is not saved yet, unless the last step was made.
 
@@ -91,5 +100,7 @@ class Saver:
                 found = self.validate(state.params, after_batch)
         except StopWaiting:
             return math.nan
+        finally:
+            self.guard.watchdog.rest()
         self.reports.tracker.validation(step, found)
         return found["val_loss"]

@@ -51,8 +51,7 @@ def read_set(
         real_frames: Number of frames to keep of each real video, if it differs.
         roots: Further folders that may contain files which a list names by absolute paths.
         field: Name of the config's field that describes the set, for messages.
-        options: Parameters of the layout's function other than root and split, without empty
-            values.
+        options: Parameters of the layout's function other than root and split; none is empty.
 
     Raises:
         ConfigError: The layout or an option is unknown, an option is missing (`check_options`), or
