@@ -1,7 +1,8 @@
-"""The papers' values for every field of a pretraining run; the fields that all runs have are last.
+"""The papers' values of all fields of pretraining, and the fields that all runs share.
 
-What each field means and which values it takes: fsvfm_jax/config/fields.py. A field that is None is
-set by `recipe`, or as its meaning says; a value given explicitly wins.
+fsvfm_jax/config/fields.py describes the meaning and the range of each field, and what None stands
+for. For some fields None means that `recipe` sets them. A value that the user sets takes
+precedence.
 """
 
 from ml_collections import ConfigDict
@@ -12,14 +13,14 @@ from fsvfm_jax.models.vit import SIZES
 
 
 def get_config(size: str, arg: str = "") -> ConfigDict:
-    """The papers' recipe for a size of `models.vit.SIZES`.
+    """Returns the papers' recipe for a size of `models.vit.SIZES`.
 
     Args:
-        size: Such as "vit_base_patch16".
-        arg: What follows the colon after the config file: nothing, or "smoke".
+        size: Name of the size, such as "vit_base_patch16".
+        arg: The text after the colon in --config=FILE:ARG: empty, or "smoke".
 
     Raises:
-        ConfigError: It is something else.
+        ConfigError: `arg` is neither empty nor "smoke".
     """
     words = arguments.split(arg, ("smoke",))
     c = ConfigDict()
@@ -29,7 +30,7 @@ def get_config(size: str, arg: str = "") -> ConfigDict:
     c.epochs = 600
     c.schedule_epochs = placeholder(int)
     c.batch_size = 4096
-    # On 8 devices with room for 128 images each: 4096 = 8 x 128 x 4, which makes this 4.
+    # Example: 8 devices with memory for 128 images each need 4, because 4096 = 8 x 128 x 4.
     c.accum_steps = FieldReference(1, field_type=object)
 
     c.model = encoder(size)
@@ -95,7 +96,7 @@ def get_config(size: str, arg: str = "") -> ConfigDict:
 
 
 def encoder(size: str) -> ConfigDict:
-    """What every network has, whatever it is for."""
+    """Returns the fields of the encoder, which every task has."""
     model = ConfigDict()
     model.image_size = 224
     model.update(SIZES[size])  # width, depth, num_heads, patch_size
@@ -107,7 +108,7 @@ def encoder(size: str) -> ConfigDict:
 
 
 def add_run_sections(c: ConfigDict) -> None:
-    """What every training run has, whatever it trains."""
+    """Adds the fields that every training run has to `c`."""
     c.mesh = ConfigDict()
     c.mesh.data = -1
     c.mesh.fsdp = 1
@@ -137,7 +138,7 @@ def add_run_sections(c: ConfigDict) -> None:
 
 
 def _make_smoke(c: ConfigDict) -> None:
-    """A tiny network on synthetic faces: under 3 minutes on two CPU cores, no download."""
+    """Changes `c` to a tiny network on synthetic faces: under 3 minutes on two CPU cores."""
     c.model.update(
         image_size=64,
         patch_size=8,
@@ -156,7 +157,7 @@ def _make_smoke(c: ConfigDict) -> None:
     c.data.update(source="synthetic", num_samples=1024, num_workers=0)
     c.epochs = 10
     c.batch_size = 32
-    # A few hundred steps need a larger rate than a few hundred thousand.
+    # A run of a few hundred steps needs a larger learning rate than a run of several 100,000.
     c.optimizer.update(blr=8e-3, warmup_epochs=1)
     c.teacher.momentum = 0.99
     c.checkpoint.every = 100

@@ -1,7 +1,7 @@
-"""The losses of 3C and of transfer, and the signals of a collapse: pure functions in float32.
+"""The losses of pretraining and fine-tuning, and values that show a collapse, in float32.
 
-Under a global `jit` every mean over the batch is a mean over the global batch, so no function here
-needs an all-reduce.
+All functions are pure. Under a global `jit` a mean over the batch is a mean over the global batch,
+so no function of this module calls an all-reduce.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ INFO_NCE_TEMPERATURE = 0.1
 def patch_targets(
     images: Float[Array, "B H W 3"], patch_size: int, *, norm_pix: bool
 ) -> Float[Array, "B N P"]:
-    """Returns the pixels of every patch, the targets of the reconstruction.
+    """Returns the pixels of every patch, which are the targets of the reconstruction.
 
     Args:
         images: Normalised images.
@@ -56,10 +56,10 @@ def masked_mean(errors: Float[Array, "B N"], mask: Shaped[Array, "B N"]) -> Floa
 
     Args:
         errors: Error of every patch.
-        mask: The whole mask for L_rec, the region mask for L_region; of any dtype.
+        mask: `Masks.mask` for L_rec, `Masks.region_mask` for L_region; any dtype.
 
     Returns:
-        The mean; 0 if the mask is empty, for example because no image of the batch shows the
+        The mean, or 0 if the mask has no 1, for example because no image of the batch shows the
         region.
     """
     mask = mask.astype(errors.dtype)
@@ -77,10 +77,10 @@ def byol(q: Float[Array, "B E"], z: Float[Array, "B E"]) -> Float[Array, ""]:
 
 
 def info_nce(q: Float[Array, "B E"], z: Float[Array, "B E"]) -> Float[Array, ""]:
-    """Returns 2t times the cross-entropy of q z^T / t, for rows of unit length.
+    """Returns 2 t times the mean cross-entropy of the logits q z^T / t.
 
-    The target of each prediction q is the z of the same row. The other rows of z are the negatives.
-    t is INFO_NCE_TEMPERATURE.
+    The rows of q and z have unit length. The target of a row of q is the same row of z, and the
+    other rows of z are the negatives. The temperature t is INFO_NCE_TEMPERATURE.
     """
     logits = q @ z.T / INFO_NCE_TEMPERATURE
     log_probabilities = jax.nn.log_softmax(logits, axis=-1)
@@ -106,18 +106,18 @@ def anchored_contrast(
     *,
     temperature: float,
 ) -> Float[Array, ""]:
-    """Returns a supervised contrastive loss; with the real images as anchors it is L_RAC.
+    """Returns a supervised contrastive loss, such as FS-Adapter's real-anchor loss L_RAC.
 
-    METHOD: real-anchor. The loss is -1/B times the sum over the anchors i of the mean, over the
-    other images p with i's label, of log(exp(z_i z_p / t) / (sum over all other images a of
-    exp(z_i z_a / t) + 1e-6)).
+    For L_RAC the anchors are the real images. An anchor i adds the mean, over the other images p
+    with the label of i, of log(exp(z_i z_p / t) / (sum over all other images a of exp(z_i z_a / t)
+    + 1e-6)). The loss is -1/B times the sum over the anchors.
 
     Args:
         z: Projections of unit length.
         labels: Class of each image.
-        anchors: Whether each image is an anchor. An anchor that is the only image of its label
-            adds 0.
-        temperature: t.
+        anchors: True for each image that is an anchor. An anchor that is the only image of its
+            label adds 0.
+        temperature: The temperature t.
 
     Returns:
         The loss, or 1e-6 if no image is an anchor.
@@ -137,7 +137,7 @@ class Similarity(NamedTuple):
 
     Attributes:
         loss: Returns the loss for q and z, which have rows of unit length.
-        constant: Returns the lowest loss that a q equal for all images can reach, given z.
+        constant: Returns, for z, the lowest loss that is possible if q is the same for all images.
     """
 
     loss: Callable[[Float[Array, "B E"], Float[Array, "B E"]], Float[Array, ""]]
@@ -149,8 +149,8 @@ def _mean_length(z: Float[Array, "B E"]) -> Float[Array, ""]:
 
 
 def _info_nce_constant(z: Float[Array, "B E"]) -> Float[Array, ""]:
-    # By Jensen's inequality, a constant q cannot do better than equal logits, whose cross-entropy
-    # is log B.
+    # By Jensen's inequality, the loss of a constant q is lowest if all logits are equal. Then the
+    # cross-entropy is log B.
     return jnp.float32(2.0 * INFO_NCE_TEMPERATURE) * jnp.log(jnp.float32(z.shape[0]))
 
 
@@ -168,6 +168,6 @@ SIMILARITIES = {
 def batch_variance(x: Float[Array, "B E"]) -> Float[Array, ""]:
     """Returns the variance over the batch, averaged over the dimensions.
 
-    The variance approaches 0 when the representations collapse.
+    In a collapse, when all images get the same representation, the variance approaches 0.
     """
     return x.var(axis=0).mean()

@@ -1,4 +1,4 @@
-"""Pretrains, fine-tunes or evaluates, as the field `task` of a config file selects.
+"""Pretrains, fine-tunes or evaluates a network. The field `task` of the config selects which.
 
 python -m fsvfm_jax.main --config=configs/vit_l.py[:smoke] [--workdir=DIR] [--check]
     [--config.path.to.field=value ...]
@@ -31,12 +31,12 @@ _CHECK = flags.DEFINE_bool(
 flags.adopt_module_key_flags(cli)
 flags.declare_key_flag("config")
 
-# The name is spelled out because `__name__` is "__main__" when this module is run with -m.
+# The logger's name is a literal because `__name__` is "__main__" when the module runs with -m.
 logger = logging.getLogger("fsvfm_jax.main")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command; a user's mistake ends it with one sentence and its exit code."""
+    """Runs the command. A user's mistake ends it with an error message and an exit code."""
     cli.set_up_logging()
     with cli.exit_codes():
         if len(argv) > 1:
@@ -59,7 +59,7 @@ def _run() -> None:
     cli.start_devices()
     distributed.check_same_run(config, {"--workdir": _WORKDIR.value, "--check": _CHECK.value})
     if _WORKDIR.value is None and jax.process_count() > 1:
-        raise ConfigError("several processes need one --workdir that all of them see")
+        raise ConfigError("a run of several processes needs a --workdir that all processes share")
     logger.info("config %s, workdir %s", cli.config_filename(), workdir)
     logger.info("devices: %s", distributed.device_table())
     if config.task == "evaluate":
@@ -76,5 +76,5 @@ def _default_workdir() -> str:
 
 
 if __name__ == "__main__":
-    cli.begin(stopped="stopped: nothing new was saved; the same command goes on from where it was")
+    cli.begin(stopped="stopped: nothing new was saved; the same command continues the run")
     app.run(main, flags_parser=cli.parse_flags)

@@ -1,12 +1,12 @@
-"""Facial-region masks, drawn on the device (the papers' section on CRFR-P masking).
+"""Draws masks on the device from the facial regions (the papers' CRFR-P and four others).
 
 Every strategy works in the same way: each patch of an image gets a small integer *tier*, the
-patches are sorted by (tier, random bits), and the first T patches of that order are removed. A mask
-therefore removes exactly T patches whatever the face looks like, and all shapes are static.
+patches are sorted by (tier, random bits), and the first T patches of that order are removed. So
+every mask removes exactly T patches, for every face, and all shapes are static.
 
 The private functions below `sample_masks` draw the mask of one image. `sample_masks` maps them over
-the batch with one key per row, so a row depends only on the key, on its index and on its classes,
-never on the number of rows or on how they are sharded.
+the batch with one key per row, so the mask of a row depends only on the key, the index of the row
+and its classes. It does not depend on the number of rows or on the sharding.
 """
 
 import functools
@@ -43,7 +43,7 @@ class Masks(NamedTuple):
     """
 
     mask: jax.Array | np.ndarray  # [B, N], 1 where a patch is removed
-    region_mask: jax.Array | np.ndarray  # [B, N], 1 where it is removed as part of the region
+    region_mask: jax.Array | np.ndarray  # [B, N], 1 where a patch of the region is removed
     ids_keep: jax.Array | np.ndarray  # [B, N-T], indices of the kept patches, in random order
     ids_restore: jax.Array | np.ndarray  # [B, N], concat(kept, T mask tokens)[ids_restore] = image
 
@@ -51,11 +51,12 @@ class Masks(NamedTuple):
 def group_members(
     classes: UInt16[Array | np.ndarray, "*batch N"],
 ) -> Bool[Array, "*batch G N"]:
-    """Returns which patches belong to each of the G groups of `regions.GROUPS`, in that order.
+    """Returns, for each group of `regions.GROUPS` in order, which patches belong to it.
 
     Args:
-        classes: Words of `patch_classes` for one image or a batch. A patch belongs to every group
-            of which it shows a class.
+        classes: The output of `patch_classes` for one image or a batch: for each patch, an integer
+            whose bits are the classes in it. A patch belongs to every group that has one of these
+            classes.
     """
     members = {
         group: (classes & np.uint16(sum(1 << c for c in wanted))) != 0
@@ -81,21 +82,23 @@ def sample_masks(
     B.
 
     Args:
-        key: Key of this batch. The first n rows equal the masks of a batch of n images.
-        classes: Words of `patch_classes`.
+        key: Random key of this batch. With the same key, the first n rows equal the masks of a
+            batch of n images.
+        classes: The output of `patch_classes`.
         strategy: One of `STRATEGIES`. `crfr_p` covers one region g* fully and removes the same
             proportion of every other group. `crfr_r` covers g* and removes random patches of the
             rest. `frp` removes the same proportion of every group, `fasking_i` removes whole facial
-            components in random order, and `random` is the masking of MAE. The last three cover no
-            region: their region mask is all 0.
+            components in random order, and `random` is the masking of MAE. `frp`, `fasking_i` and
+            `random` cover no region: their region mask is all 0.
         mask_ratio: Share of the patches to remove.
         region_choice: `per_image` draws one g* per image, `per_group` one per group of consecutive
             images.
-        region_group_size: Number of images in such a group.
-        region: Index into `regions.GROUPS`. If it is given, it is g*, and g* is not drawn.
+        region_group_size: Number of images that share a region with `per_group`.
+        region: Index of g* in `regions.GROUPS`; None draws g* at random.
 
     Returns:
-        The masks. If g* has T patches or more, the mask and the region mask are the same T of them.
+        The masks. If g* has T patches or more, the mask and the region mask both contain the same T
+        patches of g*.
 
     Raises:
         ConfigError: A name is unknown, the region cannot be covered, a group of images is empty, or
@@ -109,7 +112,7 @@ def sample_masks(
     if region is None:
         images_per_region = region_group_size if region_choice == "per_group" else 1
         keys = fold_in_each(region_key, rows // images_per_region)
-        # This is uniform up to 4 parts in 2^32, and it compiles faster than `randint`.
+        # The probabilities differ by at most 4 parts in 2^32. `randint` would compile more slowly.
         regions = jax.vmap(jax.random.bits)(keys) % NUM_COVERABLE
     else:
         regions = jnp.full_like(rows, region)
@@ -186,8 +189,8 @@ def _sample_one(
 
 def _random_order(key: PRNGKeyArray, tier: Int[Array, " N"]) -> Int[Array, " N"]:
     """Returns the patches sorted by tier (0 to 15), in random order within a tier."""
-    # One 32-bit sort key is two to four times faster than two. Two patches of an image hardly ever
-    # get the same 28 random bits.
+    # Sorting by one 32-bit key is two to four times faster than by two keys. Two patches of an
+    # image almost never get the same 28 random bits.
     bits = jax.random.bits(key, tier.shape, jnp.uint32)
     return jnp.argsort((tier.astype(jnp.uint32) << 28) | (bits >> 4))
 
@@ -199,18 +202,19 @@ def _proportional_tier(
     *,
     num_removed: int,
 ) -> Int[Array, " N"]:
-    """Returns 0 for the same rounded proportion of every group outside the region, 1 for the rest.
+    """Returns tier 0 for the same rounded proportion of every group, and 1 for other patches.
 
     Because of the rounding, the number of zeros may differ from the number of patches to remove.
-    Removing the first T patches of the order corrects this: some patches of tier 0 are then kept,
-    or some of tier 1 removed, uniformly at random.
+    The caller removes exactly T patches in the order of the tiers. So some patches of tier 0 are
+    kept, or some patches of tier 1 are removed, uniformly at random.
     """
     num_groups, num_patches = members.shape
     # A patch belongs to the first of its groups; the patches of the region get a separate owner.
     owner = jnp.where(covered, num_groups, jnp.argmax(members, axis=0))
     size = jnp.sum(owner[None] == jnp.arange(num_groups + 1)[:, None], axis=1)
     num_covered = size[num_groups]
-    # With integers, halves are exact. The bounds matter only if the region has more than T patches.
+    # Integers represent halves exactly. The two maxima matter only if the region has more than T
+    # patches.
     quota = _divide_half_to_even(
         size * jnp.maximum(num_removed - num_covered, 0),
         jnp.maximum(num_patches - num_covered, 1),
@@ -226,9 +230,10 @@ def _divide_half_to_even(a: Int[Array, " G"], b: Int[Array, ""]) -> Int[Array, "
 
 
 def _component_tier(key: PRNGKeyArray, members: Bool[Array, "G N"]) -> Int[Array, " N"]:
-    """Returns each patch's first place among the shuffled facial components; others come last.
+    """Returns, for each patch, the smallest place of its components in a random order.
 
-    This is MARLIN's facial masking, applied to images. The brows and the eyes are one component.
+    A patch of no component gets the last place. This is MARLIN's facial masking, applied to images.
+    The brows and the eyes are one component.
     """
     group = dict(zip(GROUPS, members, strict=True))
     components = jnp.stack(

@@ -1,4 +1,4 @@
-"""The 3C task: a student learns from masked faces, and the teacher sees whole faces."""
+"""The pretraining task (3C): a student gets masked faces, and a teacher gets whole faces."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -50,12 +50,12 @@ def make_learner(config: ConfigDict | FrozenConfigDict, *, stats: Stats) -> "Pre
 
 @dataclass(frozen=True)
 class Pretraining:
-    """The learner of the 3C task.
+    """The learner of the pretraining task.
 
     Attributes:
         model: The network.
-        tx: The optimizer without its learning rate.
-        sample: Takes a key and the classes of the patches [B, N], returns the masks.
+        tx: The optimizer, which returns updates that are not yet multiplied by the learning rate.
+        sample: Draws the masks: takes a random key and the classes of the patches [B, N].
         stats: Mean and standard deviation that normalise the images.
         loss: The config's loss section.
         seed: The run's seed.
@@ -95,7 +95,7 @@ class Pretraining:
         )
 
     def trained(self, params: Params) -> Params:
-        """Returns the part of the student's tree that a step changes: all but the positions."""
+        """Returns the parameters that a step changes: all of the student except the positions."""
         return split_positions(params)[0]
 
     def train_step(
@@ -104,15 +104,15 @@ class Pretraining:
         """Makes one optimizer update on a global batch.
 
         Args:
-            state: The state, to be donated.
+            state: The state before the update. Its memory is donated to the new state.
             batch: `image` uint8 [B, H, W, 3] and `classes` uint16 [B, N].
-            values: Learning rate, teacher rate and fault of this step.
-            accum_steps: Number of micro-batches, one after another.
+            values: The values of the schedules for this step.
+            accum_steps: Number of micro-batches, which are processed one after another.
 
         Returns:
-            The next state, and scalars: those of `three_c_loss` and of `all_or_nothing`.
+            The next state, and the scalar metrics of `three_c_loss` and `all_or_nothing`.
         """
-        # 1. Masks of the whole batch: they depend on seed, step and row alone, not on devices.
+        # 1. Draw the masks of the whole batch. They depend only on the seed, the step and the row.
         key = jax.random.fold_in(jax.random.key(self.seed), state.step)
         masks = self.sample(key, batch["classes"])
 
@@ -143,10 +143,10 @@ class Pretraining:
         return all_or_nothing(state, updated, update.metrics, trained=self.trained)
 
     def draw(self, state: TrainState, batch: Batch) -> UInt8[Array, "columns rows H W 3"]:
-        """Draws faces, what the student sees (removed patches grey), and its reconstruction.
+        """Draws the faces, the masked faces (removed patches grey), and the reconstructed faces.
 
         With `norm_pix` a predicted patch gets the mean and the variance of the true patch. The
-        masks are those of key 0, so that pictures of one run can be compared.
+        masks are always drawn with key 0, so that the pictures of a run can be compared.
         """
         size = self.model.patch_size
         images = normalize_images(batch["image"], self.stats)
@@ -169,12 +169,12 @@ class Pretraining:
 def move_teacher(
     teacher_params: Params, params: Params, *, rate: float | Float[Array, ""]
 ) -> Params:
-    """Moves the teacher towards the student (paper: EMA): t + (1 - m) * (s - t).
+    """Returns the teacher after one step of the moving average: t + (1 - m) * (s - t).
 
     Args:
         teacher_params: The teacher's tree.
         params: The student's tree.
-        rate: 1 - m, with the momentum m.
+        rate: 1 - m, where m is the momentum.
     """
     return jax.tree.map(
         lambda teacher, student: teacher + rate * (student - teacher),
@@ -192,21 +192,21 @@ def three_c_loss(
     *,
     loss: Mapping[str, Any] | ConfigDict,
 ) -> tuple[Float[Array, ""], Metrics]:
-    """L = L_rec + weight_region * L_region + weight_sim * L_sim (paper, eq. 3C).
+    """Returns L = L_rec + weight_region * L_region + weight_sim * L_sim (the papers' 3C loss).
 
     Args:
         model: The network.
         params: The student's tree.
         teacher_params: The teacher's tree; no gradient flows into it.
-        images: Normalised, float32.
-        masks: Of `sample_masks`.
-        loss: `norm_pix`, `weight_region`, `weight_sim`, `similarity`.
+        images: Normalised images, float32.
+        masks: The masks that `sample_masks` returns.
+        loss: The fields `norm_pix`, `weight_region`, `weight_sim` and `similarity`.
 
     Returns:
-        The total and scalars: `loss`, `loss_rec` (consistency), `loss_region` (coherency),
-        `loss_sim` (correspondence), `loss_sim_constant` (the similarity loss of the best constant
-        q), `variance_q` and `variance_z` (variance over the batch of unit rows, mean over
-        dimensions), `masked_fraction`.
+        The total loss, and scalar metrics: `loss`, `loss_rec` (consistency), `loss_region`
+        (coherency), `loss_sim` (correspondence), `loss_sim_constant` (the lowest similarity loss if
+        q is the same for all images), `variance_q` and `variance_z` (variance of q and z over the
+        batch, mean over the dimensions), and `masked_fraction`.
     """
     images, masks = jax.tree.map(jnp.asarray, (images, masks))
     z = model.apply({"params": teacher_params}, images, method="teacher")
@@ -233,12 +233,12 @@ def three_c_loss(
 
 
 def normalize_images(images: UInt8[Array, "B H W 3"], stats: Stats) -> Float[Array, "B H W 3"]:
-    """Converts uint8 pixels to float32 with zero mean and unit deviation over the data set."""
+    """Converts uint8 pixels to float32: subtracts the data set's mean, divides by its deviation."""
     mean, std = jnp.asarray(stats.mean), jnp.asarray(stats.std)
     return (images.astype(jnp.float32) / 255 - mean) / std
 
 
 def to_pixels(images: Float[Array, "*batch H W 3"], stats: Stats) -> UInt8[Array, "*batch H W 3"]:
-    """Reverses `normalize_images`: returns uint8 pixels, cut off at 0 and 255."""
+    """Reverses `normalize_images`: returns uint8 pixels, clipped to 0 and 255."""
     pixels = images * jnp.asarray(stats.std) + jnp.asarray(stats.mean)
     return (jnp.clip(pixels, 0, 1) * 255).round().astype(jnp.uint8)

@@ -1,4 +1,4 @@
-"""The training loop. It contains no code of a particular task."""
+"""The training loop, which is the same for all tasks."""
 
 import contextlib
 import logging
@@ -46,10 +46,10 @@ def train(config: ConfigDict, workdir: epath.Path, *, task: Task, check_only: bo
         config: The resolved config.
         workdir: The folder or bucket where everything is written.
         task: One of `tasks.TASKS`.
-        check_only: Read, plan and compile everything, but train and write nothing.
+        check_only: Whether only to open the data, plan and compile, without training or writing.
 
     Raises:
-        UserError: The config, the data or the workdir cannot be used; the message is one sentence.
+        UserError: The config, the data or the workdir cannot be used. The message names the cause.
     """
     # ── Devices and data ──────────────────────────────────────────────────────────────────────
     mesh, config = place(config)
@@ -62,11 +62,11 @@ def train(config: ConfigDict, workdir: epath.Path, *, task: Task, check_only: bo
         stats, schedule = _plan(config, source, workdir, task, compute_stats=True)
         guard.limit_start()
 
-        # ── State: shapes first, so that no array is ever made on the wrong device ─────────────
+        # ── State: the shapes are needed to make each array on its own device ──────────────────
         element, learner = task.element(config, stats=stats), make_learner(config, stats=stats)
         template = _state_template(learner, mesh)
 
-        # ── Restore before the long compilation: a checkpoint that does not fit is refused ────
+        # ── Restore before the long compilation, to refuse a wrong checkpoint early ───────────
         guard.fault("restore", 0)
         checkpoints = stack.enter_context(_open_checkpoints(config, workdir, guard))
         skip_ranges = config.data.skip_ranges
@@ -105,7 +105,7 @@ def train(config: ConfigDict, workdir: epath.Path, *, task: Task, check_only: bo
             with jax.transfer_guard("disallow"), StepTraceAnnotation("train", step_num=step):
                 state, metrics = train_step(state, batch, values)
             guard.after_step(step)
-            # The device works on this step while the numbers of the step before are read.
+            # While the device computes this step, the metrics of the previous step are read.
             reports.put(step, metrics, waited=guard.waited, first_sample=samples_seen)
             samples_seen = advance(samples_seen, config.batch_size, skip_ranges=skip_ranges)
             saver.check()
@@ -117,14 +117,14 @@ def train(config: ConfigDict, workdir: epath.Path, *, task: Task, check_only: bo
                 pictures.write(step, state, reports)
         saver.finish(state, samples_seen)
 
-    # ── Finish: the last checkpoint is valid after `checkpoints` is closed ─────────────────────
+    # ── Finish: closing `checkpoints` has completed the last checkpoint ────────────────────────
     logger.info("done: step %d of %d, in %s", int(state.step), total_steps, workdir)
 
 
 def _check(
     config: ConfigDict, mesh: Mesh, source: FaceSet, workdir: epath.Path, task: Task
 ) -> None:
-    """Does everything before the first step: plans, compiles, reads some faces. Writes nothing."""
+    """Plans, compiles the step and reads some faces. Trains and writes nothing."""
     stats, _ = _plan(config, source, workdir, task, compute_stats=False)
     learner = make_learner(config, stats=stats)
     _state_template(learner, mesh)
@@ -154,14 +154,14 @@ def _open_data(
 def _plan(
     config: ConfigDict, source: FaceSet, workdir: epath.Path, task: Task, *, compute_stats: bool
 ) -> tuple[Stats, Schedule]:
-    """Returns and logs what depends on the set: mean and deviation of its pixels, the schedule."""
+    """Returns the mean and standard deviation of the pixels, and the schedule. Logs the plan."""
     starting = partial(task.starting_stats, config)
     stats = find_stats(config.data, source, workdir, starting=starting, compute=compute_stats)
     schedule = make_schedule(config, len(source))
     by_steps = config.get("total_steps") is not None
     logger.info(
-        "plan: %d samples, %g epochs of %.4g steps = %d steps; learning rate to %g in %g epochs,"
-        " schedule of %g epochs",
+        "plan: %d samples, %g epochs of %.4g steps = %d steps; learning rate rises to %g"
+        " in %g epochs; the schedule has %g epochs",
         len(source),
         schedule.total_steps / schedule.steps_per_epoch if by_steps else config.epochs,
         schedule.steps_per_epoch,
@@ -199,7 +199,7 @@ def _open_checkpoints(config: ConfigDict, workdir: epath.Path, guard: Guard) -> 
 def _first_state(
     config: ConfigDict, learner: Learner, template: TrainState, workdir: epath.Path, task: Task
 ) -> TrainState:
-    """Returns the state at step 0, with random weights or those of `config.init`."""
+    """Returns the state at step 0, with random weights or the weights that `config.init` names."""
     state = fresh_state(learner, template, seed=config.seed)
     if config.init.params:
         state, origin = task.load_weights(state, config)
@@ -211,7 +211,7 @@ def _first_state(
 def _check_stream(
     config: ConfigDict, source: FaceSet, stats: Stats, workdir: epath.Path, task: Task, *, step: int
 ) -> None:
-    """Raises ConfigError if the stream of batches differs from the one that the run began with."""
+    """Raises ConfigError if the stream of batches differs from the one that the workdir records."""
     fingerprint = make_fingerprint(
         config,
         dataset=source.fingerprint(),
@@ -224,11 +224,11 @@ def _check_stream(
 
 
 def _is_done(workdir: epath.Path, step: int, total_steps: int) -> bool:
-    """Logs at which step the run continues. Returns whether the last step is done."""
+    """Logs the step at which the run continues. Returns whether the run has already ended."""
     if step:
         logger.info("resumed at step %d of %d", step, total_steps)
     if step >= total_steps:
-        logger.info("nothing to do: %s is at its last step", workdir)
+        logger.info("nothing to do: the run in %s has done its last step", workdir)
     return step >= total_steps
 
 
@@ -241,7 +241,7 @@ def open_stream(
         config: The resolved config.
         source: The training faces.
         element: Turns a face into a row of a batch.
-        start_sample: Where in the stream the first batch begins.
+        start_sample: Position in the stream of the first sample of the first batch.
     """
     return make_iterator(
         source,

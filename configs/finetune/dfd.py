@@ -1,4 +1,4 @@
-"""Deepfake detection (DfD): trains every weight for 10 epochs of FF++ c23.
+"""Deepfake detection (DfD): trains all weights for 10 epochs on FaceForensics++ (FF++) c23.
 
     python -m fsvfm_jax.main --config=configs/finetune/dfd.py:b \\
         --config.init.params=WEIGHTS --config.data.paths="('DIR',)"
@@ -10,8 +10,8 @@
                                                     CDFv2 95.17, DFD 97.17, DFDC 87.75, DFDCP 93.35
     :fsfm_b       FSFM ViT-B    one GPU with 24 GB  CDFv2 91.44, DFDC 83.47, DFDCP 89.71, WDF 86.96
 
-The averages are over the paper's sets. The published checkpoint is the one with the lowest
-validation loss ("validation"); configs/eval/dfd.py tests it.
+The averages are over the paper's test sets. The published values are for the checkpoint with the
+lowest validation loss ("validation"). configs/eval/dfd.py tests this checkpoint of your run.
 
 `:smoke` or `:l,smoke` trains a tiny network on rendered faces instead.
 """
@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from configs import arguments, sets, transfer
 
-# The network and the optimizer's fields of each size.
+# For each size, the name of the network and the fields of the optimizer.
 SIZES = {
     "s": ("vit_small_patch16", {"blr": 2e-4, "layer_decay": 0.65, "weight_decay": 0.03}),
     "b": ("vit_base_patch16", {"blr": 2e-4, "layer_decay": 0.6, "weight_decay": 0.03}),

@@ -1,7 +1,8 @@
 """The fields that all configs share, and the fields of pretraining: type, range and meaning.
 
 `configs/` contains the values, and `downstream_fields.py` the fields of fine-tuning and evaluation.
-Each table lists the fields of one task by their paths. An `optional` field may be None; its meaning
+Each dict maps the names of fields, such as `mask.strategy`, to their descriptions.
+An `optional` field may be None; its meaning
 or a comment states what None stands for. A range includes both of its ends.
 """
 
@@ -32,24 +33,25 @@ MAX_SECONDS = 10**8  # about three years
 MAX_WIDTH = 2**16
 MAX_DEPTH = 1024
 MAX_SIDE = 2**14
-# A larger decay rate rounds to 1 in float32, and Adam divides by 1 minus its powers.
+# A larger decay rate would round to 1 in float32, and Adam divides by 1 minus powers of the rate.
 MAX_BETA = 0.999999
 
 # The following sections belong to several tasks.
 TASK: Fields = {"task": choice("task of the run", TASK_NAMES)}
 MESH: Fields = {
     "mesh.data": devices("number of copies of the training state; -1: the remaining devices"),
-    # Plain data parallelism suits S, B and L. A state that does not fit one device needs more.
+    # 1 is right for S, B and L. If the state does not fit on one device, use more.
     "mesh.fsdp": devices("devices that share each copy; 1 is plain data parallelism"),
 }
-# If they are None, fine-tuning and evaluation use the mean and std of the starting weights.
-# Otherwise they are computed once over the data and stored in the workdir.
+# If these fields are None, fine-tuning and evaluation use the mean and std of the starting weights.
+# Without such weights, and in pretraining, both are computed once over the data and stored in the
+# workdir.
 STATS: Fields = {
     "data.mean": optional(
         several("mean of red, green, blue in 0 to 1", number("", 0, 1), length=3)
     ),
     "data.std": optional(
-        several("deviation of red, green, blue", number("", MIN_STD, 1), length=3)
+        several("standard deviation of red, green, blue", number("", MIN_STD, 1), length=3)
     ),
     "data.stats_file": optional(
         text('JSON file with mean and std: {"mean": [r, g, b], "std": [r, g, b]}')
@@ -68,12 +70,12 @@ ENCODER: Fields = under(
         "depth": whole("number of encoder blocks", 1, MAX_DEPTH),
         "num_heads": whole("number of attention heads", 1, MAX_WIDTH),
         "dtype": choice("data type of the computation; parameters are float32", CHOICES["dtype"]),
-        # For None, devices/backends.py chooses by the kind of device.
+        # If it is None, devices/backends.py chooses by the kind of device.
         "attention": optional(
             choice("attention kernel; None: depends on the kind of device", CHOICES["attention"])
         ),
-        # "dots" computes all but the matrix products again; "full" everything, which takes about a
-        # third more time.
+        # "dots" computes everything again except the matrix products. "full" computes everything
+        # again, which takes about a third more time.
         "remat": choice("what the backward pass computes again, to save memory", CHOICES["remat"]),
         "unroll": whole("blocks per iteration of the compiled loop over the depth", 1, MAX_DEPTH),
     },
@@ -86,7 +88,7 @@ RUN: Fields = {
     "batch_size": whole("images per update, over all devices and micro-batches", 1),
     "accum_steps": count_or_auto("micro-batches per update; 'auto': the fewest that fit in memory"),
     "max_skipped_steps": whole("consecutive non-finite updates to skip; one more ends the run"),
-    # For None, devices/backends.py chooses by the kind of device.
+    # If it is None, devices/backends.py chooses by the kind of device.
     "compiler_options": optional(settings("options of XLA; None: depend on the kind of device")),
     **MESH,
     **ENCODER,
@@ -117,7 +119,8 @@ RUN: Fields = {
             "every": whole("steps between checkpoints; 0 saves after every epoch"),
             "keep": whole("number of newest checkpoints to keep", 1),
             "keep_every": whole("keep every checkpoint at a multiple of these steps; 0: none"),
-            # Pretraining uses the mean `loss` since the previous checkpoint.
+            # Without validation faces, as in pretraining, the mean training loss since the previous
+            # checkpoint is used instead.
             "keep_best": whole("number of checkpoints with the lowest validation loss to keep"),
         },
     ),
@@ -126,12 +129,12 @@ RUN: Fields = {
         {
             # The workdir's fingerprint.json records the changes.
             "accept_changes": flag("whether to resume although data, order, batch or masks differ"),
-            # Newer checkpoints are moved to the folder quarantine. The same step with the same
-            # `data.skip_ranges`, which a restart gives again, changes nothing.
+            # Newer checkpoints are moved to the folder quarantine. If a restart gives the same step
+            # and the same `data.skip_ranges` again, the run does not go back a second time.
             "step": optional(whole("step of the checkpoint to go back to, once; None: the newest")),
         },
     ),
-    # After such a time the run prints the stacks of all threads and ends with exit code 71.
+    # If a limit is exceeded, the run prints the stacks of all threads and ends with exit code 71.
     **under(
         "watchdog",
         {
@@ -225,11 +228,11 @@ PRETRAINING: Fields = {
             # faces.
             "source": choice("kind of the data", ("folder", "tfds", "synthetic")),
             "split": text("name of the split of packed sets"),
-            # An epoch has as many faces as all paths together. With (), it has each face once.
+            # An epoch has as many samples as all paths have faces. With (), each face occurs once.
             "weights": several(
                 "relative frequency of the faces of each path", number("", 1e-6, 1e6)
             ),
-            # A crop keeps 0.2 to 1 of the area.
+            # A random crop has 0.2 to 1 of the area of the image.
             "augment": flag("whether faces and their maps are cropped and mirrored at random"),
             "num_samples": whole("number of faces in the synthetic set", 1),
         },

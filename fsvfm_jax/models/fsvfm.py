@@ -1,4 +1,4 @@
-"""Student and teacher of FS-VFM: one module, two parameter trees (paper, section 3).
+"""The student and the teacher of FS-VFM: one Flax module with two parameter trees.
 
 images ─ encode(kept) ─┬─ decode ────────────────────── prediction of every patch
                        └─ represent ─ project ─ predict ─ q            (student)
@@ -18,10 +18,10 @@ from fsvfm_jax.models import layers
 from fsvfm_jax.models.vit import ViT
 from fsvfm_jax.train_state import Params
 
-# These tables are fixed: they get no gradient, no decay and no optimizer state, and do not count as
-# trainable.
+# The tables of positions are fixed: they have no gradient, no weight decay and no optimizer state,
+# and are not counted as trainable parameters.
 POSITION_TABLES = ("pos_embed", "decoder_pos_embed", "rep_decoder_pos_embed")
-# Parameters that only the student has. The teacher has all others too.
+# Parameters that only the student has. Student and teacher both have all other parameters.
 STUDENT_ONLY = (
     "predictor",
     "decoder_embed",
@@ -31,7 +31,7 @@ STUDENT_ONLY = (
     "decoder_pred",
 )
 
-# Parameters that student and teacher share with a plain ViT.
+# Parameters of the encoder, which are those of a plain ViT.
 ENCODER = ("cls_token", "pos_embed", "patch_embed", "blocks", "norm")
 
 
@@ -40,7 +40,7 @@ class StudentOutput(NamedTuple):
 
     Attributes:
         prediction: Predicted pixels of every patch, float32, [B, N, patch_size**2 * 3].
-        q: Output of the predictor, float32, rows of unit length, [B, projection_dim].
+        q: Output of the predictor, scaled to rows of unit length, float32, [B, projection_dim].
         latent: Output of the encoder in the compute dtype, class token first, [B, 1 + K, D].
     """
 
@@ -50,13 +50,13 @@ class StudentOutput(NamedTuple):
 
 
 class FSVFM(ViT):
-    """The encoder with its pixel decoder, representation decoder, projector and predictor.
+    """The network of student and teacher: encoder, two decoders, projector and predictor.
 
     Attributes:
         decoder_width: Channels of the pixel decoder.
         decoder_depth: Number of blocks of the pixel decoder.
         decoder_num_heads: Attention heads of the pixel decoder.
-        rep_decoder_depth: Number of blocks of the representation decoder, which is as wide as the
+        rep_decoder_depth: Number of blocks of the representation decoder. Its width is that of the
             encoder.
         rep_decoder_num_heads: Attention heads of the representation decoder.
         projection_dim: Size of q and z.
@@ -97,7 +97,7 @@ class FSVFM(ViT):
         self.predictor = layers.ProjectionHead(*head)
 
     def student(self, images: Float[Array | np.ndarray, "B H W 3"], masks: Masks) -> StudentOutput:
-        """Predicts all patches, and the teacher's output for the whole face, from the kept patches.
+        """Predicts, from the kept patches, all patches and the teacher's output for the whole face.
 
         Args:
             images: Normalised images.
@@ -112,14 +112,14 @@ class FSVFM(ViT):
         )
 
     def teacher(self, images: Float[Array | np.ndarray, "B H W 3"]) -> Float[Array, "B E"]:
-        """Returns z of whole, normalised faces: rows of unit length, float32."""
+        """Returns z, the output for whole, normalised faces: rows of unit length, float32."""
         z = self.projector(self.represent(self.encode(jnp.asarray(images))))
         return layers.normalize(z.astype(jnp.float32))
 
     def decode(
         self, latent: Float[Array, "B L D"], ids_restore: Int[Array, "B N"]
     ) -> Float[Array, "B N P"]:
-        """Predicts the pixels of every patch; mask tokens are inserted before the embedding."""
+        """Predicts the pixels of every patch. Mask tokens are inserted before `decoder_embed`."""
         x = self.decoder_embed(self.insert_mask_tokens(latent, ids_restore))
         x = x + self.position_table("decoder_pos_embed")
         x, _ = self.decoder_blocks(x, None)
@@ -130,7 +130,7 @@ class FSVFM(ViT):
     ) -> Float[Array, "B D"]:
         """Returns the mean of all N + 1 tokens after the representation decoder.
 
-        Mask tokens are inserted after the embedding layer. `ids_restore` is None if no patch is
+        Mask tokens are inserted after `rep_decoder_embed`. `ids_restore` is None if no patch is
         removed.
         """
         x = self.rep_decoder_embed(latent)
@@ -154,7 +154,7 @@ class FSVFM(ViT):
         return jnp.concatenate([tokens[:, :1], patches], axis=1)
 
     def init_params(self, key: PRNGKeyArray) -> Params:
-        """Returns new parameters of the student, float32, with the position tables.
+        """Returns new random parameters of the student, float32, and its position tables.
 
         `teacher_subset` of these parameters is the teacher's initial tree.
         """
@@ -186,13 +186,13 @@ class FSVFM(ViT):
 def teacher_subset(params: Params) -> Params:
     """Returns the part of a student's tree that the teacher has.
 
-    It includes the mask token, which the teacher does not use.
+    This part includes the mask token, although the teacher does not use it.
     """
     return {name: value for name, value in params.items() if name not in STUDENT_ONLY}
 
 
 def encoder_subset(params: Params) -> Params:
-    """Returns the encoder's part of a student's or a teacher's tree."""
+    """Returns the parameters of the encoder from a student's or a teacher's tree."""
     return {name: value for name, value in params.items() if name in ENCODER}
 
 
