@@ -1,4 +1,4 @@
-"""The networks in training that `config.task` can name."""
+"""Makes the learner, a network in training, that `config.task` names."""
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
@@ -13,7 +13,7 @@ def make_learner(config: ConfigDict | FrozenConfigDict, *, stats: Stats) -> Lear
     """Makes the learner of a resolved config.
 
     Args:
-        config: The config, with the field `task`.
+        config: The resolved config, with the field `task`.
         stats: Mean and standard deviation that normalise the images.
     """
     return LEARNERS[config.task](config, stats=stats)

@@ -1,4 +1,4 @@
-"""What can end a training run from outside its steps: its lock, signals, time limits, faults."""
+"""Guards a training run: holds its lock, handles signals, limits its time and injects faults."""
 
 import contextlib
 import time
@@ -23,16 +23,16 @@ from fsvfm_jax.run.watchdog import Watchdog
 class Guard:
     """Holds the workdir's lock and the signals of the process, and limits the time of each part.
 
-    While it is entered, the workdir belongs to this run. If the run fails before its first step
-    has been made, the files and folders that it has written are removed on leaving.
+    Between `__enter__` and `__exit__` the workdir belongs to this run. If the run fails before the
+    end of its first step, `__exit__` removes the files and folders that the run has written.
 
     Args:
-        workdir: The run's folder; made if it is missing.
+        workdir: The run's folder, which is made if it is missing.
         limits: The config's watchdog section, in seconds.
 
     Attributes:
         workdir: The run's folder.
-        watchdog: The time limits.
+        watchdog: Enforces the time limits.
         waited: Seconds that `next` waited for the newest batch.
     """
 
@@ -47,7 +47,7 @@ class Guard:
         self._start = Start(workdir, active=self._process == 0)
 
     def __enter__(self) -> "Guard":
-        # No process makes the workdir before all processes have come here with their data.
+        # No process makes the workdir before all processes have opened their data.
         multihost_utils.sync_global_devices("the workdir is entered")
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._start.folders())
@@ -76,12 +76,17 @@ class Guard:
         self.watchdog.beat("the start (config.watchdog.start_seconds)", seconds)
 
     def begin_steps(self) -> None:
-        """Begins to remember signals: from here on there is something to save."""
+        """Begins to remember signals, because from now on there is a state to save."""
         self._preemption.begin_steps()
         self._preemption.requested()
 
     def next(self, batches: Iterator[HostBatch], step: int) -> HostBatch | None:
-        """Waits for the batch of a step; returns None where a signal asks the run to stop."""
+        """Waits for the batch of a step and returns it, or None if a signal asks the run to stop.
+
+        Args:
+            batches: The batches of the run.
+            step: The step's number.
+        """
         began = time.monotonic()
         try:
             with self._preemption.waiting():
@@ -95,7 +100,7 @@ class Guard:
     def check(self, step: int) -> None:
         """Checks after a step that the workdir still belongs to this run.
 
-        From the first call on, a failure of the run removes nothing.
+        After the first call a failure of the run no longer removes files.
 
         Raises:
             StorageError: Another run has taken the workdir.
@@ -106,11 +111,11 @@ class Guard:
             self._lock.check()
 
     def stop_requested(self) -> bool:
-        """Returns whether to stop now; all processes call it equally often."""
+        """Returns whether to stop now; all processes must call it equally often."""
         return self._preemption.requested()
 
     def limit_step(self, step: int) -> None:
-        """Limits the time until the next call, which is that of the step after `step`."""
+        """Limits the time until the next call, which the loop makes in the step after `step`."""
         seconds = self._limits.step_seconds
         self.watchdog.beat(f"step {step} (config.watchdog.step_seconds)", seconds)
 
@@ -119,7 +124,7 @@ class Guard:
         """Limits the time of a validation, batch by batch.
 
         Args:
-            step: The step that is validated.
+            step: The step whose parameters are validated.
             stoppable: Whether a signal stops the validation.
 
         Yields:
@@ -148,9 +153,9 @@ class Guard:
             self.watchdog.rest()
 
     def fault(self, point: str, step: int) -> None:
-        """Injects the fault that `run/faults.py` has for this point, if there is one."""
+        """Injects the fault that `FSVFM_FAULT` names for this point and step, if there is one."""
         fault(point, step, process=self._process)
 
     def poison(self, step: int) -> float:
-        """Returns the factor that `run/faults.py` has for the loss of this step: 1 or NaN."""
+        """Returns the factor of this step's loss: NaN if `FSVFM_FAULT` names it, or else 1."""
         return poison(step, process=self._process)
