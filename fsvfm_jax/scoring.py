@@ -129,7 +129,7 @@ def _reversed(params: Params) -> Params:
 
 
 def make_predict(model: Detector, *, stats: Stats, mesh: Mesh) -> Predict:
-    """Returns a `Predict` that compiles on its first call; a margin is logit(fake) - logit(real)."""
+    """Returns a `Predict`, compiled on its first call; a margin is logit(fake) - logit(real)."""
 
     def margins(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
         logits = finetune.classify(model, params, batch["image"], stats=stats)

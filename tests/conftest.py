@@ -1,4 +1,4 @@
-"""Eight virtual CPU devices for every test, set before JAX starts."""
+"""Sets up eight virtual CPU devices for every test before JAX starts."""
 
 import logging
 import os

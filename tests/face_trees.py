@@ -1,4 +1,4 @@
-"""Trees of small synthetic faces, and packed sets of them."""
+"""Makes trees of small synthetic faces, and packed sets of them."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Gives every reader files that are damaged, or are no file of its kind.
+"""Gives every reader files that are damaged or are not of the reader's kind.
 
     python tests/fuzz_readers.py SEED CASES FOLDER [READER ...]
 

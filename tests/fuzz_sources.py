@@ -1,4 +1,4 @@
-"""Small files of every kind that a reader takes, for `fuzz_readers.py` to damage."""
+"""Makes small files of every kind that a reader takes, for `fuzz_readers.py` to damage."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Stored files of the reference, as numbers: a stopped pretraining run and a detector per kind."""
+"""Makes files of the reference from stored arrays: a pretraining run and one detector per kind."""
 
 import argparse
 import importlib

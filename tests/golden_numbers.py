@@ -1,4 +1,4 @@
-"""Stored outputs of the reference implementation on a tiny network, in our layouts."""
+"""Loads stored outputs of the reference implementation on a tiny network, in our layouts."""
 
 import json
 from functools import cache

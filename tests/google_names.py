@@ -1,4 +1,4 @@
-"""The arrays of an encoder as Google's programs name them."""
+"""Names the arrays of an encoder as Google's programs name them."""
 
 import numpy as np
 from random_weights import TINY, encoder_params

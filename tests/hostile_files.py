@@ -1,4 +1,4 @@
-"""Files that are not what they are called, or more than they seem."""
+"""Makes files whose content does not match their names, or that expand to huge sizes."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""Labelled sets of tiny pictures on disk, in the layouts people have."""
+"""Makes labelled sets of tiny pictures on disk, in the layouts that users have."""
 
 import json
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""A copy of launch/ in which every program that it calls is one that only takes notes."""
+"""Copies launch/ and replaces every program that it calls by one that records its arguments."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""A bucket for tests, on this machine: what our clients use of Google Cloud Storage's JSON API.
+"""Serves a bucket on this machine: the part of Google Cloud Storage's JSON API that we use.
 
 An object is written whole, in place of the one before; nothing can be appended to, renamed or
 copied. TensorStore, gcsfs and google-cloud-storage come here where `environment` is set.

@@ -1,4 +1,4 @@
-"""What may be in place of a file that a run keeps, for tests."""
+"""Lists what a test can put in place of a file of a run."""
 
 import os
 import socket

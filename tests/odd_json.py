@@ -1,4 +1,4 @@
-"""JSON that is not what it should be, for tests of readers."""
+"""Lists JSON texts that do not fit a schema, for tests of readers."""
 
 import copy
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Networks with weights that are not tiny, unlike fresh ones, and what describes them."""
+"""Makes networks with weights that are larger than fresh ones, and their descriptions."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Scores for tests: a few videos whose metrics can be told by hand."""
+"""Makes scores of a few videos, whose metrics can be computed by hand."""
 
 from collections.abc import Mapping, Sequence
 

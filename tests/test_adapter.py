@@ -1,4 +1,4 @@
-"""Detectors against the reference's logits, and their own promises."""
+"""Compares detectors with the reference's logits, and tests what their docstrings promise."""
 
 import jax
 import jax.numpy as jnp

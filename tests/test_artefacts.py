@@ -1,4 +1,4 @@
-"""Statistics of the whole picture: what they find, and that they do not find the forgeries."""
+"""Tests statistics of whole pictures: what they detect, and that forgeries are not detected."""
 
 import numpy as np
 import pytest

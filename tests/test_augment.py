@@ -1,4 +1,4 @@
-"""Cropping and mirroring change a face and its map together."""
+"""Tests that cropping and mirroring change a face and its map together."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The average face has every region, and the same on both sides."""
+"""Tests that the average face has every region, with the same size on both sides."""
 
 import numpy as np
 

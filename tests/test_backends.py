@@ -1,4 +1,4 @@
-"""Settings by kind of device, and their place in the config."""
+"""Tests the settings for each kind of device, and where they are in the config."""
 
 import jax
 import pytest

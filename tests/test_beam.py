@@ -1,4 +1,4 @@
-"""The stages as Apache Beam pipelines give the same files."""
+"""Tests that the stages write the same files when they run as Apache Beam pipelines."""
 
 import importlib.util
 import os

@@ -1,4 +1,4 @@
-"""A run whose workdir is a bucket, on a store that can neither append nor rename."""
+"""Tests a run with a workdir in a bucket, on a store that can neither append nor rename."""
 
 import io
 import json

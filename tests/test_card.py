@@ -1,4 +1,4 @@
-"""What a folder says of itself: config.json, preprocess.json, the model card."""
+"""Tests the descriptions in an exported folder: config.json, preprocess.json, the model card."""
 
 import json
 import re

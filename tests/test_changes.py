@@ -1,4 +1,4 @@
-"""Which changes are proposed for a step that does not fit."""
+"""Tests which changes are proposed for a step that does not fit into memory."""
 
 from hypothesis import given
 from hypothesis import strategies as st

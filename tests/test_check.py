@@ -1,4 +1,4 @@
-"""Check finds what is wrong, says how to mend it, and is silent about the rest."""
+"""Tests that the check finds all faults, explains the repair, and reports nothing else."""
 
 import argparse
 import hashlib

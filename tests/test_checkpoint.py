@@ -1,4 +1,4 @@
-"""Saving and restoring the state with the position in the data."""
+"""Tests saving and restoring the state with the position in the data."""
 
 import contextlib
 import errno

@@ -1,4 +1,4 @@
-"""Chips and topologies by name."""
+"""Tests chips and topologies by name."""
 
 import importlib.util
 

@@ -1,4 +1,4 @@
-"""The real step as a program: which exchanges are in it, and the micro-batches that fit."""
+"""Tests the compiled training step: its collectives, and the micro-batches that fit."""
 
 import importlib.util
 import json

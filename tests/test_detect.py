@@ -1,4 +1,4 @@
-"""Faces are found, cut out as FaceForensics++ does, and every picture gets its line."""
+"""Tests that faces are found and cropped as in FaceForensics++, with a line for every picture."""
 
 import io
 import json

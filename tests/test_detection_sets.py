@@ -1,4 +1,4 @@
-"""Sets by name and root, joined for training, and what is wrong with them."""
+"""Tests sets by name and root, sets joined for training, and errors in sets."""
 
 import logging
 

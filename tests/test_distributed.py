@@ -1,4 +1,4 @@
-"""Real processes on one machine: they find each other, and compute what one process would."""
+"""Tests that several processes on one machine connect and compute what one process does."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Every path, module, command and field that the documentation names exists."""
+"""Tests that every path, module, command and field that the documentation names exists."""
 
 import ast
 import functools

@@ -1,4 +1,4 @@
-"""Where in a file a network is: entries, prefixes, which of several, and what is left out."""
+"""Tests where a network is found in a file: entries, prefixes, choices, ignored arrays."""
 
 from pathlib import Path
 

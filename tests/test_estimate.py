@@ -1,4 +1,4 @@
-"""Plans for eight devices of the CPU, and the command."""
+"""Tests plans for eight devices of the CPU, and the command."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""From a run, a folder or a file to a table that says how each number was made."""
+"""Tests evaluation from a run, folder or file to a table with the origin of each number."""
 
 import json
 import logging

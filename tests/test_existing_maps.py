@@ -1,4 +1,4 @@
-"""Maps made elsewhere are taken with their labels translated, or refused with the reason."""
+"""Tests maps of other programs: their labels are translated, or they are refused with a reason."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Labelled faces: names decide labels, thinning keeps the ends, a source says what is bad."""
+"""Tests labelled faces: labels from names, thinning with both ends, and reports of bad faces."""
 
 import hashlib
 import logging

@@ -1,4 +1,4 @@
-"""A failed start leaves a workdir as it was, or none; anything else stays."""
+"""Tests that a failed start removes the workdir or its new files, and nothing else."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""FaRL by facer's own loading code, with small networks in the place of the weights."""
+"""Tests FaRL through facer's loading code, with small networks in place of the weights."""
 
 import warnings
 from pathlib import Path

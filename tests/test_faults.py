@@ -1,4 +1,4 @@
-"""A fault strikes where, when and in whom it is asked for; what is not understood is refused."""
+"""Tests where, when and in which process a fault is injected, and the errors for bad values."""
 
 import errno
 import math

@@ -1,4 +1,4 @@
-"""The tables have the fields of the config files, and no value of a field ends in a traceback."""
+"""Tests that the tables have the configs' fields, and that no value causes a traceback."""
 
 import importlib
 from pathlib import Path

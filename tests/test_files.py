@@ -1,4 +1,4 @@
-"""What is read and what is not: nothing outside the root, nothing without a word."""
+"""Tests which files are read: none outside the root, and none is skipped without a report."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""The detection task: the reference's numbers, what is trained and what is not, resume."""
+"""Tests the detection task: the reference's numbers, the trained parts, and resuming."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A run goes on with the data that it had, or says what is another."""
+"""Tests that a run continues with the same data, or names what has changed."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The count agrees with the published table and with the products that the network traces."""
+"""Tests that the count agrees with the published table and with the traced products."""
 
 import math
 

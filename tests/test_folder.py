@@ -1,4 +1,4 @@
-"""One folder for timm, Hugging Face and us: it loads everywhere and comes back unchanged."""
+"""Tests that one folder loads in timm, Hugging Face and here, and returns unchanged."""
 
 import dataclasses
 import json

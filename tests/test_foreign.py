@@ -1,4 +1,4 @@
-"""Encoders from elsewhere: which library, how many heads, which epsilon and activation."""
+"""Tests encoders of other libraries: the library, heads, epsilon and activation found."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Student and teacher: sizes, trees, precision, program size."""
+"""Tests student and teacher: sizes, trees, precision, program size."""
 
 import golden_numbers
 import jax

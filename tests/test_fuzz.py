@@ -1,4 +1,4 @@
-"""No reader hangs, explodes or raises anything but its own errors, whatever it is given."""
+"""Tests that no reader hangs, exhausts memory or raises an error that is not its own."""
 
 import os
 import subprocess

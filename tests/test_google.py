@@ -1,4 +1,4 @@
-"""Google's and big_vision's ViT: timm, which reads them too, computes the same features."""
+"""Tests ViTs of Google and big_vision against timm, which reads them too: equal features."""
 
 import jax
 import jax.numpy as jnp

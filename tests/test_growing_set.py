@@ -1,4 +1,4 @@
-"""A set is the same whatever happens on the way, and nobody's else is touched."""
+"""Tests that interruptions do not change a set, and that other files are not touched."""
 
 import fcntl
 import json

@@ -1,4 +1,4 @@
-"""The guard of a run: the workdir's lock, a batch that is waited for, limits of a validation."""
+"""Tests the guard of a run: the workdir's lock, waiting for a batch, limits of a validation."""
 
 import itertools
 import signal

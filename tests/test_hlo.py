@@ -1,4 +1,4 @@
-"""The text of compiled programs: what the CPU's compiler writes here, and what a TPU's wrote."""
+"""Tests the text of compiled programs, from the CPU's compiler here and from a TPU's."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Ours and Hugging Face's ViT: names one to one, the same numbers."""
+"""Tests our ViT against Hugging Face's: names one to one, and the same numbers."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""No file of an image makes a decoder work without bound: one that tries is refused before it."""
+"""Tests that images that would make a decoder work without bound are refused before decoding."""
 
 import io
 import struct

@@ -1,4 +1,4 @@
-"""Bytes become pixels, the same as Pillow's, or are refused with the reason."""
+"""Tests that images are decoded to Pillow's pixels, or refused with a reason."""
 
 import io
 import os

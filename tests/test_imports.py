@@ -1,4 +1,4 @@
-"""Imports point one way: the layout of the package as a test."""
+"""Tests that imports point one way: the layout of the package as a test."""
 
 import ast
 import graphlib

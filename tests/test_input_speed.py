@@ -1,4 +1,4 @@
-"""What the benchmark of the input tells; how fast anything is, is no test."""
+"""Tests the report of the input benchmark, but not any speed."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Hashes of saved steps, and what becomes of those that are not as they were written."""
+"""Tests hashes of saved steps, and what happens to steps that are damaged."""
 
 import json
 import os

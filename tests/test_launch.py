@@ -1,4 +1,4 @@
-"""The launch scripts: sound, harmless with --print, and starting again when they should."""
+"""Tests the launch scripts: syntax, `--print` without effects, and when they start again."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Patches, positions and blocks."""
+"""Tests patches, positions and blocks."""
 
 from functools import partial
 

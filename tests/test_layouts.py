@@ -1,4 +1,4 @@
-"""Every layout's files, labels and videos are found exactly; what is not so is named."""
+"""Tests that files, labels and videos of every layout are found, and that the rest is named."""
 
 import inspect
 import re

@@ -1,4 +1,4 @@
-"""Lists give files, labels and videos exactly; what is wrong in one is named with its place."""
+"""Tests the files, labels and videos of lists, and errors with the place in the list."""
 
 import os
 import re

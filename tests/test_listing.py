@@ -1,4 +1,4 @@
-"""What is found below a folder: every data file once, and the rest counted and named."""
+"""Tests the listing of a folder: every data file once, and the other files counted and named."""
 
 import contextlib
 import os

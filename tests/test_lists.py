@@ -1,4 +1,4 @@
-"""Lists are read as people save them; what is no list, or leads out of a set, is one sentence."""
+"""Tests lists as users save them, and errors for other files and paths outside a set."""
 
 import os
 import shlex

@@ -1,4 +1,4 @@
-"""The loader written into a folder: plain PyTorch, short, and the same numbers as ours."""
+"""Tests the loader in an exported folder: plain PyTorch, short, and with our numbers."""
 
 import ast
 import importlib.util

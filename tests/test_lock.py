@@ -1,4 +1,4 @@
-"""One trainer per workdir: who is refused, who takes over, who notices that the lock is lost."""
+"""Tests the lock of a workdir: refusal, takeover, and the loss of the lock."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Config files are found in the current folder, or else among those that the package brings."""
+"""Tests that config files are found in the current folder, or else in the package."""
 
 import ast
 import os

@@ -1,4 +1,4 @@
-"""The command itself, as a user types it."""
+"""Tests the command as a user types it."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A stage's lines: sorted at its end, kept when it is killed, refused when options change."""
+"""Tests a stage's lines: sorted at the end, kept after a kill, refused with other options."""
 
 import errno
 import json

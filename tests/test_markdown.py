@@ -1,4 +1,4 @@
-"""Text from elsewhere is shown in Markdown as it is, and does nothing."""
+"""Tests that foreign text in Markdown is shown literally and has no effect."""
 
 import pytest
 from hypothesis import example, given

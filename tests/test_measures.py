@@ -1,4 +1,4 @@
-"""What shapes say of a network, and what they do not."""
+"""Tests which properties of a network follow from shapes, and which do not."""
 
 import golden_files
 import golden_numbers

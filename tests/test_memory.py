@@ -1,4 +1,4 @@
-"""What a step needs, and what to change."""
+"""Tests the memory that a step needs, and the changes that are proposed."""
 
 import jax
 import jax.numpy as jnp

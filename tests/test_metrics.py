@@ -1,4 +1,4 @@
-"""Metrics are those of the reference, and of the plainest code that says what they are."""
+"""Tests metrics against the reference's, and against plain implementations."""
 
 from collections.abc import Callable
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""Mixing and erasing: the formulas in NumPy and timm, the draws, one device and eight."""
+"""Tests mixing and erasing: NumPy and timm, the distributions, one device and eight."""
 
 import re
 from functools import partial

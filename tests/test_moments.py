@@ -1,4 +1,4 @@
-"""Sums over pixels are exact, and so is what is made of them."""
+"""Tests that sums over pixels, and the statistics from them, are exact."""
 
 import numpy as np
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Archives of NumPy: what is read, and what is refused before it costs anything."""
+"""Tests archives of NumPy: what is read, and what is refused before it takes memory."""
 
 import io
 import os

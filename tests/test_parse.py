@@ -1,4 +1,4 @@
-"""Every crop gets a map or a reason, and a stage that is asked again does nothing twice."""
+"""Tests that every crop has a map or a reason, and that a repeated stage repeats no work."""
 
 from pathlib import Path
 

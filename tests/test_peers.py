@@ -1,4 +1,4 @@
-"""Whether a process has others beside it, by all that launchers set."""
+"""Tests whether a process has peers, by the variables of all launchers."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Programs of pickles as descriptions of data: what they may say, and what they may not."""
+"""Tests that pickle programs are read as data, and which programs are refused."""
 
 import collections
 import io

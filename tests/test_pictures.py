@@ -1,4 +1,4 @@
-"""Pictures with text around them: nothing in the images changes, and all the text is there."""
+"""Tests pictures with text: the images are unchanged, and the whole text is shown."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""The stream of batches is the same however many processes, workers and restarts make it."""
+"""Tests that the stream of batches is the same for any processes, workers and restarts."""
 
 import contextlib
 import itertools

@@ -1,4 +1,4 @@
-"""Opening files that may come from a stranger."""
+"""Tests opening files that may come from a stranger."""
 
 import os
 import socket

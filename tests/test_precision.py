@@ -1,4 +1,4 @@
-"""bfloat16 against float32 over 500 steps from the same start, with the same faces and masks.
+"""Compares bfloat16 and float32 over 500 steps with the same start, faces and masks.
 
 About 15 minutes on two CPU cores, as XLA compiles for users; `-s` shows the numbers:
 

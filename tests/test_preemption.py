@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C in the loop; test_signals and test_train see what comes of them."""
+"""Tests SIGTERM and Ctrl-C in the loop; test_signals and test_train test their effects."""
 
 import signal
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The command as a user gives it: kills, hostile files, and what it hands to the other stages."""
+"""Tests the command as a user runs it: kills, hostile files, and calls of the other stages."""
 
 import os
 import resource

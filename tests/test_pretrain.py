@@ -1,4 +1,4 @@
-"""The 3C step against the reference's numbers, and its own promises."""
+"""Tests the 3C step against the reference's numbers, and what its docstrings promise."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Whether a process is still the one that it was, and what it gives back."""
+"""Tests whether a process is still the same one, and that freed memory is returned."""
 
 import os
 import subprocess

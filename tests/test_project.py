@@ -1,4 +1,4 @@
-"""What is promised of the project as a whole."""
+"""Tests the requirements of the project as a whole."""
 
 import ast
 import re

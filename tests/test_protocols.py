@@ -1,4 +1,4 @@
-"""Sets are read in one order everywhere; nothing is guessed, and nothing is lost in silence."""
+"""Tests that sets have one order everywhere, and that nothing is guessed or silently lost."""
 
 import logging
 import os

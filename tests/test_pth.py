@@ -1,4 +1,4 @@
-"""Files of the reference: what is read, what is written, and what is refused without being run."""
+"""Tests files of the reference: what is read, written, and refused without being run."""
 
 import argparse
 import collections

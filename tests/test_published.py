@@ -1,4 +1,4 @@
-"""What the papers report, and how much of a set they use."""
+"""Tests the papers' results, and the part of each set that the papers use."""
 
 from importlib import import_module
 from math import isclose

@@ -1,4 +1,4 @@
-"""Fine-tuning's augmentation: timm's and torchvision's results, from a generator of our own."""
+"""Tests fine-tuning's augmentation against timm and torchvision, with our own generator."""
 
 import colorsys
 import itertools

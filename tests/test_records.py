@@ -1,4 +1,4 @@
-"""Packed sets are read whole, in order, and never wrong in silence."""
+"""Tests that packed sets are read completely, in order, and that damage is reported."""
 
 import io
 import pickle

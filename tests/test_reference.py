@@ -1,4 +1,4 @@
-"""Our parameter names beside the reference's."""
+"""Tests our parameter names against the reference's."""
 
 import golden_files
 import golden_numbers

@@ -1,4 +1,4 @@
-"""Rendered sets: the same images everywhere, splits apart, reals and fakes through one camera."""
+"""Tests rendered sets: equal images everywhere, separate splits, one camera for both classes."""
 
 import pickle
 

@@ -1,4 +1,4 @@
-"""Numbers are read one step late, in order, and end a run that is not finite."""
+"""Tests that numbers are read one step late, in order, and that NaN ends a run."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""Recipes and checks, and the config files themselves."""
+"""Tests recipes and checks, and the config files themselves."""
 
 import importlib
 import json

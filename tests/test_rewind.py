@@ -1,4 +1,4 @@
-"""Going back to an earlier checkpoint, and leaving out a part of the data from there on."""
+"""Tests going back to an earlier checkpoint and then leaving out a part of the data."""
 
 import json
 

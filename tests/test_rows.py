@@ -1,4 +1,4 @@
-"""Rows of a report: metrics of a set, beside what the papers report; means over sets and seeds."""
+"""Tests the rows of a report: metrics beside the papers' results, and means over sets and seeds."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Files that are not what their header says are refused, quickly and for the reason."""
+"""Tests that files that do not match their header are refused quickly, with the reason."""
 
 import json
 import os

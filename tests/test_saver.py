@@ -1,4 +1,4 @@
-"""When a run saves, in which order, and how it ends."""
+"""Tests when a run saves, in which order, and how it ends."""
 
 import contextlib
 import math

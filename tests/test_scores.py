@@ -1,4 +1,4 @@
-"""The CSV files of scores: what is written is read back exactly, anything else is refused."""
+"""Tests that CSV files of scores are read back exactly, and that other files are refused."""
 
 import os
 

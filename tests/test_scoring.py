@@ -1,4 +1,4 @@
-"""Every face is scored exactly once, whatever the devices and the batch."""
+"""Tests that every face is scored exactly once, with any devices and batch size."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Shared memory of workers is removed once their trainer is gone, and not before."""
+"""Tests that shared memory of workers is removed after their trainer ends, and not before."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What the files of TFDS say of a set is read as data: no set brings code of its own."""
+"""Tests that TFDS's files of a set are read as data, and that no code of a set runs."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""A manifest says what was written, or that it does not."""
+"""Tests that a manifest lists what was written, or reports that it does not."""
 
 import dataclasses
 import hashlib

@@ -1,4 +1,4 @@
-"""What is excluded is met but not looked at; of missing folders those that are there are named."""
+"""Tests that excluded folders are not read, and that errors name the folders that exist."""
 
 import shlex
 from dataclasses import replace

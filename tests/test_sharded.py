@@ -1,4 +1,4 @@
-"""Networks in several safetensors files, as transformers writes them."""
+"""Tests networks in several safetensors files, as transformers writes them."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Where arrays live."""
+"""Tests on which devices arrays are placed."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""A signal ends a command at once, whatever it is doing, until there is something to save."""
+"""Tests that a signal ends a command at once, until there is something to save."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Steps that are not finite change nothing; too many in a row end the run with what they held."""
+"""Tests that steps that are not finite change nothing, and that too many end the run."""
 
 import json
 import math

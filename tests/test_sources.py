@@ -1,4 +1,4 @@
-"""Sources return faces in a fixed order, and name the file when something is wrong with it."""
+"""Tests that sources return faces in a fixed order, and that errors name the file."""
 
 import io
 import os

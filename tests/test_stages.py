@@ -1,4 +1,4 @@
-"""Items of a stage and their lines."""
+"""Tests the items of a stage and their lines."""
 
 import hashlib
 from collections.abc import Iterator, Sequence

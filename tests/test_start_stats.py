@@ -1,4 +1,4 @@
-"""Mean and deviation of a run: where they are looked for, and that they are kept."""
+"""Tests where the mean and deviation of a run are looked for, and that they are stored."""
 
 import json
 

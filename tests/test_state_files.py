@@ -1,4 +1,4 @@
-"""What becomes of a start whose workdir holds an odd file; docs/operating.md has the table."""
+"""Tests starts with an odd file in the workdir; docs/operating.md has the table."""
 
 import json
 import os

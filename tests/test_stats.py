@@ -1,4 +1,4 @@
-"""The statistics of a set are exact, and a file that is not one is refused by name."""
+"""Tests that the statistics of a set are exact, and that errors name a file that has none."""
 
 import json
 import os

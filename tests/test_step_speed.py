@@ -1,4 +1,4 @@
-"""What is measured, from the arithmetic to the JSON line; how fast anything is, is no test."""
+"""Tests the benchmark of a step from its arithmetic to its JSON line, but not any speed."""
 
 import json
 import os

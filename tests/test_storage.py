@@ -1,4 +1,4 @@
-"""Small files that decide how a run goes on."""
+"""Tests reading and writing the small files of a run."""
 
 import os
 

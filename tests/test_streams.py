@@ -1,4 +1,4 @@
-"""A command goes on, and ends as it would, where nothing takes what it writes."""
+"""Tests that a command continues and ends as usual if nothing reads its output."""
 
 import os
 import subprocess

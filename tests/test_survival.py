@@ -1,4 +1,4 @@
-"""What a run survives, in full numbers and on the real command.
+"""Tests which failures a run survives, in full numbers and with the real command.
 
 Run with `pytest -m slow tests/test_survival.py`; docs/operating.md has the table of the last run.
 

@@ -1,4 +1,4 @@
-"""Text that is safe to show."""
+"""Tests that text is made safe to show."""
 
 import logging
 

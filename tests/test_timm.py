@@ -1,4 +1,4 @@
-"""Ours and timm's: the same names but for layout, the same numbers, nothing else let in."""
+"""Tests our ViT against timm's: names equal except for layout, equal numbers, no other arrays."""
 
 import golden_numbers
 import jax

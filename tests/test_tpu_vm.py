@@ -1,4 +1,4 @@
-"""launch/tpu_vm.sh against a gcloud that answers from a list."""
+"""Tests launch/tpu_vm.sh with a gcloud that answers from a list."""
 
 import subprocess
 

@@ -1,4 +1,4 @@
-"""What a run writes about itself can be read back, and says what happened."""
+"""Tests that the files a run writes can be read back and are correct."""
 
 import io
 import json

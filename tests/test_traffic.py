@@ -1,4 +1,4 @@
-"""Bytes between a device and its memory."""
+"""Tests the bytes between a device and its memory."""
 
 import jax
 import jax.numpy as jnp

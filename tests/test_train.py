@@ -1,4 +1,4 @@
-"""The loop, end to end, in this process: resume, devices, accumulation, errors."""
+"""Tests the loop from end to end in this process: resume, devices, accumulation, errors."""
 
 import itertools
 import json

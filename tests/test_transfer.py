@@ -1,4 +1,4 @@
-"""The offline benchmark goes from nothing to its table, and goes on where it was stopped."""
+"""Tests that the offline benchmark makes its table, and continues after an interruption."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""The configs of fine-tuning and of evaluation hold what the papers say, and each runs as it is."""
+"""Tests that the configs of fine-tuning and evaluation match the papers, and that each runs."""
 
 import hashlib
 import importlib

@@ -1,4 +1,4 @@
-"""Images find their maps by name."""
+"""Tests that images find their maps by name."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Frames are evenly spaced from first to last, of whole videos only."""
+"""Tests that frames are evenly spaced from the first to the last, of complete videos only."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""Frames are put together to the videos that they were taken from, in whatever way they lie."""
+"""Tests that frames are grouped by the video they come from, in any layout."""
 
 import itertools
 import random

@@ -1,4 +1,4 @@
-"""The picture shows exactly the masks, the table counts exactly what they remove."""
+"""Tests that the picture shows the exact masks and the table the exact number of patches."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What hangs ends with code 71 and all stacks; what is in time, or was only stopped, goes on."""
+"""Tests that a hang ends with code 71 and all stacks, and that a stopped process continues."""
 
 import os
 import re

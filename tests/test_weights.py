@@ -1,4 +1,4 @@
-"""The command `convert`, end to end."""
+"""Tests the command `convert` from end to end."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""What `pip install` of the wheel brings is all that training needs."""
+"""Tests that the wheel contains all that training needs."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Work goes on whatever becomes of a process."""
+"""Tests that work continues after the end of a worker process."""
 
 import functools
 import os

@@ -1,4 +1,4 @@
-"""The files of a report: names, what is in them, what is refused before anything is written."""
+"""Tests the files of a report: names, content, and errors before anything is written."""
 
 import csv
 import io

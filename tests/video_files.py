@@ -1,4 +1,4 @@
-"""Videos to read, of every container and codec that matters."""
+"""Makes videos of every container and codec that matters."""
 
 from collections.abc import Sequence
 from fractions import Fraction
