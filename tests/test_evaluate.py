@@ -35,7 +35,7 @@ def evaluation_config(params, **changes):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Two validated checkpoints, both kept."""
+    """Returns a run with two validated checkpoints, which are both kept."""
     workdir = tmp_path_factory.mktemp("trained")
     run(workdir, tiny_config(changes={"checkpoint.keep": 9, "optimizer.lr": 1e-3}))
     return workdir
@@ -146,7 +146,7 @@ def test_what_is_no_detector_or_no_run_is_named(trained, tmp_path):
     convert(["to", "folder", str(trained), str(tmp_path / "folder"), "--license=apache-2.0"])
     with pytest.raises(ConfigError, match=r"chooses among a run's checkpoints, and .* is no run"):
         evaluate.evaluate(evaluation_config(tmp_path / "folder"), epath.Path(tmp_path))
-    # That it cannot be chosen from matters less than that it is no detector.
+    # The error names the missing detector, not the selection.
     (tmp_path / "notes.txt").write_text("no weights")
     with pytest.raises(DataError, match=r"notes\.txt"):
         evaluate.evaluate(evaluation_config(tmp_path / "notes.txt"), epath.Path(tmp_path))

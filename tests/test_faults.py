@@ -104,7 +104,7 @@ def test_poison(ask, caplog):
 
 
 def run_with(value):
-    # A shell starts what it puts into the background with SIGINT ignored.
+    # A shell starts background commands with SIGINT ignored.
     program = (
         "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL);"
         "from fsvfm_jax.run.faults import fault; fault('step', 5); print('went on')"

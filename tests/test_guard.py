@@ -53,7 +53,7 @@ def test_a_signal_ends_the_wait_for_a_batch(workdir, ask):
         assert not guard.stop_requested()
         ask("data:2:term,data:3:sleep")
         assert guard.next(batches, 2) is None
-        # Later waits do not begin.
+        # A later wait ends at once.
         assert guard.next(batches, 3) is None and guard.stop_requested()
 
 

@@ -31,7 +31,7 @@ def vit_config(measures, **others):
 
 
 def save(tmp_path, params, config):
-    """A folder as Hugging Face's users have it, from our parameters."""
+    """Writes our parameters as a folder of Hugging Face."""
     save_file = need("safetensors.numpy").save_file
     state_dict = huggingface.to_state_dict(params)
     arrays = {name: np.ascontiguousarray(array) for name, array in state_dict.items()}

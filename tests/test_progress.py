@@ -10,7 +10,7 @@ from fsvfm_jax.host import progress
 
 
 class Clock:
-    """Stands still until it is told to move."""
+    """A clock that stands still until a test moves it."""
 
     def __init__(self) -> None:
         self.seconds = 1000.0

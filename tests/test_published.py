@@ -31,7 +31,7 @@ def test_what_is_not_known_is_none():
 
 
 def test_the_letters_of_protocols_are_no_names():
-    # C is CASIA in one protocol and CeFA in another.
+    # C is CASIA in one protocol and CeFA in the other.
     assert all(papers_name(letter) == letter for letter in "MCIOWS")
 
 

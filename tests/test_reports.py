@@ -24,7 +24,7 @@ SCHEDULE = Schedule(
 
 
 class Tracker:
-    """Keeps what it is given."""
+    """Records what it receives."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[int, dict, float]] = []

@@ -20,7 +20,7 @@ S, B, L, H = SIZES.values()
 
 
 def timm_network(params, attributes, *, num_classes):
-    """timm's network with our weights, every key and shape as it wants them."""
+    """Returns timm's network with our weights; every key and shape must match."""
     torch, timm = need("torch"), need("timm")
     config = timm_config(params, describe(attributes), num_classes=num_classes)
     network = timm.create_model(

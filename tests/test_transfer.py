@@ -16,7 +16,7 @@ SMALL = {"image_size": 16, "width": 16, "depth": 1, "num_heads": 2}
 
 @pytest.fixture
 def small(monkeypatch):
-    """The same chain with next to nothing of everything."""
+    """Returns the same chain with the smallest numbers."""
 
     def shrunk(make):
         def get(*args, **options):

@@ -25,7 +25,7 @@ from fsvfm_jax.models.fsvfm import encoder_subset, teacher_subset
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    """A run of 5 steps, with its config and a checkpoint."""
+    """Returns the workdir of a run of 5 steps, with its config and a checkpoint."""
     workdir = tmp_path_factory.mktemp("run")
     run(workdir, {"epochs": 2, "schedule_epochs": 8})
     return workdir

@@ -32,8 +32,8 @@ def write_video(
     """Writes frames whose grey level is twice their number, with a blue corner.
 
     Args:
-        times: When each frame is shown, in milliseconds; every 40 by default.
-        options: Of the container.
+        times: The time of each frame, in milliseconds; multiples of 40 by default.
+        options: Options of the container.
     """
     with av.open(str(file), "w", options=options) as container:
         container.metadata.update(metadata or {})
