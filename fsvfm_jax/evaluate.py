@@ -338,7 +338,7 @@ def _sets_of_run(path: Path, kind: str, *, image_size: int) -> list[DetectionSet
         )
         return list(sets.values())
     except (ConfigError, DataError) as error:
-        logger.warning("whether the run knew the tests is not known: %s", error)
+        logger.warning("it is not known whether the run used videos of the test sets: %s", error)
         return []
 
 

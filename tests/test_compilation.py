@@ -201,7 +201,7 @@ def test_auto_takes_the_fewest_micro_batches_that_fit(compile_by_proportion, spa
 def test_auto_gives_the_smallest_where_nothing_fits(compile_by_proportion):
     step = auto(1)
     assert step.accum_steps == 12 and step.memory.fits is False
-    assert compile_by_proportion == [1, 12]  # what cannot fit by proportion is not compiled
+    assert compile_by_proportion == [1, 12]  # the others cannot fit
 
 
 REFUSED = (

@@ -298,7 +298,7 @@ def test_slurm_puts_no_other_end_back_in_the_queue(desk):
     assert desk.calls("scontrol") == []
 
 
-# ── What is written ───────────────────────────────────────────────────────────────────────────────
+# ── Output ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_dockerfile_names_what_there_is():

@@ -27,7 +27,7 @@ from fsvfm_jax.run import lock
 from fsvfm_jax.run.lock import RunLock
 
 ROOT = Path(__file__).parent.parent
-# Forks processes that hold one workdir each and say so; it waits for none, so they end as zombies.
+# Forks processes that hold one workdir each and print it; without a wait they end as zombies.
 HOLDERS = """
 import os, sys, time
 from etils import epath

@@ -32,7 +32,12 @@ def write_video(
     """Writes frames whose grey level is twice their number, with a blue corner.
 
     Args:
+        file: The video to write; its suffix is the container.
+        count: Number of frames.
+        size: Width and height, in pixels.
+        codec: Name of the codec; the usual one of the container if empty.
         times: The time of each frame, in milliseconds; multiples of 40 by default.
+        metadata: Metadata of the container.
         options: Options of the container.
     """
     with av.open(str(file), "w", options=options) as container:

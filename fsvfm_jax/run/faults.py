@@ -1,7 +1,7 @@
 """Injects faults on demand, so that anyone can test which failures a run survives.
 
 The environment variable is `FSVFM_FAULT=point:step:action[@process][,...]`, for example
-`step:5:kill,commit:*:enospc@1`. The action is done when the run reaches the point (one of `POINTS`)
+`step:5:kill,commit:*:enospc@1`. An action happens when the run reaches the point (one of `POINTS`)
 at the training step (`*` is every step) in the process (all processes if none is given):
 
     kill, term, int, stop   SIGKILL, SIGTERM, SIGINT, SIGSTOP to the process itself
@@ -70,7 +70,7 @@ class Fault(NamedTuple):
 
 
 def fault(point: str, step: int, *, process: int = 0) -> None:
-    """Does the actions that the variable has for this point, except `nan`.
+    """Executes the actions that the variable has for this point, except `nan`.
 
     Args:
         point: One of `POINTS`.

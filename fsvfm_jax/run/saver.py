@@ -51,7 +51,7 @@ class Saver:
             self._save(step, state, samples_seen, scored=True)
 
     def finish(self, state: TrainState, samples_seen: int) -> None:
-        """Ends the loop: saves the state if the run stops before its last step.
+        """Ends the loop: if the run stops before its last step, saves the state unless it is saved.
 
         Args:
             state: The state after the newest step.
