@@ -266,7 +266,7 @@ def _check_compare(model: str) -> None:
 
 
 def _check_select(config: ConfigDict) -> None:
-    """Raises ConfigError if `select` chooses among checkpoints but the path is not of a run."""
+    """Raises ConfigError if `select` chooses among checkpoints although the path is not a run."""
     path = Path(config.init.params)
     if not is_run(path) and tuple(config.select) != ("given",):
         raise ConfigError(

@@ -52,7 +52,7 @@ def trained_arrays(task) -> list[jax.ShapeDtypeStruct]:
 
 
 def check_data_parallel(lowered, task, *, gradient_bytes: int) -> None:
-    """The gradient is summed once over the devices, and a few scalars; nothing is gathered.
+    """Checks that only the gradient and a few scalars are summed, once, and nothing is gathered.
 
     A gradient that is computed in bfloat16 is also summed in bfloat16 if the compiler allows it.
     """
@@ -65,7 +65,7 @@ def check_data_parallel(lowered, task, *, gradient_bytes: int) -> None:
 
 
 def check_fsdp(lowered, task, mesh) -> list[dict]:
-    """Only parameters are gathered, one layer at a time; the gradient is summed once."""
+    """Checks that only parameters are gathered, layer by layer, and the gradient is summed once."""
     text = lowered.compile().as_text()
     found = hlo.collectives(text)
     layers, others = _shapes(task)

@@ -42,8 +42,8 @@ for workdir in sys.argv[1:]:
         os._exit(0)
 sys.stdin.read()
 """
-# Forks processes that all try the same workdirs at the same moments and say who got which; they end
-# with their standard input.
+# Forks processes that all try the same workdirs at the same moments and print which they got. They
+# end when their standard input ends.
 TAKERS = """
 import os, sys, time
 from etils import epath

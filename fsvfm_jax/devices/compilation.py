@@ -57,7 +57,7 @@ def place(
 
 
 def state_template(learner: Learner, mesh: Mesh) -> TrainState:
-    """Returns shapes, dtypes and shardings of the state, so that arrays are created in place."""
+    """Returns shapes, dtypes and shardings of the state, to create each array where it belongs."""
     return sharding.state_template(jax.eval_shape(learner.init, jax.random.key(0)), mesh)
 
 
