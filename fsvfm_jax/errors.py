@@ -4,9 +4,9 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-MAX_TOLD = 200  # characters of a value
-MAX_NAMES = 20
-MAX_NAME = 250  # characters of one of several names
+MAX_TOLD = 200  # characters of a value in a message
+MAX_NAMES = 20  # names in a message
+MAX_NAME = 250  # characters of a name in a list of names
 
 
 class UserError(Exception):
@@ -22,7 +22,7 @@ class DataError(UserError):
 
 
 class NotFiniteError(UserError):
-    """Loss, gradient or parameters were infinite or not a number, more often than is accepted."""
+    """Loss, gradient or parameters were infinite or not a number more often than is accepted."""
 
     exit_code = 72
 
@@ -34,7 +34,7 @@ class StorageError(UserError):
 
 
 class Preempted(UserError):
-    """The run was asked to stop and has saved its state: the same command continues it."""
+    """The run was asked to stop and has saved its state; the same command continues it."""
 
     exit_code = 75
 
@@ -51,7 +51,7 @@ def in_one_line(error: Exception) -> str:
 
 
 def reason_of(error: Exception) -> str:
-    """Why something failed: the operating system's words, or else the error's message."""
+    """Returns the operating system's description of an error, or else the error's message."""
     return getattr(error, "strerror", None) or str(error)
 
 
@@ -59,35 +59,35 @@ def told(value: Any) -> str:
     """Returns the `repr` of a value for a message: one line of at most `MAX_TOLD` characters."""
     try:
         shown = " ".join(repr(value).split())
-    except (ValueError, RecursionError):  # Too many digits, or too deep nesting.
+    except (ValueError, RecursionError):  # The value has too many digits or is nested too deeply.
         return f"a value of type {type(value).__name__}"
     return shortened(shown)
 
 
 def shortened(text: str) -> str:
-    """The first `MAX_TOLD` characters of a text, with dots where it is longer."""
+    """Returns the first `MAX_TOLD` characters of a text, followed by dots if it is longer."""
     return text if len(text) <= MAX_TOLD else f"{text[:MAX_TOLD]}..."
 
 
 def short_list(names: Sequence[str], *, most: int = MAX_NAMES, rest: str = "more") -> str:
-    """The first names of a list for a message, and the number of the others.
+    """Returns the first names of a list for a message, and the number of the others.
 
     Args:
-        names: Of any number.
-        most: How many are shown.
-        rest: What follows the number of the others.
+        names: Any number of names.
+        most: The greatest number of names to show.
+        rest: The word after the number of the others.
     """
     shown, left = ", ".join(names[:most]), len(names) - most
     return f"{shown} and {left} {rest}" if left > 0 else shown
 
 
 def quoted(names: Sequence[str]) -> str:
-    """The first names of a list for a message, in quotes; "nothing" for an empty list."""
+    """Returns the first names of a list for a message, in quotes; "nothing" for an empty list."""
     return short_list([repr(name[:MAX_NAME]) for name in names]) or "nothing"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Returns the end of a message about a mistyped name: the nearest known one, or all of them."""
+    """Returns the end of a message about a mistyped name: the nearest known name, or all names."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"

@@ -1,9 +1,9 @@
-"""The evaluation task: one detector, many test sets; scores, and a table that says how it was made.
+"""Evaluates one detector on many test sets; writes the scores and a table with its protocol.
 
-Of a training run, the checkpoint can be chosen in several ways, and each has rows of its own:
-"validation" takes the one with the lowest validation loss, "last" the last, and "test-oracle" for
-every test set the one that is best on that very set, as many papers do, and as nobody can who does
-not know the answers.
+The checkpoint of a training run can be selected in several ways, and each selection has its own
+rows in the table: "validation" selects the checkpoint with the lowest validation loss, "last"
+selects the last one, and "test-oracle" selects for every test set the checkpoint that is best on
+that set. Many papers do the last, but it needs the labels of the test set.
 """
 
 import logging
@@ -54,18 +54,18 @@ from fsvfm_jax.scoring import NO_DETECTOR, LoadedDetector, load_detector
 
 logger = logging.getLogger(__name__)
 
-# The margin of every face of a set, by the set's name.
+# The margins of all faces of a set, by the set's name.
 Margins = Mapping[str, Float64[np.ndarray, " _N"]]
 
 
 class Candidates(NamedTuple):
-    """The checkpoints of a detector that are scored.
+    """The checkpoints of a detector that an evaluation scores.
 
     Attributes:
-        steps: By selection, the steps of the checkpoints that it chooses from; None stands for the
-            weights of a folder or file.
+        steps: The steps of the checkpoints that a selection chooses from, by selection; a step of
+            None is for the weights of a folder or file.
         run_steps: Number of steps of the whole training run; None without a run.
-        seed: Seed of the training run, or the one that the config gives; None if unknown.
+        seed: Seed of the training run, or the seed in the config; None if it is not known.
     """
 
     steps: dict[str, list[int | None]]
@@ -73,7 +73,7 @@ class Candidates(NamedTuple):
     seed: int | None
 
     def distinct(self) -> list[int | None]:
-        """Every step once, in the order of the selections."""
+        """Returns every step once, in the order of the selections."""
         return list(dict.fromkeys(step for steps in self.steps.values() for step in steps))
 
 
@@ -81,28 +81,28 @@ class Sets(NamedTuple):
     """The sets of an evaluation, by name.
 
     Attributes:
-        test: Sets that are tested on.
-        val: Sets that choose the threshold.
+        test: The sets to test on.
+        val: The sets on which the threshold is chosen.
     """
 
     test: dict[str, DetectionSet]
     val: dict[str, DetectionSet]
 
     def all(self) -> dict[str, DetectionSet]:
-        """Both kinds in one dict; no name occurs twice."""
+        """Returns both kinds in one dict; no name occurs twice."""
         return {**self.val, **self.test}
 
 
 def evaluate(config: ConfigDict, workdir: epath.Path, *, check_only: bool = False) -> None:
-    """Scores every set with every checkpoint that is asked for, and writes the report.
+    """Scores every set with every checkpoint that the config selects, and writes the report.
 
     Args:
         config: The resolved config of an evaluation.
-        workdir: Folder of the report.
-        check_only: Stop once the sets are listed and the detector is read.
+        workdir: The folder for the report.
+        check_only: Whether to return after listing the sets and reading the detector.
 
     Raises:
-        UserError: The config, the detector or a set does not allow the evaluation.
+        UserError: The evaluation is not possible with the config, the detector or a set.
     """
     _check_compare(config.compare)
     mesh = sharding.make_mesh(config.mesh)
@@ -140,8 +140,8 @@ def choose_checkpoints(config: ConfigDict) -> Candidates:
         config: The resolved config of an evaluation: `init`, `select`.
 
     Raises:
-        DataError: There is no detector, or a run without checkpoints.
-        ConfigError: A run has no validated checkpoint, and "validation" is selected.
+        DataError: There is no detector, or the run has no checkpoints.
+        ConfigError: The run has no validated checkpoint, and "validation" is selected.
     """
     path = Path(config.init.params)
     if not path.exists():
@@ -160,7 +160,7 @@ def choose_checkpoints(config: ConfigDict) -> Candidates:
     if not scores:
         raise DataError(f"{path} has no checkpoint yet")
     finite = {step: score for step, score in scores.items() if np.isfinite(score)}
-    # Without validation sets the scores are training losses.
+    # Without validation sets the scores of checkpoints are training losses.
     if "validation" in config.select and not (finite and run.data.get("val")):
         raise ConfigError(
             f"{path} has no validated checkpoint (config.data.val): drop 'validation' of"
@@ -186,14 +186,14 @@ def score_all(
     config: ConfigDict,
     mesh: Mesh,
 ) -> dict[int | None, Margins]:
-    """Returns the margins of all sets by the step of the checkpoint that scores them.
+    """Scores all sets with every checkpoint, and returns the margins by the checkpoint's step.
 
     Args:
-        detector: The one of the first step; the others are loaded here.
-        sets: By name.
-        steps: Of the checkpoints, without repetition.
+        detector: The detector of the first step; this function loads the others.
+        sets: The sets by name.
+        steps: The steps of the checkpoints, without repetition.
         config: The resolved config of an evaluation: `init`, `data`, `batch_size`, `dtype`.
-        mesh: Over all devices.
+        mesh: The mesh over all devices.
 
     Raises:
         UserError: A checkpoint cannot be loaded, or its output is not finite.
@@ -221,12 +221,12 @@ def make_rows(
     *,
     config: ConfigDict,
 ) -> tuple[list[Row], list[Scores]]:
-    """Returns a row for every selection and test set, and the scores that each row is made of.
+    """Returns a row for every selection and test set, and the scores behind each of these rows.
 
-    Rows with the means over the sets follow where there are several sets.
+    If there are several test sets, rows with the means over the sets follow.
 
     Args:
-        margins: By step and set.
+        margins: The margins by step and set.
         sets: The sets.
         candidates: The checkpoints that each selection chooses from.
         config: The resolved config of an evaluation: `report`, `compare`.
@@ -238,7 +238,7 @@ def make_rows(
             found = {
                 step: scoring.to_scores(margins[step][name], faces, dataset=name) for step in steps
             }
-            # Only the chosen checkpoint gets a row: its intervals take far longer than the choice.
+            # Only the chosen checkpoint has a row: its intervals take far longer than the choice.
             chosen = min(steps, key=lambda step: oracle_error(found[step], spoof=spoof))
             options = {
                 "selection": selection,
@@ -260,13 +260,13 @@ def make_rows(
 
 
 def _check_compare(model: str) -> None:
-    """Raises ConfigError unless the papers have figures of a model; '' compares with nothing."""
+    """Raises ConfigError unless the papers publish figures of the model; '' compares with none."""
     if model and model not in MODELS:
         raise ConfigError(f"config.compare = {told(model)} is unknown; {nearest(model, MODELS)}")
 
 
 def _check_select(config: ConfigDict) -> None:
-    """Raises ConfigError where a folder or file is given, and a choice among checkpoints."""
+    """Raises ConfigError if `select` chooses among checkpoints although the path is not a run."""
     path = Path(config.init.params)
     if not is_run(path) and tuple(config.select) != ("given",):
         raise ConfigError(
@@ -276,7 +276,7 @@ def _check_select(config: ConfigDict) -> None:
 
 
 def _open(config: ConfigDict, *, image_size: int) -> Sets:
-    """Opens all sets of the config; `image_size` is that of rendered faces, in pixels."""
+    """Opens all sets of the config; rendered faces are `image_size` pixels wide and high."""
     data = config.data
     return Sets(
         *(
@@ -287,7 +287,7 @@ def _open(config: ConfigDict, *, image_size: int) -> Sets:
 
 
 def _check_can_be_judged(sets: Sets, config: ConfigDict) -> None:
-    """Raises before the scoring what would otherwise be raised after hours of it."""
+    """Raises errors before the scoring that the report would otherwise raise hours later."""
     if both := sets.val.keys() & sets.test.keys():
         raise ConfigError(
             f"config.data.val and config.data.test both have a set {', '.join(sorted(both))}: call"
@@ -296,12 +296,12 @@ def _check_can_be_judged(sets: Sets, config: ConfigDict) -> None:
     file_stems([f"{name} {selection}" for selection in config.select for name in sets.test])
     if config.report == "spoof" and sets.val:
         check_classes(sets.val, purpose="choosing a threshold", where=" (config.data.val)")
-    if len(sets.test) == 1:  # Of several, one that cannot be judged has a row that says so.
+    if len(sets.test) == 1:  # With several sets, the row of a set shows such a problem.
         check_classes(sets.test, purpose="every metric", where=" (config.data.test)")
 
 
 def _protocol(config: ConfigDict, sets: Mapping[str, DetectionSet]) -> str:
-    """What a reader must know to compare the numbers with others."""
+    """Returns the facts that a reader needs to compare the numbers with other papers' numbers."""
     detector = markdown_text(config.init.params)
     lines = [f"Detector: {detector}; images: {config.data.view}, in {config.dtype}."]
     for name, one in {**config.data.val, **config.data.test}.items():
@@ -318,7 +318,7 @@ def _protocol(config: ConfigDict, sets: Mapping[str, DetectionSet]) -> str:
 
 
 def _warn_of_known_videos(sets: Sets, config: ConfigDict, *, image_size: int) -> None:
-    """Logs which videos are tested on although the result depends on them."""
+    """Logs which videos of the test sets were also used to train, to validate or for thresholds."""
     tests, thresholds = sets.test.values(), sets.val.values()
     path = Path(config.init.params)
     trained, chose = (_sets_of_run(path, kind, image_size=image_size) for kind in ("train", "val"))
@@ -328,7 +328,7 @@ def _warn_of_known_videos(sets: Sets, config: ConfigDict, *, image_size: int) ->
 
 
 def _sets_of_run(path: Path, kind: str, *, image_size: int) -> list[DetectionSet]:
-    """The sets that a run was trained ("train") or validated on, if they are still to be found."""
+    """Returns the sets that a run used as `kind`, "train" or "val", or none if they are missing."""
     if not is_run(path):
         return []
     data = run_config(path).data
@@ -338,12 +338,12 @@ def _sets_of_run(path: Path, kind: str, *, image_size: int) -> list[DetectionSet
         )
         return list(sets.values())
     except (ConfigError, DataError) as error:
-        logger.warning("whether the run knew the tests is not known: %s", error)
+        logger.warning("it is not known whether the run used videos of the test sets: %s", error)
         return []
 
 
 def _thresholds(margins: Margins, sets: Mapping[str, DetectionSet]) -> dict[str, float]:
-    """Returns the threshold that these sets together choose, as `spoof_row` takes it."""
+    """Returns the threshold that is chosen on all these sets together, as `spoof_row` takes it."""
     if not sets:
         return {}
     parts = [scoring.to_scores(margins[name], faces, dataset=name) for name, faces in sets.items()]

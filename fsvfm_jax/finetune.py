@@ -1,7 +1,7 @@
-"""The detection task: an encoder that has been pretrained learns to tell real faces from others.
+"""Fine-tunes a pretrained encoder to detect faces that are not real.
 
-Three modes: "full" trains everything; "adapter" an FS-Adapter and its head beside a frozen
-backbone; "linear" the head alone.
+There are three modes: "full" trains all parameters, "adapter" trains an FS-Adapter and its head
+beside a frozen backbone, and "linear" trains only the head.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,8 +23,8 @@ from fsvfm_jax.models.adapter import Detector, unit_columns
 from fsvfm_jax.pretrain import normalize_images, to_pixels
 from fsvfm_jax.train_state import Batch, Metrics, Params, Picture, StepValues, TrainState
 
-# What is trained beside a frozen backbone. An anti-spoofing network with an adapter keeps the
-# adapter's head and never uses it.
+# The parts that are trained beside a frozen backbone, by mode and whether the network is one for
+# anti-spoofing. With an adapter, the latter has the adapter's head but does not use it.
 TRAINED = {
     ("adapter", False): ("adapter", "projector", "head"),
     ("adapter", True): ("adapter", "projector", "embedder", "classifier"),
@@ -37,7 +37,7 @@ def make_learner(config: ConfigDict | FrozenConfigDict, *, stats: Stats) -> "Det
     """Makes the learner of a config.
 
     Args:
-        config: The resolved config.
+        config: The resolved config of fine-tuning.
         stats: Mean and standard deviation of the pixels.
     """
     model = build_detector(config.model)
@@ -58,8 +58,8 @@ class Detection:
 
     Attributes:
         model: The network.
-        tx: The optimizer without its learning rate.
-        augment: Takes a key, images and labels, and returns them erased and mixed.
+        tx: The optimizer, which returns updates that are not yet multiplied by the learning rate.
+        augment: Takes a key, images and labels, and returns them after erasing and mixing.
         stats: Mean and standard deviation that normalise the images.
         loss: The config's loss section.
         seed: The run's seed.
@@ -76,7 +76,7 @@ class Detection:
 
     @property
     def row_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shape and dtype of one row of a batch, by name."""
+        """The shape and dtype of one row of a batch, by name."""
         size = self.model.image_size
         return {
             "image": jax.ShapeDtypeStruct((size, size, 3), jnp.uint8),
@@ -100,7 +100,7 @@ class Detection:
         )
 
     def trained(self, params: Params) -> Params:
-        """Returns the part of the tree that `mode` trains."""
+        """Returns the parameters that are trained in `mode`."""
         return split_trained(params, mode=self.mode, fas=self.model.fas)[0]
 
     def train_step(
@@ -109,21 +109,22 @@ class Detection:
         """Makes one optimizer update on a global batch.
 
         Args:
-            state: The state, to be donated.
+            state: The state; the caller donates its arrays.
             batch: `image` uint8 [B, H, W, 3] and `label` int32 [B], an index into `LABELS`.
-            values: Learning rate and fault of this step.
-            accum_steps: Number of micro-batches; the contrastive loss compares within one.
+            values: The values of the schedules for this step.
+            accum_steps: Number of micro-batches. The contrastive loss compares images within one
+                micro-batch only.
 
         Returns:
-            The next state, and scalars: those of `detection_loss` and of `all_or_nothing`.
+            The next state, and the scalars of `detection_loss` and of `all_or_nothing`.
         """
-        # 1. Erasing and mixing on the device: they depend on seed, step and row alone.
+        # 1. Erase and mix on the device; the result depends only on seed, step and row.
         step_key = jax.random.fold_in(jax.random.key(self.seed), state.step)
         augment_key, drop_key = jax.random.split(step_key)
         labels = batch["label"]
         mixed = self.augment(augment_key, normalize_images(batch["image"], self.stats), labels)
 
-        # 2. Forward, loss, gradient. What is frozen gets no gradient and no backward pass.
+        # 2. Forward pass, loss, gradient. Frozen parameters have no gradient and no backward pass.
         trained, frozen = split_trained(state.params, mode=self.mode, fas=self.model.fas)
         if self.model.fas:
             trained = with_unit_classifier(trained)
@@ -144,23 +145,23 @@ class Detection:
             accum_steps=accum_steps,
         )
 
-        # 3. The update is applied only if loss and gradient are finite.
+        # 3. Keep the update only if the loss and the gradient are finite.
         updated = state._replace(params=update.params | frozen, opt_state=update.opt_state)
         return optim.all_or_nothing(state, updated, update.metrics, trained=self.trained)
 
     def apply(
         self, params: Params, images: Float[Array, "B H W 3"], key: PRNGKeyArray
     ) -> tuple[Float[Array, "B C"], Float[Array, "B A"] | None]:
-        """Returns logits and projection in training mode; `key` decides what is dropped."""
+        """Returns logits and projection in training mode; `key` decides what dropout removes."""
         path_key, feature_key = jax.random.split(key)
         rngs = {"drop_path": path_key, "dropout": feature_key}
         output = self.model.apply({"params": params}, images, deterministic=False, rngs=rngs)
         return output.logits, output.projection
 
     def draw(self, state: TrainState, batch: Batch) -> UInt8[Array, "columns rows H W 3"]:
-        """Draws faces as the data workers return them, and the same erased and mixed.
+        """Draws the faces as the data workers return them, and after erasing and mixing.
 
-        The key depends on the step, so that pictures of one run differ.
+        The random key depends on the step, so that the pictures of a run differ.
         """
         key = jax.random.fold_in(jax.random.key(0), state.step)
         images = normalize_images(batch["image"], self.stats)
@@ -169,7 +170,7 @@ class Detection:
 
 
 def make_optimizer(optimizer: ConfigDict, *, depth: int) -> optax.GradientTransformation:
-    """AdamW with layer-wise decay, or Adam with coupled L2, less the learning rate."""
+    """Returns AdamW with layer-wise decay or Adam with coupled L2, without the learning rate."""
     if optimizer.name == "adam":
         return optim.make_coupled_adam(
             betas=tuple(optimizer.betas), weight_decay=optimizer.weight_decay
@@ -186,7 +187,7 @@ def make_optimizer(optimizer: ConfigDict, *, depth: int) -> optax.GradientTransf
 
 
 def split_trained(params: Params, *, mode: str, fas: bool) -> tuple[Params, Params]:
-    """Splits a tree into what `mode` trains and what stays as it is."""
+    """Splits a tree into the parts that `mode` trains and those that it freezes."""
     names = params.keys() if mode == "full" else TRAINED[mode, fas]
     trained = {name: value for name, value in params.items() if name in names}
     return trained, {name: value for name, value in params.items() if name not in names}
@@ -195,7 +196,7 @@ def split_trained(params: Params, *, mode: str, fas: bool) -> tuple[Params, Para
 def with_unit_classifier(trained: Params) -> Params:
     """Scales the columns of the anti-spoofing classifier to length 1.
 
-    The update starts from unit weights: an update of longer or shorter weights would differ.
+    The step updates the scaled weights, since an update of longer or shorter ones would differ.
     """
     classifier = trained["classifier"]
     unit = classifier | {"kernel": unit_columns(classifier["kernel"])}
@@ -210,18 +211,18 @@ def detection_loss(
     *,
     loss: Mapping[str, Any] | ConfigDict,
 ) -> tuple[Float[Array, ""], Metrics]:
-    """L = CE + weight_anchor * L_RAC (METHOD: FS-Adapter); without an adapter CE alone.
+    """Returns L = CE + weight_anchor * L_RAC (METHOD: FS-Adapter), or only CE without an adapter.
 
     Args:
-        logits: Of the augmented images.
-        projection: z, rows of unit length; None without an adapter.
-        targets: What mixing and smoothing made of the labels.
+        logits: Logits of the augmented images.
+        projection: The projections z, rows of unit length; None without an adapter.
+        targets: Probabilities of the classes after mixing and smoothing the labels.
         labels: Indices into `LABELS`, before mixing.
-        loss: `weight_anchor`, `temperature`, `anchors` ("real", or "all": plain supervised
-            contrastive).
+        loss: The config's loss section: `weight_anchor`, `temperature`, and `anchors`, which is
+            "real", or "all" for the usual supervised contrastive loss.
 
     Returns:
-        The total and scalars: `loss`, `loss_ce`, and with an adapter `loss_anchor`.
+        The total loss and the scalars `loss`, `loss_ce` and, with an adapter, `loss_anchor`.
     """
     cross_entropy = losses.soft_cross_entropy(logits, targets)
     if projection is None:
@@ -242,7 +243,15 @@ def augment_batch(
     augment: Mapping[str, Any] | ConfigDict,
     smoothing: float,
 ) -> mixing.Mixed:
-    """Random erasing, then mixup or cutmix; `augment` is the config's section."""
+    """Applies random erasing to images, and then mixup or cutmix.
+
+    Args:
+        key: Key of the random numbers.
+        images: Normalised images, float32.
+        labels: Indices into `LABELS`.
+        augment: The config's augment section.
+        smoothing: Share of every target that is spread over all classes.
+    """
     erase_key, mix_key = jax.random.split(key)
     if augment["erase"]:
         images = mixing.erase(erase_key, images, probability=augment["erase"])
@@ -259,5 +268,5 @@ def augment_batch(
 def classify(
     model: Detector, params: Params, images: UInt8[Array, "B H W 3"], *, stats: Stats
 ) -> Float[Array, "B C"]:
-    """Logits in evaluation mode, float32, of the classes of `LABELS`."""
+    """Returns the logits in evaluation mode, float32, for the classes of `LABELS`."""
     return model.apply({"params": params}, normalize_images(images, stats)).logits

@@ -17,7 +17,7 @@ def make_learner(config: ConfigDict | FrozenConfigDict, *, stats: Stats) -> Lear
     """Makes the learner of a resolved config.
 
     Args:
-        config: The config, with the field `task`.
+        config: The resolved config, with the field `task`.
         stats: Mean and standard deviation that normalise the images.
     """
     return LEARNERS[config.task](config, stats=stats)

@@ -1,4 +1,4 @@
-"""The optimizer, the schedules, and the one place where epochs become steps."""
+"""Makes the optimizers and the schedules, and converts epochs to steps."""
 
 import math
 from collections.abc import Callable, Collection
@@ -17,24 +17,25 @@ from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.train_state import Metrics, Params, StepValues, TrainState
 
 NOT_DECAYED = ("bias", "scale")
-# In fine-tuning, where positions are trained too.
+# Fine-tuning also trains the positions.
 NOT_DECAYED_IN_DETECTORS = (*NOT_DECAYED, "cls_token", "pos_embed")
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Steps of a run and what changes with them, computed in float64 on the host.
+    """The number of steps of a run and the values that depend on the step, in float64 on the host.
 
-    Learning rate and teacher momentum run over `schedule_epochs`, training stops after
+    Learning rate and teacher momentum change over `schedule_epochs`, while training stops after
     `total_steps`: the released runs followed schedules of 800 epochs and stopped early.
 
     Attributes:
-        steps_per_epoch: Steps per pass over the set, not rounded: batches cross the border.
-        total_steps: ceil(epochs * samples / batch).
-        schedule_epochs: Epochs after which learning rate and momentum reach their ends.
+        steps_per_epoch: Steps per pass over the set. It is not rounded, since a batch may contain
+            the end of one epoch and the start of the next.
+        total_steps: `config.total_steps`, or else ceil(epochs * samples / batch).
+        schedule_epochs: Epochs after which learning rate and momentum reach their last values.
         warmup_epochs: Epochs of linear warm-up from 0.
-        peak_learning_rate: After the warm-up.
-        min_learning_rate: Where the cosine ends.
+        peak_learning_rate: Learning rate at the end of the warm-up.
+        min_learning_rate: Learning rate at the end of the cosine.
         teacher_momentum: Momentum at step 0; 1 for a frozen teacher, None without a teacher.
     """
 
@@ -47,7 +48,10 @@ class Schedule:
     teacher_momentum: float | None
 
     def learning_rate(self, step: int) -> float:
-        """Linear warm-up, then half a cosine, per iteration; 0 for the very first update."""
+        """Returns the learning rate after `step` updates: a linear warm-up, then half a cosine.
+
+        It changes with every step, and is 0 at step 0 if there is a warm-up.
+        """
         epoch = step / self.steps_per_epoch
         if epoch < self.warmup_epochs:
             return self.peak_learning_rate * epoch / self.warmup_epochs
@@ -56,9 +60,9 @@ class Schedule:
         return self.min_learning_rate + (self.peak_learning_rate - self.min_learning_rate) * cosine
 
     def teacher_rate(self, step: int) -> float:
-        """1 - m_t, the teacher's step towards the student: m_t rises from its start to 1.
+        """Returns 1 - m_t, the teacher's rate towards the student; the momentum m_t rises to 1.
 
-        The rate and not the momentum, which in float32 could not tell .9999999 from 1.
+        The rate is used because float32 would round a momentum close to 1, such as .99999999, to 1.
         """
         if self.teacher_momentum is None:
             return 0.0
@@ -72,14 +76,14 @@ class Schedule:
 
 
 def peak_learning_rate(config: ConfigDict) -> float:
-    """The config's lr, or else blr * batch / 256."""
+    """Returns the config's lr if it is set, or else blr * batch / 256."""
     if config.optimizer.lr is not None:
         return config.optimizer.lr
     return config.optimizer.blr * config.batch_size / 256
 
 
 def check_warmup(warmup_epochs: float | int, epochs: float | int, *, of: str) -> None:
-    """Raises ConfigError unless the warm-up ends before these epochs do; `of` is what has them."""
+    """Raises ConfigError unless the warm-up is shorter than `epochs`, which the field `of` sets."""
     if warmup_epochs >= epochs:
         raise ConfigError(
             f"config.optimizer.warmup_epochs = {warmup_epochs} leaves nothing of {of}: set"
@@ -88,7 +92,7 @@ def check_warmup(warmup_epochs: float | int, epochs: float | int, *, of: str) ->
 
 
 def check_rates(min_lr: float | int, peak: float | int) -> None:
-    """Raises ConfigError where the cosine would end above its beginning."""
+    """Raises ConfigError if the learning rate at the end of the cosine is above the peak."""
     if min_lr > peak:
         raise ConfigError(
             f"config.optimizer.min_lr = {min_lr} is above the learning rate {peak:.3g} that the"
@@ -98,14 +102,14 @@ def check_rates(min_lr: float | int, peak: float | int) -> None:
 
 
 def make_schedule(config: ConfigDict, num_samples: int) -> Schedule:
-    """Turns a resolved config's epochs, batch and blr into steps and learning rate.
+    """Converts epochs, batch size and blr of a config to steps and learning rate.
 
     Args:
         config: The resolved config.
         num_samples: Images in the data set.
 
     Raises:
-        ConfigError: The warm-up would not end.
+        ConfigError: The warm-up takes all steps of `config.total_steps`.
     """
     teacher = config.get("teacher")
     momentum = None
@@ -135,13 +139,13 @@ def make_optimizer(
     grad_clip: float,
     not_decayed: Collection[str] = NOT_DECAYED,
 ) -> optax.GradientTransformation:
-    """AdamW less the learning rate, by which the caller multiplies the updates.
+    """Returns AdamW without the learning rate, by which the caller multiplies the updates.
 
     Args:
         betas: Decay rates of the two moments.
-        weight_decay: Decoupled.
+        weight_decay: Factor of the decoupled weight decay.
         grad_clip: Greatest global norm of the gradient; 0 clips nothing.
-        not_decayed: Names of the parameters that are left alone by `weight_decay`.
+        not_decayed: Names of the parameters to which `weight_decay` does not apply.
     """
     clip = optax.clip_by_global_norm(grad_clip) if grad_clip else optax.identity()
     return optax.chain(
@@ -155,14 +159,14 @@ def make_optimizer(
 def make_coupled_adam(
     *, betas: tuple[float, float], weight_decay: float
 ) -> optax.GradientTransformation:
-    """Adam with L2 in the gradient, on all parameters alike, less the learning rate."""
+    """Returns Adam without the learning rate; L2 of all parameters is added to the gradient."""
     return optax.chain(
         optax.add_decayed_weights(weight_decay), optax.scale_by_adam(*betas), optax.scale(-1.0)
     )
 
 
 def scale_by_layer(layer_decay: float, *, depth: int) -> optax.GradientTransformation:
-    """Updates times `layer_factors`: the nearer to the image a layer is, the less it moves."""
+    """Multiplies updates by `layer_factors`: layers nearer to the image change less."""
 
     def update(updates: PyTree, state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
         factors = layer_factors(params, layer_decay, depth=depth)
@@ -172,13 +176,19 @@ def scale_by_layer(layer_decay: float, *, depth: int) -> optax.GradientTransform
 
 
 def layer_factors(params: PyTree, layer_decay: float, *, depth: int) -> PyTree:
-    """decay^(depth + 1 - id) of every parameter.
+    """Returns layer_decay^(depth + 1 - id) for every parameter.
 
-    The id is 0 for tokens, positions and patch embedding, i + 1 for block i, depth + 1 for all that
-    comes after the blocks.
+    The id is 0 for tokens, positions and patch embedding, i + 1 for block i, and depth + 1 for all
+    layers after the blocks.
+
+    Args:
+        params: The trained parameters, with those of all blocks stacked on axis 0.
+        layer_decay: Factor from one layer to the layer below.
+        depth: Number of blocks.
 
     Returns:
-        A tree like `params` of arrays that multiply theirs; blocks have one factor each on axis 0.
+        A tree like `params` of float32 arrays that broadcast to the parameters. An array for the
+        blocks has one factor per block on axis 0.
     """
 
     def factor(
@@ -195,7 +205,10 @@ def layer_factors(params: PyTree, layer_decay: float, *, depth: int) -> PyTree:
 
 
 def decay_mask(params: PyTree, *, not_decayed: Collection[str] = NOT_DECAYED) -> PyTree:
-    """True where weight decay applies. By name: stacked biases and scales are 2-D."""
+    """Returns a tree like `params` that is True for parameters to which weight decay applies.
+
+    It depends on names and not on the number of axes, because stacked biases and scales are 2-D.
+    """
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in not_decayed, params)
 
 
@@ -205,7 +218,7 @@ class GradientStep(NamedTuple):
     Attributes:
         params: The trained parameters after the update.
         opt_state: The optimizer's state after the update.
-        metrics: Scalars of the loss function, and `grad_norm` before clipping.
+        metrics: Scalars of the loss function, and `grad_norm`, the norm before clipping.
     """
 
     params: Params
@@ -226,13 +239,13 @@ def gradient_step(
     """Computes the gradient of a batch and the update of the trained parameters.
 
     Args:
-        loss_fn: Takes parameters and a micro-batch, returns the loss and metrics.
+        loss_fn: Takes parameters and a micro-batch, and returns the loss and metrics.
         trained: The parameters to differentiate by.
         batch: Arrays whose axis 0 is the batch.
         tx: The optimizer without its learning rate.
-        opt_state: Its state.
+        opt_state: The optimizer's state.
         values: Learning rate and fault of this step; the fault multiplies the loss.
-        accum_steps: Number of micro-batches, one after another; divides the batch.
+        accum_steps: Number of micro-batches, computed one after another; it divides the batch.
     """
 
     def faulty_loss(trained: Params, micro: PyTree) -> tuple[jax.Array, Metrics]:
@@ -249,7 +262,7 @@ def gradient_step(
 def all_or_nothing(
     old: TrainState, new: TrainState, metrics: Metrics, *, trained: Callable[[Params], Params]
 ) -> tuple[TrainState, Metrics]:
-    """Ends a step: returns the new state, or the old one where loss or gradient is not finite.
+    """Ends a step: returns the new state, or the old one if loss or gradient is not finite.
 
     Args:
         old: The state before the step.
@@ -258,8 +271,9 @@ def all_or_nothing(
         trained: Takes the parameters and returns those that the step changes.
 
     Returns:
-        The state, with `step` increased in any case, and the metrics with `skipped`, which is 1
-        where everything else is as before, bit for bit, and `param_norm` after the step.
+        The state, whose `step` increases in both cases, and the metrics with two more: `skipped`,
+        which is 1 if everything else in the state is unchanged, bit for bit, and `param_norm`, the
+        norm of the trained parameters after the step.
     """
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
     state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
@@ -278,23 +292,23 @@ def accumulate_gradients(
     *,
     accum_steps: int,
 ) -> tuple[PyTree, dict[str, jax.Array]]:
-    """Mean gradient and metrics of a batch, taken in `accum_steps` micro-batches one after another.
+    """Returns the mean gradient and metrics of a batch, computed in micro-batches one by one.
 
-    Losses with a mean over all images are equal to those of the whole batch if every micro-batch
-    weighs the same; InfoNCE compares within a micro-batch.
+    A loss that is a mean over all images equals the loss of the whole batch if all micro-batches
+    have the same weight. InfoNCE compares images within a micro-batch only.
 
     Args:
-        loss_fn: (params, micro-batch) -> (loss, metrics).
-        params: What to differentiate by.
+        loss_fn: Takes parameters and a micro-batch, and returns the loss and metrics.
+        params: The parameters to differentiate by.
         batch: Arrays whose axis 0 is the batch.
-        accum_steps: Number of micro-batches; divides the batch.
+        accum_steps: Number of micro-batches; it divides the batch.
     """
     grad_fn = jax.grad(loss_fn, has_aux=True)
     if accum_steps == 1:
         return grad_fn(params, batch)
 
     def split(x: jax.Array) -> jax.Array:
-        # Micro-batch a holds rows a, a + accum_steps, ...: each device keeps the rows it has.
+        # Micro-batch a has the rows a, a + accum_steps, ..., so that no row changes its device.
         return x.reshape(-1, accum_steps, *x.shape[1:]).swapaxes(0, 1)
 
     def add(total: PyTree, micro_batch: PyTree) -> tuple[PyTree, None]:

@@ -1,4 +1,4 @@
-"""What a detector says of every face of a set, each exactly once, on any number of devices."""
+"""Scores every face of a set exactly once with a detector, on any number of devices."""
 
 import contextlib
 import itertools
@@ -33,17 +33,18 @@ from fsvfm_jax.train_state import Batch, Params, Validate
 
 logger = logging.getLogger(__name__)
 
-MAX_SHOWN = 20  # faces that cannot be read
+MAX_SHOWN = 20  # unreadable faces with a log line each
 NO_DETECTOR = "is no detector: fine-tune it first (config.task = 'finetune')"
 
-# (parameters, batch) -> the margin of each row and whether it was read, on every process.
+# A Predict takes parameters and a batch, and returns for each row the margin and whether the face
+# was read, on every process.
 Predict = Callable[[Params, Batch], tuple[jax.Array, jax.Array]]
 
 
 class Readable:
-    """A source that gives an empty image for a face that cannot be read.
+    """A source that returns an empty image for a face that cannot be read.
 
-    It logs nothing: workers read ahead, and may read a face several times.
+    It logs nothing, because workers read ahead and may read a face several times.
     """
 
     def __init__(self, source: DetectionSet):
@@ -56,7 +57,7 @@ class Readable:
         return self.read([index])[0]
 
     def read(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """With the key `readable`."""
+        """Returns the faces, each with the key `readable`."""
         try:
             return [{**face, "readable": True} for face in self._source.read(indices)]
         except DataError:
@@ -66,12 +67,12 @@ class Readable:
 
 
 class LoadedDetector(NamedTuple):
-    """A detector, ready to score.
+    """A detector that can score faces.
 
     Attributes:
         model: The network.
-        params: Its parameters, logits in the order of `LABELS`.
-        stats: Mean and deviation of its pixels.
+        params: The network's parameters; the logits are in the order of `LABELS`.
+        stats: Mean and standard deviation that normalise the images.
     """
 
     model: Detector
@@ -80,15 +81,15 @@ class LoadedDetector(NamedTuple):
 
 
 def load_detector(path: Path, config: ConfigDict, *, step: int | None) -> LoadedDetector:
-    """Reads a detector of a run, an exported folder or a file of weights.
+    """Reads a detector from a run, an exported folder or a file of weights.
 
     Args:
-        path: Where it is.
+        path: The run, folder or file.
         config: The resolved config of an evaluation: `init`, `data`, `dtype`.
-        step: The checkpoint of a run; None is the newest.
+        step: The step of a run's checkpoint; None for the newest.
 
     Raises:
-        DataError: The file contains no detector of two classes.
+        DataError: The path does not contain a detector with two classes.
         ConfigError: Mean and std, or the order of the classes, are not known.
     """
     told = {} if config.init.num_heads is None else {"num_heads": config.init.num_heads}
@@ -121,13 +122,13 @@ def load_detector(path: Path, config: ConfigDict, *, step: int | None) -> Loaded
 
 
 def _reversed(params: Params) -> Params:
-    """The last layer with its two classes exchanged."""
+    """Returns the parameters with the two classes of the last layer exchanged."""
     last = "classifier" if "classifier" in params else "head"
     return params | {last: {name: x[..., ::-1] for name, x in params[last].items()}}
 
 
 def make_predict(model: Detector, *, stats: Stats, mesh: Mesh) -> Predict:
-    """Compiles on its first call; the margin is logit of fake less logit of real."""
+    """Returns a `Predict`, compiled on its first call; a margin is logit(fake) - logit(real)."""
 
     def margins(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
         logits = finetune.classify(model, params, batch["image"], stats=stats)
@@ -143,14 +144,14 @@ def make_predict(model: Detector, *, stats: Stats, mesh: Mesh) -> Predict:
 
 
 class Feed(NamedTuple):
-    """How the faces of a set are read and given to a network.
+    """The settings with which the faces of a set are read and passed to a network.
 
     Attributes:
-        image_size: Side of what the network sees, in pixels.
+        image_size: Width and height of the network's input, in pixels.
         view: "resize" or "resize256_crop224".
-        batch_size: Over all devices.
+        batch_size: Images per batch, over all devices.
         num_workers: Processes that read and decode on each host; 0 uses threads.
-        mesh: Over all devices.
+        mesh: The mesh over all devices.
     """
 
     image_size: int
@@ -177,16 +178,16 @@ def score_set(
 ) -> Float64[np.ndarray, " N"]:
     """Returns the margin of every face, in the set's order and on every process; NaN if unread.
 
-    Global batch k is faces k * batch_size on; what the last one has too much begins anew at the
-    first face and is dropped.
+    Global batch k contains the `batch_size` faces from index k * batch_size. The last batch is
+    filled with the first faces of the set, and their second margins are dropped.
 
     Args:
-        predict: Of `make_predict`.
-        params: The detector's.
+        predict: Computes the margins of a batch, as `make_predict` returns it.
+        params: The detector's parameters, replicated on all devices.
         faces: The set.
-        feed: How its faces are read.
-        name: What it is called where progress is shown.
-        after_batch: Called after every batch; what it raises ends the scoring.
+        feed: The settings for reading the faces.
+        name: Name of the set in the progress and in messages.
+        after_batch: Called after every batch; the scoring ends if it raises an error.
 
     Raises:
         DataError: The network's output is not finite.
@@ -222,7 +223,7 @@ def score_set(
 
 
 def _warn_of_unread(faces: DetectionSet, unread: Int64[np.ndarray, " _N"], *, name: str) -> None:
-    """Logs why faces could not be read: one line for each of the first, and how many there are."""
+    """Logs why the first `MAX_SHOWN` of the faces could not be read, and the number of all."""
     for index in unread[:MAX_SHOWN]:
         try:
             faces.read([int(index)])
@@ -233,12 +234,18 @@ def _warn_of_unread(faces: DetectionSet, unread: Int64[np.ndarray, " _N"], *, na
 
 
 def probability(margins: Float64[np.ndarray, " _N"]) -> Float64[np.ndarray, " _N"]:
-    """Of fake; margins beyond 700 would be more than float64 holds."""
+    """Returns probabilities of fake; margins are clipped to +-700, so that exp stays finite."""
     return 1 / (1 + np.exp(-np.clip(margins, -700, 700)))
 
 
 def to_scores(margins: Float64[np.ndarray, " N"], faces: DetectionSet, *, dataset: str) -> Scores:
-    """Margins as probabilities of fake, unread faces left out and counted."""
+    """Converts margins to probabilities of fake; unread faces are left out and counted.
+
+    Args:
+        margins: The margins, as `score_set` returns them.
+        faces: The set.
+        dataset: Name of the set in the scores.
+    """
     kept = np.flatnonzero(~np.isnan(margins))
     return Scores(
         dataset=dataset,
@@ -253,7 +260,16 @@ def to_scores(margins: Float64[np.ndarray, " N"], faces: DetectionSet, *, datase
 def validation_scores(
     margins: Sequence[Float64[np.ndarray, " _N"]], sets: Sequence[DetectionSet]
 ) -> dict[str, float]:
-    """Over all sets together: `val_loss` (cross-entropy, not smoothed), AUCs, faces not read."""
+    """Returns the scores over all validation sets together.
+
+    Args:
+        margins: The margins of each set, as `score_set` returns them.
+        sets: The sets, in the same order.
+
+    Returns:
+        `val_loss` (cross-entropy without label smoothing), `val_frame_auc`, `val_video_auc`, and
+        `val_unread`, the number of faces that could not be read.
+    """
     all_margins, fake, videos = [], [], []
     for number, (of_set, faces) in enumerate(zip(margins, sets, strict=True)):
         all_margins.append(of_set)
@@ -274,7 +290,15 @@ def validation_scores(
 def open_validation(
     config: ConfigDict, sets: Sequence[DetectionSet], stats: Stats, *, mesh: Mesh, model: Detector
 ) -> Validate:
-    """What gives a network's scores on the validation sets; see `validation_scores`."""
+    """Returns a function that computes the `validation_scores` of a network's parameters.
+
+    Args:
+        config: The resolved config of fine-tuning.
+        sets: The validation sets.
+        stats: Mean and standard deviation that normalise the images.
+        mesh: The mesh over all devices.
+        model: The network.
+    """
     predict = make_predict(model, stats=stats, mesh=mesh)
     feed = feed_of(config, model, mesh)
 

@@ -1,4 +1,4 @@
-"""What the loop needs of each task beside its learner: data, starting weights, validation."""
+"""Provides the data, starting weights and validation of each task that the loop can train."""
 
 import logging
 from collections.abc import Callable
@@ -31,19 +31,20 @@ logger = logging.getLogger(__name__)
 
 
 class Task(NamedTuple):
-    """What `config.task` names. Each function takes the resolved config.
+    """A task that `config.task` can name. Each function takes the resolved config.
 
     Attributes:
         open_source: Opens the training faces.
-        element: With `stats`, returns the function that turns a face into a row of a batch. Data
-            workers call it.
-        starting_stats: Returns the mean and deviation that the starting weights were made with, or
-            None where they are not known.
-        fingerprint: Returns all fields, by name, that decide what is done to which face.
+        element: Takes `stats` too, and returns the function that turns a face into a row of a
+            batch. Data workers call that function.
+        starting_stats: Returns the mean and standard deviation of the starting weights' training
+            images, or None if they are not known.
+        fingerprint: Returns by name all fields that decide which faces are read and what is done
+            to each.
         load_weights: Takes a state at step 0 and returns it with the weights that `config.init`
-            names, and their origin.
-        open_validation: With the `source` and the mesh, opens the validation faces and returns a
-            function from `stats` to a `Validate`; None where there are no such faces.
+            names, and the origin of the weights.
+        open_validation: Takes `source` and `mesh` too, opens the validation faces and returns a
+            function from `stats` to a `Validate`, or None if there are no such faces.
     """
 
     open_source: Callable[[ConfigDict], FaceSet]
@@ -55,7 +56,7 @@ class Task(NamedTuple):
 
 
 def open_faces(config: ConfigDict) -> FaceSet:
-    """The unlabelled faces that the config's data section names."""
+    """Opens the unlabelled faces that the config's data section names."""
     source = make_source(
         config.data.source,
         image_size=config.model.image_size,
@@ -70,7 +71,12 @@ def open_faces(config: ConfigDict) -> FaceSet:
 
 
 def face_element(config: ConfigDict, *, stats: Stats) -> Element:
-    """Image and words, augmented if the config says so."""
+    """Returns the function that turns a face into image and words, augmented with `data.augment`.
+
+    Args:
+        config: The resolved config of pretraining.
+        stats: Not used: images are normalised on the device.
+    """
     del stats
     return partial(
         pretraining_element, patch_size=config.model.patch_size, augment=config.data.augment
@@ -83,7 +89,15 @@ def _mask_fields(config: ConfigDict) -> dict[str, Any]:
 
 
 def open_detection_sets(config: ConfigDict, kind: str) -> dict[str, DetectionSet]:
-    """The labelled sets of `config.data.train` or another kind, by name."""
+    """Opens labelled sets of a config.
+
+    Args:
+        config: The resolved config of fine-tuning.
+        kind: The field of `config.data` that names the sets, such as "train".
+
+    Returns:
+        The sets by name.
+    """
     return open_sets(
         config.data[kind],
         config.data.paths,
@@ -93,10 +107,10 @@ def open_detection_sets(config: ConfigDict, kind: str) -> dict[str, DetectionSet
 
 
 def open_labelled(config: ConfigDict) -> JoinedSets:
-    """The labelled faces to train on."""
+    """Opens the labelled faces to train on, as one set."""
     if not config.init.params:
         stays = " and is not trained" if config.mode != "full" else ""
-        logger.warning("config.init.params is empty: the encoder is drawn at random%s", stays)
+        logger.warning("config.init.params is empty: the encoder has random weights%s", stays)
     sets = open_detection_sets(config, "train")
     joined = join_for_training(sets, balanced=config.data.balanced)
     logger.info("data: %d labelled faces, %s", len(joined), ", ".join(sets))
@@ -104,7 +118,12 @@ def open_labelled(config: ConfigDict) -> JoinedSets:
 
 
 def labelled_element(config: ConfigDict, *, stats: Stats) -> Element:
-    """Image and label, with the host's part of the augmentation."""
+    """Returns the function that turns a face into image and label, with the host's augmentation.
+
+    Args:
+        config: The resolved config of fine-tuning.
+        stats: Statistics of the pixels; the mean is the colour of areas that RandAugment uncovers.
+    """
     augment = config.augment
     return partial(
         detection_element,
@@ -120,10 +139,15 @@ def labelled_element(config: ConfigDict, *, stats: Stats) -> Element:
 def open_validation(
     config: ConfigDict, *, source: JoinedSets, mesh: Mesh
 ) -> Callable[[Stats], Validate] | None:
-    """Opens `config.data.val`, beside what `source` trains on; None where it names no set.
+    """Opens the validation sets of `config.data.val`, and warns of videos that are also trained on.
+
+    Args:
+        config: The resolved config of fine-tuning.
+        source: The training faces.
+        mesh: The mesh over all devices.
 
     Returns:
-        A function from mean and deviation to the scores of a network on these sets.
+        A function from mean and standard deviation to a `Validate`; None if there are no sets.
     """
     sets = open_detection_sets(config, "val")
     if not sets:

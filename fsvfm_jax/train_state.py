@@ -1,4 +1,4 @@
-"""The state of a training run, which is the schema of its checkpoints, and what makes its steps."""
+"""Defines the state of a training run, which its checkpoints contain, and the learner protocol."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -21,7 +21,7 @@ class TrainState(NamedTuple):
         params: Parameters of the network (in pretraining the student), float32, with the position
             tables.
         teacher_params: Parameters of the teacher, float32: the student's tree without the parts
-            that only the student has. Empty in fine-tuning.
+            that only the student has. The tree is empty in fine-tuning.
         opt_state: The optimizer's state for the trained part of `params`.
     """
 
@@ -37,7 +37,7 @@ class StepValues(NamedTuple):
     Attributes:
         learning_rate: Learning rate of this update.
         teacher_rate: 1 - momentum of the teacher's move after this update.
-        fault: Factor of the loss: 1, or NaN where `run/faults.py` injects a fault.
+        fault: Factor of the loss: 1, or NaN if `run/faults.py` injects a fault.
     """
 
     learning_rate: float | Float[Array, ""]
@@ -46,11 +46,11 @@ class StepValues(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """The picture that a run writes now and then.
+    """The picture that a run writes every few steps.
 
     Attributes:
         name: Name of the files, without the step.
-        columns: A title for each column.
+        columns: The title of each column.
         note: A sentence that explains the columns; may be empty.
     """
 
@@ -61,14 +61,14 @@ class Picture(NamedTuple):
 
 @runtime_checkable
 class Learner(Protocol):
-    """A network in training, as the loop sees it. The methods are pure functions.
+    """The interface of a network in training. The methods are pure functions.
 
     `pretrain.Pretraining` and `finetune.Detection` are the two learners.
     """
 
     @property
     def row_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shape and dtype of one row of a batch, by name."""
+        """The shape and dtype of one row of a batch, by name."""
 
     @property
     def picture(self) -> Picture:
@@ -89,6 +89,7 @@ class Learner(Protocol):
         """Returns the columns of the picture."""
 
 
-# Takes parameters and a function to call after every batch (which raises to stop the validation),
-# and returns the scores on the validation faces, `val_loss` among them.
+# A Validate takes parameters and a function, which it calls after every batch and which stops the
+# validation by raising an error. It returns the scores on the validation faces by name, with
+# `val_loss` among them.
 Validate = Callable[[Params, Callable[[], None]], dict[str, float]]

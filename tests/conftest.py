@@ -1,4 +1,4 @@
-"""Eight virtual CPU devices for every test, set before JAX starts."""
+"""Sets up eight virtual CPU devices for every test before JAX starts."""
 
 import logging
 import os
@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from commands import ForkServer
 
-# Tests compile much and compute little. What the environment asks for comes last and wins.
+# Tests compile much and compute little. Flags from the environment come last and take precedence.
 FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 os.environ["XLA_FLAGS"] = f"{FLAGS} {os.environ.get('XLA_FLAGS', '')}"
 jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
@@ -26,7 +26,7 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 
-# A busy machine is no failure.
+# A busy machine must not fail a test.
 settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -38,7 +38,7 @@ flags.FLAGS.mark_as_parsed()
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Iterator[None]:
-    """Escapes names that are no UTF-8 in captured logs: pytest-xdist cannot send them."""
+    """Escapes names that are not UTF-8 in captured logs, which pytest-xdist cannot send."""
     report = yield
     report.sections = [
         (name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections
@@ -48,7 +48,7 @@ def pytest_runtest_makereport() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def logging_as_before() -> Iterator[None]:
-    """Commands called in this process set our logger up for a terminal."""
+    """Restores the logging of the package, which a command called in this process changes."""
     logger = logging.getLogger("fsvfm_jax")
     before = logger.handlers, logger.propagate, logger.level
     yield
@@ -58,9 +58,9 @@ def logging_as_before() -> Iterator[None]:
 
 @pytest.fixture
 def ask(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """Asks for faults in this process, as its environment would have at its start."""
+    """Returns a function that sets this process's faults, as `FSVFM_FAULT` does at its start."""
     from fsvfm_jax.run import (
-        faults,  # only now: types are checked in what pytest itself has not loaded
+        faults,  # imported late: types are checked only in modules not loaded by pytest itself
     )
 
     def ask(value: str) -> None:
@@ -93,7 +93,7 @@ def short_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty faces with their maps, to be left as they are."""
+    """Returns a tree of twenty faces with their maps, which tests must not change."""
     import face_trees
 
     return face_trees.write_tree(tmp_path_factory.mktemp("tree"), 20)
@@ -101,7 +101,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def undisturbed(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What is in the set of that tree, of four shards, if nothing happens on the way."""
+    """Returns the files of the set of that tree, packed without interruption into four shards."""
     import face_trees
 
     from fsvfm_jax.prepare.pack import pack

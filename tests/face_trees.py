@@ -1,4 +1,4 @@
-"""Trees of small synthetic faces, and packed sets of them."""
+"""Makes trees of small synthetic faces, and packed sets of them."""
 
 import os
 import subprocess
@@ -28,7 +28,7 @@ def write_tree(
 
 
 def flip_bit(file: Path, bit: int) -> None:
-    """Turns one bit of a file over."""
+    """Flips one bit of a file."""
     with file.open("r+b") as opened:
         opened.seek(bit // 8)
         (byte,) = opened.read(1)
@@ -37,13 +37,13 @@ def flip_bit(file: Path, bit: int) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All files below a folder."""
+    """Returns the content of all files below a folder, by path."""
     files = (file for file in folder.rglob("*") if file.is_file())
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 def start_python(code: str, *args: str, **options) -> subprocess.Popen:
-    """Runs code in a process of its own, with the project as it is here."""
+    """Runs code in a new process, with the project of this checkout."""
     root = Path(__file__).parent.parent
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.Popen(

@@ -1,10 +1,10 @@
-"""Gives every reader files that are damaged, or are no file of its kind.
+"""Gives every reader files that are damaged or are not of the reader's kind.
 
     python tests/fuzz_readers.py SEED CASES FOLDER [READER ...]
 
-Prints one line per reader, with its cases by outcome; ends with 1 and the case at the first outcome
-that no reader may have. A case may use CPU_SECONDS and MEMORY_BYTES; one that uses more ends the
-process. The file LAST in the folder has the number of the last case.
+The program prints one line per reader, with the number of cases by outcome. It prints the case and
+exits with 1 at the first outcome that is not allowed. A case that uses more than CPU_SECONDS or
+MEMORY_BYTES ends the process. The file LAST in the folder contains the number of the last case.
 """
 
 import json
@@ -44,13 +44,13 @@ LAST = "last.txt"
 
 
 class Reader(NamedTuple):
-    """Something that reads files of others.
+    """A reader of other people's files.
 
     Attributes:
-        write: Writes files that it reads without error into an empty folder.
-        read: Reads them.
-        files: Which of them are replaced, by name.
-        damage_is: What it raises for a damaged file beside `UserError`.
+        write: Writes files that the reader accepts into an empty folder.
+        read: Reads these files.
+        files: Names of the files that are replaced.
+        damage_is: Errors for a damaged file besides `UserError`.
     """
 
     write: Callable[[Path], object]
@@ -188,7 +188,7 @@ def _read_source(path: Path) -> object:
 
 
 def random_json(rng: random.Random, depth: int = 0) -> Any:
-    """A JSON value of any kind."""
+    """Returns a JSON value of any kind."""
     if depth < 3 and rng.random() < 0.4:
         items = [random_json(rng, depth + 1) for _ in range(rng.randrange(4))]
         if rng.random() < 0.5:
@@ -200,7 +200,7 @@ def random_json(rng: random.Random, depth: int = 0) -> Any:
 
 
 def changed_json(rng: random.Random, content: bytes) -> bytes:
-    """The text with one of its values replaced, left out or repeated."""
+    """Returns the text with one of its values replaced, left out or repeated."""
     root = json.loads(content)
     places: list[tuple[Any, Any]] = []
 
@@ -226,7 +226,7 @@ def changed_json(rng: random.Random, content: bytes) -> bytes:
 
 
 def changed_bytes(rng: random.Random, content: bytes) -> bytes:
-    """The bytes with some replaced, cut off, left out or repeated."""
+    """Returns the bytes with some replaced, cut off, left out or repeated."""
     data = bytearray(content)
     for _ in range(rng.choice((1, 1, 2, 10, 100))):
         if not data:
@@ -249,7 +249,7 @@ def changed_bytes(rng: random.Random, content: bytes) -> bytes:
 
 
 def replace(rng: random.Random, file: Path) -> str:
-    """Puts something else in the file's place; returns what."""
+    """Puts something else in the place of the file, and returns its description."""
     content = file.read_bytes()
     is_json = content[:1] in (b"{", b"[")
     kind = rng.choice(("bytes",) * 8 + ("json",) * (8 if is_json else 1) + ("other",) * 2)
@@ -300,7 +300,7 @@ OTHERS: dict[str, Callable[[Path], object]] = {
 
 
 def one_case(reader: Reader, valid: Path, folder: Path, rng: random.Random) -> tuple[str, str]:
-    """Returns what was done to which file, and what came of it."""
+    """Returns which change was made to which file, and the outcome."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(valid, folder)
     name = rng.choice(reader.files)
@@ -320,11 +320,11 @@ def one_case(reader: Reader, valid: Path, folder: Path, rng: random.Random) -> t
 def main(seed: int, cases: int, folder: Path, names: list[str]) -> None:
     for name in names or READERS:
         READERS[name].write(folder / "valid" / name)
-        READERS[name].read(folder / "valid" / name)  # What it is for, and its imports.
+        READERS[name].read(folder / "valid" / name)  # This also loads the reader's imports.
     status = Path("/proc/self/status").read_text()
     used = 1024 * int(re.search(r"VmData:\s+([0-9]+) kB", status)[1])
     resource.setrlimit(resource.RLIMIT_DATA, (used + MEMORY_BYTES,) * 2)
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # It ends the process, in a decoder too.
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # It ends a decoder too.
     for name in names or READERS:
         outcomes: Counter[str] = Counter()
         began = time.monotonic()

@@ -1,4 +1,4 @@
-"""Small files of every kind that a reader takes, for `fuzz_readers.py` to damage."""
+"""Makes small files of every kind that a reader takes, for `fuzz_readers.py` to damage."""
 
 import json
 from pathlib import Path
@@ -141,7 +141,7 @@ def write_exported(folder: Path) -> None:
 
 
 def write_sharded(folder: Path) -> None:
-    """Arrays of an encoder in one file, and an index that names the file for each of them."""
+    """Writes an encoder's arrays to one file, and an index that names the file for each array."""
     folder.mkdir(parents=True)
     arrays = timm_names(random_weights.encoder_params(random_weights.TINY))
     save_safetensors(folder / "a.safetensors", arrays, metadata={})

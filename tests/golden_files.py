@@ -1,4 +1,4 @@
-"""Stored files of the reference, as numbers: a stopped pretraining run and a detector per kind."""
+"""Makes files of the reference from stored arrays: a pretraining run and one detector per kind."""
 
 import argparse
 import importlib
@@ -19,7 +19,7 @@ RUN_HEADS = {"num_heads": 4, "decoder_num_heads": 4, "rep_decoder_num_heads": 4}
 
 
 def need(name: str, extra: str = "convert") -> ModuleType:
-    """Imports what only an extra installs; without it a test is skipped, never in CI."""
+    """Imports a module of an extra; if it is missing, the test is skipped, but never in CI."""
     if os.environ.get("CI"):
         return importlib.import_module(name)
     return pytest.importorskip(name, reason=f"{name} is not installed: pip install '.[{extra}]'")
@@ -36,23 +36,23 @@ def under(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def detector(name: str) -> dict[str, np.ndarray]:
-    """A detector's state dict; heads: 4."""
+    """Returns the state dict of a detector with 4 heads."""
     return under(f"{name}/params/", load("detectors"))
 
 
 def detector_images(name: str) -> np.ndarray:
-    """Normalised, [B, H, W, 3]."""
+    """Returns normalised images, [B, H, W, 3]."""
     images = load("detectors")["cls_images" if name.endswith("cls") else "images"]
     return images.transpose(0, 2, 3, 1)
 
 
 def run() -> dict[str, np.ndarray]:
-    """The run's two state dicts, optimizer, and the two steps that followed."""
+    """Returns the two state dicts of the run, its optimizer, and the two steps that followed."""
     return load("reference_run")
 
 
 def run_optimizer() -> dict[str, Any]:
-    """The optimizer as the reference saves it, arrays in tensors' places."""
+    """Returns the optimizer as the reference saves it, with arrays in place of tensors."""
     entries: dict[int, dict[str, np.ndarray]] = {}
     for key, array in under("optimizer/", run()).items():
         number, name = key.split("/")
@@ -65,7 +65,7 @@ def run_extra() -> dict[str, Any]:
 
 
 def write_run(folder: Path, torch: Any) -> tuple[Path, Path]:
-    """Writes the run's two files laid out as the reference saves them, options pickled."""
+    """Writes the two files of the run in the reference's layout, with pickled options."""
 
     def tensors(value: Any) -> Any:
         if isinstance(value, dict):

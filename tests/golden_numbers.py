@@ -1,4 +1,4 @@
-"""Stored outputs of the reference implementation on a tiny network, in our layouts."""
+"""Loads stored outputs of the reference implementation on a tiny network, in our layouts."""
 
 import json
 from functools import cache
@@ -42,7 +42,7 @@ def hyperparameters() -> dict:
 
 
 def state_dict(prefix: str) -> dict[str, np.ndarray]:
-    """Arrays under a prefix such as `init` or `step0/grad`, in the reference's names."""
+    """Returns arrays under a prefix such as `init` or `step0/grad`, by the reference's names."""
     prefix += "/"
     return {k.removeprefix(prefix): v for k, v in load().items() if k.startswith(prefix)}
 
@@ -52,12 +52,12 @@ def params(prefix: str) -> dict:
 
 
 def images(step: int) -> np.ndarray:
-    """Normalised, [B, H, W, 3]."""
+    """Returns normalised images, [B, H, W, 3]."""
     return load()["images"][step].transpose(0, 2, 3, 1)
 
 
 def masks(step: int) -> Masks:
-    """The kept patches in index order: the order in which they enter does not matter."""
+    """Returns masks with the kept patches in index order; the order does not affect the result."""
     mask = load()["mask"][step]
     order = np.argsort(mask, axis=1, kind="stable")
     num_kept = int((1 - mask[0]).sum())
@@ -65,14 +65,14 @@ def masks(step: int) -> Masks:
 
 
 def masks_of_bits(_: jax.Array, bits: jax.Array) -> Masks:
-    """In `sample_masks`' place: masks that come as the two lowest bits of what would be classes."""
+    """Replaces `sample_masks`: reads the masks from the two lowest bits of the classes."""
     mask, region_mask = bits & 1, bits >> 1
     order = jnp.argsort(mask, axis=1)
     return Masks(mask, region_mask, order[:, :KEPT], jnp.argsort(order, axis=1))
 
 
 def relative_difference(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Norm of the difference over the norm."""
+    """Returns the norm of the difference divided by the norm."""
     difference = np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)
     return float(np.linalg.norm(difference) / np.linalg.norm(theirs))
 
@@ -82,7 +82,7 @@ def is_key_bias(name: str) -> bool:
 
 
 def drop_key_third(name: str, array: np.ndarray) -> np.ndarray:
-    """The key bias has no gradient but rounding noise, which Adam turns into steps."""
+    """Removes the key's bias: its gradient is rounding noise, which Adam turns into steps."""
     if not is_key_bias(name):
         return array
     q, _, v = np.split(array, 3)

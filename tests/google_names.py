@@ -1,4 +1,4 @@
-"""The arrays of an encoder as Google's programs name them."""
+"""Names the arrays of an encoder as Google's programs name them."""
 
 import numpy as np
 from random_weights import TINY, encoder_params
@@ -14,7 +14,7 @@ NAMES = {
 
 
 def google_names(kind="google", *, stacked=False, prefix=""):
-    """The arrays of TIMM as Google's programs name them and lay them out."""
+    """Returns the arrays of TIMM with the names and layouts of Google's programs."""
     arrays = {
         "cls": TIMM["cls_token"],
         "embedding/kernel": TIMM["patch_embed.proj.weight"].transpose(2, 3, 1, 0),

@@ -1,4 +1,4 @@
-"""Files that are not what they are called, or more than they seem."""
+"""Makes files whose content does not match their names, or that expand to huge sizes."""
 
 import io
 import os
@@ -14,7 +14,7 @@ from fsvfm_jax.data.rendered.synthetic import render_face
 
 
 def png(width: int, height: int, rows: bytes, *, bits: int = 8, colour: int = 2) -> bytes:
-    """A PNG file of these measures, whatever its rows are."""
+    """Returns a PNG file with this width and height in its header, whatever its rows contain."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         checksum = struct.pack(">I", zlib.crc32(kind + content))
@@ -26,17 +26,17 @@ def png(width: int, height: int, rows: bytes, *, bits: int = 8, colour: int = 2)
 
 
 def saved(picture: Image.Image, image_format: str, **settings: Any) -> bytes:
-    """The picture as a file."""
+    """Returns the picture as the bytes of a file."""
     file = io.BytesIO()
     picture.save(file, image_format, **settings)
     return file.getvalue()
 
 
 def write_hostile_files(folder: Path) -> dict[str, str]:
-    """Fills a folder, and puts a secret beside it.
+    """Fills a folder with hostile files, and puts a secret file beside it.
 
     Returns:
-        What a detector should make of the few harmless ones: outcome by name.
+        The outcomes that a detector should have for the few harmless files, by name.
     """
     (folder / "sub").mkdir(parents=True)
     pixels = np.full((200, 200, 3), 128, np.uint8)
@@ -59,7 +59,7 @@ def write_hostile_files(folder: Path) -> dict[str, str]:
 
 
 def _images(face: Image.Image) -> dict[str, bytes]:
-    """Images that go too far."""
+    """Returns images that exceed limits."""
     progressive = saved(face, "JPEG", progressive=True)
     start_of_png, rest_of_png = saved(face, "PNG")[:33], saved(face, "PNG")[33:]
     empty_chunk = b"\0\0\0\0prIv" + struct.pack(">I", zlib.crc32(b"prIv"))
@@ -97,7 +97,7 @@ def _images(face: Image.Image) -> dict[str, bytes]:
 
 
 def _others(face: Image.Image) -> dict[str, bytes]:
-    """Other formats by an image's name, and no format at all."""
+    """Returns files of other formats, or of no format, with the names of images."""
     small = face.resize((32, 32))
     return {
         "empty.jpg": b"",
@@ -126,7 +126,7 @@ def _others(face: Image.Image) -> dict[str, bytes]:
 
 
 def _videos() -> dict[str, bytes]:
-    """Playlists and worse by a video's name."""
+    """Returns playlists and other files with the names of videos."""
     playlist = b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n../secret.jpg\n#EXT-X-ENDLIST\n"
     return {
         "m3u8.mp4": playlist,

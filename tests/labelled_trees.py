@@ -1,4 +1,4 @@
-"""Labelled sets of tiny pictures on disk, in the layouts people have."""
+"""Makes labelled sets of tiny pictures on disk, in the layouts that users have."""
 
 import json
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from fsvfm_jax.errors import DataError
 
 
 def write_pictures(root: Path, names: str | Iterable[str]) -> None:
-    """Writes a picture for each of these paths (one text: parted by white space)."""
+    """Writes a picture for each path; a single text contains paths separated by white space."""
     for name in names.split() if isinstance(names, str) else names:
         file = root / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -22,13 +22,13 @@ def write_pictures(root: Path, names: str | Iterable[str]) -> None:
 
 
 def write_json(file: Path, content: Any) -> str:
-    """Writes it and returns the file's name."""
+    """Writes a JSON file and returns its name."""
     file.write_text(json.dumps(content))
     return str(file)
 
 
 def contents(root: Path, faces: FaceList) -> list[tuple[str, str, str]]:
-    """Its (file relative to root, label, video)."""
+    """Returns (file relative to the root, label, video) for every face of a set."""
     rows = zip(faces.files, faces.labels, faces.videos, strict=True)
     return [
         (str(Path(file.decode()).relative_to(root)), LABELS[label], video.decode())
@@ -37,12 +37,12 @@ def contents(root: Path, faces: FaceList) -> list[tuple[str, str, str]]:
 
 
 def read(root: Path, layout: str, split: str = "test", **options: Any) -> list[tuple]:
-    """What is read of a set, as `contents` has it."""
+    """Reads a set and returns its `contents`."""
     return contents(root, read_set(layout, str(root), split=split, **options))
 
 
 def refused(root: Path, layout: str, split: str = "test", **options: Any) -> str:
-    """What is said of a set that is not accepted."""
+    """Returns the error message of a set that is refused."""
     with pytest.raises(DataError) as error:
         read_set(layout, str(root), split=split, **options)
     assert "\n" not in str(error.value)

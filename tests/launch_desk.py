@@ -1,4 +1,4 @@
-"""A copy of launch/ in which every program that it calls is one that only takes notes."""
+"""Copies launch/ and replaces every program that it calls by one that records its arguments."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ LAUNCH = Path(__file__).parent.parent / "launch"
 JOB = ["--config=configs/vit_l.py", "--config.data.paths=('/mnt/data',)"]
 SLICE = ["--name=faces", "--zone=europe-west4-b"]
 
-# Notes its arguments in $NOTES, then ends as the next line of $NOTES.<name>, "OUTPUT|CODE", says.
+# Writes its arguments to $NOTES and ends as the next line of $NOTES.<name>, "OUTPUT|CODE", sets.
 FAKE = """#!/bin/bash
 name=$(basename "$0")
 echo "$name $*" >>"$NOTES"
@@ -21,7 +21,7 @@ sed -i 1d "$NOTES.$name"
 [[ -z ${line%|*} ]] || echo "${line%|*}"
 exit "${line##*|}"
 """
-# Runs what it is given, as the first process of a node.
+# Runs the given command as the first process of a node.
 FAKE_SRUN = """#!/bin/bash
 echo "srun $*" >>"$NOTES"
 while [[ $1 == --* ]]; do shift; done
@@ -30,7 +30,7 @@ SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NTASKS=16 SLURM_NTASKS_PER_NODE=8 exec "$@"
 
 
 class Desk:
-    """A copy of launch/ in a folder of its own, and fakes first on the PATH."""
+    """Holds a copy of launch/ in a folder of its own, with fake programs first on the PATH."""
 
     def __init__(self, folder: Path) -> None:
         self.repository = folder / "repository"
@@ -52,7 +52,7 @@ class Desk:
         }
 
     def will(self, program: str, *answers: str) -> None:
-        """The next calls of a fake answer so: "OUTPUT|EXIT CODE"."""
+        """Sets the outcomes of the next calls of a fake program: "OUTPUT|EXIT CODE"."""
         Path(f"{self.notes}.{program}").write_text("".join(f"{answer}\n" for answer in answers))
 
     def run(self, script: str, *arguments: str) -> subprocess.CompletedProcess:

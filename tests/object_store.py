@@ -1,7 +1,7 @@
-"""A bucket for tests, on this machine: what our clients use of Google Cloud Storage's JSON API.
+"""Serves a bucket on this machine: the part of Google Cloud Storage's JSON API that we use.
 
-An object is written whole, in place of the one before; nothing can be appended to, renamed or
-copied. TensorStore, gcsfs and google-cloud-storage come here where `environment` is set.
+An object is written as a whole and replaces the one before; no object can be extended, renamed or
+copied. TensorStore, gcsfs and google-cloud-storage use this server if `environment` is set.
 """
 
 import json
@@ -16,15 +16,15 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 
 class ObjectStore(ThreadingHTTPServer):
-    """Serves the one bucket `gs://bucket` while entered.
+    """Serves the single bucket `gs://bucket` from `__enter__` to `__exit__`.
 
     Attributes:
-        objects: Every object's generation, counted from 1 over the bucket, and content, by name.
-        before_write: Is given the name of each object about to be written; what it raises cuts the
-            connection, and nothing is written.
-        denied: Permissions that the client has not, such as "storage.buckets.get".
-        unknown: Requests for what is not served.
-        age: Seconds since objects were written, as they are said to be.
+        objects: Generation, counted from 1 over the bucket, and content of every object, by name.
+        before_write: Takes the name of each object before it is written; if it raises an error, the
+            connection is closed and nothing is written.
+        denied: Permissions that the client does not have, such as "storage.buckets.get".
+        unknown: Requests that this server does not implement.
+        age: Age of the objects that the server reports, in seconds.
     """
 
     daemon_threads = True
@@ -48,29 +48,29 @@ class ObjectStore(ThreadingHTTPServer):
         self.server_close()
 
     def handle_error(self, request: object, address: object) -> None:
-        """A client that is killed, or ends without a word, is no error."""
+        """Ignores the errors of clients that were killed or have closed their connection early."""
 
     @property
     def environment(self) -> dict[str, str]:
-        """What makes a command's clients come here, and look for no credentials."""
+        """Returns variables that make clients use this server and look for no credentials."""
         url = f"http://localhost:{self.server_port}"
         return {
             "STORAGE_EMULATOR_HOST": url,
             "TENSORSTORE_GCS_HTTP_URL": url,
-            "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",  # TensorStore's
+            "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",  # for TensorStore
             "NO_GCE_CHECK": "true",
-            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # would ask over gRPC
+            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # without this, gcsfs would use gRPC
         }
 
     def names(self, prefix: str = "") -> set[str]:
-        """The names of the objects below a prefix, without it."""
+        """Returns the names of the objects below a prefix, without the prefix."""
         return {name.removeprefix(prefix) for name in self.objects if name.startswith(prefix)}
 
     def read_text(self, name: str) -> str:
         return self.objects[name][1].decode()
 
     def download(self, prefix: str, folder: Path) -> None:
-        """Copies the objects below a prefix to a folder's files."""
+        """Copies the objects below a prefix to the files of a folder."""
         for name in self.names(prefix):
             file = folder / name
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ class ObjectStore(ThreadingHTTPServer):
 
 class _Request(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    wbufsize = -1  # An answer in one packet; the second of two would wait for the first's receipt.
+    wbufsize = -1  # Sends an answer in one packet: a second one would wait for a receipt.
     server: ObjectStore
 
     def _handle(self) -> None:
@@ -146,7 +146,7 @@ class _Request(BaseHTTPRequestHandler):
             return self._answer(200, headers={"Location": f"{place}&upload_id=1"})
         size = str(len(self.content))
         if self.headers.get("Content-Range", size).rpartition("/")[2] != size:
-            return self._refuse()  # Only a part of the object.
+            return self._refuse()  # The upload has only a part of the object.
         generation, _ = self.server.objects.get(name, (0, b""))
         if self.query.get("ifGenerationMatch", str(generation)) != str(generation):
             return self._answer(412)
@@ -181,7 +181,7 @@ class _Request(BaseHTTPRequestHandler):
 
 
 def _parts(body: bytes) -> list[bytes]:
-    """The two parts of a multipart body, less their headers."""
+    """Returns the two parts of a multipart body without their headers."""
     parts = body.split(body.partition(b"\r\n")[0])[1:3]
     return [part.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n") for part in parts]
 

@@ -1,4 +1,4 @@
-"""What may be in place of a file that a run keeps, for tests."""
+"""Lists what a test can put in place of a file of a run."""
 
 import os
 import socket
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-# Not what any of the files holds, and each of another kind.
+# None of these is the content of a file of a run, and each is of another kind.
 CONTENTS: dict[str, bytes] = {
     "empty": b"",
     "null": b"null",
@@ -56,7 +56,7 @@ BYTES = st.binary(max_size=60) | st.sampled_from(list(CONTENTS.values()))
 
 @contextmanager
 def in_place_of(file: Path, kind: str) -> Iterator[None]:
-    """A `with` in which something else than a plain file of its size has the file's name."""
+    """Replaces a file by an entry of another kind or size within the `with` statement."""
     if file.exists():
         file.unlink()
     file.parent.mkdir(parents=True, exist_ok=True)

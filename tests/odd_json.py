@@ -1,4 +1,4 @@
-"""JSON that is not what it should be, for tests of readers."""
+"""Lists JSON texts that do not fit a schema, for tests of readers."""
 
 import copy
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-# Whole contents of a file that are no JSON object of any schema.
+# Complete contents of files that are not a JSON object of any schema.
 CONTENTS = (
     b"",
     b"null",
@@ -30,7 +30,7 @@ VALUES = (
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path of every value inside a JSON value."""
+    """Returns the path of every value inside a JSON value."""
     items = value.items() if isinstance(value, dict) else enumerate(value)
     for key, inner in items:
         yield (*path, key)
@@ -40,7 +40,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 @st.composite
 def changed(draw: st.DrawFn, value: Any, changes: int = 2) -> Any:
-    """The JSON value with some of the values in it replaced by odd ones, or removed."""
+    """Returns the JSON value with some of its values replaced by odd values, or removed."""
     value = copy.deepcopy(value)
     for _ in range(draw(st.integers(1, changes))):
         *path, last = draw(st.sampled_from(list(places(value))))

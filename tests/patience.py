@@ -1,3 +1,3 @@
-"""How long tests wait for something to happen: a busy machine is no failure, and a hang is one."""
+"""Sets how long tests wait: long enough for a busy machine, short enough to notice a hang."""
 
 PATIENCE = 1800  # seconds

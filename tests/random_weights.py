@@ -1,4 +1,4 @@
-"""Networks with weights that are not tiny, unlike fresh ones, and what describes them."""
+"""Makes networks with weights that are larger than fresh ones, and their descriptions."""
 
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ STATS = Stats(mean=(0.54822, 0.42341, 0.36547), std=(0.27892, 0.24385, 0.23494))
 
 
 def detector_params(attributes: dict[str, Any], *, seed: int = 0) -> Params:
-    """A detector's, everything at random: kernels N(0, 1 / inputs), scales N(1, 0.2), others 0.2.
+    """Returns random detector parameters: kernels N(0, 1 / inputs), scales N(1, 0.2), others 0.2.
 
-    Kernels of these deviations keep the size of what they are given. With larger ones the float32
-    noise of products on a CPU grows with the depth: XLA's have 2.5 times PyTorch's.
+    Kernels with these deviations keep the size of their inputs. With larger ones, the float32 noise
+    of products on a CPU grows with the depth; the noise of XLA's products is 2.5 times PyTorch's.
     """
     rng = np.random.default_rng(seed)
 
@@ -36,12 +36,12 @@ def detector_params(attributes: dict[str, Any], *, seed: int = 0) -> Params:
 
 
 def encoder_params(measures: dict[str, Any], *, seed: int = 0) -> Params:
-    """An encoder's, as `detector_params`."""
+    """Returns the parameters of an encoder, drawn like those of `detector_params`."""
     return encoder_subset(detector_params({**measures, "pool": "token"}, seed=seed))
 
 
 def images(image_size: int, *, batch: int = 1) -> np.ndarray:
-    """Normalised images of noise, [B, H, W, 3], float32."""
+    """Returns normalised images of noise, [B, H, W, 3], float32."""
     rng = np.random.default_rng(7)
     return rng.standard_normal((batch, image_size, image_size, 3), np.float32)
 
@@ -49,7 +49,7 @@ def images(image_size: int, *, batch: int = 1) -> np.ndarray:
 def describe(
     attributes: dict[str, Any], *, labels: tuple[str, ...] = (), **others: Any
 ) -> Description:
-    """Of an encoder, or of a detector if there are labels; pool is by mean if not told."""
+    """Describes an encoder, or a detector if there are labels; the default pool is the mean."""
     fields = {
         "model": {"pool": "mean", **attributes},
         "stats": STATS,
@@ -62,6 +62,6 @@ def describe(
 
 
 def encoder_in(path: Path, **told: Any) -> Encoder:
-    """The encoder in a file or folder of another library."""
+    """Reads the encoder in a file or folder of another library."""
     weights = read_weights(path)
     return to_encoder(weights.network.state_dict, config=weights.config, **told)

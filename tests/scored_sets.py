@@ -1,4 +1,4 @@
-"""Scores for tests: a few videos whose metrics can be told by hand."""
+"""Makes scores of a few videos, whose metrics can be computed by hand."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,7 @@ from fsvfm_jax.report.scores import Scores
 
 
 def scored(name: str, videos: Mapping[str, Sequence[float]], *, skipped: int = 0) -> Scores:
-    """A set from the scores of each video's frames; those named f... are fake."""
+    """Returns a set with the scores of each video's frames; videos named f... are fake."""
     frames = [(video, i, p) for video, of_video in videos.items() for i, p in enumerate(of_video)]
     return Scores(
         name,
@@ -20,5 +20,5 @@ def scored(name: str, videos: Mapping[str, Sequence[float]], *, skipped: int = 0
     )
 
 
-# Of videos: f0 .7, f1 .5, f2 .2, r0 .3, r1 .1, so 5 of 6 pairs are in order. Of frames: 19 of 24.
+# The means are f0 .7, f1 .5, f2 .2, r0 .3, r1 .1: 5 of 6 pairs of videos, 19 of 24 of frames.
 BY_HAND = {"f0": (0.9, 0.5), "f1": (0.6, 0.4), "f2": (0.2, 0.2), "r0": (0.3, 0.3), "r1": (0.0, 0.2)}

@@ -1,4 +1,4 @@
-"""A program of the tests: one of several processes saves or restores a state and says its hash.
+"""Saves or restores a state in one of several processes, and prints the hash of the state.
 
 python tests/state_digest.py FOLDER FSDP COORDINATOR NUM_PROCESSES PROCESS_ID
 """

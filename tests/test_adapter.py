@@ -1,4 +1,4 @@
-"""Detectors against the reference's logits, and their own promises."""
+"""Compares detectors with the reference's logits, and tests what their docstrings promise."""
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +86,7 @@ def test_fresh_heads_start_where_the_papers_do():
 def dropping():
     model = build_detector(TINY | {"drop_path": 0.5})
     params = fresh(model)
-    # Heads start near zero: larger ones show what the tokens did.
+    # Heads start near zero, so larger ones are needed to see the effect of the tokens.
     params["head"]["kernel"] = jax.random.normal(jax.random.key(1), (32, 2))
     return model, params
 
@@ -110,7 +110,7 @@ def test_paths_are_dropped_in_training_alone(dropping):
 
 def test_drop_path_grows_from_the_first_block_to_the_last(dropping):
     model, params = dropping
-    # With the last two blocks taken out only the first is left, whose rate is 0.
+    # Without the last two blocks only the first is left, whose rate is 0.
     blocks = jax.tree.map(lambda x: x.at[1:].set(0), params["blocks"])
     params = params | {"blocks": blocks}
     np.testing.assert_allclose(
@@ -121,7 +121,7 @@ def test_drop_path_grows_from_the_first_block_to_the_last(dropping):
 def test_a_dropped_branch_is_made_up_for_by_the_kept_ones():
     model = build_detector(TINY | {"depth": 2, "drop_path": 0.5, "width": 4, "num_heads": 1})
     params = jax.tree.map(jnp.zeros_like, fresh(model))
-    # The last block adds 1 by its MLP's bias and nothing else does.
+    # The last block adds only 1, through the bias of its MLP.
     params["blocks"]["mlp"]["fc2"]["bias"] = jnp.array([[0.0] * 4, [1.0] * 4])
     images = jnp.zeros((4000, 16, 16, 3))
     model = model.clone(image_size=16)
@@ -135,7 +135,7 @@ def test_a_dropped_branch_is_made_up_for_by_the_kept_ones():
         rngs={"drop_path": jax.random.key(0)},
     )
     assert set(np.unique(tokens)) == {0.0, 2.0}
-    # A whole branch of an image is dropped or none of it.
+    # Either a whole branch of an image is dropped, or nothing of it.
     assert np.ptp(tokens, axis=(1, 2)).max() == 0
     assert abs(float(tokens.mean()) - 1) < 0.08
 

@@ -1,4 +1,4 @@
-"""Zip archives whose directory is larger than any checkpoint's, or has names twice."""
+"""Tests zip archives with a directory larger than any checkpoint's, or with repeated names."""
 
 import struct
 import zipfile

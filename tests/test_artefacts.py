@@ -1,4 +1,4 @@
-"""Statistics of the whole picture: what they find, and that they do not find the forgeries."""
+"""Tests statistics of whole pictures: what they detect, and that forgeries are not detected."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def statistics(name, split, *, videos):
 
 @pytest.fixture(scope="module")
 def global_statistics():
-    """Of training and test images of every set."""
+    """Returns statistics of the training and test images of every set."""
     return {
         name: (statistics(name, "train", videos=300), statistics(name, "test", videos=200))
         for name in RENDERED_SETS
@@ -41,7 +41,7 @@ def global_statistics():
 @pytest.mark.slow
 @pytest.mark.parametrize("tested", RENDERED_SETS)
 def test_global_statistics_do_not_tell_unseen_forgeries(tested, global_statistics):
-    """Deepfakes are tested after training on swap-a, spoofs after training on the other three."""
+    """Trains on swap-a to test deepfakes, and on the other three forgeries to test spoofs."""
     trained = [name for name in SPOOFS if name != tested] if tested in SPOOFS else ["swap-a"]
     fitted, positive = zip(*(global_statistics[name][0] for name in trained), strict=True)
     model = logistic_regression(np.concatenate(fitted), np.concatenate(positive), ridge=3.0)
@@ -50,7 +50,7 @@ def test_global_statistics_do_not_tell_unseen_forgeries(tested, global_statistic
 
 
 def test_the_check_finds_a_global_artefact():
-    """Grain that only fakes have."""
+    """Adds grain to the fakes only."""
     rng = np.random.default_rng(0)
     faces = np.stack([render_face(index, image_size=64)[0] for index in range(200)])
     fake = np.arange(200) % 2 == 0
@@ -67,7 +67,7 @@ def test_a_flat_image_has_no_energy_and_a_wave_has_it_in_one_frequency():
     wave = np.uint8(np.broadcast_to(wave[None, :, None], (16, 16, 3)))
     features = highpass_statistics([flat, wave])
     np.testing.assert_allclose(features[0], np.log(1e-2), atol=1e-6)
-    # Frequency 4 across: the mean itself is left out.
+    # The picture has frequency 4 across; the mean itself is left out.
     assert np.argmax(features[1, :63]) == 3
 
 

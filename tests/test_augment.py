@@ -1,4 +1,4 @@
-"""Cropping and mirroring change a face and its map together."""
+"""Tests that cropping and mirroring change a face and its map together."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ SIZE = 32
 
 
 class Fixed(np.random.Generator):
-    """Its draws are known: a crop of the whole, and whether to mirror."""
+    """Replaces a generator by one with known draws: a crop of the whole, and whether to mirror."""
 
     def __init__(self, mirror: bool):
         super().__init__(np.random.PCG64())
@@ -35,7 +35,7 @@ class Fixed(np.random.Generator):
 
 
 def coded_face():
-    """A face whose class can be told from its colour, pixel by pixel, in large blocks."""
+    """Returns a face whose colour shows the class of every pixel, in large blocks."""
     parsing_map = np.kron(np.arange(16).reshape(4, 4) % 11, np.ones((8, 8))).astype(np.uint8)
     return {"image": np.repeat(parsing_map[..., None] * 20, 3, axis=2), "parsing_map": parsing_map}
 
@@ -72,7 +72,7 @@ def test_image_and_map_stay_together(seed):
     colours = found["image"][..., 0] / 20
     parsing_map = found["parsing_map"]
     mirrored = MIRRORED_CLASSES[parsing_map]
-    # Of blocks' inner pixels the colour is that of the class; on borders bicubic mixes.
+    # Inner pixels of a block have the colour of its class; at borders bicubic resizing mixes them.
     agreement = max(np.mean(abs(colours - x) < 0.5) for x in (parsing_map, mirrored))
     assert agreement > 0.5
 
@@ -84,7 +84,7 @@ def test_the_same_draws_give_the_same_face():
 
 
 def test_a_run_that_goes_on_draws_the_boxes_it_drew():
-    # Of the generators that the pipeline makes: a run resumed by later code must see the same.
+    # The draws are stored: a run that later code resumes must see the same faces.
     def drawn(place):
         rng = np.random.Generator(np.random.Philox(key=(0, place)))
         rows, columns = draw_crop(224, 224, rng=rng, area=CROP_AREA, aspect=CROP_ASPECT)

@@ -1,4 +1,4 @@
-"""The average face has every region, and the same on both sides."""
+"""Tests that the average face has every region, with the same size on both sides."""
 
 import numpy as np
 
@@ -19,7 +19,7 @@ def test_left_and_right_mirror_each_other() -> None:
     exchanged = np.array([CLASSES.index(name.replace("x", "right")) for name in names])
     parsing_map = average_map(64, 64)
     np.testing.assert_array_equal(exchanged[parsing_map[:, ::-1]], parsing_map)
-    # Someone's right is at our left.
+    # A person's right side is at the left of the image.
     assert (parsing_map[:, :32] == CLASSES.index("right_eye")).any()
 
 

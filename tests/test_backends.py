@@ -1,4 +1,4 @@
-"""Settings by kind of device, and their place in the config."""
+"""Tests the settings for each kind of device, and where they are in the config."""
 
 import jax
 import pytest
@@ -18,7 +18,7 @@ def test_a_backend_fills_what_is_none(platform):
     settled = settings_for(config, platform)
     assert settled.model.attention == ATTENTION in ATTENTIONS
     assert settled.compiler_options.to_dict() == compiler_options(platform)
-    assert config.model.attention is None  # a copy
+    assert config.model.attention is None  # the original is unchanged
 
 
 def test_what_the_config_says_wins():
@@ -32,7 +32,7 @@ def test_what_the_config_says_wins():
 
 
 def test_this_version_of_xla_knows_the_options_of_gpus():
-    # Every build of XLA knows those of GPUs; TPUs' are compiled with in test_compilation.py.
+    # Every build of XLA knows the options of GPUs; test_compilation.py compiles with those of TPUs.
     step = jax.jit(lambda x: x + 1).lower(1.0)
     step.compile(compiler_options=compiler_options("gpu"))
     with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option"):

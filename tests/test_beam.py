@@ -1,4 +1,4 @@
-"""The stages as Apache Beam pipelines give the same files."""
+"""Tests that the stages write the same files when they run as Apache Beam pipelines."""
 
 import importlib.util
 import os
@@ -30,7 +30,7 @@ CROPPED = Options(detector="none", size=16)
 
 
 @needs_beam
-@pytest.mark.filterwarnings("ignore")  # of Beam's own
+@pytest.mark.filterwarnings("ignore")  # Beam itself warns.
 @pytest.mark.parametrize("options", RUNNERS)
 def test_both_ways_give_the_same_records(tmp_path: Path, options: str) -> None:
     tree = face_trees.write_tree(tmp_path / "tree", COUNT)
@@ -90,7 +90,7 @@ def detect_and_parse(photographs: Path, tree: Path, beam: str | None) -> dict[st
 def test_both_ways_give_the_same_crops_maps_and_manifest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # Where a pipeline's machine works is another matter.
+    monkeypatch.chdir(tmp_path)  # The pipeline's machine may have another current folder.
     monkeypatch.setattr(detect_module, "SOURCES_AT_ONCE", 2)
     photographs = write_photographs(tmp_path / "photographs")
     alone = detect_and_parse(photographs, Path("alone"), None)

@@ -1,4 +1,4 @@
-"""A run whose workdir is a bucket, on a store that can neither append nor rename."""
+"""Tests a run with a workdir in a bucket, on a store that can neither append nor rename."""
 
 import io
 import json
@@ -25,7 +25,7 @@ from tiny import without_rate
 from fsvfm_jax.devices import distributed
 from fsvfm_jax.errors import ConfigError, StorageError
 
-# Of 10 steps 4, 8 and 10 are saved, and 4 is deleted again.
+# Of 10 steps, 4, 8 and 10 are saved, and 4 is deleted again.
 RUN = ["--config.epochs=4", "--config.checkpoint.every=4", "--config.checkpoint.keep=2"]
 
 
@@ -53,7 +53,7 @@ def end(process: subprocess.Popen, *, code: int = 0) -> str:
 
 
 def run_killed_before(name: str, store: ObjectStore) -> None:
-    """Starts training and kills it as it is about to write that object."""
+    """Starts training and kills it when it is about to write the named object."""
     process = start(store)
 
     def kill(written: str) -> None:
@@ -68,13 +68,13 @@ def run_killed_before(name: str, store: ObjectStore) -> None:
 
 
 def metrics(store: ObjectStore) -> list[dict[str, float]]:
-    """Every logged step but for its speed."""
+    """Returns every logged step without its speed."""
     lines = store.read_text("run/metrics.jsonl").splitlines()
     return without_rate([json.loads(line) for line in lines])
 
 
 def last_state(store: ObjectStore, folder: Path) -> dict:
-    """The arrays of step 10, read from a copy on disk."""
+    """Returns the arrays of step 10, from a copy on disk."""
     store.download("run/checkpoints/10/state/", folder)
     return ocp.StandardCheckpointer().restore(folder)
 
@@ -83,9 +83,9 @@ class Resumed(NamedTuple):
     """A run that did all of its steps, but was killed before its last checkpoint was finished.
 
     Attributes:
-        metrics, state, names: What it had computed, undisturbed, and the objects it left.
-        said: What the same command said that was run after it.
-        store: The bucket after that.
+        metrics, state, names: The results of an undisturbed run, and the objects that it left.
+        said: The output of the same command after the kill.
+        store: The bucket after that command.
     """
 
     metrics: list[dict[str, float]]
@@ -126,7 +126,7 @@ def test_a_checkpoint_that_was_not_finished_is_none(resumed, tmp_path):
     assert metrics(resumed.store) == resumed.metrics
     state = last_state(resumed.store, tmp_path / "state")
     jax.tree.map(np.testing.assert_array_equal, state, resumed.state)
-    # It was deleted: the names of arrays' parts are random, and none of the first is left.
+    # The step was deleted: array files have random names, and none of the first names is left.
     parts = {x for x in resumed.names if x.startswith("run/checkpoints/10/state/") and "/d/" in x}
     assert parts and not parts & resumed.store.names()
 
@@ -186,7 +186,7 @@ def test_a_bucket_that_is_missing_or_closed_is_told_at_once(
     store.denied = denied
     with pytest.raises(StorageError, match=message):
         distributed.share_workdir(epath.Path(f"gs://{bucket}/run"))
-    assert store.unknown == [] and not store.objects  # It was not made, either.
+    assert store.unknown == [] and not store.objects  # The object was not made.
 
 
 def test_other_stores_are_refused():
@@ -212,7 +212,7 @@ def test_a_missing_client_ends_in_one_sentence():
 
 @pytest.mark.e2e
 def test_a_damaged_step_is_moved_aside_and_the_one_before_restored(resumed):
-    """The last test here: it changes the bucket."""
+    """Damages the newest step; it is the last test here because it changes the bucket."""
     store = resumed.store
     name = "run/checkpoints/10/data/metadata"
     store.writes += 1

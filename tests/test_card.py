@@ -1,4 +1,4 @@
-"""What a folder says of itself: config.json, preprocess.json, the model card."""
+"""Tests the descriptions in an exported folder: config.json, preprocess.json, the model card."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def card_of(params, description, *, num_classes, name="my-model", **ours):
 
 
 def front_matter(card):
-    """The fields, and the tags, that YAML finds between the first two rules."""
+    """Returns the fields and the tags that YAML finds between the first two rules."""
     before, text, _ = card.split("---\n", maxsplit=2)
     assert before == ""
     fields = yaml.safe_load(text)
@@ -123,11 +123,11 @@ HOSTILE = (
 
 
 def outline(card):
-    """Types and tags of what a document consists of, inside of lines too, and its code."""
+    """Returns types and tags of a document's parts, including those inside lines, and its code."""
     flat = []
     for token in MARKDOWN.parse(card.split("---\n", maxsplit=2)[2]):
         flat.append((token.type, token.tag, token.content if token.type == "fence" else ""))
-        # An `@` is followed by an empty comment, and the text goes on after it.
+        # An empty comment follows an `@`, and the text continues after it.
         children = [child for child in token.children or () if child.content != "<!-- -->"]
         flat += [kind for kind, _ in groupby((child.type, child.tag) for child in children)]
     return flat
@@ -150,7 +150,7 @@ def test_text_from_elsewhere_does_nothing_in_the_card(text):
 
 @given(st.text(st.sampled_from("a \\`*_[]()<>&|~$#!:/.-+='\n{}") | st.characters(), max_size=99))
 def test_no_text_changes_what_the_card_consists_of(text):
-    text += "a"  # White space alone is an empty heading.
+    text += "a"  # White space alone would be an empty heading.
     assert outline(hostile_card(text, name=text)) == outline(hostile_card("x", name="x"))
 
 
@@ -211,7 +211,7 @@ def test_of_many_labels_the_first_are_named():
 
 @pytest.mark.parametrize("kind", ["encoder", "detector", "adapter", "adapter alone"])
 def test_an_exported_folder_is_as_ruff_has_it(tmp_path, kind):
-    """In a checkout the folder is linted with the rest of it."""
+    """Checks the format that ruff requires where a checkout contains the folder."""
     attributes = {**TINY, **({"adapter_reduction": 4} if "adapter" in kind else {})}
     if kind == "encoder":
         params, description = encoder_params(TINY), describe(TINY)

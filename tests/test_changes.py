@@ -1,4 +1,4 @@
-"""Which changes are proposed for a step that does not fit."""
+"""Tests which changes are proposed for a step that does not fit into memory."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,10 +24,10 @@ def test_the_least_intrusive_change_comes_first():
     dots, full = {"model.remat": "dots"}, {"model.remat": "full"}
     fsdp = {"mesh.data": -1, "mesh.fsdp": 2}
     assert changes(18, 9)[:4] == [dots, full, fsdp, dots | fsdp]
-    # The state is not what is in the way.
+    # The state is not the part that does not fit.
     assert changes(20, 2)[:3] == [dots, full, {"accum_steps": 2}]
     assert changes(20, 2, remat="dots")[:2] == [full, {"accum_steps": 2}]
-    # The state alone is too much: it must be split, into four to leave half of the memory.
+    # The state alone does not fit: it must be split over four devices to leave half of the memory.
     assert changes(40, 20)[0] == dots | fsdp | {"mesh.fsdp": 4}
 
 

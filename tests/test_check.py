@@ -1,4 +1,4 @@
-"""Check finds what is wrong, says how to mend it, and is silent about the rest."""
+"""Tests that the check finds all faults, explains the repair, and reports nothing else."""
 
 import argparse
 import hashlib
@@ -44,7 +44,7 @@ def run(*args: object) -> None:
 
 
 def findings(capsys: pytest.CaptureFixture[str], *args: object) -> list[str]:
-    """What is wrong, each with how to mend it."""
+    """Returns the faults that are found, each with its repair."""
     with pytest.raises(DataError, match=r"\d+ findings? in ") as raised:
         run(*args)
     assert raised.value.exit_code == 65
@@ -107,7 +107,7 @@ def test_files_that_cannot_be_read(tree: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_copies_and_overlaps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """By decoded pixels: the bytes of a file say nothing."""
+    """Compares decoded pixels, because the same picture may have different bytes."""
     train = face_trees.write_tree(tmp_path / "train", 4)
     Image.open(train / "images/a/000.png").save(train / "images/z.png", compress_level=0)
     shutil.copy(train / "parsing_maps/a/000.npy", train / "parsing_maps/z.npy")
@@ -202,7 +202,7 @@ def test_shards_that_are_not_read(
 def test_a_pipe_that_takes_the_place_of_a_shard_is_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After it was looked at. Who reads it waits until it is closed, and has read nothing."""
+    """Replaces a shard after its first check; reading the pipe would wait until it is closed."""
     file = tmp_path / "shard"
     os.mkfifo(file)
     pipe = os.open(file, os.O_RDWR | os.O_NONBLOCK)

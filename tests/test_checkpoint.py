@@ -1,4 +1,4 @@
-"""Saving and restoring the state with the position in the data."""
+"""Tests saving and restoring the state with the position in the data."""
 
 import contextlib
 import errno
@@ -87,7 +87,7 @@ def test_whoever_only_reads_leaves_a_save_that_is_going_on_alone(tmp_path, state
         checkpoints.save(state, step=7, samples_seen=448)
     going_on = tmp_path / "c" / "8.orbax-checkpoint-tmp-1"
     going_on.mkdir()
-    shutil.copytree(tmp_path / "c" / "7", tmp_path / "c" / "8")  # committed by Orbax already
+    shutil.copytree(tmp_path / "c" / "7", tmp_path / "c" / "8")  # Orbax has committed it
     (tmp_path / "c" / "8" / "manifest.json").unlink()
     (tmp_path / "saving.txt").write_text("8")
     with open_checkpoints(tmp_path / "c", keep=1, read_only=True) as checkpoints:
@@ -95,7 +95,7 @@ def test_whoever_only_reads_leaves_a_save_that_is_going_on_alone(tmp_path, state
     assert going_on.exists()
     with open_checkpoints(tmp_path / "c"):
         pass
-    assert not going_on.exists()  # of a run that is dead, to whoever trains
+    assert not going_on.exists()  # leftovers of a killed run are removed when training starts
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_checkpoint_of_another_size_is_refused(tmp_path, state, changes, messa
 
 
 def test_a_saved_state_is_not_the_donated_one(tmp_path, state):
-    """Saving goes on in the background while the step overwrites the state's memory."""
+    """Overwrites the memory of the state while the save runs in the background."""
     moving = jax.tree.map(jnp.copy, state)
     step = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
     with open_checkpoints(tmp_path / "c") as checkpoints:
@@ -128,7 +128,7 @@ def test_a_saved_state_is_not_the_donated_one(tmp_path, state):
 
 
 def save_two(path, state, **options):
-    """Steps 1 and 2, of which the second has every number raised by 1."""
+    """Saves steps 1 and 2; every number of step 2 is larger by 1."""
     with open_checkpoints(path, **options) as checkpoints:
         checkpoints.save(state, step=1, samples_seen=1)
         checkpoints.save(jax.tree.map(lambda x: x + 1, state), step=2, samples_seen=2)
@@ -149,7 +149,7 @@ def newest(path, state) -> int | None:
     ["truncated", *(pytest.param(x, marks=pytest.mark.slow) for x in ("zeroed", "deleted"))],
 )
 def test_the_valid_step_before_a_damaged_one_is_restored(tmp_path, state, damage, caplog):
-    """Each file of the newest step in turn."""
+    """Damages each file of the newest step in turn."""
     save_two(tmp_path / "original", state)
     names = [
         path.relative_to(tmp_path / "original" / "2")
@@ -169,7 +169,7 @@ def test_the_valid_step_before_a_damaged_one_is_restored(tmp_path, state, damage
         caplog.clear()
         assert newest(workdir / "c", state) == 1, name
         assert "quarantined" in caplog.text and (workdir / "quarantine" / "2-1").is_dir()
-        # The number is free again, and what is saved under it is the newest.
+        # The number can be used again, and a step saved with it is the newest.
         if index == 0:
             save_two(workdir / "c", state)
             assert newest(workdir / "c", state) == 2
@@ -245,7 +245,7 @@ def test_the_last_save_may_fail_too(tmp_path, state, monkeypatch):
 
 
 def test_the_question_for_room_has_a_limit(tmp_path, state, monkeypatch):
-    """It is put to all processes, of which one may never answer."""
+    """Asks all processes, of which one may never answer."""
     running, asked = [], []
 
     class Watched(Watchdog):

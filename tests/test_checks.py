@@ -1,4 +1,4 @@
-"""Kinds of fields, and checks that all kinds of runs share."""
+"""Tests the kinds of fields, and the checks that all kinds of runs share."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Chips and topologies by name."""
+"""Tests chips and topologies by name."""
 
 import importlib.util
 
@@ -22,7 +22,7 @@ def test_a_chip_is_found_by_its_device_kind(device_kind, name):
 
 def test_an_unknown_chip_is_none():
     assert find_chip("cpu") is None
-    # A slower H100 than the one in the table.
+    # This H100 is slower than the one in the table.
     assert find_chip("NVIDIA H100 PCIe") is None
 
 
@@ -75,7 +75,7 @@ def test_the_facts_of_tpus_are_those_of_the_compiler(topology, number):
     assert find_chip(devices[0].device_kind) == chip
     sharding = jax.sharding.SingleDeviceSharding(devices[0])
     shape = jax.ShapeDtypeStruct((2**36,), jnp.float32, sharding=sharding)
-    # 256 GiB are too much for any of them, and the message says how much there is.
+    # 256 GiB are too much for every chip, and the message contains the memory of the chip.
     with pytest.raises(jax.errors.JaxRuntimeError) as raised:
         jax.jit(lambda x: x + 1).lower(shape).compile()
     assert f"available HBM ({chip.hbm_bytes / chips.GIB:.2f}G)" in str(raised.value)

@@ -1,4 +1,4 @@
-"""What the commands share; `test_main` sees the rest of it as a user does."""
+"""Tests what the commands share; `test_main` runs the commands as a user does."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The real step as a program: which exchanges are in it, and the micro-batches that fit."""
+"""Tests the compiled training step: its collectives, and the micro-batches that fit."""
 
 import importlib.util
 import json
@@ -20,7 +20,7 @@ from fsvfm_jax.plan import hlo
 from fsvfm_jax.plan.chips import topology_devices
 
 STATS = Stats((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-# Stacks of more than one block each, so that a layer is less than its stack.
+# Each stack has more than one block, so that a layer is smaller than its stack.
 SMALL = {
     "batch_size": 16,
     "model.image_size": 32,
@@ -33,7 +33,7 @@ SMALL = {
 
 
 def lower(changes: dict, devices=None, *, get_config=vit_s.get_config, arg: str = "smoke"):
-    """The step of a config, its task and mesh."""
+    """Lowers the step of a config; returns it with the task and the mesh."""
     config = get_config(arg)
     config.update_from_flattened_dict(changes)
     mesh, config = compilation.place(resolve(config), devices)
@@ -45,27 +45,27 @@ def lower(changes: dict, devices=None, *, get_config=vit_s.get_config, arg: str 
 
 
 def trained_arrays(task) -> list[jax.ShapeDtypeStruct]:
-    """Of the gradient: what the optimizer has a first moment for."""
+    """Returns the arrays that have a gradient, for which the optimizer has a first moment."""
     opt_state = jax.eval_shape(task.init, jax.random.key(0)).opt_state
     [adam] = [part for part in opt_state if hasattr(part, "mu")]
     return jax.tree.leaves(adam.mu)
 
 
 def check_data_parallel(lowered, task, *, gradient_bytes: int) -> None:
-    """The gradient is summed once over the devices, and a few scalars; nothing is gathered.
+    """Checks that only the gradient and a few scalars are summed, once, and nothing is gathered.
 
-    A gradient that is computed in bfloat16 is summed in it where the compiler sees that it may.
+    A gradient that is computed in bfloat16 is also summed in bfloat16 if the compiler allows it.
     """
     found = hlo.collectives(lowered.compile().as_text())
     assert {collective.kind for collective in found} == {"all-reduce"}
     gradient = sum(x.size for x in trained_arrays(task)) * gradient_bytes
     reduced = sum(collective.bytes * collective.executions for collective in found)
-    # The statistics of q and z over the batch are one row of each, beside scalars.
+    # The statistics of q and z over the batch are one row each; the others are scalars.
     assert gradient <= reduced <= 1.05 * gradient, reduced / gradient
 
 
 def check_fsdp(lowered, task, mesh) -> list[dict]:
-    """Only parameters are gathered, one layer at a time; the gradient is summed once."""
+    """Checks that only parameters are gathered, layer by layer, and the gradient is summed once."""
     text = lowered.compile().as_text()
     found = hlo.collectives(text)
     layers, others = _shapes(task)
@@ -77,8 +77,8 @@ def check_fsdp(lowered, task, mesh) -> list[dict]:
     summed = [c for c in found if c.kind in ("all-reduce", "reduce-scatter")]
     reduced = sum(c.bytes * c.executions for c in summed)
     gradient = sum(x.size for x in trained_arrays(task)) * 4
-    # Summed over the devices that share a state, each then sums its part over the others. Layers
-    # may be summed in bfloat16.
+    # The gradient is summed over the devices that share a state; each then sums its part over the
+    # other groups. Layers may be summed in bfloat16.
     most = gradient * (1 + (mesh.shape["data"] > 1) / mesh.shape["fsdp"])
     assert gradient / 2 <= reduced <= 1.05 * most, reduced / gradient
     held = sharding.bytes_per_device(compilation.state_template(task, mesh))
@@ -89,7 +89,7 @@ def check_fsdp(lowered, task, mesh) -> list[dict]:
 
 
 def _shapes(task) -> tuple[set[tuple[int, ...]], set[tuple[int, ...]]]:
-    """Of one layer of each stacked parameter, and of the parameters that belong to no stack."""
+    """Returns the shapes of one layer of each stacked parameter, and of the other parameters."""
     params = jax.eval_shape(task.init, jax.random.key(0)).params
     layers, others = set(), set()
     for path, x in jax.tree_util.tree_leaves_with_path(params):
@@ -110,8 +110,8 @@ def test_data_parallel_training_all_reduces_its_gradient_and_nothing_else():
 @pytest.mark.parametrize(("data", "fsdp"), [pytest.param(1, 8, marks=pytest.mark.slow), (2, 4)])
 def test_fsdp_gathers_a_layer_at_a_time(data, fsdp):
     table = check_fsdp(*lower(SMALL | {"mesh.data": data, "mesh.fsdp": fsdp}))
-    print(json.dumps(table, indent=1))  # seen with -s
-    # The CPU's compiler sums, and slices the sum.
+    print(json.dumps(table, indent=1))  # shown with -s
+    # The CPU's compiler sums the whole gradient and then slices the sum.
     assert {row["kind"] for row in table} == {"all-gather", "all-reduce"}
 
 
@@ -135,8 +135,8 @@ def test_what_a_tpu_exchanges(topology):
     text = lowered.compile().as_text()
     found = hlo.collectives(text)
     print(json.dumps(hlo.collective_table(text), indent=1))
-    # A TPU gathers a layer, and scatters its gradient, as rings of pieces that go from chip to chip
-    # while it multiplies by those that it has; the rest is biases and what belongs to no stack.
+    # A TPU gathers a layer and scatters its gradient as pieces that go round a ring of chips, and
+    # multiplies by the pieces it has meanwhile. The rest is biases and other unstacked parameters.
     at_once = max(math.prod(shape) for shapes in _shapes(task) for shape in shapes)
     assert {c.kind for c in found} >= {"collective-permute"}
     assert all(array.bytes <= 4 * at_once for c in found for array in c.arrays)
@@ -144,7 +144,7 @@ def test_what_a_tpu_exchanges(topology):
     assert all(c.bytes <= at_once for c in rings)  # a piece of one layer, in bfloat16
     in_loops = sum(c.sent_bytes for c in rings if c.in_loop)
     matrices = sum(x.size for x in trained_arrays(task) if x.ndim > 1) * 2
-    # The student's forward and backward pass, the gradient's way back, the teacher's forward.
+    # Forward and backward pass of the student, its gradient, and the teacher's forward pass.
     assert 2 * matrices < in_loops < 4.5 * matrices, in_loops / matrices
     held = sharding.bytes_per_device(compilation.state_template(task, mesh))
     state = jax.eval_shape(task.init, jax.random.key(0))
@@ -173,7 +173,7 @@ def test_auto_halves_what_does_not_fit():
 
 @pytest.fixture
 def compile_by_proportion(monkeypatch):
-    """Steps of which each image takes 10**6 bytes; lists the micro-batches that are compiled."""
+    """Replaces compilation by a step of 10**6 bytes per image; lists the compiled micro-batches."""
     compiled = []
 
     def lower(task, mesh, *, batch_size, accum_steps):
@@ -194,7 +194,7 @@ def compile_by_proportion(monkeypatch):
 
 @pytest.mark.parametrize(("spare", "number"), [(1, 12), (2, 6), (3, 4), (5, 3), (6, 2), (12, 1)])
 def test_auto_takes_the_fewest_micro_batches_that_fit(compile_by_proportion, spare, number):
-    """12 images a device: 1, 2, 3, 4, 6 and 12 micro-batches are possible."""
+    """Uses 12 images per device, so that 1, 2, 3, 4, 6 and 12 micro-batches are possible."""
     one_image = auto(10**12).memory.total - 12 * 10**6
     step = auto(one_image + spare * 10**6)
     assert step.accum_steps == number and step.memory.fits is True
@@ -204,7 +204,7 @@ def test_auto_takes_the_fewest_micro_batches_that_fit(compile_by_proportion, spa
 def test_auto_gives_the_smallest_where_nothing_fits(compile_by_proportion):
     step = auto(1)
     assert step.accum_steps == 12 and step.memory.fits is False
-    assert compile_by_proportion == [1, 12]  # what cannot fit by proportion is not compiled
+    assert compile_by_proportion == [1, 12]  # the others cannot fit
 
 
 REFUSED = (

@@ -1,4 +1,4 @@
-"""The sheet shows every face and what its map says."""
+"""Tests that the contact sheet shows every face with the regions of its map."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""The files that describe a run."""
+"""Tests the files that describe a run."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Faces are found, cut out as FaceForensics++ does, and every picture gets its line."""
+"""Tests that faces are found and cropped as in FaceForensics++, with a line for every picture."""
 
 import io
 import json
@@ -35,7 +35,7 @@ CROPPED = Options(detector="none", size=32)
 
 
 def scene(*faces: tuple[int, int, int], height: int = 200, width: int = 420) -> np.ndarray:
-    """A grey picture with rendered faces: number, left, top."""
+    """Returns a grey picture with rendered faces at (number, left, top)."""
     picture = np.full((height, width, 3), 128, np.uint8)
     for index, left, top in faces:
         picture[top : top + 128, left : left + 128] = render_face(index, image_size=128)[0]
@@ -52,7 +52,7 @@ def save(file: Path, picture: np.ndarray, **settings: Any) -> None:
 
 
 class Fixed:
-    """Finds what it is told."""
+    """Returns the detections that it was constructed with."""
 
     box_scale = 1.0
 
@@ -64,7 +64,7 @@ class Fixed:
 
 
 def lines_of(file: Path, detector: Any, **options: Any) -> list[dict[str, Any]]:
-    """The lines of one photograph."""
+    """Returns the lines of one photograph."""
     (source,) = find_sources(str(file))[0]
     return [line for line, _ in faces_of_source(source, detector, Options(**options))]
 
@@ -92,7 +92,7 @@ def test_the_square_is_that_of_faceforensics() -> None:
     def square(*box: int, scale: float = 1.3) -> Box:
         return square_box(Box(*box), scale=scale, height=100, width=200)
 
-    assert square(60, 30, 90, 60) == (56, 26, 95, 65)  # 39 around 75, 45
+    assert square(60, 30, 90, 60) == (56, 26, 95, 65)  # the square has 39 pixels around (75, 45)
     assert square(60, 30, 90, 40) == (56, 16, 95, 55)  # the longer side counts
     assert square(-5, 0, 35, 40) == (0, 0, 52, 52)  # moved inside
     assert square(150, 50, 190, 95) == (141, 43, 198, 100)  # made smaller
@@ -147,7 +147,7 @@ def test_all_faces_or_the_largest(tmp_path: Path) -> None:
 def test_an_upright_face_is_cut_from_a_turned_photograph(tmp_path: Path) -> None:
     need("dlib", "prepare")
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees to look at it
+    exif[0x0112] = 6  # The camera was turned: the picture must be rotated by 90 degrees.
     upright = scene((5, 40, 36), width=200)
     save(tmp_path / "a.png", np.rot90(upright), exif=exif)
     save(tmp_path / "b.png", upright)
@@ -217,7 +217,7 @@ def test_lines_have_the_same_entries(tmp_path: Path) -> None:
 def test_a_sparse_video_is_refused_before_it_is_hashed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: bytes, size: int
 ) -> None:
-    """Hashing it takes a minute."""
+    """Checks that it is not hashed, which takes a minute."""
     need("av", "prepare")
     save(tmp_path / "src" / "a.png", render_face(0, image_size=40)[0])
     with (tmp_path / "src" / "large.mp4").open("wb") as file:

@@ -1,4 +1,4 @@
-"""Sets by name and root, joined for training, and what is wrong with them."""
+"""Tests sets by name and root, sets joined for training, and errors in sets."""
 
 import logging
 
@@ -32,8 +32,8 @@ def test_a_set_is_read_under_every_root_that_has_it(tmp_path, caplog):
         sets = opened({"x": face_set("folder", "x")}, *(tmp_path / name for name in "abc"))
     faces = sets["x"]
     assert len(faces) == 4 and sorted(labels_of(faces)) == [0, 0, 1, 1]
-    assert len({faces.video(index) for index in range(4)}) == 4  # `v` is another one in each
-    # Where the roots lie makes no difference.
+    assert len({faces.video(index) for index in range(4)}) == 4  # every video `v` is counted apart
+    # The places of the roots make no difference.
     (tmp_path / "moved").mkdir()
     for name in "abc":
         (tmp_path / name).rename(tmp_path / "moved" / name)

@@ -1,4 +1,4 @@
-"""Real processes on one machine: they find each other, and compute what one process would."""
+"""Tests that several processes on one machine connect and compute what one process does."""
 
 import json
 import os
@@ -65,7 +65,7 @@ def test_four_processes_go_on_from_one(one_process, tmp_path):
 
 @pytest.mark.e2e
 def test_sigterm_to_one_process_saves_and_stops_both(one_process, tmp_path):
-    """As long as the others are not told, they train on; all save the same step."""
+    """Checks that all processes save the same step, although the others receive no signal."""
     children = start([tmp_path, tmp_path], "--config.epochs=4000", "--config.schedule_epochs=4000")
     metrics = tmp_path / "metrics.jsonl"
     while not metrics.exists() or len(metrics.read_text().splitlines()) < 3:
@@ -81,7 +81,7 @@ def test_sigterm_to_one_process_saves_and_stops_both(one_process, tmp_path):
 
 @pytest.mark.slow
 def test_sigterm_to_one_process_ends_the_validation_of_both(tmp_path):
-    """The step is saved without its score: the validation would last for minutes."""
+    """Checks that the step is saved without a score: the validation would last for minutes."""
     (tmp_path / "c.py").write_text(DETECTOR.format(validated=10_000))
     faults = ["", "validation:2:term"]
     run = tmp_path / "run"
@@ -134,7 +134,7 @@ def test_two_processes_score_every_face_once_and_as_one_does(tmp_path):
 
 @pytest.mark.e2e
 def test_one_process_s_own_error_ends_it_with_its_code_and_the_others_soon_after(tmp_path):
-    """Nobody waits for the others, which know nothing of it, for JAX's five minutes."""
+    """Checks that the others do not wait for JAX's timeout of five minutes."""
     long = ["--config.epochs=40000", "--config.schedule_epochs=40000", "--heartbeat_seconds=10"]
     children = start([tmp_path] * 2, *long, faults=["", "step:3:enospc"])
     waiting = [
@@ -145,7 +145,7 @@ def test_one_process_s_own_error_ends_it_with_its_code_and_the_others_soon_after
     waiting[0].result()
     assert children[1].returncode == 73, said
     assert "No space left on device: free space" in said
-    # Within 15 s on a quiet machine.
+    # On a quiet machine this takes at most 15 s.
     assert children[0].returncode != 0 and time.monotonic() - ended < 200
 
 
@@ -163,13 +163,13 @@ def test_a_workdir_of_each_hosts_own_is_refused_by_all(tmp_path):
 
 @pytest.mark.e2e
 def test_processes_of_different_runs_are_refused_by_all(tmp_path):
-    """What would train on silently, stall, or abort once it is too late for a message."""
+    """Checks runs that would otherwise train without an error, stall, or abort with no message."""
     other = [
         "--config.optimizer.blr=0.1",
         "--config.epochs=2",
         "--config.checkpoint.every=3",
         "--config.model.width=64",
-        "--config.data.num_workers=1",  # of each host's own
+        "--config.data.num_workers=1",  # on each host
     ]
     children = start([tmp_path] * 2, "--config.epochs=4", own=[[], other])
     said = [child.communicate(timeout=PATIENCE)[1] for child in children]
@@ -231,7 +231,7 @@ def test_hosts_may_have_paths_of_their_own_and_must_have_the_same_arrays():
 
 @pytest.mark.slow
 def test_starting_weights_of_each_host_must_be_the_same(tmp_path):
-    """In one case a copy elsewhere, in the other the weights of another run, of the same size."""
+    """Tests a copy in another place, and weights of another run with the same size."""
     for name, seed in {"a": 0, "other": 1}.items():
         (child,) = start([tmp_path / name], "--config.epochs=1", f"--config.seed={seed}")
         said = child.communicate(timeout=PATIENCE)[1]
@@ -260,7 +260,7 @@ def test_differences_are_told_by_value_and_bounded():
 
 
 def digest(folder: Path, *, processes: int, devices: int, fsdp: int) -> str:
-    """What process 0 of `state_digest.py` says: saved or restored, devices, hash of the state."""
+    """Returns the last line of `state_digest.py` in process 0: action, devices, state's hash."""
     env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
     command = [sys.executable, "tests/state_digest.py", folder, str(fsdp), free_address()]
     children = [
@@ -277,7 +277,7 @@ def digest(folder: Path, *, processes: int, devices: int, fsdp: int) -> str:
     said = [child.communicate(timeout=PATIENCE) for child in children]
     for child, (_, errors) in zip(children, said, strict=True):
         assert child.returncode == 0, errors
-    return said[0][0].splitlines()[-1]  # Gloo's own lines come first
+    return said[0][0].splitlines()[-1]  # Gloo's own lines come before it.
 
 
 @pytest.mark.slow

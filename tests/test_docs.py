@@ -1,4 +1,4 @@
-"""Every path, module, command and field that the documentation names exists."""
+"""Tests that every path, module, command and field that the documentation names exists."""
 
 import ast
 import functools
@@ -21,7 +21,7 @@ SOURCES = [
     for path in sorted((ROOT / folder).rglob("*.py"))
     if "bundled" not in path.parts
 ]
-# Each Python file by every end of its path: fsvfm_jax/data/images.py, data/images.py, images.py.
+# Maps every end of each Python file's path, such as data/images.py and images.py, to the file.
 NAMES = {
     "/".join(path.relative_to(ROOT).parts[start:])
     for folder in FOLDERS
@@ -30,7 +30,7 @@ NAMES = {
 }
 # Files of other projects.
 FOREIGN = {"g_mask.py"}
-# Names that stand for any field, such as in `--config.NAME=VALUE`.
+# These names stand for any field, as in `--config.NAME=VALUE`.
 ANY_FIELD = {"NAME", "path.to.field"}
 FIELDS = fields.PRETRAINING | downstream_fields.FINETUNING | downstream_fields.EVALUATION
 SET_FIELDS = (
@@ -44,7 +44,7 @@ SECTIONS = {name.split(".")[0] for name in FIELDS if "." in name}
 
 @functools.cache
 def text_of(path: Path) -> str:
-    """The text of a page; the docstrings of a module."""
+    """Returns the text of a page, or the docstrings of a module."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
         return text
@@ -54,14 +54,14 @@ def text_of(path: Path) -> str:
 
 
 def commands(text: str) -> list[str]:
-    """The commands `python -m fsvfm_jax...` of a text on one line each, without quoted values."""
+    """Returns the commands `python -m fsvfm_jax...` of a text by line, without quoted values."""
     joined = re.sub(r"\\\n\s*", " ", text)
     found = re.findall(r"python -m (fsvfm_jax\.\w[^\n`#|;]*)", joined)
     return [re.sub(r"\"[^\"]*\"", "", command) for command in found]
 
 
 def wrong_files(text: str) -> list[str]:
-    """Names of files and folders that are not in the repository."""
+    """Returns the names of files and folders that are not in the repository."""
     wrong = []
     for name in re.findall(r"(?<![\w/.{}<>*-])[a-z_][\w/]*\.py(?!\w)", text):
         if name not in NAMES | FOREIGN:
@@ -74,7 +74,7 @@ def wrong_files(text: str) -> list[str]:
 
 
 def wrong_configs(text: str) -> list[str]:
-    """Config files with arguments that are refused."""
+    """Returns the config files with arguments that are refused."""
     wrong = []
     for name, argument in re.findall(r"(configs/[\w/]+)\.py:([\w,-]+)", text):
         try:
@@ -85,7 +85,7 @@ def wrong_configs(text: str) -> list[str]:
 
 
 def wrong_modules(text: str) -> list[str]:
-    """Dotted names of this package that are neither a module nor an attribute of a module."""
+    """Returns dotted names of this package that are neither a module nor an attribute of one."""
     names = re.findall(r"\bfsvfm_jax(?:\.[A-Za-z_]\w*)+", text)
     return [name for name in names if not exists(name)]
 
@@ -99,7 +99,7 @@ def exists(name: str) -> bool:
 
 
 def wrong_commands(text: str) -> list[str]:
-    """Commands with a module, verb or flag that does not exist."""
+    """Returns the commands with a module, verb or flag that does not exist."""
     wrong = []
     for command in commands(text):
         module, *words = command.split()
@@ -118,14 +118,14 @@ def wrong_commands(text: str) -> list[str]:
 
 
 def file_of(module: str) -> Path:
-    """The file that `python -m MODULE` runs."""
+    """Returns the file that `python -m MODULE` runs."""
     path = ROOT / module.replace(".", "/")
     return path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
 
 
 @functools.cache
 def flags() -> set[str]:
-    """The flags of all commands, without their dashes."""
+    """Returns the flags of all commands, without dashes."""
     makers = ("add_argument", "DEFINE_string", "DEFINE_integer", "DEFINE_bool")
     names = {name for path in SOURCES for name in strings_given_to(path, makers)}
     return {name.removeprefix("--") for name in names} | {"help", "config"}
@@ -133,7 +133,7 @@ def flags() -> set[str]:
 
 @functools.cache
 def strings_given_to(path: Path, functions: tuple[str, ...]) -> set[str]:
-    """The strings that a module gives to calls of these functions, by position."""
+    """Returns the strings that a module passes to calls of these functions, by position."""
     strings = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in functions:
@@ -143,7 +143,7 @@ def strings_given_to(path: Path, functions: tuple[str, ...]) -> set[str]:
 
 
 def wrong_fields(text: str) -> list[str]:
-    """Fields of a config that do not exist: `--config.a.b`, and `a.b` with a section `a`."""
+    """Returns fields that no config has: `--config.a.b`, and `a.b` with a section `a`."""
     given = re.findall(r"--config\.([\w.]*\w)", text)
     named = [name for name in re.findall(r"`([a-z_]+\.[a-z_]\w*)[`=]", text) if is_field_like(name)]
     return [name for name in [*given, *named] if name not in ANY_FIELD and not is_field(name)]
@@ -162,7 +162,7 @@ def is_field(name: str) -> bool:
 
 
 def wrong_links(page: Path) -> list[str]:
-    """Relative links of a page that lead to no file, or to no heading."""
+    """Returns the relative links of a page that lead to no file, or to no heading."""
     wrong = []
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         target, _, heading = link.partition("#")

@@ -1,4 +1,4 @@
-"""What mode and schedule decide, and the mistakes that are named."""
+"""Tests what mode and schedule decide, and the errors for mistakes in them."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Sets have the options of their layouts; the tables of the tasks are in `test_fields`."""
+"""Tests that sets have the options of their layouts; `test_fields` tests the tasks' tables."""
 
 import inspect
 

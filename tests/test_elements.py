@@ -1,4 +1,4 @@
-"""What becomes of a face on its way into a batch hangs on its seed and place alone."""
+"""Tests that the row of a face in a batch depends only on the seed and the place of the face."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A record holds what its files hold."""
+"""Tests that a record contains what its files contain."""
 
 import io
 from pathlib import Path

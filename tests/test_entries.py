@@ -1,4 +1,4 @@
-"""Where in a file a network is: entries, prefixes, which of several, and what is left out."""
+"""Tests where a network is found in a file: entries, prefixes, choices, ignored arrays."""
 
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def test_a_network_is_found_under_any_known_names(entries, prefix, library):
     found = find(content)
     known = [word for word in prefix if word not in WRAPPERS]
     if library in ("huggingface", "bare") and known[-1:] == ["vit"]:
-        return  # "vit." belongs to the names of Hugging Face.
+        return  # The prefix "vit." is a part of Hugging Face's names.
     assert found.state_dict.keys() == network.keys()
     assert all(found.state_dict[key] is network[key] for key in network)
     assert found.entry == ".".join(reversed(entries)) and not found.others and not found.left_out
@@ -110,7 +110,7 @@ def test_of_student_and_teacher_the_branch_is_read(branch):
 
 
 def under_flat(content):
-    """One dictionary of arrays with both networks in it, as Lightning writes."""
+    """Returns one dictionary with the arrays of both networks, as Lightning writes it."""
     return {f"{name}.{key}": x for name, arrays in content.items() for key, x in arrays.items()}
 
 

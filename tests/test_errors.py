@@ -1,4 +1,4 @@
-"""Parts of error messages."""
+"""Tests the parts of error messages."""
 
 from fsvfm_jax.errors import quoted, reason_of, short_list, shortened
 

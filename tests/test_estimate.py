@@ -1,4 +1,4 @@
-"""Plans for eight devices of the CPU, and the command."""
+"""Tests plans for eight devices of the CPU, and the command."""
 
 import importlib.util
 import json
@@ -113,7 +113,7 @@ def test_the_command_prints_and_writes(fork_server, tmp_path):
     assert plan["config"] == "configs/vit_s.py:smoke" and plan["topology"] == "cpu:4"
     assert "--topology=cpu:4" in plan["command"]
     assert plan["versions"]["jax"] == jax.__version__
-    # The CPU is no chip to predict for.
+    # There is no estimate for a CPU.
     assert plan["fits"] is plan["bound"] is plan["estimate"] is None
     gathers = [row for row in plan["collectives"] if row["kind"] == "all-gather"]
     assert any(row["in_loop"] for row in gathers)

@@ -1,4 +1,4 @@
-"""From a run, a folder or a file to a table that says how each number was made."""
+"""Tests evaluation from a run, folder or file to a table with the origin of each number."""
 
 import json
 import logging
@@ -38,7 +38,7 @@ def evaluation_config(params, **changes):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Two validated checkpoints, both kept."""
+    """Returns a run with two validated checkpoints, which are both kept."""
     workdir = tmp_path_factory.mktemp("trained")
     run(workdir, tiny_config(changes={"checkpoint.keep": 9, "optimizer.lr": 1e-3}))
     return workdir
@@ -149,7 +149,7 @@ def test_what_is_no_detector_or_no_run_is_named(trained, tmp_path):
     convert(["to", "folder", str(trained), str(tmp_path / "folder"), "--license=apache-2.0"])
     with pytest.raises(ConfigError, match=r"chooses among a run's checkpoints, and .* is no run"):
         evaluate.evaluate(evaluation_config(tmp_path / "folder"), epath.Path(tmp_path))
-    # That it cannot be chosen from matters less than that it is no detector.
+    # The error names the missing detector, not the selection.
     (tmp_path / "notes.txt").write_text("no weights")
     with pytest.raises(DataError, match=r"notes\.txt"):
         evaluate.evaluate(evaluation_config(tmp_path / "notes.txt"), epath.Path(tmp_path))

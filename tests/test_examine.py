@@ -1,4 +1,4 @@
-"""Every face is looked at once, and what is wrong with one is said of it."""
+"""Tests that every face is read once, and that each fault of a face is reported."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Maps made elsewhere are taken with their labels translated, or refused with the reason."""
+"""Tests maps of other programs: their labels are translated, or they are refused with a reason."""
 
 from pathlib import Path
 
@@ -17,12 +17,12 @@ NUMBERS = np.arange(20, dtype=np.uint8).reshape(4, 5)
 def imported(
     root: Path, name: str = "sub/a.jpg", *, labels: str = "lapa", of_crops: bool = False
 ) -> np.ndarray | str:
-    """The map of one image."""
+    """Imports and returns the map of one image."""
     return ImportParser(str(root), labels=labels, of_crops=of_crops)([name], [IMAGE])[0]
 
 
 def write_map(file: Path, parsing_map: np.ndarray) -> None:
-    """Writes a map as its suffix says."""
+    """Writes a map in the format of its suffix."""
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.suffix == ".npy":
         np.save(file, parsing_map)
@@ -43,7 +43,7 @@ def test_celebamask_s_labels_are_translated(tmp_path: Path) -> None:
     assert names[:3] == ["background", "skin", "nose"]
     assert names[4:8] == ["left_eye", "right_eye", "left_brow", "right_brow"]
     assert names[10:14] == ["inner_mouth", "upper_lip", "lower_lip", "hair"]
-    assert names[3] == "skin"  # glasses
+    assert names[3] == "skin"  # glasses are skin
     assert set(names[8:10] + names[14:]) == {"background"}
     assert set(LABELS["celebamask19"]) == set(CLASSES)
 

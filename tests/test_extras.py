@@ -1,4 +1,4 @@
-"""An extra that is missing is named."""
+"""Tests that errors name an extra that is missing."""
 
 import pytest
 

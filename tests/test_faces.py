@@ -1,4 +1,4 @@
-"""Labelled faces: names decide labels, thinning keeps the ends, a source says what is bad."""
+"""Tests labelled faces: labels from names, thinning with both ends, and reports of bad faces."""
 
 import hashlib
 import logging
@@ -30,7 +30,7 @@ from fsvfm_jax.errors import DataError
 def face_list(
     rows: Sequence[tuple[str, int, str]], *, name: str = "set", folder: str = "set"
 ) -> FaceList:
-    """A list of (file, label, video)."""
+    """Returns faces from a list of (file, label, video)."""
     files, labels, videos = zip(*rows, strict=True)
     return FaceList(
         name=name,
@@ -43,7 +43,7 @@ def face_list(
 
 
 def write_faces(root: Path, names: Sequence[str]) -> FaceList:
-    """Pictures whose grey is their number, with the class by their folder, each its own video."""
+    """Writes pictures with their number as grey level, in folders by class, each its own video."""
     rows = []
     for number, name in enumerate(names):
         file = root / name

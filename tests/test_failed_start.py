@@ -1,4 +1,4 @@
-"""A failed start leaves a workdir as it was, or none; anything else stays."""
+"""Tests that a failed start removes the workdir or its new files, and nothing else."""
 
 import os
 
@@ -11,7 +11,7 @@ from fsvfm_jax.run.lock import RunLock
 
 
 def begin(workdir: epath.Path, *, error: BaseException, checkpoint: bool = False, over=False):
-    """All that a start writes, and then the error."""
+    """Writes all files of a start, and then raises the error."""
     start = Start(workdir, active=True)
     with start.folders():
         workdir.mkdir(parents=True, exist_ok=True)
@@ -42,14 +42,14 @@ def test_a_new_workdir_goes_with_the_folders_made_for_it(tmp_path, error):
 
 @pytest.mark.parametrize("error", [ValueError(), RuntimeError("out of memory"), UserError("x")])
 def test_the_statistics_stay_after_an_error_that_is_answered_by_another_start(tmp_path, error):
-    """Of code 70; to compute them all faces are read."""
+    """Checks errors with code 70; computing the statistics again would read all faces."""
     for _ in range(2):
         with pytest.raises(type(error)):
             begin(epath.Path(tmp_path) / "run", error=error)
         assert names(tmp_path / "run") == {"data_stats.json"}
     with pytest.raises(DataError):
         begin(epath.Path(tmp_path) / "run", error=DataError("no"))
-    assert names(tmp_path / "run") == {"data_stats.json"}  # from before
+    assert names(tmp_path / "run") == {"data_stats.json"}  # written before this start
 
 
 def test_links_and_pipes_are_removed_as_such(tmp_path):
@@ -93,7 +93,7 @@ def test_what_somebody_else_puts_there_stays(tmp_path):
     [
         {"error": DataError("no"), "over": True},  # after the first step
         {"error": DataError("no"), "checkpoint": True},
-        {"error": Preempted("stopped")},  # the same command goes on
+        {"error": Preempted("stopped")},  # the same command continues
     ],
 )
 def test_a_run_that_goes_on_later_keeps_everything(tmp_path, case):

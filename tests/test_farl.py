@@ -1,4 +1,4 @@
-"""FaRL by facer's own loading code, with small networks in the place of the weights."""
+"""Tests FaRL through facer's loading code, with small networks in place of the weights."""
 
 import warnings
 from pathlib import Path
@@ -10,7 +10,7 @@ from golden_files import need
 from fsvfm_jax.errors import DataError
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # facer's imports
+    warnings.simplefilter("ignore")  # facer's imports warn
     torch, retinaface = need("torch", "farl"), need("facer.face_detection.retinaface", "farl")
 
 from fsvfm_jax.prepare.farl import NO_FACE, FarlParser
@@ -21,7 +21,7 @@ DETECTOR_FILE = "mobilenet0.25_Final.pth"
 
 
 class Brightness(torch.nn.Module):
-    """In the form of FaRL: logits of 11 classes, and something else. Brightness is the class."""
+    """A network with FaRL's outputs: logits of 11 classes, of which brightness chooses one."""
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         grey = images.mean(dim=1, keepdim=True)
@@ -30,10 +30,10 @@ class Brightness(torch.nn.Module):
 
 
 def weights_of_detector(*, sees: bool) -> dict[str, torch.Tensor]:
-    """RetinaFace that sees an upright face at every place, or at none."""
+    """Returns weights with which RetinaFace finds an upright face at every place, or at none."""
     network = retinaface.RetinaFace(cfg=retinaface.cfg_mnet, phase="test")
     weights = {name: torch.zeros_like(x) for name, x in network.state_dict().items()}
-    # Eyes, nose, corners of the mouth, from the middle of a box, in tenths of its side.
+    # Offsets of eyes, nose and mouth corners from the middle of a box, in tenths of its side.
     points = torch.tensor([-2.0, -1.5, 2.0, -1.5, 0.0, 0.5, -1.5, 2.5, 1.5, 2.5])
     for level in range(3):
         weights[f"ClassHead.{level}.conv1x1.bias"][1 if sees else 0 :: 2] = 10.0
@@ -43,7 +43,7 @@ def weights_of_detector(*, sees: bool) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where facer looks for files before it fetches them."""
+    """Returns the folder in which facer looks for files before it downloads them."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)
@@ -62,7 +62,7 @@ def test_each_pixel_gets_the_class_of_the_network(hub: Path) -> None:
     maps = FarlParser("cpu")(["a", "b", "c"], [picture, picture[:32], picture[::-1]])
     assert [x.shape for x in maps] == [(64, 64), (32, 64), (64, 64)]
     assert maps[0].dtype == np.uint8
-    inner = np.asarray(maps[0])[4:-4, 4:-4]  # alignment blurs the picture's edge
+    inner = np.asarray(maps[0])[4:-4, 4:-4]  # alignment blurs the edge of the picture
     expected = np.round(picture[4:-4, 4:-4, 0] / 25.5)
     assert (inner == expected).mean() > 0.9
     np.testing.assert_array_equal(np.unique(expected), [0, 5, 10])

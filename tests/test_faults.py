@@ -1,4 +1,4 @@
-"""A fault strikes where, when and in whom it is asked for; what is not understood is refused."""
+"""Tests where, when and in which process a fault is injected, and the errors for bad values."""
 
 import errno
 import math
@@ -104,7 +104,7 @@ def test_poison(ask, caplog):
 
 
 def run_with(value):
-    # A shell starts what it puts into the background with SIGINT ignored.
+    # A shell starts background commands with SIGINT ignored.
     program = (
         "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL);"
         "from fsvfm_jax.run.faults import fault; fault('step', 5); print('went on')"

@@ -1,4 +1,4 @@
-"""The tables have the fields of the config files, and no value of a field ends in a traceback."""
+"""Tests that the tables have the configs' fields, and that no value causes a traceback."""
 
 import importlib
 from pathlib import Path
@@ -38,7 +38,7 @@ def get_config(name: str, arg: str = "smoke") -> ConfigDict:
 
 
 def paths(section: ConfigDict, table, prefix: str = "") -> set[str]:
-    """Of all fields; a set of faces is one field."""
+    """Returns the paths of all fields; a set of faces is one field."""
     found = set()
     for name, value in section.items():
         if isinstance(value, ConfigDict) and prefix + name not in table:
@@ -53,7 +53,7 @@ def put(config: ConfigDict, path: str, value) -> None:
     for one in sections:
         config = config[one]
     with config.unlocked():
-        # A new field: ConfigDict would convert what replaces a value of another type.
+        # The field is deleted first, since ConfigDict converts a value to the type of the old one.
         if name in config:
             del config[name]
         config[name] = value

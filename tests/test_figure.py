@@ -1,4 +1,4 @@
-"""The picture of a report: what is drawn, and that no name and no number of sets breaks it."""
+"""Tests the picture of a report: its content, and any names and numbers of sets."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""What is read and what is not: nothing outside the root, nothing without a word."""
+"""Tests which files are read: none outside the root, and none is skipped without a report."""
 
 import os
 import socket
@@ -12,14 +12,14 @@ from fsvfm_jax.prepare.files import Refusal, find_images, find_sources, hash_fil
 
 
 def touch(root: Path, names: Iterable[str]) -> None:
-    """Makes files."""
+    """Makes empty files."""
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(b"x")
 
 
 def found(src: Path, *, root: str | None = None) -> tuple[list[str], dict[str, str]]:
-    """Names of sources, and reasons of refusals by name."""
+    """Returns the names of sources, and the reasons of refusals by name."""
     sources, refusals = find_sources(str(src), root=root)
     return [source.name for source in sources], dict(refusals)
 
@@ -112,7 +112,7 @@ def test_names_that_crops_would_share_are_refused(tmp_path: Path) -> None:
     names, refused = found(tmp_path)
     assert names == ["b.jpg", "v.mp4"]
     assert set(refused) == {"a.jpg", "a.png", "v_frame_3.jpg", "v_frame_3_0.jpg"}
-    # Of a video the frames have a number more; a folder must not be called as a crop is.
+    # Frames of a video have an additional number; a folder must not have the name of a crop.
     touch(tmp_path / "x", ["v.mp4", "v_frame_3.mp4", "b.png/c.jpg", "d/e.npy/f.jpg"])
     names, refused = found(tmp_path / "x")
     assert names == ["v.mp4", "v_frame_3.mp4"]

@@ -1,4 +1,4 @@
-"""The detection task: the reference's numbers, what is trained and what is not, resume."""
+"""Tests the detection task: the reference's numbers, the trained parts, and resuming."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ def golden_params(name):
     return reference.to_params(stored)
 
 
-# The reference's numbers
+# Numbers of the reference
 
 
 @pytest.mark.parametrize("name", ["vit_gap", "vit_cls"])
@@ -59,7 +59,7 @@ def test_an_adapters_output_losses_and_gradients_are_the_references(name):
 
     def loss_fn(trained):
         output = model.apply({"params": {**trained, **frozen}}, IMAGES)
-        # Of the stored loss 0 is real; the cross-entropy does not care what a class is called.
+        # The stored loss uses 0 for real; the cross-entropy is the same for any order of classes.
         cross_entropy = losses.soft_cross_entropy(output.logits, jax.nn.one_hot(LABELS, 2))
         anchored = losses.anchored_contrast(
             output.projection, LABELS, LABELS == 0, temperature=section["temperature"]
@@ -105,7 +105,7 @@ def test_the_real_anchor_loss_has_no_factor_of_the_temperature(temperature):
     found = losses.anchored_contrast(
         jnp.asarray(z), LABELS, LABELS == REAL, temperature=temperature
     )
-    # Ours adds 1e-6 to the denominator.
+    # Our denominator has 1e-6 added.
     assert found == pytest.approx(expected, rel=1e-3)
 
 
@@ -123,12 +123,12 @@ def test_total_is_cross_entropy_and_weighted_contrast_with_real_anchors_or_all()
     assert found["all"] == pytest.approx(found["real"] + fakes, rel=1e-5)
 
 
-# What is trained
+# Trained parameters
 
 
 @pytest.mark.parametrize("size", ["vit_base_patch16", "vit_large_patch16"])
 def test_layer_wise_decay_is_as_stored_for_every_parameter(size):
-    """One line per parameter: name and multipliers; blocks from the first to the last."""
+    """Reads one line per parameter: its name and multipliers, for blocks from first to last."""
     model = build_detector(SIZES[size])
     shapes = jax.eval_shape(model.init_params, jax.random.key(0))
     decay = {"vit_base_patch16": 0.65, "vit_large_patch16": 0.9}[size]
@@ -209,13 +209,13 @@ def test_adam_with_coupled_l2_decays_all_parameters_in_the_gradient():
 
 
 def test_the_spoof_classifier_moves_as_one_of_unit_length():
-    """An update of Adam has one size whatever the weights' length: what it turns is what counts."""
+    """Checks directions only: an update of Adam has one size whatever the length of the weights."""
     config = tiny_config("full", {"model.fas": True, "optimizer.layer_decay": 1.0})
     before, after, _ = one_step(config)
     unit = unit_columns(jnp.asarray(before.params["classifier"]["kernel"]))
     assert np.abs(before.params["classifier"]["kernel"]).max() < 0.1 < np.abs(unit).max()
     move = np.abs(after.params["classifier"]["kernel"] - unit)
-    # Weight decay takes a few per cent of what Adam gives.
+    # Weight decay removes a few per cent of Adam's update.
     assert 0 < move.max() < 1.1e-3
 
 
@@ -262,7 +262,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_its_number():
     jax.tree.map(np.testing.assert_array_equal, state._replace(step=after.step), after)
 
 
-# Whole runs
+# Complete runs
 
 
 def lines(workdir, name="metrics.jsonl"):
@@ -358,7 +358,7 @@ def test_mean_and_deviation_come_with_the_weights_and_are_stored(straight, tmp_p
 
 @pytest.mark.e2e
 def test_sets_told_by_tuples_go_on_and_validation_sets_count(straight, tmp_path):
-    """JSON knows no tuples: a fingerprint is compared as it is read back."""
+    """Compares fingerprints as JSON returns them, which has no tuples."""
     for split in ("train", "val"):
         write_pictures(tmp_path / split, "real/a.png fake/a.png real/b.png fake/b.png")
     options = {"exclude": ("c",), "labels": (("real", "real"),)}

@@ -1,4 +1,4 @@
-"""A run goes on with the data that it had, or says what is another."""
+"""Tests that a run continues with the same data, or names what has changed."""
 
 import json
 
@@ -39,7 +39,7 @@ def faces(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory, faces):
-    """A run of 3 steps on a folder."""
+    """Returns the workdir of a run of 3 steps on a folder."""
     workdir = tmp_path_factory.mktemp("run")
     run(workdir, SHORT | folder(faces))
     return workdir

@@ -1,4 +1,4 @@
-"""Weights that are not finite are named, and how many of their values."""
+"""Tests that weights that are not finite are named, with the number of such values."""
 
 import jax.numpy as jnp
 import numpy as np

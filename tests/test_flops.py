@@ -1,4 +1,4 @@
-"""The count agrees with the published table and with the products that the network traces."""
+"""Tests that the count agrees with the published table and with the traced products."""
 
 import math
 
@@ -12,7 +12,7 @@ from fsvfm_jax.masking import Masks, num_removed
 from fsvfm_jax.models import build
 from fsvfm_jax.plan.flops import model_flops_utilisation, training_flops_per_image
 
-# GFLOP per image at 224 pixels and ratio 0.75, in the order of `Flops`; the teacher's share in %.
+# GFLOP per image (224 pixels, ratio 0.75) in the order of `Flops`, and the teacher's share in %.
 TABLE = {
     "vit_small_patch16": (("2.17", "1.59", "10.78", "14.66", "10.83", "54.83"), 20),
     "vit_base_patch16": (("8.59", "6.11", "10.86", "25.80", "41.42", "118.81"), 35),
@@ -45,7 +45,7 @@ def test_the_table(size):
 
 @pytest.mark.parametrize("mask_ratio", [0.25, 0.75])
 def test_the_count_is_that_of_the_traced_network(mask_ratio):
-    """All matrix products of the forward passes, loops unrolled, from the traced program."""
+    """Counts the matrix products of all forward passes in the traced program, loops unrolled."""
     model = build(TINY)
     n = model.num_patches
     removed = num_removed(n, mask_ratio)
@@ -62,7 +62,7 @@ def test_the_count_is_that_of_the_traced_network(mask_ratio):
 
     flops = training_flops_per_image(model, mask_ratio)
     assert traced_flops(jax.make_jaxpr(teacher)(params).jaxpr) == flops.teacher_forward
-    # The program embeds only the patches it sees; the count has all of them.
+    # The program embeds only the visible patches, but the count includes all of them.
     not_embedded = 2 * removed * 3 * model.patch_size**2 * model.width
     assert traced_flops(jax.make_jaxpr(student)(params).jaxpr) == (
         flops.student_forward - not_embedded
@@ -70,7 +70,7 @@ def test_the_count_is_that_of_the_traced_network(mask_ratio):
 
 
 def traced_flops(jaxpr: Jaxpr) -> int:
-    """2mkn of every dot_general, times the length of the loops around it."""
+    """Returns 2mkn of every dot_general, multiplied by the lengths of the loops around it."""
     total = 0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":

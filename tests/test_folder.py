@@ -1,4 +1,4 @@
-"""One folder for timm, Hugging Face and us: it loads everywhere and comes back unchanged."""
+"""Tests that one folder loads in timm, Hugging Face and here, and returns unchanged."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def face():
-    """A photograph that is neither square nor of the network's size."""
+    """Returns a photograph that is not square and does not have the network's size."""
     pixels = np.random.default_rng(3).integers(0, 256, (90, 80, 3), np.uint8)
     return Image.fromarray(pixels).resize((120, 100))
 
@@ -50,7 +50,7 @@ def detector(tmp_path_factory):
 
 
 def prepare(image: Image.Image) -> np.ndarray:
-    """Shorter side to 64, bicubic; the centre; normalised."""
+    """Resizes the shorter side to 64 (bicubic), crops the centre and normalises it."""
     width, height = image.size
     resized = image.resize((64 * width // height, 64), Image.Resampling.BICUBIC)
     left = round((resized.width - 64) / 2)
@@ -296,7 +296,7 @@ def test_a_config_of_another_form_is_one_sentence(detector, tmp_path, content, c
     (folder / "config.json").write_bytes(content)
     with pytest.raises(DataError, match=r"config\.json is not that of a folder written by fsvfm"):
         read_folder(folder)
-    # Without our part it is that of another library, whose network `inspect` names.
+    # Without our part it is the folder of another library, whose network `inspect` names.
     commands = [["inspect"], ["to", "reference"]][content == b"{}" :]
     for command in commands:
         with pytest.raises(SystemExit) as ended:
@@ -333,7 +333,7 @@ def read_or_refused(folder, config):
     except DataError as error:
         assert "\n" not in str(error)
         return
-    # What was accepted can be written again, as a card too, if its licence is an identifier.
+    # An accepted description can be written again, and a card too if the licence is an identifier.
     shutil.rmtree(folder.parent / "again", ignore_errors=True)
     description = exported.description
     if not is_license(description.license):

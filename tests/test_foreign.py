@@ -1,4 +1,4 @@
-"""Encoders from elsewhere: which library, how many heads, which epsilon and activation."""
+"""Tests encoders of other libraries: the library, heads, epsilon and activation found."""
 
 import json
 
@@ -115,7 +115,7 @@ def test_what_timm_saves_becomes_an_encoder(tmp_path, pool):
 
 
 def wrap(network, kind):
-    """A network as training programs hold it; its state dict gets their prefixes."""
+    """Wraps a network as training programs do, which adds prefixes to its state dict."""
     torch = need("torch")
     if kind == "DataParallel":
         return torch.nn.DataParallel(network)
@@ -157,7 +157,7 @@ def test_networks_as_programs_of_pytorch_save_them(tmp_path, kind, entry):
     assert weights.network.entry == entry and weights.format == "zip archive of PyTorch"
     encoder = encoder_in(tmp_path / "x.pt", num_heads=4)
     jax.tree.map(np.testing.assert_array_equal, encoder.params, wanted.params)
-    if kind == "DataParallel":  # the others have the same arrays
+    if kind == "DataParallel":  # the other kinds have the same arrays
         ours = ViT(**encoder.model).apply(
             {"params": encoder.params}, jnp.asarray(images(64)), method="encode"
         )

@@ -1,4 +1,4 @@
-"""Forgeries change what they say they do, and nothing else."""
+"""Tests that forgeries change what they describe and nothing else."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Files by their first bytes."""
+"""Tests the detection of file formats by the first bytes."""
 
 import io
 import pickle

@@ -1,4 +1,4 @@
-"""Student and teacher: sizes, trees, precision, program size."""
+"""Tests student and teacher: sizes, trees, precision, program size."""
 
 import golden_numbers
 import jax
@@ -13,7 +13,7 @@ from fsvfm_jax.models import build
 from fsvfm_jax.models.fsvfm import POSITION_TABLES, split_positions, teacher_subset
 from fsvfm_jax.run.descriptions import parameter_table
 
-# Student trainable, student with positions, teacher with positions.
+# Trainable part of the student, student with positions, teacher with positions.
 PARAMETER_COUNTS = {
     "vit_small_patch16": (55_990_656, 56_242_816, 28_221_056),
     "vit_base_patch16": (133_330_944, 133_734_400, 105_516_032),
@@ -48,7 +48,7 @@ def tiny_params():
 
 def test_initial_values(tiny_params):
     kernel = tiny_params["blocks"]["attn"]["qkv"]["kernel"]
-    limit = np.sqrt(6 / (48 + 3 * 48))  # Xavier over the whole [D, 3D] layer
+    limit = np.sqrt(6 / (48 + 3 * 48))  # Xavier over the complete [D, 3D] layer
     assert 0.98 * limit < np.abs(kernel).max() <= limit
     assert not np.array_equal(kernel[0], kernel[1])
     for bias in (tiny_params["patch_embed"]["bias"], tiny_params["blocks"]["mlp"]["fc1"]["bias"]):

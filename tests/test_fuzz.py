@@ -1,4 +1,4 @@
-"""No reader hangs, explodes or raises anything but its own errors, whatever it is given."""
+"""Tests that no reader hangs, exhausts memory or raises an error that is not its own."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def fuzz(folder: Path, *, seed: int, cases: int) -> str:
-    """Runs `fuzz_readers.py` in a process of its own, whose memory it limits."""
+    """Runs `fuzz_readers.py` in a new process with limited memory."""
     done = subprocess.run(
         [sys.executable, "tests/fuzz_readers.py", str(seed), str(cases), str(folder)],
         cwd=ROOT,

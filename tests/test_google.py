@@ -1,4 +1,4 @@
-"""Google's and big_vision's ViT: timm, which reads them too, computes the same features."""
+"""Tests ViTs of Google and big_vision against timm, which reads them too: equal features."""
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +51,7 @@ def test_features_are_those_of_timm(tmp_path, kind, stacked, prefix, caplog):
 def test_every_array_comes_to_its_place(tmp_path, kind, stacked, prefix):
     np.savez(tmp_path / "vit.npz", **google_names(kind, stacked=stacked, prefix=prefix))
     wanted = encoder_params(TINY)
-    if kind == "big_vision":  # has no position for the class token
+    if kind == "big_vision":  # it has no position for the class token
         wanted["pos_embed"] = wanted["pos_embed"] * np.r_[0, np.ones(16)][:, None]
     found = encoder_in(tmp_path / "vit.npz").params
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
@@ -95,7 +95,7 @@ def test_other_networks_are_refused_by_name(added, removed, message):
     arrays |= {name: np.zeros(shape, np.float32) for name, shape in added.items()}
     for name in removed:
         del arrays[name]
-    if message is None:  # of these timm's names say what is odd
+    if message is None:  # timm's names show what is odd in them
         assert to_timm(arrays).state_dict["blocks.1.mlp.fc1.weight"].shape == (96, 48)
         return
     with pytest.raises(DataError, match=message):

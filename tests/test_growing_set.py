@@ -1,4 +1,4 @@
-"""A set is the same whatever happens on the way, and nobody's else is touched."""
+"""Tests that interruptions do not change a set, and that other files are not touched."""
 
 import fcntl
 import json
@@ -21,11 +21,11 @@ from fsvfm_jax.prepare.pack import pack
 
 
 class Killed(BaseException):
-    """Where nothing may be caught."""
+    """An error that no code may catch."""
 
 
 def test_it_goes_on_after_a_kill(tree: Path, tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
-    """Killed by the system as soon as the second shard is there."""
+    """Kills the process as soon as the second shard exists."""
     code = """
 import sys, time
 from fsvfm_jax.prepare import pack
@@ -56,7 +56,7 @@ pack.pack(*sys.argv[1:], shard_records=5)
 def test_it_goes_on_wherever_it_was_stopped(
     tree: Path, tmp_path: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped before and after each file that gets its name, down to the last."""
+    """Stops packing before and after the renaming of each file, up to the last."""
     replace = Path.replace
     steps = 0
 
@@ -87,7 +87,7 @@ def test_it_goes_on_wherever_it_was_stopped(
 def test_a_full_disk_is_a_clear_error(
     tree: Path, tmp_path: Path, undisturbed: dict[str, bytes]
 ) -> None:
-    """Here, of a file that may not grow: the system refuses it in the same place."""
+    """Limits the size of a file, which the system refuses at the same place as a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
     try:
@@ -128,7 +128,7 @@ def test_other_files_or_settings_are_refused(
     for change in ("settings", "newer", "maps", "files"):
         if change == "newer":
             os.utime(tree / "parsing_maps/a/000.npy")
-        if change == "maps":  # of the same size, and as old
+        if change == "maps":  # same size and same time
             np.save(tree / "parsing_maps/a/000.npy", np.zeros((1, 32, 32), np.int8))
             os.utime(tree / "parsing_maps/a/000.npy", ns=(times.st_atime_ns, times.st_mtime_ns))
         if change == "files":
@@ -148,7 +148,7 @@ def test_shards_that_are_gone_are_made_anew(
     pack(str(tree), str(tmp_path), shard_records=5)
     assert face_trees.contents(tmp_path) == undisturbed
     assert third.stat().st_mtime_ns == kept
-    # As another version of the program might write them.
+    # Another version of the program might write these.
     monkeypatch.setattr(encode, "JPEG_QUALITY", 60)
     first.unlink()
     with pytest.raises(DataError, match=f"{first.name} is missing or cut short, and what is"):
@@ -198,7 +198,7 @@ SHARD = "faces-train.array_record-00000-of-00004"
 
 @pytest.fixture
 def stopped(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A set that was not packed to its end."""
+    """Returns a set whose packing was stopped."""
 
     def stop(*args: object) -> None:
         raise Killed

@@ -1,4 +1,4 @@
-"""The guard of a run: the workdir's lock, a batch that is waited for, limits of a validation."""
+"""Tests the guard of a run: the workdir's lock, waiting for a batch, limits of a validation."""
 
 import itertools
 import signal
@@ -54,7 +54,7 @@ def test_a_signal_ends_the_wait_for_a_batch(workdir, ask):
         assert not guard.stop_requested()
         ask("data:2:term,data:3:sleep")
         assert guard.next(batches, 2) is None
-        # Later waits do not begin.
+        # A later wait ends at once.
         assert guard.next(batches, 3) is None and guard.stop_requested()
 
 

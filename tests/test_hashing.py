@@ -1,4 +1,4 @@
-"""One SHA-256 for files of every kind."""
+"""Tests that SHA-256 is the same for files of every kind."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""The text of compiled programs: what the CPU's compiler writes here, and what a TPU's wrote."""
+"""Tests the text of compiled programs, from the CPU's compiler here and from a TPU's."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def mesh():
 
 
 def compiled_text(mesh, function, *arguments, out_spec) -> str:
-    """Of a function of (shape, spec) pairs of float32."""
+    """Compiles a function of (shape, spec) pairs of float32 and returns the text of the program."""
     shapes = [
         jax.ShapeDtypeStruct(shape, np.float32, sharding=NamedSharding(mesh, PartitionSpec(*spec)))
         for shape, spec in arguments
@@ -37,7 +37,7 @@ def test_a_gradient_is_all_reduced_once_and_whole(mesh):
     [found] = hlo.collectives(text)
     assert (found.kind, found.group_size, found.executions) == ("all-reduce", 8, 1)
     assert not found.in_loop
-    # The CPU's compiler may sum the transpose.
+    # The CPU's compiler may sum the transposed array.
     assert [(a.dtype, sorted(a.shape)) for a in found.arrays] == [("f32", [16, 32])]
     assert found.bytes == 16 * 32 * 4
     assert found.sent_bytes == 2 * found.bytes * 7 / 8
@@ -63,7 +63,7 @@ def test_gathers_of_a_loop_over_layers_count_once_a_layer(mesh):
     [found] = hlo.collectives(text)
     assert (found.kind, found.group_size) == ("all-gather", 4)
     assert found.in_loop and found.executions == LAYERS
-    # One layer in full, never the stack.
+    # One complete layer is gathered, never the stack.
     assert found.bytes == 16 * 16 * 4
     assert found.sent_bytes == LAYERS * found.bytes * 3 / 4
     [row] = hlo.collective_table(text)
@@ -84,7 +84,7 @@ def test_a_program_of_one_device_exchanges_nothing():
     assert hlo.parse(text).num_devices == 1
 
 
-# Cut from programs for v5e and v5p; names and forms as they were.
+# Extracts of programs for v5e and v5p; names and forms are unchanged.
 TPU = """\
 HloModule jit_train_step, is_scheduled=true, entry_computation_layout={()->()}, num_partitions=8
 
@@ -150,14 +150,14 @@ ENTRY %main.303_spmd (p.0: bf16[1,256,1024], p.1: f32[32,17,1024]) -> f32[32,17,
 def test_a_tpus_program():
     found = {c.kind + str(c.in_loop): c for c in hlo.collectives(TPU)}
     assert len(found) == len(hlo.collectives(TPU)) == 5
-    # 24 layers, two an iteration; the pieces of one chain are one collective.
+    # There are 24 layers, two per iteration; the pieces of one chain are one collective.
     gather = found["all-gatherTrue"]
     assert (gather.executions, gather.group_size, gather.bytes) == (12, 4, 2 * 1024 * 1024)
     scatter = found["reduce-scatterTrue"]
     assert (scatter.executions, scatter.group_size) == (12, 4)
     assert scatter.bytes == 32 * 17 * 1024 * 4 and not scatter.arrays[0].in_hbm
     assert scatter.source == "jit(train_step)/mlp/fc2/dot_general"
-    # Of a pair of start and done the start is counted, and of what it returns only the new part.
+    # Of a start and its done only the start is counted, and of its results only the new part.
     started = found["all-gatherFalse"]
     assert [a.shape for a in started.arrays] == [(1, 1024, 1024)]
     permute = found["collective-permuteFalse"]

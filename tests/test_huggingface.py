@@ -1,4 +1,4 @@
-"""Ours and Hugging Face's ViT: names one to one, the same numbers."""
+"""Tests our ViT against Hugging Face's: names one to one, and the same numbers."""
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ S, B, L, H = SIZES.values()
 
 
 def save(tmp_path, params, config):
-    """A folder as Hugging Face's users have it, from our parameters."""
+    """Writes our parameters as a folder of Hugging Face."""
     save_file = need("safetensors.numpy").save_file
     state_dict = huggingface.to_state_dict(params)
     arrays = {name: np.ascontiguousarray(array) for name, array in state_dict.items()}

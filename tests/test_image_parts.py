@@ -1,4 +1,4 @@
-"""No file of an image makes a decoder work without bound: one that tries is refused before it."""
+"""Tests that images that would make a decoder work without bound are refused before decoding."""
 
 import io
 import struct
@@ -35,37 +35,37 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 
 
 def saved(image_format: str, *, mode: str = "RGB", **settings: Any) -> bytes:
-    """The picture as a file."""
+    """Returns the picture as the bytes of a file."""
     file = io.BytesIO()
     Image.fromarray(PIXELS).convert(mode).save(file, image_format, **settings)
     return file.getvalue()
 
 
 def chunk(kind: bytes, content: bytes = b"") -> bytes:
-    """A chunk of a PNG file."""
+    """Returns a chunk of a PNG file."""
     checksum = struct.pack(">I", zlib.crc32(kind + content))
     return struct.pack(">I", len(content)) + kind + content + checksum
 
 
 def png_with(chunks: bytes) -> bytes:
-    """A PNG with these after its header."""
+    """Returns a PNG with these chunks after its header."""
     data = saved("PNG")
     return data[:33] + chunks + data[33:]
 
 
 def jpeg_with(segments: bytes, *, mode: str = "RGB") -> bytes:
-    """A JPEG with these after its beginning."""
+    """Returns a JPEG with these segments after its start."""
     data = saved("JPEG", mode=mode)
     return data[:2] + segments + data[2:]
 
 
 def segment(marker: bytes, content: bytes) -> bytes:
-    """A segment of a JPEG file."""
+    """Returns a segment of a JPEG file."""
     return marker + struct.pack(">H", len(content) + 2) + content
 
 
 def directory_of_copies(entries: int, size: int) -> bytes:
-    """A TIFF's directory of entries each of which is the whole file."""
+    """Returns a TIFF directory in which each entry is the complete file."""
     parts = [struct.pack("<HHII", 1000 + number, 7, size, 0) for number in range(entries)]
     whole = b"II*\0\x08\0\0\0" + struct.pack("<H", entries) + b"".join(parts) + bytes(4)
     return whole.ljust(size, b"x")
@@ -92,7 +92,7 @@ TOO_MUCH = {
 
 @pytest.mark.parametrize("data", TOO_MUCH.values(), ids=TOO_MUCH)
 def test_too_much_is_refused_at_once(data: bytes) -> None:
-    """By what is said: it is found before a decoder sees the file."""
+    """Checks the message, which shows that no decoder has read the file."""
     with pytest.raises(ValueError, match=r"it has over|it is a compressed BMP|has over 65536 val"):
         decode_image(data, orient=True)
 
@@ -106,7 +106,7 @@ def test_what_is_allowed_is_decoded() -> None:
 
 @pytest.mark.parametrize("mode", ["RGB", "CMYK"])
 def test_fill_bytes_are_no_segments(mode: str) -> None:
-    """Any number of bytes 0xFF may stand before a marker."""
+    """Puts any number of bytes 0xFF before a marker, which the format allows."""
     whole, exif = saved("JPEG", mode=mode), Image.Exif()
     exif[274] = 5
     turned = saved("JPEG", mode=mode, exif=exif)
@@ -148,9 +148,9 @@ AMPLIFIED = {
 
 
 def tiff_of_copies() -> bytes:
-    """A TIFF with a megabyte that 3,000 more entries of its directory, or of its EXIF, copy."""
+    """Returns a TIFF with a megabyte to which 3,000 entries of its directory or EXIF refer."""
     info = TiffImagePlugin.ImageFileDirectory_v2()
-    info[34665] = 2**31 - 1  # where EXIF is, to be put right below
+    info[34665] = 2**31 - 1  # the place of EXIF, corrected below
     data = bytearray(saved("TIFF", tiffinfo=info))
     exif = directory_of_copies(3000, 2**20)[8:]
     pointer = data.index(struct.pack("<I", 2**31 - 1))
@@ -159,7 +159,7 @@ def tiff_of_copies() -> bytes:
 
 
 def test_a_directory_does_not_multiply_a_file_in_memory(tmp_path: Path) -> None:
-    """In a process of its own, with 300 MB to spare; each of these asks for 320 MB or more."""
+    """Runs in a new process with 300 MB to spare; each of these files needs 320 MB or more."""
     for name, data in {**AMPLIFIED, "TIFF": tiff_of_copies()}.items():
         (tmp_path / name).write_bytes(data)
     code = """

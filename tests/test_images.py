@@ -1,4 +1,4 @@
-"""Bytes become pixels, the same as Pillow's, or are refused with the reason."""
+"""Tests that images are decoded to Pillow's pixels, or refused with a reason."""
 
 import io
 import os
@@ -21,27 +21,27 @@ PIXELS = render_face(0, image_size=48)[0][:40]  # 40 x 48
 
 
 def saved(image_format: str, *, mode: str = "RGB", **settings: Any) -> bytes:
-    """The picture as a file."""
+    """Returns the picture as the bytes of a file."""
     file = io.BytesIO()
     Image.fromarray(PIXELS).convert(mode).save(file, image_format, **settings)
     return file.getvalue()
 
 
 def npy(array: np.ndarray) -> bytes:
-    """The array as a file."""
+    """Returns the array as the bytes of a .npy file."""
     file = io.BytesIO()
     np.save(file, array)
     return file.getvalue()
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
-    """A chunk of a PNG file."""
+    """Returns a chunk of a PNG file."""
     length, checksum = struct.pack(">I", len(content)), zlib.crc32(kind + content)
     return length + kind + content + struct.pack(">I", checksum)
 
 
 def png(width: int, height: int, *, bits: int = 8, colour: int = 2, rows: bytes = b"") -> bytes:
-    """A PNG file of these measures, whatever its rows are."""
+    """Returns a PNG file with this width and height in its header, whatever its rows contain."""
     head = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
     parts = [chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
@@ -126,7 +126,7 @@ def test_whatever_follows_the_first_bytes_is_an_image_or_a_value_error(
 def test_a_damaged_file_is_an_image_or_a_value_error(
     data: st.DataObject, image_format: str
 ) -> None:
-    """In these formats nothing tells of every flipped bit."""
+    """Flips bits, which not every one of these formats detects."""
     content = bytearray(saved(image_format))
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, min(len(content), 300) - 1))] = data.draw(
@@ -139,14 +139,14 @@ def test_a_damaged_file_is_an_image_or_a_value_error(
 
 
 def animation(image_format: str) -> bytes:
-    """Two pictures in a file."""
+    """Returns a file with two pictures."""
     file, first = io.BytesIO(), Image.fromarray(PIXELS)
     first.save(file, image_format, save_all=True, append_images=[ImageOps.invert(first)])
     return file.getvalue()
 
 
 MANY_SCANS = saved("JPEG", progressive=True)
-MANY_SCANS = MANY_SCANS[:-2] + b"\xff\xda" * 300_000  # empty ones
+MANY_SCANS = MANY_SCANS[:-2] + b"\xff\xda" * 300_000  # empty scans
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_maps_are_read_from_npy(shape: tuple[int, ...], dtype: type) -> None:
 
 
 def grey(array: np.ndarray, mode: str = "L", **settings: Any) -> bytes:
-    """The array as a PNG file."""
+    """Returns the array as a PNG file."""
     file = io.BytesIO()
     Image.fromarray(array.astype(np.uint8)).convert(mode).save(file, "PNG", **settings)
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""Imports point one way: the layout of the package as a test."""
+"""Tests that imports point one way: the layout of the package as a test."""
 
 import ast
 import graphlib
@@ -13,7 +13,7 @@ MODULES = {
     if "bundled" not in path.parts
 }
 BELOW = {"report", "host", "data", "masking", "regions", "losses"}
-# What the modules of BELOW may import of this package, beside themselves.
+# The modules of this package that a module of BELOW may import, beside those in its own folder.
 ALLOWED = {
     "report": {"data", "errors", "host"},
     "host": {"errors"},
@@ -25,7 +25,7 @@ ALLOWED = {
 
 
 def imported(path: Path) -> set[str]:
-    """The modules that a file imports, also inside functions; those of this package in full."""
+    """Returns the modules that a file imports, also inside functions; ours with full names."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -40,7 +40,7 @@ IMPORTS = {name: imported(path) for name, path in MODULES.items()}
 
 
 def entry(module: str) -> str:
-    """The file or folder at the top of the package; a command line is an entry of its own."""
+    """Returns the top-level file or folder of a module; a command line is an entry of its own."""
     if module.endswith(".__main__"):
         return module
     return ".".join(module.split(".")[1:2])
@@ -72,7 +72,7 @@ def test_what_supports_the_method_does_not_import_the_training_code(name):
 
 
 def test_data_and_report_do_not_import_jax():
-    """What else they import is in ALLOWED, and does not import JAX either."""
+    """Checks only JAX itself: their other imports are in ALLOWED and do not import JAX either."""
     jax = {"jax", "flax", "optax", "orbax", "chex"}
     ours = [
         name for name in MODULES if entry(name) in ("data", "errors", "host", "regions", "report")

@@ -1,4 +1,4 @@
-"""What the benchmark of the input tells; how fast anything is, is no test."""
+"""Tests the report of the input benchmark, but not any speed."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """All encodings, by threads and by a worker, of tiny faces."""
+    """Measures all encodings of tiny faces, with threads and with a worker."""
     output = tmp_path_factory.mktemp("out") / "a.jsonl"
     done = run(
         *("--image-size", "32", "--patch-size", "8", "--batch-size", "16", "--seconds", "0.2"),
@@ -59,7 +59,7 @@ def test_a_stand_in_for_the_network_takes_its_time_and_no_more(monkeypatch):
             now[0] += seconds
             yield {"image": np.zeros((10, 1))}
 
-    for reading, expected in ((0.5, 1.0), (3.0, 3.0)):  # a batch takes 1 s at 10 images/s
+    for reading, expected in ((0.5, 1.0), (3.0, 3.0)):  # A batch takes 1 s at 10 images/s.
         steps = input_speed._steps(batches(reading), to_device=False, step_rate=10.0)
         for _ in range(3):
             next(steps)

@@ -1,4 +1,4 @@
-"""Hashes of saved steps, and what becomes of those that are not as they were written."""
+"""Tests hashes of saved steps, and what happens to steps that are damaged."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from fsvfm_jax.run import integrity
 
 @pytest.fixture
 def step(tmp_path):
-    """A step of a few files, valid."""
+    """Returns a valid step of a few files."""
     step = epath.Path(tmp_path / "checkpoints" / "7")
     (step / "state" / "d").mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -42,7 +42,7 @@ def test_every_file_is_in_the_manifest(step):
 
 
 def test_no_flipped_bit_goes_unseen(step):
-    """200 bits, spread over all files; in the manifest itself some change no hash."""
+    """Flips 200 bits, spread over all files; in the manifest itself some change no hash."""
     rng = np.random.default_rng(1)
     everything = [file for file in files(step) if file.stat().length]
     listed = json.loads((step / "manifest.json").read_text())["files"]
@@ -192,7 +192,7 @@ def test_a_manifest_of_another_form_is_damage(step, manifest):
 
 
 def test_a_manifest_without_sizes_counts_as_before(step):
-    """Of a checkpoint that an older version wrote."""
+    """Reads a checkpoint of an older version."""
     manifest = json.loads((step / "manifest.json").read_text())
     del manifest["sizes"]
     (step / "manifest.json").write_text(json.dumps(manifest | {"more": 1}))
@@ -204,7 +204,7 @@ def test_a_manifest_without_sizes_counts_as_before(step):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["metadata", "state/d/1", "manifest.json", "state/more"])
 def test_what_is_no_plain_file_is_damage_at_once(step, kind, name, monkeypatch):
-    """And nothing is hashed for it, however large it is."""
+    """Checks that nothing is hashed, however large the file is."""
     monkeypatch.setattr(integrity, "_hash", None)
     with in_place_of(Path(step / name), kind):
         if kind == "folder":
@@ -224,7 +224,7 @@ def test_names_in_a_manifest_are_never_opened(step, tmp_path):
 
 
 def test_a_link_in_a_step_leads_nowhere(step):
-    """Neither out of the step nor round and round in it."""
+    """Tests links that lead out of the step, and links that lead back into it."""
     reasons = {
         "/": "it cannot be read (state/link is a link to a folder)",
         ".": "it cannot be read (state/link is a link to a folder)",
@@ -261,7 +261,7 @@ def names(folder):
 
 @pytest.mark.parametrize("kind", [*KINDS, "file", "link", "dangling"])
 def test_what_has_the_name_of_an_unfinished_step_is_deleted_as_what_it_is(step, kind, tmp_path):
-    """At once, and not what a link leads to."""
+    """Checks that it is deleted at once, and that the target of a link is kept."""
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "file").write_text("of somebody else")

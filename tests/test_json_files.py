@@ -1,4 +1,4 @@
-"""JSON read by a schema."""
+"""Tests reading JSON by a schema."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The launch scripts: sound, harmless with --print, and starting again when they should."""
+"""Tests the launch scripts: syntax, `--print` without effects, and when they start again."""
 
 import os
 import re
@@ -193,7 +193,7 @@ def test_the_limit_can_be_set(desk):
 )
 def test_only_a_finished_newer_checkpoint_is_progress(desk, suffix, runs, code):
     desk.environment["RESTART_LIMIT"] = "1"
-    # Fails after steps 9, 10, 11, ...; the fifth time for good.
+    # It fails after steps 9, 10, 11, ...; the fifth failure is final.
     program = (
         "echo >>runs; n=$(wc -l <runs); c=w/checkpoints/$((n + 8))$0; mkdir -p $c;"
         " touch $c/manifest.json;"
@@ -229,7 +229,7 @@ def test_a_signal_is_passed_on_and_ends_the_loop(desk, stop):
         " touch ready; while true; do sleep 0.05; done"
     )
     command = ["bash", "launch/restart.sh", "bash", "-c", program, "train", "--workdir=w"]
-    # A suite that runs in the background ignores SIGINT, and so would what it starts.
+    # A suite in the background ignores SIGINT, and its child processes would inherit that.
     heard = (
         "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL);"
         " signal.signal(signal.SIGHUP, signal.SIG_DFL);"
@@ -262,7 +262,7 @@ def test_a_reader_that_has_gone_does_not_end_the_loop(desk):
 
 
 def see_gpus(desk: Desk, number: int) -> None:
-    """A fake nvidia-smi that lists so many, as often as it is asked."""
+    """Makes a fake nvidia-smi that lists this number of GPUs, as often as it is called."""
     lines = "".join(f"GPU {i}: NVIDIA H100\n" for i in range(number))
     program = desk.repository.parent / "bin" / "nvidia-smi"
     program.write_text(f"#!/bin/bash\ncat <<'END'\n{lines}END\n")
@@ -298,7 +298,7 @@ def test_slurm_puts_no_other_end_back_in_the_queue(desk):
     assert desk.calls("scontrol") == []
 
 
-# ── What is written ───────────────────────────────────────────────────────────────────────────────
+# ── Output ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_dockerfile_names_what_there_is():
@@ -331,7 +331,7 @@ def test_the_jobset_gives_each_pod_its_address_and_knows_the_exit_codes():
     host, port = address.coordinator.split(":")
     assert host == f"{name}-{job['name']}-0-0.{name}"
     assert [one["containerPort"] for one in container["ports"]] == [int(port)]
-    # A policy of failures works only with pods that are not started again in place.
+    # A policy for failures works only with pods that are not restarted in place.
     assert pod["restartPolicy"] == "Never" and spec["completionMode"] == "Indexed"
     ignore, fail = spec["podFailurePolicy"]["rules"]
     assert ignore["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]

@@ -1,4 +1,4 @@
-"""Patches, positions and blocks."""
+"""Tests patches, positions and blocks."""
 
 from functools import partial
 
@@ -32,7 +32,7 @@ def test_normalize_keeps_zero_rows_and_their_gradient_finite():
 
 
 def test_layer_norm_takes_its_statistics_in_float32():
-    # In bfloat16 1000 + noise of 1 has 8 values at most; the deviation must not see that twice.
+    # In bfloat16, 1000 + noise of 1 has at most 8 values; the deviation must not be rounded too.
     x = (1000 + jax.random.normal(jax.random.key(0), (4, 256))).astype(jnp.bfloat16)
     norm = layers.layer_norm("bfloat16")
     params = norm.init(jax.random.key(0), x)
@@ -45,7 +45,7 @@ def test_layer_norm_takes_its_statistics_in_float32():
 
 @pytest.fixture
 def cudnn_on_the_cpu(monkeypatch):
-    """XLA in cuDNN's place, with its condition that there be an even number of tokens."""
+    """Replaces cuDNN by XLA, with cuDNN's condition that the number of tokens is even."""
     original = jax.nn.dot_product_attention
     lengths = []
 
@@ -107,6 +107,6 @@ def test_float32_is_multiplied_in_float32_everywhere(dtype):
     x = jnp.zeros((2, 5, 32))
     params = jax.eval_shape(block.init, jax.random.key(0), x, None)
     text = str(jax.make_jaxpr(block.apply)(params, x, None))
-    # qkv, two of the attention, proj, fc1, fc2
+    # qkv, two products of the attention, proj, fc1, fc2
     assert text.count("dot_general") == 6
     assert text.count("Precision.HIGHEST, Precision.HIGHEST") == (6 if dtype == "float32" else 0)

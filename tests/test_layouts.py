@@ -1,4 +1,4 @@
-"""Every layout's files, labels and videos are found exactly; what is not so is named."""
+"""Tests that files, labels and videos of every layout are found, and that the rest is named."""
 
 import inspect
 import re
@@ -111,7 +111,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path, caplog):
 
 
 def write_ffpp(root: Path, *, compression: str = "c23", frames_folder: str = "frames") -> None:
-    """Two pairs; a frame of every video, and videos that no list names."""
+    """Writes two pairs, with a frame of every video, and videos that no list names."""
     write_json(root / "test.json", [["000", "003"], ["1", "2"]])
     below = f"{compression}/{frames_folder}"
     for one in ("000", "003", "1", "2", "777"):
@@ -164,7 +164,7 @@ def test_ids_that_are_no_pairs_are_refused(tmp_path, pairs):
 
 
 def count_looks(monkeypatch) -> list[str]:
-    """The folders that are searched for pictures, as they are."""
+    """Counts the folders that are searched for pictures."""
     searched: list[str] = []
 
     def counted(root, path, folder, *, label):
@@ -186,7 +186,7 @@ def test_a_pair_of_ids_that_is_repeated_is_looked_for_once(tmp_path, monkeypatch
 
 
 def write_fas(root: Path) -> None:
-    """Two videos of each class in each folder, of two frames each."""
+    """Writes two videos of each class in each folder, with two frames each."""
     for folder in ("train", "test"):
         for label in ("real", "fake"):
             names = [f"{video}_frame{i}.png" for video in (f"{folder}_1", "2.x") for i in (0, 1)]
@@ -194,7 +194,7 @@ def write_fas(root: Path) -> None:
 
 
 def fas_rows(*videos: str) -> list[tuple[str, str, str]]:
-    """Both frames of every video."""
+    """Returns the rows of both frames of every video."""
     return [
         (f"frame/{video}_frame{i}.png", video.split("/")[2], video)
         for video in videos
@@ -265,7 +265,7 @@ def test_fas_few_shots_lie_in_the_other_folders_and_need_their_lists(tmp_path):
 
 
 def write_wcs(root: Path) -> list[str]:
-    """Ten frames of every video, as WCS calls them; returns the videos."""
+    """Writes ten frames of every video with WCS's names; returns the videos."""
     videos = [
         f"surf/{folder}/{label}/{video}"
         for folder in ("test", "train")

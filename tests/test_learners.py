@@ -1,4 +1,4 @@
-"""Each learner is what the loop expects, and the fields of tasks have no others."""
+"""Tests that each learner implements the protocol, and which tasks have a learner."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Under which licence weights are exported; identifiers themselves are tested in test_card.py."""
+"""Tests under which licence weights are exported; test_card.py tests the identifiers."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Lines of any content are copied, or counted and left out."""
+"""Tests that lines of any content are copied, or counted and left out."""
 
 import json
 import tempfile

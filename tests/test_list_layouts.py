@@ -1,4 +1,4 @@
-"""Lists give files, labels and videos exactly; what is wrong in one is named with its place."""
+"""Tests the files, labels and videos of lists, and errors with the place in the list."""
 
 import os
 import re
@@ -137,7 +137,7 @@ def test_deepfakebench_with_compressions(tmp_path):
 
 
 def bench(label: str, frames: Any, *, inner: Any = None) -> dict:
-    """A set of one label with one video."""
+    """Returns a set of one label with one video."""
     video = {"label": label if inner is None else inner, "frames": frames}
     return {"Set": {label: {"test": {"v": video}}}}
 
@@ -321,7 +321,7 @@ CELEB = "1 YouTube-real/00170.mp4\n1 Celeb-real/id1_0007.mp4\n0 Celeb-synthesis/
 )
 def test_celebdf(tmp_path, frame, options):
     videos = ["Celeb-real/id1_0007", "Celeb-synthesis/id1_id0_0007", "YouTube-real/00170"]
-    # The training split is not in the list.
+    # The list does not contain the training split.
     for video in [*videos, "Celeb-real/id1_0000", "YouTube-real/0017"]:
         folder, name = video.split("/")
         names = [frame.format(folder=folder, video=name, i=i) for i in (1, 2, 10)]

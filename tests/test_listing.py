@@ -1,4 +1,4 @@
-"""What is found below a folder: every data file once, and the rest counted and named."""
+"""Tests the listing of a folder: every data file once, and the other files counted and named."""
 
 import contextlib
 import os
@@ -39,14 +39,14 @@ SYSTEM_FILES = ["._x.png", ".hidden.png", "Thumbs.db", ".DS_Store", "desktop.ini
 
 
 def touch(root: Path, *names: str) -> None:
-    """Makes files."""
+    """Makes empty files."""
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(b"x")
 
 
 def found(folder: Path, *args, **options) -> tuple[list[str], list[LeftOut]]:
-    """What is found, and what is left out."""
+    """Returns the files that are found, and those that are left out."""
     left_out: list[LeftOut] = []
     names = list(walk(str(folder), *args, leave_out=left_out.append, **options))
     return names, left_out
@@ -81,7 +81,7 @@ def test_the_log_says_it_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFi
     )
     assert said.endswith(", ...") and "\n" not in said and len(said.split(", ")) < 30
     caplog.clear()
-    assert list(walk(str(tmp_path / "@eaDir"))) == ["a.png"]  # It was asked for.
+    assert list(walk(str(tmp_path / "@eaDir"))) == ["a.png"]  # a root may have any name
     assert list(walk(str(tmp_path / "nowhere"))) == [] and not caplog.records
 
 
@@ -107,7 +107,7 @@ def test_a_tally_is_small(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.parametrize("read", ["log", "set"])
 def test_what_is_left_out_takes_no_memory(tmp_path: Path, read: str) -> None:
-    """A text beside each face, in one folder: over 600 kB if names or entries were kept."""
+    """Writes a text beside each face in one folder; keeping names or entries would take 600 kB."""
     touch(tmp_path, *(f"{number}.txt" for number in range(2000)))
     root = SetRoot(str(tmp_path), (), Excluded(()), "")
     tracemalloc.start()
@@ -125,7 +125,7 @@ def test_what_is_left_out_takes_no_memory(tmp_path: Path, read: str) -> None:
 def test_which_link_is_followed_depends_on_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the order in which a file system lists them."""
+    """Tests every order in which a file system may list them."""
     touch(tmp_path, "out/x.png", *(f"tree/{name}/y.png" for name in "abc"))
     for name in ("z", "a/l", "b/k", "b/m", "c/l"):
         (tmp_path / "tree" / name).symlink_to(tmp_path / "out")
@@ -215,7 +215,7 @@ def test_circles_of_links_end(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many links there are: else their number would count squared."""
+    """Makes many links to it; otherwise their number would count squared."""
     for number in range(200):
         (tmp_path / f"{number}").symlink_to(".")
     listed = []
@@ -226,7 +226,7 @@ def test_a_folder_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_folders_may_be_nested_only_so_deep(tmp_path: Path) -> None:
-    """Three thousand of them, which no path can name and no recursion goes through."""
+    """Nests three thousand folders, which no path can name and no recursion can read."""
     touch(tmp_path, "a.png")
     here = os.open(tmp_path, os.O_RDONLY)
     for _ in range(3000):
@@ -239,7 +239,7 @@ def test_folders_may_be_nested_only_so_deep(tmp_path: Path) -> None:
     assert names == ["a.png"]
     assert [(one.name.count("/"), one.kind) for one in left_out] == [(listing.MAX_DEPTH, DEEP)]
     assert left_out[0].reason(wanted="image") == "it is more than 64 folders deep"
-    # What removes this folder after the test is recursive.
+    # The function that removes this folder after the test is recursive.
     os.rename(tmp_path / "d", tmp_path / "rest")
     subprocess.run(["rm", "-rf", tmp_path / "rest"], check=True)
 

@@ -1,4 +1,4 @@
-"""Lists are read as people save them; what is no list, or leads out of a set, is one sentence."""
+"""Tests lists as users save them, and errors for other files and paths outside a set."""
 
 import os
 import shlex
@@ -42,7 +42,7 @@ def test_text_is_read_as_editors_save_it(tmp_path, encoding, newline):
     )
     file.write_bytes(content)
     found = list(read_lines(str(file)))
-    # A file's name may be any bytes: those that are no UTF-8 are kept.
+    # A file's name may be any bytes, and those that are not UTF-8 are kept.
     first = LINES[0] if encoding != "latin-1" else os.fsdecode(LINES[0].encode("latin-1"))
     assert found == [(first, f"{file} line 3"), (LINES[1], f"{file} line 4")]
 

@@ -1,4 +1,4 @@
-"""The loader written into a folder: plain PyTorch, short, and the same numbers as ours."""
+"""Tests the loader in an exported folder: plain PyTorch, short, and with our numbers."""
 
 import ast
 import importlib.util
@@ -32,7 +32,7 @@ def export(folder, attributes, *, with_encoder=True):
 
 
 def loader(folder):
-    """The module in the folder, not the one it was copied from."""
+    """Imports the module in the folder, not the module it was copied from."""
     need("torch"), need("timm")
     spec = importlib.util.spec_from_file_location("load_fsvfm", folder / "load_fsvfm.py")
     module = importlib.util.module_from_spec(spec)
@@ -104,7 +104,7 @@ def test_an_adapter_of_vit_s_is_a_few_hundred_kilobytes(tmp_path):
     attributes = {**S, "image_size": 224, "adapter_reduction": 4}
     params = export(tmp_path / "x", attributes, with_encoder=False)
     size = (tmp_path / "x" / "adapter.safetensors").stat().st_size
-    trained = 84_578 + 2 * 384  # the papers' count, and the norm of the pooled feature
+    trained = 84_578 + 2 * 384  # the papers' number, and the norm of the pooled feature
     assert 4 * trained < size < 4 * trained + 2000
     encoder = {**encoder_params(S), **{k: v for k, v in params.items() if k in encoder_params(S)}}
     write_folder(tmp_path / "encoder", encoder, describe({**S, "image_size": 224}))

@@ -1,4 +1,4 @@
-"""One trainer per workdir: who is refused, who takes over, who notices that the lock is lost."""
+"""Tests the lock of a workdir: refusal, takeover, and the loss of the lock."""
 
 import contextlib
 import json
@@ -27,7 +27,7 @@ from fsvfm_jax.run import lock
 from fsvfm_jax.run.lock import RunLock
 
 ROOT = Path(__file__).parent.parent
-# Forks processes that hold one workdir each and say so; it waits for none, so they end as zombies.
+# Forks processes that hold one workdir each and print it; without a wait they end as zombies.
 HOLDERS = """
 import os, sys, time
 from etils import epath
@@ -42,8 +42,8 @@ for workdir in sys.argv[1:]:
         os._exit(0)
 sys.stdin.read()
 """
-# Forks processes that all try the same workdirs at the same moments and say who got which; they end
-# with their standard input.
+# Forks processes that all try the same workdirs at the same moments and print which they got. They
+# end when their standard input ends.
 TAKERS = """
 import os, sys, time
 from etils import epath
@@ -67,7 +67,7 @@ sys.stdin.read()
 
 
 class Place:
-    """A workdir, and what a person can do to the lock in it."""
+    """A workdir, with the changes that a person can make to its lock."""
 
     def __init__(self, workdir: str, store: ObjectStore | None) -> None:
         self.workdir = epath.Path(workdir)
@@ -80,7 +80,7 @@ class Place:
         return self.file.read_bytes() if self.file.exists() else None
 
     def write(self, content: bytes, *, age: float = 0) -> None:
-        """`age`: seconds since the file was written."""
+        """Writes the lock; `age` is the number of seconds since then."""
         if self.store is not None:
             self.store.writes += 1
             self.store.objects["run/run.lock"] = (self.store.writes, content)
@@ -90,7 +90,7 @@ class Place:
             os.utime(self.file, (time.time() - age,) * 2)
 
     def write_holder(self, **fields: object) -> dict:
-        """A lock of this very process, but for some fields."""
+        """Writes a lock of this process with some fields changed."""
         holder = json.loads(lock.record("another")) | fields
         self.write(json.dumps(holder).encode())
         return holder
@@ -102,7 +102,7 @@ class Place:
             self.file.unlink()
 
     def break_writing(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-        """Lets every write fail, until what it returns is called."""
+        """Makes every write fail until the returned function is called."""
         if self.store is not None:
             self.store.denied.add("storage.objects.create")
             return self.store.denied.clear
@@ -115,7 +115,7 @@ class Place:
         return lambda: monkeypatch.setattr(Path, "write_bytes", write_bytes)
 
     def names(self) -> set[str]:
-        """What the workdir holds."""
+        """Returns the names of all files in the workdir."""
         if self.store is not None:
             return self.store.names("run/")
         return {path.name for path in self.file.parent.iterdir()}
@@ -150,7 +150,7 @@ def start(program: str, workdirs: Iterable[str]) -> subprocess.Popen:
 
 @pytest.fixture
 def restless() -> Iterator[None]:
-    """Threads that interrupt each other far more often than usual."""
+    """Makes threads interrupt each other far more often than usual."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     yield
@@ -159,7 +159,7 @@ def restless() -> Iterator[None]:
 
 @contextlib.contextmanager
 def holders(*workdirs: str) -> Iterator[dict[str, int]]:
-    """Other processes that hold the workdirs; gives their ids. They are killed at the end."""
+    """Starts processes that hold the workdirs and returns their ids; they are killed at the end."""
     process = start(HOLDERS, workdirs)
     pids = {}
     try:
@@ -245,10 +245,10 @@ def test_killed_holder_is_replaced_20_of_20(place, caplog, reaped):
         ({"host": "elsewhere", "boot": "b", "renewed": -100.0}, None),
         ({"host": "elsewhere", "boot": "b", "renewed": -121.0}, "its lease is over"),
         ({"renewed": -121.0}, "its lease is over"),
-        ({}, None),  # this very process
-        ({"started": 1}, "its process is gone"),  # its id was given to another
-        ({"pid": 2**22}, "its process is gone"),  # more than Linux gives
-        ({"pid": 2**22, "pid_namespace": "pid:[1]"}, None),  # of a container: not to be seen
+        ({}, None),  # this process
+        ({"started": 1}, "its process is gone"),  # another process has its id now
+        ({"pid": 2**22}, "its process is gone"),  # larger than any id on Linux
+        ({"pid": 2**22, "pid_namespace": "pid:[1]"}, None),  # invisible in its container
         ({"boot": "before"}, "the machine has restarted"),
     ],
 )
@@ -371,7 +371,7 @@ def test_taker_that_looked_before_another_replaced_is_refused(place, monkeypatch
 
 
 def test_taker_killed_in_the_middle_delays_nobody(tmp_path, monkeypatch):
-    """It leaves a lock on the replacing, and what it was about to put in place."""
+    """Kills it where it leaves a second lock, and the file that it was about to put in place."""
     place = Place(str(tmp_path), None)
     place.write_holder(pid=2**22)
     stale = place.read()
@@ -441,7 +441,7 @@ def test_only_its_own_is_released_before_it_noticed(place):
 
 
 def test_only_what_was_found_is_removed(place):
-    """Another may come between looking and removing."""
+    """Changes the lock between reading and removing it."""
     with RunLock(place.workdir) as held:
         found = held._file.read()
         other = place.write_holder(host="elsewhere")
@@ -510,7 +510,7 @@ def test_place_that_cannot_be_written(place, monkeypatch):
     ],
 )
 def test_a_lock_of_odd_fields_is_nobodys_and_ends(place, fields):
-    """It counts from when it was written, and keeps nobody out for ever."""
+    """Checks that its lease runs from its last write and does not keep others out for ever."""
     holder = json.loads(lock.record("another")) | fields
     place.write(json.dumps(holder).encode(), age=100)
     with pytest.raises(StorageError, match=r"in use by an unknown process.* ends in [12]. s"):
@@ -522,7 +522,7 @@ def test_a_lock_of_odd_fields_is_nobodys_and_ends(place, fields):
 
 @pytest.mark.parametrize("content", [b"", b"7", lock.record("another")])
 def test_a_lock_of_the_future_is_told_with_the_way_out(tmp_path, content):
-    """Its lease would end in years."""
+    """Checks a lease that would end in years."""
     if content.startswith(b"{"):
         holder = json.loads(content) | {"host": "elsewhere", "renewed": 4e9}
         content = json.dumps(holder).encode()

@@ -1,4 +1,4 @@
-"""The content of a lock's file, which may be anything."""
+"""Tests the content of a lock's file, which may be anything."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Config files are found in the current folder, or else among those that the package brings."""
+"""Tests that config files are found in the current folder, or else in the package."""
 
 import ast
 import os
@@ -21,7 +21,7 @@ print(cli.CONFIG.value.optimizer.blr, cli.CONFIG.value.seed)
 
 
 def read_config(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    """Rate and seed of the config that a command in this folder reads; the package is elsewhere."""
+    """Prints rate and seed of the config that a command in this folder reads."""
     return subprocess.run(
         [sys.executable, "-c", PRINT_BLR, *arguments],
         cwd=folder,
@@ -64,7 +64,7 @@ def test_a_file_of_the_current_folder_wins_and_has_what_the_bundled_ones_share(t
     shared = (ROOT / "configs" / "common.py").read_text().replace("blr=8e-3", "blr=5e-3")
     write(tmp_path / "configs" / "common.py", shared)
     assert read_config(tmp_path, "--config=configs/vit_s.py:smoke").stdout == "0.005 7\n"
-    # What is bundled means what is bundled with it.
+    # A bundled config imports the configs that are bundled with it.
     assert read_config(tmp_path, "--config=configs/vit_b.py:smoke").stdout == "0.008 0\n"
 
 
@@ -90,7 +90,7 @@ def test_a_file_of_another_checkout_has_what_that_checkout_shares(tmp_path):
         for path in fork / name, Path("..") / "fork" / name:
             found = read_config(here, f"--config={path}:smoke")
             assert found.stdout == "0.005 7\n", found.stderr
-    # Outside of a folder called `configs` it has what the current folder shares.
+    # Outside a folder called `configs`, a config imports from the current folder.
     found = read_config(here, f"--config={fork / 'own.py'}:smoke")
     assert found.stdout == "0.007 7\n", found.stderr
 
@@ -101,7 +101,7 @@ def test_configs_that_are_loaded_from_elsewhere_are_not_taken_for_others(tmp_pat
     monkeypatch.chdir(tmp_path)
     for name in [name for name in sys.modules if name.split(".")[0] == "configs"]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "configs", None)  # It is restored in the end.
+    monkeypatch.setitem(sys.modules, "configs", None)  # pytest restores the entry at the end.
     del sys.modules["configs"]
     one = str(tmp_path / "one" / "configs" / "own.py")
     assert config_files.find(one) == config_files.find(one) == one

@@ -1,4 +1,4 @@
-"""Losses against their formulas, written plainly."""
+"""Tests losses against plain implementations of their formulas."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The command itself, as a user types it."""
+"""Tests the command as a user types it."""
 
 import json
 import os
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 def run(
     *arguments: str, config: str = "configs/vit_s.py:smoke", cwd: Path = ROOT
 ) -> subprocess.CompletedProcess:
-    # Compiled as for a user, not with the suite's flags.
+    # The flags are those of a user, not those of the test suite.
     env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     return subprocess.run(
         [sys.executable, "-m", "fsvfm_jax.main", f"--config={ROOT / config}", *arguments],
@@ -80,7 +80,7 @@ def test_smoke_learns_and_tells_about_it(tmp_path):
     assert (workdir / "images" / "reconstruction_0000064.png").exists()
     assert list((workdir / "tensorboard").iterdir())
     assert (workdir / "checkpoints" / "64").is_dir()
-    # The same command with that workdir, relative as a user types it, finds the checkpoint.
+    # The same command with the same relative workdir finds the checkpoint.
     result = run("--config.epochs=2", f"--workdir=runs/{workdir.name}", cwd=tmp_path)
     assert result.returncode == 0 and "resumed at step 64 of 64" in result.stderr, result.stderr
 
@@ -93,7 +93,7 @@ def test_the_whole_smoke_run(tmp_path):
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert lines[-1]["step"] == 320
     assert lines[-1]["loss_rec"] < 0.5 * lines[0]["loss_rec"]
-    # The student says more about a face than any constant could, and nothing has collapsed.
+    # The student predicts better than any constant would, and nothing has collapsed.
     assert lines[-1]["loss_sim"] < lines[-1]["loss_sim_constant"]
     assert lines[-1]["variance_z"] > 1e-3
 
@@ -117,7 +117,7 @@ def test_a_float32_step_of_vit_l_on_this_machine(tmp_path):
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory):
-    """Folders of two faces, each wrong in one way, by name."""
+    """Makes folders of two faces, by name, each with one fault."""
     parent = tmp_path_factory.mktemp("faces")
     source = SyntheticFaces(2, image_size=64, seed=0)
     for name in ("good", "missing_map", "small_map", "class_11", "truncated"):

@@ -1,4 +1,4 @@
-"""A stage's lines: sorted at its end, kept when it is killed, refused when options change."""
+"""Tests a stage's lines: sorted at the end, kept after a kill, refused with other options."""
 
 import errno
 import json
@@ -12,17 +12,17 @@ from fsvfm_jax.prepare.manifest import Manifest, new_files, read_lines, storage,
 
 
 def opened(tree: Path, stage: str = "detect", **options: object) -> Manifest:
-    """The manifest of a stage whose items are called by "source"."""
+    """Opens the manifest of a stage whose items are named by "source"."""
     return Manifest(tree, stage, key="source", options=options)
 
 
 def line(source: str, **more: object) -> dict[str, object]:
-    """A line of an item."""
+    """Returns a line of an item."""
     return {"source": source, "outcome": "face", **more}
 
 
 def bytes_of(tree: Path) -> dict[str, bytes]:
-    """Every file of a tree."""
+    """Returns the bytes of every file of a tree, by path."""
     return {str(x.relative_to(tree)): x.read_bytes() for x in tree.rglob("*") if x.is_file()}
 
 
@@ -46,7 +46,7 @@ def test_a_killed_stage_goes_on(tmp_path: Path, torn: bytes) -> None:
         manifest.add([line("b")])
         manifest.finish()
     with opened(tmp_path / "killed", size=1) as manifest:
-        manifest.add([line("b")])  # and no finish
+        manifest.add([line("b")])  # `finish` is not called
     with open(tmp_path / "killed" / ".detect.jsonl", "ab") as journal:
         journal.write(torn)
     (tmp_path / "killed" / ".unfinished" / "123").mkdir(parents=True)
@@ -122,7 +122,7 @@ def test_files_are_written_all_or_none(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_not_told_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the journal could not write it tries again when it is closed."""
+    """Checks for a single error, although `close` tries again to write what the journal lacks."""
     with pytest.raises(StorageError, match="make room"), opened(tmp_path) as manifest:
         manifest._journal.close()
         full = open("/dev/full", "ab")  # noqa: SIM115 (the manifest closes it)
@@ -194,7 +194,7 @@ def test_state_that_is_no_plain_file_is_refused_at_once(
 
 
 def elsewhere_with(tmp_path: Path) -> tuple[Path, dict[str, bytes]]:
-    """A folder outside the tree, and what is in it."""
+    """Makes a folder outside the tree with this content."""
     elsewhere = tmp_path / "elsewhere"
     write = {"1.jsonl": b'[{"outcome": "face", "source": "z"}]\n', "notes.txt": b"precious"}
     for name, content in write.items():
@@ -231,7 +231,7 @@ def test_lines_are_not_read_or_written_through_links(
 @pytest.mark.parametrize("name", ["images/a.png", "images/b/c/d.png"])
 @pytest.mark.parametrize("linked", ["images", "images/b", ".unfinished"])
 def test_new_files_stay_in_the_tree(tmp_path: Path, name: str, linked: str) -> None:
-    """Also where a link appears while a stage is at work."""
+    """Tests a link that appears while a stage works too."""
     elsewhere, before = elsewhere_with(tmp_path)
     tree = tmp_path / "tree"
     with opened(tree):

@@ -1,4 +1,4 @@
-"""Text from elsewhere is shown in Markdown as it is, and does nothing."""
+"""Tests that foreign text in Markdown is shown literally and has no effect."""
 
 import pytest
 from hypothesis import example, given
@@ -31,12 +31,12 @@ HOSTILE = (
     "_",
     "a_b_",
 )
-# Makes text of what matters here far more often than letters alone would.
+# These characters have a meaning in Markdown, so they are drawn more often than letters.
 TEXT = st.text(st.sampled_from("ab1@ \\`*_[]()<>&|~$#!:/.-+=\"'\n\t{}é") | st.characters())
 
 
 def shown(document: str) -> list[str]:
-    """The texts of all inline tokens; anything but plain text in them fails."""
+    """Returns the texts of all inline tokens; fails if one of them is not plain text."""
     texts = []
     for token in GITHUB.parse(document):
         if token.type == "inline":
@@ -54,7 +54,7 @@ def test_what_is_shown_is_the_text(text):
     escaped = markdown_text(text)
     assert "\n" not in escaped and escaped.isprintable()
     line = " ".join(text.split())
-    # Between words, as a heading, and as a cell of a table: nothing of it is more than text.
+    # The text is only text between words, as a heading, and as a cell of a table.
     for document, before, after in ((f"x {escaped} y", "x ", " y"), (f"# {escaped} y", "", " y")):
         (found,) = shown(document)
         if line.isprintable() and len(line) < 400:
@@ -85,7 +85,7 @@ def test_addresses_do_not_become_links():
 
 @pytest.mark.parametrize("text", ["x@y.com", "mailto:x@y.com", "xmpp:x@y.com/z", "@x", "a@b@c.com"])
 def test_addresses_of_mail_are_split(text):
-    """GitHub makes links of them even where they have backslashes."""
+    """Checks addresses of mail, which GitHub turns into links even with backslashes."""
     escaped = markdown_text(text)
     assert escaped.replace("<!-- -->", "") == text
     assert escaped.count("@<!-- -->") == escaped.count("@") == text.count("@")

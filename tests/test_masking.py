@@ -21,7 +21,7 @@ sample_jitted = jax.jit(
 
 
 def sample(seed, classes, **options):
-    """Draws in one compiled call; returns bool masks and indices as NumPy arrays."""
+    """Samples in one compiled call; returns bool masks and indices as NumPy arrays."""
     masks = jax.device_get(sample_jitted(jax.random.key(seed), classes, **options))
     assert masks.mask.dtype == masks.region_mask.dtype == np.uint8
     assert masks.ids_keep.dtype == masks.ids_restore.dtype == np.int32
@@ -29,7 +29,7 @@ def sample(seed, classes, **options):
 
 
 def random_classes(seed, batch, num_patches):
-    """Words of images in which each class is absent, rare, common or nearly everywhere."""
+    """Returns words of images in which each class is absent, rare, common or nearly everywhere."""
     rng = np.random.default_rng(seed)
     density = rng.choice([0, 0, 0.05, 0.3, 0.95], (batch, 1, regions.NUM_CLASSES))
     shown = rng.random((batch, num_patches, regions.NUM_CLASSES)) < density
@@ -39,20 +39,20 @@ def random_classes(seed, batch, num_patches):
 
 
 def separate_groups(batch):
-    """64 patches of which each shows one group: 8 patches of every coverable group, then skin."""
+    """Returns 64 patches, each of one group: 8 of every coverable group, then skin."""
     words = [1 << 2, 1 << 5, 1 << 6, 1 << 9, 0b11, 1 << 10, 1 << 1, 1 << 1]
     return np.tile(np.repeat(np.array(words, np.uint16), 8), (batch, 1))
 
 
 def covered_group(masks):
-    """The region of each image drawn from `separate_groups`."""
+    """Returns the region of each image drawn from `separate_groups`."""
     by_group = masks.region_mask.reshape(-1, 8, 8)
     np.testing.assert_array_equal(by_group.any(2), by_group.all(2))
     np.testing.assert_array_equal(by_group.all(2).sum(1), 1)
     return by_group.all(2).argmax(1)
 
 
-# Groups and golden frequencies
+# Groups and stored frequencies
 
 
 def test_membership_of_single_patches():
@@ -108,11 +108,11 @@ def test_crfr_p_agrees_with_the_references_frequencies(region):
     np.testing.assert_array_equal(region_mask[fits], expected)
 
 
-# What every mask must satisfy. 7 cases of 10 examples of 1,500 masks: 105,000 masks.
+# Properties of every mask: 7 cases of 10 examples of 1,500 masks are 105,000 masks.
 
 
 def whole_before_next(mask, *nested):
-    """Per image: of each of the nested sets, all is removed before anything outside it is."""
+    """Returns per image whether each of the nested sets is removed before anything outside it."""
     ok = np.ones(len(mask), bool)
     for wanted in nested:
         ok &= (mask | ~wanted).all(1) | (wanted | ~mask).all(1)
@@ -120,7 +120,7 @@ def whole_before_next(mask, *nested):
 
 
 def proportional(mask, members, covered, num_removed):
-    """Per image: the groups outside the region are removed in proportion, up to the repair."""
+    """Returns per image whether other groups are removed in proportion, up to the repair."""
     rest = num_removed - covered.sum(1, keepdims=True)
     owner = np.where(covered, -1, members.argmax(1))
     owned = owner[:, None] == np.arange(8)[:, None]
@@ -129,7 +129,7 @@ def proportional(mask, members, covered, num_removed):
     repair = np.abs(np.rint(exact).sum(1) - rest[:, 0])
     ok = (np.abs(removed - exact) <= 0.5 + repair[:, None] + 1e-9).all(1)
     ok &= repair <= (size > 0).sum(1) / 2
-    # The repair goes one way: it never restores in one group what it removes in another.
+    # The repair has one direction: it never restores in one group what it removes in another.
     ok &= np.abs(removed - np.rint(exact)).sum(1) == repair
     return ok | (rest[:, 0] <= 0)
 
@@ -157,7 +157,7 @@ def follows_fasking(mask, members):
     [
         ("crfr_p", 196, 0.75, None),  # 224 pixels, patch 16
         ("crfr_p", 256, 0.75, 5),  # 224 pixels, patch 14
-        ("crfr_p", 16, 1 / 16, 1),  # the least ratio, and in `random` the greatest
+        ("crfr_p", 16, 1 / 16, 1),  # the least ratio, and for `random` the greatest
         ("crfr_r", 64, 0.5, 4),
         ("frp", 49, 0.3, None),
         ("fasking_i", 64, 0.5, None),
@@ -224,7 +224,7 @@ def test_crfr_r_covers_each_region_equally_often_and_fills_up_uniformly():
 
 
 def test_fasking_starts_with_each_component_equally_often():
-    # T = 8 is the size of the smaller components: one of them and nothing else, or half the first.
+    # T = 8 is the size of the smaller components: the mask is one of them, or half of the first.
     masks = sample(0, separate_groups(4000), strategy="fasking_i", mask_ratio=8 / 64)
     brows, eyes, nose, mouth, _, hair, *_ = masks.mask.reshape(-1, 8, 8).any(2).T
     components = np.stack([brows | eyes, nose, mouth, hair])
@@ -242,7 +242,7 @@ def test_images_of_a_group_share_the_region_only():
     assert len(np.unique(masks.mask, axis=0)) > 640
 
 
-# A row depends on the key, its index and its classes alone
+# A row depends only on the key, its index and its classes
 
 
 @pytest.mark.parametrize("options", [dict(), dict(region_choice="per_group", region_group_size=5)])

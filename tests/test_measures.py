@@ -1,4 +1,4 @@
-"""What shapes say of a network, and what they do not."""
+"""Tests which properties of a network follow from shapes, and which do not."""
 
 import golden_files
 import golden_numbers
@@ -18,7 +18,7 @@ TOLD = golden_files.RUN_HEADS
 
 
 def empty(model):
-    """A tree of the right shapes that takes no memory."""
+    """Returns a tree of the right shapes that takes no memory."""
     shapes = jax.eval_shape(model.init_params, jax.random.key(0))
     return jax.tree.map(lambda x: np.broadcast_to(np.float32(1), x.shape), shapes)
 

@@ -1,4 +1,4 @@
-"""What a step needs, and what to change."""
+"""Tests the memory that a step needs, and the changes that are proposed."""
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ def test_it_fits_up_to_the_last_byte(compiled):
 def test_no_number_of_micro_batches_that_fits_is_passed_over(
     state, activations, extra, available, number
 ):
-    """Whatever is fixed beyond the guess, and even if accumulating took no memory of its own."""
+    """Tests any fixed memory beyond the estimate, also without memory for accumulation."""
     fixed = int(state * (1 + GRADIENT_SHARE)) + 1 + extra
     memory = Memory(0, 0, 0, 0, 0, fixed + activations, available)
     if fixed + activations / number <= available:

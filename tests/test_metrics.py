@@ -1,4 +1,4 @@
-"""Metrics are those of the reference, and of the plainest code that says what they are."""
+"""Tests metrics against the reference's, and against plain implementations."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -39,7 +39,7 @@ ALL = [
     lambda scores, positive: video_means(scores, positive, np.arange(len(positive))),
 ]
 
-# Half of them on the grid of thresholds or tied, some outside of 0 to 1.
+# Half of them are tied or on the grid of thresholds, and some are not between 0 and 1.
 SCORE = st.one_of(
     st.integers(0, 4).map(lambda k: k / 4),
     st.integers(0, 10_000).map(lambda k: k / 10_000),
@@ -50,7 +50,7 @@ SCORE = st.one_of(
 
 @st.composite
 def samples(draw: st.DrawFn, score: st.SearchStrategy[float] = SCORE) -> tuple:
-    """Scores and labels, of both classes, in any order."""
+    """Returns scores and labels of both classes, in any order."""
     classes = [draw(st.lists(score, min_size=1, max_size=12)) for _ in range(2)]
     negative, positive = map(len, classes)
     order = draw(st.permutations(range(negative + positive)))
@@ -62,13 +62,13 @@ def golden() -> dict[str, np.ndarray]:
 
 
 def sane(count: int = 400, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Two overlapping classes."""
+    """Returns scores of two classes that overlap."""
     rng = np.random.default_rng(seed)
     positive = rng.random(count) < 0.4
     return 1 / (1 + np.exp(-rng.normal(positive * 1.2 - 0.6))), positive
 
 
-# The reference's numbers
+# Numbers of the reference
 
 
 def test_numbers_of_frames_are_the_references() -> None:
@@ -100,7 +100,7 @@ def test_numbers_of_anti_spoofing_are_the_references() -> None:
     np.testing.assert_allclose(ours, [stored[x] for x in names], rtol=0, atol=1e-9)
 
 
-# The plainest code
+# Plain implementations
 
 
 @given(samples())
@@ -133,7 +133,7 @@ def test_average_precision_is_precision_over_steps_of_recall(sample: tuple) -> N
 
 @given(samples())
 def test_the_equal_error_rate_is_where_the_roc_meets_the_diagonal(sample: tuple) -> None:
-    """On the piece that crosses it, halved until it is found."""
+    """Finds the crossing by halving the line that crosses the diagonal."""
     scores, positive = sample
     eer = equal_error_rate(scores, positive)
     curve = roc(scores, positive)
@@ -190,7 +190,7 @@ def test_a_hundredth_of_the_attacks_is_within_one_percent() -> None:
     assert tpr_at_fpr(scores, live) == pytest.approx(2 / 3)  # of three attacks, not of four
 
 
-# What changes nothing, and what turns it round
+# Changes without an effect, and changes that reverse the result
 
 
 @given(samples(st.integers(-50, 50).map(float)), st.randoms(use_true_random=False))
@@ -216,7 +216,7 @@ def test_equal_scores_everywhere_tell_nothing() -> None:
     assert average_precision(scores, positive) == 0.4
     assert tpr_at_fpr(scores, positive) == 0.0
     assert roc(scores, positive).fpr.tolist() == [0.0, 1.0]
-    assert grid_threshold(scores, positive) == (1.1, 0.5)  # all rejected: the last of all ties
+    assert grid_threshold(scores, positive) == (1.1, 0.5)  # all rejected: the last of the ties
 
 
 def test_separate_classes_are_told_without_error() -> None:
@@ -302,11 +302,11 @@ def test_videos_are_drawn_whole_and_as_many_as_there_are() -> None:
 
     bootstrap_interval(look, frames, positive, videos, seed=0, draws=2000)
     assert {sum(times) for times in seen} == {4}
-    np.testing.assert_allclose(np.mean(seen, axis=0), 1, atol=0.08)  # every video alike
+    np.testing.assert_allclose(np.mean(seen, axis=0), 1, atol=0.08)  # equal weights
 
 
 def test_a_draw_without_one_of_the_classes_is_drawn_again() -> None:
-    """The only positive video is missing in a third of all draws."""
+    """Uses a single positive video, which is missing in a third of all draws."""
     scores, positive = np.arange(12) / 12, np.arange(12) >= 11
     low, high = bootstrap_interval(auc, scores, positive, np.arange(12), seed=0, draws=300)
     assert low == high == 1.0
@@ -320,10 +320,10 @@ def test_copies_of_frames_make_nothing_surer() -> None:
     by_video = bootstrap_interval(auc, *copies, seed=3)
     np.testing.assert_allclose(by_video, single, rtol=1e-12)
     by_frame = bootstrap_interval(auc, *copies[:2], np.arange(120 * 16), seed=3, draws=300)
-    assert by_video.high - by_video.low > 3 * (by_frame.high - by_frame.low)  # 4, in the long run
+    assert by_video.high - by_video.low > 3 * (by_frame.high - by_frame.low)  # 4 in the long run
 
 
-# What is refused
+# Refused values
 
 
 @pytest.mark.parametrize("metric", ALL)

@@ -1,4 +1,4 @@
-"""Mixing and erasing: the formulas in NumPy and timm, the draws, one device and eight."""
+"""Tests mixing and erasing: NumPy and timm, the distributions, one device and eight."""
 
 import re
 from functools import partial
@@ -28,7 +28,7 @@ def batch(rows, height=SIZE, width=SIZE):
 
 @pytest.fixture(scope="module")
 def pairs():
-    """Two rows, 0 and 1 everywhere, mixed often: what is kept of row 0, in pixels and target."""
+    """Mixes two rows, 0 and 1 everywhere, often; returns row 0's share in pixels and target."""
     images = jnp.stack([jnp.zeros((SIZE, SIZE, 3)), jnp.ones((SIZE, SIZE, 3))])
 
     @partial(jax.jit, static_argnames=("mixup", "cutmix"))
@@ -55,7 +55,7 @@ def test_images_and_targets_are_mixed_by_the_formula(alphas):
     for seed in range(4):
         mixed = mix(jax.random.key(seed), images, targets, **alphas, smoothing=0.1)
         assert mixed.images.dtype == mixed.targets.dtype == np.float32
-        # Row 0 is of class 0 and its partner of class 1: lambda can be told from its target.
+        # Row 0 is of class 0 and its partner of class 1, so that the target shows lambda.
         lam = (float(mixed.targets[0, 0] - mixed.targets[0, 1]) / 0.9 + 1) / 2
         expected = lam * smooth + (1 - lam) * smooth[::-1]
         np.testing.assert_allclose(mixed.targets, expected, atol=1e-6)
@@ -99,7 +99,7 @@ def test_targets_are_timms():
     targets = jnp.array([0, 4, 2, 3, 1, 1])
     for seed in range(4):
         mixed = mix(jax.random.key(seed), images, targets, **PAPER, num_classes=5)
-        # Rows 0 and 5 are of 0 and 1: smoothed, lambda is what 0 has more than a class of neither.
+        # Rows 0 and 5 are of classes 0 and 1: lambda is the excess of class 0 over an absent class.
         lam = float(mixed.targets[0, 0] - mixed.targets[0, 4]) / 0.9
         expected = timm.mixup_target(torch.tensor(targets.tolist()), 5, lam, 0.1)
         np.testing.assert_allclose(mixed.targets, expected, atol=1e-6)
@@ -124,7 +124,7 @@ def test_half_of_the_batches_are_mixed_up_and_half_are_cut(pairs):
     cut = ((kept == 0) | (kept == 1)).all((1, 2))
     assert abs(cut.mean() - 0.5) < 5 * np.sqrt(0.25 / DRAWS)
     np.testing.assert_allclose(kept.mean((1, 2)), share, atol=2e-6)
-    # Lambda's variance is 1 / (4 (2 alpha + 1)); that of 1 - area is less: boxes are cut off.
+    # Lambda's variance is 1 / (4 (2 alpha + 1)); that of 1 - area is less, as boxes are cut off.
     assert share[~cut].var() == pytest.approx(1 / (4 * 2.6), rel=0.1)
 
 
@@ -134,7 +134,7 @@ def test_lambda_of_mixup_is_of_the_beta_distribution(pairs, alpha):
     np.testing.assert_allclose(np.ptp(kept, axis=(1, 2)), 0, atol=1e-6)
     places = [0.1, 0.25, 0.5, 0.75, 0.9]
     expected = np.quantile(np.random.default_rng(0).beta(alpha, alpha, 200_000), places)
-    # Shares below each quantile, within 5 deviations.
+    # Shares below each quantile are within 5 deviations.
     found = (share[:, None] < expected).mean(0)
     np.testing.assert_array_less(np.abs(found - places), 5 * np.sqrt(0.25 / DRAWS))
 
@@ -146,7 +146,7 @@ def test_boxes_of_cutmix_lie_everywhere_and_their_area_is_the_share(pairs):
     np.testing.assert_allclose(1 - cut.mean((1, 2)), share, atol=1e-6)
     rows, columns = cut.any(2), cut.any(1)
     np.testing.assert_array_equal(cut, rows[:, :, None] & columns[:, None])
-    assert (np.diff(rows.astype(int), prepend=0) == 1).sum(1).max() == 1  # in one piece
+    assert (np.diff(rows.astype(int), prepend=0) == 1).sum(1).max() == 1  # the box is in one piece
     frequency = cut.mean(0)
     np.testing.assert_allclose(frequency, frequency[::-1, ::-1], atol=0.05)
     assert frequency.min() > 0.1
@@ -180,7 +180,7 @@ def test_erased_boxes_are_of_the_asked_number_area_and_aspect():
     np.testing.assert_allclose(frequency, frequency[::-1, ::-1], atol=0.1)
     filled = found[changed]
     assert abs(filled.mean()) < 0.01 and abs(filled.std() - 1) < 0.01
-    assert abs(np.corrcoef(filled.T)[0, 1]) < 0.01  # every channel has its own
+    assert abs(np.corrcoef(filled.T)[0, 1]) < 0.01  # every channel has its own noise
     np.testing.assert_array_equal(found[~changed], 9)
 
 
@@ -223,7 +223,7 @@ def test_eight_devices_mix_as_one(alphas):
         eight = mix(key, rows["x"], rows["y"], **alphas, smoothing=0.1)
         for x, expected in zip(eight, one, strict=True):
             assert x.sharding.is_equivalent_to(sharding.batch_sharding(mesh), x.ndim)
-            # Optimised, XLA fuses the sum of products otherwise: the last bit may be another.
+            # An optimising XLA fuses the sum of products differently, and the last bit may differ.
             np.testing.assert_allclose(x, expected, rtol=0, atol=5e-7)
 
 

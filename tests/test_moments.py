@@ -1,4 +1,4 @@
-"""Sums over pixels are exact, and so is what is made of them."""
+"""Tests that sums over pixels, and the statistics from them, are exact."""
 
 import numpy as np
 from hypothesis import given
@@ -13,7 +13,7 @@ SETS = npst.arrays(np.uint8, st.tuples(st.integers(2, 6), SIDES, SIDES, st.just(
 
 
 def stats(images: np.ndarray) -> tuple:
-    """Of all pixels of some images."""
+    """Returns the statistics of all pixels of some images."""
     return stats_of_sums(sum(map(power_sums, images)).tolist())
 
 
@@ -38,7 +38,7 @@ def test_statistics_are_those_of_all_pixels(images: np.ndarray) -> None:
 
 
 def test_any_number_of_pixels_is_summed_exactly() -> None:
-    """Half of 2 * 10^18 pixels one darker than the others: float64 would see no difference."""
+    """Makes half of 2 * 10^18 pixels darker by one, a difference that float64 cannot represent."""
     half = 10**18
     sums = [[2 * half] * 3, [half * (254 + 255)] * 3, [half * (254**2 + 255**2)] * 3]
     mean, std = stats_of_sums(sums)

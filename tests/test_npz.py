@@ -1,4 +1,4 @@
-"""Archives of NumPy: what is read, and what is refused before it costs anything."""
+"""Tests archives of NumPy: what is read, and what is refused before it takes memory."""
 
 import io
 import os
@@ -19,7 +19,7 @@ def path(tmp_path):
 
 
 def npy(header, data=b"", version=b"\x01\x00"):
-    """A file of NumPy's with this header, whatever it says."""
+    """Returns a .npy file with this header, whatever the header contains."""
     text = header.encode().ljust(118 - 64) + b"\n"
     return b"\x93NUMPY" + version + len(text).to_bytes(2, "little") + text + data
 
@@ -133,7 +133,7 @@ def test_other_files_are_refused(path):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_mutated_archives_are_refused_or_read(path, seed):
-    """Nothing but DataError, whatever bytes are changed."""
+    """Changes any bytes; the only error is DataError."""
     file = io.BytesIO()
     np.savez(file, a=np.arange(6, dtype=np.float32), b=np.ones((2, 2)))
     original, rng = file.getvalue(), np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Schedules, the decay mask, gradient accumulation."""
+"""Tests schedules, the decay mask and gradient accumulation."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""origin.json names what a run started from."""
+"""Tests that origin.json names the weights that a run started from."""
 
 import json
 

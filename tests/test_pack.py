@@ -1,4 +1,4 @@
-"""A tree becomes a set: the same one whatever happens on the way, and nothing gets lost unsaid."""
+"""Tests that packing always makes the same set of a tree, and that every loss is reported."""
 
 import json
 import shutil

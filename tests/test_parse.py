@@ -1,4 +1,4 @@
-"""Every crop gets a map or a reason, and a stage that is asked again does nothing twice."""
+"""Tests that every crop has a map or a reason, and that a repeated stage repeats no work."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ AVERAGE = Options(parser="average")
 
 
 class Every:
-    """Gives every second image a map."""
+    """Returns a map for every second image."""
 
     def __call__(
         self, names: list[str], images: list[UInt8[np.ndarray, "_H _W 3"]]
@@ -31,7 +31,7 @@ class Every:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A tree with five crops, one of which is damaged."""
+    """Makes a tree with five crops, one of which is damaged."""
     for index, name in enumerate(["a", "b", "sub/c", "sub/d"]):
         file = tmp_path / "images" / f"{name}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def test_a_run_makes_a_folder_that_trains(tree: Path) -> None:
 
 
 def test_large_crops_are_parsed_one_at_a_time(tmp_path: Path) -> None:
-    """Together, 16 of 8 megapixels would take more memory than a process may."""
+    """Checks 16 crops of 8 megapixels, which together would take too much memory."""
     (tmp_path / "images").mkdir()
     picture = Image.new("RGB", (4000, 2000))
     for index in range(16):
@@ -149,7 +149,7 @@ def test_a_parser_by_its_name() -> None:
 
 
 def half_of(tree: Path) -> Options:
-    """Writes a map for each image, half as large, and returns what imports them."""
+    """Writes a map of half the size for each image; returns the function that imports them."""
     for index, name in enumerate(["a", "b", "sub/c", "sub/d"]):
         file = tree / "maps" / f"{name}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -160,7 +160,7 @@ def half_of(tree: Path) -> Options:
 def test_maps_of_half_the_size_are_brought_to_their_images(
     tree: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As CelebAMask-HQ has them: maps of 512 x 512 for images of 1024 x 1024."""
+    """Tests the sizes of CelebAMask-HQ: maps of 512 x 512 for images of 1024 x 1024."""
     assert parse(tree, half_of(tree), processes=1) == {"parsed": 4, "refused": 1}
     stored = np.load(tree / "parsing_maps/sub/c.npy")
     expected = render_face(2, image_size=16)[1].repeat(2, axis=0).repeat(2, axis=1)

@@ -1,4 +1,4 @@
-"""Several sequences are one: every index is somewhere, and each part is asked once."""
+"""Tests several sequences as one: every index is mapped, and each part is read once."""
 
 import pytest
 from hypothesis import given

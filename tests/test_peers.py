@@ -1,4 +1,4 @@
-"""Whether a process has others beside it, by all that launchers set."""
+"""Tests whether a process has peers, by the variables of all launchers."""
 
 import pytest
 from hypothesis import given
@@ -8,7 +8,7 @@ from fsvfm_jax.devices.peers import OTHER_LAUNCHERS, VARIABLES, Address, find_pe
 from fsvfm_jax.errors import ConfigError
 
 NONE = Address(None, None, None)
-# As Kubeflow Trainer sets them.
+# Kubeflow Trainer sets these.
 KUBEFLOW = {
     "JAX_COORDINATOR_ADDRESS": "job-node-0-0.job:6666",
     "JAX_COORDINATOR_PORT": "6666",
@@ -30,7 +30,7 @@ def test_kubeflow_s_variables_are_an_address():
 def test_a_job_of_one_pod_is_alone():
     assert find_peers(NONE, KUBEFLOW | {"JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"}) is None
     assert find_peers(Address(None, 1, None), SLURM) is None
-    assert find_peers(NONE, {"JOB_COMPLETION_INDEX": "3"}) is None  # a run for each index
+    assert find_peers(NONE, {"JOB_COMPLETION_INDEX": "3"}) is None  # each index is a run of its own
 
 
 @pytest.mark.parametrize("missing", VARIABLES)
@@ -86,7 +86,7 @@ def test_slurm_and_tpus_are_left_to_jax():
         "SLURM_JOB_ID=7, SLURM_STEP_NUM_TASKS=8, SLURM_PROCID=0",
     )
     assert find_peers(NONE, {"TPU_WORKER_HOSTNAMES": "a,b"}).address == NONE
-    # JAX itself takes that address and asks Slurm for the rest.
+    # JAX itself takes the address from there and the rest from Slurm.
     address = {"JAX_COORDINATOR_ADDRESS": "node0:1234"}
     assert find_peers(NONE, SLURM | address).address == ("node0:1234", None, None)
     assert find_peers(NONE, SLURM | KUBEFLOW).address == ("job-node-0-0.job:6666", 4, 3)

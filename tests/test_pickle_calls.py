@@ -1,4 +1,4 @@
-"""What people's checkpoints have beside their arrays: plain values, placeholders, or a refusal."""
+"""Tests the other objects in checkpoints: plain values, placeholders, or a refusal."""
 
 import argparse
 import collections

@@ -1,4 +1,4 @@
-"""Programs of pickles as descriptions of data: what they may say, and what they may not."""
+"""Tests that pickle programs are read as data, and which programs are refused."""
 
 import collections
 import io
@@ -67,7 +67,7 @@ def test_arrays_are_views_of_their_storages():
         ({"strides": (-1,)}, "has shape"),
         ({"strides": (1, 1)}, "has shape"),
         ({"shape": (300,), "strides": (0,)}, "larger than the file"),
-        ({"numel": 13, "shape": (13,)}, "makes no sense"),  # the storage is shorter than told
+        ({"numel": 13, "shape": (13,)}, "makes no sense"),  # the storage is shorter than its number
         ({"key": "1"}, "makes no sense"),
         ({"key": "../0"}, "refers to something outside"),
         ({"storage": "Quantized"}, "names 'torch.QuantizedStorage'"),
@@ -105,20 +105,20 @@ LONG_TUPLE = b"(" + b"N" * 60_000 + b"tq\x00"
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        # A long text made four times as long, again and again; a codec that is slow on purpose.
+        # A long text is made four times as long, again and again; the codec is slow on purpose.
         (b"c_codecs\nencode\nq\x00X\x20\x4e\x00\x00" + b"a" * 20_000
          + b"X\x06\x00\x00\x00utf-32\x86q\x01" + b"h\x00h\x01R" * MEMO_CALLS,
          "calls '_codecs encode' with other"),
         (b"c_codecs\nencode\nX\x08\x00\x00\x00abcdefghX\x08\x00\x00\x00punycode\x86R",
          "calls '_codecs encode' with other"),
-        # Copies of a long list.
+        # These copy a long list.
         (b"ccollections\nOrderedDict\nq\x00](" + b"K\x01" * 1000 + b"e\x85q\x01" + b"h\x00h\x01R"
          * MEMO_CALLS, "calls 'collections OrderedDict' with other"),
-        # Keys of a dict that all have the same hash.
+        # All keys of a dict have the same hash.
         (b"}(" + b"".join(
             b"\x8a\x0a" + (k * (2**61 - 1)).to_bytes(10, "little") + b"N" for k in range(1, 30_000)
         ) + b"u", "a whole number in it is beyond"),
-        # A large dict copied again and again, in every way that there is.
+        # These copy a large dict again and again, in every way.
         (LARGE_DICT + b"}" + b"h\x00b" * 20_000, "copies more than any checkpoint's does"),
         (LARGE_DICT + b"ccollections\nCounter\nq\x01h\x00\x85q\x02" + b"h\x01h\x02R" * 20_000,
          "copies more than any checkpoint's does"),
@@ -131,9 +131,9 @@ LONG_TUPLE = b"(" + b"N" * 60_000 + b"tq\x00"
         (b"c_codecs\nencode\nq\x01X\x20\x4e\x00\x00" + b"a" * 20_000
          + b"X\x06\x00\x00\x00latin1\x86q\x02" + b"h\x01h\x02R" * 20_000,
          "copies more than any checkpoint's does"),
-        # Arguments of which a pattern would copy the rest.
+        # A pattern would copy the rest of these arguments.
         (LONG_TUPLE + b"cnumpy\ndtype\nh\x00R", "calls 'numpy dtype' with other"),
-        # Two lists that look alike, made of themselves again and again, to be compared.
+        # Two equal lists contain themselves again and again, and are compared.
         (b")q\x00" + b"h\x00h\x00\x86q\x00" * 40 + b")q\x01" + b"h\x01h\x01\x86q\x01" * 40
          + b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
          + text("0") + text("cpu") + b"K\x0ctQh\x00h\x01\x85K\x01\x85tR",
@@ -141,7 +141,7 @@ LONG_TUPLE = b"(" + b"N" * 60_000 + b"tq\x00"
         (b"]" * 101 + b"a" * 100, "nests containers more than 100 deep"),
         (b"]" * 20_000 + b"a" * 19_999, "nests containers more than 100 deep"),
         (b"]q\x00h\x00a", "a container in it contains itself"),
-        # Containers and texts that repeat: a few bytes that would take for ever to write out.
+        # Containers and texts repeat: writing out a few bytes would never end.
         (b")q\x00" + b"h\x00h\x00\x86q\x00" * 60, "repeats its containers and texts"),
         (b"]q\x00" + b"](h\x00h\x00eq\x00" * 60, "repeats its containers and texts"),
         (b"}q\x00" + b"}(K\x00h\x00K\x01h\x00uq\x00" * 60, "repeats its containers and texts"),
@@ -197,7 +197,7 @@ OPCODES = [
 
 
 def programs_of_torch():
-    """Pickles of checkpoints as PyTorch writes them, of old and new protocols."""
+    """Returns pickles of checkpoints as PyTorch writes them, with old and new protocols."""
     torch = need("torch")
     content = {
         "model": collections.OrderedDict(x=torch.ones(3), y=torch.nn.Parameter(torch.ones(2, 2))),
@@ -212,7 +212,7 @@ def programs_of_torch():
 
 
 def fuzz(count, seed):
-    """Nothing but DataError, and no program of some 100 bytes that takes long."""
+    """Checks that the only error is DataError, and that no program of 100 bytes takes long."""
     rng = np.random.default_rng(seed)
     real = list(programs_of_torch())
     pieces = [[program[a:b] for a, b in _spans(program)] for program in real]
@@ -225,7 +225,7 @@ def fuzz(count, seed):
             program = bytearray(real[rng.integers(2)])
             for position in rng.integers(len(program), size=rng.integers(1, 4)):
                 program[position] = rng.integers(256)
-        else:  # instructions left out, repeated or put elsewhere
+        else:  # instructions are left out, repeated or moved
             mixed = list(pieces[rng.integers(2)])
             for _ in range(rng.integers(1, 4)):
                 source, target = rng.integers(len(mixed) - 1, size=2)

@@ -1,4 +1,4 @@
-"""Pictures with text around them: nothing in the images changes, and all the text is there."""
+"""Tests pictures with text: the images are unchanged, and the whole text is shown."""
 
 import io
 
@@ -52,7 +52,7 @@ def test_a_caption_takes_the_lines_that_it_needs(width):
     strip = pictures.caption_strip(text, width)
     lines = np.split(strip, strip.shape[0] // LINE_HEIGHT)
     assert len(lines) >= 900 // width and all(has_text(line) for line in lines)
-    assert (strip[:, -2:] == 255).all()  # not cut off
+    assert (strip[:, -2:] == 255).all()  # the text is not cut off
 
 
 def test_a_legend_has_a_square_of_every_colour_and_its_name():

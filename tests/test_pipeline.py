@@ -1,4 +1,4 @@
-"""The stream of batches is the same however many processes, workers and restarts make it."""
+"""Tests that the stream of batches is the same for any processes, workers and restarts."""
 
 import contextlib
 import itertools
@@ -36,7 +36,7 @@ SIZE, PATCH = 16, 8
 
 
 class Numbered(Sequence):
-    """Face i is filled with the number i, and its map with class i % 11."""
+    """Face i has the number i in all pixels, and class i % 11 in its map."""
 
     def __init__(self, num_samples: int):
         self._num_samples = num_samples
@@ -64,7 +64,7 @@ class Numbered(Sequence):
 
 
 class Indexed(Numbered):
-    """Face i is of one colour that tells i, up to 65,535."""
+    """Face i has one colour, which encodes i up to 65,535."""
 
     def __getitem__(self, index: int) -> Face:
         colour = np.array([index % 256, index // 256, 0], np.uint8)
@@ -92,7 +92,7 @@ def batches(
 
 
 def numbers(source: Sequence[Face], count: int, **options: int) -> list[list[int]]:
-    """Returns which faces are in the first batches."""
+    """Returns the numbers of the faces in the first batches."""
     return [batch["image"][:, 0, 0, 0].tolist() for batch in batches(source, count, **options)]
 
 
@@ -107,13 +107,13 @@ def test_a_batch_holds_images_and_the_classes_of_their_patches() -> None:
     np.testing.assert_array_equal(batch["classes"], patch_classes(parsing_maps, PATCH))
 
 
-# Not by hypothesis: threads that end a little later may draw random numbers, which it forbids.
+# Hypothesis is not used: threads that end later may draw random numbers, which it forbids.
 @pytest.mark.parametrize(
     ("num_samples", "batch_size", "seed"),
     [(1, 1, 0), (1, 12, 3), (20, 1, 2), (20, 12, 2**32 - 1), (7, 3, 5), (5, 12, 1), (12, 12, 9)],
 )
 def test_every_epoch_has_every_sample_once(num_samples: int, batch_size: int, seed: int) -> None:
-    """Also where a batch crosses the epochs' border, or is larger than the set."""
+    """Tests batches that cross the border of epochs, and batches larger than the set."""
     count = -(-3 * num_samples // batch_size)
     stream = numbers(Numbered(num_samples), count, global_batch_size=batch_size, seed=seed)
     assert all(len(batch) == batch_size for batch in stream)
@@ -151,13 +151,13 @@ def test_a_stream_continues_where_it_was_left(batch: int) -> None:
     assert numbers(Numbered(10), 3, start_sample=4 * batch, **options) == whole[batch : batch + 3]
 
 
-# Batches of several chunks, augmented.
+# Batches have several chunks and are augmented.
 EPOCH = {"global_batch_size": 400, "augment": True}
 
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> FaceRecords:
-    """10,000 packed faces, each of one colour that tells its number, in four shards."""
+    """Packs 10,000 faces into four shards; the colour of each encodes its number."""
     faces, folder = Indexed(10_000), tmp_path_factory.mktemp("packed")
     file = folder / "any"
     file.touch()
@@ -198,7 +198,7 @@ def test_10_000_records_come_once_per_epoch_and_the_same_everywhere(
     for batch, parts in zip(whole, zip(*found, strict=True), strict=True):
         for name, rows in batch.items():
             np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), rows)
-    # The number is told by the image alone, whatever the crop: it is of one colour.
+    # The image alone shows the number, whatever the crop is, since it has one colour.
     told = [x for batch in whole for x in batch["image"][:, 0, 0] @ [1, 256, 0]]
     assert sorted(told) == list(range(10_000))
 
@@ -211,7 +211,7 @@ def test_augmentation_hangs_on_the_place_in_the_stream() -> None:
     for batch, same in zip(whole[5:7], later, strict=True):
         np.testing.assert_array_equal(batch["image"], same["image"])
         np.testing.assert_array_equal(batch["classes"], same["classes"])
-    # One face, seen in four epochs, looks different each time.
+    # One face looks different in each of four epochs.
     assert len({image.tobytes() for batch in whole for image in batch["image"]}) > 24
     assert (
         batches(source, 1, seed=1, **options)[0]["image"].tobytes() != whole[0]["image"].tobytes()
@@ -232,7 +232,7 @@ def test_a_mixture_has_the_proportions_asked_for_and_each_set_its_own_epochs() -
 
 
 class Damaged(Numbered):
-    """Faces 3 and 4 cannot be read."""
+    """A source in which faces 3 and 4 cannot be read."""
 
     def __getitem__(self, index: int) -> Face:
         if index in (3, 4):
@@ -317,7 +317,7 @@ def test_what_does_not_end_is_told_and_not_waited_for(monkeypatch, caplog) -> No
 def test_a_worker_raises_an_error_as_it_is_and_starts_no_backend() -> None:
     class Broken(Numbered):
         def __getitem__(self, index: int) -> Face:
-            # Grain imports JAX; what costs an accelerator's memory is a backend.
+            # Grain imports JAX, but only a backend takes the memory of an accelerator.
             jax = sys.modules.get("jax")
             backends = jax is not None and jax._src.xla_bridge.backends_are_initialized()
             raise DataError(f"process {os.getpid()}, backends {backends}")
@@ -364,7 +364,7 @@ if __name__ == "__main__":
 def test_a_worker_outlives_a_signal_but_not_its_trainer(tmp_path: Path) -> None:
     script = tmp_path / "trainer.py"
     script.write_text(TRAINER)
-    # The worker has inherited stdout: reading to its end lasts until the worker is gone, too.
+    # The worker has inherited stdout, so that reading ends only when the worker has ended too.
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     trainer = subprocess.run(
         [sys.executable, script],
@@ -404,7 +404,7 @@ def test_what_is_left_out_never_comes(
 
 @pytest.fixture(scope="module")
 def whole() -> list[int]:
-    """Drawn once: of a few faces the order takes milliseconds a face."""
+    """Returns batches, drawn once: the order of a few faces takes milliseconds per face."""
     return sample_indices(Numbered(13), seed=0, start=0, count=240)
 
 
@@ -417,6 +417,6 @@ def test_what_is_left_out_shifts_what_follows_and_nothing_else(
     place = {"skip_ranges": skip_ranges}
     rows = sample_indices(source, seed=0, start=start, count=20, **place)
     assert rows == [whole[p] for p in kept[:20]]
-    # Where a run that stops after five batches goes on.
+    # A run that stopped after five batches continues here.
     position = advance(start, 20, **place)
     assert [p for p in kept if p >= position] == kept[20:]

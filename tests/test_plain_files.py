@@ -1,4 +1,4 @@
-"""Opening files that may come from a stranger."""
+"""Tests opening files that may come from a stranger."""
 
 import os
 import socket
@@ -69,7 +69,7 @@ def test_appends_to_a_plain_file_only(tmp_path: Path) -> None:
         with append_plain(tmp_path / "lines") as opened:
             opened.write(line)
     assert (tmp_path / "lines").read_bytes() == b"a\nb\n"
-    os.mkfifo(tmp_path / "pipe")  # Opening it to write would wait for a reader.
+    os.mkfifo(tmp_path / "pipe")  # Opening the pipe to write would wait for a reader.
     (tmp_path / "null").symlink_to("/dev/null")
     (tmp_path / "dangling").symlink_to("made")
     with pytest.raises(FileRefused, match="it is a link"):
@@ -100,7 +100,7 @@ def test_links_are_not_followed_where_that_is_asked(tmp_path: Path) -> None:
 def test_a_link_that_takes_the_place_of_a_file_is_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the look at the file and its opening."""
+    """Replaces the file between its check and its opening."""
     (tmp_path / "file").write_bytes(b"content")
     (tmp_path / "link").symlink_to(tmp_path / "file")
     real = os.stat

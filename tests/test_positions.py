@@ -1,4 +1,4 @@
-"""Position tables at another image size."""
+"""Tests position tables at another image size."""
 
 import jax
 import jax.numpy as jnp

@@ -1,6 +1,6 @@
-"""bfloat16 against float32 over 500 steps from the same start, with the same faces and masks.
+"""Compares bfloat16 and float32 over 500 steps with the same start, faces and masks.
 
-About 15 minutes on two CPU cores, as XLA compiles for users; `-s` shows the numbers:
+It takes about 15 minutes on two CPU cores with XLA's usual flags; `-s` shows the numbers:
 
     XLA_FLAGS="--xla_backend_optimization_level=3 --xla_llvm_disable_expensive_passes=false" \
         python -m pytest -m slow -s tests/test_precision.py
@@ -26,7 +26,7 @@ from fsvfm_jax.devices import compilation, sharding
 from fsvfm_jax.models.fsvfm import teacher_subset
 from fsvfm_jax.train_state import StepValues
 
-# 20 epochs of 25 steps: the mean over the last epoch has every face once.
+# In 20 epochs of 25 steps, the mean over the last epoch includes every face once.
 FACES, BATCH, EPOCHS, LAST = 400, 16, 20, 25
 CHANGES = {
     "epochs": EPOCHS,
@@ -37,7 +37,7 @@ CHANGES = {
     "model.rep_decoder_num_heads": 6,
     "model.projection_dim": 64,
     "model.projection_hidden": 256,
-    "optimizer.blr": 0.016,  # the smoke config's learning rate, for half its batch
+    "optimizer.blr": 0.016,  # the smoke config's learning rate at half its batch size
     "teacher.momentum": 0.996,
     "data.mean": (0.5, 0.4, 0.4),
     "data.std": (0.2, 0.2, 0.2),
@@ -50,7 +50,7 @@ class Move(NamedTuple):
 
     Attributes:
         rate: 1 - momentum.
-        change: Of the teacher, over its norm.
+        change: Norm of the teacher's change divided by the norm of the teacher.
         expected: rate * |student - teacher| / |teacher|.
     """
 
@@ -60,7 +60,7 @@ class Move(NamedTuple):
 
 
 def train(dtype: str, *, seed: int, faces: list) -> tuple[dict[str, np.ndarray], list[Move]]:
-    """Returns the metrics of every step, and the moves at momentum above .9999."""
+    """Returns the metrics of every step, and the moves at a momentum above .9999."""
     config = vit_s.get_config("smoke")
     config.update_from_flattened_dict(CHANGES | {"seed": seed, "model.dtype": dtype})
     config = resolve(config)
@@ -91,7 +91,7 @@ def train(dtype: str, *, seed: int, faces: list) -> tuple[dict[str, np.ndarray],
 
 
 def flat(params) -> np.ndarray:
-    """All numbers of a tree; float64, for sums of squares."""
+    """Returns all numbers of a tree in float64, for sums of squares."""
     return np.asarray(ravel_pytree(params)[0], np.float64)
 
 
@@ -106,7 +106,7 @@ def test_bfloat16_learns_what_float32_learns(seed):
     runs = {dtype: train(dtype, seed=seed, faces=faces) for dtype in ("float32", "bfloat16")}
     (exact, _), (rounded, _) = runs.values()
     assert exact["loss_rec"].shape == (500,)
-    assert exact["loss_rec"][0] != rounded["loss_rec"][0]  # the dtype was heard
+    assert exact["loss_rec"][0] != rounded["loss_rec"][0]  # the dtype has an effect
     means = {}
     for name in ("loss_rec", "loss_sim", "variance_z"):
         a, b = means[name] = [history[name][-LAST:].mean() for history in (exact, rounded)]
@@ -114,7 +114,7 @@ def test_bfloat16_learns_what_float32_learns(seed):
     assert means["loss_rec"][0] < 0.6 * exact["loss_rec"][:LAST].mean()
     assert means["loss_rec"][1] == pytest.approx(means["loss_rec"][0], rel=0.01)
     for dtype, (_, moves) in runs.items():
-        # Below this rate a step is nearer to float32's rounding: 2 % off at 1e-6.
+        # Below this rate a step is closer to float32's rounding: 2 % off at 1e-6.
         errors = [abs(move.change / move.expected - 1) for move in moves if move.rate > 2e-6]
         print(
             f"\nseed {seed}, teacher of {dtype}: {len(errors)} steps, {max(errors):.2%} off", end=""

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C in the loop; test_signals and test_train see what comes of them."""
+"""Tests SIGTERM and Ctrl-C in the loop; test_signals and test_train test their effects."""
 
 import signal
 from collections.abc import Iterator
@@ -49,4 +49,4 @@ def test_waiting_ends_when_the_signal_comes_and_is_not_begun_after_it(preemption
         pytest.fail("it went on waiting")
     with pytest.raises(StopWaiting), preemption.waiting():
         pytest.fail("it began to wait")
-    signal.raise_signal(signal.SIGTERM)  # while nothing waits
+    signal.raise_signal(signal.SIGTERM)  # outside `waiting`

@@ -1,4 +1,4 @@
-"""The command as a user gives it: kills, hostile files, and what it hands to the other stages."""
+"""Tests the command as a user runs it: kills, hostile files, and calls of the other stages."""
 
 import os
 import resource
@@ -30,19 +30,19 @@ need("av", "prepare")
 
 
 def write_faces(folder: Path, count: int) -> None:
-    """Writes pictures that are a face each."""
+    """Writes pictures with one face each."""
     folder.mkdir(parents=True)
     for index in range(count):
         Image.fromarray(render_face(index, image_size=64)[0]).save(folder / f"{index}.png")
 
 
 def bytes_of(tree: Path) -> dict[str, bytes]:
-    """Every file of a tree."""
+    """Returns the bytes of every file of a tree, by path."""
     return {str(x.relative_to(tree)): x.read_bytes() for x in tree.rglob("*") if x.is_file()}
 
 
 def kill_at(lines: int, journal: Path, argv: list[str]) -> None:
-    """Starts the command in a process and kills it once its journal has so many lines."""
+    """Starts the command in a process and kills it when its journal has this number of lines."""
     command = [sys.executable, "-m", "fsvfm_jax.prepare", *argv, "--processes", "1"]
     silent = subprocess.DEVNULL
     process = subprocess.Popen(command, stdout=silent, stderr=silent)
@@ -71,7 +71,7 @@ def test_a_killed_command_goes_on_and_gives_the_same_bytes(tmp_path: Path) -> No
 
 
 def measured(arguments: Any) -> Callable[[MediaFile], tuple[list[dict[str, Any]], float, int]]:
-    """A worker that also says what an item took: CPU seconds, and bytes beyond its start."""
+    """Returns a worker that also measures an item: CPU seconds, and bytes beyond its start."""
     work = detect._make_worker(arguments)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
@@ -119,7 +119,7 @@ def test_a_video_gives_evenly_spaced_frames(tmp_path: Path) -> None:
 
 @pytest.fixture
 def packed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str]]:
-    """What `pack` was asked for, in its stead."""
+    """Replaces `pack` and records its arguments."""
     asked: list[tuple[str, str, str]] = []
     monkeypatch.setattr(pack, "run", lambda args: asked.append((args.dir, args.set, args.encoding)))
     return asked
@@ -159,7 +159,7 @@ def test_run_goes_through_all_stages(tmp_path: Path, packed: list[tuple[str, str
     main(["run", str(tmp_path / "src"), tree, *flags])
     assert packed == [(tree, f"{tree}/set", "original")]
     assert len(list((tmp_path / "tree" / "parsing_maps").iterdir())) == 2
-    # A folder that has images and maps is packed as it is.
+    # A folder that has images and maps is packed unchanged.
     main(["run", tree, str(tmp_path / "other")])
     assert packed[1:] == [(tree, str(tmp_path / "other" / "set"), "jpeg")]
     assert not (tmp_path / "other" / "images").exists()

@@ -1,4 +1,4 @@
-"""The 3C step against the reference's numbers, and its own promises."""
+"""Tests the 3C step against the reference's numbers, and what its docstrings promise."""
 
 from functools import partial
 
@@ -87,7 +87,7 @@ def test_gradients_of_step_0(model):
 
 @pytest.fixture(scope="module")
 def eight_steps(model):
-    """Trains as the reference did; returns the final state and the history."""
+    """Trains like the reference; returns the final state and the history."""
     given = golden_numbers.hyperparameters()
     schedule = Schedule(
         steps_per_epoch=float(given["steps_per_epoch"]),
@@ -109,8 +109,8 @@ def eight_steps(model):
         tx.init(split_positions(params)[0]),
     )
 
-    # The step draws masks and normalises bytes itself; here both are given by the reference, the
-    # masks as the two lowest bits of what would be the classes.
+    # The step draws masks and normalises bytes itself. Here both are those of the reference; the
+    # masks are in the two lowest bits of the classes.
     @jax.jit
     def step(state, images, bits, values):
         learner = pretrain.Pretraining(
@@ -198,7 +198,7 @@ def test_the_teacher_still_moves_at_momentum_above_9999(dtype):
     def draw(x):
         return noise.normal(scale=0.1, size=x.shape).astype(x.dtype)
 
-    # A student 10 % away from its teacher, where a learning rate of 0 holds it.
+    # The student is 10 % away from its teacher, and a learning rate of 0 keeps it there.
     teacher = jax.tree.map(draw, shapes.teacher_params)
     student = jax.tree.map(lambda x: x + x * draw(x), teacher)
     state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)._replace(
@@ -215,13 +215,13 @@ def test_the_teacher_still_moves_at_momentum_above_9999(dtype):
         state, _ = step(state, batch, StepValues(np.float32(0), np.float32(rate)))
         change = np.linalg.norm(flat(state.teacher_params) - before) / np.linalg.norm(before)
         expected = rate * np.linalg.norm(target - before) / np.linalg.norm(before)
-        # Rounding to float32 is felt in steps of 1e-6; bfloat16, of 8 bits, would not move at all.
+        # Rounding to float32 is visible in steps of 1e-6; bfloat16, of 8 bits, would not change.
         assert change == pytest.approx(expected, rel=1e-3)
     np.testing.assert_array_equal(flat(teacher_subset(state.params)), target)
 
 
 def flat(params) -> np.ndarray:
-    """All numbers of a float32 tree, in float64."""
+    """Returns all numbers of a float32 tree, in float64."""
     vector, _ = ravel_pytree(params)
     assert vector.dtype == np.float32
     return np.asarray(vector, np.float64)

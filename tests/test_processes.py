@@ -1,4 +1,4 @@
-"""Whether a process is still the one that it was, and what it gives back."""
+"""Tests whether a process is still the same one, and that freed memory is returned."""
 
 import os
 import subprocess
@@ -37,12 +37,12 @@ def test_a_process_that_ended_is_not_alive_reaped_or_not():
 
 @pytest.mark.parametrize("number", [0, -1, -(2**70), 2**31, 2**63, 10**4000])
 def test_a_number_that_no_process_has_is_not_alive(number):
-    """Such as one from a file that anyone may have written."""
+    """Tests numbers that may come from a file that anyone may have written."""
     assert not is_alive(number, started=0)
 
 
 def test_freed_memory_goes_back():
-    """Pieces that live on keep the C library's heap large."""
+    """Keeps some pieces alive, so that the C library's heap stays large."""
     program = """
 import re
 from pathlib import Path

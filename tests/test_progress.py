@@ -1,4 +1,4 @@
-"""Lines and bars that say how far a piece of work is."""
+"""Tests the lines and bars that show the progress of work."""
 
 import sys
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""What is promised of the project as a whole."""
+"""Tests the requirements of the project as a whole."""
 
 import ast
 import re
@@ -28,7 +28,7 @@ def test_lint_and_format(command):
 
 
 def test_the_core_imports_neither_tensorflow_nor_pytorch():
-    # None makes an import fail. (tensorboardX takes PyTorch where it finds it, we cannot help it.)
+    # None makes an import fail. (tensorboardX imports PyTorch if present; we cannot prevent it.)
     program = (
         "import sys; sys.modules.update(dict.fromkeys("
         "['tensorflow', 'torch', 'torchvision', 'timm', 'transformers']));"
@@ -62,7 +62,7 @@ def test_nothing_is_unpickled():
                 names = [getattr(node, "module", None) or "", *(x.name for x in node.names)]
                 assert not unsafe & {name.split(".")[0] for name in names}, path
             if isinstance(node, ast.Attribute) and node.attr in ("load", "unsafe_load"):
-                # Of all that is called so, NumPy's alone.
+                # Of the functions with these names, only NumPy's is used.
                 assert ast.unparse(node) == "np.load", path
             if isinstance(node, ast.keyword) and node.arg in ("allow_pickle", "weights_only"):
                 safe = node.arg == "weights_only"

@@ -1,4 +1,4 @@
-"""Sets are read in one order everywhere; nothing is guessed, and nothing is lost in silence."""
+"""Tests that sets have one order everywhere, and that nothing is guessed or silently lost."""
 
 import logging
 import os
@@ -84,7 +84,7 @@ def test_real_videos_may_keep_another_number_of_frames(tmp_path):
 
 
 def bench_list(root, by_label):
-    """A DeepfakeBench list of frames by video by label."""
+    """Writes a DeepfakeBench list of frames by video by label."""
     content = {
         label: {"test": {key: {"label": label, "frames": names} for key, names in videos.items()}}
         for label, videos in by_label.items()
@@ -231,7 +231,7 @@ def test_layouts_and_options_that_do_not_exist_or_make_no_sense_are_named(
 
 def test_empty_options_are_not_given(tmp_path):
     write_pictures(tmp_path, "real/a.png fake/a.png")
-    # As a config has them, and as a run's JSON has them.
+    # A config has tuples, and a run's JSON has lists.
     for nothing in ((), []):
         empty = {"list_file": "", "videos": "", "methods": nothing, "exclude": nothing}
         assert len(read(tmp_path, "folder", "", **empty)) == 2

@@ -1,4 +1,4 @@
-"""Files of the reference: what is read, what is written, and what is refused without being run."""
+"""Tests files of the reference: what is read, written, and refused without being run."""
 
 import argparse
 import collections
@@ -39,7 +39,7 @@ def path(tmp_path) -> Path:
 
 @pytest.fixture
 def good(path) -> Path:
-    """As the reference saves: ordered dict, options pickled, more beside the network."""
+    """Returns a checkpoint like the reference's: ordered dict, pickled options, other entries."""
     tensors = collections.OrderedDict((k, torch.from_numpy(v)) for k, v in WEIGHTS.items())
     options = argparse.Namespace(model="fsfm_vit_tiny", data_path=["x"], betas=(0.9, 0.95))
     torch.save({"model": tensors, "epoch": 7, "args": options, "scaler": {}}, path)
@@ -100,7 +100,7 @@ def test_arrays_of_many_megabytes_are_read(path):
 
 
 def refused(path, match):
-    """Within 5 s of work and 1 GB, and naming the file."""
+    """Returns the error, which must name the file, within 5 s of work and 1 GB."""
     start, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(DataError, match=match) as caught:
         pth.read(path)
@@ -134,7 +134,7 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(good):
         except DataError:
             refusals += 1
             continue
-        # Between the arrays, which start at multiples of 64, lies padding that nobody reads.
+        # Arrays start at multiples of 64, and no reader reads the padding between them.
         assert content.extra == expected.extra
         for name, array in expected.state_dict.items():
             np.testing.assert_array_equal(content.state_dict[name], array)
@@ -151,7 +151,7 @@ def test_a_flipped_bit_in_an_array_is_found_by_its_checksum(good):
 
 
 class Call:
-    """Pickles as a call: what a stranger's file does when it is trusted."""
+    """An object that pickles as a call, which a trusting reader would make."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -171,7 +171,7 @@ HOSTILE = {
     "getattr": {"epoch": [({"a": Call(getattr, Call(__import__, "os"), "system")},)]},
     "bytearray": Call(bytearray, 10**12),
     "numpy": np.array([Call(os.system, TOUCH)], dtype=object),
-    # Harmless, and still no reason to load a file unsafely.
+    # The call is harmless, but it shows that the file must not be loaded unsafely.
     "types.SimpleNamespace": types.SimpleNamespace(epoch=1),
     "argparse.ArgumentParser": Call(argparse.ArgumentParser),
 }
@@ -227,7 +227,7 @@ def test_every_way_of_naming_is_refused(good, opcode):
 
 
 def rewrite(path, edit):
-    """Writes the archive again, its pickle edited and every checksum right."""
+    """Writes the archive again with an edited pickle and correct checksums."""
     with zipfile.ZipFile(path) as archive:
         entries = [(entry.filename, archive.read(entry)) for entry in archive.infolist()]
     with zipfile.ZipFile(path, "w") as archive:
@@ -243,7 +243,7 @@ def rewrite(path, edit):
         lambda program: b"\x80\x02N.",
         lambda program: b"\x80\x02]q\x00h\x00a.",
         lambda program: b"\xff" + program,
-        # An array that claims more numbers than its entry holds.
+        # An array has more numbers than its entry contains.
         lambda program: program.replace(b"K\x0ctq", b"J\xff\xff\xff\x7ftq"),
         lambda program: b"\x80\x02" + b"N" * 2_000_000 + b"N.",
     ],
@@ -266,7 +266,7 @@ def test_a_directory_larger_than_any_checkpoints_is_not_taken_in(path):
 
 def test_the_longest_pickle_let_in_is_read_in_time(good):
     rewrite(good, lambda program: b"\x80\x02(" + b"N" * 499_000 + b"t.")
-    # In a process of its own, where no types are checked, which would take longer than the reading.
+    # The new process has no type checks, which would take longer than the reading.
     program = (
         "import resource, sys, time; from fsvfm_jax.convert import pth\n"
         "def used(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
@@ -285,14 +285,14 @@ def test_the_longest_pickle_let_in_is_read_in_time(good):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("count", [1, 1000])
 def test_arrays_larger_than_the_file_are_refused(path, dtype, count):
-    """One, or all together."""
+    """Tests one such array, and several that are too large together."""
     one = torch.zeros(1, dtype=getattr(torch, dtype))
     torch.save({"model": {str(i): one.expand(10**10 // count**2) for i in range(count)}}, path)
     refused(path, "larger than the file")
 
 
 def test_of_two_archives_in_one_file_the_checked_one_is_read(path):
-    """zipfile takes the directory at the end, other readers another one; we have one reader."""
+    """zipfile reads the directory at the end, others another one: the checked one must be read."""
     torch.save({"model": {"x": torch.full((4,), 1.0)}}, path)
     first = path.read_bytes()
     torch.save({"model": {"x": torch.full((4,), 2.0)}}, path)

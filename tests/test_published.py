@@ -1,4 +1,4 @@
-"""What the papers report, and how much of a set they use."""
+"""Tests the papers' results, and the part of each set that the papers use."""
 
 from importlib import import_module
 from math import isclose
@@ -31,7 +31,7 @@ def test_what_is_not_known_is_none():
 
 
 def test_the_letters_of_protocols_are_no_names():
-    # C is CASIA in one protocol and CeFA in another.
+    # C is CASIA in one protocol and CeFA in the other.
     assert all(papers_name(letter) == letter for letter in "MCIOWS")
 
 

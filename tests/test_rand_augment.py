@@ -1,4 +1,4 @@
-"""Fine-tuning's augmentation: timm's and torchvision's results, from a generator of our own."""
+"""Tests fine-tuning's augmentation against timm and torchvision, with our own generator."""
 
 import colorsys
 import itertools
@@ -40,7 +40,7 @@ def face() -> np.ndarray:
     return render_face(0, image_size=64)[0]
 
 
-# Against timm and torchvision
+# Comparison with timm and torchvision
 
 
 @pytest.mark.parametrize("name", ra.OPERATIONS)
@@ -84,7 +84,7 @@ def test_uncovered_pixels_get_the_colour_timm_fills_with():
 
 
 class Halves(np.random.Generator):
-    """Uniform draws are the given shares of the range, one after another; places are the middle."""
+    """A generator whose uniform draws are given shares of the range; places are the middle."""
 
     def __init__(self, *shares: float):
         super().__init__(np.random.PCG64())
@@ -96,7 +96,7 @@ class Halves(np.random.Generator):
     def integers(self, high: int) -> int:
         return (high - 1) // 2
 
-    def randint(self, low: int, high: int) -> int:  # as Python's `random`: high is included
+    def randint(self, low: int, high: int) -> int:  # like Python's `random`, `high` is included
         return (low + high) // 2
 
 
@@ -128,7 +128,7 @@ def test_evaluation_views_are_torchvisions(shape):
     assert difference.max() <= (shape[0] != shape[1]) and (difference > 0).mean() < 0.002
 
 
-# Random parts
+# Random draws
 
 
 def test_crops_have_areas_and_aspects_of_the_whole_range():
@@ -140,7 +140,7 @@ def test_crops_have_areas_and_aspects_of_the_whole_range():
     areas, ratios = rows * columns / 1e6, np.log(columns / rows)
     assert 0.079 < areas.min() < 0.09 and 0.9 < areas.max() <= 1
     assert abs(ratios).max() < np.log(4 / 3) + 0.01
-    # Uniform where every aspect fits: below 3/4 of the area.
+    # Areas below 3/4 are uniform, because every aspect ratio fits.
     inner = areas[areas < 0.74]
     np.testing.assert_allclose(
         np.quantile(inner, [0.25, 0.5, 0.75]), [0.245, 0.41, 0.575], atol=0.03
@@ -184,14 +184,14 @@ def test_operations_levels_and_directions_are_drawn_as_asked(monkeypatch):
     levels = np.array([level for _, level in calls])
     assert abs((levels > 0).mean() - 0.5) < 0.03
     sizes = abs(levels)
-    # The normal's upper 2.3 % are clipped to 10.
+    # The upper 2.3 % of the normal distribution are clipped to 10.
     assert abs((sizes == 1).mean() - 0.0228) < 0.01
     np.testing.assert_allclose(
         np.quantile(sizes, [0.1587, 0.5, 0.8413]), [0.85, 0.9, 0.95], atol=0.005
     )
     names = np.array([name for name, _ in calls])
     pairs = names[: len(names) // 2 * 2].reshape(-1, 2)
-    assert (pairs[:, 0] == pairs[:, 1]).any()  # with replacement
+    assert (pairs[:, 0] == pairs[:, 1]).any()  # draws are with replacement
 
 
 def test_another_magnitude_deviation_and_number_are_taken(monkeypatch):
@@ -209,7 +209,7 @@ def test_another_magnitude_deviation_and_number_are_taken(monkeypatch):
 
 
 class Draws(np.random.Generator):
-    """Its draws are known: whether a picture is changed, and where in a range a number lies."""
+    """A generator with known draws: whether a picture is changed, and the place in a range."""
 
     def __init__(self, share: float, *, changes: bool = True):
         super().__init__(np.random.PCG64())
@@ -229,7 +229,7 @@ def test_saturation_goes_from_grey_to_twice_the_colour(face):
 
     of_face = np.ptp(face.astype(int), axis=2).mean()
     assert colourfulness(1, 0.5) == colourfulness(0, 0.9) == of_face
-    assert colourfulness(1, 0.0) == colourfulness(3, 0.0) == 0  # no further than grey
+    assert colourfulness(1, 0.0) == colourfulness(3, 0.0) == 0  # grey is the limit
     assert colourfulness(1, 1.0) > 1.3 * of_face
     assert colourfulness(0.4, 0.0) == pytest.approx(0.6 * of_face, rel=0.02)
 
@@ -237,7 +237,7 @@ def test_saturation_goes_from_grey_to_twice_the_colour(face):
 @settings(max_examples=200)
 @given(st.lists(st.integers(0, 255), min_size=3, max_size=3), st.floats(0, 1))
 def test_saturation_is_the_s_of_hsv_unclipped_until_the_end(pixel, share):
-    """Against Python's colour space: for 0.8 to 1.2 times S, colours below 0 become 0."""
+    """Compares with Python's HSV: for 0.8 to 1.2 times S, colours below 0 are clipped last."""
     image = np.array(pixel, np.uint8).reshape(1, 1, 3)
     found = ra.saturation_jitter(image, Draws(share), strength=0.2)
     hue, saturation, value = colorsys.rgb_to_hsv(*(x / 255 for x in pixel))
@@ -258,7 +258,7 @@ def test_every_other_picture_keeps_its_saturation(face):
     assert 70 < sum(changed) < 130
 
 
-# What holds for all of them
+# Properties of all operations
 
 
 @pytest.mark.parametrize("name", VIEWS)

@@ -1,4 +1,4 @@
-"""What the benchmark of reading tells; how fast anything is, is no test."""
+"""Tests the report of the reading benchmark, but not any speed."""
 
 import json
 from pathlib import Path

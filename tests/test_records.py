@@ -1,4 +1,4 @@
-"""Packed sets are read whole, in order, and never wrong in silence."""
+"""Tests that packed sets are read completely, in order, and that damage is reported."""
 
 import io
 import pickle
@@ -32,14 +32,14 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def packed(tree: Path) -> Path:
-    """A set of three shards."""
+    """Packs a set of three shards."""
     pack(str(tree), str(tree / "set"), shard_records=9)
     return tree / "set"
 
 
 @pytest.fixture
 def copy(packed: Path, tmp_path: Path) -> Path:
-    """One that may be damaged."""
+    """Returns a copy of the set, which a test may damage."""
     return Path(shutil.copytree(packed, tmp_path / "set"))
 
 
@@ -85,7 +85,7 @@ def test_tfds_reads_the_same(packed: Path) -> None:
         np.testing.assert_array_equal(
             theirs[index]["parsing_map"][..., 0], source[index]["parsing_map"]
         )
-        # Another decoder of JPEG may round otherwise.
+        # Another JPEG decoder may round differently.
         far = np.abs(theirs[index]["image"].astype(int) - source[index]["image"])
         assert far.max() <= 2
         assert source.name(index).startswith(theirs[index]["name"].decode())
@@ -210,7 +210,7 @@ def test_a_set_that_tfds_wrote_is_read(
 
 
 def read_damaged(folder: Path, expected: list) -> str | None:
-    """Reads all; returns what was said, or None if all was as expected."""
+    """Reads all faces; returns the error message, or None if all faces are correct."""
     try:
         source = FaceRecords(str(folder), image_size=SIZE)
         faces = source.read(range(len(source)))
@@ -231,7 +231,7 @@ def test_no_flipped_bit_gives_a_wrong_face(packed: Path, copy: Path) -> None:
     for _ in range(120):
         file = rng.choice(files)
         data = file.read_bytes()
-        # A small shard is mostly padding.
+        # A small shard consists mostly of padding.
         places = [place for place, byte in enumerate(data) if byte or rng.random() < 0.01]
         bit = 8 * rng.choice(places) + rng.randrange(8)
         face_trees.flip_bit(file, bit)
@@ -289,7 +289,7 @@ def test_a_missing_shard_is_refused_at_once(copy: Path) -> None:
 
 
 def test_another_shard_of_the_same_size_is_refused(packed: Path, copy: Path) -> None:
-    """With fewer records, or without a manifest and swapped names, only counts can tell."""
+    """Swaps names without a manifest, so that only the numbers of records reveal it."""
     (copy / "manifest.json").unlink()
     shutil.copy(shard(packed, 0), shard(copy, 2))
     with pytest.raises(DataError, match="00002-of-00003 holds 9 records instead of 5"):
@@ -307,7 +307,7 @@ def test_damaged_metadata_is_refused(packed: Path, copy: Path, name: str) -> Non
         said = read_damaged(copy, expected)
         if said is None:
             assert FaceRecords(str(copy), image_size=SIZE).stats() == stats
-            assert name == "manifest.json"  # a blank between its values
+            assert name == "manifest.json"  # a blank between the manifest's values
         else:
             assert name in said
         (copy / name).write_bytes(data)
@@ -327,7 +327,7 @@ def test_metadata_without_manifest_may_be_anything(copy: Path, name: str) -> Non
 
 
 def write_records(folder: Path, *records: bytes) -> None:
-    """Puts other records into the first shard, without a manifest."""
+    """Writes other records into the first shard, and removes the manifest."""
     (folder / "manifest.json").unlink()
     writer = ArrayRecordWriter(str(shard(folder, 0)), "group_size:1")
     for record in records:
@@ -342,7 +342,7 @@ def grey_png(height: int, *, value: int = 0) -> bytes:
 
 
 def damaged_records() -> dict[str, tuple[bytes, str]]:
-    """Records that are no face, with what is said of them."""
+    """Returns records that are not faces, each with its error message."""
     good = grey_png(SIZE)
     return {
         "no example": (b"\xff\xff", "is no tf.Example with image and parsing_map"),

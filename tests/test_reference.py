@@ -1,4 +1,4 @@
-"""Our parameter names beside the reference's."""
+"""Tests our parameter names against the reference's."""
 
 import golden_files
 import golden_numbers
@@ -37,7 +37,7 @@ def test_trees_are_those_of_our_model():
 def test_every_size_has_a_name_for_every_parameter():
     for size in ("vit_small_patch16", "vit_huge_patch14"):
         shapes = jax.eval_shape(build(size).init_params, jax.random.key(0))
-        # Zero-stride arrays of the right shapes: nothing of this size need be allocated.
+        # Arrays with stride zero have the right shapes without allocating this much memory.
         params = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), shapes)
         names = reference.to_state_dict(params)
         assert sum(x.size for x in names.values()) == sum(x.size for x in jax.tree.leaves(shapes))

@@ -1,4 +1,4 @@
-"""Rendered sets: the same images everywhere, splits apart, reals and fakes through one camera."""
+"""Tests rendered sets: equal images everywhere, separate splits, one camera for both classes."""
 
 import pickle
 
@@ -31,7 +31,7 @@ def images(faces):
 
 @pytest.mark.parametrize("name", RENDERED_SETS)
 def test_a_fake_of_no_strength_is_its_real_face_through_the_same_camera(name, monkeypatch):
-    """So whatever tells fake from real comes from the forgery."""
+    """Shows that the classes differ only by the forgery."""
     powerless = tuple((forgery, 0.0) for forgery, _ in RENDERED_SETS[name].forgeries)
     monkeypatch.setitem(
         rendered_sets.RENDERED_SETS, name, RenderedSet(powerless, RENDERED_SETS[name].camera)
@@ -88,7 +88,7 @@ def test_an_image_hangs_on_set_split_seed_video_and_frame_alone():
 
 
 def test_other_sets_splits_and_seeds_show_other_faces():
-    """The faces before the camera: no two splits, of any sets, have one in common."""
+    """Compares the faces before the camera: no two splits of any sets share a face."""
     asked = []
 
     def noted(index, *, image_size, seed):
@@ -105,7 +105,7 @@ def test_other_sets_splits_and_seeds_show_other_faces():
                     shown.append(set(asked))
                     asked.clear()
     assert len(set.union(*shown)) == sum(map(len, shown))
-    # Those of SyntheticFaces, for pretraining, come before.
+    # The indices of SyntheticFaces, for pretraining, are below these.
     assert min(index for _, index in set.union(*shown)) > 2**32
 
 

@@ -1,4 +1,4 @@
-"""Numbers are read one step late, in order, and end a run that is not finite."""
+"""Tests that numbers are read one step late, in order, and that NaN ends a run."""
 
 import dataclasses
 import math
@@ -24,7 +24,7 @@ SCHEDULE = Schedule(
 
 
 class Tracker:
-    """Keeps what it is given."""
+    """Records what it receives."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[int, dict, float]] = []

@@ -1,4 +1,4 @@
-"""Recipes and checks, and the config files themselves."""
+"""Tests recipes and checks, and the config files themselves."""
 
 import importlib
 import json
@@ -120,7 +120,7 @@ def test_an_unknown_argument_is_refused():
 
 @pytest.mark.parametrize("name", ["vit_s", "vit_b", "vit_l", "vit_h", "vit_s-smoke"])
 def test_resolved_configs_are_those_on_file(name):
-    """A change of a default shows in a diff of `tests/golden`, or not at all."""
+    """Makes a change of a default visible as a diff of `tests/golden`."""
     stored = Path(__file__).parent / "golden" / f"{name}.json"
     assert to_json(resolve(get_config(*name.split("-")))) + "\n" == (stored.read_text())
 

@@ -1,4 +1,4 @@
-"""Going back to an earlier checkpoint, and leaving out a part of the data from there on."""
+"""Tests going back to an earlier checkpoint and then leaving out a part of the data."""
 
 import json
 
@@ -11,13 +11,13 @@ from fsvfm_jax.run.checkpoint import Checkpoints
 from fsvfm_jax.run.rewind import rewind
 
 RUN = {"epochs": 4, "schedule_epochs": 8, "checkpoint.every": 2, "checkpoint.keep": 9}
-# Steps 5 and 6 would see samples 64 to 96.
+# Steps 5 and 6 would use the samples 64 to 96.
 BACK = {"resume.step": 4, "data.skip_ranges": ((64, 96),)}
 
 
 @pytest.fixture(scope="module")
 def gone_back(tmp_path_factory):
-    """A run of 10 steps that went back to step 4, and the losses that it had before."""
+    """Returns a run of 10 steps that went back to step 4, and its metrics before it went back."""
     workdir = tmp_path_factory.mktemp("run")
     run(workdir, RUN)
     before = without_rate(read_metrics(workdir))
@@ -41,7 +41,7 @@ def test_what_came_after_is_replaced_and_kept_aside(gone_back):
 
 @pytest.mark.e2e
 def test_the_range_is_left_out_and_all_else_comes_in_its_order(gone_back):
-    """Faces of step k + 2 come at step k, under other masks."""
+    """Compares step k with step k + 2: the faces are the same, the masks are others."""
     workdir, _ = gone_back
     record = json.loads((workdir / "rewinds.json").read_text())
     assert record == [{"step": 4, "skip_ranges": [[64, 96]]}]

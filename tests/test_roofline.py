@@ -1,4 +1,4 @@
-"""Bound and estimate."""
+"""Tests bound and estimate."""
 
 import json
 import os

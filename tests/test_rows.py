@@ -1,4 +1,4 @@
-"""Rows of a report: metrics of a set, beside what the papers report; means over sets and seeds."""
+"""Tests the rows of a report: metrics beside the papers' results, and means over sets and seeds."""
 
 import json
 import logging
@@ -57,7 +57,7 @@ def test_what_was_published_stands_beside_ours():
 
 
 def test_a_spoof_row_by_hand():
-    # Of live: f0 .3, f1 .5, f2 .8, r0 .7, r1 .9.
+    # Scores of live: f0 .3, f1 .5, f2 .8, r0 .7, r1 .9.
     row = spoofed("MSU", model="FSFM ViT-B")
     assert row["auc"] == pytest.approx(5 / 6) and row["tpr_at_fpr_1"] == 0.5
     rates = {"validation": (1 / 3, 1 / 2), "0.5": (2 / 3, 0), "test": (1 / 3, 1 / 2)}
@@ -114,7 +114,7 @@ def test_scores_that_are_not_finite_are_refused():
 
 
 def test_a_mean_over_sets_is_of_their_metrics_not_of_their_scores_together():
-    # Each set is perfect, but what the second calls fake is below what the first calls real.
+    # Each set is perfect alone, but the second set's fakes are below the first set's real faces.
     high = {"f0": (0.9,), "f1": (0.9,), "r0": (0.6,), "r1": (0.6,)}
     low = {"f0": (0.3,), "f1": (0.3,), "r0": (0.1,), "r1": (0.1,)}
     (mean,) = mean_rows([detected("a", high), detected("b", low)])
@@ -186,7 +186,7 @@ def test_over_seeds_each_metric_has_mean_deviation_and_count():
         "n": 3,
     }
     assert row["difference"]["mean"] == pytest.approx(statistics.mean(values) - 0.8775)
-    # What is no measurement stays as it is.
+    # Columns that are not measurements are unchanged.
     assert row["published"] == 0.8775 and row["images"] == 10 and row["paper"] == "FS-VFM"
     assert "seed" not in row and "video_auc_interval" not in row
 

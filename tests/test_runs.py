@@ -1,4 +1,4 @@
-"""Training runs of ours, read back: what a workdir must have, and what is refused."""
+"""Tests reading training runs: what a workdir must contain, and what is refused."""
 
 import contextlib
 import json

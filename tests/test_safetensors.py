@@ -1,4 +1,4 @@
-"""Files that are not what their header says are refused, quickly and for the reason."""
+"""Tests that files that do not match their header are refused quickly, with the reason."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def entry(shape: object = (2,), offsets: object = (0, 8), dtype: object = "F32")
 
 
 def test_what_is_saved_is_loaded(path):
-    transposed = {"t": ARRAYS["a"].T}  # laid out in memory otherwise than its shape says
+    transposed = {"t": ARRAYS["a"].T}  # its layout in memory does not match its shape
     save_safetensors(path, ARRAYS | transposed, metadata={"format": "pt"})
     loaded = load_safetensors(path)
     assert loaded.keys() == ARRAYS.keys() | {"t"}
@@ -169,7 +169,7 @@ def make_socket(path):
     ],
 )
 def test_what_is_no_plain_file_is_refused_at_once(tmp_path, make, reason, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # A socket's path is short.
+    monkeypatch.chdir(tmp_path)  # The path of a socket must be short.
     path = Path("x")
     make(path)
     for read in (load_safetensors, read_header, file_sha256):
@@ -188,7 +188,7 @@ def test_a_hash_is_looked_at_after_the_header(path):
 
 
 def loaded_or_refused(path):
-    """Arrays that take the file's bytes, or a short sentence."""
+    """Returns arrays that use the file's bytes, or checks that the error is a short sentence."""
     try:
         arrays = load_safetensors(path)
     except DataError as error:
@@ -198,7 +198,7 @@ def loaded_or_refused(path):
 
 
 def changed(draw, content):
-    """The bytes with a few of them set, removed or repeated."""
+    """Returns the bytes with a few of them changed, removed or repeated."""
     content = bytearray(content)
     for _ in range(draw(st.integers(1, 4))):
         place = draw(st.integers(0, len(content) - 1))

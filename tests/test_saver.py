@@ -1,4 +1,4 @@
-"""When a run saves, in which order, and how it ends."""
+"""Tests when a run saves, in which order, and how it ends."""
 
 import contextlib
 import math
@@ -14,7 +14,7 @@ from fsvfm_jax.train_state import TrainState
 
 
 def make_saver(*, start: int = 0, total: int = 10, every: int = 4, validate=None, stop=False):
-    """A saver whose parts write down what is asked of them."""
+    """Returns a saver whose parts record their calls."""
     did = []
 
     @contextlib.contextmanager
@@ -60,7 +60,7 @@ def test_it_saves_every_few_steps_and_at_the_last():
         saver.after(step, state(step), 16 * step)
     saves = [entry for entry in did if entry[0] == "save"]
     assert saves == [("save", step, 16 * step, 0.5) for step in (4, 8, 10)]
-    # Nothing is saved before its numbers are reported and stored.
+    # A step is saved only after its numbers are reported and stored.
     assert did[:4] == ["report", "sync", "rest", ("save", 4, 64, 0.5)]
     saver.finish(state(10), 160)
     assert did[-1] == "rest"
@@ -93,7 +93,7 @@ def test_a_stop_before_the_first_step_saves_nothing():
 def test_the_validation_loss_is_the_score_and_the_last_step_is_always_validated():
     saver, did = make_saver(validate=lambda params, after_batch: {"val_loss": 0.25}, stop=True)
     saver.after(4, state(4), 64)
-    # A signal stops this validation: the step is saved without a score.
+    # A signal stops this validation, and the step is saved without a score.
     assert did[-1][:3] == ("save", 4, 64) and math.isnan(did[-1][3])
     saver.after(10, state(10), 160)
     assert did[-3:] == ["rest", {"val_loss": 0.25}, ("save", 10, 160, 0.25)]

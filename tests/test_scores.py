@@ -1,4 +1,4 @@
-"""The CSV files of scores: what is written is read back exactly, anything else is refused."""
+"""Tests that CSV files of scores are read back exactly, and that other files are refused."""
 
 import os
 
@@ -53,7 +53,7 @@ def test_names_are_kept_byte_by_byte():
 
 @given(p_fake=st.lists(st.floats(0, 1), max_size=20), data=st.data())
 def test_scores_keep_all_their_digits(tmp_path_factory, p_fake, data):
-    # No NUL: no path has one. No surrogates but those of `os.fsdecode`.
+    # No path has a NUL, and the only surrogates in a path are those of `os.fsdecode`.
     text = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
     size = len(p_fake)
     names, videos = (data.draw(st.lists(text, min_size=size, max_size=size)) for _ in range(2))

@@ -1,4 +1,4 @@
-"""Every face is scored exactly once, whatever the devices and the batch."""
+"""Tests that every face is scored exactly once, with any devices and batch size."""
 
 import logging
 
@@ -34,7 +34,7 @@ def params():
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory):
-    """21 faces of 11 videos."""
+    """Returns 21 faces of 11 videos."""
     root, rng = tmp_path_factory.mktemp("faces"), np.random.default_rng(0)
     for number in range(COUNT):
         file = root / ("real" if number % 3 else "fake") / f"v{number // 2}_frame_{number % 2}.png"

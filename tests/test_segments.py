@@ -1,4 +1,4 @@
-"""Shared memory of workers is removed once their trainer is gone, and not before."""
+"""Tests that shared memory of workers is removed after their trainer ends, and not before."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from patience import PATIENCE
 from fsvfm_jax.data import segments
 
 ROOT = Path(__file__).parent.parent
-# Takes a batch now and then, as a trainer does; its workers make more ahead.
+# Takes a batch now and then, as a trainer does, while the workers prepare others.
 TRAINER = """
 import time
 from functools import partial
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.skipif(not segments.FOLDER.is_dir(), reason="there is n
 
 @pytest.fixture
 def trainer(tmp_path):
-    """A process with two workers, all in a session of their own."""
+    """Starts a process with two workers in a session of its own."""
     (tmp_path / "trainer.py").write_text(TRAINER)
     process = subprocess.Popen(
         [sys.executable, tmp_path / "trainer.py"],
@@ -65,11 +65,11 @@ def of(process):
 
 def test_what_a_killed_group_left_is_removed_at_the_next_start(trainer):
     segments.remove_orphans()
-    names = [path.name for path in of(trainer)]  # made ahead, for a trainer that lives
+    names = [path.name for path in of(trainer)]  # prepared for a trainer that is alive
     assert {name.startswith("sem.") for name in names} == {True, False}
     os.killpg(trainer.pid, signal.SIGKILL)
     trainer.wait()
-    # The workers die at moments of their own.
+    # Each worker ends at its own time.
     until = time.monotonic() + PATIENCE
     while of(trainer) and time.monotonic() < until:
         segments.remove_orphans()

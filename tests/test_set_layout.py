@@ -1,4 +1,4 @@
-"""What the files of TFDS say of a set is read as data: no set brings code of its own."""
+"""Tests that TFDS's files of a set are read as data, and that no code of a set runs."""
 
 import contextlib
 import json
@@ -25,7 +25,7 @@ from fsvfm_jax.prepare.pack import pack
 
 SIZE = face_trees.SIZE
 PROJECT = Path(__file__).parent.parent
-# Says that it ran, and is a feature otherwise.
+# The module records that it was imported, and its class is a usable feature.
 MODULE = """
 import pathlib
 pathlib.Path({marker!r}).touch()
@@ -37,7 +37,7 @@ class Feature(Text):
 
 @pytest.fixture
 def packed(tmp_path: Path) -> Path:
-    """A set of two shards, without a manifest, which would notice any change."""
+    """Packs a set of two shards without a manifest, which would detect any change."""
     tree = face_trees.write_tree(tmp_path / "tree", 5)
     pack(str(tree), str(tmp_path / "set"), shard_records=3)
     (tmp_path / "set" / "manifest.json").unlink()
@@ -45,14 +45,14 @@ def packed(tmp_path: Path) -> Path:
 
 
 def change(file: Path, at: Callable[[dict], Any], **values: Any) -> None:
-    """Puts values into a part of a JSON file."""
+    """Sets values in a part of a JSON file."""
     content = json.loads(file.read_text())
     at(content).update(values)
     file.write_text(json.dumps(content))
 
 
 def features(content: dict) -> dict:
-    """Those of the top level."""
+    """Returns the features of the top level."""
     return content["featuresDict"]["features"]
 
 
@@ -75,7 +75,7 @@ def test_the_layout_is_what_tfds_reads(packed: Path) -> None:
 
 
 def extra(name: str) -> dict:
-    """A feature of some class."""
+    """Returns a feature of a class."""
     return {"pythonClassName": name, "text": {}}
 
 
@@ -107,24 +107,24 @@ def test_other_classes_are_refused_at_every_depth(
 
 
 def in_text(key: str, module: str) -> dict:
-    """A Sequence whose feature is JSON in a text."""
+    """Returns a Sequence whose feature is JSON in a text."""
     inner = {"feature": {"type": f"{module}.Feature", "content": {}}, "length": 3}
     return {"pythonClassName": FEATURE_CLASSES[-1], key: {"json": json.dumps(inner)}}
 
 
 def in_older_text(module: str) -> dict:
-    """Features as TFDS wrote them before version 4.3, with the text of a protocol buffer."""
+    """Returns features as TFDS wrote them before version 4.3, with a protocol buffer as text."""
     inner = json.dumps({"features": {"x": extra(f"{module}.Feature")}})
     names = {"type": FEATURE_CLASSES[0], "proto_cls": "tensorflow_datasets.FeaturesDict"}
     return {**names, "content": inner}
 
 
 def in_sequence(feature: dict) -> dict:
-    """A Sequence of a feature."""
+    """Returns a Sequence of a feature."""
     return {"pythonClassName": FEATURE_CLASSES[-1], "sequence": {"feature": feature}}
 
 
-# What is changed in `features.json`, given a module, and where.
+# Changes of `features.json` by place; each takes the name of a module.
 HIDDEN = {
     "jsonFeature": (features, lambda module: {"extra": in_text("jsonFeature", module)}),
     "json_feature": (features, lambda module: {"extra": in_text("json_feature", module)}),
@@ -137,7 +137,7 @@ HIDDEN = {
 def test_classes_in_texts_are_refused(
     packed: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """TFDS parses such a text as JSON, and imports what that names."""
+    """Tests texts that TFDS parses as JSON, whose class it then imports."""
     marker, module = packed.parent / "ran", f"evil_{list(HIDDEN).index(place)}"
     (packed / f"{module}.py").write_text(MODULE.format(marker=str(marker)))
     at, changes = HIDDEN[place]
@@ -146,9 +146,9 @@ def test_classes_in_texts_are_refused(
         read_layout(packed)
     assert not marker.exists()
     monkeypatch.syspath_prepend(packed)
-    with contextlib.suppress(Exception):  # A Sequence of evil.Feature may be no feature at last.
+    with contextlib.suppress(Exception):  # A Sequence of evil.Feature may be refused in the end.
         tfds.builder_from_directory(packed)
-    assert marker.exists()  # The bait is good.
+    assert marker.exists()  # The attack works with TFDS.
 
 
 def test_features_of_all_classes_allowed_are_read(packed: Path) -> None:
@@ -190,7 +190,7 @@ COMMANDS = {
 @pytest.mark.e2e
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 def test_a_module_beside_the_shards_never_runs(packed: Path, command: list[str]) -> None:
-    """Where Python would find it: it is in the current folder, and its folder is searched too."""
+    """Puts it where Python would find it: the set's folder is current and on the search path."""
     folder, marker = packed.parent, packed.parent / "ran"
     for place in (folder, packed):
         (place / "evil.py").write_text(MODULE.format(marker=str(marker)))
@@ -210,7 +210,7 @@ def test_a_module_beside_the_shards_never_runs(packed: Path, command: list[str])
     assert not marker.exists()
     assert done.returncode in (65, 78), done.stderr
     assert "Traceback" not in done.stderr
-    # The bait is good: TFDS itself takes it.
+    # The attack works: TFDS itself imports the module.
     if command is COMMANDS["check"]:
         code = f"import tensorflow_datasets as tfds; tfds.builder_from_directory({str(packed)!r})"
         subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, check=True)
@@ -261,12 +261,12 @@ def test_shards_that_are_not_plain_are_refused_at_once(packed: Path, kind: str) 
         FaceRecords(str(packed), image_size=SIZE)
     with pytest.raises(
         DataError, match=f"{file} {reason}"
-    ):  # It was another when it was looked at.
+    ):  # The file has changed since it was checked.
         source[4]
 
 
 def test_a_set_in_the_hub_s_cache_is_copied_as_the_message_says(packed: Path) -> None:
-    """There every file is a link to one elsewhere, which is named by its hash."""
+    """Tests the hub's cache, where every file is a link to a file that is named by its hash."""
     cache = packed.parent / "the cache"
     cache.mkdir()
     packed.rename(cache / "blobs")

@@ -1,4 +1,4 @@
-"""A manifest says what was written, or that it does not."""
+"""Tests that a manifest lists what was written, or reports that it does not."""
 
 import dataclasses
 import hashlib
@@ -27,7 +27,7 @@ COUNTS = st.integers(0, 2**80)
 NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1)
 NAMES = NAMES.filter(lambda name: name not in (".", ".."))
 SHARDS = st.tuples(NAMES, COUNTS, COUNTS, st.text("0123456789abcdef"))
-# Not built by Hypothesis, which forbids random numbers: those who check types draw some.
+# Hypothesis does not build these, since type checkers draw random numbers, which it forbids.
 SPLITS = st.fixed_dictionaries(
     {
         "plan": st.text(),
@@ -43,14 +43,14 @@ FILES = {name: name.encode() for name in TFDS_FILES}
 
 
 def write(folder: Path, splits: dict[str, Split]) -> None:
-    """What a set has beside its shards."""
+    """Writes the other files of a set."""
     for name, data in {**FILES, SET_MANIFEST: dump_manifest(splits, FILES)}.items():
         (folder / name).write_bytes(data)
 
 
 @pytest.fixture
 def splits(tmp_path: Path) -> dict[str, Split]:
-    """Those written to tmp_path."""
+    """Returns the splits that were written to tmp_path."""
     shards = (Shard("a", 5, 700, "0f"), Shard("b", 2, 300, "f0"))
     split = Split("plan", "jpeg", (32, 32), 1, ((7, 7, 7), (8, 9, 10), (8, 9, 10)), (7,), shards)
     write(tmp_path, {"train": split})
@@ -85,7 +85,7 @@ def test_a_flipped_bit_is_refused(tmp_path: Path, splits: dict[str, Split]) -> N
     for bit in random.Random(0).sample(range(bits), 500):
         face_trees.flip_bit(file, bit)
         try:
-            assert read_manifest(tmp_path) == splits  # if it was in a blank
+            assert read_manifest(tmp_path) == splits  # the changed byte may be a blank
         except DataError as error:
             assert f"{file} is damaged (" in str(error)
             refused += 1
@@ -117,7 +117,7 @@ def test_other_files_of_tfds_are_refused_if_looked_at(
 
 
 def changed(splits: dict[str, Split], change: Callable[[dict], object]) -> bytes:
-    """A manifest that was changed, with the hash that its new content has."""
+    """Returns a changed manifest with the hash of its new content."""
     body = json.loads(dump_manifest(splits, FILES))
     del body["sha256"]
     change(body)
@@ -152,7 +152,7 @@ def test_a_message_has_an_end(tmp_path: Path, splits: dict[str, Split]) -> None:
 
 
 def test_a_change_with_the_right_hash_is_taken(tmp_path: Path, splits: dict[str, Split]) -> None:
-    """So that the refusals above and below are not those of the hash."""
+    """Shows that the hash is not the reason for the refusals above and below."""
     change = changed(splits, lambda body: body["splits"]["train"].update(left_out=4))
     (tmp_path / SET_MANIFEST).write_bytes(change)
     assert read_manifest(tmp_path)["train"].left_out == 4

@@ -1,4 +1,4 @@
-"""One rule for which options a set's layout takes."""
+"""Tests the rule for the options that a set's layout takes."""
 
 import pytest
 from hypothesis import given as draw

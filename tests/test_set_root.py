@@ -1,4 +1,4 @@
-"""What is excluded is met but not looked at; of missing folders those that are there are named."""
+"""Tests that excluded folders are not read, and that errors name the folders that exist."""
 
 import shlex
 from dataclasses import replace
@@ -21,7 +21,7 @@ def test_excluded_names_are_remembered_where_they_are_met():
     assert not excluded.has(["real", "fakes"])
     assert excluded.has(["real", "fake"])
     assert excluded.has_folder_of("D:\\sets\\YouTube-real\\x.png")
-    assert not excluded.has_folder_of("sets/never")  # a file's own name is no folder's
+    assert not excluded.has_folder_of("sets/never")  # the name of a file does not exclude a folder
     assert excluded.met == {"YouTube-real", "fake"}
 
 

@@ -1,4 +1,4 @@
-"""Networks in several safetensors files, as transformers writes them."""
+"""Tests networks in several safetensors files, as transformers writes them."""
 
 import json
 
@@ -23,7 +23,7 @@ FILES = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 
 @pytest.fixture
 def index(tmp_path):
-    """A network in two files, and the content of its index."""
+    """Writes a network in two files, and returns the content of its index."""
     names = sorted(HUGGINGFACE)
     content = {"metadata": {"total_size": sum(x.nbytes for x in HUGGINGFACE.values())}}
     content["weight_map"] = {name: FILES[number % 2] for number, name in enumerate(names)}

@@ -1,4 +1,4 @@
-"""Where arrays live."""
+"""Tests on which devices arrays are placed."""
 
 import math
 
@@ -59,7 +59,7 @@ def spec_of(shape, *names, fsdp=4):
 
 
 def test_the_rule_of_fsdp():
-    # The longest axis that divides; never the layers of a stack, nor a table of positions.
+    # The longest axis that divides is split, but never the layers of a stack or a position table.
     assert spec_of((768, 512), "decoder_embed", "kernel") == P("fsdp", None)
     assert spec_of((768, 3072), "head", "kernel") == P(None, "fsdp")
     assert spec_of((4096, 48, 96), "blocks", "mlp", "kernel") == P(None, None, "fsdp")

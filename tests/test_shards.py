@@ -1,4 +1,4 @@
-"""A shard holds the records it was given, or is not there."""
+"""Tests that a shard contains all records that it was given, or is absent."""
 
 import hashlib
 import resource

@@ -1,4 +1,4 @@
-"""A signal ends a command at once, whatever it is doing, until there is something to save."""
+"""Tests that a signal ends a command at once, until there is something to save."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ from fsvfm_jax.host import signals
 
 cli.begin(stopped="stopped: nothing new was saved")
 """
-# A call that Python's handlers wait for: sleep() of the C library begins anew after a signal.
+# Python's handlers wait for the end of this call: sleep() of C starts again after a signal.
 COMPILING = """
 library = ctypes.CDLL(None)
 print("ready", flush=True)
@@ -46,7 +46,7 @@ STOPPED = "stopped: nothing new was saved\n"
 
 
 def begin(body: str, *, ignored: tuple[int, ...] = ()) -> subprocess.Popen:
-    # A shell starts what it puts into the background with SIGINT ignored.
+    # A shell starts background commands with SIGINT ignored.
     ways = dict.fromkeys((signal.SIGINT, signal.SIGHUP), signal.SIG_DFL)
     ways |= dict.fromkeys(ignored, signal.SIG_IGN)
     before = {number: signal.signal(number, way) for number, way in ways.items()}
@@ -97,7 +97,7 @@ def test_many_signals_are_as_one(number):
 
 
 def test_an_ignored_hangup_stays_ignored():
-    """As under `nohup`."""
+    """Tests the state of a process under `nohup`."""
     body = "print(signal.getsignal(signal.SIGHUP).name, flush=True)\n" + COMPILING
     process = begin(body, ignored=(signal.SIGHUP,))
     assert process.stdout.readline() == "SIG_IGN\n"
@@ -164,7 +164,7 @@ with cli.exit_codes(), Preemption() as preemption:
 def test_once_steps_are_done_the_first_signal_saves_however_many_come():
     process = begin(SAVING.format(seconds=0.3))
     assert process.stdout.readline() == "ready\n"
-    while process.poll() is None:  # to the very end of Python
+    while process.poll() is None:  # until Python has ended
         process.send_signal(signal.SIGTERM)
         time.sleep(0.001)
     assert process.stdout.read() == "saving\nsaved\n"

@@ -1,4 +1,4 @@
-"""Steps that are not finite change nothing; too many in a row end the run with what they held."""
+"""Tests that steps that are not finite change nothing, and that too many end the run."""
 
 import json
 import math
@@ -80,7 +80,7 @@ def test_one_more_ends_the_run_and_nothing_of_it_is_saved(tmp_path, ask):
     assert all(math.isnan(record["loss"]) for record in dump)
     faces = [name for record in dump for name in record["faces"]]
     assert len(faces) == 48 and faces[0].startswith("synthetic face ")
-    # Without the cause the run goes on and ends as one that skipped two steps.
+    # Without the cause, the run continues and ends like a run that has skipped two steps.
     ask("")
     run(tmp_path, SHORT)
     other = tmp_path / "other"

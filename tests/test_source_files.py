@@ -1,4 +1,4 @@
-"""What is beside weights is read by a schema, and neither read nor hashed where it is no file."""
+"""Tests that files beside weights are read by a schema, and never read or hashed if not files."""
 
 import hashlib
 import os

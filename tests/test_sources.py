@@ -1,4 +1,4 @@
-"""Sources return faces in a fixed order, and name the file when something is wrong with it."""
+"""Tests that sources return faces in a fixed order, and that errors name the file."""
 
 import io
 import os
@@ -32,13 +32,13 @@ def write_face(root: Path, name: str, *, index: int = 0, size: int = SIZE) -> No
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A data folder with one face, a.png."""
+    """Returns a data folder with one face, a.png."""
     write_face(tmp_path, "a.png")
     return tmp_path
 
 
 def read_only_face(root: Path) -> None:
-    """Reads the one face of a folder whose construction succeeds."""
+    """Reads the only face of a folder, whose source must open without an error."""
     source = FaceFolder(str(root), image_size=SIZE)
     assert len(source) == 1
     source[0]
@@ -194,7 +194,7 @@ def test_an_unknown_class_is_refused(root: Path, dtype: type, wrong: int) -> Non
 
 
 def damaged_maps() -> dict[str, bytes]:
-    """Files that are no parsing map, by what is wrong with them."""
+    """Returns files that are not parsing maps, by their fault."""
 
     def saved(array: np.ndarray) -> bytes:
         file = io.BytesIO()

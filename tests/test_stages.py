@@ -1,4 +1,4 @@
-"""Items of a stage and their lines."""
+"""Tests the items of a stage and their lines."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -50,7 +50,7 @@ def test_what_was_done_elsewhere_is_not_done_again(tmp_path: Path) -> None:
 
 
 def test_lines_that_come_late_do_not_count(tmp_path: Path) -> None:
-    """A machine that was given up on may still be at work."""
+    """Tests lines of a machine that was given up but still works."""
     with opened(tmp_path) as manifest:
         do_stage(manifest, ITEMS, work, beam=None, at_once=2)
         keep_lines(tmp_path, "detect", [[{"source": "a", "outcome": "refused"}]])
@@ -59,7 +59,7 @@ def test_lines_that_come_late_do_not_count(tmp_path: Path) -> None:
 
 
 def test_machines_keep_lines_at_once(tmp_path: Path) -> None:
-    """As threads of one process do, and processes of one number in containers."""
+    """Tests threads of one process, and processes with the same number in containers."""
     tmp_path.joinpath(".unfinished").mkdir()
     kept = [[[{"source": f"{thread} {number}"}]] for thread in range(4) for number in range(50)]
     with ThreadPoolExecutor(4) as threads:

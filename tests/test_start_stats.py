@@ -1,4 +1,4 @@
-"""Mean and deviation of a run: where they are looked for, and that they are kept."""
+"""Tests where the mean and deviation of a run are looked for, and that they are stored."""
 
 import json
 
@@ -45,7 +45,7 @@ def test_the_starting_weights_come_before_the_set_and_are_stored(source, tmp_pat
     monkeypatch.setattr(start_stats, "compute_stats", None)
     assert find(data(), source, tmp_path, starting=FOUND) == FOUND
     assert stored(tmp_path) == [*FOUND.mean, *FOUND.std]
-    # A later start finds the file.
+    # A later start finds the statistics in the file.
     assert find(data(), source, tmp_path) == FOUND
 
 

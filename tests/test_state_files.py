@@ -1,4 +1,4 @@
-"""What becomes of a start whose workdir holds an odd file; docs/operating.md has the table."""
+"""Tests starts with an odd file in the workdir; docs/operating.md has the table."""
 
 import json
 import os
@@ -23,15 +23,15 @@ from fsvfm_jax.run.rewind import rewind
 from fsvfm_jax.train_state import TrainState
 
 RUN = {"epochs": 2, "schedule_epochs": 8, "checkpoint.every": 1, "data.num_workers": 0}
-# What a start reads of a run before it goes on, with the exit code where it cannot.
+# The files of a run that a start reads, each with the exit code if it is unreadable.
 NEEDED = {"fingerprint.json": 73, "rewinds.json": 73, "data_stats.json": 65}
-# These are of the wrong shape for any of them.
+# These contents have the wrong form for all of the files.
 ODD = [name for name in CONTENTS if name not in ("a list", "an object")]
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run of 5 steps, which is at its end: a start restores and compares, and trains nothing."""
+    """Returns a complete run of 5 steps: a start restores and compares, but trains nothing."""
     workdir = tmp_path_factory.mktemp("finished")
     run(workdir, RUN)
     return workdir
@@ -39,7 +39,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def workdir(finished, tmp_path):
-    """A copy of the run."""
+    """Returns a copy of the run."""
     shutil.copytree(finished, tmp_path / "run")
     return tmp_path / "run"
 
@@ -82,7 +82,7 @@ def store(workdir, fingerprint, *, step=4):
 
 
 class Done(Checkpoints):
-    """Checkpoints that are gone back to without a file."""
+    """Replaces the checkpoints; going back reads no file."""
 
     def __init__(self):
         pass
@@ -135,7 +135,7 @@ def test_a_difference_of_any_length_is_a_short_sentence(tmp_path):
     assert len(str(refused.value)) < 1000
 
 
-# While a run goes on
+# Odd files that appear while a run trains
 
 
 @pytest.mark.e2e
@@ -178,7 +178,7 @@ def newest(workdir, **options):
 @pytest.mark.parametrize("what", ["moved away", "a file", "a pipe"])
 @pytest.mark.parametrize("looked", ["seen before the save", "seen by Orbax"])
 def test_a_save_into_what_vanished_fails_at_once(tmp_path, what, looked, monkeypatch):
-    """And leaves no thread of Orbax that would keep the process from ending."""
+    """Checks too that no thread of Orbax prevents the end of the process."""
     save(tmp_path, 1)
     before = set(threading.enumerate())
     directory = tmp_path / "checkpoints"
@@ -210,7 +210,7 @@ def test_the_checkpoint_before_one_of_an_odd_manifest_is_taken(tmp_path, content
 
 
 def test_odd_names_hide_no_later_save(tmp_path):
-    """Orbax saves no step below one that it has seen."""
+    """Tests the rule of Orbax that a step below an existing one is not saved."""
     save(tmp_path, 1)
     for name in ("0999", "٩٩٩", "9" * 30):
         (tmp_path / "checkpoints" / name).mkdir()
@@ -232,7 +232,7 @@ def test_a_reader_passes_over_what_is_no_file_and_touches_nothing(tmp_path, kind
 
 @pytest.mark.parametrize("content", ["null", "[]", "{}", '{"samples_seen": -1}', "x"])
 def test_a_position_that_is_none_is_one_sentence(tmp_path, content):
-    """Of a step whose manifest was made anew for it."""
+    """Tests a step whose manifest has been rewritten for its content."""
     save(tmp_path, 1)
     step = epath.Path(tmp_path / "checkpoints" / "1")
     (step / "data" / "metadata").write_text(content)
@@ -245,7 +245,7 @@ def test_a_position_that_is_none_is_one_sentence(tmp_path, content):
 def test_an_error_that_is_not_of_a_files_kind_advises_nobody_to_move_a_checkpoint(
     tmp_path, monkeypatch
 ):
-    """As after an upgrade of Orbax: the checkpoint is good."""
+    """Tests an error after an upgrade of Orbax, with a good checkpoint."""
     save(tmp_path, 1)
 
     def fail(*_, **__):
@@ -267,13 +267,13 @@ def test_a_checkpoint_whose_files_are_links_into_a_store_is_restored(tmp_path):
         file.symlink_to(stored)
     before = {path.name: path.read_bytes() for path in (tmp_path / "store").iterdir()}
     assert newest(tmp_path) == 1
-    save(tmp_path, 2, 3, 4)  # The first step is given up.
+    save(tmp_path, 2, 3, 4)  # The first step is deleted.
     assert names(tmp_path / "checkpoints") == ["2", "3", "4"]
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "store").iterdir()}
 
 
 def test_what_is_saved_beside_linked_checkpoints_stays_in_the_workdir(tmp_path, monkeypatch):
-    """Also where the workdir is given by a relative path."""
+    """Also tests a relative path of the workdir."""
     save(tmp_path / "disk", 1, 2)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "disk" / "checkpoints")

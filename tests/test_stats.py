@@ -1,4 +1,4 @@
-"""The statistics of a set are exact, and a file that is not one is refused by name."""
+"""Tests that the statistics of a set are exact, and that errors name a file that has none."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def test_saved_statistics_are_loaded_unchanged(tmp_path: Path) -> None:
 
 
 def test_the_reference_reads_what_is_saved(tmp_path: Path) -> None:
-    """It reads the first line, and adds one at every restart."""
+    """Reads as the reference does: the first line of a file, to which every restart adds a line."""
     stats = Stats(mean=(0.1, 1 / 3, 0.54822), std=(0.27892, 2 / 7, 1.0))
     file = tmp_path / "pretrain_ds_mean_std.txt"
     save_stats(file, stats)
@@ -182,7 +182,7 @@ def test_statistics_of_other_data_are_forgotten(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     workdir = epath.Path(tmp_path)
-    forget_stats_of_other_data(workdir, "faces")  # There are none.
+    forget_stats_of_other_data(workdir, "faces")  # there are no statistics
     stats = Stats((0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
     save_stats(workdir / STATS_FILE, stats, dataset="faces")
     forget_stats_of_other_data(workdir, "faces")
@@ -190,6 +190,6 @@ def test_statistics_of_other_data_are_forgotten(
     with caplog.at_level("WARNING", "fsvfm_jax"):
         forget_stats_of_other_data(workdir, "others")
     assert not (workdir / STATS_FILE).exists() and "belongs to other data" in caplog.text
-    save_stats(workdir / STATS_FILE, stats)  # As a conversion does, which knows no data.
+    save_stats(workdir / STATS_FILE, stats)  # A conversion stores statistics without their data.
     forget_stats_of_other_data(workdir, "faces")
     assert load_stats(workdir / STATS_FILE) == stats

@@ -1,4 +1,4 @@
-"""What is measured, from the arithmetic to the JSON line; how fast anything is, is no test."""
+"""Tests the benchmark of a step from its arithmetic to its JSON line, but not any speed."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def tiny_config(changes: dict | None = None):
     return config
 
 
-# The arithmetic
+# Arithmetic
 
 
 def test_step_times_of_a_worked_example():
@@ -51,7 +51,7 @@ def test_the_peak_is_the_flag_before_the_datasheet():
     assert step_speed.find_peak("cpu", None) == (None, None)
 
 
-# The steps
+# Steps
 
 
 def test_a_step_is_handed_over_before_the_last_one_is_waited_for():
@@ -85,11 +85,11 @@ def test_the_time_of_a_step_is_from_end_to_end_after_the_warm_up(monkeypatch):
             clock.now += duration
             yield
 
-    # Two steps of warm-up; the third ends where the clock starts.
+    # Two steps warm up, and the time starts at the end of the third.
     assert step_speed.time_steps(running(), steps=3, warmup=2) == [1, 2, 3]
 
 
-# The record
+# Record
 
 
 def check_record(record: dict, *, images_per_second_from: str) -> None:
@@ -133,7 +133,7 @@ def test_a_network_that_diverged_gives_no_times(name):
         step_speed.check_finite(metrics | {name: jnp.array(jnp.nan)})
 
 
-# The command
+# Command
 
 
 def arguments(**changes) -> Namespace:
@@ -176,7 +176,7 @@ def test_a_batch_that_does_not_fit_is_named(monkeypatch):
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
-    # As many devices as here, so that the step compiled here is found in the cache.
+    # The number of devices is the same as here, so that the compiled step is found in the cache.
     environment = {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(jax.device_count()),

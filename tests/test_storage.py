@@ -1,4 +1,4 @@
-"""Small files that decide how a run goes on."""
+"""Tests reading and writing the small files of a run."""
 
 import os
 
@@ -87,7 +87,7 @@ def test_a_folder_is_made_where_something_else_is_and_what_that_is_stays(tmp_pat
         storage.make_own_folder(path)
         assert storage.is_own_folder(path)
         (path / "file").write_text("")
-        storage.make_own_folder(path)  # A folder stays as it is.
+        storage.make_own_folder(path)  # an existing folder is unchanged
         storage.delete(path)
         assert not os.path.lexists(path)
     assert len(caplog.messages) == 4 and "it is a link" in caplog.messages[-1]

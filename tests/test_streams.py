@@ -1,4 +1,4 @@
-"""A command goes on, and ends as it would, where nothing takes what it writes."""
+"""Tests that a command continues and ends as usual if nothing reads its output."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ from fsvfm_jax.errors import StorageError
 from fsvfm_jax.host import streams
 
 ROOT = Path(__file__).parent.parent
-# A command that says much, in all the ways in which it is said, and then ends as it is asked.
+# This command writes much in all ways of writing, and then ends in the requested way.
 COMMAND = """
 import logging, os, sys, warnings
 import absl.logging
@@ -53,7 +53,7 @@ def closed_pipe() -> Iterator[int]:
 
 
 def run(program: str, *, stdout: int | None, stderr: int | None) -> tuple[int, bytes]:
-    """Returns the exit code, and what the program wrote to descriptor 3."""
+    """Returns the exit code, and the text that the program wrote to descriptor 3."""
     read, write = os.pipe()
     redirect = ["exec 3>&$0"]
     for number, target in ((1, stdout), (2, stderr)):
@@ -99,7 +99,7 @@ def test_messages_into_a_pipe_without_room_that_does_not_block_are_dropped():
 
 
 def test_output_into_a_pipe_without_room_that_does_not_block_waits_for_the_reader():
-    """Until the reader goes away, as with any pipe."""
+    """Checks that it waits only until the reader goes away, like a write to any pipe."""
     read, write = os.pipe()
     os.set_blocking(write, False)
     program = (
@@ -111,7 +111,7 @@ def test_output_into_a_pipe_without_room_that_does_not_block_waits_for_the_reade
     os.close(write)
     with os.fdopen(read, "rb") as opened:
         lines = [int(opened.readline())]
-        time.sleep(0.2)  # The pipe is full meanwhile.
+        time.sleep(0.2)  # The pipe is full during this time.
         lines += map(int, opened.readlines())
     assert lines == list(range(4000))
     assert process.wait(PATIENCE) == 0

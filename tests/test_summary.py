@@ -1,4 +1,4 @@
-"""Reports of several runs become one table."""
+"""Tests that the reports of several runs become one table."""
 
 import contextlib
 import json

@@ -1,8 +1,8 @@
-"""What a run survives, in full numbers and on the real command.
+"""Tests which failures a run survives, in full numbers and with the real command.
 
 Run with `pytest -m slow tests/test_survival.py`; docs/operating.md has the table of the last run.
 
-The short forms are in the suite: test_train, test_checkpoint, test_integrity, test_lock,
+The suite has short forms of these tests: test_train, test_checkpoint, test_integrity, test_lock,
 test_skipped_steps, test_rewind, test_watchdog, test_distributed, test_buckets.
 """
 
@@ -84,7 +84,7 @@ def steps_done(workdir: Path) -> int:
 
 
 def digest(workdir: Path, step: int) -> str:
-    """SHA-256 over all arrays of a saved state."""
+    """Returns the SHA-256 over all arrays of a saved state."""
     state = ocp.StandardCheckpointer().restore(workdir / "checkpoints" / str(step) / "state")
     digest = hashlib.sha256()
     for path, array in jax.tree_util.tree_leaves_with_path(state):
@@ -98,12 +98,12 @@ def valid_steps(workdir: Path) -> list[int]:
 
 
 def workers_of(session: int) -> list[int]:
-    """Processes of a session that still run."""
+    """Returns the processes of a session that still run."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:  # gone meanwhile
+        except OSError:  # the process has ended
             continue
         if int(fields[3]) == session and fields[0] != "Z":
             found.append(int(stat.parent.name))
@@ -168,7 +168,7 @@ def _kill_50_savers(folder: str, environment: Mapping[str, str], *, seconds: flo
         line = process.stdout.readline()
         restored = re.match(r"restored (\d+) temporary 0$", line)
         assert restored is not None, line
-        assert int(restored[1]) in (counted, counted + 1)  # it may count without having said so
+        assert int(restored[1]) in (counted, counted + 1)  # it may be valid before it is logged
         time.sleep(rng.uniform(0.0, seconds))
         process.kill()
         said = re.findall(r"counts (\d+)", process.communicate()[0])
@@ -220,7 +220,7 @@ def test_3_sigterm_before_the_first_step(straight, tmp_path, point):
 
 
 def hears_signals(process: subprocess.Popen) -> bool:
-    """Whether it has a handler for SIGTERM."""
+    """Returns whether the process has a handler for SIGTERM."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     caught = int(re.search(r"^SigCgt:\s*([0-9a-f]+)$", status, re.M)[1], 16)
     return bool(caught >> (signal.SIGTERM - 1) & 1)
@@ -231,7 +231,7 @@ def test_3_sigterm_all_the_time(tmp_path, phase):
     process = begin(tmp_path, *LONG)
     begun = {
         "start": lambda: hears_signals(process),
-        "compile": lambda: (tmp_path / "fingerprint.json").exists(),  # what comes before it
+        "compile": lambda: (tmp_path / "fingerprint.json").exists(),  # just before it
         "train": lambda: steps_done(tmp_path) >= 4,
     }
     until(begun[phase], process)
@@ -246,7 +246,7 @@ def test_3_sigterm_all_the_time(tmp_path, phase):
 
 
 def test_3_hangup_of_the_whole_group_saves(tmp_path):
-    """As when an ssh session closes; with two workers."""
+    """Tests the signal of a closed ssh session, with two workers."""
     process = begin(tmp_path, *LONG, "--config.data.num_workers=2")
     until(lambda: steps_done(tmp_path) >= 4, process)
     os.killpg(process.pid, signal.SIGHUP)
@@ -258,7 +258,7 @@ def test_3_hangup_of_the_whole_group_saves(tmp_path):
 
 @pytest.mark.parametrize("stderr", ["2>&1 | head -n 1", "2>/dev/full", "2>&-", ">/dev/full 2>&1"])
 def test_messages_that_nobody_takes_change_nothing(tmp_path, stderr):
-    """Of training, of packing, and of a conversion of what was trained."""
+    """Tests training, packing, and a conversion of the trained weights."""
     short = ["--config.schedule_epochs=4", "--config.epochs=4", "--config.data.num_workers=2"]
     runs = {
         "main": [*TINY, *short, f"--workdir={tmp_path}/run"],
@@ -301,7 +301,7 @@ def test_4_survivors_end_within_the_heartbeat(tmp_path, how):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 24 MB."""
+    """Makes a file system of 24 MB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", disk])
@@ -316,7 +316,7 @@ def test_8_a_full_disk_is_told_and_nothing_is_lost(small_disk, straight, filled)
     workdir = small_disk / "run"
     options = [*LONG, "--config.checkpoint.every=10", "--config.checkpoint.keep=99"]
     process = begin(workdir, *options)
-    # What it says must be read all the time: a full pipe would stop it.
+    # The output must be read continuously, because a full pipe would stop the run.
     ended = ThreadPoolExecutor(1).submit(end, process, code=73)
     if filled == "while one is written":
         while len(valid_steps(workdir)) < 2 and not ended.done():
@@ -328,7 +328,7 @@ def test_8_a_full_disk_is_told_and_nothing_is_lost(small_disk, straight, filled)
                 except OSError:
                     time.sleep(0.01)
     said = ended.result()
-    # The last line counts: before it, Orbax tells the same at length.
+    # The last line is checked; Orbax logs the same error at length before it.
     what = r"checkpoint (\d+) could not be saved|it was not saved|\S+ cannot be written"
     (failed,) = (re.search(f"error: .*({what})", line) for line in said.splitlines()[-1:])
     assert failed, said
@@ -349,7 +349,7 @@ def test_8_a_full_disk_is_told_and_nothing_is_lost(small_disk, straight, filled)
 
 @pytest.mark.parametrize("fsdp", [1, 4])
 def test_9_saved_on_eight_devices_restored_on_fewer(tmp_path, fsdp):
-    """The loss of the next step within 1e-6; that the state is the same, test_distributed shows."""
+    """Compares the loss of the next step within 1e-6; test_distributed compares the states."""
     short = ["--config.schedule_epochs=200", "--config.epochs=4"]  # 10 steps
     first = start([tmp_path / "8"], *short, f"--config.mesh.fsdp={fsdp}", devices=8)
     assert first[0].communicate(timeout=PATIENCE) and first[0].returncode == 0
@@ -384,12 +384,12 @@ def test_12_a_start_that_hangs_ends_too(tmp_path):
     started = time.monotonic()
     said = end(begin(tmp_path, *LONG, limit, fault="restore:0:sleep"), code=71)
     assert "the start (config.watchdog.start_seconds) has not ended" in said
-    assert time.monotonic() - started < 8 + 5 + 30  # the imports come before
+    assert time.monotonic() - started < 8 + 5 + 30  # the imports come first
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_13_nothing_grows_in_20000_steps(tmp_path, num_workers):
-    """Measured from step 2,000 on: pools of threads and of memory fill with the first saves."""
+    """Measures from step 2,000, when the first saves have filled pools of threads and memory."""
     process = begin(
         tmp_path,
         "--config.epochs=8000",
@@ -399,7 +399,7 @@ def test_13_nothing_grows_in_20000_steps(tmp_path, num_workers):
         "--config.tracking.log_every=100",
         f"--config.data.num_workers={num_workers}",
     )
-    # What it says must be read all the time: a full pipe would stop it.
+    # The output must be read continuously, because a full pipe would stop the run.
     ended = ThreadPoolExecutor(1).submit(end, process, code=0, timeout=3600)
     memory, descriptors, threads, segments = {}, {}, {}, {}
     while not ended.done():
@@ -409,11 +409,11 @@ def test_13_nothing_grows_in_20000_steps(tmp_path, num_workers):
             descriptors[step] = len(os.listdir(f"/proc/{process.pid}/fd"))
             memory[step] = int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1e3
             names = [x.read_text() for x in Path(f"/proc/{process.pid}/task").glob("*/comm")]
-            # TensorStore's pool takes and leaves some as it needs them.
+            # TensorStore's pool starts and ends some threads when it needs to.
             threads[step] = sum(name != "ts_pool_worker\n" for name in names)
-        except (OSError, TypeError):  # ended meanwhile
+        except (OSError, TypeError):  # the thread has ended
             break
-        # Of this run: others may be at work here.
+        # Only files of this run count, because other runs may use the machine.
         segments[step] = len(list(Path("/dev/shm").glob(f"fsvfm-*-{process.pid}-*")))
         time.sleep(2)
     ended.result()
@@ -424,7 +424,7 @@ def test_13_nothing_grows_in_20000_steps(tmp_path, num_workers):
     megabytes = of_thousands(memory, np.median)
     slope = np.polyfit(np.arange(2, 20), megabytes[2:], 1)[0]
     print(f"{slope:.3f} MB per 1000 steps", megabytes, file=sys.stderr)
-    # While a checkpoint is written or batches wait there is more of all; what leaks stays.
+    # More of everything exists while a checkpoint is written or batches wait; a leak stays.
     least = [of_thousands(found, min) for found in (descriptors, threads, segments)]
     print("descriptors, threads, segments", *least, sep="\n", file=sys.stderr)
     assert slope < 1
@@ -433,15 +433,15 @@ def test_13_nothing_grows_in_20000_steps(tmp_path, num_workers):
 
 
 def test_14_chaos(tmp_path):
-    """Killed at random, started again by the wrapper; the end is that of the undisturbed run.
+    """Kills a run at random; a wrapper restarts it, and its end is that of an undisturbed run.
 
-    CHAOS_MINUTES (20) is about how long it takes, with a kill every 2 minutes on average; then the
-    undisturbed run. Of the time until the end it tells what became: steps that count, starts (from
-    a kill to the next step), steps done again, and the end.
+    It takes about CHAOS_MINUTES (20), with a kill every 2 minutes on average, and then the time of
+    the undisturbed run. It prints how the time until the end was used: steps that count, starts
+    (from a kill to the next step), repeated steps, and the end.
     """
     minutes = float(os.environ.get("CHAOS_MINUTES", 20))
     options = ["--config.checkpoint.every=50", "--config.data.num_workers=2"]
-    # How fast is this machine?
+    # This measures the speed of the machine.
     end(begin(tmp_path / "fast", *options, *LONG), code=0)
     rates = [json.loads(x) for x in (tmp_path / "fast" / "metrics.jsonl").read_text().splitlines()]
     seconds = float(np.median([16 / x["images_per_second"] for x in rates[1:]]))
@@ -467,7 +467,7 @@ def test_14_chaos(tmp_path):
             time.sleep(0.1)
             now, step = time.monotonic(), newest_line(workdir)
             if down_since is not None and 0 < step != before:
-                if step < before:  # the lines that do not count are gone: where it goes on
+                if step < before:  # the lines of lost steps are removed on resuming
                     again += before - step
                     before = step
                 else:
@@ -502,7 +502,7 @@ def test_14_chaos(tmp_path):
 
 
 def newest_line(workdir: Path) -> int:
-    """The step of the last whole line; cheap, for it is asked often."""
+    """Returns the step of the last complete line; it is fast, because it is called often."""
     try:
         with (workdir / "metrics.jsonl").open("rb") as file:
             file.seek(0, os.SEEK_END)
@@ -515,7 +515,7 @@ def newest_line(workdir: Path) -> int:
 
 
 def is_trainer(pid: int) -> bool:
-    """Not the shell that started it, nor a worker of its."""
+    """Returns whether a process is the trainer, not its shell or a worker."""
     try:
         words = (Path("/proc") / str(pid) / "cmdline").read_bytes().split(b"\0")
     except OSError:

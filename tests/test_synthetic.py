@@ -15,14 +15,14 @@ INDEX = {name: index for index, name in enumerate(CLASSES)}
 
 @pytest.fixture(scope="module")
 def faces():
-    """Images and parsing maps of the first faces at 64 px."""
+    """Returns images and parsing maps of the first faces at 64 px."""
     images, maps = zip(*(render_face(i, image_size=64) for i in range(NUM_FACES)), strict=True)
     return np.stack(images), np.stack(maps)
 
 
 @pytest.fixture(scope="module")
 def large_faces():
-    """The same at 128 px, where every part is some pixels thick."""
+    """Returns the same at 128 px, where every part is several pixels thick."""
     images, maps = zip(*(render_face(i, image_size=128) for i in range(80)), strict=True)
     return np.stack(images), np.stack(maps)
 
@@ -121,7 +121,7 @@ def test_the_coverable_groups_occur_in_nearly_all_faces(faces):
     ],
 )
 def test_the_map_lies_on_the_edges_of_the_image_to_the_pixel(large_faces, one, other):
-    """The image changes most across the map's borders, less where they are moved by 1 or 2 px."""
+    """Compares the change across the map's borders with that across borders moved by 1 or 2 px."""
     images, maps = large_faces
     low, high = sorted((INDEX[one], INDEX[other]))
     shifts = [(down, right) for down in range(-2, 3) for right in range(-2, 3)]
@@ -181,7 +181,7 @@ def test_another_size_shows_the_same_face(faces, image_size, agreement):
         agree.append((parsing_map[np.ix_(nearest, nearest)] == faces[1][i]).mean())
         rows = image[np.ix_(nearest, nearest)].astype(float) - faces[0][i]
         difference.append(np.abs(rows).mean())
-    # At three times the size every third pixel has the same centre, up to rounding.
+    # At three times the size, every third pixel has the same centre, up to rounding.
     assert np.mean(agree) >= agreement - 1e-4
     assert min(agree) >= agreement - 1e-3
     assert np.mean(difference) < 10

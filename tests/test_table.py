@@ -1,4 +1,4 @@
-"""Markdown that reads well as it is, and as what it is rendered to."""
+"""Tests that a Markdown table is readable as text and when it is rendered."""
 
 import re
 

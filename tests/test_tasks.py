@@ -1,4 +1,4 @@
-"""Each task is whole: what the loop asks of it, it has, and a fingerprint becomes JSON."""
+"""Tests that each task has all that the loop needs, and a fingerprint that becomes JSON."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Event files that TensorBoard reads, whole after every flush."""
+"""Tests that TensorBoard reads the event files, which are complete after every flush."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Text that is safe to show."""
+"""Tests that text is made safe to show."""
 
 import logging
 
@@ -10,7 +10,7 @@ from fsvfm_jax.host.terminal import printable
 
 HOSTILE = "a\x1b[2J\r\n\x07\x9b31m\u202egnp.exe\u2028\udcff b"
 ESCAPED = r"a\x1b[2J\r\n\x07\x9b31m\u202egnp.exe\u2028\udcff b"
-# A traceback has many lines, so those of a message in it stay too.
+# A traceback has many lines, so the line breaks of a message in it are kept too.
 IN_TRACEBACK = ESCAPED.replace(r"\n", "\n")
 
 

@@ -1,4 +1,4 @@
-"""Ours and timm's: the same names but for layout, the same numbers, nothing else let in."""
+"""Tests our ViT against timm's: names equal except for layout, equal numbers, no other arrays."""
 
 import golden_numbers
 import jax
@@ -20,7 +20,7 @@ S, B, L, H = SIZES.values()
 
 
 def timm_network(params, attributes, *, num_classes):
-    """timm's network with our weights, every key and shape as it wants them."""
+    """Returns timm's network with our weights; every key and shape must match."""
     torch, timm = need("torch"), need("timm")
     config = timm_config(params, describe(attributes), num_classes=num_classes)
     network = timm.create_model(

@@ -1,4 +1,4 @@
-"""launch/tpu_vm.sh against a gcloud that answers from a list."""
+"""Tests launch/tpu_vm.sh with a gcloud that answers from a list."""
 
 import subprocess
 
@@ -17,7 +17,7 @@ def watch(desk: Desk) -> subprocess.CompletedProcess:
 
 
 def verbs(desk: Desk) -> list[str]:
-    """What gcloud was asked for, one word a call."""
+    """Returns the words after `gcloud` of each call."""
     words = {
         "queued-resources list": "list",
         "queued-resources create": "create",
@@ -58,7 +58,7 @@ def test_watch_begins_goes_on_after_a_preemption_and_ends_with_training(desk):
         *("list", "ask", *BEGIN),
         *("list", "ask"),
     ]
-    # The code that was begun with, even if something has been committed since.
+    # The code is that of the first call, even if something has been committed since.
     assert all(call.endswith(" 0123abc") for call in desk.calls("git archive"))
     assert "# tear down with: launch/tpu_vm.sh delete --name=faces" in result.stdout
 

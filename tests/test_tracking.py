@@ -1,4 +1,4 @@
-"""What a run writes about itself can be read back, and says what happened."""
+"""Tests that the files a run writes can be read back and are correct."""
 
 import io
 import json
@@ -144,7 +144,7 @@ def test_epoch_means_of_a_series(workdir):
 
 
 def test_epoch_of_a_fractional_number_of_steps(workdir):
-    # 10 images in steps of 4: the epochs end within steps 3, 5, 8, 10.
+    # 10 images in steps of 4: the epochs end in the steps 3, 5, 8 and 10.
     run(workdir, [float(step) for step in range(1, 11)], steps_per_epoch=10 / 4)
     lines = read_lines(workdir / "epochs.jsonl")
     assert [(line["epoch"], line["step"], line["steps"]) for line in lines] == [
@@ -157,7 +157,7 @@ def test_epoch_of_a_fractional_number_of_steps(workdir):
 
 
 def test_step_of_several_epochs_gives_one_line_for_the_last(workdir):
-    # 2 images in steps of 5: after the steps 2.5, 5 and 7.5 epochs are done.
+    # 2 images in steps of 5: 2.5, 5 and 7.5 epochs are done after the steps.
     run(workdir, [1.0, 2.0, 3.0], steps_per_epoch=2 / 5)
     assert read_lines(workdir / "epochs.jsonl") == [
         {"epoch": 1, "step": 1, "steps": 1, "loss": 1.0},
@@ -257,7 +257,7 @@ def test_resume_sets_aside_what_is_no_file_of_lines(workdir, kind, caplog):
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "sparse"])
 def test_lines_that_cannot_be_written_any_more_end_the_run_at_once(workdir, kind):
-    """Opening a pipe to write would wait for a reader."""
+    """Uses a pipe, whose opening for writing would wait for a reader."""
     tracker = open_tracker(workdir, start_step=0)
     tracker.step(1, {"loss": 1.0})
     with (
@@ -293,7 +293,7 @@ def test_links_in_a_workdir_lead_nowhere(workdir, caplog):
 
 
 def test_lines_behind_a_link_are_kept_in_the_workdir(workdir):
-    """As where a store of files holds them: what is behind the link stays as it is."""
+    """Tests links into a store of files, whose targets stay unchanged."""
     run(workdir, [1.0])
     stored = workdir.parent / "stored"
     (workdir / "metrics.jsonl").rename(stored)
@@ -305,7 +305,7 @@ def test_lines_behind_a_link_are_kept_in_the_workdir(workdir):
 
 
 def test_a_linked_workdir_is_written_where_it_is(workdir):
-    """As on another disk."""
+    """Tests a workdir on another disk."""
     disk = workdir.parent / "disk"
     disk.mkdir()
     link = epath.Path(workdir.parent / "link")
@@ -381,7 +381,7 @@ def test_inactive_tracker_writes_nothing(workdir, caplog, capsys):
 
 @pytest.fixture
 def full_disk():
-    """No file grows while the function it gives is on."""
+    """Returns a function that turns a full disk on and off: no file can grow meanwhile."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -446,7 +446,7 @@ def test_tracker_shows_a_bar_on_a_terminal(workdir, clock, monkeypatch, caplog):
     assert "4 images/s  loss 0.25" in shown
     epochs = [f"epoch {n} at step {2 * n + 2}, mean of 2 steps  loss 0.25" for n in (1, 2)]
     said = [epochs[0], "from another module", epochs[1]]
-    # Lines of their own above the bar, and no line for a step.
+    # Epochs have lines of their own above the bar, and steps have none.
     assert [line for line in shown.replace("\r", "\n").splitlines() if line in said] == said
     assert caplog.messages == said
 
@@ -495,7 +495,7 @@ def test_epochs_are_logged_every_30_seconds_at_most_and_all_stored(
 
 
 class ObjectStore(MemoryFileSystem):
-    """Whole objects only: no append, no rename."""
+    """A store with complete objects only: no append, no rename."""
 
     protocol = ("gs", "gcs")
     store: ClassVar[dict] = {}

@@ -1,4 +1,4 @@
-"""Bytes between a device and its memory."""
+"""Tests the bytes between a device and its memory."""
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ def test_a_loop_over_a_stack_reads_a_layer_at_a_time():
     arguments = [jax.ShapeDtypeStruct(*shape, np.float32) for shape in shapes]
     text = jax.jit(forward).lower(*arguments).compile().as_text()
     stack_bytes = layers * width * width * 4
-    # Once from the stack; the CPU copies each layer out of it first, and may copy the stack.
+    # It is read once from the stack. The CPU copies each layer first, and may copy the stack.
     assert stack_bytes < memory_traffic(text) < 6 * stack_bytes
 
 
@@ -42,7 +42,7 @@ def test_a_loop_over_a_stack_reads_a_layer_at_a_time():
         ("  ROOT %y = f32[32,32]{1,0} bitcast(%x)\n", 0),
         ("  ROOT %y = f32[8]{0} slice(%x), slice={[0:8]}\n", 2 * 32),
         ("  ROOT %y = f32[1024]{0} dynamic-update-slice(%x, %part, %i)\n", 2 * 32),
-        # From slow to fast memory: read once, written to what is free.
+        # A copy to fast memory reads slow memory once, and its writes to fast memory are free.
         (
             "  %s = (f32[1024]{0:S(1)}, f32[1024]{0}, u32[]) copy-start(%x)\n"
             "  ROOT %y = f32[1024]{0:S(1)} copy-done(%s)\n",
@@ -94,7 +94,7 @@ def test_a_fusion_that_slices_and_updates_a_stack_moves_only_the_slices():
   %c = s32[] parameter(2)
   ROOT %f = (f32[24,1024]{1,0}, f32[1,1024]{1,0}) fusion(%a, %b, %c), kind=kLoop, calls=%fused
 """
-    # Read: a layer of the stack, x and the index; written: a layer of the stack, and the sum.
+    # Reads: a layer of the stack, x and the index. Writes: a layer of the stack, and the sum.
     assert memory_traffic(program(body, computations=FUSED)) == 4 * 4096 + 4
 
 

@@ -1,4 +1,4 @@
-"""The loop, end to end, in this process: resume, devices, accumulation, errors."""
+"""Tests the loop from end to end in this process: resume, devices, accumulation, errors."""
 
 import itertools
 import json
@@ -236,7 +236,7 @@ def test_a_failed_start_leaves_no_folder(tmp_path, monkeypatch, changes, error, 
     with pytest.raises(error, match=message):
         run(tmp_path / "runs" / "a", changes)
     assert not (tmp_path / "runs").exists()
-    # One that was there stays empty.
+    # A folder that existed before stays, empty.
     (tmp_path / "old").mkdir()
     with pytest.raises(error, match=message):
         run(tmp_path / "old", changes)
@@ -319,7 +319,7 @@ def test_a_packed_set_is_trained_on_and_its_damage_told(face_folder, tmp_path):
     run(tmp_path / "run", changes)
     lines = read_metrics(tmp_path / "run")
     assert len(lines) == 4 and {line["replaced_samples"] for line in lines} == {0}
-    # The set knows them, and whoever uses the weights needs them.
+    # The set contains the statistics, and they must be stored with the weights.
     stored = json.loads((tmp_path / "run" / "data_stats.json").read_text())
     assert len(stored["mean"]) == len(stored["std"]) == 3
     (shard,) = (tmp_path / "set").glob("*.array_record*")
@@ -420,7 +420,7 @@ def test_a_second_trainer_is_refused(tmp_path):
 def test_a_failed_save_ends_the_run_within_a_step(tmp_path, ask):
     ask("manifest:5:enospc")
     with pytest.raises(StorageError, match=r"checkpoint 5 could not be saved .*No space left"):
-        run(tmp_path, {"checkpoint.every": 5})  # at the latest the next save hears of it
+        run(tmp_path, {"checkpoint.every": 5})  # the next save raises the error at the latest
     steps = [line["step"] for line in read_metrics(tmp_path)]
     assert steps[-1] <= 10
     ask("")

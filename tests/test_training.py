@@ -1,4 +1,4 @@
-"""A run of the reference goes on here, and back there."""
+"""Tests that a run of the reference continues here, and that one of ours continues there."""
 
 import golden_files
 import golden_numbers

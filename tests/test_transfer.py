@@ -1,4 +1,4 @@
-"""The offline benchmark goes from nothing to its table, and goes on where it was stopped."""
+"""Tests that the offline benchmark makes its table, and continues after an interruption."""
 
 import argparse
 import json
@@ -16,7 +16,7 @@ SMALL = {"image_size": 16, "width": 16, "depth": 1, "num_heads": 2}
 
 @pytest.fixture
 def small(monkeypatch):
-    """The same chain with next to nothing of everything."""
+    """Returns the same chain with the smallest numbers."""
 
     def shrunk(make):
         def get(*args, **options):

@@ -1,4 +1,4 @@
-"""The configs of fine-tuning and of evaluation hold what the papers say, and each runs as it is."""
+"""Tests that the configs of fine-tuning and evaluation match the papers, and that each runs."""
 
 import hashlib
 import importlib
@@ -29,17 +29,17 @@ FILES = [
     for folder in ("finetune", "adapter", "fas", "eval")
     for path in sorted((CONFIGS / folder).glob("*.py"))
 ]
-# One's own faces: no row of the papers' tables.
+# These train on the user's faces and have no row in the papers' tables.
 OWN = "finetune/folder"
 
 
 def module(name):
-    """Of a file, or of a recipe: a file, a colon and a size."""
+    """Imports the module of a file, or of a recipe: a file, a colon and a size."""
     return importlib.import_module(f"configs.{name.partition(':')[0].replace('/', '.')}")
 
 
 def doc_rows(name):
-    """The rows in the table of a docstring, by the size that follows the row's colon."""
+    """Returns the rows in the table of a docstring, by the size after the row's colon."""
     *_, rows = re.split(r"^    .*hardware.*$", module(name).__doc__, flags=re.MULTILINE)
     rows = re.split(r"^    :", rows.partition("\n\n")[0], flags=re.MULTILINE)[1:]
     return {row.split()[0]: row for row in rows}
@@ -55,7 +55,7 @@ NAMES = [*TRAINED, OWN, *(file for file in FILES if file.startswith("eval/"))]
 SPOOFS = [name for name in NAMES if name.startswith("fas/")]
 TARGETS = {"mcio": ("M", "C", "I", "O"), "wcs": ("wmca", "cefa", "surf")}
 
-# The papers' tables: blr, layer decay, weight decay.
+# Papers' tables: blr, layer decay, weight decay.
 FULL = {
     "finetune/dfd:fsfm_b": (2.5e-4, 0.65, 0.05),
     "finetune/diff:fsfm_b": (1e-4, 0.90, 0.03),
@@ -95,7 +95,7 @@ SIZE = {"s": "vit_small_patch16", "b": "vit_base_patch16", "l": "vit_large_patch
 
 
 def resolved(name, arg=""):
-    """As it is resolved where a user names roots, and what is evaluated; smoke needs no root."""
+    """Resolves a config with roots, and with a model to evaluate; smoke configs need no roots."""
     size = name.partition(":")[2]
     config = module(name).get_config(",".join(word for word in (size, arg) if word))
     if "smoke" not in arg:
@@ -169,9 +169,9 @@ def test_smoke_builds_a_tiny_step_on_rendered_faces_that_takes_few_steps(name):
         assert one.layout == "rendered"
     schedule = optim.make_schedule(config, faces)
     assert 60 <= schedule.total_steps <= 150
-    # The rate is there for most of the run.
+    # The learning rate is high from the first quarter of the run on.
     assert schedule.learning_rate(schedule.total_steps // 4) >= 4e-4
-    # All else is as in the run that it stands for.
+    # Everything else is the same as in the full run.
     for section in ("mode", "loss", "augment", "model.fas", "model.pool", "optimizer.name"):
         values = [one.to_dict() for one in (plain, config)]
         for part in section.split("."):
@@ -192,7 +192,7 @@ def test_smoke_evaluates_few_rendered_faces(name):
 
 
 def common_of_detection(config):
-    """What DfD and DiFF share, with an adapter and without."""
+    """Checks the values that DfD and DiFF share, with an adapter and without."""
     assert config.task == "finetune" and config.total_steps is None
     assert (config.model.pool, config.model.drop_path, config.model.fas) == ("mean", 0.1, False)
     assert config.loss.smoothing == 0.1
@@ -211,7 +211,7 @@ def common_of_detection(config):
     }
     assert (config.checkpoint.every, config.checkpoint.keep_best) == (0, 1)
     assert not config.data.balanced
-    # The authors' code validates by this view, and their tables are scored by "resize".
+    # The authors' code validates with this view, but their tables are scored with "resize".
     assert config.data.view == "resize256_crop224"
 
 
@@ -256,11 +256,11 @@ def test_anti_spoofing_has_the_papers_numbers(name):
     faces = 24 if "adapter" in name else 12
     assert config.batch_size == faces * 2 * (len(targets(name)) - 1)
     assert f"4,000 steps of {config.batch_size} faces" in module(name).__doc__
-    # Every checkpoint that is made is there for "test-oracle".
+    # Every checkpoint is kept for "test-oracle".
     assert (config.checkpoint.every, config.checkpoint.keep_every) == (200, 200)
     augment = config.augment
     assert augment.flip and augment.saturation == 0.2 and augment.crop == 1
-    # Resized bicubic, in training and in validation.
+    # Training and validation use bicubic resizing.
     assert (config.model.image_size, config.data.view) == (224, "resize")
     assert not any(augment[key] for key in ("rand_magnitude", "erase", "mixup", "cutmix"))
 
@@ -276,13 +276,13 @@ def test_each_file_takes_the_sizes_of_its_table_and_by_default_the_one_marked_th
 
 
 def test_resolved_recipes_are_those_on_file():
-    """The digests are of the time when each size had a file of its own; `digests` renews them."""
+    """Compares with digests from when each size had its own file; `digests` makes them anew."""
     stored = json.loads((Path(__file__).parent / "golden" / "recipes.json").read_text())
     assert digests() == stored
 
 
 def digests():
-    """Of each recipe, the digest of its resolved config, of its smoke run and of all targets."""
+    """Returns for each recipe the digests of its resolved config, smoke run and targets."""
     found = {}
     for name in TRAINED:
         domains = targets(name) if name in SPOOFS else ()
@@ -308,7 +308,7 @@ def test_deepfakes_are_learnt_from_all_methods_and_diffusion_from_one(name):
         assert (one.layout, one.split, one.get("compression", default)) == ("ffpp", split, "c23")
         methods = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
         assert tuple(one.methods) == (methods if "dfd" in name else methods[:1])
-        # As many real as fake, of 4 methods or of one.
+        # There are as many real faces as fake ones, of 4 methods or of one.
         assert (one.frames, one.real_frames) == (32, 32 * len(one.methods))
 
 
@@ -324,7 +324,7 @@ def test_no_training_sees_its_target_nor_does_a_threshold_hang_on_it(name):
         others = {one.subset for one in trained.train.values()}
         assert tested.subset not in {one.subset for one in with_celeb.values()}
         assert len(others) == len(targets(name)) - 1
-        # The sources, all of them and nothing else, choose checkpoint and threshold.
+        # The source sets, and no others, choose checkpoint and threshold.
         assert {one.subset for one in trained.val.values()} == others
         assert trained.val.to_dict() == evaluated.data.val.to_dict()
         for one in trained.train.values():
@@ -408,7 +408,7 @@ def test_ones_own_folder_is_trained_on_with_the_papers_values(size):
     assert config.model.to_dict() == papers.model.to_dict()
     assert config.optimizer.to_dict() == papers.optimizer.to_dict()
     assert config.augment.to_dict() == papers.augment.to_dict()
-    # Validated by the view that it is tested by.
+    # Validation and tests use the same view.
     assert config.data.view == resolved("eval/folder").data.view == "resize"
     assert resolved(OWN).to_dict() == resolved(OWN, "b").to_dict()
 
@@ -421,11 +421,11 @@ def test_the_tiny_network_is_that_of_smoke_on_the_folder_itself():
     assert {one.layout for one in tiny.data.train.values()} == {"folder"}
 
 
-# The sets, as they lie on disk
+# Sets on disk
 
 
 def counts(name, kind, root, arg=""):
-    """Of each set, fake and real faces."""
+    """Returns the numbers of fake and real faces of each set."""
     opened = open_sets(resolved(name, arg).data[kind], [str(root)], image_size=8)
     return {
         key: tuple(int((labels_of(one) == label).sum()) for label in range(len(LABELS)))

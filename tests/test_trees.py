@@ -1,4 +1,4 @@
-"""Images find their maps by name."""
+"""Tests that images find their maps by name."""
 
 import os
 import shutil
@@ -90,7 +90,7 @@ def test_a_folder_that_leads_out_is_refused_whatever_is_in_it(
 def test_a_tree_of_others_is_not_searched_elsewhere(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A link to the root of the file system would take hours."""
+    """Tests a link to the root of the file system, whose search would take hours."""
     touch(tmp_path / "tree/images", "a.png")
     if name == "images":
         shutil.rmtree(tmp_path / "tree/images")

@@ -1,4 +1,4 @@
-"""Frames are evenly spaced from first to last, of whole videos only."""
+"""Tests that frames are evenly spaced from the first to the last, of complete videos only."""
 
 import os
 import random
@@ -17,14 +17,14 @@ av = need("av", "prepare")
 
 
 def cut_without_encoding(source: Path, target: Path, *, seconds: float) -> None:
-    """Leaves out the beginning as `ffmpeg -ss SECONDS -c copy` does.
+    """Removes the beginning as `ffmpeg -ss SECONDS -c copy` does.
 
-    Frames since the key frame before are stored, and an edit list leaves them out.
+    The frames from the key frame before the cut are stored, but an edit list leaves them out.
     """
     with av.open(str(source)) as old, av.open(str(target), "w") as new:
         stream = new.add_stream_from_template(old.streams.video[0])
         for packet in old.demux(video=0):
-            if packet.dts is None:  # the last, which is empty
+            if packet.dts is None:  # the last packet is empty
                 continue
             shift = round(seconds / packet.time_base)
             packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
@@ -36,7 +36,7 @@ def grey(frame: np.ndarray) -> int:
 
 
 def check_frames(file: Path, count: int, *, first: int = 0) -> None:
-    """The video shows so many frames, whose grey levels begin with that of frame `first`."""
+    """Checks the number of frames and their grey levels, which begin with that of frame `first`."""
     assert count_frames(str(file)) == count
     indices = [0, count // 2, count - 1]
     frames = dict(read_frames(str(file), indices))
@@ -74,7 +74,7 @@ def test_a_video_that_was_trimmed_without_encoding_is_whole(tmp_path: Path, suff
     write_video(tmp_path / f"v.{suffix}", 100, codec="libx264")
     cut_without_encoding(tmp_path / f"v.{suffix}", tmp_path / f"cut.{suffix}", seconds=1.52)
     with av.open(str(tmp_path / f"cut.{suffix}")) as container:
-        assert container.streams.video[0].frames == 100  # It stores more than a player shows.
+        assert container.streams.video[0].frames == 100  # it stores more frames than a player shows
     check_frames(tmp_path / f"cut.{suffix}", 62, first=38)
 
 
@@ -95,7 +95,7 @@ def test_quicktime_without_ftyp(tmp_path: Path) -> None:
     content = (tmp_path / "v.mov").read_bytes()
     length = int.from_bytes(content[:4], "big")
     assert content[4:8] == b"ftyp"
-    # What the index says of places in the file stays true.
+    # The offsets in the index stay correct.
     (tmp_path / "v.mov").write_bytes(length.to_bytes(4, "big") + b"wide" + bytes(length - 8))
     with (tmp_path / "v.mov").open("ab") as file:
         file.write(content[length:])
@@ -107,7 +107,7 @@ def test_a_video_that_was_filmed_sideways_is_upright(tmp_path: Path) -> None:
     content = (tmp_path / "v.mp4").read_bytes()
     one, upright = 0x10000, content.find(b"tkhd") + 44
     matrices = [(one, 0, 0, one), (0, one, -one, 0), (-one, 0, 0, -one), (0, -one, one, 0)]
-    corners = [(3, 3), (3, 60), (60, 60), (60, 3)]  # where the blue corner of the image goes
+    corners = [(3, 3), (3, 60), (60, 60), (60, 3)]  # the place of the image's blue corner
     for (a, b, c, d), (row, column) in zip(matrices, corners, strict=True):
         matrix = np.array([a, b, 0, c, d, 0, 0, 0, 0x40000000], ">i4").tobytes()
         turned = content[:upright] + matrix + content[upright + 36 :]
@@ -199,7 +199,7 @@ def test_what_is_no_video_is_refused(tmp_path: Path, name: str, content: bytes) 
 
 
 def test_a_video_opens_no_other_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A QuickTime file may say that its frames lie in another file."""
+    """Tests a QuickTime file whose index refers to frames in another file."""
     write_video(tmp_path / "v.mov", 10)
     content = (tmp_path / "v.mov").read_bytes()
     alias = b"file:///" + str(tmp_path / "secret.mov").encode()[1:] + b"\0"

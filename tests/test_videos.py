@@ -1,4 +1,4 @@
-"""Frames are put together to the videos that they were taken from, in whatever way they lie."""
+"""Tests that frames are grouped by the video they come from, in any layout."""
 
 import itertools
 import random
@@ -25,7 +25,7 @@ from fsvfm_jax.data.labelled.videos import (
 from fsvfm_jax.data.listing import suffix_of
 from fsvfm_jax.errors import ConfigError
 
-# How people write frame i of a video, relative to the folder of its class.
+# The names that people give to frame i of a video, relative to the folder of its class.
 CONVENTIONS = {
     "{video}/{i}.png": FOLDER,
     "{video}/{i:05d}.png": FOLDER,
@@ -43,14 +43,14 @@ CONVENTIONS = {
     "part_1/{video}_{i:02d}.jpg": NAME,
     "{video}.{i}.webp": NAME,
 }
-# As sets call their videos.
+# Names of videos in public sets.
 VIDEOS = st.sampled_from(
     ["000_003", "id0_0000", "id0_id1_0000", "id12", "v", "aabbc", "real 2", "071", "x.mp4"]
 )
 
 
 def grouped(paths, videos="", class_folders=("real", "fake")):
-    """What decided, and the paths of each video."""
+    """Returns the rule that was used, and the paths of each video."""
     pictures = [Picture(path, path.split("/")[0], path, "here") for path in paths]
     found = list(group_pictures(pictures, videos, class_folders=class_folders))
     assert [video.frames for video in found] == [[path] for path in paths]
@@ -73,7 +73,7 @@ def test_the_videos_found_are_the_videos_built(convention, counts, seed):
         for video, count in counts.items()
     ]
     paths = sorted(itertools.chain(*built))
-    random.Random(seed).shuffle(paths)  # a file system lists them in any order
+    random.Random(seed).shuffle(paths)  # a file system may list them in any order
     ways, found = grouped(paths)
     assert sorted(map(sorted, found.values())) == sorted(map(sorted, built))
     assert ways == {CONVENTIONS[convention]}
@@ -195,6 +195,6 @@ def test_a_description_counts_videos_that_have_frames():
 @pytest.mark.parametrize("folder", ["", "a/", "a.png/"])
 @pytest.mark.parametrize("name", [".png", "x.png", "x.PNG", "..png", "x.gif", "png", ".x.png", ""])
 def test_images_are_those_that_a_search_finds(folder: str, name: str) -> None:
-    """A file called `.png` has no suffix, as Python and file managers see it."""
+    """Tests a file called `.png`, which has no suffix for Python and for file managers."""
     assert is_image(folder + name) == (suffix_of(folder + name) in IMAGE_SUFFIXES)
     assert is_image(folder + name) == (name.lower() in ("x.png", ".x.png"))

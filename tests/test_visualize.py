@@ -1,4 +1,4 @@
-"""The picture shows exactly the masks, the table counts exactly what they remove."""
+"""Tests that the picture shows the exact masks and the table the exact number of patches."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ SIZE, PATCH = 64, 8
 NUM_PATCHES = (SIZE // PATCH) ** 2
 RATIO, BUDGET = 0.7, 44
 SMALL = ("--image-size", f"{SIZE}", "--patch-size", f"{PATCH}", "--mask-ratio", f"{RATIO}")
-# The same for all tests, so that each strategy is compiled once.
+# All tests use the same numbers, so that each strategy is compiled once.
 COUNT = 10
 
 sample_jitted = jax.jit(sample_masks, static_argnames=("strategy", "mask_ratio"))
@@ -29,14 +29,14 @@ sample_jitted = jax.jit(sample_masks, static_argnames=("strategy", "mask_ratio")
 
 @pytest.fixture(scope="module")
 def faces() -> tuple[np.ndarray, np.ndarray]:
-    """Images and parsing maps of 2 * COUNT synthetic faces."""
+    """Returns images and parsing maps of 2 * COUNT synthetic faces."""
     source = SyntheticFaces(2 * COUNT, image_size=SIZE, seed=0)
     elements = [source[i] for i in range(len(source))]
     return tuple(np.stack([e[name] for e in elements]) for name in ("image", "parsing_map"))
 
 
 def random_masks(seed: int, batch: int) -> Masks:
-    """Masks that need not come from a strategy; a part of what is removed is of the region."""
+    """Returns any masks; the region is a part of the removed patches."""
     rng = np.random.default_rng(seed)
     mask = rng.random((batch, NUM_PATCHES)) < 0.75
     region_mask = mask & (rng.random(mask.shape) < 0.3)
@@ -44,19 +44,19 @@ def random_masks(seed: int, batch: int) -> Masks:
 
 
 def patch(images: np.ndarray, index: int) -> np.ndarray:
-    """The pixels of one patch, counted row by row."""
+    """Returns the pixels of a patch, counted row by row."""
     down, right = divmod(index, SIZE // PATCH)
     return images[down * PATCH : (down + 1) * PATCH, right * PATCH : (right + 1) * PATCH]
 
 
 def rows_of(table: str) -> dict[str, list[str]]:
-    """The cells of a Markdown table's rows, by the first cell."""
+    """Returns the cells of a Markdown table's rows, by the first cell."""
     lines = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("|")]
     return {cells[0]: cells[1:] for cells in lines[2:]}
 
 
 def fails(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str]:
-    """The exit code and the message of a command that must print one line and nothing else."""
+    """Returns exit code and message of a command that must print one line and nothing else."""
     with pytest.raises(SystemExit) as raised:
         visualize.main(["masks", *flags])
     captured = capsys.readouterr()
@@ -111,7 +111,7 @@ def test_every_class_has_a_colour_of_its_own():
 
 
 def test_shares_of_a_worked_example():
-    """Two faces of four patches, two draws of two patches each."""
+    """Uses two faces of four patches, and two draws of two patches each."""
     background, skin, nose = 1 << 0, 1 << 1, 1 << 6
     classes = np.array(
         [[nose, nose + skin, skin, skin], [skin, skin, background, background]], np.uint16
@@ -120,10 +120,10 @@ def test_shares_of_a_worked_example():
         [[[1, 1, 0, 0], [1, 1, 0, 0]], [[1, 0, 1, 0], [0, 0, 1, 1]]], np.uint8
     )  # [draw, face, patch]
     shares = dict(zip(ROWS, removed_shares(masks, classes), strict=True))
-    assert shares["nose"] == (2 + 1) / 4  # the second face shows none
+    assert shares["nose"] == (2 + 1) / 4  # the second face has no nose
     assert shares["skin"] == ((1 + 1) / 6 + (2 + 0) / 4) / 2
     assert shares["all"] == 0.5
-    assert shares["one region fully covered"] == 1 / 4  # the nose; skin does not count
+    assert shares["one region fully covered"] == 1 / 4  # only the nose; skin does not count
     assert np.isnan(shares["hair"])
     table = rows_of(visualize.markdown_table({"some": np.array(list(shares.values()))}))
     assert table["nose"] == ["75.0 %"]

@@ -1,4 +1,4 @@
-"""Starting weights, through the loop and by themselves."""
+"""Tests starting weights, through the loop and separately."""
 
 import golden_files
 import golden_numbers

@@ -1,4 +1,4 @@
-"""What hangs ends with code 71 and all stacks; what is in time, or was only stopped, goes on."""
+"""Tests that a hang ends with code 71 and all stacks, and that a stopped process continues."""
 
 import os
 import re
@@ -71,7 +71,7 @@ with Watchdog() as watchdog:
         hang()
 """,
 }
-# What hangs holds the lock of sys.stderr, and the pipe has no room for what we say.
+# The hung thread holds the lock of sys.stderr, and the pipe has no room for the message.
 NOBODY_READS = """
 with Watchdog() as watchdog, watchdog.limit("logging", LIMIT):
     print("begins", BEGAN, flush=True)
@@ -88,7 +88,7 @@ with Watchdog() as watchdog, watchdog.limit("the naps", 3):
 
 @pytest.fixture
 def start():
-    """Starts a program; its first line says when it began, on the clock of all processes."""
+    """Starts a program whose first line is its start time, on the clock of all processes."""
     started = []
 
     def start(body, stderr=subprocess.PIPE):
@@ -125,7 +125,7 @@ def test_it_ends_when_nobody_reads_stderr(start):
     read, write = os.pipe()
     process, _ = start(NOBODY_READS, stderr=write)
     assert process.wait(timeout=PATIENCE) == WATCHDOG_EXIT_CODE
-    # Others may write to it after us.
+    # Other processes may write to the pipe afterwards.
     assert os.get_blocking(write)
     os.close(read)
     os.close(write)
@@ -142,7 +142,7 @@ def test_who_was_stopped_is_not_blamed(start):
 
 @pytest.fixture
 def ends(monkeypatch):
-    """What a watchdog, whose clock the test moves on, would have ended this process for."""
+    """Returns the limits that end the process, from a watchdog whose clock the test advances."""
     ends = []
     monkeypatch.setattr(watchdog_module, "_end_process", lambda limit: ends.append(limit.what))
     return ends

@@ -1,4 +1,4 @@
-"""The command `convert`, end to end."""
+"""Tests the command `convert` from end to end."""
 
 import hashlib
 import json
@@ -142,7 +142,7 @@ LABELS = ["--labels=fake,real"]
 
 @pytest.fixture
 def reference_run(tmp_path):
-    """The two files of a stopped run of the reference, and its mean and deviation."""
+    """Writes the two files of a stopped run of the reference, and its mean and deviation."""
     folder = tmp_path / "reference"
     folder.mkdir()
     save_stats(folder / "pretrain_ds_mean_std.txt", STATS)
@@ -215,7 +215,7 @@ def test_a_reference_run_goes_on_here_and_back_there(reference_run, tmp_path, ca
         "checkpoint-te-0.pth",
         "pretrain_ds_mean_std.txt",
     }
-    # The reference reads the first line alone.
+    # The reference reads only the first line.
     first, *others = (tmp_path / "back" / "pretrain_ds_mean_std.txt").read_text().splitlines()
     assert json.loads(first) == {"mean": list(STATS.mean), "std": list(STATS.std)} and not others
     extra = pth.read(tmp_path / "back" / "checkpoint-0.pth").extra
@@ -250,7 +250,7 @@ def test_a_plain_small_file_is_not_guessed_at(tmp_path, capsys):
 
 
 def write_with_nan(original, path, name, key="model", **extra):
-    """The file with a value that is not a number in one array."""
+    """Writes the file with a value that is not a number in one array."""
     content = pth.read(original)
     array = content.state_dict[name].copy()
     array.flat[0] = np.nan
@@ -279,7 +279,7 @@ def test_weights_that_are_not_finite_need_a_flag(reference_run, tmp_path, capsys
 
 
 def nested(depth):
-    """Tuples of a few bytes in a file that would take for ever to write out."""
+    """Returns a file of few bytes with nested tuples that would never be written out completely."""
     value = ()
     for _ in range(depth):
         value = (value, value)
@@ -328,7 +328,7 @@ ENCODER = timm_names(encoder_params(TINY))
 
 
 def people_file(folder, arrays=ENCODER):
-    """A file as training programs write them: raw weights and their average, wrapped twice."""
+    """Writes a file as training programs do: raw weights and their average, wrapped twice."""
     torch = need("torch")
     file = folder / "people.pth"
     raw = {f"module._orig_mod.backbone.{k}": torch.from_numpy(x.copy()) for k, x in arrays.items()}

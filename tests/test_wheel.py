@@ -1,4 +1,4 @@
-"""What `pip install` of the wheel brings is all that training needs."""
+"""Tests that the wheel contains all that training needs."""
 
 import json
 import os
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """Built from a copy, so that nothing is written into the checkout."""
+    """Builds the wheel from a copy, so that the checkout is unchanged."""
     source, target = (tmp_path_factory.mktemp(name) for name in ("source", "wheel"))
     for name in ("pyproject.toml", "requirements.txt", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -36,7 +36,7 @@ def pip(*arguments: str) -> None:
 
 
 def run(installed: Path, folder: Path, *command: str) -> subprocess.CompletedProcess:
-    """A command in a folder that has nothing, with the package from where it is installed."""
+    """Runs a command in an empty folder, with the installed package."""
     return subprocess.run(
         [sys.executable, *command],
         cwd=folder,

@@ -1,4 +1,4 @@
-"""Work goes on whatever becomes of a process."""
+"""Tests that work continues after the end of a worker process."""
 
 import functools
 import os
@@ -16,7 +16,7 @@ from fsvfm_jax.prepare.workers import in_order, spread, start_limits, tick
 
 
 def make(argument: str) -> Callable[[Any], Any]:
-    """What the workers of these tests do: what an item asks for."""
+    """Returns the function of these tests' workers, which does what an item requests."""
     if argument == "broken":
         raise DataError("no weights")
     if argument == "limited":
@@ -25,7 +25,7 @@ def make(argument: str) -> Callable[[Any], Any]:
 
 
 def work(argument: str, item: Any) -> Any:
-    """Does what is asked for."""
+    """Does what the item requests."""
     if item == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     if item == "fail":
@@ -46,7 +46,7 @@ def work(argument: str, item: Any) -> Any:
 
 
 def met(folder: Path, count: int) -> int:
-    """Waits until so many processes have come here, and returns which this one is."""
+    """Waits for this number of processes, and returns which one this is."""
     (folder / str(os.getpid())).touch()
     deadline = time.monotonic() + PATIENCE
     while len(list(folder.iterdir())) < count:

@@ -1,4 +1,4 @@
-"""The files of a report: names, what is in them, what is refused before anything is written."""
+"""Tests the files of a report: names, content, and errors before anything is written."""
 
 import csv
 import io
@@ -168,7 +168,7 @@ def test_a_report_is_written_through_no_link_and_into_no_pipe(tmp_path):
 
 
 def test_a_report_is_written_into_a_linked_folder(tmp_path):
-    """As on another disk."""
+    """Tests a folder on another disk."""
     (tmp_path / "disk").mkdir()
     (tmp_path / "report").symlink_to(tmp_path / "disk")
     write_report(tmp_path / "report", [{"dataset": "a"}], [], caption="x")

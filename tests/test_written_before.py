@@ -1,4 +1,4 @@
-"""A run, an exported folder and a packed set of an earlier version of the package still work.
+"""Tests that a run, a folder and a packed set of an earlier version of the package still work.
 
 `golden/written_before.tar.xz` contains what these commands wrote on 28 November 2026, before the
 modules moved: `main` with `FIELDS` on configs/vit_s.py:smoke (the checkpoint of step 6 of 8),

@@ -1,4 +1,4 @@
-"""Videos to read, of every container and codec that matters."""
+"""Makes videos of every container and codec that matters."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -32,8 +32,13 @@ def write_video(
     """Writes frames whose grey level is twice their number, with a blue corner.
 
     Args:
-        times: When each frame is shown, in milliseconds; every 40 by default.
-        options: Of the container.
+        file: The video to write; its suffix is the container.
+        count: Number of frames.
+        size: Width and height, in pixels.
+        codec: Name of the codec; the usual one of the container if empty.
+        times: The time of each frame, in milliseconds; multiples of 40 by default.
+        metadata: Metadata of the container.
+        options: Options of the container.
     """
     with av.open(str(file), "w", options=options) as container:
         container.metadata.update(metadata or {})

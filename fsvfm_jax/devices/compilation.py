@@ -1,4 +1,4 @@
-"""From a learner to the compiled training step: lowered for a mesh, in micro-batches that fit."""
+"""Compiles the training step of a learner for a mesh, in micro-batches that fit into memory."""
 
 import logging
 import os
@@ -28,9 +28,9 @@ class CompiledStep(NamedTuple):
     """The training step as a program.
 
     Attributes:
-        program: None where the compiler refused it for its memory.
-        memory: What a device needs for it.
-        accum_steps: Micro-batches in a step.
+        program: The program; None if the compiler refused it because of its memory.
+        memory: The memory that the program needs on a device.
+        accum_steps: Number of micro-batches in a step.
     """
 
     program: jax.stages.Compiled | None
@@ -41,15 +41,15 @@ class CompiledStep(NamedTuple):
 def place(
     config: ConfigDict, devices: Sequence[jax.Device] | None = None
 ) -> tuple[Mesh, ConfigDict]:
-    """The mesh over all devices (or those given), and the config with their kind's settings.
+    """Returns the mesh over the devices, and the config with the settings for their platform.
 
     Args:
         config: The resolved config.
-        devices: Instead of all of them.
+        devices: The devices to use; None uses all.
 
     Raises:
-        ConfigError: The mesh or the batch does not divide over them, or they cannot do what the
-            config asks for.
+        ConfigError: The mesh or the batch cannot be divided over the devices, or the devices do not
+            support the config.
     """
     mesh = sharding.make_mesh(config.mesh, devices)
     sharding.check_batch_size(config.batch_size, accum_steps=config.accum_steps, mesh=mesh)
@@ -57,12 +57,18 @@ def place(
 
 
 def state_template(learner: Learner, mesh: Mesh) -> TrainState:
-    """Shapes, dtypes and shardings of the state: no array is ever made in the wrong place."""
+    """Returns shapes, dtypes and shardings of the state, to create each array where it belongs."""
     return sharding.state_template(jax.eval_shape(learner.init, jax.random.key(0)), mesh)
 
 
 def fresh_state(learner: Learner, template: TrainState, *, seed: int) -> TrainState:
-    """The state at step 0, every array made where `state_template` says that it lives."""
+    """Returns the state at step 0, with every array created on the devices that will hold it.
+
+    Args:
+        learner: The network in training.
+        template: Shapes, dtypes and shardings of the state, from `state_template`.
+        seed: Seed of the parameters.
+    """
     init = jax.jit(learner.init, out_shardings=sharding.shardings_of(template))
     return init(jax.random.key(seed))
 
@@ -70,7 +76,14 @@ def fresh_state(learner: Learner, template: TrainState, *, seed: int) -> TrainSt
 def lower_step(
     learner: Learner, mesh: Mesh, *, batch_size: int, accum_steps: int = 1
 ) -> jax.stages.Lowered:
-    """The training step as the loop runs it, traced for the mesh's devices but not compiled."""
+    """Returns the training step as the loop runs it, traced for the mesh but not compiled.
+
+    Args:
+        learner: The network in training.
+        mesh: The mesh over the devices.
+        batch_size: Images per update, over all devices.
+        accum_steps: Number of micro-batches per update.
+    """
     batch = {
         name: jax.ShapeDtypeStruct(
             (batch_size, *x.shape), x.dtype, sharding=sharding.batch_sharding(mesh)
@@ -78,7 +91,7 @@ def lower_step(
         for name, x in learner.row_shapes.items()
     }
     template = state_template(learner, mesh)
-    # The state leaves a step where it entered it, or the next step could not take it.
+    # The state has the same shardings before and after a step, so that the next step accepts it.
     train_step = jax.jit(
         partial(learner.train_step, accum_steps=accum_steps),
         donate_argnums=0,
@@ -97,20 +110,21 @@ def compile_step(
     available: int | None,
     options: Mapping[str, Any],
 ) -> CompiledStep:
-    """Compiles the training step; with "auto", in the fewest micro-batches that fit.
+    """Compiles the training step; with "auto", in the fewest micro-batches that fit into memory.
 
-    Numbers of micro-batches that cannot fit by proportion are passed over, not compiled.
+    With "auto", a number of micro-batches is not compiled if it cannot fit by proportion to a
+    number that was compiled.
 
     Args:
         learner: The network in training.
-        mesh: Over the devices to compile for.
+        mesh: The mesh over the devices to compile for.
         batch_size: Images per update, over all devices.
-        accum_steps: Micro-batches per update, or "auto".
-        available: Bytes that a program may use on a device; None fits always.
-        options: XLA's, by name.
+        accum_steps: Number of micro-batches per update, or "auto".
+        available: Bytes that a program may use on a device; with None every program fits.
+        options: XLA's compiler options by name.
 
     Returns:
-        The step; with "auto" and if none fits, the one with the smallest micro-batches.
+        The compiled step. If no number fits with "auto", it has the smallest micro-batches.
 
     Raises:
         ConfigError: The compiler does not know an option.
@@ -131,17 +145,22 @@ def compile_step(
                 continue
         lowered = lower_step(learner, mesh, batch_size=batch_size, accum_steps=count)
         step = CompiledStep(*_compile(lowered, available=available, options=options), count)
-        # Compilers may differ in their figures, but not the processes in what they run.
+        # The compilers may report different figures, but all processes must run the same program.
         if distributed.number_of_processes(step.memory.fits is False) == 0:
             break
     return step
 
 
 def compile_for_devices(learner: Learner, mesh: Mesh, config: ConfigDict) -> CompiledStep:
-    """Compiles the training step for the devices there are, and says what it needs.
+    """Compiles the training step of a config for the present devices, and logs its memory.
+
+    Args:
+        learner: The network in training.
+        mesh: The mesh over the devices.
+        config: The resolved config.
 
     Raises:
-        ConfigError: The compiler refuses it for its memory.
+        ConfigError: The compiler refuses the step because of its memory.
     """
     started = time.monotonic()
     step = compile_step(
@@ -185,7 +204,10 @@ def compile_for_devices(learner: Learner, mesh: Mesh, config: ConfigDict) -> Com
 def _compile(
     lowered: jax.stages.Lowered, *, available: int | None, options: Mapping[str, Any]
 ) -> tuple[jax.stages.Compiled | None, Memory]:
-    """A TPU's compiler refuses what does not fit, and says only how much it would need."""
+    """Compiles a step; returns no program if a TPU's compiler refuses it because of its memory.
+
+    The message of the compiler then contains only the number of bytes that it needs.
+    """
     try:
         compiled = lowered.compile(compiler_options=dict(options))
     except jax.errors.JaxRuntimeError as error:
@@ -198,7 +220,10 @@ def _compile(
 
 
 def _needed_bytes(message: str) -> int | None:
-    """Such as 40.36 GiB of "RESOURCE_EXHAUSTED: ... hbm ... (40.36G) exceeds available ..."."""
+    """Returns the bytes that a compiler's message names, or None if the error is another one.
+
+    The message is "RESOURCE_EXHAUSTED: ... hbm ... (40.36G) exceeds available ...".
+    """
     size = re.search(
         r"RESOURCE_EXHAUSTED.*?\bHBM\b.*?([\d.]+)([KMGT])\b", message, re.DOTALL | re.I
     )
@@ -206,15 +231,15 @@ def _needed_bytes(message: str) -> int | None:
 
 
 def available_bytes() -> int | None:
-    """What a program may use on each device, by the poorest process; None where one does not know.
+    """Returns the bytes that a program may use on every device; None if a process cannot know.
 
-    The CPU's devices share the machine's memory.
+    It is the minimum over all processes. The devices of a CPU share the machine's memory equally.
     """
     device = jax.local_devices()[0]
     limit = (device.memory_stats() or {}).get("bytes_limit")
     if limit is None and device.platform == "cpu":
         limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
-    # In MiB, for int32; all processes must decide alike on what fits.
+    # All processes must decide in the same way what fits. The unit is MiB, to fit into int32.
     mebibytes = np.int32(-1 if limit is None else limit >> 20)
     poorest = int(np.min(multihost_utils.process_allgather(mebibytes)))
     return None if poorest < 0 else poorest << 20

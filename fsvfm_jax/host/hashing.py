@@ -12,7 +12,7 @@ def sha256_of(opened: BinaryIO, *, after_block: Callable[[], None] = lambda: Non
 
     Args:
         opened: The file, opened for reading bytes.
-        after_block: Called after every block of `BLOCK_BYTES`. If it raises an error, hashing ends.
+        after_block: Called after every block of `BLOCK_BYTES`; hashing ends if it raises an error.
     """
     digest = hashlib.sha256()
     while block := opened.read(BLOCK_BYTES):

@@ -22,8 +22,7 @@ logger = logging.getLogger(__name__)
 def in_bucket(path: epath.PathLike) -> bool:
     """Returns whether the path is in an object store.
 
-    An object is always written as a whole; it cannot be renamed, and the store does not become
-    full.
+    An object is always written as a whole and cannot be renamed, and a store never becomes full.
     """
     return "://" in str(path)
 
@@ -48,7 +47,7 @@ def written(path: epath.PathLike) -> Iterator[None]:
 
 
 def write_json(file: epath.Path, content: Any) -> None:
-    """Writes a JSON file as a whole: a process killed meanwhile leaves the previous file as it was.
+    """Writes a JSON file as a whole; if the process is killed, the previous file is unchanged.
 
     Args:
         file: The file.
@@ -61,12 +60,12 @@ def write_json(file: epath.Path, content: Any) -> None:
 
 
 def write_text(file: epath.Path, text: str) -> None:
-    """Writes a UTF-8 text file as a whole; raises the error of `write_json`."""
+    """Writes a UTF-8 text file as a whole; raises StorageError like `write_json`."""
     write_bytes(file, text.encode())
 
 
 def write_bytes(file: epath.Path, content: bytes) -> None:
-    """Writes bytes to a file as a whole; raises the error of `write_json`."""
+    """Writes bytes to a file as a whole; raises StorageError like `write_json`."""
     with written(file):
         replace_bytes(file, content)
 
@@ -88,8 +87,8 @@ def replace_bytes(file: epath.Path, content: bytes) -> None:
 def whole_file(file: Path | epath.Path, *, ending: str = ".tmp") -> Iterator[Path | epath.Path]:
     """Yields a path to write at, and renames it to the file when the `with` statement ends.
 
-    The file is complete or unchanged, even if the process is killed. After an error nothing is left
-    at the path.
+    The file is complete or unchanged, even if the process is killed. After an error there is no
+    file at the yielded path.
 
     Args:
         file: A local file, which may exist already; a link of that name is replaced.
@@ -116,8 +115,8 @@ def read_json(file: epath.Path, schema: Any, *, mend: str) -> Any:
 
     Args:
         file: A file of the workdir, which may be in a bucket.
-        schema: Type of the value, as for `host.json_files.parse_json`.
-        mend: What the user can do if the file is damaged, as the end of a sentence.
+        schema: Type of the value, as `host.json_files.parse_json` takes it.
+        mend: The end of the error sentence: what the user can do if the file is damaged.
 
     Raises:
         StorageError: The file is missing, not a plain file, or damaged.

@@ -1,4 +1,4 @@
-"""Checkpoints: the state and the position in the data together, through Orbax."""
+"""Saves and restores checkpoints, the state with the position in the data, through Orbax."""
 
 import contextlib
 import itertools
@@ -27,16 +27,16 @@ from fsvfm_jax.train_state import TrainState
 logger = logging.getLogger(__name__)
 
 NONE = -1
-MAX_SHOWN = 300  # characters of what another library says
-MAX_NAMED = 20  # damaged checkpoints
+MAX_SHOWN = 300  # characters of another library's error message
+MAX_NAMED = 20  # damaged checkpoints in an error message
 
 
 class Restored(NamedTuple):
-    """A checkpoint's content.
+    """The content of a checkpoint.
 
     Attributes:
-        state: The state, placed as its template said.
-        samples_seen: Images of the endless stream that training has consumed.
+        state: The state, with the shardings of the template.
+        samples_seen: Number of images of the endless stream that training has consumed.
     """
 
     state: TrainState
@@ -44,22 +44,22 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-    """The steps saved under one directory; saving goes on in the background while training does.
+    """Saves the steps of a run under one directory, in the background while training continues.
 
-    Orbax writes and commits a step, then its manifest is written (`integrity.py`): only then does
-    it count, and only then are older ones given up.
+    Orbax writes and commits a step, and then the manifest of the step is written (`integrity.py`).
+    The step is valid from then on, and older steps are deleted only after that.
 
     Args:
         directory: `<workdir>/checkpoints`, relative or absolute, created if missing.
-        keep: How many of the newest steps to keep.
-        keep_every: Every multiple of it is kept for good; 0 for none.
-        keep_best: How many of those with the lowest score to keep.
-        read_only: Leave the directory as it is: the run may be going on, and saving.
+        keep: Number of the newest steps to keep.
+        keep_every: Steps that are multiples of it are never deleted; 0 for none.
+        keep_best: Number of steps with the lowest scores to keep.
+        read_only: Whether to change nothing in the directory, as another process may save there.
         watchdog: Ends the process if a save takes longer than `save_seconds`.
-        save_seconds: From the start of a save until it counts; 0 is no limit.
+        save_seconds: Seconds from the start of a save until the step is valid; 0 is no limit.
 
     Raises:
-        StorageError: What a killed run left cannot be cleaned up.
+        StorageError: The files that a killed run has left cannot be cleaned up.
     """
 
     def __init__(
@@ -73,8 +73,8 @@ class Checkpoints:
         watchdog: Watchdog | None = None,
         save_seconds: float | int = 0,
     ):
-        # Orbax takes absolute paths only; a bucket's is one, and `abspath` would make it local.
-        # Links stay: what is written beside the folder belongs in the workdir.
+        # Orbax takes absolute paths only. `abspath` would make the path of a bucket a local one.
+        # Links are not resolved: the files beside the folder must be written in the workdir.
         is_absolute = directory.is_absolute()
         self._directory = directory if is_absolute else epath.Path(os.path.abspath(directory))
         self._policy = {"keep": keep, "keep_every": keep_every, "keep_best": keep_best}
@@ -90,11 +90,11 @@ class Checkpoints:
         try:
             self._manager = ocp.CheckpointManager(
                 self._directory,
-                # Not Orbax's own `read_only`, which warns of being that; nor its deletion of old
-                # steps, which knows no manifest, and of temporary ones, which is still going on
-                # afterwards.
+                # Orbax's own `read_only` is not used, because it logs a warning. Its deletion of
+                # old steps is not used, because it ignores the manifests, and its deletion of
+                # temporary steps is not used, because it is still running when this returns.
                 options=ocp.CheckpointManagerOptions(create=not read_only),
-                # Named here, so that a checkpoint can be described before it is restored.
+                # With these handlers a checkpoint can be described before it is restored.
                 item_handlers={
                     "state": ocp.StandardCheckpointHandler(),
                     "data": ocp.JsonCheckpointHandler(),
@@ -110,7 +110,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
-        """Waits for the save that is going on; its failure is raised unless another error is."""
+        """Waits for the running save; if another error is raised, its failure is only logged."""
         self._join()
         if self._failure is None:
             self._manager.close()
@@ -122,16 +122,16 @@ class Checkpoints:
     def save(
         self, state: TrainState, *, step: int, samples_seen: int, score: float = math.nan
     ) -> None:
-        """Starts saving; the state's memory may be given away as soon as this returns.
+        """Starts saving a step; the arrays of the state may be donated as soon as this returns.
 
         Args:
-            state: What is saved.
-            step: Its number.
-            samples_seen: Images of the endless stream that training has consumed.
-            score: How good it is, for `keep_best`; lower is better.
+            state: The state to save.
+            step: The step's number.
+            samples_seen: Number of images of the endless stream that training has consumed.
+            score: The step's score for `keep_best`; lower is better.
 
         Raises:
-            StorageError: The one before has failed, or there is no room for this one.
+            StorageError: The save before has failed, or there is no room for this one.
         """
         self.wait()
         items = ocp.args.Composite(
@@ -147,7 +147,7 @@ class Checkpoints:
                 self._manager.save(step, args=items)
         except StorageError:
             raise
-        except Exception as error:  # Storage has many ways to fail.
+        except Exception as error:  # Each storage raises errors of its own types.
             raise _storage_error(self._directory, step, error) from error
         self._finishing = threading.Thread(
             target=self._finish, args=(step,), kwargs={"score": score}, name="checkpoint"
@@ -155,26 +155,26 @@ class Checkpoints:
         self._finishing.start()
 
     def check(self) -> None:
-        """Raises StorageError if a save has failed since; to be called after every step."""
+        """Raises StorageError if the last save has failed; it is called after every step."""
         if self._failure is not None:
             raise self._failure
 
     def wait(self) -> None:
-        """Waits until the last save counts; raises StorageError if it failed."""
+        """Waits until the last saved step is valid; raises StorageError if the save has failed."""
         self._join()
         self.check()
 
     def restore_newest_valid(self, template: TrainState) -> Restored | None:
-        """Returns the newest checkpoint whose files are as written, or None where there is none.
+        """Returns the newest checkpoint with undamaged files, or None if there is no checkpoint.
 
-        Newer ones that are damaged are quarantined, with a warning.
+        Newer checkpoints that are damaged are quarantined, with a warning.
 
         Args:
-            template: Shapes, dtypes and shardings to restore to.
+            template: Shapes, dtypes and shardings of the restored state.
 
         Raises:
             ConfigError: The checkpoint is of another network or optimizer.
-            StorageError: There are steps, and all of them are damaged.
+            StorageError: There are checkpoints, and all of them are damaged.
         """
         step = self._newest_valid()
         return None if step is None else self._read(step, template)
@@ -183,11 +183,11 @@ class Checkpoints:
         """Returns the checkpoint of a step.
 
         Args:
-            template: Shapes, dtypes and shardings to restore to.
-            step: Which.
+            template: Shapes, dtypes and shardings of the restored state.
+            step: The step's number.
 
         Raises:
-            ConfigError: There is none, it is damaged, or it is of another network or optimizer.
+            ConfigError: The checkpoint is missing, damaged, or of another network or optimizer.
         """
         self._check_step(step)
         return self._read(step, template)
@@ -202,8 +202,8 @@ class Checkpoints:
                 ),
             )
             samples_seen = _samples_seen(items.data)
-        # What Orbax raises where files are gone or hold something else than their manifest says.
-        # Any other error may come from a version of Orbax that does not fit a good checkpoint.
+        # Orbax raises these where files are missing or have a content that it does not expect.
+        # Any other error may come from a version of Orbax that cannot read a good checkpoint.
         except (OSError, ValueError) as error:
             raise StorageError(
                 f"checkpoint {step} in {self._directory} cannot be restored"
@@ -213,13 +213,13 @@ class Checkpoints:
         return Restored(items.state, samples_seen)
 
     def rewind(self, step: int) -> None:
-        """Makes a step the newest one: those after it are quarantined.
+        """Makes a step the newest one: quarantines the steps after it.
 
         Raises:
-            ConfigError: There is no such step, or it is damaged; nothing is changed then.
+            ConfigError: There is no such step, or it is damaged. Nothing is changed then.
         """
         directory = self._directory
-        # Looked at by all, whose answers agree: files are as they are.
+        # All processes check the same files, so that they come to the same answer.
         self._check_step(step)
         numbers = integrity.steps(directory)
 
@@ -241,12 +241,12 @@ class Checkpoints:
             )
 
     def _newest_valid(self) -> int | None:
-        """Found by process 0 for all; whoever may write has the damaged ones moved away."""
+        """Finds the newest valid step in process 0; quarantines damaged ones unless read-only."""
         newest, reasons = NONE, {}
 
         def look() -> None:
             nonlocal newest
-            # Left to whoever only reads: a step that somebody else is saving.
+            # A reader may see a step that another process is saving: it is not damaged.
             unfinished = integrity.unfinished_step(self._directory)
             for step in reversed(integrity.steps(self._directory)):
                 reason = integrity.damage(self._directory / str(step))
@@ -275,7 +275,7 @@ class Checkpoints:
         return None if newest == NONE else newest
 
     def _finish(self, step: int, *, score: float) -> None:
-        """In the background: waits for Orbax, then makes the step valid and older ones go."""
+        """Waits in a thread for Orbax, then makes the step valid and deletes older ones."""
         process = jax.process_index()
         try:
             with self._limit(step):
@@ -286,7 +286,7 @@ class Checkpoints:
                     integrity.finish_step(self._directory, step, score=score)
                     self._retire()
                 give_back_memory()
-        except Exception as error:  # Of whatever kind, the main thread must hear of it.
+        except Exception as error:  # The main thread raises any error of this thread.
             self._failure = _storage_error(self._directory, step, error)
 
     def _limit(self, step: int) -> contextlib.AbstractContextManager[None]:
@@ -309,7 +309,7 @@ class Checkpoints:
     def _check_space(self, state: TrainState, step: int) -> None:
         if in_bucket(self._directory):  # A bucket is never full.
             return
-        # Together or not at all: saving waits for everybody.
+        # All processes fail together, because a save waits for every process.
         if distributed.number_of_processes(not self._directory.is_dir()):
             raise StorageError(
                 f"{self._directory} is no longer there, or no folder: step {step} was not saved."
@@ -327,7 +327,7 @@ class Checkpoints:
     def _check_tree(self, step: int, template: TrainState) -> None:
         saved = _describe(self._manager.item_metadata(step).state)
         wanted = _describe(template)
-        # The network's own parameters first: their names tell most about what differs.
+        # The parameters come first, because their names show best how the models differ.
         names = sorted(saved.keys() | wanted.keys(), key=lambda n: (not n.startswith("params/"), n))
         for name in names:
             if saved.get(name) != wanted.get(name):

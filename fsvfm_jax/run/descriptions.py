@@ -1,4 +1,4 @@
-"""config.json and parameters.txt of a workdir, which describe a run."""
+"""Writes the files config.json and parameters.txt of a workdir, which describe a run."""
 
 import logging
 from typing import Any
@@ -17,7 +17,16 @@ logger = logging.getLogger(__name__)
 
 
 def describe_run(config: ConfigDict, template: TrainState, workdir: epath.Path) -> None:
-    """Writes the resolved config and the table of parameters, and logs where they are."""
+    """Writes the resolved config and the table of parameters, and logs their paths.
+
+    Args:
+        config: The resolved config.
+        template: Shapes and dtypes of the state.
+        workdir: The run's folder.
+
+    Raises:
+        StorageError: A file cannot be written.
+    """
     texts = {
         CONFIG_FILE: to_json(config),
         PARAMETERS_FILE: parameter_table(template.params) + "\n",
@@ -35,6 +44,6 @@ def describe_run(config: ConfigDict, template: TrainState, workdir: epath.Path) 
 def parameter_table(params: dict[str, Any]) -> str:
     """Returns a table of a nested dict of arrays: name, shape, dtype, size, and the total.
 
-    Leaves need a shape and a dtype only: what `jax.eval_shape` gives will do.
+    Leaves need only a shape and a dtype, such as those that `jax.eval_shape` returns.
     """
     return parameter_overview.get_parameter_overview(params, include_stats=False)

@@ -25,10 +25,11 @@ _FOLDERS = ("tensorboard", "images")
 
 
 class Start:
-    """The start of a run; it must be created before the workdir is made.
+    """Removes the new files of a start that fails; it must be created before the workdir is made.
 
-    A preempted start has not failed: the same command continues it, and needs the statistics. The
-    statistics are also kept after an error for which `launch/restart.sh` starts the command again.
+    A preempted start has not failed: the same command continues it and needs the statistics. The
+    statistics are also kept after an error after which `launch/restart.sh` starts the command
+    again.
 
     Args:
         workdir: The run's folder, or a place in a bucket.
@@ -47,7 +48,7 @@ class Start:
 
     @contextlib.contextmanager
     def folders(self) -> Iterator[None]:
-        """Removes the new folders after a failure, if they are empty; encloses the lock."""
+        """Removes the new folders after a failure, if they are empty; entered before the lock."""
         try:
             yield
         except BaseException as error:
@@ -100,9 +101,9 @@ def _kept_after(error: BaseException) -> Sequence[str]:
 
 
 def _missing_folders(path: epath.Path) -> list[epath.Path]:
-    """Returns the folder and its parents as far as they do not exist, the deepest first."""
+    """Returns those of the folder and its parents that do not exist, the deepest first."""
     missing = []
-    while not os.path.exists(path) and path != path.parent:  # works for unreadable folders too
+    while not os.path.exists(path) and path != path.parent:  # It works for unreadable folders too.
         missing.append(path)
         path = path.parent
     return missing

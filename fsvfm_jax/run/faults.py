@@ -1,16 +1,16 @@
-"""Faults on demand, so that anyone can repeat what a run survives.
+"""Injects faults on demand, so that anyone can test which failures a run survives.
 
-`FSVFM_FAULT=point:step:action[@process][,...]`, such as `step:5:kill,commit:*:enospc@1`: when that
-point (of `POINTS`) is reached at that training step (`*`: at every one), in that process (without
-it: in each), the action strikes:
+The environment variable is `FSVFM_FAULT=point:step:action[@process][,...]`, for example
+`step:5:kill,commit:*:enospc@1`. An action happens when the run reaches the point (one of `POINTS`)
+at the training step (`*` is every step) in the process (all processes if none is given):
 
     kill, term, int, stop   SIGKILL, SIGTERM, SIGINT, SIGSTOP to the process itself
     raise                   RuntimeError
     enospc                  OSError: no space left on device
     sleep                   never returns
-    nan                     only at `step`: `poison` returns it
+    nan                     `poison` returns NaN; only at the point `step`
 
-It strikes at every start of the run that comes to that step.
+Every start of the run that reaches the step has the fault again.
 """
 
 import errno
@@ -34,7 +34,7 @@ POINTS = (
     "compile",
     "data",
     "step",
-    "validation",  # after every batch of it
+    "validation",  # after every batch of the validation
     "save",
     "commit",
     "manifest",
@@ -50,7 +50,14 @@ ACTIONS = (*SIGNALS, "raise", "sleep", "enospc", "nan")
 
 
 class Fault(NamedTuple):
-    """One fault that is asked for; a step or process of None stands for all."""
+    """One fault of the variable.
+
+    Attributes:
+        point: One of `POINTS`.
+        step: The training step; None for all steps.
+        action: One of `ACTIONS`.
+        process: Index of the process; None for all processes.
+    """
 
     point: str
     step: int | None
@@ -58,22 +65,22 @@ class Fault(NamedTuple):
     process: int | None
 
     def strikes(self, point: str, step: int, *, process: int) -> bool:
-        """Whether it is for this place."""
+        """Returns whether the fault is meant for this point, step and process."""
         return self.point == point and self.step in (None, step) and self.process in (None, process)
 
 
 def fault(point: str, step: int, *, process: int = 0) -> None:
-    """Lets happen what is asked for at this point.
+    """Executes the actions that the variable has for this point, except `nan`.
 
     Args:
         point: One of `POINTS`.
         step: The training step.
-        process: This process's index.
+        process: Index of this process.
 
     Raises:
-        RuntimeError: If asked for.
-        OSError: If asked for.
-        ConfigError: What is asked for is not understood.
+        RuntimeError: The variable has the action `raise` for this point.
+        OSError: The variable has the action `enospc` for this point.
+        ConfigError: The value of the variable is not of the form in this module's docstring.
     """
     for asked in _asked_for():
         if asked.action != "nan" and asked.strikes(point, step, process=process):
@@ -82,10 +89,14 @@ def fault(point: str, step: int, *, process: int = 0) -> None:
 
 
 def poison(step: int, *, process: int = 0) -> float:
-    """A factor for this step's loss: NaN where that is asked for, else 1.
+    """Returns a factor for the loss of a step: NaN if the variable has `nan` for the step, or 1.
+
+    Args:
+        step: The training step.
+        process: Index of this process.
 
     Raises:
-        ConfigError: What is asked for is not understood.
+        ConfigError: The value of the variable is not of the form in this module's docstring.
     """
     for asked in _asked_for():
         if asked.action == "nan" and asked.strikes("step", step, process=process):
@@ -95,10 +106,10 @@ def poison(step: int, *, process: int = 0) -> float:
 
 
 def parse(value: str) -> tuple[Fault, ...]:
-    """The faults that the variable's value asks for.
+    """Returns the faults in a value of the variable.
 
     Raises:
-        ConfigError: It is not of the form that this module's docstring tells.
+        ConfigError: The value is not of the form in this module's docstring.
     """
     return tuple(_parse_one(text, value) for text in value.split(",")) if value else ()
 

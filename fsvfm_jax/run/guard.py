@@ -1,4 +1,4 @@
-"""What can end a training run from outside its steps: its lock, signals, time limits, faults."""
+"""Guards a training run: holds its lock, handles signals, limits its time and injects faults."""
 
 import contextlib
 import time
@@ -24,18 +24,18 @@ from fsvfm_jax.train_state import StepValues
 
 
 class Guard:
-    """Holds the workdir's lock and the signals of the process, and limits the time of each part.
+    """Locks the workdir, handles signals, and limits the time of each part of a run.
 
-    While it is entered, the workdir belongs to this run. If the run fails before its first step
-    has been made, the files and folders that it has written are removed on leaving.
+    Between `__enter__` and `__exit__` the workdir belongs to this run. If the run fails before the
+    end of its first step, `__exit__` removes the files and folders that the run has written.
 
     Args:
-        workdir: The run's folder; made if it is missing.
+        workdir: The run's folder, which is made if it is missing.
         limits: The config's watchdog section, in seconds.
 
     Attributes:
         workdir: The run's folder.
-        watchdog: The time limits.
+        watchdog: Enforces the time limits.
         waited: Seconds that `next` waited for the newest batch.
     """
 
@@ -49,7 +49,7 @@ class Guard:
         self._lock = RunLock(workdir)
 
     def __enter__(self) -> "Guard":
-        # No process makes the workdir before all processes have come here with their data.
+        # No process makes the workdir before all processes have opened their data.
         multihost_utils.sync_global_devices("the workdir is entered")
         self._start = Start(self.workdir, active=self._process == 0)
         with contextlib.ExitStack() as stack:
@@ -72,19 +72,24 @@ class Guard:
         self._entered.__exit__(kind, error, traceback)
 
     def limit_start(self) -> None:
-        """Limits the time until the first `limit_step`."""
+        """Begins to handle signals, and limits the time until the first step has been made."""
         self._entered.enter_context(self._preemption)
         self._entered.enter_context(self.watchdog)
         seconds = self._limits.start_seconds
         self.watchdog.beat("the start (config.watchdog.start_seconds)", seconds)
 
     def begin_steps(self) -> None:
-        """Begins to remember signals: from here on there is something to save."""
+        """Begins to remember signals, because from now on there is a state to save."""
         self._preemption.begin_steps()
         self._preemption.requested()
 
     def next(self, batches: Iterator[HostBatch], step: int) -> HostBatch | None:
-        """Waits for the batch of a step; returns None where a signal asks the run to stop."""
+        """Waits for the batch of a step and returns it, or None if a signal asks the run to stop.
+
+        Args:
+            batches: The batches of the run.
+            step: The step's number.
+        """
         began = time.monotonic()
         try:
             with self._preemption.waiting():
@@ -96,7 +101,7 @@ class Guard:
         return rows
 
     def after_step(self, step: int) -> None:
-        """Takes note of a step: from the first one on, a failure of the run removes nothing."""
+        """Ends the start of the run: from the first step on, a failure removes no files."""
         self._start.is_over()
         self.fault("step", step)
 
@@ -110,11 +115,11 @@ class Guard:
             self._lock.check()
 
     def stop_requested(self) -> bool:
-        """Returns whether to stop now; all processes call it equally often."""
+        """Returns whether to stop now; all processes must call it equally often."""
         return self._preemption.requested()
 
     def limit_step(self, step: int) -> None:
-        """Limits the time until the next call, which is that of the step after `step`."""
+        """Limits the time of a step; the limit ends with the next call, or with a save."""
         seconds = self._limits.step_seconds
         self.watchdog.beat(f"step {step} (config.watchdog.step_seconds)", seconds)
 
@@ -123,7 +128,7 @@ class Guard:
         """Limits the time of a validation, batch by batch.
 
         Args:
-            step: The step that is validated.
+            step: The step whose parameters are validated.
             stoppable: Whether a signal stops the validation.
 
         Yields:
@@ -152,7 +157,7 @@ class Guard:
             self.watchdog.rest()
 
     def fault(self, point: str, step: int) -> None:
-        """Injects the fault that `run/faults.py` has for this point, if there is one."""
+        """Injects the fault that `FSVFM_FAULT` names for this point and step, if there is one."""
         fault(point, step, process=self._process)
 
     def values(self, schedule: Schedule, step: int) -> StepValues:

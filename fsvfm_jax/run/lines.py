@@ -37,8 +37,8 @@ def append_line(path: epath.Path, record: Mapping[str, Any]) -> None:
 def drop_later_lines(path: epath.Path, step: int) -> None:
     """Rewrites a file of JSON lines without the lines of later steps and without a torn line.
 
-    If other lines belong to no step, a copy of the file is set aside; so is anything that is not a
-    file.
+    If some of the other lines belong to no step, the old file is set aside. An entry at the path
+    that is not a file is set aside too.
 
     Args:
         path: The file, which may be missing.
@@ -49,7 +49,7 @@ def drop_later_lines(path: epath.Path, step: int) -> None:
     """
     if not os.path.lexists(path):
         return
-    # A kill during the rewrite leaves the old file whole.
+    # If the process is killed during the rewrite, the old file stays complete.
     temporary = path.with_name(path.name + ".tmp")
     with written(path):
         try:
@@ -69,13 +69,19 @@ def drop_later_lines(path: epath.Path, step: int) -> None:
 
 
 def copy_lines(lines: BinaryIO, kept: BinaryIO, step: int) -> int:
-    """Copies the lines up to a step, and returns the number of lines that belong to no step."""
+    """Copies the lines up to a step and returns the number of lines that belong to no step.
+
+    Args:
+        lines: The file to read.
+        kept: The file to write.
+        step: The last step whose line is copied.
+    """
     odd = 0
     for line in iter(partial(lines.readline, _MAX_LINE_BYTES), b""):
         try:
             record = parse_json(line, _Line)
         except ValueError:
-            odd += line.endswith(b"\n")  # Else a killed run was writing this line.
+            odd += line.endswith(b"\n")  # A killed run leaves a line without an end.
             continue
         if record["step"] <= step:
             kept.write(line.rstrip(b"\n") + b"\n")

@@ -1,8 +1,8 @@
-"""Allows one trainer per workdir: a file names its holder, who renews the file until it ends.
+"""Allows one training run per workdir: a file names the process that holds it and renews the file.
 
-The lock is taken over only from a holder that is provably gone: on the same host, its process has
-ended or the machine has restarted; on any host, the file was not renewed for `LEASE_SECONDS`. The
-clocks of hosts that share a workdir must agree to much less than that.
+The lock is taken over only from a holder that is known to be gone: on the same host, the process
+has ended or the machine has restarted; on any host, the file was not renewed for `LEASE_SECONDS`.
+The clocks of hosts that share a workdir must differ by much less than that.
 """
 
 import contextlib
@@ -33,18 +33,18 @@ logger = logging.getLogger(__name__)
 
 LOCK_FILE = "run.lock"
 RENEW_SECONDS = 20
-# How long the end of a run waits for a renewal that has begun.
+# The longest time that the end of a run waits for a renewal that has begun.
 _FAREWELL_SECONDS = 20
 MAX_LOCK_BYTES = 2**16
-# How often to look again where others make and remove the file at the same time.
+# Number of attempts while other processes make and remove the file at the same time.
 _TRIES = 20
 
 
 class RunLock:
-    """Holds `<workdir>/run.lock` while entered; only process 0 of a run uses it.
+    """Holds `<workdir>/run.lock` from `__enter__` to `__exit__`, in process 0 of a run only.
 
-    The file is removed at the end, unless it then belongs to another run. A killed run leaves its
-    file; the next run on the same host takes it over at once, with a warning.
+    `__exit__` removes the file, unless it belongs to another run by then. A killed run leaves its
+    file, and the next run on the same host takes it over at once, with a warning.
 
     Args:
         workdir: The run's folder, which must exist, or a place in a bucket `gs://...`.
@@ -62,7 +62,7 @@ class RunLock:
         """Takes the lock.
 
         Raises:
-            StorageError: Another run, which the message names, holds the lock; or the file cannot
+            StorageError: Another run, which the message names, holds the lock, or the file cannot
                 be written.
         """
         self._renewed = time.monotonic()
@@ -135,7 +135,13 @@ class RunLock:
 
 
 class _Found(NamedTuple):
-    """A lock as it was read; `version` is the generation of an object in a bucket."""
+    """The content of a lock.
+
+    Attributes:
+        holder: The process that holds the lock.
+        content: The bytes of the file or object.
+        version: Generation of an object in a bucket; 0 for a file.
+    """
 
     holder: Holder
     content: bytes
@@ -143,7 +149,7 @@ class _Found(NamedTuple):
 
 
 class _File:
-    """A lock in a folder. Files named `run.lock.*` beside it exist only for moments."""
+    """A lock in a folder. Files with names like `run.lock.*` exist beside it for short times."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -176,8 +182,8 @@ class _File:
     def replace(self, content: bytes, found: _Found) -> bool:
         """Writes the file if it has not changed since it was read.
 
-        To replace a content, a process first takes a second lock, which is named after that
-        content. A process that gets this lock too late reads the file again and finds it changed.
+        To replace the content, a process first takes a second lock, whose name is a hash of that
+        content. A process that gets the second lock too late finds that the file has changed.
         """
         turn = _File(f"{self.path}.{hashlib.sha256(found.content).hexdigest()[:16]}")
         _take(turn, content)
@@ -196,12 +202,12 @@ class _File:
             Path(self.path).unlink(missing_ok=True)
 
     def tidy(self) -> None:
-        """Removes files that killed processes left beside the lock; called by the lock's holder."""
+        """Removes files that killed processes have left; only the holder of the lock calls it."""
         for path in Path(self.path).parent.glob(f"{Path(self.path).name}.*"):
             left = _File(str(path))
             try:
                 found = left.read()
-            except FileRefused as error:  # None of ours.
+            except FileRefused as error:  # No run has made this file.
                 logger.warning("%s is left where it is: %s", path, reason_of(error))
                 continue
             if found is not None and why_gone(found.holder):
@@ -211,7 +217,7 @@ class _File:
         path = Path(f"{self.path}.{uuid.uuid4().hex}")
         try:
             path.write_bytes(content)
-        except OSError:  # Such as a full disk.
+        except OSError:  # For example, the disk is full.
             path.unlink(missing_ok=True)
             raise
         return path
@@ -276,7 +282,7 @@ def _take(file: _File | _Object, content: bytes) -> None:
         found = file.read()
         if found is None:  # It was released in the meantime.
             continue
-        if found.content == content:  # Written; the client retried after a lost answer.
+        if found.content == content:  # A write succeeded, but its answer was lost and it retried.
             return
         holder, age = found.holder, time.time() - found.holder.renewed
         reason = why_gone(holder)

@@ -1,4 +1,4 @@
-"""Who holds the lock of a run: what the lock's file contains, and whether the holder is gone."""
+"""Reads and writes the holder in the lock of a run, and finds out whether the holder is gone."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from fsvfm_jax.host.json_files import parse_json
 from fsvfm_jax.host.processes import is_alive, pid_namespace, state_and_start
 
 LEASE_SECONDS = 120
-# No clocks of a host and of its storage differ by more seconds.
+# The clocks of a host and of its storage differ by fewer seconds than this.
 CLOCKS_APART = 3600
 
 _Name = Annotated[str, Meta(max_length=255)]
@@ -23,16 +23,16 @@ _Name = Annotated[str, Meta(max_length=255)]
 
 @dataclass(frozen=True)
 class Holder:
-    """A process that holds a lock, as the lock's file contains it.
+    """A process that holds a lock, as the lock's file describes it.
 
     Attributes:
         host: Name of the machine.
-        boot: Changes when the machine restarts; empty where that cannot be seen.
-        pid_namespace: Where `pid` counts: containers on one host may not see each other.
+        boot: Identifier that changes when the machine restarts; empty if there is none.
+        pid_namespace: The namespace of `pid`; containers on one host may have different ones.
         pid: Number of the process.
-        started: When the process did, in clock ticks since the boot; 0 where unknown.
-        token: Differs for every run; empty where the file is damaged.
-        renewed: When the lock was last renewed, in seconds since 1970.
+        started: Start time of the process, in clock ticks since the boot; 0 if it is not known.
+        token: Identifier that differs for every run; empty if the file is damaged.
+        renewed: Time of the last renewal of the lock, in seconds since 1970.
     """
 
     host: _Name
@@ -45,12 +45,12 @@ class Holder:
 
     @property
     def name(self) -> str:
-        """The process, for a message."""
+        """The name of the process in a message."""
         return f"process {self.pid} on {self.host}" if self.token else "an unknown process"
 
 
 def why_gone(holder: Holder) -> str:
-    """What proves that a holder does not go on, or nothing."""
+    """Returns the reason why a holder is known to be gone; empty if it may be alive."""
     if time.time() - holder.renewed > LEASE_SECONDS:
         return "its lease is over"
     here = _myself("")
@@ -77,17 +77,23 @@ def _myself(token: str) -> Holder:
 
 
 def record(token: str) -> bytes:
-    """Returns the content of the lock's file where this process holds the lock from now on."""
+    """Returns the content of a lock that this process holds and renews now."""
     return (json.dumps(dataclasses.asdict(_myself(token)), indent=1) + "\n").encode()
 
 
 def parse_holder(content: bytes, modified: float) -> Holder:
-    """The holder in a lock; of a damaged one, nobody, who renewed it when it was last written."""
+    """Returns the holder in a lock; if the lock is damaged, one without a name.
+
+    Args:
+        content: The bytes of the lock.
+        modified: Time of the last write, in seconds since 1970; the holder of a damaged lock has
+            renewed it at this time.
+    """
     try:
         holder = parse_json(content, Holder)
     except ValueError:
         holder = None
-    # A time long after that of writing, or NaN, would keep the lock for ever.
+    # With NaN or a time long after the last write, the lock would never expire.
     if holder is None or not holder.renewed <= modified + CLOCKS_APART:
         return Holder("", "", "", 0, 0, "", modified)
     return holder

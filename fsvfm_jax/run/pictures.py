@@ -1,4 +1,4 @@
-"""The pictures that a training run writes now and then, of the same faces each time."""
+"""Draws the pictures that a training run writes every few steps, of the same faces each time."""
 
 import jax
 import numpy as np
@@ -19,13 +19,13 @@ PICTURE_SCALE = 3
 
 
 class Pictures:
-    """Draws the learner's picture; compiled when it is made.
+    """Draws the learner's picture; the constructor compiles the program for it.
 
     Args:
         learner: The network in training.
-        template: Shapes and shardings of the state.
-        faces: The rows of the picture, of `picture_faces`.
-        mesh: All devices.
+        template: Shapes, dtypes and shardings of the state.
+        faces: The rows of the picture, as `picture_faces` returns them.
+        mesh: The mesh over all devices.
     """
 
     def __init__(
@@ -39,9 +39,9 @@ class Pictures:
         """Reports the numbers of the step, then draws its picture; all processes take part.
 
         Args:
-            step: The step.
-            state: The state after it.
-            reports: The numbers of the steps, whose tracker writes the picture.
+            step: The step's number.
+            state: The state after the step.
+            reports: Reports the numbers; its tracker writes the picture.
         """
         reports.flush()
         fault("picture", step, process=jax.process_index())
@@ -52,12 +52,15 @@ class Pictures:
 
 
 def picture_faces(config: ConfigDict, source: Source, element: Element) -> dict[str, np.ndarray]:
-    """Returns some faces as rows of a batch: evenly spaced over the set, the same for a whole run.
+    """Returns faces that are evenly spaced over the set, as a batch: the same in a whole run.
 
     Args:
         config: The resolved config.
         source: The training faces.
-        element: Turns a face into a row.
+        element: Turns a face into a row of a batch.
+
+    Returns:
+        Arrays by name, with up to `PICTURE_ROWS` rows on axis 0.
     """
     count = min(PICTURE_ROWS, len(source))
     chosen = [number * len(source) // count for number in range(count)]
@@ -69,7 +72,13 @@ def picture_faces(config: ConfigDict, source: Source, element: Element) -> dict[
 def titled(
     picture: Picture, columns: UInt8[np.ndarray, "columns rows H W 3"], *, step: int
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Returns the columns, enlarged, with their titles and a caption."""
+    """Returns the columns side by side, enlarged, with their titles and a caption.
+
+    Args:
+        picture: Titles and note of the picture.
+        columns: The images of each column, uint8.
+        step: The step's number, for the caption.
+    """
     return titled_grid(
         dict(zip(picture.columns, columns, strict=True)),
         caption=f"{picture.name.capitalize()} at step {step}. {picture.note}",

@@ -1,6 +1,7 @@
-"""SIGTERM and SIGINT as a wish: finish the step, save, and end so that one can start again.
+"""Handles SIGTERM and SIGINT: the run finishes its step, saves and ends, and can be continued.
 
-Until the first step a command ends at once instead (`host.signals`), and SIGHUP is a SIGTERM to it.
+Before the first step these signals end a command at once (`host.signals`). SIGHUP is handled like
+SIGTERM.
 """
 
 import contextlib
@@ -15,15 +16,15 @@ from fsvfm_jax.host import signals
 
 
 class StopWaiting(Exception):
-    """The wish came while nothing was being done that must be finished."""
+    """A signal asks the run to stop while the run only waits."""
 
 
 class Preemption:
-    """While entered, SIGTERM and SIGINT are remembered instead of ending the process.
+    """Remembers SIGTERM and SIGINT between `__enter__` and `__exit__` instead of ending at once.
 
-    A second SIGINT ends it as usual, for whoever cannot wait. Of several processes JAX itself hears
-    SIGTERM, since `jax.distributed.initialize`: all stop if one is told to. SIGINT ends the process
-    that receives it.
+    A second SIGINT ends the process as usual, for a user who does not want to wait. In a run of
+    several processes JAX itself handles SIGTERM, since `jax.distributed.initialize`: if one process
+    receives it, all processes stop. SIGINT ends the process that receives it.
     """
 
     def __init__(self) -> None:
@@ -44,14 +45,17 @@ class Preemption:
             signal.signal(number, handler)
 
     def begin_steps(self) -> None:
-        """From here on there is something to save before the process ends."""
+        """Marks that from now on a signal must not end the process before it has saved."""
         if jax.process_count() == 1:
             signals.save_first()
         else:
             signals.save_together()
 
     def requested(self) -> bool:
-        """Whether to stop now; all processes ask equally often and get the same answers."""
+        """Returns whether to stop now.
+
+        All processes must call it equally often, and all get the same answer.
+        """
         if jax.process_count() > 1 and not self._signalled:
             self._asked += 1
             self._signalled = multihost_utils.reached_preemption_sync_point(self._asked)
@@ -64,12 +68,13 @@ class Preemption:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """The body only waits, perhaps for ever: the wish ends it.
+        """Lets a signal interrupt the `with` statement's body, which only waits, maybe for ever.
 
-        Several processes go on waiting, since they can stop only together: where all ask.
+        In a run of several processes nothing interrupts the body, because the processes can stop
+        only together, where all of them call `requested`.
 
         Raises:
-            StopWaiting: The wish came, or is there already.
+            StopWaiting: A signal arrives in the body, or has arrived before.
         """
         self._waiting = True
         try:

@@ -1,4 +1,4 @@
-"""The numbers of a run's steps, read one step late: the device works meanwhile."""
+"""Reports the numbers of each step one step later, while the device computes the next step."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,13 +20,13 @@ class _Unread(NamedTuple):
 
     step: int
     metrics: Metrics
-    waited: float  # seconds, for its batch
+    waited: float  # seconds that the loop waited for the batch
     first_sample: int
 
 
 @dataclass
 class Reports:
-    """Passes the numbers of each step to the tracker, and ends the run where they are not finite.
+    """Passes the numbers of each step to the tracker, and ends the run if they are not finite.
 
     Attributes:
         tracker: Writes the numbers.
@@ -45,13 +45,16 @@ class Reports:
     _losses: list[float] = field(default_factory=list, init=False)
 
     def put(self, step: int, metrics: Metrics, *, waited: float, first_sample: int) -> None:
-        """Takes the numbers of a step, and reports those of the step before.
+        """Takes the numbers of a step and reports those of the step before.
 
         Args:
-            step: The step.
-            metrics: Its scalars, on the device.
-            waited: Seconds for which the loop waited for its batch.
-            first_sample: Where in the stream its batch begins.
+            step: The step's number.
+            metrics: The step's scalars, on the device.
+            waited: Seconds for which the loop waited for the step's batch.
+            first_sample: Position in the stream of the first sample of the batch.
+
+        Raises:
+            NotFiniteError: Too many steps in a row were skipped.
         """
         self.flush()
         self._unread = _Unread(step, metrics, waited, first_sample)
@@ -66,7 +69,7 @@ class Reports:
             return
         unread, self._unread = self._unread, None
         numbers = {name: float(value) for name, value in jax.device_get(unread.metrics).items()}
-        numbers = {"loss": numbers.pop("loss"), **numbers}  # shown first
+        numbers = {"loss": numbers.pop("loss"), **numbers}  # The loss is shown first.
         self.skipped.take(unread.step, numbers, describe=lambda: self.describe(unread.first_sample))
         numbers["lr"] = self.schedule.learning_rate(unread.step - 1)
         if self.schedule.teacher_momentum is not None:
@@ -83,7 +86,13 @@ class Reports:
 
 
 def describe_batch(config: ConfigDict, source: FaceSet, first_sample: int) -> dict[str, Any]:
-    """Returns where in the stream a batch begins, and the faces in it."""
+    """Returns the position in the stream of a batch's first sample, and the names of its faces.
+
+    Args:
+        config: The resolved config.
+        source: The training faces.
+        first_sample: Position in the stream of the first sample.
+    """
     indices = sample_indices(
         source,
         seed=config.seed,

@@ -1,4 +1,4 @@
-"""When a training run saves: report, sync, validate, save, in this order."""
+"""Decides when a training run saves, and then reports, syncs, validates and saves in this order."""
 
 import math
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from fsvfm_jax.train_state import TrainState, Validate
 
 @dataclass
 class Saver:
-    """Saves every few steps, at the last step, and where the run is asked to stop.
+    """Saves every few steps, at the last step, and when the run is asked to stop.
 
     Attributes:
-        checkpoints: The saved steps.
-        reports: The numbers of the steps.
-        guard: Signals and time limits.
-        validate: Scores parameters on the validation faces; None where there are none.
-        start_step: The step that this start began with, which is saved or is 0.
+        checkpoints: Saves the steps.
+        reports: Reports the numbers of the steps.
+        guard: Handles signals and time limits.
+        validate: Scores parameters on the validation faces; None if there are no such faces.
+        start_step: The step that this start began with; it is 0 or already saved.
         total_steps: The last step.
         every: Steps from one checkpoint to the next.
     """
@@ -37,10 +37,15 @@ class Saver:
         self._saved_step = self.start_step
 
     def after(self, step: int, state: TrainState, samples_seen: int) -> None:
-        """Saves if this is a step to save, such as the last one.
+        """Saves if the step is the last one or a multiple of `every`.
+
+        Args:
+            step: The step's number.
+            state: The state after the step.
+            samples_seen: Number of images of the endless stream that training has consumed.
 
         Raises:
-            StorageError: The checkpoint before could not be saved, or there is no room.
+            StorageError: The previous checkpoint could not be saved, or the disk is full.
         """
         if step == self.total_steps or step % self.every == 0:
             self._save(step, state, samples_seen, scored=True)
@@ -55,7 +60,11 @@ class Saver:
         self.guard.check()
 
     def finish(self, state: TrainState, samples_seen: int) -> None:
-        """Ends the loop: saves what is not saved yet, unless the last step was made.
+        """Ends the loop: if the run stops before its last step, saves the state unless it is saved.
+
+        Args:
+            state: The state after the newest step.
+            samples_seen: Number of images of the endless stream that training has consumed.
 
         Raises:
             Preempted: The run was asked to stop before its last step.
@@ -70,7 +79,7 @@ class Saver:
         if step == self.start_step:
             raise Preempted("stopped before the first step: nothing new was saved")
         if step > self._saved_step:
-            # The few steps since the last checkpoint make no score that compares with others.
+            # The mean loss of the few steps since the last checkpoint is not a comparable score.
             self._save(step, state, samples_seen, scored=False)
         self.guard.watchdog.rest()
         self.checkpoints.wait()
@@ -80,8 +89,8 @@ class Saver:
         )
 
     def _save(self, step: int, state: TrainState, samples_seen: int, *, scored: bool) -> None:
-        # A step is saved only once it is known to be finite. What was reported until then is
-        # stored first, so that a run that is killed leaves no gap.
+        # A step is saved only when its numbers are known to be finite. The reports until then are
+        # stored first, so that a killed run leaves no gap in them.
         self.reports.flush()
         self.reports.tracker.sync()
         mean_loss = self.reports.take_mean_loss()
@@ -89,12 +98,12 @@ class Saver:
         score = mean_loss if scored else math.nan
         if self.validate is not None and scored:
             score = self._validation_loss(step, state)
-        # This may wait for the save before, which has a limit of its own.
+        # This call may wait for the previous save, which has its own time limit.
         self.checkpoints.save(state, step=step, samples_seen=samples_seen, score=score)
         self._saved_step = step
 
     def _validation_loss(self, step: int, state: TrainState) -> float:
-        # No later start would validate the last step: a signal does not stop that validation.
+        # A signal does not stop the validation of the last step, which no later start would repeat.
         try:
             with self.guard.validating(step, stoppable=step < self.total_steps) as after_batch:
                 found = self.validate(state.params, after_batch)

@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient was not finite: the step leaves the state as it was, this counts."""
+"""Counts skipped steps: a step whose loss or gradient is not finite leaves the state unchanged."""
 
 import logging
 import math
@@ -16,11 +16,11 @@ DUMP_FILE = "not_finite.json"
 
 
 class SkippedSteps:
-    """Ends a run after too many skipped steps in a row, with a list of what their batches held.
+    """Ends a run after too many skipped steps in a row, and lists what their batches contained.
 
     Args:
-        workdir: Where the list is written, to `not_finite.json`; None writes none.
-        limit: How many in a row are accepted.
+        workdir: The folder in which the list is written, as `not_finite.json`; None writes none.
+        limit: Number of skipped steps in a row that is accepted.
     """
 
     def __init__(self, workdir: epath.Path | None, *, limit: int):
@@ -30,15 +30,16 @@ class SkippedSteps:
     def take(
         self, step: int, numbers: Mapping[str, float], *, describe: Callable[[], dict[str, Any]]
     ) -> None:
-        """Counts a step by its metrics.
+        """Counts a step if its metrics show that it was skipped.
 
         Args:
-            step: Its number.
-            numbers: Its metrics.
-            describe: What its batch held; asked of skipped steps only.
+            step: The step's number.
+            numbers: The step's metrics by name.
+            describe: Returns what the batch contained; called for skipped steps only.
 
         Raises:
-            NotFiniteError: It is one too many, or the parameters themselves are not finite.
+            NotFiniteError: More than `limit` steps in a row were skipped, or the parameters are not
+                finite.
         """
         if not math.isfinite(numbers["param_norm"]):
             raise NotFiniteError(
@@ -58,7 +59,7 @@ class SkippedSteps:
             where = f"; what their batches held is in {self._workdir / DUMP_FILE}"
             try:
                 write_json(self._workdir / DUMP_FILE, self._row)
-            except StorageError as error:  # How the run ends is more important.
+            except StorageError as error:  # The error that ends the run is more important.
                 logger.error("%s", error)
                 where = ""
         raise NotFiniteError(

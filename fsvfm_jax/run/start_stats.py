@@ -1,4 +1,4 @@
-"""Mean and standard deviation of the pixels, which a run finds at its start and keeps."""
+"""Finds the mean and standard deviation of the pixels when a run starts, and stores them."""
 
 import logging
 from collections.abc import Callable
@@ -31,15 +31,15 @@ def find_stats(
     starting: Callable[[], Stats | None],
     compute: bool,
 ) -> Stats:
-    """Finds them in the config, a file, an earlier start, the starting weights, or the set itself.
+    """Returns mean and deviation from the config, a file, an earlier start, weights, or the set.
 
     Args:
         data: The config's data section.
         source: The training faces.
         workdir: The run's folder.
         starting: Returns the statistics of the starting weights, or None.
-        compute: Compute them where they are not known, and store them in the workdir. Without it
-            nothing is written, and 0.5 stands for what is not known.
+        compute: Whether to compute unknown statistics over the set, and to store them in the
+            workdir. If False, nothing is written, and unknown statistics are 0.5.
     """
     dataset = source.fingerprint()
     if compute and jax.process_index() == 0 and not integrity.steps(workdir / CHECKPOINTS):
@@ -47,12 +47,12 @@ def find_stats(
     stats = known_stats(data, workdir)
     found = stats or starting() or source.stats()
     if compute:
-        # They are stored in any case: the weights cannot be used without them.
+        # The statistics are always stored, because the weights cannot be used without them.
         if stats is None and jax.process_index() == 0:
             computed = found or compute_stats(source, replace=data.skip_corrupt > 0)
             save_stats(workdir / STATS_FILE, computed, dataset=dataset)
-        # All processes wait, also those that have found statistics: a process may have looked for
-        # the file after the first process has stored it.
+        # Processes that have found statistics wait too: one of them may have looked for the file
+        # after the first process had stored it.
         multihost_utils.sync_global_devices("mean and std are stored")
         found = known_stats(data, workdir)
     if found is None:

@@ -1,6 +1,6 @@
-"""What a run tells about itself: JSON lines, TensorBoard, pictures, and progress on stderr.
+"""Writes the numbers and pictures of a run: JSON lines, TensorBoard, PNG files, a progress bar.
 
-It takes Python floats and NumPy arrays.
+The module takes Python floats and NumPy arrays.
 """
 
 import logging
@@ -34,51 +34,54 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_SYNCS = 60
-_SECONDS_BETWEEN_EPOCHS = 30  # that are logged
-# What the bar shows beside the rate: metric, name and format. It fits into 80 columns, even with
-# the long numbers of a long run.
+_SECONDS_BETWEEN_EPOCHS = 30  # Epochs that end sooner are not logged.
+# The bar shows these metrics beside the rate: metric, name and format. The bar fits into 80
+# columns, even with the long numbers of a long run.
 _ON_THE_BAR = (("loss", "loss", ".3g"), ("lr", "lr", ".2g"), ("grad_norm", "grad", ".2g"))
 
 
 class Tracker:
-    """Writes a run's numbers and pictures into its workdir and shows how far it is.
+    """Writes a run's numbers and pictures into its workdir and shows the progress of the run.
 
     Files, all under `workdir`:
-        metrics.jsonl: One object per logged step: step, epoch (a float), the step's metrics, and
-            images_per_second over everything since the logged step before, saving and evaluation
-            included. The first step holds the compilation: time counts from its end, and if it is
-            logged, its line has no images_per_second.
-        epochs.jsonl: One object per finished epoch: epoch (from 0), step, steps (how many the mean
-            covers: fewer after a resume in mid-epoch) and the mean of every metric over the steps
-            where it is finite. A step whose
-            batch crosses into the next epoch counts for the one it finishes; one that finishes
-            several gives a line for the last; the run's last step ends an unfinished epoch.
+        metrics.jsonl: One object per logged step: step, epoch (a float), the step's metrics,
+            images_per_second, and data_wait, the fraction of the time that was spent waiting for
+            batches. Both cover the time since the previous logged step, with saving and
+            evaluation. The time starts at the end of the first step, which compiles, so that the
+            line of the first step has neither of the two.
+        epochs.jsonl: One object per finished epoch: epoch (from 0), step, steps (the number of
+            steps in the mean, which is smaller after a resume in mid-epoch) and the mean of every
+            metric over the steps where it is finite. A step whose batch crosses into the next
+            epoch counts for the epoch that it finishes. A step that finishes several epochs writes
+            one line, for the last of them. The last step of the run ends an unfinished epoch.
         validation.jsonl: One object per validation: step and its scores.
         tensorboard/: The same numbers, by step; epoch means under `epoch/`; pictures.
         images/: Pictures as PNG files.
 
-    Floats are written so that reading them gives the same bits; what is not finite as JSON's
-    common extension NaN, Infinity. Opening drops the lines of steps after `start_step`, left by a
-    killed run. On a terminal a bar shows the progress, elsewhere a log line per logged step. Epochs
-    are logged on both, but not more often than every 30 s.
+    A float is written with enough digits to read the same bits back. Values that are not finite are
+    written as NaN and Infinity, a common extension of JSON. The constructor drops the lines of
+    steps after `start_step`, which a killed run has left. On a terminal a bar shows the progress;
+    elsewhere every logged step has a log line. Epochs are logged in both cases, but at most every
+    30 s.
 
-    An object store (`gs://...`) can neither append nor rename: for such a workdir everything is
-    written to a local folder, whose changed files are copied there every minute, at the end and by
-    `sync`.
+    An object store (`gs://...`) can neither append nor rename. For such a workdir all files are
+    written to a local folder, and changed files are copied to the store every minute, at the end
+    and by `sync`.
 
-    Every method raises StorageError where a file cannot be written.
+    Every method raises StorageError if a file cannot be written.
 
     Args:
-        workdir: The run's folder; made if missing.
-        start_step: Updates already done, 0 for a new run.
-        total_steps: Updates done when the run ends.
+        workdir: The run's folder, which is made if it is missing.
+        start_step: Number of updates already done; 0 for a new run.
+        total_steps: Number of updates done when the run ends.
         steps_per_epoch: Images in the data set / images per step; may be below 1.
         images_per_step: Images per update, over all processes.
-        log_every: Steps from one logged step to the next; step 1 and the last are always logged.
-        active: False makes a tracker that does nothing, for all processes but the first.
+        log_every: Steps from one logged step to the next. Step 1 and the last step are always
+            logged.
+        active: False makes a tracker that does nothing, for all processes except the first.
 
     Attributes:
-        folder: The workdir, or None if the tracker does nothing.
+        folder: The workdir; None if the tracker does nothing.
     """
 
     def __init__(
@@ -117,7 +120,7 @@ class Tracker:
             make_own_folder(self._events_folder)
             self._events = Events(Path(self._events_folder), start_step=start_step)
         self._epoch_logged_at = -math.inf
-        # disable=None: no bar where stderr is no terminal.
+        # disable=None shows the bar only if stderr is a terminal.
         self._bar = tqdm(
             total=total_steps,
             initial=start_step,
@@ -126,7 +129,7 @@ class Tracker:
             disable=None,
         )
         self._above_the_bar = ExitStack()
-        if not self._bar.disable:  # Log lines would else be written into it.
+        if not self._bar.disable:  # Without this, log lines would be written into the bar.
             loggers = [logging.getLogger("fsvfm_jax")]
             self._above_the_bar.enter_context(logging_redirect_tqdm(loggers))
 
@@ -134,7 +137,7 @@ class Tracker:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
-        """Closes; that the last lines are lost is only said where another error ends the run."""
+        """Closes the tracker; if another error ends the run, an error of closing is only logged."""
         try:
             self.close()
         except StorageError as error:
@@ -143,12 +146,12 @@ class Tracker:
             logger.error("%s", error)
 
     def step(self, step: int, metrics: Mapping[str, float], *, waited: float = 0.0) -> None:
-        """Takes the metrics of one update; to be called after every one.
+        """Takes the metrics of one update; it must be called after every update.
 
         Args:
-            step: Updates done, this one included: `start_step + 1` to `total_steps`.
-            metrics: Name to value.
-            waited: Seconds for which the loop did nothing but wait for this update's batch.
+            step: Number of updates done, including this one: `start_step + 1` to `total_steps`.
+            metrics: Metrics by name.
+            waited: Seconds for which the loop only waited for the batch of this update.
         """
         if not self._active:
             return
@@ -173,7 +176,7 @@ class Tracker:
             self.sync()
 
     def validation(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Takes the scores of a step on faces that are not trained on: `validation.jsonl`."""
+        """Writes the scores of a step on the validation faces to `validation.jsonl`."""
         if not self._active:
             return
         append_line(self._local / "validation.jsonl", {"step": step, **metrics})
@@ -193,7 +196,7 @@ class Tracker:
         write_bytes(path, png)
 
     def close(self) -> None:
-        """Ends the bar and writes out what is still held."""
+        """Ends the bar and writes everything that is still in memory."""
         if not self._active:
             return
         self._bar.close()
@@ -203,10 +206,10 @@ class Tracker:
         self._copy_changed()
 
     def sync(self) -> None:
-        """Copies the files that have grown or are new, where the workdir is an object store.
+        """Copies the new files and those that have grown, if the workdir is in an object store.
 
-        To be called before each checkpoint: a run that is killed goes on from there, and what it
-        said until then would be missing.
+        It must be called before each checkpoint. A killed run continues from the checkpoint, and
+        without the copy the lines of the steps before it would be missing.
         """
         if not self._active or self._local == self._workdir:
             return
@@ -226,8 +229,8 @@ class Tracker:
                 self._synced[name] = size
 
     def _epochs_done(self, step: int) -> int:
-        # A step on the border may come out a rounding error below it. Steps beside the border are
-        # at least one image away, far more than 1e-9 epochs.
+        # A step on the border of an epoch may be computed as slightly less because of rounding.
+        # Any other step is at least one image away from the border, far more than 1e-9 epochs.
         return math.floor(step / self._steps_per_epoch + 1e-9)
 
     def _log_step(self, step: int, metrics: Mapping[str, float], now: float) -> None:
@@ -238,7 +241,7 @@ class Tracker:
         if now > rate_time:
             rate = (step - rate_step) * self._images_per_step / (now - rate_time)
             record["images_per_second"] = rate
-            # Of the time since the last logged step.
+            # This is a fraction of the time since the last logged step.
             record["data_wait"] = self._waited / (now - rate_time)
             speed = [f"{rate_text(rate)} images/s"]
             seconds_left = (self._total_steps - step) * self._images_per_step / rate
@@ -278,13 +281,13 @@ class Tracker:
 def open_tracker(
     config: ConfigDict, schedule: Schedule, workdir: epath.Path, start_step: int
 ) -> "Tracker":
-    """Opens the tracker of a run; it does nothing in processes other than the first.
+    """Opens the tracker of a run, which does nothing in processes other than the first.
 
     Args:
         config: The resolved config.
         schedule: Steps and epochs of the run.
         workdir: The run's folder.
-        start_step: Updates done before this start.
+        start_step: Number of updates done before this start.
     """
     return Tracker(
         workdir,
@@ -298,13 +301,13 @@ def open_tracker(
 
 
 def mean_of_finite(values: Sequence[float]) -> float:
-    """Mean of those that are; NaN if none is."""
+    """Returns the mean of the finite values, or NaN if no value is finite."""
     finite = [value for value in values if math.isfinite(value)]
     return float(np.mean(finite)) if finite else math.nan
 
 
 def _staging_folder(workdir: epath.Path) -> epath.Path:
-    """The workdir itself where it is local, else a new local folder with its lines so far."""
+    """Returns the workdir if it is local, or else a new local folder with copies of its lines."""
     if not in_bucket(workdir):
         return workdir
     local = epath.Path(tempfile.mkdtemp(prefix="fsvfm-"))

@@ -1,4 +1,4 @@
-"""No run hangs silently: what takes longer than its limit ends the process, with all stacks."""
+"""Ends a process in which a part takes longer than its limit, and prints the threads' stacks."""
 
 import contextlib
 import faulthandler
@@ -12,7 +12,7 @@ WATCHDOG_EXIT_CODE = 71
 
 STDERR = 2
 TICK = 0.5  # seconds
-# A longer tick means that the process was stopped or the machine slept: the rest does not count.
+# A longer tick means that the process was stopped or the machine slept, so it counts as this long.
 LONGEST_TICK = 1.0
 
 
@@ -23,16 +23,17 @@ class _Limit(NamedTuple):
 
 
 class Watchdog:
-    """While entered, a thread that ends the process soon (2 s) after a limit has passed.
+    """Runs a thread that ends the process within 2 s after a limit has passed.
 
-    Limits may nest, and several threads may have some at once; 0 seconds is no limit. Time counts
-    only while the process runs. A call that never releases Python's lock is not noticed, as no
-    thread runs then. (faulthandler's timer would, but it also ends who was merely stopped, and with
-    code 1, which nothing starts again.)
+    The thread runs between `__enter__` and `__exit__`. Limits may nest, and several threads may
+    have limits at the same time; 0 seconds is no limit. Time counts only while the process runs. A
+    call that never releases Python's global lock is not noticed, because no thread runs then.
+    (`faulthandler.dump_traceback_later` would notice it, but it also ends a process that was merely
+    stopped, and it exits with code 1, after which no launcher starts the run again.)
     """
 
     def __init__(self) -> None:
-        # Single operations on a dict are atomic: no lock that a hung thread could hold.
+        # Single operations on a dict are atomic, so there is no lock that a hung thread could hold.
         self._armed: dict[object, _Limit] = {}
         self._clock = 0.0
         self._left = threading.Event()
@@ -48,7 +49,12 @@ class Watchdog:
 
     @contextlib.contextmanager
     def limit(self, what: str, seconds: float | int) -> Iterator[None]:
-        """The body, called `what` in the message, must end within `seconds`."""
+        """Limits the time of the `with` statement's body.
+
+        Args:
+            what: Name of the body for the message.
+            seconds: The limit; 0 is no limit.
+        """
         key = object()
         self._arm(key, what, seconds)
         try:
@@ -57,11 +63,16 @@ class Watchdog:
             self._armed.pop(key, None)
 
     def beat(self, what: str, seconds: float | int) -> None:
-        """The loop is alive and begins `what`; its next beat or rest must come within `seconds`."""
+        """Marks the loop as alive and limits the time until its next `beat` or `rest`.
+
+        Args:
+            what: Name of what the loop begins, for the message.
+            seconds: The limit; 0 is no limit.
+        """
         self._arm(self, what, seconds)
 
     def rest(self) -> None:
-        """No further beat is to be expected."""
+        """Ends the limit of the last `beat`: no further one is expected."""
         self._armed.pop(self, None)
 
     def _arm(self, key: object, what: str, seconds: float | int) -> None:
@@ -80,7 +91,7 @@ class Watchdog:
             before = now
 
     def _advance(self, seconds: float) -> None:
-        """Moves the clock on, and ends the process if a limit has passed."""
+        """Adds seconds to the clock, and ends the process if a limit has passed."""
         self._clock += seconds
         for limit in sorted(self._armed.values(), key=lambda limit: limit.deadline):
             if limit.deadline <= self._clock:
@@ -88,9 +99,12 @@ class Watchdog:
 
 
 def _end_process(limit: _Limit) -> NoReturn:
-    """Neither logging nor sys.stderr, whose locks a hung thread may hold, nor any clean-up."""
+    """Writes the message and all stacks to stderr, and exits without clean-up.
+
+    It uses neither `logging` nor `sys.stderr`, because a hung thread may hold their locks.
+    """
     try:
-        # Whoever should read may be what hangs: what the pipe does not take is lost, not awaited.
+        # The reader of the pipe may itself hang. What the pipe does not accept at once is lost.
         os.set_blocking(STDERR, False)
         sentence = (
             f"error: {limit.what} has not ended within {limit.seconds:g} s: it hangs or the limit"
@@ -100,7 +114,7 @@ def _end_process(limit: _Limit) -> NoReturn:
         with contextlib.suppress(BlockingIOError):
             os.write(STDERR, sentence.encode())
         faulthandler.dump_traceback(STDERR, all_threads=True)
-        # The pipe or terminal is also that of whoever started us.
+        # The process that started this one uses the same pipe or terminal, which must block again.
         os.set_blocking(STDERR, True)
     finally:
         os._exit(WATCHDOG_EXIT_CODE)
