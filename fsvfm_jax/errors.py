@@ -78,7 +78,7 @@ def short_list(names: Sequence[str], *, most: int = MAX_NAMES, rest: str = "more
         rest: The word after the number of the others.
     """
     shown, left = ", ".join(names[:most]), len(names) - most
-    return f"{shown} and {left} {rest}" if left > 0 else shown
+    return f"{shown} and {left:,} {rest}" if left > 0 else shown
 
 
 def quoted(names: Sequence[str]) -> str:

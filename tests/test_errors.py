@@ -7,7 +7,7 @@ def test_of_many_names_the_first_are_shown():
     assert quoted([]) == "nothing"
     assert quoted([str(number) for number in range(22)]).endswith("'19' and 2 more")
     assert short_list(["a", "b"], most=2) == "a, b"
-    assert short_list(["a"] * 2002, most=2, rest="more arrays") == "a, a and 2000 more arrays"
+    assert short_list(["a"] * 2002, most=2, rest="more arrays") == "a, a and 2,000 more arrays"
 
 
 def test_a_name_or_text_that_is_long_is_cut():

@@ -268,7 +268,7 @@ def flip(content):
             for name in ("dataset_fingerprint", "source_sha256", "license")
         ),
         ("config.json", lambda x: x["fsvfm_jax"].update(label_names=["x", "y" * 201]), "<= 200"),
-        ("config.json", lambda x: x["fsvfm_jax"].update(label_names=["x"] * 10**5), "99980 more"),
+        ("config.json", lambda x: x["fsvfm_jax"].update(label_names=["x"] * 10**5), "99,980 more"),
         ("config.json", lambda x: x["fsvfm_jax"]["sha256"].update({"x" * 10**6: ""}), "<= 200"),
     ],
 )

@@ -70,7 +70,7 @@ def test_another_epsilon_is_warned_of(caplog):
     config = {"num_attention_heads": 4, "layer_norm_eps": 1e-12}
     with caplog.at_level("WARNING", "fsvfm_jax"):
         to_encoder(HUGGINGFACE, config=config)
-    assert "layer_norm_eps 1e-12; our encoder adds 1e-06" in caplog.text
+    assert "layer_norm_eps 1e-12; our encoder uses 1e-06" in caplog.text
     caplog.clear()
     to_encoder(HUGGINGFACE, config=config | {"layer_norm_eps": 1e-6})
     to_encoder(HUGGINGFACE, num_heads=4)

@@ -274,6 +274,7 @@ def test_a_failed_start_in_a_run_changes_nothing_of_it(straight, tmp_path, monke
     assert after == before
 
 
+@pytest.mark.slow  # test_start_stats.py has the same without a run
 def test_statistics_are_computed_once_and_stored(tmp_path, monkeypatch):
     changes = {"epochs": 1, "schedule_epochs": 8, "data.mean": None, "data.std": None}
     run(tmp_path, changes)

@@ -196,7 +196,7 @@ def test_an_adapter_alone_finds_its_encoder(tmp_path, capsys):
     assert_same_file(tmp_path / "again.pth", file)
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_a_reference_run_goes_on_here_and_back_there(reference_run, tmp_path, capsys):
     student, teacher = reference_run
     workdir = tmp_path / "run"
