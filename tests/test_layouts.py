@@ -155,7 +155,18 @@ def test_parts_of_ffpp_that_are_not_there_are_named_with_those_that_are(tmp_path
 
 
 @pytest.mark.parametrize(
-    "pairs", [{}, [["1"]], [["1", "2", "3"]], [[1, 2]], [["..", "1"]], [["a/b", "1"]], "12", ["12"]]
+    "pairs",
+    [
+        {},
+        [["1"]],
+        [["1", "2", "3"]],
+        [[1, 2]],
+        [["..", "1"]],
+        [["a/b", "1"]],
+        [["\ud800", "1"]],
+        "12",
+        ["12"],
+    ],
 )
 def test_ids_that_are_no_pairs_are_refused(tmp_path, pairs):
     write_ffpp(tmp_path)

@@ -173,6 +173,7 @@ def test_deepfakebench_without_compressions(tmp_path):
         (bench("FF-real", ["../a.png"]), "FF-real/test/v names '../a.png'"),
         (bench("FF-real", [r"x\..\..\a.png"]), "FF-real/test/v names 'x/../../a.png'"),
         (bench("FF-real", ["a\0.png"]), "FF-real/test/v names 'a\\x00.png'"),
+        ({"set": {"a\n\x1b[2J": "no object"}}, r"x.json: set/a\n\x1b[2J is str, not an object"),
         (bench("FF-real", ["\ud800.png"]), r"v names '\ud800.png', which has half of a surrogate"),
         (bench("FF-real", ["a.png"], inner="FF-DF"), "label 'FF-DF' but stands under 'FF-real'"),
         (bench("FF-XX", ["a.png"]), "test/v has the class 'FF-XX', which is neither"),

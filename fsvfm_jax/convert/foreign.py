@@ -206,5 +206,5 @@ def _weights_file(folder: Path) -> Path:
 def _checked(config: Mapping[str, Any]) -> _Config:
     try:
         return msgspec.convert(dict(config), _Config)
-    except msgspec.ValidationError as error:
+    except ValueError as error:  # of the wrong shape, or with half of a surrogate pair
         raise DataError(f"config.json beside the weights is odd: {error}") from error

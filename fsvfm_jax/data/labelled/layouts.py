@@ -220,7 +220,7 @@ def _load_pairs(list_file: str) -> list[tuple[str, str]]:
     content = load_json(list_file)
     try:
         return msgspec.convert(content, list[tuple[_VideoId, _VideoId]])
-    except msgspec.ValidationError as error:
+    except ValueError as error:  # of the wrong shape, or with half of a surrogate pair
         raise DataError(
             f'{list_file} is no list of pairs of ids, such as [["071", "054"]] ({error})'
         ) from error

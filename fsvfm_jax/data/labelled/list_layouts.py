@@ -23,7 +23,8 @@ from fsvfm_jax.data.labelled.videos import (
     owners,
     without_suffix,
 )
-from fsvfm_jax.errors import ConfigError, DataError, quoted
+from fsvfm_jax.errors import ConfigError, DataError, quoted, shortened
+from fsvfm_jax.host.terminal import printable
 
 CELEB_LABELS = {"1": "real", "0": "fake"}
 
@@ -98,17 +99,22 @@ def read_deepfakebench(
     for dataset, by_label in entries(load_json(list_file), list_file):
         if root.excluded.has([dataset]):
             continue
-        for label, by_split in entries(by_label, f"{list_file}: {dataset}"):
+        for label, by_split in entries(by_label, f"{list_file}: {_shown(dataset)}"):
             if root.excluded.has([label]):
                 continue
-            where = f"{list_file}: {dataset}/{label}"
+            where = f"{list_file}: {_shown(dataset)}/{_shown(label)}"
             by_key, where = entry(by_split, split, where), f"{where}/{split}"
             below = [one for _, one in entries(by_key, where)]
             if below and not any(isinstance(one, dict) and "frames" in one for one in below):
                 by_key, where = entry(by_key, compression, where), f"{where}/{compression}"
             for key, video in entries(by_key, where):
                 yield from _bench_video(
-                    root, key, video, label=label, where=f"{where}/{key}", prefix=strip_prefix
+                    root,
+                    key,
+                    video,
+                    label=label,
+                    where=f"{where}/{_shown(key)}",
+                    prefix=strip_prefix,
                 )
 
 
@@ -183,7 +189,7 @@ def read_dfdc(
     for folder in folders:
         file = os.path.join(root.path, folder, list_file)
         for name, one in entries(load_json(file), file):
-            where = f"{file}: {name}"
+            where = f"{file}: {_shown(name)}"
             if root.excluded.has_folder_of(name):
                 continue
             label, of_split = entry(one, "label", where), one.get("split", split)
@@ -293,3 +299,8 @@ def _class_folders(pictures: Iterable[Picture]) -> set[str]:
     of_several = {folder for folder, found in labels.items() if len(found) > 1}
     of_all = {folder for found in folders.values() if len(found) == 1 for folder in found}
     return {"", *of_several, *of_all}
+
+
+def _shown(key: str) -> str:
+    """Returns a key of a list as a message shows it, on one line."""
+    return printable(shortened(key))
