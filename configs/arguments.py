@@ -1,15 +1,18 @@
-"""What follows the colon of `--config=FILE:ARGUMENTS`: words between commas, in any order."""
+"""Reads the text after the colon of --config=FILE:ARGUMENTS: words between commas, in any order."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import TypeVar
 
 from fsvfm_jax.errors import ConfigError
+
+T = TypeVar("T")
 
 
 def split(arg: str, known: Collection[str]) -> list[str]:
     """Returns the words of a config file's argument.
 
     Args:
-        arg: Such as "l,smoke"; "" has no words.
+        arg: The text after the colon, such as "l,smoke"; "" has no words.
         known: The words that the config file takes, in the order that the message lists them.
 
     Raises:
@@ -28,9 +31,9 @@ def pick(words: Collection[str], choices: Collection[str], *, default: str, what
     """Returns the one word that is among the choices.
 
     Args:
-        words: From `split`.
-        choices: Words of which a run has one.
-        default: The choice where no word names one.
+        words: The words that `split` returned.
+        choices: The words of which a run has exactly one.
+        default: The choice if no word is among the choices.
         what: What the choices are, for the message, such as "size".
 
     Raises:
@@ -40,3 +43,17 @@ def pick(words: Collection[str], choices: Collection[str], *, default: str, what
     if len(named) > 1:
         raise ConfigError(f"a run has one {what}, not {' and '.join(named)}")
     return named[0]
+
+
+def size_and_smoke(arg: str, sizes: Mapping[str, T]) -> tuple[T, bool]:
+    """Returns the entry of the size that an argument names, and whether it asks for a tiny run.
+
+    Args:
+        arg: The text after the colon: a size, "smoke", both, or "".
+        sizes: The recipe of each size; the default is "b".
+
+    Raises:
+        ConfigError: A word is not known, or there are several sizes.
+    """
+    words = split(arg, (*sizes, "smoke"))
+    return sizes[pick(words, sizes, default="b", what="size")], "smoke" in words

@@ -1,5 +1,6 @@
 """Makes scores of a few videos, whose metrics can be computed by hand."""
 
+import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -22,3 +23,29 @@ def scored(name: str, videos: Mapping[str, Sequence[float]], *, skipped: int = 0
 
 # The means are f0 .7, f1 .5, f2 .2, r0 .3, r1 .1: 5 of 6 pairs of videos, 19 of 24 of frames.
 BY_HAND = {"f0": (0.9, 0.5), "f1": (0.6, 0.4), "f2": (0.2, 0.2), "r0": (0.3, 0.3), "r1": (0.0, 0.2)}
+
+# Names that a CSV file could change.
+HOSTILE = (
+    "=1+1.png",
+    "+x.png",
+    "-x.png",
+    "@SUM(A1).png",
+    'quo"te.png',
+    "com,ma.png",
+    "new\nline.png",
+    "carriage\rreturn.png",
+    "both\r\n.png",
+    " space .png",
+    "1.5",
+    "",
+    "faces/ü/脸.png",
+    os.fsdecode(b"latin-\xe9.png"),
+)
+
+
+def same(one: Scores, other: Scores) -> bool:
+    """Returns whether two sets of scores have the same values and dtypes."""
+    return all(
+        np.array_equal(a, b) and getattr(a, "dtype", None) == getattr(b, "dtype", None)
+        for a, b in zip(one, other, strict=True)
+    )

@@ -6,35 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scored_sets import scored
+from scored_sets import HOSTILE, same, scored
 
 from fsvfm_jax.errors import DataError
 from fsvfm_jax.report.scores import Scores, image_csv, read_scores, video_csv
 from fsvfm_jax.report.write import read_rows
-
-HOSTILE = (
-    "=1+1.png",
-    "+x.png",
-    "-x.png",
-    "@SUM(A1).png",
-    'quo"te.png',
-    "com,ma.png",
-    "new\nline.png",
-    "carriage\rreturn.png",
-    "both\r\n.png",
-    " space .png",
-    "1.5",
-    "",
-    "faces/ü/脸.png",
-    os.fsdecode(b"latin-\xe9.png"),
-)
-
-
-def same(one: Scores, other: Scores) -> bool:
-    return all(
-        np.array_equal(a, b) and getattr(a, "dtype", None) == getattr(b, "dtype", None)
-        for a, b in zip(one, other, strict=True)
-    )
 
 
 def test_scores_of_hostile_names_are_read_back_exactly(tmp_path):

@@ -5,42 +5,17 @@ import io
 import json
 import os
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from scored_sets import BY_HAND, scored
+from scored_sets import BY_HAND, same, scored
 
 from fsvfm_jax.errors import DataError, StorageError
 from fsvfm_jax.report.rows import detection_row
 from fsvfm_jax.report.scores import Scores, read_scores
 from fsvfm_jax.report.table import markdown
 from fsvfm_jax.report.write import file_stems, read_rows, write_report
-
-HOSTILE = (
-    "=1+1.png",
-    "+x.png",
-    "-x.png",
-    "@SUM(A1).png",
-    'quo"te.png',
-    "com,ma.png",
-    "new\nline.png",
-    "carriage\rreturn.png",
-    "both\r\n.png",
-    " space .png",
-    "1.5",
-    "",
-    "faces/ü/脸.png",
-    os.fsdecode(b"latin-\xe9.png"),
-)
-
-
-def same(one: Scores, other: Scores) -> bool:
-    return all(
-        np.array_equal(a, b) and getattr(a, "dtype", None) == getattr(b, "dtype", None)
-        for a, b in zip(one, other, strict=True)
-    )
 
 
 def row_of(scores: Scores):

@@ -29,12 +29,11 @@ SIZES = {
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    words = arguments.split(arg, (*SIZES, "smoke"))
-    size = arguments.pick(words, SIZES, default="b", what="size")
-    network, epochs, batch_size, blr, weight_anchor = SIZES[size]
+    recipe, smoke = arguments.size_and_smoke(arg, SIZES)
+    network, epochs, batch_size, blr, weight_anchor = recipe
     return transfer.get_config(
         network,
-        smoke="smoke" in words,
+        smoke=smoke,
         mode="adapter",
         epochs=epochs,
         batch_size=batch_size,

@@ -30,8 +30,6 @@ SIZES = {
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    words = arguments.split(arg, (*SIZES, "smoke"))
-    size = arguments.pick(words, SIZES, default="b", what="size")
-    network, optimizer = SIZES[size]
-    smoke = "smoke" in words
+    recipe, smoke = arguments.size_and_smoke(arg, SIZES)
+    network, optimizer = recipe
     return transfer.get_config(network, smoke=smoke, optimizer=optimizer, data=sets.ffpp())

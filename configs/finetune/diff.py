@@ -1,4 +1,4 @@
-"""Diffusion forgeries (DiFF): trains every weight for 10 epochs of FF++ DeepFakes c23 alone.
+"""Diffusion forgeries (DiFF): trains all weights for 10 epochs on FF++ DeepFakes c23 alone.
 
     python -m fsvfm_jax.main --config=configs/finetune/diff.py:b \\
         --config.init.params=WEIGHTS --config.data.paths="('DIR',)"
@@ -30,12 +30,11 @@ SIZES = {
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    words = arguments.split(arg, (*SIZES, "smoke"))
-    size = arguments.pick(words, SIZES, default="b", what="size")
-    network, optimizer = SIZES[size]
+    recipe, smoke = arguments.size_and_smoke(arg, SIZES)
+    network, optimizer = recipe
     return transfer.get_config(
         network,
-        smoke="smoke" in words,
+        smoke=smoke,
         optimizer=optimizer,
         data=sets.ffpp(methods=("Deepfakes",), real_frames=32),
     )

@@ -129,7 +129,7 @@ def make_importable(*folders: Path) -> None:
 
 
 def _files() -> dict[str, Path]:
-    """All config files by the name that --config takes; one of the current folder wins."""
+    """Returns all config files by name; a file of the current folder takes precedence."""
     return {name: folder / name for folder in (BUNDLED, Path.cwd()) for name in _names(folder)}
 
 
@@ -147,14 +147,14 @@ def _has_entry(file: Path) -> bool:
 
 
 def _arguments(file: Path) -> str:
-    """The arguments in the table of a file's docstring, such as ":s|b|l"; "" for none."""
+    """Returns the arguments in the table of a file's docstring, such as ":s|b|l", or ""."""
     table = _TABLE.search(_docstring(file))
     found = _ARGUMENT.findall(table[0]) if table else []
     return f":{'|'.join(found)}" if found else ""
 
 
 def _docstring(file: Path) -> str:
-    """A config file's docstring; "" where there is none. The file is not executed."""
+    """Returns the docstring of a config file, or "", without executing the file."""
     try:
         module = ast.parse(read_plain(file, max_bytes=_MAX_BYTES))
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):  # Loading reports it.

@@ -250,7 +250,7 @@ def _check_description(params: Mapping[str, Any], description: Description) -> i
         raise ConfigError(f"a {kind} has no place in a folder: give its encoder_subset")
     is_detector = kind == "detector"
     if not is_detector:
-        del told["pool"]  # It is a recommendation, not a part of the network.
+        del told["pool"]  # The pooling is a recommendation and not a part of the network.
     network(params, **told)
     num_classes = len(params.get("classifier", params.get("head"))["bias"]) if is_detector else 0
     names = description.label_names

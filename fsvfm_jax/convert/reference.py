@@ -209,7 +209,7 @@ def kind(params: Mapping[str, Any]) -> str:
     """Returns which of `NETWORKS` a tree is.
 
     Raises:
-        DataError: The tree is none of them.
+        DataError: The tree is not one of `NETWORKS`.
     """
     flat = traverse_util.flatten_dict(dict(params), sep="/")
     parts = {row.part for row in _rows(lambda stack: 1, "") if row.ours in flat}

@@ -43,8 +43,8 @@ def load_weights(state: TrainState, *, init: ConfigDict, model: ConfigDict) -> W
 
     Raises:
         DataError: The weights cannot be read or belong to another network.
-        ConfigError: The teacher is asked for and there is none, or the weights are known to have
-            another number of heads.
+        ConfigError: The config selects the teacher and there is no teacher, or the weights are
+            known to have another number of heads.
     """
     path, heads = Path(init.params), {name: model[name] for name in HEADS}
     source = _read_for(model, init)

@@ -185,7 +185,7 @@ def plain_tiff(data: bytes) -> bytes:
 def tiff_orientation(data: bytes) -> int:
     """Returns the orientation, 1 to 8, in a TIFF or in EXIF data, which have the same form.
 
-    Returns 1 if there is none.
+    Returns 1 if the file states no orientation.
     """
     entry = read_directory(data)[0].get(_ORIENTATION)
     return entry.values[0] if entry and entry.values else 1

@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from types import TracebackType
+from typing import Any
 
 import jax
 import numpy as np
@@ -63,13 +63,8 @@ class Guard:
             self._entered = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._entered.__exit__(kind, error, traceback)
+    def __exit__(self, *exception: Any) -> None:
+        self._entered.__exit__(*exception)
 
     def limit_start(self) -> None:
         """Begins to handle signals, and limits the time until the first step has been made."""

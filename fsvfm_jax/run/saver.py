@@ -109,7 +109,5 @@ class Saver:
                 found = self.validate(state.params, after_batch)
         except StopWaiting:
             return math.nan
-        finally:
-            self.guard.watchdog.rest()
         self.reports.tracker.validation(step, found)
         return found["val_loss"]
