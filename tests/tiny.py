@@ -2,9 +2,11 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import jax
 import pytest
 from etils import epath
 from ml_collections import ConfigDict
@@ -14,8 +16,10 @@ from fsvfm_jax import pretrain, train
 from fsvfm_jax.config.resolve import resolve
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.devices import compilation, sharding
+from fsvfm_jax.run import pictures
 from fsvfm_jax.run.checkpoint import Checkpoints, Restored
 from fsvfm_jax.tasks import TASKS
+from fsvfm_jax.train_state import Learner, TrainState
 
 ENCODER = {"image_size": 32, "width": 32, "depth": 2}
 NETWORK = ENCODER | {"decoder_width": 32, "decoder_depth": 1}
@@ -43,31 +47,42 @@ TINY_DETECTION = {
 # Sections and fields of a config that the training step does not depend on.
 NOT_IN_THE_STEP = ("checkpoint", "data", "epochs", "init", "max_skipped_steps", "resume")
 NOT_IN_THE_STEP += ("schedule_epochs", "total_steps", "tracking", "watchdog")
-_compiled: dict[str, compilation.CompiledStep] = {}
+_made: dict[tuple, Any] = {}
 
 
 @contextlib.contextmanager
 def compiled_once(config: ConfigDict) -> Iterator[None]:
-    """Lets runs with the same training step share one program in this process.
+    """Lets runs with the same training step share programs and first states in this process.
 
-    To trace and lower the step takes half of a tiny run's time, and the cache on disk does not save
-    it.
+    To trace and compile takes most of a tiny run's time, and the cache on disk saves a part of it.
 
     Args:
-        config: The run's. The program is not shared if the run computes the pixels' statistics.
+        config: The run's. Nothing is shared if the run computes the pixels' statistics.
     """
     fields = {name: x for name, x in config.to_dict().items() if name not in NOT_IN_THE_STEP}
-    key = repr((fields, config.data.mean, config.data.std))
-    compile_step = compilation.compile_step
+    run_key = repr((fields, config.data.mean, config.data.std))
 
-    def compile_or_take(*args, **options) -> compilation.CompiledStep:
-        if key not in _compiled:
-            _compiled[key] = compile_step(*args, **options)
-        return _compiled[key]
+    def once(make: Callable, key: Callable = lambda *args: None, keep: Callable = lambda x: x):
+        def made(*args, **options) -> Any:
+            its_key = (make.__name__, run_key, key(*args))
+            if its_key not in _made:
+                _made[its_key] = keep(make(*args, **options))
+            return _made[its_key]
+
+        return made
+
+    def first_state(learner: Learner, template: TrainState, *, seed: int) -> TrainState:
+        # A step donates its state: each run is given a copy.
+        state = once(compilation.fresh_state, keep=jax.device_get)(learner, template, seed=seed)
+        return jax.device_put(state, sharding.shardings_of(template))
 
     with pytest.MonkeyPatch.context() as patch:
         if config.data.mean is not None and config.data.std is not None:
-            patch.setattr(compilation, "compile_step", compile_or_take)
+            patch.setattr(compilation, "compile_step", once(compilation.compile_step))
+            rows = once(pictures.compile_picture, lambda *args: len(args[-1]["image"]))
+            patch.setattr(pictures, "compile_picture", rows)
+            patch.setattr(train, "state_template", once(train.state_template))
+            patch.setattr(train, "fresh_state", first_state)
         yield
 
 

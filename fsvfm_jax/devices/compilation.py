@@ -73,6 +73,21 @@ def fresh_state(learner: Learner, template: TrainState, *, seed: int) -> TrainSt
     return init(jax.random.key(seed))
 
 
+def compile_picture(
+    learner: Learner, mesh: Mesh, template: TrainState, faces: dict[str, np.ndarray]
+) -> jax.stages.Compiled:
+    """Compiles the picture that a run draws every few steps.
+
+    Args:
+        learner: The network in training.
+        mesh: The mesh over all devices.
+        template: Shapes, dtypes and shardings of the state, from `state_template`.
+        faces: The rows of the picture, arrays by name with the rows on axis 0.
+    """
+    draw = jax.jit(learner.draw, out_shardings=sharding.replicated(mesh))
+    return draw.lower(template, faces).compile()
+
+
 def lower_step(
     learner: Learner, mesh: Mesh, *, batch_size: int, accum_steps: int = 1
 ) -> jax.stages.Lowered:

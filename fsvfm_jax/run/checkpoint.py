@@ -30,6 +30,12 @@ NONE = -1
 MAX_SHOWN = 300  # characters of another library's error message
 MAX_NAMED = 20  # damaged checkpoints in an error message
 
+# Replicas of an array share the work of writing it if each writes 1 MiB or more. Orbax compiles a
+# program for each part of each array, which takes longer than to write a small array whole.
+ARRAYS = ocp.type_handlers.create_type_handler_registry(
+    (jax.Array, ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=1 << 20))
+)
+
 
 class Restored(NamedTuple):
     """The content of a checkpoint.
@@ -96,7 +102,7 @@ class Checkpoints:
                 options=ocp.CheckpointManagerOptions(create=not read_only),
                 # With these handlers a checkpoint can be described before it is restored.
                 item_handlers={
-                    "state": ocp.StandardCheckpointHandler(),
+                    "state": ocp.PyTreeCheckpointHandler(type_handler_registry=ARRAYS),
                     "data": ocp.JsonCheckpointHandler(),
                 },
             )
@@ -135,7 +141,7 @@ class Checkpoints:
         """
         self.wait()
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
+            state=ocp.args.PyTreeSave(state),
             data=ocp.args.JsonSave({"samples_seen": samples_seen}),
         )
         try:
@@ -198,7 +204,10 @@ class Checkpoints:
             items = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(template), data=ocp.args.JsonRestore()
+                    state=ocp.args.PyTreeRestore(
+                        template, ocp.checkpoint_utils.construct_restore_args(template)
+                    ),
+                    data=ocp.args.JsonRestore(),
                 ),
             )
             samples_seen = _samples_seen(items.data)

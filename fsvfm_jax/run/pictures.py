@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from fsvfm_jax.data.pipeline import Element, read_faces
 from fsvfm_jax.data.sources import Source
-from fsvfm_jax.devices import sharding
+from fsvfm_jax.devices.compilation import compile_picture
 from fsvfm_jax.host.pictures import titled_grid
 from fsvfm_jax.run.faults import fault
 from fsvfm_jax.run.reports import Reports
@@ -32,8 +32,7 @@ class Pictures:
         self, learner: Learner, template: TrainState, faces: dict[str, np.ndarray], mesh: Mesh
     ) -> None:
         self._picture, self._faces = learner.picture, faces
-        draw = jax.jit(learner.draw, out_shardings=sharding.replicated(mesh))
-        self._draw = draw.lower(template, faces).compile()
+        self._draw = compile_picture(learner, mesh, template, faces)
 
     def write(self, step: int, state: TrainState, reports: Reports) -> None:
         """Reports the numbers of the step, then draws its picture; all processes take part.
