@@ -158,7 +158,7 @@ class Pretraining:
             prediction = prediction * patch_deviation + patch_mean
 
         removed = masks.mask[:, :, None].astype(bool)
-        mean, std = jnp.asarray(self.stats.mean), jnp.asarray(self.stats.std)
+        mean, std = _per_channel(self.stats, images.ndim)
         grey = patchify(jnp.broadcast_to((0.5 - mean) / std, images.shape), size)
         columns = jnp.stack(
             [patches, jnp.where(removed, grey, patches), jnp.where(removed, prediction, patches)]
@@ -234,11 +234,19 @@ def three_c_loss(
 
 def normalize_images(images: UInt8[Array, "B H W 3"], stats: Stats) -> Float[Array, "B H W 3"]:
     """Converts uint8 pixels to float32: subtracts the data set's mean, divides by its deviation."""
-    mean, std = jnp.asarray(stats.mean), jnp.asarray(stats.std)
+    mean, std = _per_channel(stats, images.ndim)
     return (images.astype(jnp.float32) / 255 - mean) / std
 
 
 def to_pixels(images: Float[Array, "*batch H W 3"], stats: Stats) -> UInt8[Array, "*batch H W 3"]:
     """Reverses `normalize_images`: returns uint8 pixels, clipped to 0 and 255."""
-    pixels = images * jnp.asarray(stats.std) + jnp.asarray(stats.mean)
-    return (jnp.clip(pixels, 0, 1) * 255).round().astype(jnp.uint8)
+    mean, std = _per_channel(stats, images.ndim)
+    return (jnp.clip(images * std + mean, 0, 1) * 255).round().astype(jnp.uint8)
+
+
+def _per_channel(
+    stats: Stats, ndim: int
+) -> tuple[Float[Array, "*ones 3"], Float[Array, "*ones 3"]]:
+    """Returns mean and standard deviation for images with `ndim` axes, the channels last."""
+    shape = (1,) * (ndim - 1) + (3,)
+    return jnp.reshape(jnp.asarray(stats.mean), shape), jnp.reshape(jnp.asarray(stats.std), shape)

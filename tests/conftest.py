@@ -22,6 +22,8 @@ FLAGS = (
 os.environ["XLA_FLAGS"] = f"{FLAGS} {os.environ.get('XLA_FLAGS', '')}"
 jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
 jax.config.update("jax_num_cpu_devices", 8)
+# A broadcast that adds axes without saying so is often a mistake.
+jax.config.update("jax_numpy_rank_promotion", "raise")
 # Several tests and the commands they start compile the same step. The cache belongs to this
 # machine and this checkout.
 CACHE = Path(__file__).parent.parent / ".pytest_cache" / "jax"
