@@ -1,5 +1,6 @@
 """Sets up eight virtual CPU devices for every test before JAX starts."""
 
+import functools
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -75,6 +76,15 @@ def ask(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     ask("")
     yield ask
     faults._asked_for.cache_clear()
+
+
+@pytest.fixture
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes intervals from 50 draws in place of 1,000."""
+    from fsvfm_jax.report import rows
+
+    few = functools.partial(rows.bootstrap_interval, draws=50)
+    monkeypatch.setattr(rows, "bootstrap_interval", few)
 
 
 @pytest.fixture(scope="session")

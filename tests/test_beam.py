@@ -25,7 +25,12 @@ needs_beam = pytest.mark.skipif(
     not HAS_BEAM and "CI" not in os.environ, reason="apache-beam, of the extra beam, is not there"
 )
 COUNT = 14
-RUNNERS = ["", "--direct_num_workers=2 --direct_running_mode=multi_processing"]
+RUNNERS = [
+    "",
+    pytest.param(
+        "--direct_num_workers=2 --direct_running_mode=multi_processing", marks=pytest.mark.slow
+    ),
+]
 CROPPED = Options(detector="none", size=16)
 
 

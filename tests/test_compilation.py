@@ -20,6 +20,8 @@ from fsvfm_jax.plan import hlo
 from fsvfm_jax.plan.chips import topology_devices
 
 STATS = Stats((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+NARROW = {"model.width": 32, "model.depth": 1, "model.decoder_depth": 1, "batch_size": 96}
+TRACED = {}  # steps of `traced_once`
 # Each stack has more than one block, so that a layer is smaller than its stack.
 SMALL = {
     "batch_size": 16,
@@ -152,10 +154,23 @@ def test_what_a_tpu_exchanges(topology):
     assert held < 1.2 * whole / 16
 
 
+@pytest.fixture
+def traced_once(monkeypatch):
+    """Traces each number of micro-batches once in all the tests that use this fixture."""
+    lower_step = compilation.lower_step
+
+    def lower(task, mesh, *, batch_size, accum_steps):
+        if (batch_size, accum_steps) not in TRACED:
+            lowered = lower_step(task, mesh, batch_size=batch_size, accum_steps=accum_steps)
+            TRACED[batch_size, accum_steps] = lowered
+        return TRACED[batch_size, accum_steps]
+
+    monkeypatch.setattr(compilation, "lower_step", lower)
+
+
 def auto(available: int | None) -> compilation.CompiledStep:
     config = vit_s.get_config("smoke")
-    tiny = {"model.width": 32, "model.depth": 1, "model.decoder_depth": 1}
-    config.update_from_flattened_dict(SMALL | tiny | {"batch_size": 96})
+    config.update_from_flattened_dict(SMALL | NARROW)
     task = pretrain.make_learner(settings_for(resolve(config), "cpu"), stats=STATS)
     mesh = sharding.make_mesh(config.mesh)
     return compilation.compile_step(
@@ -164,7 +179,7 @@ def auto(available: int | None) -> compilation.CompiledStep:
 
 
 @pytest.mark.e2e
-def test_auto_halves_what_does_not_fit():
+def test_auto_halves_what_does_not_fit(traced_once):
     whole = auto(None)
     assert whole.accum_steps == 1 and whole.memory.fits is None
     half = auto(whole.memory.total - 1)
@@ -218,6 +233,11 @@ JUST_REFUSED = (
 VMEM = "RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem. Used 17.30M of 16.00M vmem."
 
 
+def lower_a_sum(*args, **options) -> jax.stages.Lowered:
+    """Stands in for `lower_step` in tests of what the compiler reports."""
+    return jax.jit(lambda x: x + 1).lower(np.float32(1))
+
+
 @pytest.fixture
 def compile_with_error(monkeypatch):
     def compile_with(message: str) -> compilation.CompiledStep:
@@ -225,6 +245,7 @@ def compile_with_error(monkeypatch):
             raise jax.errors.JaxRuntimeError(message)
 
         monkeypatch.setattr(jax.stages.Lowered, "compile", refuse)
+        monkeypatch.setattr(compilation, "lower_step", lower_a_sum)
         return auto(int(15.75 * 2**30))
 
     return compile_with
@@ -248,15 +269,14 @@ def test_another_error_of_the_compiler_stays_one(compile_with_error, message):
 
 def for_devices(monkeypatch, *, available: int | None, **changes) -> compilation.CompiledStep:
     config = vit_s.get_config("smoke")
-    tiny = {"model.width": 32, "model.depth": 1, "model.decoder_depth": 1, "batch_size": 96}
-    config.update_from_flattened_dict(SMALL | tiny | changes)
+    config.update_from_flattened_dict(SMALL | NARROW | changes)
     config = settings_for(resolve(config), "cpu")
     monkeypatch.setattr(compilation, "available_bytes", lambda: available)
     task = pretrain.make_learner(config, stats=STATS)
     return compilation.compile_for_devices(task, sharding.make_mesh(config.mesh), config)
 
 
-def test_what_was_compiled_is_said(monkeypatch, caplog):
+def test_what_was_compiled_is_said(monkeypatch, caplog, traced_once):
     with caplog.at_level("INFO", "fsvfm_jax"):
         step = for_devices(monkeypatch, available=None)
         assert "effective batch: 96 = 8 devices x 12 x 1" in caplog.text
@@ -271,6 +291,7 @@ def test_what_the_compiler_refuses_is_a_mistake_in_the_config(monkeypatch):
         raise jax.errors.JaxRuntimeError(REFUSED)
 
     monkeypatch.setattr(jax.stages.Lowered, "compile", refuse)
+    monkeypatch.setattr(compilation, "lower_step", lower_a_sum)
     with pytest.raises(ConfigError, match=r"does not fit, 43.5 GB per device are needed: raise"):
         for_devices(monkeypatch, available=int(15.75 * 2**30))
 

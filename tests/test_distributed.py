@@ -93,7 +93,7 @@ def test_sigterm_to_one_process_ends_the_validation_of_both(tmp_path):
     assert not (run / "validation.jsonl").exists()
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_a_validation_that_hangs_ends_too(tmp_path):
     (tmp_path / "c.py").write_text(DETECTOR.format(validated=4))
     limit = "--config.watchdog.step_seconds=8"

@@ -23,10 +23,10 @@ H200 = CHIPS["h200"]
 TINY = {
     "batch_size": 16,
     "model.image_size": 32,
-    "model.width": 64,
+    "model.width": 32,
     "model.depth": 2,
     "model.decoder_width": 32,
-    "model.decoder_depth": 2,
+    "model.decoder_depth": 1,
 }
 
 

@@ -22,7 +22,7 @@ from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.report.scores import read_scores
 from fsvfm_jax.report.table import plain
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("few_draws")]
 
 
 def evaluation_config(params, **changes):

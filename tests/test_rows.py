@@ -19,6 +19,8 @@ from fsvfm_jax.report.rows import (
     video_threshold,
 )
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 CHOSEN = {"selection": "validation", "step": 100, "seed": 0}
 ONLY_REAL = {"r0": (0.1, 0.2), "r1": (0.3,)}
 

@@ -8,30 +8,25 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from tiny import TINY, read_metrics, restore, run, tiny_config, without_rate
+from tiny import TINY, compiled_step, read_metrics, restore, run, tiny_config, without_rate
 
-from fsvfm_jax import pretrain
 from fsvfm_jax.data.elements import pretraining_element
 from fsvfm_jax.data.pipeline import make_iterator
 from fsvfm_jax.data.sources import SyntheticFaces
-from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.devices import compilation, sharding
 from fsvfm_jax.errors import NotFiniteError
 from fsvfm_jax.run.skipped_steps import SkippedSteps
 from fsvfm_jax.train_state import StepValues
 
-SHORT = {"epochs": 4, "schedule_epochs": 8, "checkpoint.every": 1, "max_skipped_steps": 2}
+SHORT = {"epochs": 4, "schedule_epochs": 8, "checkpoint.every": 5, "max_skipped_steps": 2}
 FINITE = {"loss": 1.0, "grad_norm": 2.0, "param_norm": 3.0, "skipped": 0.0}
 SKIPPED = FINITE | {"loss": math.nan, "skipped": 1.0}
 
 
 @pytest.mark.e2e
 def test_a_skipped_step_changes_nothing_but_its_number():
-    config = tiny_config()
-    task = pretrain.make_learner(config, stats=Stats(config.data.mean, config.data.std))
-    mesh = sharding.make_mesh(config.mesh)
+    step, task, mesh = compiled_step(tiny_config())
     template = compilation.state_template(task, mesh)
-    step = compilation.lower_step(task, mesh, batch_size=16).compile()
     source = SyntheticFaces(40, image_size=32, seed=0)
     batches = make_iterator(
         source, global_batch_size=16, element=partial(pretraining_element, patch_size=8), seed=0

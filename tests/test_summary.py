@@ -19,6 +19,8 @@ from fsvfm_jax.report.rows import mean_rows, spoof_row
 from fsvfm_jax.report.summary import summary
 from fsvfm_jax.report.write import write_report
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 
 def write(folder, *, dataset, seed, selection="last", videos=BY_HAND):
     scores = scored(dataset, videos)

@@ -2,10 +2,13 @@
 
 import re
 
+import pytest
 from scored_sets import BY_HAND, scored
 
 from fsvfm_jax.report.rows import DETECTION_CAPTION, SPOOF_CAPTION, detection_row, spoof_row
 from fsvfm_jax.report.table import COLUMNS, markdown, plain
+
+pytestmark = pytest.mark.usefixtures("few_draws")
 
 CHOSEN = {"selection": "validation", "step": 100, "seed": 0}
 ROWS = [

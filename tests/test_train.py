@@ -127,9 +127,8 @@ def train_on(data: int, fsdp: int, *, steps: int) -> tuple[list[float], TrainSta
 def test_one_device_and_eight_give_the_same_losses():
     one, _ = train_on(1, 1, steps=20)
     assert one[-1] < 0.9 * one[0]
-    for data, fsdp in ((8, 1), (2, 4)):
-        losses, _ = train_on(data, fsdp, steps=20)
-        np.testing.assert_allclose(losses, one, rtol=1e-5)
+    eight, _ = train_on(2, 4, steps=20)
+    np.testing.assert_allclose(eight, one, rtol=1e-5)
 
 
 @pytest.mark.slow

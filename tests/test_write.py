@@ -17,6 +17,8 @@ from fsvfm_jax.report.scores import Scores, read_scores
 from fsvfm_jax.report.table import markdown
 from fsvfm_jax.report.write import file_stems, read_rows, write_report
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 
 def row_of(scores: Scores):
     return detection_row(scores, selection="last", step=1, seed=0)

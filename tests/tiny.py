@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import pytest
 from etils import epath
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from configs import transfer, vit_s
@@ -16,6 +17,7 @@ from fsvfm_jax import pretrain, train
 from fsvfm_jax.config.resolve import resolve
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.devices import compilation, sharding
+from fsvfm_jax.learners import make_learner
 from fsvfm_jax.run import pictures
 from fsvfm_jax.run.checkpoint import Checkpoints, Restored
 from fsvfm_jax.tasks import TASKS
@@ -98,6 +100,22 @@ def run(workdir: Path, changes: dict | None = None, **options) -> None:
     config = tiny_config(changes)
     with compiled_once(config):
         train.train(config, epath.Path(workdir), task=TASKS["pretrain"], **options)
+
+
+def compiled_step(config: ConfigDict) -> tuple[jax.stages.Compiled, Learner, Mesh]:
+    """Returns the program of a config's training step on all devices, the learner and the mesh."""
+    learner = make_learner(config, stats=STATS)
+    mesh = sharding.make_mesh(config.mesh)
+    with compiled_once(config):
+        step = compilation.compile_step(
+            learner,
+            mesh,
+            batch_size=config.batch_size,
+            accum_steps=config.accum_steps,
+            available=None,
+            options={},
+        )
+    return step.program, learner, mesh
 
 
 def detection_config(mode: str = "full", changes: dict | None = None) -> ConfigDict:

@@ -174,7 +174,8 @@ class UnitColumns(nn.Module):
         kernel_init = nn.initializers.normal(stddev=0.01)
         kernel = self.param("kernel", kernel_init, (x.shape[-1], self.num_classes))
         bias = self.param("bias", nn.initializers.zeros, (self.num_classes,))
-        return jnp.matmul(x, unit_columns(kernel), precision="highest") + bias
+        logits = jnp.matmul(x, unit_columns(kernel), precision="highest")
+        return logits + bias.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 def unit_columns(kernel: Float[Array, "D C"]) -> Float[Array, "D C"]:

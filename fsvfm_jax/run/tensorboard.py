@@ -5,14 +5,31 @@ died because the disk was full. This module writes the same events at once and r
 caller.
 """
 
+import contextlib
 import socket
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
-from tensorboardX.record_writer import RecordWriter
+
+@contextlib.contextmanager
+def _without(*modules: str) -> Iterator[None]:
+    """Makes imports of modules fail in the `with` block, except of those that are loaded."""
+    hidden = [name for name in modules if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
+# tensorboardX imports these if they are installed. It takes seconds, and nothing here needs them.
+with _without("torch", "boto3", "google.cloud.storage"):
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.proto.summary_pb2 import Summary
+    from tensorboardX.record_writer import RecordWriter
 
 _SECONDS_BETWEEN_FLUSHES = 10
 _RGB = 3
