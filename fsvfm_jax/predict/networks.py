@@ -7,7 +7,7 @@ import functools
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,20 +143,22 @@ class Encoder:
         program = functools.partial(
             _features, model=self.model, stats=self.stats, block=block, pool=pool
         )
-        return self._batches(program, images)
+        return self._batches(program, map(self.view_of, each(images)))
 
     def view_of(self, image: Picture) -> UInt8[np.ndarray, "S S 3"]:
         """Returns a face as the network takes it; raises DataError as `features` does."""
         return evaluation_view(pixels_of(image), size=self.image_size, transform=self.view)
 
-    def _batches(self, program: Program, images: Pictures) -> Iterator[np.ndarray]:
+    def _batches(
+        self, program: Program, views: Iterable[UInt8[np.ndarray, "S S 3"]]
+    ) -> Iterator[np.ndarray]:
         """Yields the program's outputs, a batch at a time; the last batch is filled with zeros.
 
         If there are fewer images than `batch_size`, the batch is only as large as the next power of
         two. While the device computes a batch, this process reads the images of the next one.
         """
-        faces, waiting = iter(each(images)), None
-        while rows := [self.view_of(face) for face in itertools.islice(faces, self.batch_size)]:
+        views, waiting = iter(views), None
+        while rows := list(itertools.islice(views, self.batch_size)):
             is_only = waiting is None and len(rows) < self.batch_size
             size = 2 ** (len(rows) - 1).bit_length() if is_only else self.batch_size
             batch = np.zeros((min(size, self.batch_size), *rows[0].shape), np.uint8)
@@ -192,8 +194,14 @@ class Detector(Encoder):
 
     def margin_batches(self, images: Pictures) -> Iterator[Float64[np.ndarray, " B"]]:
         """Yields the margins a batch at a time, as `feature_batches` yields features."""
+        return self.margin_batches_of_views(map(self.view_of, each(images)))
+
+    def margin_batches_of_views(
+        self, views: Iterable[UInt8[np.ndarray, "S S 3"]]
+    ) -> Iterator[Float64[np.ndarray, " B"]]:
+        """Yields the margins of faces that are resized already, as `view_of` returns them."""
         program = functools.partial(_margins, model=self.model, stats=self.stats)
-        return (margins.astype(np.float64) for margins in self._batches(program, images))
+        return (margins.astype(np.float64) for margins in self._batches(program, views))
 
 
 def load(

@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from fsvfm_jax.errors import ConfigError, StorageError, reason_of
 from fsvfm_jax.host import signals
@@ -217,7 +217,7 @@ def _cell(value: Any) -> Any:
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
-def _write_whole(file: BinaryIO, content: bytes) -> None:
+def _write_whole(file: io.FileIO, content: bytes) -> None:
     """Writes all bytes at the end of a file, or none; raises OSError if there is no space."""
     start = file.tell()
     try:
