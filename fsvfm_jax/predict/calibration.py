@@ -22,7 +22,7 @@ from fsvfm_jax.report.metrics import (
     bootstrap_interval,
     equal_error_rate,
     probability,
-    rate_interval,
+    rates_at,
     roc,
     video_means,
 )
@@ -170,12 +170,7 @@ def point_at(scores: Values, fake: Labels, threshold: float | int) -> OperatingP
         fake: Whether each is fake. If there is none of a class, its rate is None.
         threshold: A score of at least this is taken for fake.
     """
-    rates: dict[str, float | Interval | None] = {}
-    for rate, of_class in (("fpr", scores[~fake]), ("tpr", scores[fake])):
-        if len(of_class):
-            count = int((of_class >= threshold).sum())
-            rates[rate] = count / len(of_class)
-            rates[f"{rate}_interval"] = rate_interval(count, len(of_class))
+    rates = rates_at(scores, fake, threshold)
     return OperatingPoint(threshold=float(threshold), **rates)
 
 
@@ -253,7 +248,8 @@ def read_calibration(file: Path, *, weights_sha256: str) -> Calibration:
     if found.weights_sha256 != weights_sha256:
         raise DataError(
             f"{file} was made for other weights (SHA-256 {found.weights_sha256[:12]}..., not"
-            f" {weights_sha256[:12]}...): make it again with `python -m fsvfm_jax.predict calibrate`"
+            f" {weights_sha256[:12]}...): make it again with"
+            " `python -m fsvfm_jax.predict calibrate`"
         )
     return found
 

@@ -171,6 +171,25 @@ def rate_interval(count: int, total: int) -> Interval:
     return Interval(max(0.0, min(share, low)), min(1.0, max(share, high)))
 
 
+def rates_at(
+    scores: Values, positive: Labels, threshold: float | int
+) -> dict[str, float | Interval]:
+    """Returns the rates `tpr` and `fpr` of a threshold, and `tpr_interval` and `fpr_interval`.
+
+    Args:
+        scores: Scores of independent samples, such as videos.
+        positive: True for the positive class. A class without samples has no rate.
+        threshold: A score of at least this counts as positive.
+    """
+    rates: dict[str, float | Interval] = {}
+    for name, of_class in (("tpr", scores[positive]), ("fpr", scores[~positive])):
+        if len(of_class):
+            count = int((of_class >= threshold).sum())
+            rates[name] = count / len(of_class)
+            rates[f"{name}_interval"] = rate_interval(count, len(of_class))
+    return rates
+
+
 def video_means(scores: Values, positive: Labels, videos: Names) -> VideoScores:
     """Returns the mean score of every video's frames; all videos may be of one class.
 
