@@ -29,6 +29,7 @@ from fsvfm_jax.data.labelled.detection_sets import (
     warn_of_common_videos,
 )
 from fsvfm_jax.data.labelled.faces import LabelledFaces
+from fsvfm_jax.detectors import NO_DETECTOR, LoadedDetector, load_detector
 from fsvfm_jax.devices import distributed, sharding
 from fsvfm_jax.errors import ConfigError, DataError, nearest, told
 from fsvfm_jax.host.markdown import markdown_text
@@ -50,7 +51,6 @@ from fsvfm_jax.report.scores import Scores, joined
 from fsvfm_jax.report.table import plain
 from fsvfm_jax.report.write import file_stems, write_report
 from fsvfm_jax.run import integrity
-from fsvfm_jax.scoring import NO_DETECTOR, LoadedDetector, load_detector
 
 logger = logging.getLogger(__name__)
 
