@@ -1,5 +1,6 @@
 """Turns the margins of a file's faces into scores, a decision and a record."""
 
+import contextlib
 import logging
 from typing import NamedTuple
 
@@ -7,13 +8,15 @@ import numpy as np
 from jaxtyping import Float64
 
 from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.predict.calibration import EER, Calibration
 from fsvfm_jax.predict.faces import FaceOptions, FileFaces
 from fsvfm_jax.predict.records import Record
-from fsvfm_jax.scoring import probability
+from fsvfm_jax.report.metrics import probability
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_THRESHOLD = 0.5
+NOT_CALIBRATED = "not calibrated"
 
 
 class Decision(NamedTuple):
@@ -32,26 +35,38 @@ class Decision(NamedTuple):
     temperature: float | None
 
 
-def decide_by(score_name: str, threshold: str | None) -> Decision:
+def decide_by(score_name: str, threshold: str | None, calibration: Calibration | None) -> Decision:
     """Returns how margins become scores and decisions.
 
     Args:
         score_name: "p_fake" or "p_spoof".
-        threshold: A number from 0 to 1; None for the default.
+        threshold: A number from 0 to 1, or the name of an operating point; None is the operating
+            point "eer", or 0.5 without a calibration.
+        calibration: The calibration of the network, if there is one.
 
     Raises:
-        ConfigError: The threshold is no number from 0 to 1.
+        ConfigError: The threshold is neither, or the calibration has no threshold of this name.
     """
-    if threshold is None:
-        logger.info("no calibration: decisions are made at %s", DEFAULT_THRESHOLD)
-        return Decision(score_name, DEFAULT_THRESHOLD, "not calibrated", None)
-    try:
-        value = float(threshold)
-    except ValueError as error:
-        raise ConfigError(f"--threshold={threshold} is no number from 0 to 1") from error
-    if not 0 <= value <= 1:
-        raise ConfigError(f"--threshold={threshold} is no number from 0 to 1")
-    return Decision(score_name, value, "given", None)
+    temperature = None if calibration is None else calibration.temperature
+    if threshold is None and calibration is None:
+        logger.info(
+            "the model is not calibrated: files are decided at %s %s, which may be far from the"
+            " best threshold; `predict calibrate` finds one",
+            score_name,
+            DEFAULT_THRESHOLD,
+        )
+        return Decision(score_name, DEFAULT_THRESHOLD, NOT_CALIBRATED, None)
+    name = EER if threshold is None else threshold
+    with contextlib.suppress(ValueError):
+        if not 0 <= float(name) <= 1:
+            raise ConfigError(f"--threshold={name} is not from 0 to 1")
+        return Decision(score_name, float(name), "given", temperature)
+    if calibration is None:
+        raise ConfigError(
+            f"--threshold={name} names a threshold of a calibration, and there is none: give a"
+            " number from 0 to 1, or make one with `predict calibrate`"
+        )
+    return Decision(score_name, calibration.point(name).threshold, name, temperature)
 
 
 def make_record(

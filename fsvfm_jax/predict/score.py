@@ -6,6 +6,7 @@ writes one record per file in the order of the inputs.
 
 import argparse
 import contextlib
+import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,10 +16,12 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 
 from fsvfm_jax import cli
+from fsvfm_jax.detectors import NO_DETECTOR
 from fsvfm_jax.errors import ConfigError, DataError, SomeFailed
 from fsvfm_jax.host.processes import available_cores
 from fsvfm_jax.host.progress import progress
 from fsvfm_jax.predict import arguments, curves
+from fsvfm_jax.predict.calibration import CALIBRATION_FILE, Calibration, read_calibration
 from fsvfm_jax.predict.decision import Decision, decide_by, make_record
 from fsvfm_jax.predict.faces import (
     CROPPED,
@@ -34,7 +37,6 @@ from fsvfm_jax.predict.records import Record, check_output, record_writer
 from fsvfm_jax.predict.timings import Timings
 from fsvfm_jax.prepare.extras import check_installed
 from fsvfm_jax.prepare.workers import DIED, spread
-from fsvfm_jax.scoring import NO_DETECTOR
 
 FACE_DETECTORS = ("dlib", "none")
 
@@ -87,7 +89,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threshold",
         default=None,
         metavar="NUMBER|NAME",
-        help="score from which a file is decided to be fake; default: 0.5",
+        help="score from which a file is decided to be fake: a number, or an operating point of the"
+        " calibration; default: eer, or 0.5 without a calibration",
+    )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="JSON",
+        help=f"calibration of the model; default: {CALIBRATION_FILE} in the model's folder",
     )
     parser.add_argument(
         "--processes",
@@ -131,7 +140,7 @@ def run(args: argparse.Namespace) -> None:
         raise DataError(f"{args.model} {NO_DETECTOR}")
     options = face_options(network, args)
     _check_extras(inputs, options)
-    decision = decide_by(network.score_name, args.threshold)
+    decision = decide_by(network.score_name, args.threshold, _calibration(network, args))
     timings = Timings()
     failed = 0
     with record_writer(args.output, score_name=decision.score_name) as write:
@@ -191,6 +200,20 @@ def face_options(network: Encoder, args: argparse.Namespace) -> FaceOptions:
     if not 0 <= margin <= 10:
         raise ConfigError(f"--crop-margin={margin} is not from 0 to 10")
     return FaceOptions(detector, margin, args.faces, args.frames, network.image_size, network.view)
+
+
+def _calibration(network: Detector, args: argparse.Namespace) -> Calibration | None:
+    """Returns the calibration that the flags name, or that lies in the model's folder."""
+    file = args.calibration or Path(args.model) / CALIBRATION_FILE
+    if args.calibration is None and not os.path.lexists(file):
+        return None
+    found = read_calibration(file, weights_sha256=network.sha256)
+    if found.view != network.view:
+        raise ConfigError(
+            f"{file} was made for faces that are resized as {found.view}, not {network.view}: give"
+            f" --view {found.view}, or calibrate again"
+        )
+    return found
 
 
 def score_inputs(
