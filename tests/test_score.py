@@ -251,7 +251,7 @@ def test_two_people_in_a_video(
         assert [face["frame"] for face in own] == [0, 4, 8, 11, 15, 19]
         sides = {(face["box"][0] + face["box"][2]) // 2 // 160 for face in own}
         assert len(sides) == 1, place
-    assert "decode and detect: 1 files, 12 faces" in err and "the network was busy" in err
+    assert "decode and detect: 1 files, 6 frames, 12 faces" in err and "the network was busy" in err
     (plot,) = plots.iterdir()
     assert plot.name == "0000-two_x_.mp4.png"
     with Image.open(plot) as picture:
