@@ -222,7 +222,7 @@ def test_an_odd_image_is_refused_in_one_sentence(exported, faces, tmp_path):
 def test_blocks_and_pools_that_do_not_exist_are_refused(exported, faces):
     detector = load(exported / "mean")
     for options in ({"block": 0}, {"block": 3}, {"pool": "max"}):
-        with pytest.raises(ConfigError, match="0|3|max"):
+        with pytest.raises(ConfigError, match=r"0|3|max"):
             detector.features(some(faces), **options)
 
 

@@ -120,11 +120,13 @@ class Encoder:
                 finite.
             ConfigError: There is no such block or pool.
         """
-        shape = (self.model.width,)
-        if pool == "patches":
-            shape = (self.model.num_patches, self.model.width)
-        none = np.zeros((0, *shape), np.float32)
+        none = np.zeros((0, *self.feature_shape(pool)), np.float32)
         return np.concatenate([none, *self.feature_batches(images, block=block, pool=pool)])
+
+    def feature_shape(self, pool: str) -> tuple[int, ...]:
+        """Returns the shape of the features of one face: (D,), or (patches, D) for "patches"."""
+        width = self.model.width
+        return (self.model.num_patches, width) if pool == "patches" else (width,)
 
     def feature_batches(
         self, images: Pictures, *, block: int | None = None, pool: str = "mean"
