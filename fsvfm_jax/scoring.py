@@ -24,6 +24,7 @@ from fsvfm_jax.errors import DataError
 from fsvfm_jax.host.progress import progress
 from fsvfm_jax.models.adapter import Detector
 from fsvfm_jax.report import metrics
+from fsvfm_jax.report.metrics import probability
 from fsvfm_jax.report.scores import Scores
 from fsvfm_jax.train_state import Batch, Params, Validate
 
@@ -172,11 +173,6 @@ def _warn_of_unread(faces: DetectionSet, unread: Int64[np.ndarray, " _N"], *, na
             logger.warning("%s; it is left out and counted", error)
     if len(unread):
         logger.warning("%s: %d of %d faces are left out", name, len(unread), len(faces))
-
-
-def probability(margins: Float64[np.ndarray, " _N"]) -> Float64[np.ndarray, " _N"]:
-    """Returns probabilities of fake; margins are clipped to +-700, so that exp stays finite."""
-    return 1 / (1 + np.exp(-np.clip(margins, -700, 700)))
 
 
 def to_scores(margins: Float64[np.ndarray, " N"], faces: DetectionSet, *, dataset: str) -> Scores:

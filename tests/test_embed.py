@@ -13,8 +13,10 @@ from random_weights import TINY, describe, detector_params, encoder_params
 
 from fsvfm_jax.convert.folder import write_folder
 from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.predict import embed
 from fsvfm_jax.predict.__main__ import main
+from fsvfm_jax.predict.inputs import Input
 from fsvfm_jax.predict.networks import load
 
 COUNT = 9
@@ -84,8 +86,7 @@ def test_a_parquet_file_has_the_same(model, faces, tmp_path, pool, monkeypatch):
     with np.load(tmp_path / "x.npz") as stored:
         features = np.stack(table["features"].to_numpy())
         np.testing.assert_array_equal(features, stored["features"].reshape(COUNT, -1))
-        paths = [path.encode("utf-8", "surrogateescape") for path in stored["paths"].tolist()]
-    assert table["path"].to_pylist() == [path.decode("utf-8", "backslashreplace") for path in paths]
+        assert table["path"].to_pylist() == [printable(path) for path in stored["paths"].tolist()]
     about = table.schema.metadata
     assert about[b"pool"] == pool.encode() and about[b"width"] == b"48"
 
@@ -130,17 +131,20 @@ def test_neighbours_are_those_of_every_cosine():
     assert rows.tolist() == [0, 1, 2] and not similarities.any()
 
 
-def test_a_picture_that_cannot_be_read_is_named_and_counted(model, faces, tmp_path, caplog):
-    (tmp_path / "x\n\x1b[31m.png").write_bytes(b"no picture")
-    (tmp_path / "y.txt").write_text("no picture")
+def test_a_file_that_is_no_picture_is_named_and_counted(model, faces, tmp_path, capsys):
+    odd = {"x\n\x1b[31m.png": b"no picture", "y.txt": b"no picture", "v.mp4": b"no video"}
+    for name, content in odd.items():
+        (tmp_path / name).write_bytes(content)
     os.mkfifo(tmp_path / "z.png")
-    network = load(model)
-    files = embed.find_faces([str(tmp_path), str(faces)])
-    assert len(files) == COUNT + 2
-    found = embed.embed(network, files)
-    assert names(found.unread, tmp_path) == ["x\n\x1b[31m.png", "z.png"]
-    assert found.features.shape == (COUNT, 48) and len(found.paths) == COUNT
-    np.testing.assert_array_equal(found.features, network.features(found.paths))
+    out = tmp_path / "x.npz"
+    said = ended_with(66, model, tmp_path, faces, "none.png", "--output", out, capsys=capsys)
+    assert said == "error: 5 of 14 files cannot be read as a picture"
+    with np.load(out) as stored:
+        unread = ["v.mp4", "x\n\x1b[31m.png", "y.txt", "z.png"]
+        assert stored["unread"].tolist() == [*(str(tmp_path / name) for name in unread), "none.png"]
+        expected = load(model).features(stored["paths"].tolist())
+        np.testing.assert_array_equal(stored["features"], expected)
+        assert len(stored["paths"]) == COUNT
 
 
 def test_wrong_flags_and_inputs_give_one_sentence(model, faces, tmp_path, capsys):
@@ -156,8 +160,8 @@ def test_wrong_flags_and_inputs_give_one_sentence(model, faces, tmp_path, capsys
         (78, [faces, "--query", faces / "z.png", "--top=0"], "--top=0"),
         (78, [faces, "--output", out, "--block=3"], "give 1 to 2"),
         (78, [faces, "--output", out, "--pool=max"], "--pool"),
-        (65, [faces / "none", "--output", out], "does not exist"),
-        (65, [tmp_path / "empty" / "x.png", "--output", out], "none of 1 pictures can be read"),
+        (65, [faces / "none", "--output", out], "none of 1 files"),
+        (65, [tmp_path / "empty" / "x.png", "--output", out], "none of 1 files"),
         (65, [faces, "--query", empty / "x.png"], "cannot be read"),
         (73, [faces, "--output", tmp_path / "none" / "x.npz"], "cannot be written"),
     ):
@@ -169,7 +173,7 @@ def test_wrong_flags_and_inputs_give_one_sentence(model, faces, tmp_path, capsys
 
 def test_features_that_do_not_fit_into_memory_are_refused_first(model):
     with pytest.raises(ConfigError, match="GB, more than half"):
-        embed.embed(load(model), ["x.png"] * 10**7, pool="patches")
+        embed.embed(load(model), [Input("x.png", None, "none")] * 10**8, pool="patches")
 
 
 @pytest.mark.e2e

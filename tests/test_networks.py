@@ -18,6 +18,7 @@ import fsvfm_jax
 from configs.transfer import face_set
 from fsvfm_jax import scoring
 from fsvfm_jax.convert import pth, reference
+from fsvfm_jax.convert.__main__ import main as convert
 from fsvfm_jax.convert.folder import write_folder
 from fsvfm_jax.convert.measures import network
 from fsvfm_jax.data.labelled.detection_sets import open_sets
@@ -28,8 +29,9 @@ from fsvfm_jax.devices import sharding
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.models.fsvfm import encoder_subset
 from fsvfm_jax.models.layers import Block
-from fsvfm_jax.predict import networks
+from fsvfm_jax.predict import networks, programs
 from fsvfm_jax.predict.networks import load
+from fsvfm_jax.report.metrics import probability
 
 KINDS = {
     "mean": {},
@@ -86,7 +88,7 @@ def test_features_and_margins_are_those_of_the_network(exported, faces, kind):
     np.testing.assert_allclose(detector.margins(files), margins, rtol=0, atol=2e-5)
     p = detector.predict(files)
     assert p.dtype == np.float64
-    np.testing.assert_allclose(p, scoring.probability(detector.margins(files)), rtol=0, atol=0)
+    np.testing.assert_allclose(p, probability(detector.margins(files)), rtol=0, atol=0)
     assert detector.score_name == ("p_spoof" if kind == "fas" else "p_fake")
     assert detector.label_names == LABELS and detector.license == "cc-by-nc-4.0"
     assert (detector.image_size, detector.view, detector.stats) == (64, "resize", STATS)
@@ -146,7 +148,7 @@ def test_scores_are_those_of_evaluation_whatever_the_batch_and_order(tmp_path, f
 
     files = [testset.name(index) for index in range(COUNT)]
     order = np.random.default_rng(1).permutation(COUNT)
-    p = scoring.probability(margins)
+    p = probability(margins)
     for batch_size in (1, 8, 32):
         loaded = load(tmp_path / "detector", batch_size=batch_size)
         shuffled = [files[index] for index in order]
@@ -165,13 +167,13 @@ def test_scores_are_those_of_evaluation_whatever_the_batch_and_order(tmp_path, f
 def test_one_program_is_compiled_for_all_batches(exported, faces):
     detector = load(exported / "token", batch_size=4)
     files = some(faces, 9)
-    before = networks._margins._cache_size()
+    before = programs.margins._cache_size()
     assert detector.margins(files).shape == (9,)
-    assert networks._margins._cache_size() == before + 1
+    assert programs.margins._cache_size() == before + 1
     # A single batch that is not full has the next power of two as its size.
     for count in (2, 3):
         assert detector.margins(files[:count]).shape == (count,)
-    assert networks._margins._cache_size() == before + 2
+    assert programs.margins._cache_size() == before + 2
 
 
 def test_images_are_arrays_pictures_paths_or_many_of_them(exported, faces):
@@ -308,12 +310,11 @@ def test_an_encoder_of_a_run_is_that_of_its_student_or_teacher(short_run, faces)
 
 @pytest.mark.e2e
 def test_a_run_keeps_its_view_also_when_it_is_exported(tmp_path, faces):
-    config = detection_config(changes={"data.view": "resize256_crop224", "epochs": 1.0})
+    config = detection_config(changes={"data.view": "resize256_crop224", "epochs": 1})
     run_detection(tmp_path / "run", config)
     detector = load(tmp_path / "run")
     assert detector.view == "resize256_crop224" and detector.label_names == LABELS
-    command = [sys.executable, "-m", "fsvfm_jax.convert", "to", "folder", tmp_path / "run"]
-    subprocess.run([*command, tmp_path / "d", "--license=apache-2.0"], check=True)
+    convert(["to", "folder", str(tmp_path / "run"), str(tmp_path / "d"), "--license=apache-2.0"])
     again = fsvfm_jax.load(tmp_path / "d")
     assert again.view == "resize256_crop224" and again.sha256 == detector.sha256
     files = some(faces)

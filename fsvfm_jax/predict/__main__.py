@@ -1,17 +1,21 @@
-"""Applies networks to faces: `python -m fsvfm_jax.predict --help`."""
+"""Uses a detector or an encoder on any picture: `python -m fsvfm_jax.predict --help`."""
+
+# Large modules are imported inside functions, because worker processes import this module again.
 
 import argparse
 import sys
 from collections.abc import Sequence
 
+from absl import flags
+
 from fsvfm_jax import cli
-from fsvfm_jax.predict import embed
+from fsvfm_jax.host.processes import share_heaps
 
 COMMAND = "python -m fsvfm_jax.predict"
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command; a mistake of the user ends it with one sentence and an exit code.
+    """Runs the command; a user's mistake ends it with one sentence and its exit code.
 
     Args:
         argv: Command line without the program's name.
@@ -19,20 +23,31 @@ def main(argv: Sequence[str]) -> None:
     cli.set_up_logging()
     with cli.exit_codes():
         args = _parser().parse_args(argv)
+        flags.FLAGS.mark_as_parsed()  # The flags of libraries, which keep their defaults.
+        share_heaps()
         args.run(args)
-        cli.check_output()
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = cli.Parser(prog=COMMAND, description="Applies encoders and detectors to faces.")
+    from fsvfm_jax.predict import embed, score
+
+    parser = cli.Parser(prog=COMMAND, description="Uses a detector or an encoder on any picture.")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    text = "write the features of faces, and find the nearest faces"
-    added = verbs.add_parser("embed", help=text, description=f"{text[0].upper()}{text[1:]}.")
-    embed.add_arguments(added)
-    added.set_defaults(run=embed.run)
+    scoring = verbs.add_parser(
+        "score",
+        help="how fake the faces in photographs and videos look to a detector",
+        description="Finds the faces in photographs and videos as in the training of a detector,"
+        " and writes for every file how fake they look to it.",
+    )
+    score.add_arguments(scoring)
+    scoring.set_defaults(run=score.run)
+    text = "write the features of faces, and find the faces nearest to a face"
+    embedding = verbs.add_parser("embed", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    embed.add_arguments(embedding)
+    embedding.set_defaults(run=embed.run)
     return parser
 
 
 if __name__ == "__main__":
-    cli.begin(stopped="stopped: nothing was written")
+    cli.begin(stopped="stopped: every record that was written is complete")
     main(sys.argv[1:])

@@ -15,15 +15,15 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt8
 
-from fsvfm_jax.data.images import IMAGES
-from fsvfm_jax.data.listing import walk
+from fsvfm_jax import cli
 from fsvfm_jax.data.rand_augment import evaluation_view
-from fsvfm_jax.errors import ConfigError, DataError, StorageError, reason_of
+from fsvfm_jax.errors import ConfigError, DataError, SomeFailed, StorageError, reason_of
 from fsvfm_jax.host.pictures import caption_strip, encode_png, image_grid, title_strip
 from fsvfm_jax.host.progress import progress
 from fsvfm_jax.host.storage import whole_file
 from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.predict import arguments
+from fsvfm_jax.predict.inputs import Input, find_inputs
 from fsvfm_jax.predict.networks import POOLS, Encoder
 from fsvfm_jax.predict.pictures import pixels_of
 from fsvfm_jax.prepare.extras import check_installed
@@ -54,9 +54,18 @@ class Embedding(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the verb."""
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="picture of a face that is cropped already, folder of such pictures, .txt list of"
+        " paths, or - for one such path per line of stdin",
+    )
     arguments.add_arguments(parser)
     parser.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help="picture of a cropped face, or folder of them"
+        "--root",
+        metavar="DIR",
+        help="folder to which the paths in lists are relative; by default each list's folder",
     )
     parser.add_argument("--output", metavar="FILE", help="file to write, .npz or .parquet")
     parser.add_argument(
@@ -92,10 +101,11 @@ def run(args: argparse.Namespace) -> None:
     """Runs the verb.
 
     Raises:
-        UserError: A flag, a file or the network is wrong, or no face can be read.
+        SomeFailed: Some pictures cannot be read; the output contains the others.
+        UserError: A flag, a file or the network is wrong, or no picture can be read.
     """
     _check(args)
-    files = find_faces(args.inputs)
+    inputs = find_inputs(args.inputs, root=args.root)
     network = arguments.load_network(args, branch=args.branch)
     options = {"block": args.block, "pool": args.pool}
     query = None if args.query is None else network.features(args.query, **options)[0]
@@ -103,7 +113,7 @@ def run(args: argparse.Namespace) -> None:
         # The files are opened before the work: a wrong name must not cost minutes of work.
         file = args.output and outputs.enter_context(_new_file(args.output))
         sheet = args.sheet and outputs.enter_context(_new_file(args.sheet))
-        found = embed(network, files, **options)
+        found = embed(network, inputs, **options)
         if file:
             writer = _write_parquet if args.output.endswith(PARQUET) else _write_npz
             writer(file, found, network=network, **options)
@@ -117,32 +127,13 @@ def run(args: argparse.Namespace) -> None:
             sheet.write(encode_png(contact_sheet(args.query, paths, similarities, about=about)))
     for path in filter(None, (args.output, args.sheet)):
         logger.info("%s: written", path)
-
-
-def find_faces(inputs: Sequence[str]) -> list[str]:
-    """Returns the paths of all pictures, those of a folder sorted by name.
-
-    Args:
-        inputs: Pictures, and folders that are searched recursively.
-
-    Raises:
-        DataError: An input does not exist, or there is no picture.
-    """
-    files: list[str] = []
-    for path in inputs:
-        if os.path.isdir(path):
-            files += (os.path.join(path, name) for name in sorted(walk(path)))
-        elif os.path.lexists(path):
-            files.append(path)
-        else:
-            raise DataError(f"{path} does not exist; name a picture or a folder")
-    if not files:
-        raise DataError(f"there is no {IMAGES} in {', '.join(inputs)}")
-    return files
+    cli.check_output()
+    if found.unread:
+        raise SomeFailed(f"{len(found.unread)} of {len(inputs)} files cannot be read as a picture")
 
 
 def embed(
-    network: Encoder, files: Sequence[str], *, block: int | None = None, pool: str = "mean"
+    network: Encoder, inputs: Sequence[Input], *, block: int | None = None, pool: str = "mean"
 ) -> Embedding:
     """Computes the features of pictures of faces; progress goes to stderr.
 
@@ -150,7 +141,7 @@ def embed(
 
     Args:
         network: The network.
-        files: The pictures.
+        inputs: The pictures, each of one face that is cropped already.
         block: As for `Encoder.features`.
         pool: As for `Encoder.features`.
 
@@ -161,25 +152,23 @@ def embed(
     paths, unread = list[str](), list[str]()
 
     def faces() -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-        for file in files:
+        for one in inputs:
             try:
-                face = pixels_of(file)
+                face = _read(one)
             except DataError as error:
-                logger.warning("%s; it is left out", error)
-                unread.append(file)
+                logger.warning("%s is left out: %s", one.path, error)
+                unread.append(one.path)
                 continue
-            paths.append(file)
+            paths.append(one.path)
             yield face
 
-    features, done = _empty(network, len(files), pool=pool), 0
+    features, done = _empty(network, len(inputs), pool=pool), 0
     batches = network.feature_batches(faces(), block=block, pool=pool)
     rows = (row for batch in batches for row in batch)
-    for done, row in enumerate(progress(rows, total=len(files), description="faces"), start=1):
+    for done, row in enumerate(progress(rows, total=len(inputs), description="faces"), start=1):
         features[done - 1] = row
     if not done:
-        raise DataError(f"none of {len(files)} pictures can be read")
-    if unread:
-        logger.warning("%d of %d pictures are left out", len(unread), len(files))
+        raise DataError(f"none of {len(inputs)} files can be read as a picture")
     return Embedding(paths, features[:done], unread)
 
 
@@ -245,6 +234,15 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError(f"--top={args.top} is no number from 1 up")
 
 
+def _read(one: Input) -> UInt8[np.ndarray, "H W 3"]:
+    """Returns the pixels of a picture; raises DataError if there is none."""
+    if one.media is None:
+        raise DataError(one.error)
+    if one.media.is_video:
+        raise DataError("it is a video: cut its faces out with prepare detect")
+    return pixels_of(one.media.file)
+
+
 def _empty(network: Encoder, count: int, *, pool: str) -> Float32[np.ndarray, "N ..."]:
     """Returns an array for the features of so many faces; memory is taken as it is filled."""
     shape = (count, *network.feature_shape(pool))
@@ -291,13 +289,9 @@ def _write_parquet(
     with parquet.ParquetWriter(file, schema) as writer:
         for start in range(0, len(rows), ROW_GROUP):
             part = rows[start : start + ROW_GROUP]
-            # Bytes of a name that are not UTF-8 have no place in a Parquet file's text.
-            names = [
-                os.fsencode(path).decode("utf-8", "backslashreplace")
-                for path in found.paths[start : start + ROW_GROUP]
-            ]
+            names = pa.array(map(printable, found.paths[start : start + ROW_GROUP]))
             lists = pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), type=kind)
-            writer.write_batch(pa.record_batch([pa.array(names), lists], schema=schema))
+            writer.write_batch(pa.record_batch([names, lists], schema=schema))
 
 
 @contextlib.contextmanager
