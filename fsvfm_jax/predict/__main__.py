@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from fsvfm_jax.predict import score
+    from fsvfm_jax.predict import embed, score
 
     parser = cli.Parser(prog=COMMAND, description="Uses a detector or an encoder on any picture.")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
@@ -41,6 +41,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     score.add_arguments(scoring)
     scoring.set_defaults(run=score.run)
+    text = "write the features of faces, and find the faces nearest to a face"
+    embedding = verbs.add_parser("embed", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    embed.add_arguments(embedding)
+    embedding.set_defaults(run=embed.run)
     return parser
 
 
