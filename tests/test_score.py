@@ -311,6 +311,6 @@ def test_a_signal_leaves_whole_lines(tmp_path: Path, model: Path, crops: Path) -
         process.send_signal(signal.SIGTERM)
         said = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == 75
-    assert "stopped: every record that was written is complete" in said
+    assert "stopped: all that was written is complete" in said
     content = output.read_text()
     assert content.endswith("\n") and 0 < len(records_of(output)) < 20_000
