@@ -6,6 +6,7 @@ share of real videos that are taken for fake, TPR the share of fake videos that 
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -113,21 +114,29 @@ class Calibration:
     points: dict[PointName, OperatingPoint]
 
     def point(self, name: str) -> OperatingPoint:
-        """Returns the operating point of a name, which has a threshold.
+        """Returns the operating point of a name, as `require_point` does."""
+        return require_point(self.points, name)
 
-        Raises:
-            ConfigError: The name is unknown, or the sets could not determine this point.
-        """
-        if name not in self.points:
-            raise ConfigError(f"there is no threshold {name!r}; {nearest(name, self.points)}")
-        point = self.points[name]
-        if point.threshold is None:
-            known = [key for key, one in self.points.items() if one.threshold is not None]
-            raise ConfigError(
-                f"the threshold {name!r} is not determined ({point.note}): choose"
-                f" {' or '.join(known) or 'a number'}, or calibrate on a larger set"
-            )
-        return point
+
+def require_point(points: Mapping[str, OperatingPoint], name: str) -> OperatingPoint:
+    """Returns the operating point of a name, which has a threshold.
+
+    Args:
+        points: The operating points by name.
+        name: The name that the user asks for.
+
+    Raises:
+        ConfigError: The name is unknown, or the sets could not determine this point.
+    """
+    if name not in points:
+        raise ConfigError(f"there is no threshold {name!r}; {nearest(name, points)}")
+    if points[name].threshold is None:
+        known = [key for key, one in points.items() if one.threshold is not None]
+        raise ConfigError(
+            f"the threshold {name!r} is not determined ({points[name].note}): choose"
+            f" {' or '.join(known) or 'a number'}, or take a larger set"
+        )
+    return points[name]
 
 
 def operating_points(scores: Values, fake: Labels) -> dict[str, OperatingPoint]:
