@@ -10,6 +10,7 @@ from absl import flags
 
 from fsvfm_jax import cli
 from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.host.processes import share_heaps
 
 COMMAND = "python -m fsvfm_jax.predict"
 
@@ -22,26 +23,39 @@ def main(argv: Sequence[str]) -> None:
     """
     cli.set_up_logging()
     with cli.exit_codes():
-        # Only verbs with labelled sets take --config and its fields, which absl parses.
+        # Only the verbs with labelled sets take --config and its fields, which absl parses.
         args, args.rest = _parser().parse_known_args(argv)
         if not args.takes_config:
             if args.rest:
                 raise ConfigError(f"unexpected argument {args.rest[0]!r}; see {COMMAND} --help")
             flags.FLAGS.mark_as_parsed()  # The flags of libraries, which keep their defaults.
+        share_heaps()
         args.run(args)
 
 
 def _parser() -> argparse.ArgumentParser:
-    from fsvfm_jax.predict import calibrate, stress
+    from fsvfm_jax.predict import calibrate, embed, score, stress
 
     parser = cli.Parser(prog=COMMAND, description="Uses a detector or an encoder on any picture.")
-    parser.set_defaults(takes_config=False, rest=[])
+    parser.set_defaults(takes_config=False)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
+    scoring = verbs.add_parser(
+        "score",
+        help="how fake the faces in photographs and videos look to a detector",
+        description="Finds the faces in photographs and videos as in the training of a detector,"
+        " and writes for every file how fake they look to it.",
+    )
+    score.add_arguments(scoring)
+    scoring.set_defaults(run=score.run)
+    text = "write the features of faces, and find the faces nearest to a face"
+    embedding = verbs.add_parser("embed", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    embed.add_arguments(embedding)
+    embedding.set_defaults(run=embed.run)
     calibrating = verbs.add_parser(
         "calibrate",
-        help="operating points, calibration error and temperature on labelled faces",
+        help="thresholds, calibration error and temperature on labelled faces",
         description="Measures on labelled faces how far a detector's scores can be trusted, and"
-        " writes thresholds and a temperature that `score` uses.",
+        " writes the thresholds and the temperature that `score` uses.",
         allow_abbrev=False,
     )
     calibrate.add_arguments(calibrating)
@@ -59,5 +73,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    cli.begin(stopped="stopped: nothing was written")
+    cli.begin(stopped="stopped: every record that was written is complete")
     main(sys.argv[1:])

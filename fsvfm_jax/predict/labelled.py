@@ -19,7 +19,6 @@ from fsvfm_jax.detectors import NO_DETECTOR
 from fsvfm_jax.devices import sharding
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.grouping import open_groups
-from fsvfm_jax.host.processes import share_heaps
 from fsvfm_jax.known_videos import warn_of_known_videos
 from fsvfm_jax.predict import arguments
 from fsvfm_jax.predict.networks import Detector
@@ -89,7 +88,6 @@ def open_task(args: argparse.Namespace) -> Task:
         UserError: The detector or a set cannot be opened, or a class is missing.
     """
     config = _config(args)
-    share_heaps()
     cli.check_accelerator(jax.default_backend())
     detector = arguments.load_network(args, dtype=config.dtype)
     if not isinstance(detector, Detector):

@@ -7,15 +7,14 @@ import functools
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from jaxtyping import Array, Float, Float32, Float64, UInt8
+from jaxtyping import Float32, Float64, UInt8
 
 from fsvfm_jax.convert import reference
 from fsvfm_jax.convert.measures import network
@@ -27,9 +26,9 @@ from fsvfm_jax.detectors import stats_of, to_detector
 from fsvfm_jax.errors import ConfigError, DataError, told
 from fsvfm_jax.models.fsvfm import encoder_subset
 from fsvfm_jax.models.vit import ViT
+from fsvfm_jax.predict import programs
 from fsvfm_jax.predict.pictures import Picture, Pictures, each, pixels_of
-from fsvfm_jax.pretrain import normalize_images
-from fsvfm_jax.scoring import margins_of, probability
+from fsvfm_jax.report.metrics import probability
 from fsvfm_jax.train_state import Params
 
 # A program takes parameters and a batch of images, and returns an array with a row per image.
@@ -120,11 +119,13 @@ class Encoder:
                 finite.
             ConfigError: There is no such block or pool.
         """
-        shape = (self.model.width,)
-        if pool == "patches":
-            shape = (self.model.num_patches, self.model.width)
-        none = np.zeros((0, *shape), np.float32)
+        none = np.zeros((0, *self.feature_shape(pool)), np.float32)
         return np.concatenate([none, *self.feature_batches(images, block=block, pool=pool)])
+
+    def feature_shape(self, pool: str) -> tuple[int, ...]:
+        """Returns the shape of the features of one face: (D,), or (patches, D) for "patches"."""
+        width = self.model.width
+        return (self.model.num_patches, width) if pool == "patches" else (width,)
 
     def feature_batches(
         self, images: Pictures, *, block: int | None = None, pool: str = "mean"
@@ -141,22 +142,24 @@ class Encoder:
                 f"block = {told(block)} is none of this network's: give 1 to {self.model.depth}"
             )
         program = functools.partial(
-            _features, model=self.model, stats=self.stats, block=block, pool=pool
+            programs.features, model=self.model, stats=self.stats, block=block, pool=pool
         )
-        return self._batches(program, images)
+        return self._batches(program, map(self.view_of, each(images)))
 
     def view_of(self, image: Picture) -> UInt8[np.ndarray, "S S 3"]:
         """Returns a face as the network takes it; raises DataError as `features` does."""
         return evaluation_view(pixels_of(image), size=self.image_size, transform=self.view)
 
-    def _batches(self, program: Program, images: Pictures) -> Iterator[np.ndarray]:
+    def _batches(
+        self, program: Program, views: Iterable[UInt8[np.ndarray, "S S 3"]]
+    ) -> Iterator[np.ndarray]:
         """Yields the program's outputs, a batch at a time; the last batch is filled with zeros.
 
         If there are fewer images than `batch_size`, the batch is only as large as the next power of
         two. While the device computes a batch, this process reads the images of the next one.
         """
-        faces, waiting = iter(each(images)), None
-        while rows := [self.view_of(face) for face in itertools.islice(faces, self.batch_size)]:
+        views, waiting = iter(views), None
+        while rows := list(itertools.islice(views, self.batch_size)):
             is_only = waiting is None and len(rows) < self.batch_size
             size = 2 ** (len(rows) - 1).bit_length() if is_only else self.batch_size
             batch = np.zeros((min(size, self.batch_size), *rows[0].shape), np.uint8)
@@ -192,8 +195,14 @@ class Detector(Encoder):
 
     def margin_batches(self, images: Pictures) -> Iterator[Float64[np.ndarray, " B"]]:
         """Yields the margins a batch at a time, as `feature_batches` yields features."""
-        program = functools.partial(_margins, model=self.model, stats=self.stats)
-        return (margins.astype(np.float64) for margins in self._batches(program, images))
+        return self.margin_batches_of_views(map(self.view_of, each(images)))
+
+    def margin_batches_of_views(
+        self, views: Iterable[UInt8[np.ndarray, "S S 3"]]
+    ) -> Iterator[Float64[np.ndarray, " B"]]:
+        """Yields the margins of faces that are resized already, as `view_of` returns them."""
+        program = functools.partial(programs.margins, model=self.model, stats=self.stats)
+        return (margins.astype(np.float64) for margins in self._batches(program, views))
 
 
 def load(
@@ -309,40 +318,3 @@ def _finite_rows(computed: jax.Array, count: int) -> np.ndarray:
     if not np.isfinite(rows).all():
         raise DataError("the network's output is not finite: its weights or statistics are damaged")
     return rows
-
-
-@functools.partial(jax.jit, static_argnames=("model", "stats", "block", "pool"))
-def _features(
-    params: Params,
-    images: UInt8[Array, "B S S 3"],
-    *,
-    model: ViT,
-    stats: Stats,
-    block: int | None,
-    pool: str,
-) -> Float[Array, "B ..."]:
-    """Computes features, as `Encoder.features` describes them."""
-
-    def compute(model: ViT) -> jax.Array:
-        x = model.tokens(normalize_images(images, stats))
-        if block is None and "norm" in params:
-            x = model.norm(x)
-        if pool == "token":
-            return x[:, 0]
-        if pool == "patches":
-            return x[:, 1:]
-        mean = x[:, 1:].mean(axis=1)
-        return model.fc_norm(mean) if block is None and "fc_norm" in params else mean
-
-    if block is not None:
-        # The parameters of the blocks are stacked on axis 0.
-        params = params | {"blocks": jax.tree.map(lambda x: x[:block], params["blocks"])}
-        model = model.clone(depth=block)
-    return model.apply({"params": params}, method=compute).astype(jnp.float32)
-
-
-@functools.partial(jax.jit, static_argnames=("model", "stats"))
-def _margins(
-    params: Params, images: UInt8[Array, "B S S 3"], *, model: ViT, stats: Stats
-) -> Float[Array, " B"]:
-    return margins_of(model, params, images, stats=stats)
