@@ -1,11 +1,14 @@
 """Tests that the faces to score are the crops of `prepare detect`, viewed as in an evaluation."""
 
 import io
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from commands import ROOT
 from golden_files import need
 from hostile_files import write_hostile_files
 from jaxtyping import UInt8
@@ -230,3 +233,9 @@ def test_a_crop_is_stored_without_loss() -> None:
     pixels = photograph()
     assert np.array_equal(decode_image(detect._png(pixels)), pixels)
     assert Image.open(io.BytesIO(detect._png(pixels))).mode == "RGB"
+
+
+def test_worker_processes_import_no_jax() -> None:
+    program = "import sys, fsvfm_jax.predict.faces; print('jax' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr

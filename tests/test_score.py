@@ -251,7 +251,7 @@ def test_two_people_in_a_video(
         assert [face["frame"] for face in own] == [0, 4, 8, 11, 15, 19]
         sides = {(face["box"][0] + face["box"][2]) // 2 // 160 for face in own}
         assert len(sides) == 1, place
-    assert "decode and detect: 1 files, 12 faces" in err and "the network was busy" in err
+    assert "decode and detect: 1 files, 6 frames, 12 faces" in err and "the network was busy" in err
     (plot,) = plots.iterdir()
     assert plot.name == "0000-two_x_.mp4.png"
     with Image.open(plot) as picture:
@@ -311,6 +311,6 @@ def test_a_signal_leaves_whole_lines(tmp_path: Path, model: Path, crops: Path) -
         process.send_signal(signal.SIGTERM)
         said = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == 75
-    assert "stopped: every record that was written is complete" in said
+    assert "stopped: all that was written is complete" in said
     content = output.read_text()
     assert content.endswith("\n") and 0 < len(records_of(output)) < 20_000

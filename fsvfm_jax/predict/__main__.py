@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> None:
     """
     cli.set_up_logging()
     with cli.exit_codes():
-        # Only the verbs with labelled sets take --config and its fields, which absl parses.
+        # Only verbs with labelled sets take --config and its fields, which absl parses.
         args, args.rest = _parser().parse_known_args(argv)
         if not args.takes_config:
             if args.rest:
@@ -37,13 +37,14 @@ def _parser() -> argparse.ArgumentParser:
     from fsvfm_jax.predict import calibrate, embed, score, stress
 
     parser = cli.Parser(prog=COMMAND, description="Uses a detector or an encoder on any picture.")
-    parser.set_defaults(takes_config=False)
+    parser.set_defaults(takes_config=False, rest=[])
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     scoring = verbs.add_parser(
         "score",
         help="how fake the faces in photographs and videos look to a detector",
         description="Finds the faces in photographs and videos as in the training of a detector,"
         " and writes for every file how fake they look to it.",
+        allow_abbrev=False,
     )
     score.add_arguments(scoring)
     scoring.set_defaults(run=score.run)
@@ -53,9 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     embedding.set_defaults(run=embed.run)
     calibrating = verbs.add_parser(
         "calibrate",
-        help="thresholds, calibration error and temperature on labelled faces",
+        help="operating points, calibration error and temperature on labelled faces",
         description="Measures on labelled faces how far a detector's scores can be trusted, and"
-        " writes the thresholds and the temperature that `score` uses.",
+        " writes thresholds and a temperature that `score` uses.",
         allow_abbrev=False,
     )
     calibrate.add_arguments(calibrating)
@@ -73,5 +74,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    cli.begin(stopped="stopped: every record that was written is complete")
+    cli.begin(stopped="stopped: all that was written is complete")
     main(sys.argv[1:])

@@ -20,6 +20,7 @@ from fsvfm_jax.host import signals
 from fsvfm_jax.host.progress import print_above
 from fsvfm_jax.host.storage import whole_file
 from fsvfm_jax.host.terminal import printable
+from fsvfm_jax.prepare.extras import check_installed
 
 # What `score.make_record` returns.
 Record = Mapping[str, Any]
@@ -65,11 +66,14 @@ def check_output(output: Path) -> None:
     """Checks the name of a file for records, before the work.
 
     Raises:
-        ConfigError: The file has another suffix than those of the formats.
+        ConfigError: The file has another suffix than those of the formats, or the library for its
+            format is not installed.
         StorageError: The file exists already.
     """
     if output.suffix.lower() not in _FORMATS:
         raise ConfigError(f"--output={output} ends in none of {', '.join(_FORMATS)}")
+    if output.suffix.lower() == ".parquet":
+        check_installed({"pyarrow"}, extra="parquet")
     if os.path.lexists(output):
         raise StorageError(f"{output} is there already; name another file, or remove it")
 

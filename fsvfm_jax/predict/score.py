@@ -55,36 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder to which the paths in lists are relative; by default each list's folder",
     )
-    parser.add_argument(
-        "--cropped",
-        action="store_true",
-        help="every picture is a crop of a face already, and is taken whole",
-    )
-    parser.add_argument(
-        "--face-detector",
-        choices=FACE_DETECTORS,
-        help="how faces are found, if the model does not tell; none: the middle square is taken",
-    )
-    parser.add_argument(
-        "--crop-margin",
-        type=float,
-        metavar="PART",
-        help="margin on each side of a face's box, as a fraction of the box, if the model does not"
-        " tell",
-    )
-    parser.add_argument(
-        "--faces",
-        choices=("largest", "all"),
-        default="largest",
-        help="faces to score of a picture or frame; default: largest",
-    )
-    parser.add_argument(
-        "--frames",
-        type=_count,
-        default=32,
-        metavar="N",
-        help="frames of a video, evenly spaced from the first to the last; default: 32",
-    )
+    _add_face_arguments(parser)
     parser.add_argument(
         "--threshold",
         default=None,
@@ -97,13 +68,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="JSON",
         help=f"calibration of the model; default: {CALIBRATION_FILE} in the model's folder",
-    )
-    parser.add_argument(
-        "--processes",
-        type=_count,
-        default=available_cores(),
-        metavar="N",
-        help="processes that read files and find faces; default: one per core",
     )
     parser.add_argument(
         "--output",
@@ -200,6 +164,47 @@ def face_options(network: Encoder, args: argparse.Namespace) -> FaceOptions:
     if not 0 <= margin <= 10:
         raise ConfigError(f"--crop-margin={margin} is not from 0 to 10")
     return FaceOptions(detector, margin, args.faces, args.frames, network.image_size, network.view)
+
+
+def _add_face_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that say how faces are found."""
+    parser.add_argument(
+        "--cropped",
+        action="store_true",
+        help="every picture is a crop of a face already, and is taken whole",
+    )
+    parser.add_argument(
+        "--face-detector",
+        choices=FACE_DETECTORS,
+        help="how faces are found, if the model does not tell; none: the middle square is taken",
+    )
+    parser.add_argument(
+        "--crop-margin",
+        type=float,
+        metavar="PART",
+        help="margin on each side of a face's box, as a fraction of the box, if the model does not"
+        " tell",
+    )
+    parser.add_argument(
+        "--faces",
+        choices=("largest", "all"),
+        default="largest",
+        help="faces to score of a picture or frame; default: largest",
+    )
+    parser.add_argument(
+        "--frames",
+        type=_count,
+        default=32,
+        metavar="N",
+        help="frames of a video, evenly spaced from the first to the last; default: 32",
+    )
+    parser.add_argument(
+        "--processes",
+        type=_count,
+        default=available_cores(),
+        metavar="N",
+        help="processes that read files and find faces; default: one per core",
+    )
 
 
 def _calibration(network: Detector, args: argparse.Namespace) -> Calibration | None:

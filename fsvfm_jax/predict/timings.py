@@ -15,12 +15,13 @@ class Timings:
     def __init__(self) -> None:
         self._started = time.perf_counter()
         self._first: float | None = None
-        self.files = self.faces = 0
+        self.files = self.frames = self.faces = 0
         self.work_seconds = self.waited_seconds = 0.0
 
     def add(self, found: FileFaces) -> None:
         """Counts a file whose faces were found."""
         self.files += 1
+        self.frames += found.frames
         self.faces += len(found.faces)
         self.work_seconds += found.work_seconds
 
@@ -42,15 +43,16 @@ class Timings:
         started = time.perf_counter()
         network.margins(batch)
         per_second = network.batch_size / (time.perf_counter() - started)
+        per_process = self.frames / max(self.work_seconds, 1e-9)
+        busy = min(1.0, self.faces / per_second / total)
         lines = {
-            "first score": f"after {self._first or total:.1f} s",
-            "decode and detect": f"{self.files} files, {self.faces} faces;"
-            f" {self.files / max(self.work_seconds, 1e-9):.1f} files/s in each of {processes}"
-            " processes",
+            "first score": f"{self._first or total:.1f} s after the network was read",
+            "decode and detect": f"{self.files} files, {self.frames} frames, {self.faces} faces;"
+            f" {per_process:.1f} frames/s in each of {processes} processes",
             "network alone": f"{per_second:.1f} faces/s in batches of {network.batch_size}",
-            "together": f"{self.faces / total:.1f} faces/s, {self.files / total:.1f} files/s in"
-            f" {total:.1f} s; waited {self.waited_seconds:.1f} s for faces; the network was busy"
-            f" {min(1.0, self.faces / per_second / total):.0%} of the time",
+            "together": f"{self.faces / total:.1f} faces/s, {self.files / total:.1f} files/s;"
+            f" {total:.1f} s, of which {self.waited_seconds:.1f} s waiting for faces; the network"
+            f" was busy {busy:.0%} of the time",
         }
         for name, text in lines.items():
             print(f"{name}: {text}", file=sys.stderr)
