@@ -155,16 +155,22 @@ def output_folder(args: argparse.Namespace) -> Path:
 
 def _config(args: argparse.Namespace) -> ConfigDict:
     """Returns the resolved config of an evaluation of the model on the sets of the flags."""
-    given = any(one == "--config" or one.startswith("--config=") for one in args.rest)
-    if not given and not args.sets and not any(x.startswith("--config.") for x in args.rest):
-        raise ConfigError("name a SET, a folder with test/real and test/fake, or give --config")
+    if "--config" in args.rest:
+        raise ConfigError("write --config=FILE as one word")
     for word in args.rest:
         if word.startswith("--config.") and not word.startswith(READ_FIELDS):
             raise ConfigError(
                 f"{word.partition('=')[0]} is not read here: the sets come from config.data, and"
                 " the flags --model, --labels, --stats, --view and so on describe the detector"
             )
-    words = args.rest if given else [f"--config={DEFAULT_CONFIG}", *args.rest]
+    files = [word for word in args.rest if word.startswith("--config=")]
+    if not files and not args.sets:
+        raise ConfigError(
+            "name a SET, a folder with test/real and test/fake, or give --config=FILE"
+        )
+    others = [word for word in args.rest if word not in files]
+    # The fields must follow the file that has them.
+    words = [*(files or [f"--config={DEFAULT_CONFIG}"]), *others]
     unexpected = cli.parse_flags(["", *words])[1:]
     if unexpected:
         raise ConfigError(f"unexpected argument {unexpected[0]!r}; see --help")
@@ -174,7 +180,9 @@ def _config(args: argparse.Namespace) -> ConfigDict:
     config.init.params = args.model
     if args.sets:
         config.data.paths = tuple(args.sets)
-    if args.groups or args.group:
+    if bool(args.groups) != bool(args.group):
+        raise ConfigError(f"give --groups and --group together: {args.groups!r}, {args.group!r}")
+    if args.groups:
         config.groups.update(file=args.groups, column=args.group)
     config = resolve(config)
     if args.sets and all(one.layout == RENDERED for one in config.data.test.values()):
