@@ -26,7 +26,7 @@ def faces(tmp_path_factory):
 
 
 def stress(fork_server, *arguments):
-    return fork_server.run(COMMAND, "stress", "--config.data.num_workers=0", *map(str, arguments))
+    return fork_server.run(COMMAND, "stress", *map(str, arguments), "--config.data.num_workers=0")
 
 
 @pytest.mark.e2e

@@ -163,14 +163,10 @@ def _config(args: argparse.Namespace) -> ConfigDict:
                 f"{word.partition('=')[0]} is not read here: the sets come from config.data, and"
                 " the flags --model, --labels, --stats, --view and so on describe the detector"
             )
-    files = [word for word in args.rest if word.startswith("--config=")]
-    if not files and not args.sets:
-        raise ConfigError(
-            "name a SET, a folder with test/real and test/fake, or give --config=FILE"
-        )
-    others = [word for word in args.rest if word not in files]
-    # The fields must follow the file that has them.
-    words = [*(files or [f"--config={DEFAULT_CONFIG}"]), *others]
+    given = any(word.startswith("--config=") for word in args.rest)
+    if not given and not args.sets:
+        raise ConfigError("name a SET, a folder with test/real and test/fake, or a --config=FILE")
+    words = args.rest if given else [f"--config={DEFAULT_CONFIG}", *args.rest]
     unexpected = cli.parse_flags(["", *words])[1:]
     if unexpected:
         raise ConfigError(f"unexpected argument {unexpected[0]!r}; see --help")
