@@ -156,10 +156,8 @@ def operating_points(scores: Values, fake: Labels) -> dict[str, OperatingPoint]:
     real = int((~fake).sum())
     points = {}
     for name, largest in FALSE_POSITIVE_RATES.items():
-        needed = round(1 / largest)
         place = int(np.searchsorted(curve.fpr, largest, side="right")) - 1
-        if real < needed:
-            note = f"an FPR of {100 * largest:g} % needs {needed:,} real ones; there are {real:,}"
+        if note := too_few(name, real=real):
             points[name] = OperatingPoint(note=note)
         elif place == 0:
             note = f"over {100 * largest:g} % of the real ones share the highest score"
@@ -169,6 +167,15 @@ def operating_points(scores: Values, fake: Labels) -> dict[str, OperatingPoint]:
     # The first point has no threshold, because nothing reaches it.
     place = 1 + int(np.argmin(np.abs(curve.fpr - (1 - curve.tpr))[1:]))
     return points | {EER: point_at(scores, fake, _between(curve.thresholds, place))}
+
+
+def too_few(name: str, *, real: int) -> str:
+    """Returns why a number of real videos cannot determine an operating point, or ""."""
+    largest = FALSE_POSITIVE_RATES.get(name)
+    if largest is None or real * largest >= 1 - 1e-9:
+        return ""
+    needed = round(1 / largest)
+    return f"an FPR of {100 * largest:g} % needs {needed:,} real ones; there are {real:,}"
 
 
 def point_at(scores: Values, fake: Labels, threshold: float | int) -> OperatingPoint:

@@ -19,7 +19,6 @@ from fsvfm_jax.detectors import NO_DETECTOR
 from fsvfm_jax.devices import sharding
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.grouping import open_groups
-from fsvfm_jax.host.processes import share_heaps
 from fsvfm_jax.known_videos import warn_of_known_videos
 from fsvfm_jax.predict import arguments
 from fsvfm_jax.predict.networks import Detector
@@ -89,7 +88,6 @@ def open_task(args: argparse.Namespace) -> Task:
         UserError: The detector or a set cannot be opened, or a class is missing.
     """
     config = _config(args)
-    share_heaps()
     cli.check_accelerator(jax.default_backend())
     detector = arguments.load_network(args, dtype=config.dtype)
     if not isinstance(detector, Detector):
@@ -157,15 +155,17 @@ def output_folder(args: argparse.Namespace) -> Path:
 
 def _config(args: argparse.Namespace) -> ConfigDict:
     """Returns the resolved config of an evaluation of the model on the sets of the flags."""
-    given = any(one == "--config" or one.startswith("--config=") for one in args.rest)
-    if not given and not args.sets and not any(x.startswith("--config.") for x in args.rest):
-        raise ConfigError("name a SET, a folder with test/real and test/fake, or give --config")
+    if "--config" in args.rest:
+        raise ConfigError("write --config=FILE as one word")
     for word in args.rest:
         if word.startswith("--config.") and not word.startswith(READ_FIELDS):
             raise ConfigError(
                 f"{word.partition('=')[0]} is not read here: the sets come from config.data, and"
                 " the flags --model, --labels, --stats, --view and so on describe the detector"
             )
+    given = any(word.startswith("--config=") for word in args.rest)
+    if not given and not args.sets:
+        raise ConfigError("name a SET, a folder with test/real and test/fake, or a --config=FILE")
     words = args.rest if given else [f"--config={DEFAULT_CONFIG}", *args.rest]
     unexpected = cli.parse_flags(["", *words])[1:]
     if unexpected:
@@ -176,7 +176,9 @@ def _config(args: argparse.Namespace) -> ConfigDict:
     config.init.params = args.model
     if args.sets:
         config.data.paths = tuple(args.sets)
-    if args.groups or args.group:
+    if bool(args.groups) != bool(args.group):
+        raise ConfigError(f"give --groups and --group together: {args.groups!r}, {args.group!r}")
+    if args.groups:
         config.groups.update(file=args.groups, column=args.group)
     config = resolve(config)
     if args.sets and all(one.layout == RENDERED for one in config.data.test.values()):

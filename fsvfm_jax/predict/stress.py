@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from etils import epath
 from jaxtyping import Float64, Int64
 
 from fsvfm_jax.cli import check_output
-from fsvfm_jax.data.labelled.faces import spaced
+from fsvfm_jax.data.labelled.faces import REAL, spaced
 from fsvfm_jax.data.labelled.set_options import RENDERED
 from fsvfm_jax.data.sources import JoinedSets
 from fsvfm_jax.errors import ConfigError, nearest
@@ -20,10 +21,13 @@ from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.predict import labelled
 from fsvfm_jax.predict.calibration import (
     CALIBRATION_FILE,
+    EER,
+    FALSE_POSITIVE_RATES,
     Calibration,
     operating_points,
     read_calibration,
     require_point,
+    too_few,
 )
 from fsvfm_jax.predict.degrade import CROP, KINDS, DegradedFaces, Kind, crop_kind
 from fsvfm_jax.predict.labelled import Task
@@ -50,6 +54,7 @@ FRAMES = "frames"
 FRAME_COUNTS = (32, 16, 8, 4, 2, 1)
 FRAMES_TITLE = "frames per video"
 NAMES = (*KINDS, CROP, FRAMES)
+POINTS = (*FALSE_POSITIVE_RATES, EER)
 ONE_CLASS = (
     "both classes are degraded alike: with one class degraded, the codec or the noise separates"
     " the classes, and the result measures that instead of forgeries"
@@ -121,6 +126,7 @@ def run(args: argparse.Namespace) -> None:
     task = labelled.open_task(args)
     stored = _calibration(args, task)
     kinds = choose_kinds(args.kinds, task, set_margin=args.set_margin)
+    _check_early(args, task, stored)
     steps = [(kind.degrade, x) for kind in kinds.values() for x in kind.strengths]
     degraded = DegradedFaces(JoinedSets(list(task.sets.values())), steps, seed=args.seed)
     margins = labelled.score(task, degraded, name=f"{1 + len(steps)} degradations")
@@ -134,7 +140,7 @@ def run(args: argparse.Namespace) -> None:
         for strength in kind.strengths
     ]
     if args.kinds is None or FRAMES in args.kinds:
-        for count, scores in fewer_frames(of_step[0], asked=args.kinds is not None).items():
+        for count, scores in fewer_frames(of_step[0]).items():
             rows.append({"kind": FRAMES, "strength": str(count)})
             of_step.append(scores)
     rows = [
@@ -217,25 +223,16 @@ def scores_of(task: Task, margins: Float64[np.ndarray, " N"], temperature: float
     return labelled.to_scores(task, dict(zip(task.sets, parts, strict=True)))
 
 
-def fewer_frames(scores: Scores, *, asked: bool) -> dict[int, Scores]:
+def fewer_frames(scores: Scores) -> dict[int, Scores]:
     """Returns the scores with fewer frames of each video, evenly spaced, by the largest number.
 
     Args:
         scores: The scores of all frames.
-        asked: Whether the user asks for it by name.
-
-    Raises:
-        ConfigError: The user asks for it, and every video has one frame.
     """
     _, video, counts = np.unique(scores.videos, return_inverse=True, return_counts=True)
-    most = int(counts.max())
-    if most == 1:
-        if asked:
-            raise ConfigError(f"--kinds={FRAMES}: every video of the set has one frame")
-        logger.info("%s is left out: every video of the set has one frame", FRAMES)
     rows = np.split(np.argsort(video, kind="stable"), np.cumsum(counts)[:-1])
     found = {}
-    for wanted in (count for count in FRAME_COUNTS if count < most):
+    for wanted in (count for count in FRAME_COUNTS if count < counts.max()):
         kept: Int64[np.ndarray, " M"] = np.sort(
             np.concatenate([of_one[spaced(len(of_one), wanted)] for of_one in rows])
         )
@@ -258,6 +255,33 @@ def measure(scores: Scores, threshold: float | int) -> Row:
 def _check_flags(args: argparse.Namespace) -> None:
     if args.classes != "both":
         raise ConfigError(f"--classes={args.classes}: {ONE_CLASS}")
+
+
+def _check_early(args: argparse.Namespace, task: Task, stored: Calibration | None) -> None:
+    """Raises errors before the scoring that the results would otherwise raise hours later."""
+    frames: Counter[str] = Counter()
+    real = set()
+    for name, faces in task.sets.items():
+        for index in range(len(faces)):
+            video = f"{name}/{faces.video(index)}"
+            frames[video] += 1
+            if faces.label(index) == REAL:
+                real.add(video)
+    if max(frames.values()) == 1:
+        if args.kinds is not None and FRAMES in args.kinds:
+            raise ConfigError(f"--kinds={FRAMES}: every video of the set has one frame")
+        logger.info("%s is left out: every video of the set has one frame", FRAMES)
+    if stored is not None:
+        stored.point(args.threshold)
+    elif args.threshold not in POINTS:
+        raise ConfigError(
+            f"there is no threshold {args.threshold!r}; {nearest(args.threshold, POINTS)}"
+        )
+    elif note := too_few(args.threshold, real=len(real)):
+        raise ConfigError(
+            f"--threshold={args.threshold} is not determined ({note}): choose --threshold={EER}, or"
+            " calibrate the model on a larger set"
+        )
 
 
 def _calibration(args: argparse.Namespace, task: Task) -> Calibration | None:

@@ -40,8 +40,9 @@ def reliability_picture(panels: Mapping[str, Panel], *, title: str) -> Figure:
         _counts(grid[1, number], panel)
     grid[0, 0].set_ylabel("fake faces of the bin, %")
     grid[1, 0].set_ylabel("faces")
-    grid[0, 0].legend(loc="upper left", frameon=False, fontsize=8)
     figure.supxlabel("p_fake of a face, %", fontsize=10)
+    lines, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(lines, labels, loc="outside lower center", frameon=False, fontsize=8)
     return figure
 
 
@@ -64,8 +65,8 @@ def _diagram(axes: Axes, panel: Panel) -> None:
         markersize=4,
         linewidth=1.2,
         capsize=2,
-        label=f"measured in {BINS} bins of equal width, 95 % interval\n(as if faces were"
-        " independent)",
+        label=f"measured in {BINS} bins of equal width, with 95 % intervals as if faces were"
+        " independent",
     )
     axes.set(xlim=(-2, 102), ylim=(-2, 102))
     axes.grid(color="0.92")
