@@ -262,9 +262,8 @@ def load(
     facts = source.facts | {name: value for name, value in crop.items() if value is not None}
     about = {"facts": facts, "view": _view(facts, path, given=view), "batch_size": batch_size}
     if reference.kind(source.params) != "detector":
-        model, params = _encoder(source, dtype=dtype)
         known = stats_of(source, path, given=_stats(stats), field=FIELDS["stats"])
-        return Encoder(model, params, stats=known, **about)
+        return Encoder(*_encoder(source, dtype=dtype), stats=known, **about)
     _check_labels(source, path, labels)
     made = to_detector(source, path, stats=_stats(stats), labels=labels, dtype=dtype, fields=FIELDS)
     return Detector(made.model, made.params, stats=made.stats, **about)
