@@ -239,3 +239,22 @@ def test_worker_processes_import_no_jax() -> None:
     program = "import sys, fsvfm_jax.predict.faces; print('jax' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "False\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError(), "it needs too much memory"),
+        (TypeError("odd\nthing"), "TypeError: odd thing"),
+        (ValueError("it is odd"), "it is odd"),
+    ],
+)
+def test_any_error_of_a_file_is_its_own(tmp_path: Path, error: Exception, message: str) -> None:
+    class Failing:
+        box_scale = 1.0
+
+        def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> list[Found]:
+            raise error
+
+    Image.fromarray(photograph()).save(tmp_path / "a.png")
+    assert faces_of_file(media(tmp_path / "a.png"), Failing(), OPTIONS).error == message

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt8
 
 from fsvfm_jax import cli
+from fsvfm_jax.config.fields import BRANCHES
 from fsvfm_jax.data.rand_augment import evaluation_view
 from fsvfm_jax.errors import ConfigError, DataError, SomeFailed, StorageError, reason_of
 from fsvfm_jax.host.pictures import caption_strip, encode_png, image_grid, title_strip
@@ -70,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="FILE", help="file to write, .npz or .parquet")
     parser.add_argument(
         "--branch",
-        choices=("student", "teacher"),
+        choices=BRANCHES,
         default="student",
         help="network to read, if a workdir or file contains both; default: student",
     )

@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 
 from fsvfm_jax.data.images import decode_image, read_file
 from fsvfm_jax.data.rand_augment import evaluation_view
+from fsvfm_jax.errors import in_one_line
 from fsvfm_jax.predict.tracks import follow
 from fsvfm_jax.prepare import detect
 from fsvfm_jax.prepare.detect import Box, CroppedFace, FaceDetector, crop_faces
@@ -141,12 +142,12 @@ def faces_of_file(
     started = time.perf_counter()
     try:
         frames = list(_frames_of_file(media, detector, options))
+    except ValueError as error:
+        return unreadable(str(error), work_seconds=time.perf_counter() - started)
     except MemoryError:
-        error = "it needs too much memory; give fewer --frames"
-        return unreadable(error, work_seconds=time.perf_counter() - started)
-    except (ValueError, RuntimeError) as error:
-        reason = str(error) or type(error).__name__
-        return unreadable(reason, work_seconds=time.perf_counter() - started)
+        return unreadable("it needs too much memory", work_seconds=time.perf_counter() - started)
+    except Exception as error:  # Odd files make libraries raise almost anything.
+        return unreadable(in_one_line(error), work_seconds=time.perf_counter() - started)
     inside = [[face for face in frame.faces if face.pixels is not None] for frame in frames]
     tracks = follow([[face.box for face in faces] for faces in inside])
     begin = frames[0].seconds

@@ -16,6 +16,7 @@ import numpy as np
 from flax import traverse_util
 from jaxtyping import Float32, Float64, UInt8
 
+from fsvfm_jax.config.fields import BRANCHES
 from fsvfm_jax.convert import reference
 from fsvfm_jax.convert.measures import network
 from fsvfm_jax.convert.weights import LoadedWeights, read_source
@@ -24,6 +25,7 @@ from fsvfm_jax.data.rand_augment import CROP_PCT, evaluation_view
 from fsvfm_jax.data.stats import Stats, load_stats, make_stats
 from fsvfm_jax.detectors import stats_of, to_detector
 from fsvfm_jax.errors import ConfigError, DataError, told
+from fsvfm_jax.models import CHOICES
 from fsvfm_jax.models.fsvfm import encoder_subset
 from fsvfm_jax.models.vit import ViT
 from fsvfm_jax.predict import programs
@@ -153,16 +155,16 @@ class Encoder:
     def _batches(
         self, program: Program, views: Iterable[UInt8[np.ndarray, "S S 3"]]
     ) -> Iterator[np.ndarray]:
-        """Yields the program's outputs, a batch at a time; the last batch is filled with zeros.
+        """Yields the program's outputs, a batch at a time.
 
-        If there are fewer images than `batch_size`, the batch is only as large as the next power of
-        two. While the device computes a batch, this process reads the images of the next one.
+        Zeros fill the last batch up to the next power of two: a compiled program for each of these
+        sizes costs less time than computing many zeros. While the device computes a batch, this
+        process reads the images of the next one.
         """
         views, waiting = iter(views), None
         while rows := list(itertools.islice(views, self.batch_size)):
-            is_only = waiting is None and len(rows) < self.batch_size
-            size = 2 ** (len(rows) - 1).bit_length() if is_only else self.batch_size
-            batch = np.zeros((min(size, self.batch_size), *rows[0].shape), np.uint8)
+            size = min(2 ** (len(rows) - 1).bit_length(), self.batch_size)
+            batch = np.zeros((size, *rows[0].shape), np.uint8)
             batch[: len(rows)] = rows
             computed = program(self.params, batch)
             if waiting is not None:
@@ -247,8 +249,7 @@ def load(
             fit the weights.
     """
     path = Path(path)
-    if batch_size < 1:
-        raise ConfigError(f"batch_size = {batch_size} is no number from 1 up")
+    _check(batch_size=batch_size, branch=branch, dtype=dtype)
     source = read_source(
         path,
         branch=branch,
@@ -257,18 +258,33 @@ def load(
         encoder=None if encoder is None else Path(encoder),
         entry=entry,
     )
-    given = {"face_detector": face_detector, "crop_margin": crop_margin}
-    facts = source.facts | {name: value for name, value in given.items() if value is not None}
+    crop = {"face_detector": face_detector, "crop_margin": crop_margin}
+    facts = source.facts | {name: value for name, value in crop.items() if value is not None}
     about = {"facts": facts, "view": _view(facts, path, given=view), "batch_size": batch_size}
-    known = _stats(stats)
     if reference.kind(source.params) != "detector":
-        params = encoder_subset(source.params)
-        model = network(params, num_heads=source.model["num_heads"]).clone(dtype=dtype)
-        known = stats_of(source, path, given=known, field=FIELDS["stats"])
-        return Encoder(model, params, stats=known, **about)
+        known = stats_of(source, path, given=_stats(stats), field=FIELDS["stats"])
+        return Encoder(*_encoder(source, dtype=dtype), stats=known, **about)
     _check_labels(source, path, labels)
-    found = to_detector(source, path, stats=known, labels=labels, dtype=dtype, fields=FIELDS)
-    return Detector(found.model, found.params, stats=found.stats, **about)
+    made = to_detector(source, path, stats=_stats(stats), labels=labels, dtype=dtype, fields=FIELDS)
+    return Detector(made.model, made.params, stats=made.stats, **about)
+
+
+def _check(*, batch_size: int, branch: str, dtype: str) -> None:
+    """Raises ConfigError if an argument of `load` has a value that it cannot have."""
+    if batch_size < 1:
+        raise ConfigError(f"batch_size = {batch_size} is no number from 1 up")
+    for name, value, choices in (
+        ("branch", branch, BRANCHES),
+        ("dtype", dtype, CHOICES["dtype"]),
+    ):
+        if value not in choices:
+            raise ConfigError(f"{name} = {told(value)} is unknown; choose {' or '.join(choices)}")
+
+
+def _encoder(source: LoadedWeights, *, dtype: str) -> tuple[ViT, Params]:
+    """Returns the encoder in weights that are no detector's, and its parameters."""
+    params = encoder_subset(source.params)
+    return network(params, num_heads=source.model["num_heads"]).clone(dtype=dtype), params
 
 
 def _view(facts: Mapping[str, Any], path: Path, *, given: str | None) -> str:

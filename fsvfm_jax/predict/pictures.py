@@ -21,7 +21,9 @@ def each(images: Pictures) -> Iterable[Picture]:
     """Returns the pictures one by one."""
     if isinstance(images, np.ndarray):
         return images if images.ndim == 4 else [images]
-    return [images] if isinstance(images, Image.Image | str | os.PathLike) else images
+    if isinstance(images, str | os.PathLike) or not isinstance(images, Iterable):
+        return [images]
+    return images
 
 
 def pixels_of(picture: Picture) -> UInt8[np.ndarray, "H W 3"]:
