@@ -39,9 +39,9 @@ def reliability_picture(panels: Mapping[str, Panel], *, title: str, score_name: 
         _diagram(grid[0, number], panel)
         grid[0, number].set_title(f"{name}: error {error:.1f} %", loc="left", fontsize=10)
         _counts(grid[1, number], panel)
+        grid[1, number].set_xlabel(f"{score_name} of a face, %")
     grid[0, 0].set_ylabel("fake faces of the bin, %")
     grid[1, 0].set_ylabel("faces")
-    figure.supxlabel(f"{score_name} of a face, %", fontsize=10)
     lines, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(lines, labels, loc="outside lower center", frameon=False, fontsize=8)
     return figure
