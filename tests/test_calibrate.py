@@ -29,9 +29,9 @@ def faces(tmp_path_factory):
 
 
 def calibrate(fork_server, *arguments):
-    return fork_server.run(
-        COMMAND, "calibrate", "--config.data.num_workers=0", *map(str, arguments)
-    )
+    # A field must follow the config file on the command line.
+    words = ("calibrate", *map(str, arguments), "--config.data.num_workers=0")
+    return fork_server.run(COMMAND, *words)
 
 
 @pytest.mark.e2e
@@ -86,7 +86,7 @@ def test_rendered_sets_are_named_by_a_config(model, fork_server, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     stored = json.loads((tmp_path / "calibration.json").read_text())
-    assert stored["sets"] == ["cam-o", "cam-m"]
+    assert stored["sets"] == ["cam-m", "cam-o"]
     assert stored["faces"] == 2 * 16 * 4 and stored["real"] == 16
 
 

@@ -76,7 +76,7 @@ def test_mistakes_are_one_sentence(model, faces, fork_server, tmp_path):
     assert "give --set-margin" in refused(faces, "--kinds=crop")
     assert "is no margin above 0" in refused(faces, "--kinds=crop", "--set-margin=nan")
     rendered = ("--config=configs/eval/rendered.py:smoke", "--kinds=crop", "--set-margin=0.3")
-    assert "cam-o, cam-m is rendered without a face's box" in refused(*rendered)
+    assert "cam-m, cam-o is rendered without a face's box" in refused(*rendered)
     small = refused(faces, "--kinds=frames")
     assert "needs 20 real ones; there are 12" in small and "choose --threshold=eer" in small
     assert "did you mean 'fpr_1'?" in refused(faces, "--kinds=jpeg", "--threshold=fpr1")

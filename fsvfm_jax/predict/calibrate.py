@@ -65,10 +65,10 @@ def run(args: argparse.Namespace) -> None:
         faces, weights_sha256=detector.sha256, sets=list(task.sets), view=detector.view
     )
     write_calibration(folder, found)
-    lines = describe(found, model=args.model)
+    lines = describe(found, model=args.model, score_name=detector.score_name)
     output = epath.Path(folder)
     write_file(output, TABLE_FILE, encode_text("\n".join(lines) + "\n"))
-    write_file(output, PICTURE_FILE, _picture(faces, found))
+    write_file(output, PICTURE_FILE, _picture(faces, found, score_name=detector.score_name))
     if task.groups is not None:
         scaled = {name: of_set / found.temperature for name, of_set in margins.items()}
         thresholds = {
@@ -83,12 +83,13 @@ def run(args: argparse.Namespace) -> None:
     check_output()
 
 
-def describe(found: Calibration, *, model: str) -> list[str]:
+def describe(found: Calibration, *, model: str, score_name: str) -> list[str]:
     """Returns the calibration as lines of Markdown.
 
     Args:
         found: The calibration.
         model: Name of the detector.
+        score_name: Name of its scores, such as "p_fake".
     """
     unit = f"{found.unit}s"
     temperature = f"Temperature: {found.temperature:.3f}."
@@ -98,8 +99,8 @@ def describe(found: Calibration, *, model: str) -> list[str]:
         f"Calibration of {markdown_text(model)} on {markdown_text(', '.join(found.sets))}:"
         f" {found.real:,} real and {found.fake:,} fake {unit}, {found.faces:,} faces.",
         "",
-        f"{temperature} p_fake of a face is 1 / (1 + exp(-margin / temperature)); a video's score"
-        " is the mean of its faces.",
+        f"{temperature} {score_name} of a face is 1 / (1 + exp(-margin / temperature)); a video's"
+        " score is the mean of its faces.",
         f"Expected calibration error of faces ({BINS} bins of equal width):"
         f" {_rate(found.error_before, found.error_before_interval)} before,"
         f" {_rate(found.error_after, found.error_after_interval)} after (each half of the {unit}"
@@ -142,7 +143,7 @@ def _rate(value: float, interval: Interval | tuple[float, float]) -> str:
     return f"{100 * value:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
 
 
-def _picture(faces: ScoredFaces, found: Calibration) -> bytes:
+def _picture(faces: ScoredFaces, found: Calibration, *, score_name: str) -> bytes:
     """Returns the reliability picture before and after the temperature as PNG."""
     panels = {
         "before (T = 1)": Panel(probability(faces.margins), faces.fake),
@@ -151,5 +152,6 @@ def _picture(faces: ScoredFaces, found: Calibration) -> bytes:
         ),
     }
     sets = ", ".join(found.sets)
-    title = f"Reliability of p_fake on {printable(sets)[:60]}, {np.size(faces.fake):,} faces"
-    return encode_picture(reliability_picture(panels, title=title.replace("$", r"\$")))
+    title = f"Reliability of {score_name} on {printable(sets)[:60]}, {np.size(faces.fake):,} faces"
+    figure = reliability_picture(panels, title=title.replace("$", r"\$"), score_name=score_name)
+    return encode_picture(figure)

@@ -22,12 +22,13 @@ class Panel(NamedTuple):
     fake: Bool[np.ndarray, " N"]
 
 
-def reliability_picture(panels: Mapping[str, Panel], *, title: str) -> Figure:
-    """Returns a figure with a reliability diagram and a histogram of p_fake for each panel.
+def reliability_picture(panels: Mapping[str, Panel], *, title: str, score_name: str) -> Figure:
+    """Returns a figure with a reliability diagram and a histogram of scores for each panel.
 
     Args:
         panels: The panels by their titles, at least one.
         title: Title of the figure.
+        score_name: Name of the scores, such as "p_fake".
     """
     width, height = INCHES
     figure = Figure(figsize=(width * len(panels), height), dpi=DPI, layout="constrained")
@@ -38,9 +39,9 @@ def reliability_picture(panels: Mapping[str, Panel], *, title: str) -> Figure:
         _diagram(grid[0, number], panel)
         grid[0, number].set_title(f"{name}: error {error:.1f} %", loc="left", fontsize=10)
         _counts(grid[1, number], panel)
+        grid[1, number].set_xlabel(f"{score_name} of a face, %")
     grid[0, 0].set_ylabel("fake faces of the bin, %")
     grid[1, 0].set_ylabel("faces")
-    figure.supxlabel("p_fake of a face, %", fontsize=10)
     lines, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(lines, labels, loc="outside lower center", frameon=False, fontsize=8)
     return figure
@@ -55,7 +56,7 @@ def _diagram(axes: Axes, panel: Panel) -> None:
         for k in filled
     ]
     low, high = 100 * np.array(bounds).T
-    axes.plot((0, 100), (0, 100), color="0.6", linewidth=1, label="p_fake = share of fake faces")
+    axes.plot((0, 100), (0, 100), color="0.6", linewidth=1, label="score = share of fake faces")
     axes.errorbar(
         100 * bins.mean_score[filled],
         shares,
