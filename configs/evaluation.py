@@ -35,6 +35,10 @@ def get_config() -> ConfigDict:
     c.data.stats_file = placeholder(str)
     c.data.num_workers = 8
 
+    c.groups = ConfigDict()
+    c.groups.file = ""
+    c.groups.column = ""
+
     c.mesh = ConfigDict()
     c.mesh.data = -1
     c.mesh.fsdp = 1

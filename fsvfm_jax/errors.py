@@ -21,6 +21,12 @@ class DataError(UserError):
     exit_code = 65
 
 
+class SomeFailed(UserError):
+    """A command has done its work for some files, and not for others; its output names them."""
+
+    exit_code = 66
+
+
 class NotFiniteError(UserError):
     """Loss, gradient or parameters were infinite or not a number more often than is accepted."""
 

@@ -26,14 +26,16 @@ from fsvfm_jax.data.labelled.detection_sets import (
     check_classes,
     open_sets,
     told_of,
-    warn_of_common_videos,
 )
 from fsvfm_jax.data.labelled.faces import LabelledFaces
+from fsvfm_jax.detectors import NO_DETECTOR, LoadedDetector, load_detector
 from fsvfm_jax.devices import distributed, sharding
 from fsvfm_jax.errors import ConfigError, DataError, nearest, told
+from fsvfm_jax.grouping import open_groups, write_groups
 from fsvfm_jax.host.markdown import markdown_text
 from fsvfm_jax.host.storage import write_text
 from fsvfm_jax.host.terminal import printable
+from fsvfm_jax.known_videos import warn_of_known_videos
 from fsvfm_jax.optim import make_schedule
 from fsvfm_jax.report.published import MODELS
 from fsvfm_jax.report.rows import (
@@ -50,7 +52,6 @@ from fsvfm_jax.report.scores import Scores, joined
 from fsvfm_jax.report.table import plain
 from fsvfm_jax.report.write import file_stems, write_report
 from fsvfm_jax.run import integrity
-from fsvfm_jax.scoring import NO_DETECTOR, LoadedDetector, load_detector
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +116,13 @@ def evaluate(config: ConfigDict, workdir: epath.Path, *, check_only: bool = Fals
     sets = _open(config, image_size=detector.model.image_size)
     distributed.check_same(told_of(sets.all()), what="lists of faces")
     _check_can_be_judged(sets, config)
-    _warn_of_known_videos(sets, config, image_size=detector.model.image_size)
+    warn_of_known_videos(
+        Path(config.init.params),
+        sets.test.values(),
+        thresholds=sets.val.values(),
+        image_size=detector.model.image_size,
+    )
+    groups = open_groups(config, sets.test)
     if check_only:
         logger.info("check: read the detector and the lists; nothing was scored or written")
         return
@@ -126,6 +133,8 @@ def evaluate(config: ConfigDict, workdir: epath.Path, *, check_only: bool = Fals
         caption = SPOOF_CAPTION if config.report == "spoof" else DETECTION_CAPTION
         caption = f"{caption}\n\n{_protocol(config, sets.all())}"
         write_report(workdir, rows, scores, caption=caption, drawn=len(sets.test))
+        if groups is not None:
+            write_groups(workdir, scores, groups)
         write_text(workdir / "evaluation.json", to_json(config))
         table = workdir / "table.md"
         print(f"\nIn percent; all columns are in {printable(str(table))}\n")
@@ -315,31 +324,6 @@ def _protocol(config: ConfigDict, sets: Mapping[str, DetectionSet]) -> str:
         grouping = f"; {faces.faces.grouping}" if isinstance(faces, LabelledFaces) else ""
         lines.append(f"{markdown_text(name)}: {one.layout} {markdown_text(told + grouping)}.")
     return "\n".join(lines)
-
-
-def _warn_of_known_videos(sets: Sets, config: ConfigDict, *, image_size: int) -> None:
-    """Logs which videos of the test sets were also used to train, to validate or for thresholds."""
-    tests, thresholds = sets.test.values(), sets.val.values()
-    path = Path(config.init.params)
-    trained, chose = (_sets_of_run(path, kind, image_size=image_size) for kind in ("train", "val"))
-    warn_of_common_videos(trained, [*thresholds, *tests], use="was trained on")
-    warn_of_common_videos(chose, tests, use="chose the checkpoint")
-    warn_of_common_videos(thresholds, tests, use="chooses the threshold")
-
-
-def _sets_of_run(path: Path, kind: str, *, image_size: int) -> list[DetectionSet]:
-    """Returns the sets that a run used as `kind`, "train" or "val", or none if they are missing."""
-    if not is_run(path):
-        return []
-    data = run_config(path).data
-    try:
-        sets = open_sets(
-            data.get(kind, {}), data.paths, image_size=image_size, field=f"config.data.{kind}"
-        )
-        return list(sets.values())
-    except (ConfigError, DataError) as error:
-        logger.warning("it is not known whether the run used videos of the test sets: %s", error)
-        return []
 
 
 def _thresholds(margins: Margins, sets: Mapping[str, DetectionSet]) -> dict[str, float]:

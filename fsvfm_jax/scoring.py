@@ -5,36 +5,32 @@ import itertools
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from etils import epath
 from jax.sharding import Mesh
-from jaxtyping import Float64, Int64
+from jaxtyping import Array, Float, Float64, Int64, UInt8
 from ml_collections import ConfigDict
 
 from fsvfm_jax import finetune
-from fsvfm_jax.convert.measures import HEADS, network
-from fsvfm_jax.convert.weights import read_source
 from fsvfm_jax.data.elements import evaluation_element
 from fsvfm_jax.data.labelled.detection_sets import DetectionSet
-from fsvfm_jax.data.labelled.faces import FAKE, LABELS, REAL
+from fsvfm_jax.data.labelled.faces import FAKE, REAL
 from fsvfm_jax.data.pipeline import make_iterator
-from fsvfm_jax.data.stats import Stats, known_stats
-from fsvfm_jax.devices import distributed, sharding
-from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.data.stats import Stats
+from fsvfm_jax.devices import sharding
+from fsvfm_jax.errors import DataError
 from fsvfm_jax.host.progress import progress
 from fsvfm_jax.models.adapter import Detector
 from fsvfm_jax.report import metrics
+from fsvfm_jax.report.metrics import probability
 from fsvfm_jax.report.scores import Scores
 from fsvfm_jax.train_state import Batch, Params, Validate
 
 logger = logging.getLogger(__name__)
 
 MAX_SHOWN = 20  # unreadable faces with a log line each
-NO_DETECTOR = "is no detector: fine-tune it first (config.task = 'finetune')"
 
 # A Predict takes parameters and a batch, and returns for each row the margin and whether the face
 # was read, on every process.
@@ -66,73 +62,19 @@ class Readable:
             return [{"image": np.zeros((1, 1, 3), np.uint8), "readable": False}]
 
 
-class LoadedDetector(NamedTuple):
-    """A detector that can score faces.
-
-    Attributes:
-        model: The network.
-        params: The network's parameters; the logits are in the order of `LABELS`.
-        stats: Mean and standard deviation that normalise the images.
-    """
-
-    model: Detector
-    params: Params
-    stats: Stats
-
-
-def load_detector(path: Path, config: ConfigDict, *, step: int | None) -> LoadedDetector:
-    """Reads a detector from a run, an exported folder or a file of weights.
-
-    Args:
-        path: The run, folder or file.
-        config: The resolved config of an evaluation: `init`, `data`, `dtype`.
-        step: The step of a run's checkpoint; None for the newest.
-
-    Raises:
-        DataError: The path does not contain a detector with two classes.
-        ConfigError: Mean and std, or the order of the classes, are not known.
-    """
-    told = {} if config.init.num_heads is None else {"num_heads": config.init.num_heads}
-    source = read_source(path, branch="student", told=told, step=step, entry=config.init.entry)
-    if "head" not in source.params and "classifier" not in source.params:
-        raise DataError(f"{path} {NO_DETECTOR}")
-    if (classes := source.model["num_classes"]) != len(LABELS):
-        raise DataError(f"{path} tells {classes} classes apart, not two: {' and '.join(LABELS)}")
-    heads = {name: source.model[name] for name in HEADS if name in source.model}
-    model = network(source.params, **heads).clone(dtype=config.dtype)
-    stats = known_stats(config.data, epath.Path(path)) or source.facts.get("stats")
-    if stats is None:
-        raise ConfigError(
-            f"{path} does not tell mean and std: give config.data.mean and config.data.std, or"
-            " config.data.stats_file"
-        )
-    names = tuple(source.facts.get("label_names") or config.init.labels)
-    if sorted(names) != sorted(LABELS):
-        raise ConfigError(
-            f"{path} does not tell which logit is which: say config.init.labels, such as"
-            f" {LABELS!r} for the authors' detectors (found {names!r})"
-        )
-    params = source.params
-    if names != LABELS:
-        params = _reversed(params)
-    distributed.check_same_arrays(
-        (params, heads, stats), what="weights or statistics (config.init.params, config.data)"
-    )
-    return LoadedDetector(model, params, stats)
-
-
-def _reversed(params: Params) -> Params:
-    """Returns the parameters with the two classes of the last layer exchanged."""
-    last = "classifier" if "classifier" in params else "head"
-    return params | {last: {name: x[..., ::-1] for name, x in params[last].items()}}
+def margins_of(
+    model: Detector, params: Params, images: UInt8[Array, "B H W 3"], *, stats: Stats
+) -> Float[Array, " B"]:
+    """Returns the margin logit(fake) - logit(real) of each face, float32."""
+    logits = finetune.classify(model, params, images, stats=stats)
+    return logits[:, FAKE] - logits[:, REAL]
 
 
 def make_predict(model: Detector, *, stats: Stats, mesh: Mesh) -> Predict:
-    """Returns a `Predict`, compiled on its first call; a margin is logit(fake) - logit(real)."""
+    """Returns a `Predict`, compiled on its first call."""
 
     def margins(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        logits = finetune.classify(model, params, batch["image"], stats=stats)
-        return logits[:, FAKE] - logits[:, REAL], batch["readable"]
+        return margins_of(model, params, batch["image"], stats=stats), batch["readable"]
 
     jitted = jax.jit(margins, out_shardings=sharding.replicated(mesh))
 
@@ -231,11 +173,6 @@ def _warn_of_unread(faces: DetectionSet, unread: Int64[np.ndarray, " _N"], *, na
             logger.warning("%s; it is left out and counted", error)
     if len(unread):
         logger.warning("%s: %d of %d faces are left out", name, len(unread), len(faces))
-
-
-def probability(margins: Float64[np.ndarray, " _N"]) -> Float64[np.ndarray, " _N"]:
-    """Returns probabilities of fake; margins are clipped to +-700, so that exp stays finite."""
-    return 1 / (1 + np.exp(-np.clip(margins, -700, 700)))
 
 
 def to_scores(margins: Float64[np.ndarray, " N"], faces: DetectionSet, *, dataset: str) -> Scores:

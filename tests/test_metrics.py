@@ -1,5 +1,8 @@
 """Tests metrics against the reference's, and against plain implementations."""
 
+import importlib
+import importlib.util
+import os
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -18,6 +21,7 @@ from fsvfm_jax.report.metrics import (
     equal_error_rate,
     error_rates,
     grid_threshold,
+    rate_interval,
     roc,
     tpr_at_fpr,
     video_means,
@@ -363,3 +367,40 @@ def test_one_class_alone_is_refused(metric: Callable, label: bool, missing: str)
 def test_one_class_alone_has_means() -> None:
     scores, positive = np.array([0.4, 0.5, 0.9, 0.2]), np.ones(4, bool)
     assert video_means(scores, positive, np.array([0, 0, 1, 1])).positive.all()
+
+
+def scikit_learn():
+    if importlib.util.find_spec("sklearn") is None and "CI" not in os.environ:
+        pytest.skip("scikit-learn is not installed")
+    return importlib.import_module("sklearn.metrics")
+
+
+@settings(max_examples=40)
+@given(samples(st.one_of(st.integers(0, 4).map(lambda k: k / 4), st.floats(-1e300, 1e300))))
+def test_metrics_are_those_of_scikit_learn(pair):
+    theirs, (scores, positive) = scikit_learn(), pair
+    assert auc(scores, positive) == pytest.approx(theirs.roc_auc_score(positive, scores), abs=1e-9)
+    precision = theirs.average_precision_score(positive, scores)
+    assert average_precision(scores, positive) == pytest.approx(precision, abs=1e-9)
+    accuracy = theirs.balanced_accuracy_score(positive, scores >= 0.5)
+    assert balanced_accuracy(scores, positive) == pytest.approx(accuracy, abs=1e-9)
+    fpr, tpr, thresholds = theirs.roc_curve(positive, scores, drop_intermediate=False)
+    ours = roc(scores, positive)
+    np.testing.assert_allclose(ours.fpr, fpr, atol=1e-9)
+    np.testing.assert_allclose(ours.tpr, tpr, atol=1e-9)
+    np.testing.assert_array_equal(ours.thresholds[1:], thresholds[1:])
+    for rate in (0.001, 0.01, 0.05, 0.5):
+        assert tpr_at_fpr(scores, positive, rate) == pytest.approx(max(tpr[fpr <= rate]), abs=1e-9)
+
+
+@pytest.mark.parametrize("total", [1, 10, 1000])
+def test_the_interval_of_a_rate_holds_it_and_is_never_a_point(total):
+    for count in range(total + 1):
+        low, high = rate_interval(count, total)
+        assert 0 <= low <= count / total <= high <= 1 and high - low > 1 / (total + 4)
+
+
+def test_the_interval_of_a_rate_is_wilsons():
+    # The example of Newcombe (1998), table I: 81 of 263 and 0 of 20, method 3.
+    assert rate_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert rate_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)

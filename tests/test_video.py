@@ -11,7 +11,12 @@ from golden_files import need
 from video_files import CODECS, write_video
 
 from fsvfm_jax.prepare import video
-from fsvfm_jax.prepare.video import count_frames, read_frames, spaced_indices
+from fsvfm_jax.prepare.video import (
+    count_frames,
+    map_spaced_frames,
+    read_frames,
+    spaced_indices,
+)
 
 av = need("av", "prepare")
 
@@ -76,6 +81,42 @@ def test_a_video_that_was_trimmed_without_encoding_is_whole(tmp_path: Path, suff
     with av.open(str(tmp_path / f"cut.{suffix}")) as container:
         assert container.streams.video[0].frames == 100  # it stores more frames than a player shows
     check_frames(tmp_path / f"cut.{suffix}", 62, first=38)
+
+
+@pytest.mark.parametrize("suffix", CODECS)
+def test_spaced_frames_are_found_by_decoding_once(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_video(tmp_path / f"v.{suffix}", 50)
+    check_spaced_frames(tmp_path / f"v.{suffix}", 50, monkeypatch)
+
+
+def test_a_trimmed_video_is_decoded_again_for_the_same_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_video(tmp_path / "v.mp4", 100)
+    cut_without_encoding(tmp_path / "v.mp4", tmp_path / "cut.mp4", seconds=1.52)
+    check_spaced_frames(tmp_path / "cut.mp4", 2 * 62, monkeypatch)
+
+
+def check_spaced_frames(file: Path, decoded: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checks the frames against `read_frames`, and the number of frames that are decoded."""
+    indices = spaced_indices(count_frames(str(file)), 7)
+    expected = dict(read_frames(str(file), indices))
+    seen, frames = [], video._frames
+
+    def count(*opened: Any) -> Any:
+        for frame in frames(*opened):
+            seen.append(frame.pts)
+            yield frame
+
+    monkeypatch.setattr(video, "_frames", count)
+    found = map_spaced_frames(str(file), 7, lambda index, seconds, pixels: (index, seconds, pixels))
+    assert [index for index, _, _ in found] == indices and len(seen) == decoded
+    first = found[0][1]
+    for index, seconds, pixels in found:
+        np.testing.assert_array_equal(pixels, expected[index])
+        assert seconds - first == pytest.approx(index / 25, abs=0.002)
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "webm"])

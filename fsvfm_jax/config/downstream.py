@@ -105,6 +105,11 @@ def resolve_evaluation(config: ConfigDict) -> None:
             f"config.init.labels = {told(labels)} must name each class once, in the order of the"
             f" logits, such as {LABELS!r}"
         )
+    if bool(config.groups.file) != bool(config.groups.column):
+        raise ConfigError(
+            f"config.groups.file = {told(config.groups.file)} with config.groups.column ="
+            f" {told(config.groups.column)}: give both, or neither"
+        )
     _check_sets(config.data, "test")
 
 

@@ -136,6 +136,14 @@ EVALUATION: Fields = {
             "view": choice("how images are resized", EVALUATION_TRANSFORMS),
         },
     ),
+    **under(
+        "groups",
+        {
+            # docs/using.md describes the file.
+            "file": text("CSV file with a column `path` and columns of groups; '' for no groups"),
+            "column": text("column of that file whose values are the groups, such as generator"),
+        },
+    ),
 }
 
 # The fields of a set, as `configs.transfer.face_set` makes them: of every set, of sets on disk, of

@@ -19,6 +19,7 @@ from fsvfm_jax.convert.runs import is_run, read_run
 from fsvfm_jax.convert.source_files import file_sha256, read_json
 from fsvfm_jax.convert.training import number_of_updates
 from fsvfm_jax.data.labelled.faces import LABELS
+from fsvfm_jax.data.rand_augment import CROP_PCT
 from fsvfm_jax.data.stats import REFERENCE_STATS_FILE, load_stats
 from fsvfm_jax.errors import ConfigError, DataError
 
@@ -136,6 +137,7 @@ def _of_run(workdir: Path, *, branch: str, step: int | None) -> LoadedWeights:
     if run.config.task == "finetune":
         params = run.state.params
         facts |= {"recipe": run.config.mode, "source": workdir.name, "label_names": LABELS}
+        facts["crop_pct"] = CROP_PCT[run.config.data.view]
     else:
         params = run.state.params if branch == "student" else run.state.teacher_params
         facts |= {"recipe": run.config.recipe, "source": f"{workdir.name}, {branch}"}

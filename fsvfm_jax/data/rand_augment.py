@@ -13,7 +13,9 @@ from fsvfm_jax.errors import ConfigError
 
 BILINEAR, BICUBIC = Image.Resampling.BILINEAR, Image.Resampling.BICUBIC
 
-EVALUATION_TRANSFORMS = ("resize", "resize256_crop224")
+# The part of the resized picture's shorter side that each of the evaluation's transforms keeps.
+CROP_PCT = {"resize": 1.0, "resize256_crop224": 0.875}
+EVALUATION_TRANSFORMS = tuple(CROP_PCT)
 
 # The names are timm's.
 OPERATIONS = (

@@ -58,3 +58,9 @@ def rate_text(rate: float) -> str:
 def clock_text(seconds: float) -> str:
     """Returns a duration as hours, minutes and seconds, such as 1:02:03."""
     return str(timedelta(seconds=round(seconds)))
+
+
+def print_above(line: str) -> None:
+    """Prints a line on stdout, above a bar of `progress` if one is shown on the same terminal."""
+    tqdm.write(line, file=sys.stdout)
+    sys.stdout.flush()

@@ -62,8 +62,54 @@ class Refusal(NamedTuple):
     reason: str
 
 
+def find_files(src: str, *, root: str | None = None) -> list[MediaFile | Refusal]:
+    """Returns the files of a folder by name, those of a list in its order, or one file.
+
+    Args:
+        src: As for `find_sources`.
+        root: As for `find_sources`.
+
+    Raises:
+        DataError: src does not exist, or cannot be read.
+        ConfigError: A root is given although src is not a list.
+    """
+    if is_list(src):
+        names = _list_names(src)
+        return [_admit(name, os.path.realpath(root_of(src, root))) for name in names]
+    if root is not None:
+        raise ConfigError(f"--root is for lists of paths, and {src} is no {LIST_SUFFIX} file")
+    root = root_of(src)
+    if os.path.isdir(src):
+        left_out: list[LeftOut] = []
+        # Links to folders are not followed: their targets are found in their own place, or lie
+        # outside of src.
+        names = walk(src, None, leave_out=left_out.append, follow_links=False)
+        found = [_admit(name, os.path.realpath(root)) for name in names]
+        return sorted([*found, *_refusals(left_out)], key=lambda one: one.name)
+    if os.path.isfile(src):
+        return [_admit(os.path.basename(src), os.path.realpath(root))]
+    if os.path.exists(src):
+        raise DataError(f"{src} is neither a folder nor a plain file; name one of them")
+    raise DataError(f"{src} does not exist; name a folder, a {LIST_SUFFIX} list or a file")
+
+
+def is_list(src: str) -> bool:
+    """Returns whether src is a list of paths."""
+    return src.lower().endswith(LIST_SUFFIX) and os.path.isfile(src)
+
+
+def root_of(src: str, root: str | None = None) -> str:
+    """Returns the folder to which the names that `find_files` returns are relative.
+
+    Args:
+        src: As for `find_sources`.
+        root: As for `find_sources`.
+    """
+    return src if os.path.isdir(src) else root or os.path.dirname(src) or os.curdir
+
+
 def find_sources(src: str, *, root: str | None = None) -> tuple[list[MediaFile], list[Refusal]]:
-    """Returns the files to read and the files not to read, each sorted by name.
+    """Returns the files to make crops of and the files not to read, each sorted by name.
 
     Args:
         src: A folder to search recursively; a list (.txt) with a path per line; or one image or
@@ -75,31 +121,12 @@ def find_sources(src: str, *, root: str | None = None) -> tuple[list[MediaFile],
         DataError: src does not exist or has nothing to read.
         ConfigError: A root is given although src is not a list.
     """
-    is_list = src.lower().endswith(LIST_SUFFIX) and os.path.isfile(src)
-    if root is not None and not is_list:
-        raise ConfigError(f"--root is for lists of paths, and {src} is no {LIST_SUFFIX} file")
-    left_out: list[LeftOut] = []
-    if is_list:
-        root = root or os.path.dirname(src) or os.curdir
-        names = _list_names(src)
-    elif os.path.isdir(src):
-        # Links to folders are not followed: their targets are found in their own place, or lie
-        # outside of src.
-        root, names = src, walk(src, None, leave_out=left_out.append, follow_links=False)
-    elif os.path.isfile(src):
-        root, names = os.path.dirname(src) or os.curdir, iter([os.path.basename(src)])
-    elif os.path.exists(src):
-        raise DataError(f"{src} is neither a folder nor a plain file; name one of them")
-    else:
-        raise DataError(f"{src} does not exist; name a folder, a {LIST_SUFFIX} list or a file")
-    sources, refusals = _admit_all(names, root)
-    refusals += _refusals(left_out)
-    sources, clashes = _part_by_stem(sources)
-    _warn(src, [*refusals, *clashes])
+    sources, refusals = _part_by_name(find_files(src, root=root))
+    _warn(src, refusals)
     if not sources:
         why = f"; {refusals[0].name!r}: {refusals[0].reason}" if refusals else ""
         raise DataError(f"nothing to read was found in {src}{why}")
-    return sources, sorted({*refusals, *clashes})
+    return sources, refusals
 
 
 def find_images(folder: str) -> tuple[list[str], list[Refusal]]:
@@ -111,16 +138,15 @@ def find_images(folder: str) -> tuple[list[str], list[Refusal]]:
     refuse_link(folder)
     if not os.path.isdir(folder):
         raise DataError(f"{folder} does not exist; it is where the face crops should be")
-    left_out: list[LeftOut] = []
-    names = walk(folder, None, leave_out=left_out.append, follow_links=False)
-    sources, refusals = _admit_all(names, folder)
-    refusals += _refusals(left_out)
-    refusals += [Refusal(x.name, "it is a video") for x in sources if x.is_video]
-    sources, clashes = _part_by_stem([source for source in sources if not source.is_video])
-    _warn(folder, [*refusals, *clashes])
-    if not sources and not clashes:
+    found = [
+        Refusal(one.name, "it is a video") if isinstance(one, MediaFile) and one.is_video else one
+        for one in find_files(folder)
+    ]
+    sources, refusals = _part_by_name(found)
+    _warn(folder, refusals)
+    if not any(isinstance(one, MediaFile) for one in found):
         raise DataError(f"{folder} has no {IMAGES}")
-    return [source.name for source in sources], sorted({*refusals, *clashes})
+    return [source.name for source in sources], refusals
 
 
 def refuse_link(path: str | os.PathLike[str]) -> None:
@@ -175,12 +201,6 @@ def _warn(src: str, refusals: Iterable[Refusal]) -> None:
     warn_of_left_out(src, Tally(LeftOut(*one) for one in kinds.items()))
 
 
-def _admit_all(names: Iterable[str], root: str) -> tuple[list[MediaFile], list[Refusal]]:
-    found = [_admit(name, os.path.realpath(root)) for name in dict.fromkeys(names)]
-    sources = {x for x in found if isinstance(x, MediaFile)}
-    return sorted(sources), [x for x in found if isinstance(x, Refusal)]
-
-
 def _admit(name: str, root: str) -> MediaFile | Refusal:
     """Checks the target of a name without opening it.
 
@@ -198,8 +218,6 @@ def _admit(name: str, root: str) -> MediaFile | Refusal:
         return Refusal(name, LeftOut(name, HIDDEN).reason(wanted=WANTED))
     if suffix_of(name) not in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES):
         return Refusal(name, LeftOut(name, "").reason(wanted=WANTED))
-    if any(len(os.fsencode(part)) > MAX_PART_BYTES for part in name.split(os.sep)):
-        return Refusal(name, f"a part of its name has over {MAX_PART_BYTES} bytes")
     try:
         real = os.path.realpath(file, strict=True)
         mode = os.stat(real).st_mode
@@ -207,8 +225,6 @@ def _admit(name: str, root: str) -> MediaFile | Refusal:
         return Refusal(name, f"it cannot be read ({reason_of(error)})")
     if not is_below(real, root):
         return Refusal(name, f"it is a link out of {root}")
-    if any(part.endswith(MADE_SUFFIXES) for part in os.path.dirname(name).split(os.sep)):
-        return Refusal(name, "a folder of its path is called as a crop or a map: rename it")
     if not stat.S_ISREG(mode):
         return Refusal(name, "it is no regular file")
     return MediaFile(name, real)
@@ -220,6 +236,25 @@ def is_below(file: str, root: str) -> bool:
     Both paths are absolute. If links matter, the caller resolves them first.
     """
     return file.startswith(os.path.join(root, ""))
+
+
+def _part_by_name(found: Iterable[MediaFile | Refusal]) -> tuple[list[MediaFile], list[Refusal]]:
+    """Separates the files of which crops can be made from all others, each sorted by name."""
+    checked = [_check_name(one) if isinstance(one, MediaFile) else one for one in found]
+    refusals = [one for one in checked if isinstance(one, Refusal)]
+    sources, clashes = _part_by_stem(sorted({x for x in checked if isinstance(x, MediaFile)}))
+    return sources, sorted({*refusals, *clashes})
+
+
+def _check_name(source: MediaFile) -> MediaFile | Refusal:
+    """Returns the source, or a refusal if its crops and maps cannot have names like its own."""
+    *folders, name = source.name.split(os.sep)
+    if any(len(os.fsencode(part)) > MAX_PART_BYTES for part in (*folders, name)):
+        return Refusal(source.name, f"a part of its name has over {MAX_PART_BYTES} bytes")
+    if any(part.endswith(MADE_SUFFIXES) for part in folders):
+        reason = "a folder of its path is called as a crop or a map: rename it"
+        return Refusal(source.name, reason)
+    return source
 
 
 def _part_by_stem(sources: list[MediaFile]) -> tuple[list[MediaFile], list[Refusal]]:

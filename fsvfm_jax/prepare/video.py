@@ -9,8 +9,8 @@ network.
 import contextlib
 import itertools
 import os
-from collections.abc import Collection, Iterator
-from typing import BinaryIO
+from collections.abc import Callable, Collection, Iterator
+from typing import BinaryIO, TypeVar
 
 import av
 import numpy as np
@@ -23,6 +23,8 @@ from fsvfm_jax.errors import reason_of
 from fsvfm_jax.host.plain_files import open_plain
 from fsvfm_jax.prepare.files import MAX_VIDEO_BYTES
 from fsvfm_jax.prepare.workers import tick
+
+T = TypeVar("T")
 
 MAX_FRAMES = 1_000_000  # nine hours
 # This limit is for all frames together: 80 minutes of 1920 x 1080 at 25 frames a second. A frame
@@ -53,13 +55,7 @@ def count_frames(file: str) -> int:
             has a codec that cannot be decoded.
     """
     _check_whole(file)
-    with _opened(file) as (container, stream):
-        count = sum(1 for _ in itertools.islice(_frames(container, stream), MAX_FRAMES + 1))
-    if count == 0:
-        raise ValueError(f"no frame of it can be decoded (codec {stream.name})")
-    if count > MAX_FRAMES:
-        raise ValueError(f"it has over {MAX_FRAMES} frames")
-    return count
+    return _visit(file, lambda index, frame: None)
 
 
 def spaced_indices(count: int, wanted: int | None) -> list[int]:
@@ -97,6 +93,53 @@ def read_frames(
     raise ValueError(f"frame {min(wanted)} cannot be decoded")
 
 
+def map_spaced_frames(
+    file: str, wanted: int, work: Callable[[int, float | None, UInt8[np.ndarray, "H W 3"]], T]
+) -> list[T]:
+    """Returns the results of a function for evenly spaced frames, in the order of the frames.
+
+    The frames are those with the numbers `spaced_indices(count_frames(file), wanted)`. The number
+    of frames is known only after decoding. But in nearly all videos every stored frame is shown, so
+    the video is decoded once under this assumption, and once more if the assumption was wrong.
+
+    Args:
+        file: The video.
+        wanted: Number of frames.
+        work: Takes the number of a frame, its time in seconds if the video tells it, and its
+            pixels, RGB and upright. It is called again for the same frame in a second decoding.
+
+    Raises:
+        ValueError: As `count_frames`.
+    """
+    assumed = _check_whole(file)
+    for _ in range(2):
+        indices, results = set(spaced_indices(assumed, wanted)), list[T]()
+
+        def visit(index: int, frame: VideoFrame, indices=indices, results=results) -> None:
+            if index in indices:
+                results.append(work(index, frame.time, _upright(frame)))
+
+        count = _visit(file, visit)
+        if count == assumed:
+            return results
+        assumed = count
+    raise ValueError("it has another number of frames whenever it is read")
+
+
+def _visit(file: str, work: Callable[[int, VideoFrame], None]) -> int:
+    """Calls a function with each frame and its number, and returns the number of frames."""
+    count = 0
+    with _opened(file) as (container, stream):
+        for frame in itertools.islice(_frames(container, stream), MAX_FRAMES + 1):
+            work(count, frame)
+            count += 1
+    if count == 0:
+        raise ValueError(f"no frame of it can be decoded (codec {stream.name})")
+    if count > MAX_FRAMES:
+        raise ValueError(f"it has over {MAX_FRAMES} frames")
+    return count
+
+
 def _frames(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
     """Yields the frames that a player shows; an edit list may leave out some stored frames."""
     pixels = 0
@@ -121,8 +164,10 @@ def _check_size(width: int, height: int) -> None:
         raise ValueError(f"its frames have {width} x {height} pixels")
 
 
-def _check_whole(file: str) -> None:
-    """Raises ValueError if the file ends before the end that its container declares.
+def _check_whole(file: str) -> int:
+    """Returns the number of stored frames, including those that an edit list leaves out.
+
+    Raises ValueError if the file ends before the end that its container declares.
 
     The number of frames in a header of Matroska or AVI is a duration times a nominal rate, which is
     wrong for a video of variable rate. So these two are checked by their size in bytes. MP4 and
@@ -144,6 +189,7 @@ def _check_whole(file: str) -> None:
                 raise ValueError(f"it has over {MAX_FRAMES} frames")
         if container.format.name.startswith("mov") and found < stream.frames:
             raise ValueError(f"it is cut off: it has {found} of {stream.frames} frames")
+    return found
 
 
 def _declared_bytes(start: bytes) -> int:

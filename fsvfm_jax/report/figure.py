@@ -67,11 +67,11 @@ def _curves(axes: Axes, sets: Mapping[str, VideoScores]) -> None:
             "linestyle": STYLES[number // len(COLOURS) % len(STYLES)],
         }
         if videos.positive.all() or not videos.positive.any():
-            axes.plot((), (), label=f"n/a  {_shown(name)}", **look)
+            axes.plot((), (), label=f"n/a  {shown_name(name)}", **look)
             continue
         curve = roc(videos.scores, videos.positive)
         area = 100 * auc(videos.scores, videos.positive)
-        axes.plot(curve.fpr, curve.tpr, label=f"{area:.2f}  {_shown(name)}", **look)
+        axes.plot(curve.fpr, curve.tpr, label=f"{area:.2f}  {shown_name(name)}", **look)
     axes.set(
         xlabel="real videos taken for fake (false positive rate)",
         ylabel="fake videos found (true positive rate)",
@@ -97,15 +97,20 @@ def _histogram(axes: Axes, name: str, videos: VideoScores) -> None:
         shares = np.full(len(of_class), 1 / max(len(of_class), 1))
         look = {"color": colour, "alpha": 0.55, "label": label}
         axes.hist(of_class, BINS, weights=shares, histtype="stepfilled", **look)
-    title = f"{_shown(name)}: {counts['real']:,} real, {counts['fake']:,} fake"
+    title = f"{shown_name(name)}: {counts['real']:,} real, {counts['fake']:,} fake"
     axes.set_title(title, loc="left", fontsize=8)
     axes.set_xlim(0, 1)
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _shown(name: str) -> str:
-    """Returns a name as one short line that matplotlib can encode, with no formula in it."""
+def shown_name(name: str, *, most: int = MAX_NAME) -> str:
+    """Returns a name as one short line that matplotlib can encode, with no formula in it.
+
+    Args:
+        name: Text from any source.
+        most: Largest number of characters.
+    """
     line = printable(" ".join(name.split()))
-    short = line if len(line) <= MAX_NAME else line[: MAX_NAME - 1] + "…"
+    short = line if len(line) <= most else line[: most - 1] + "…"
     return short.replace("$", r"\$")

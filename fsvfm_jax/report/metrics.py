@@ -148,6 +148,48 @@ def tpr_at_fpr(scores: Values, live: Labels, fpr: float | int = 0.01) -> float:
     return float(curve.tpr[curve.fpr <= fpr][-1])
 
 
+def probability(margins: Values) -> Values:
+    """Returns probabilities of fake; margins are clipped to +-700, so that exp stays finite."""
+    return 1 / (1 + np.exp(-np.clip(margins, -700, 700)))
+
+
+def rate_interval(count: int, total: int) -> Interval:
+    """Returns Wilson's 95 % interval of a share of independent samples, such as of real videos.
+
+    Unlike a bootstrap interval it does not shrink to a point where no sample or every sample
+    counts: none of 10 gives 0 to 0.28.
+
+    Args:
+        count: Number of samples that count.
+        total: Number of all samples, at least 1.
+    """
+    share, z = count / total, 1.959963984540054  # the 97.5 % quantile of the normal distribution
+    middle = (share + z**2 / (2 * total)) / (1 + z**2 / total)
+    half = z / (1 + z**2 / total) * np.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
+    low, high = float(middle - half), float(middle + half)
+    # Rounding must not leave the share outside, nor the bounds outside of 0 to 1.
+    return Interval(max(0.0, min(share, low)), min(1.0, max(share, high)))
+
+
+def rates_at(
+    scores: Values, positive: Labels, threshold: float | int
+) -> dict[str, float | Interval]:
+    """Returns the rates `tpr` and `fpr` of a threshold, and `tpr_interval` and `fpr_interval`.
+
+    Args:
+        scores: Scores of independent samples, such as videos.
+        positive: True for the positive class. A class without samples has no rate.
+        threshold: A score of at least this counts as positive.
+    """
+    rates: dict[str, float | Interval] = {}
+    for name, of_class in (("tpr", scores[positive]), ("fpr", scores[~positive])):
+        if len(of_class):
+            count = int((of_class >= threshold).sum())
+            rates[name] = count / len(of_class)
+            rates[f"{name}_interval"] = rate_interval(count, len(of_class))
+    return rates
+
+
 def video_means(scores: Values, positive: Labels, videos: Names) -> VideoScores:
     """Returns the mean score of every video's frames; all videos may be of one class.
 
@@ -191,8 +233,7 @@ def bootstrap_interval(
     Raises:
         DataError: As `video_means`, and if a class is missing.
     """
-    _check(scores, positive, videos)
-    _check_classes(positive)
+    check_classes(scores, positive, videos)
     _, index, labels = _by_video(positive, videos)
     # Repeating sorted scores gives sorted draws, and metrics sort a sorted draw fast.
     order = np.argsort(scores, kind="stable")
@@ -218,8 +259,7 @@ def _counts(
     scores: Values, positive: Labels
 ) -> tuple[Int64[np.ndarray, " P"], Int64[np.ndarray, " P"], Float64[np.ndarray, " P"]]:
     """Returns false and true positives at every distinct score, descending, from infinity on."""
-    _check(scores, positive)
-    _check_classes(positive)
+    check_classes(scores, positive)
     order = np.argsort(scores, kind="stable")[::-1]  # A stable sort of sorted scores is linear.
     ranked = scores[order]
     ends = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)
@@ -232,8 +272,7 @@ def _false_shares(
     scores: Values, positive: Labels, thresholds: Float64[np.ndarray, " T"]
 ) -> tuple[Float64[np.ndarray, " T"], Float64[np.ndarray, " T"]]:
     """Returns for each threshold the share of negatives not below it, and of positives below it."""
-    _check(scores, positive)
-    _check_classes(positive)
+    check_classes(scores, positive)
     above, below = np.sort(scores[~positive]), np.sort(scores[positive])
     accepted = len(above) - np.searchsorted(above, thresholds, side="left")
     return accepted / len(above), np.searchsorted(below, thresholds, side="left") / len(below)
@@ -254,6 +293,17 @@ def _by_video(
     return names, index, positives > 0
 
 
+def check_classes(scores: Values, positive: Labels, *columns: Names) -> None:
+    """Raises the errors of `roc`; further columns must be as long as the scores."""
+    _check(scores, positive, *columns)
+    if positive.all() or not positive.any():
+        missing = "negative (real, or an attack)" if positive.all() else "positive (fake, or live)"
+        raise DataError(
+            f"none of the {len(positive)} labels is {missing}; AUC and error rates need both"
+            " classes: add such faces"
+        )
+
+
 def _check(scores: Values, *columns: Names) -> None:
     """Raises DataError unless there are scores, all are finite, and the columns are as long."""
     lengths = [len(column) for column in (scores, *columns)]
@@ -269,14 +319,4 @@ def _check(scores: Values, *columns: Names) -> None:
         raise DataError(
             f"{len(wrong)} of {len(scores)} scores are not finite, the first, at position"
             f" {wrong[0]}, is {scores[wrong[0]]}; look at that face and at the weights"
-        )
-
-
-def _check_classes(positive: Labels) -> None:
-    """Raises DataError if one of the two classes is missing."""
-    if positive.all() or not positive.any():
-        missing = "negative (real, or an attack)" if positive.all() else "positive (fake, or live)"
-        raise DataError(
-            f"none of the {len(positive)} labels is {missing}; AUC and error rates need both"
-            " classes: add such faces"
         )

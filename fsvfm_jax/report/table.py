@@ -40,11 +40,17 @@ COLUMNS = {
     "step": Column("step", _count),
     "run_steps": Column("of run's", _count),
     "seed": Column("seed", _count),
+    "group": Column("group", _text),
+    "kind": Column("degradation", _text),
+    "strength": Column("strength", _text),
     "images": Column("images", _count),
     "images_expected": Column("expected", _count),
     "videos": Column("videos", _count),
     "videos_expected": Column("expected", _count),
     "skipped": Column("skipped", _count),
+    "faces": Column("faces", _count),
+    "real": Column("real videos", _count),
+    "fake": Column("fake videos", _count),
     "frame_auc": Column("frame AUC", _percent),
     "video_auc": Column("video AUC", _percent),
     "average_precision": Column("AP", _percent),
@@ -52,6 +58,8 @@ COLUMNS = {
     "balanced_accuracy": Column("balanced accuracy", _percent),
     "auc": Column("AUC", _percent),
     "tpr_at_fpr_1": Column("TPR@FPR=1%", _percent),
+    "tpr": Column("TPR", _percent),
+    "fpr": Column("FPR", _percent),
     "hter": Column("HTER = ACER", _percent),
     "apcer": Column("APCER", _percent),
     "bpcer": Column("BPCER", _percent),
@@ -63,7 +71,7 @@ COLUMNS = {
 # The columns for which a terminal has room.
 ON_SCREEN = (
     *("method", "dataset", "selection", "videos", "frame_auc", "video_auc", "average_precision"),
-    *("equal_error_rate", "auc", "hter", "note"),
+    *("equal_error_rate", "auc", "hter", "kind", "strength", "tpr", "fpr", "note"),
 )
 
 

@@ -51,20 +51,29 @@ def write_report(
     folder = epath.Path(folder)
     scores = [of_set for of_set in scores if len(of_set.files)]
     stems = file_stems([of_set.dataset for of_set in scores])
-    table = {"caption": caption, "rows": list(rows)}
-    contents = {
-        "table.md": encode_text(markdown(rows, caption)),
-        "table.json": encode_text(json.dumps(table, indent=1, allow_nan=False) + "\n"),
-    }
+    write_table(folder, "table", rows, caption=caption)
+    contents = {}
     for of_set in scores:
         contents[f"scores/{stems[of_set.dataset]}.csv"] = image_csv(of_set)
         contents[f"scores/{stems[of_set.dataset]}_videos.csv"] = video_csv(of_set)
     for name, content in contents.items():
-        _write(folder, name, content)
+        write_file(folder, name, content)
     if scores:
         pictured = scores[:drawn]
         videos = {x.dataset: video_means(x.p_fake, x.fake, x.videos) for x in pictured}
-        _write(folder, "roc.png", encode_picture(picture(videos)))
+        write_file(folder, "roc.png", encode_picture(picture(videos)))
+
+
+def write_table(folder: epath.PathLike, name: str, rows: Sequence[Row], *, caption: str) -> None:
+    """Writes rows as `<name>.md` and `<name>.json`, with a caption above the table.
+
+    Raises:
+        StorageError: A file cannot be written.
+    """
+    table = {"caption": caption, "rows": list(rows)}
+    text = json.dumps(table, indent=1, allow_nan=False) + "\n"
+    write_file(epath.Path(folder), f"{name}.md", encode_text(markdown(rows, caption)))
+    write_file(epath.Path(folder), f"{name}.json", encode_text(text))
 
 
 def read_rows(path: epath.PathLike) -> list[Row]:
@@ -130,7 +139,17 @@ def file_stems(datasets: Sequence[str]) -> dict[str, str]:
     return stems
 
 
-def _write(folder: epath.Path, name: str, content: bytes) -> None:
+def write_file(folder: epath.Path, name: str, content: bytes) -> None:
+    """Writes a file of a report; replaces a link of that name instead of following it.
+
+    Args:
+        folder: The folder of the report, created if missing.
+        name: Name of the file, perhaps after the name of a folder.
+        content: All bytes of the file.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
     path = folder / name
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -128,7 +128,7 @@ def thin(faces: FaceList, per_video: int, *, per_real_video: int | None = None) 
     by_label = {FAKE: per_video, REAL: per_video if per_real_video is None else per_real_video}
     _, video, counts = np.unique(faces.videos, return_inverse=True, return_counts=True)
     rows = np.split(np.argsort(video, kind="stable"), np.cumsum(counts)[:-1])
-    kept = [of_one[_spaced(len(of_one), by_label[int(faces.labels[of_one[0]])])] for of_one in rows]
+    kept = [of_one[spaced(len(of_one), by_label[int(faces.labels[of_one[0]])])] for of_one in rows]
     return _keep(faces, np.sort(np.concatenate(kept)))
 
 
@@ -187,7 +187,7 @@ def _real_files(faces: FaceList) -> np.ndarray:
     )
 
 
-def _spaced(count: int, wanted: int) -> np.ndarray:
+def spaced(count: int, wanted: int) -> np.ndarray:
     """Returns the places of at most `wanted` of `count` items, including the first and the last."""
     if wanted == 0 or wanted >= count:
         return np.arange(count)

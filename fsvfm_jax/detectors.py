@@ -1,0 +1,132 @@
+"""Makes detectors of weights: checks the classes and their order, and finds mean and deviation."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from fsvfm_jax.convert.measures import network
+from fsvfm_jax.convert.weights import LoadedWeights, read_source
+from fsvfm_jax.data.labelled.faces import LABELS
+from fsvfm_jax.data.stats import Stats, known_stats
+from fsvfm_jax.devices import distributed
+from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.models.adapter import Detector
+from fsvfm_jax.train_state import Params
+
+NO_DETECTOR = "is no detector: fine-tune it first (config.task = 'finetune')"
+CONFIG_FIELDS = {
+    "stats": "config.data.mean and config.data.std, or config.data.stats_file",
+    "labels": "config.init.labels",
+}
+
+
+class LoadedDetector(NamedTuple):
+    """A detector that can score faces.
+
+    Attributes:
+        model: The network.
+        params: The network's parameters; the logits are in the order of `LABELS`.
+        stats: Mean and standard deviation that normalise the images.
+    """
+
+    model: Detector
+    params: Params
+    stats: Stats
+
+
+def load_detector(path: Path, config: ConfigDict, *, step: int | None) -> LoadedDetector:
+    """Reads a detector from a run, an exported folder or a file of weights.
+
+    Args:
+        path: The run, folder or file.
+        config: The resolved config of an evaluation: `init`, `data`, `dtype`.
+        step: The step of a run's checkpoint; None for the newest.
+
+    Raises:
+        DataError: The path does not contain a detector with two classes.
+        ConfigError: Mean and std, or the order of the classes, are not known.
+    """
+    told = {} if config.init.num_heads is None else {"num_heads": config.init.num_heads}
+    source = read_source(path, branch="student", told=told, step=step, entry=config.init.entry)
+    detector = to_detector(
+        source,
+        path,
+        stats=known_stats(config.data, epath.Path(path)),
+        labels=config.init.labels,
+        dtype=config.dtype,
+        fields=CONFIG_FIELDS,
+    )
+    heads = {"num_heads": detector.model.num_heads}
+    distributed.check_same_arrays(
+        (detector.params, heads, detector.stats),
+        what="weights or statistics (config.init.params, config.data)",
+    )
+    return detector
+
+
+def to_detector(
+    source: LoadedWeights,
+    path: Path,
+    *,
+    stats: Stats | None,
+    labels: Sequence[str],
+    dtype: str,
+    fields: Mapping[str, str],
+) -> LoadedDetector:
+    """Makes a detector of weights that were read.
+
+    Args:
+        source: The weights, and what is known of them.
+        path: The run, folder or file that they come from, for messages.
+        stats: Mean and standard deviation to use; None for those of the weights.
+        labels: The class of each logit, if the weights do not contain the names.
+        dtype: Type of the computation.
+        fields: The names of the settings "stats" and "labels", for messages.
+
+    Raises:
+        DataError: The weights are not those of a detector with two classes.
+        ConfigError: Mean and std, or the order of the classes, are not known.
+    """
+    if "head" not in source.params and "classifier" not in source.params:
+        raise DataError(f"{path} {NO_DETECTOR}")
+    model = network(source.params, num_heads=source.model["num_heads"]).clone(dtype=dtype)
+    if (classes := model.num_classes) != len(LABELS):
+        raise DataError(f"{path} tells {classes} classes apart, not two: {' and '.join(LABELS)}")
+    stats = stats_of(source, path, given=stats, field=fields["stats"])
+    names = tuple(source.facts.get("label_names") or labels)
+    if sorted(names) != sorted(LABELS):
+        raise ConfigError(
+            f"{path} does not tell which logit is which: say {fields['labels']}, such as"
+            f" {LABELS!r} for the authors' detectors (found {names!r})"
+        )
+    params = source.params
+    if names != LABELS:
+        params = _reversed(params)
+    return LoadedDetector(model, params, stats)
+
+
+def stats_of(source: LoadedWeights, path: Path, *, given: Stats | None, field: str) -> Stats:
+    """Returns the given mean and standard deviation, or else those of the weights.
+
+    Args:
+        source: The weights, and what is known of them.
+        path: The run, folder or file that they come from, for messages.
+        given: Mean and standard deviation to use; None for those of the weights.
+        field: The name of the setting that gives them, for messages.
+
+    Raises:
+        ConfigError: Neither is known.
+    """
+    stats = given or source.facts.get("stats")
+    if stats is None:
+        raise ConfigError(f"{path} does not tell mean and std: give {field}")
+    return stats
+
+
+def _reversed(params: Params) -> Params:
+    """Returns the parameters with the two classes of the last layer exchanged."""
+    last = "classifier" if "classifier" in params else "head"
+    return params | {last: {name: x[..., ::-1] for name, x in params[last].items()}}

@@ -1,0 +1,59 @@
+"""Gives the faces of a config's sets the groups of a CSV file (`report.groups`)."""
+
+import os
+from collections.abc import Mapping, Sequence
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from fsvfm_jax.data.labelled.detection_sets import DetectionSet
+from fsvfm_jax.data.labelled.set_options import RENDERED
+from fsvfm_jax.report.groups import Groups, caption, group_rows, match_groups, read_groups
+from fsvfm_jax.report.scores import Scores
+from fsvfm_jax.report.write import write_table
+
+
+def open_groups(config: ConfigDict, sets: Mapping[str, DetectionSet]) -> Groups | None:
+    """Returns the groups of all faces of the test sets, or None if the config names no file.
+
+    Args:
+        config: The resolved config of an evaluation: `groups`, `data`.
+        sets: The test sets by name.
+
+    Raises:
+        DataError: The file cannot be read or names no face.
+    """
+    file, column = config.groups.file, config.groups.column
+    if not file:
+        return None
+    table = read_groups(file, column)
+    files = {}
+    for name, faces in sets.items():
+        one = config.data.test[name]
+        roots = [] if one.layout == RENDERED else config.data.paths
+        folders = [os.path.join(root, one.path, "") for root in roots]
+        for index in range(len(faces)):
+            face = faces.name(index)
+            folder = next((x for x in folders if face.startswith(x)), "")
+            files[face] = face.removeprefix(folder)
+    return match_groups(table, files, column=column, what=file)
+
+
+def write_groups(folder: epath.PathLike, scores: Sequence[Scores], groups: Groups) -> None:
+    """Writes `groups.md` and `groups.json`: the groups of each set at the threshold 0.5.
+
+    Args:
+        folder: The folder of the report.
+        scores: Scores of the sets.
+        groups: The groups of all their faces.
+
+    Raises:
+        StorageError: A file cannot be written.
+    """
+    rows = [
+        {"dataset": one.dataset} | row
+        for one in scores
+        if len(one.files)
+        for row in group_rows(one, groups, thresholds={"0.5": 0.5})
+    ]
+    write_table(folder, "groups", rows, caption=caption(groups))

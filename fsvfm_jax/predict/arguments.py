@@ -1,0 +1,63 @@
+"""The flags that name a network, which all verbs share."""
+
+import argparse
+from typing import Any
+
+from fsvfm_jax.data.rand_augment import EVALUATION_TRANSFORMS
+from fsvfm_jax.predict.networks import BATCH_SIZE, Detector, Encoder, load
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that name a network and give what its weights do not contain."""
+    parser.add_argument(
+        "--model", required=True, metavar="DIR", help="workdir, exported folder or .pth file"
+    )
+    parser.add_argument(
+        "--labels",
+        type=lambda names: tuple(names.split(",")),
+        default=(),
+        metavar="NAME,NAME",
+        help="class of each logit, if the weights do not contain the names: fake,real for the"
+        " authors' detectors",
+    )
+    parser.add_argument(
+        "--stats", metavar="JSON", help="file with mean and std, if the weights do not contain them"
+    )
+    parser.add_argument(
+        "--num-heads", type=int, metavar="N", help="attention heads, if the weights do not tell"
+    )
+    parser.add_argument(
+        "--view",
+        choices=EVALUATION_TRANSFORMS,
+        help="how a crop is resized; by default as the weights tell, or else resize",
+    )
+    parser.add_argument(
+        "--step", type=int, metavar="N", help="checkpoint of a workdir; default: the newest"
+    )
+    parser.add_argument(
+        "--entry", metavar="NAME", help="entry of a file with several networks, such as model_ema"
+    )
+    parser.add_argument(
+        "--encoder", metavar="DIR", help="encoder's folder, if the model has an adapter only"
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=BATCH_SIZE,
+        metavar="N",
+        help=f"faces that are computed at once; default: {BATCH_SIZE}",
+    )
+
+
+def load_network(args: argparse.Namespace, **options: Any) -> Encoder | Detector:
+    """Opens the network that the flags of `add_arguments` name.
+
+    Args:
+        args: The parsed flags.
+        options: Further arguments of `load`.
+
+    Raises:
+        UserError: As `load`.
+    """
+    names = ("labels", "stats", "num_heads", "view", "step", "entry", "encoder", "batch_size")
+    return load(args.model, **{name: getattr(args, name) for name in names}, **options)

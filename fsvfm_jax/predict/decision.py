@@ -1,0 +1,141 @@
+"""Turns the margins of a file's faces into scores, a decision and a record."""
+
+import contextlib
+import logging
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float64
+
+from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.predict.calibration import EER, Calibration
+from fsvfm_jax.predict.faces import FaceOptions, FileFaces
+from fsvfm_jax.predict.records import Record
+from fsvfm_jax.report.metrics import probability
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_THRESHOLD = 0.5
+NOT_CALIBRATED = "not calibrated"
+
+
+class Decision(NamedTuple):
+    """How a margin becomes a score and a decision.
+
+    Attributes:
+        score_name: "p_fake" or "p_spoof".
+        threshold: A score of at least this is decided to be fake, or spoof.
+        threshold_name: Where the threshold comes from.
+        temperature: Margins are divided by it; None without a calibration.
+    """
+
+    score_name: str
+    threshold: float
+    threshold_name: str
+    temperature: float | None
+
+
+def decide_by(score_name: str, threshold: str | None, calibration: Calibration | None) -> Decision:
+    """Returns how margins become scores and decisions.
+
+    Args:
+        score_name: "p_fake" or "p_spoof".
+        threshold: A number from 0 to 1, or the name of an operating point; None is the operating
+            point "eer", or 0.5 without a calibration.
+        calibration: The calibration of the network, if there is one.
+
+    Raises:
+        ConfigError: The threshold is neither, or the calibration has no threshold of this name.
+    """
+    temperature = None if calibration is None else calibration.temperature
+    if threshold is None and calibration is None:
+        logger.info(
+            "the model is not calibrated: files are decided at %s %s, which may be far from the"
+            " best threshold; `predict calibrate` finds one",
+            score_name,
+            DEFAULT_THRESHOLD,
+        )
+        return Decision(score_name, DEFAULT_THRESHOLD, NOT_CALIBRATED, None)
+    name = EER if threshold is None else threshold
+    with contextlib.suppress(ValueError):
+        if not 0 <= float(name) <= 1:
+            raise ConfigError(f"--threshold={name} is not from 0 to 1")
+        return Decision(score_name, float(name), "given", temperature)
+    if calibration is None:
+        raise ConfigError(
+            f"--threshold={name} names a threshold of a calibration, and there is none: give a"
+            " number from 0 to 1, or make one with `predict calibrate`"
+        )
+    return Decision(score_name, calibration.point(name).threshold, name, temperature)
+
+
+def make_record(
+    path: str,
+    found: FileFaces,
+    margins: Float64[np.ndarray, " N"],
+    options: FaceOptions,
+    decision: Decision,
+) -> Record:
+    """Returns the record of a file, which `json` can write.
+
+    Args:
+        path: The file.
+        found: Its faces.
+        margins: The margin of each face.
+        options: How the faces were found.
+        decision: How margins become scores and decisions.
+    """
+    name = decision.score_name
+    scores = probability(margins / (decision.temperature or 1.0))
+    tracks = np.array([face.track for face in found.faces], np.int64)
+    people = [
+        # As in evaluation, the score of a video is the mean of its frames' probabilities.
+        {
+            "track": int(track),
+            name: float(scores[tracks == track].mean()),
+            "frames": int((tracks == track).sum()),
+        }
+        for track in np.unique(tracks)
+    ]
+    score = max((person[name] for person in people), default=None)
+    positive = name.removeprefix("p_")
+    decided = None if score is None else positive if score >= decision.threshold else "real"
+    faces = [
+        {
+            "box": list(face.box),
+            "score": face.score,
+            name: float(of_face),
+            "frame": face.frame,
+            "time": face.seconds,
+            "track": face.track,
+        }
+        for face, of_face in zip(found.faces, scores, strict=True)
+    ]
+    return {
+        "path": path,
+        name: score,
+        "decision": decided,
+        "threshold": {"value": decision.threshold, "name": decision.threshold_name},
+        "temperature": decision.temperature,
+        "frames": found.frames,
+        "people": people,
+        "faces": faces,
+        "note": _note(found, len(people), options, name),
+        "error": found.error,
+    }
+
+
+def _note(found: FileFaces, people: int, options: FaceOptions, score_name: str) -> str | None:
+    if found.error is not None:
+        return None
+    notes = []
+    if not found.faces:
+        notes.append("no face found")
+    if found.outside:
+        notes.append(f"left out: {found.outside} faces whose boxes are outside the picture")
+    if options.faces == "largest" and found.most > 1:
+        frame = "a frame" if found.frames > 1 else "the picture"
+        notes.append(f"up to {found.most} faces found in {frame}, the largest one is scored")
+    if people > 1:
+        notes.append(f"{people} people, {score_name} is the highest of theirs")
+    return "; ".join(notes) or None

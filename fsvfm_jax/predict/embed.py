@@ -1,0 +1,318 @@
+"""Writes the features of faces to a file, and finds the faces that are nearest to a given one.
+
+The faces are pictures that are cropped already.
+"""
+
+import argparse
+import contextlib
+import logging
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64, UInt8
+
+from fsvfm_jax import cli
+from fsvfm_jax.config.fields import BRANCHES
+from fsvfm_jax.data.rand_augment import evaluation_view
+from fsvfm_jax.errors import ConfigError, DataError, SomeFailed, StorageError, reason_of
+from fsvfm_jax.host.pictures import caption_strip, encode_png, image_grid, title_strip
+from fsvfm_jax.host.progress import progress
+from fsvfm_jax.host.storage import whole_file
+from fsvfm_jax.host.terminal import printable
+from fsvfm_jax.predict import arguments
+from fsvfm_jax.predict.inputs import Input, find_inputs
+from fsvfm_jax.predict.networks import POOLS, Encoder
+from fsvfm_jax.predict.pictures import pixels_of
+from fsvfm_jax.prepare.extras import check_installed
+
+logger = logging.getLogger(__name__)
+
+NPZ, PARQUET = ".npz", ".parquet"
+TILE = 160  # pixels
+TILES_PER_ROW = 6
+MAX_TITLE = 19  # characters that fit above a tile
+# Rows of a Parquet file that are written at once.
+ROW_GROUP = 1024
+
+
+class Embedding(NamedTuple):
+    """Features of faces.
+
+    Attributes:
+        paths: The path of each face's file.
+        features: A row for each face, as `Encoder.features` returns them.
+        unread: Paths of the files that cannot be read.
+    """
+
+    paths: list[str]
+    features: Float32[np.ndarray, "N ..."]
+    unread: list[str]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of the verb."""
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="picture of a face that is cropped already, folder of such pictures, .txt list of"
+        " paths, or - for one such path per line of stdin",
+    )
+    arguments.add_arguments(parser)
+    parser.add_argument(
+        "--root",
+        metavar="DIR",
+        help="folder to which the paths in lists are relative; by default each list's folder",
+    )
+    parser.add_argument("--output", metavar="FILE", help="file to write, .npz or .parquet")
+    parser.add_argument(
+        "--branch",
+        choices=BRANCHES,
+        default="student",
+        help="network to read, if a workdir or file contains both; default: student",
+    )
+    parser.add_argument(
+        "--pool",
+        choices=POOLS,
+        default="mean",
+        help="mean of the patches, class token, or all patches; default: mean",
+    )
+    parser.add_argument(
+        "--block",
+        type=int,
+        metavar="N",
+        help="block whose output to take, from 1; by default the last block, after the final norm",
+    )
+    parser.add_argument(
+        "--query", metavar="IMAGE", help="print the faces that are nearest to this face"
+    )
+    parser.add_argument(
+        "--top", type=int, default=10, metavar="K", help="number of nearest faces; default: 10"
+    )
+    parser.add_argument(
+        "--sheet", metavar="PNG", help="picture of the face of --query and of the nearest faces"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs the verb.
+
+    Raises:
+        SomeFailed: Some pictures cannot be read; the output contains the others.
+        UserError: A flag, a file or the network is wrong, or no picture can be read.
+    """
+    _check(args)
+    inputs = find_inputs(args.inputs, root=args.root)
+    network = arguments.load_network(args, branch=args.branch)
+    options = {"block": args.block, "pool": args.pool}
+    query = None if args.query is None else network.features(args.query, **options)[0]
+    with contextlib.ExitStack() as outputs:
+        # The files are opened before the work: a wrong name must not cost minutes of work.
+        file = args.output and outputs.enter_context(_new_file(args.output))
+        sheet = args.sheet and outputs.enter_context(_new_file(args.sheet))
+        found = embed(network, inputs, **options)
+        if file:
+            writer = _write_parquet if args.output.endswith(PARQUET) else _write_npz
+            writer(file, found, network=network, **options)
+        if query is not None:
+            rows, similarities = nearest(query, found.features, top=args.top)
+            paths = [found.paths[row] for row in rows]
+            for path, similarity in zip(paths, similarities, strict=True):
+                print(printable(f"{similarity:.4f} {path}"))
+        if sheet:
+            about = f"{_about(network, **options)}; {len(found.paths)} faces were searched"
+            sheet.write(encode_png(contact_sheet(args.query, paths, similarities, about=about)))
+    for path in filter(None, (args.output, args.sheet)):
+        logger.info("%s: written", path)
+    cli.check_output()
+    if found.unread:
+        raise SomeFailed(f"{len(found.unread)} of {len(inputs)} files cannot be read as a picture")
+
+
+def embed(
+    network: Encoder, inputs: Sequence[Input], *, block: int | None = None, pool: str = "mean"
+) -> Embedding:
+    """Computes the features of pictures of faces; progress goes to stderr.
+
+    A picture that cannot be read is logged and listed as unread.
+
+    Args:
+        network: The network.
+        inputs: The pictures, each of one face that is cropped already.
+        block: As for `Encoder.features`.
+        pool: As for `Encoder.features`.
+
+    Raises:
+        DataError: No picture can be read, or the features are not finite.
+        ConfigError: The features do not fit into memory.
+    """
+    paths, unread = list[str](), list[str]()
+
+    def faces() -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+        for one in inputs:
+            try:
+                face = _read(one)
+            except DataError as error:
+                logger.warning("%s is left out: %s", one.path, error)
+                unread.append(one.path)
+                continue
+            paths.append(one.path)
+            yield face
+
+    features, done = _empty(network, len(inputs), pool=pool), 0
+    batches = network.feature_batches(faces(), block=block, pool=pool)
+    rows = (row for batch in batches for row in batch)
+    for done, row in enumerate(progress(rows, total=len(inputs), description="faces"), start=1):
+        features[done - 1] = row
+    if not done:
+        raise DataError(f"none of {len(inputs)} files can be read as a picture")
+    return Embedding(paths, features[:done], unread)
+
+
+def nearest(
+    query: Float32[np.ndarray, " D"], features: Float32[np.ndarray, "N D"], *, top: int
+) -> tuple[Int64[np.ndarray, " K"], Float64[np.ndarray, " K"]]:
+    """Returns the rows with the largest cosine similarity to a query, and the similarities.
+
+    The similarity to a feature of zeros is 0. Equal similarities are in the order of the rows.
+
+    Args:
+        query: A feature.
+        features: The features to search.
+        top: Largest number of rows to return.
+    """
+    lengths = np.linalg.norm(features, axis=1) * np.linalg.norm(query)
+    products = features @ query
+    similarities = np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0)
+    rows = np.argsort(-similarities, kind="stable")[:top]
+    return rows, similarities[rows].astype(np.float64)
+
+
+def contact_sheet(
+    query: str, paths: Sequence[str], similarities: Float64[np.ndarray, " K"], *, about: str
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Returns a picture of a face, followed by its neighbours with rank, similarity and name.
+
+    Args:
+        query: File of the face.
+        paths: Files of its neighbours, the nearest first.
+        similarities: Similarity of each neighbour.
+        about: Text about the search, for the caption.
+    """
+    files = [query, *paths]
+    ranks = [f"{rank}: {x:.4f}" for rank, x in enumerate(similarities, start=1)]
+    titles = list(zip(["query", *ranks], map(_title, files), strict=True))
+    blank = np.full((TILE, TILE, 3), 255, np.uint8)
+    rows = []
+    for start in range(0, len(files), TILES_PER_ROW):
+        part = slice(start, start + TILES_PER_ROW)
+        tiles = [evaluation_view(pixels_of(x), size=TILE, transform="resize") for x in files[part]]
+        empty = TILES_PER_ROW - len(tiles)
+        grid = image_grid([tile[None] for tile in (*tiles, *[blank] * empty)])
+        for lines in zip(*titles[part], strict=True):
+            rows.append(title_strip([*lines, *[""] * empty], grid.shape[1]))
+        rows.append(grid)
+    caption = printable(f"Nearest faces to {query}, by cosine similarity: {about}.")
+    return np.concatenate([caption_strip(caption, rows[0].shape[1]), *rows])
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.output is None and args.query is None:
+        raise ConfigError("there is nothing to do: give --output FILE, or --query IMAGE")
+    if args.output is not None and not args.output.endswith((NPZ, PARQUET)):
+        raise ConfigError(f"--output={args.output} ends neither in {NPZ} nor in {PARQUET}")
+    if args.output is not None and args.output.endswith(PARQUET):
+        check_installed({"pyarrow"}, extra="parquet")
+    if args.sheet is not None and args.query is None:
+        raise ConfigError("--sheet shows the neighbours of a face: give --query IMAGE, too")
+    if args.query is not None and args.pool == "patches":
+        raise ConfigError("--query compares one feature of each face: give --pool mean or token")
+    if args.top < 1:
+        raise ConfigError(f"--top={args.top} is no number from 1 up")
+
+
+def _read(one: Input) -> UInt8[np.ndarray, "H W 3"]:
+    """Returns the pixels of a picture; raises DataError if there is none."""
+    if one.media is None:
+        raise DataError(one.error)
+    if one.media.is_video:
+        raise DataError("it is a video: cut its faces out with prepare detect")
+    return pixels_of(one.media.file)
+
+
+def _empty(network: Encoder, count: int, *, pool: str) -> Float32[np.ndarray, "N ..."]:
+    """Returns an array for the features of so many faces; memory is taken as it is filled."""
+    shape = (count, *network.feature_shape(pool))
+    needed, memory = 4 * math.prod(shape), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory // 2:
+        raise ConfigError(
+            f"the features of {count:,} faces take {needed / 1e9:.1f} GB, more than half of this"
+            " machine's memory: name fewer faces, or give --pool mean"
+        )
+    return np.empty(shape, np.float32)
+
+
+def _write_npz(
+    file: BinaryIO, found: Embedding, *, network: Encoder, block: int | None, pool: str
+) -> None:
+    np.savez(
+        file,
+        paths=np.array(found.paths, np.str_),
+        features=found.features,
+        unread=np.array(found.unread, np.str_),
+        pool=np.array(pool),
+        block=np.array(0 if block is None else block),
+        sha256=np.array(network.sha256),
+    )
+
+
+def _write_parquet(
+    file: BinaryIO, found: Embedding, *, network: Encoder, block: int | None, pool: str
+) -> None:
+    """Writes a row per face: its path, and its features as a list, patch by patch."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    rows = found.features.reshape(len(found.paths), -1)
+    kind = pa.list_(pa.float32(), rows.shape[1])
+    about = {
+        "pool": pool,
+        "block": str(0 if block is None else block),
+        "sha256": network.sha256,
+        "width": str(network.model.width),
+        "unread": str(len(found.unread)),
+    }
+    schema = pa.schema([("path", pa.string()), ("features", kind)], metadata=about)
+    with parquet.ParquetWriter(file, schema) as writer:
+        for start in range(0, len(rows), ROW_GROUP):
+            part = rows[start : start + ROW_GROUP]
+            names = pa.array(map(printable, found.paths[start : start + ROW_GROUP]))
+            lists = pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), type=kind)
+            writer.write_batch(pa.record_batch([names, lists], schema=schema))
+
+
+@contextlib.contextmanager
+def _new_file(path: str) -> Iterator[BinaryIO]:
+    """Yields a file to write, which replaces the file at the path when the work has succeeded."""
+    try:
+        with whole_file(Path(path)) as temporary, open(temporary, "xb") as file:
+            yield file
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be written ({reason_of(error)}); choose a file in a writable folder"
+        ) from error
+
+
+def _about(network: Encoder, *, block: int | None, pool: str) -> str:
+    of_block = "the last block, after the final norm" if block is None else f"block {block}"
+    return f"pool {pool} of {of_block}, weights {network.sha256[:12]}"
+
+
+def _title(path: str) -> str:
+    """Returns the end of a name that fits above a tile."""
+    name = printable(os.path.basename(path))
+    return name if len(name) <= MAX_TITLE else f"..{name[2 - MAX_TITLE :]}"

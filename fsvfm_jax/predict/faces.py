@@ -1,0 +1,229 @@
+"""Finds and crops the faces of a photograph or video, as the network reads them.
+
+The crops are those of `prepare detect`, and the view of a crop is that of an evaluation. Worker
+processes import this module, so it does not import JAX.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from fsvfm_jax.data.images import decode_image, read_file
+from fsvfm_jax.data.rand_augment import evaluation_view
+from fsvfm_jax.errors import in_one_line
+from fsvfm_jax.predict.tracks import follow
+from fsvfm_jax.prepare.crops import (
+    Box,
+    CroppedFace,
+    FaceDetector,
+    HogDetector,
+    WholeImage,
+    crop_faces,
+)
+from fsvfm_jax.prepare.detect import Options
+from fsvfm_jax.prepare.files import MediaFile
+from fsvfm_jax.prepare.workers import start_limits, tick
+
+MAX_FACES = 1000  # of one file
+CROPPED = "cropped"
+# The settings of `prepare detect`, so that its crops are the same.
+UPSAMPLE, CROP_SIZE = Options().upsample, Options().size
+
+
+class FaceOptions(NamedTuple):
+    """The options that determine the faces and their pixels.
+
+    Attributes:
+        detector: "dlib"; "none" takes the middle square of every picture; "cropped" takes every
+            picture as it is.
+        crop_margin: Margin on each side of a face's box, as a fraction of the box; for dlib.
+        faces: "largest" or "all" faces of a picture or frame.
+        frames: Number of frames of a video.
+        image_size: Side of the network's input in pixels.
+        view: One of `data.rand_augment.EVALUATION_TRANSFORMS`.
+    """
+
+    detector: Literal["dlib", "none", "cropped"]
+    crop_margin: float | int
+    faces: Literal["largest", "all"]
+    frames: int
+    image_size: int
+    view: str
+
+
+class Face(NamedTuple):
+    """A face as the network reads it.
+
+    Attributes:
+        pixels: The network's input.
+        box: The part of the picture that was cut out.
+        score: Score of the face detector, if it has one.
+        frame: Number of the frame; None in a photograph.
+        seconds: Time of the frame; None in a photograph, or if the video does not tell it.
+        track: Number of the person.
+    """
+
+    pixels: UInt8[np.ndarray, "S S 3"]
+    box: Box
+    score: float | None
+    frame: int | None
+    seconds: float | None
+    track: int
+
+
+class FileFaces(NamedTuple):
+    """The faces of a file, or why it could not be read.
+
+    Attributes:
+        faces: The faces by frame, in each frame by descending score of the detector.
+        frames: Number of frames that were searched; 1 for a photograph.
+        most: The largest number of faces that were found in a frame, even if one was chosen.
+        outside: Number of faces whose boxes are outside the picture.
+        error: Why the file could not be read, or None.
+        work_seconds: Time that the file took.
+    """
+
+    faces: list[Face]
+    frames: int
+    most: int
+    outside: int
+    error: str | None
+    work_seconds: float
+
+
+class _Frame(NamedTuple):
+    """A picture or a frame of a video, with its faces."""
+
+    number: int | None
+    seconds: float | None
+    faces: list[CroppedFace]
+
+
+def unreadable(error: str, *, work_seconds: float = 0.0) -> FileFaces:
+    """Returns the result for a file that cannot be read.
+
+    Args:
+        error: Why it cannot be read.
+        work_seconds: Time that the file took.
+    """
+    return FileFaces([], 0, 0, 0, error, work_seconds)
+
+
+def make_worker(options: FaceOptions) -> Callable[[tuple[int, MediaFile]], FileFaces]:
+    """Returns a function that finds the faces of a numbered file, in limited time and memory.
+
+    Args:
+        options: The options that determine the faces.
+    """
+    detector = make_detector(options)
+    start_limits()
+
+    def work(numbered: tuple[int, MediaFile]) -> FileFaces:
+        return faces_of_file(numbered[1], detector, options)
+
+    return work
+
+
+def make_detector(options: FaceOptions) -> FaceDetector | None:
+    """Returns the detector that the options name; None if pictures are cropped already."""
+    if options.detector == CROPPED:
+        return None
+    if options.detector == "none":
+        return WholeImage()
+    return HogDetector(UPSAMPLE, margin=options.crop_margin)
+
+
+def faces_of_file(
+    media: MediaFile, detector: FaceDetector | None, options: FaceOptions
+) -> FileFaces:
+    """Returns the faces of a photograph or video, or why it cannot be read.
+
+    Args:
+        media: The photograph or video.
+        detector: The result of `make_detector`.
+        options: The options that determine the faces.
+    """
+    started = time.perf_counter()
+    try:
+        frames = list(_frames_of_file(media, detector, options))
+    except ValueError as error:
+        return unreadable(str(error), work_seconds=time.perf_counter() - started)
+    except MemoryError:
+        return unreadable("it needs too much memory", work_seconds=time.perf_counter() - started)
+    except Exception as error:  # Odd files make libraries raise almost anything.
+        return unreadable(in_one_line(error), work_seconds=time.perf_counter() - started)
+    inside = [[face for face in frame.faces if face.pixels is not None] for frame in frames]
+    tracks = follow([[face.box for face in faces] for faces in inside])
+    begin = frames[0].seconds
+    faces = [
+        Face(
+            face.pixels,
+            face.box,
+            face.score,
+            frame.number,
+            None if frame.seconds is None or begin is None else frame.seconds - begin,
+            track,
+        )
+        for frame, faces, numbers in zip(frames, inside, tracks, strict=True)
+        for face, track in zip(faces, numbers, strict=True)
+    ]
+    return FileFaces(
+        faces,
+        len(frames),
+        max(max((face.found for face in frame.faces), default=0) for frame in frames),
+        sum(len(frame.faces) for frame in frames) - len(faces),
+        None,
+        time.perf_counter() - started,
+    )
+
+
+def _frames_of_file(
+    media: MediaFile, detector: FaceDetector | None, options: FaceOptions
+) -> Iterator[_Frame]:
+    """Yields the photograph, or evenly spaced frames of the video, with their faces.
+
+    Raises:
+        ValueError: The file cannot be read, or has too many faces.
+    """
+    if not media.is_video:
+        # An evaluation takes the pixels of crops as they are stored, and so does this.
+        image = decode_image(read_file(media.file), orient=detector is not None)
+        yield _Frame(None, None, _faces_of_image(image, detector, options))
+        return
+    from fsvfm_jax.prepare import video  # It needs an extra, and is therefore imported only here.
+
+    count = 0
+
+    def search(index: int, seconds: float | None, image: UInt8[np.ndarray, "H W 3"]) -> _Frame:
+        nonlocal count
+        tick()
+        faces = _faces_of_image(image, detector, options)
+        count = len(faces) + (count if index else 0)  # The video may be decoded again from 0.
+        if count > MAX_FACES:
+            raise ValueError(f"it has over {MAX_FACES} faces; give fewer --frames")
+        return _Frame(index, seconds, faces)
+
+    yield from video.map_spaced_frames(media.file, options.frames, search)
+
+
+def _faces_of_image(
+    image: UInt8[np.ndarray, "H W 3"], detector: FaceDetector | None, options: FaceOptions
+) -> list[CroppedFace]:
+    """Returns the faces of an image, with the network's input as their pixels."""
+    if detector is None:
+        height, width, _ = image.shape
+        found = [CroppedFace(0, 1, Box(0, 0, width, height), None, image)]
+    else:
+        found = crop_faces(image, detector, faces=options.faces, size=CROP_SIZE)
+    return [face._replace(pixels=_view(face.pixels, options)) for face in found]
+
+
+def _view(
+    pixels: UInt8[np.ndarray, "H W 3"] | None, options: FaceOptions
+) -> UInt8[np.ndarray, "S S 3"] | None:
+    if pixels is None:
+        return None
+    return evaluation_view(pixels, size=options.image_size, transform=options.view)

@@ -1,0 +1,343 @@
+"""The verb `stress`: the same detector on labelled faces that are degraded, real and fake alike."""
+
+import argparse
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from etils import epath
+from jaxtyping import Float64, Int64
+
+from fsvfm_jax.cli import check_output
+from fsvfm_jax.data.labelled.faces import REAL, spaced
+from fsvfm_jax.data.labelled.set_options import RENDERED
+from fsvfm_jax.data.sources import JoinedSets
+from fsvfm_jax.errors import ConfigError, nearest
+from fsvfm_jax.host.markdown import markdown_text
+from fsvfm_jax.host.terminal import printable
+from fsvfm_jax.predict import labelled
+from fsvfm_jax.predict.calibration import (
+    CALIBRATION_FILE,
+    EER,
+    FALSE_POSITIVE_RATES,
+    Calibration,
+    operating_points,
+    read_calibration,
+    require_point,
+    too_few,
+)
+from fsvfm_jax.predict.degrade import CROP, KINDS, DegradedFaces, Kind, crop_kind
+from fsvfm_jax.predict.labelled import Task
+from fsvfm_jax.prepare.extras import check_installed
+from fsvfm_jax.report.figure import encode_picture
+from fsvfm_jax.report.groups import caption as groups_caption
+from fsvfm_jax.report.groups import group_rows
+from fsvfm_jax.report.metrics import (
+    auc,
+    bootstrap_interval,
+    equal_error_rate,
+    rates_at,
+    video_means,
+)
+from fsvfm_jax.report.rows import BOOTSTRAP_SEED, Row
+from fsvfm_jax.report.scores import Scores
+from fsvfm_jax.report.stress_figure import stress_picture
+from fsvfm_jax.report.table import plain
+from fsvfm_jax.report.write import write_file, write_table
+
+logger = logging.getLogger(__name__)
+
+FRAMES = "frames"
+FRAME_COUNTS = (32, 16, 8, 4, 2, 1)
+FRAMES_TITLE = "frames per video"
+NAMES = (*KINDS, CROP, FRAMES)
+POINTS = (*FALSE_POSITIVE_RATES, EER)
+ONE_CLASS = (
+    "both classes are degraded alike: with one class degraded, the codec or the noise separates"
+    " the classes, and the result measures that instead of forgeries"
+)
+CAPTION = """\
+In percent, over videos; fake is the positive class; brackets contain 95 % intervals: of AUC and EER
+over videos (bootstrap), of TPR and FPR Wilson's at the fixed threshold. A degradation changes every
+face of both classes before it is resized for the network."""
+
+
+class Threshold(NamedTuple):
+    """The threshold of a stress test: its name, value and origin, and the temperature."""
+
+    name: str
+    value: float
+    origin: str
+    temperature: float
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of the verb."""
+    labelled.add_arguments(parser)
+    parser.add_argument(
+        "--kinds",
+        type=lambda names: tuple(names.split(",")),
+        metavar="KIND,KIND",
+        help=f"degradations, of {', '.join(NAMES)}; default: all that the sets allow",
+    )
+    parser.add_argument(
+        "--set-margin",
+        type=float,
+        metavar="PART",
+        help="margin on each side of a face's box that the pictures of the set have, as a fraction"
+        " of the box, from which `crop` cuts; `prepare detect` keeps 0.15",
+    )
+    parser.add_argument(
+        "--classes",
+        default="both",
+        metavar="both",
+        help=f"classes that are degraded; {ONE_CLASS}",
+    )
+    parser.add_argument(
+        "--threshold",
+        default="fpr_5",
+        metavar="NAME",
+        help=f"operating point of TPR and FPR: of the model's {CALIBRATION_FILE}, or else of the"
+        " same sets without degradation; default: fpr_5",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the noise; default: 0"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder for stress.md, stress.json and stress.png",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs the verb.
+
+    Raises:
+        UserError: The model or a set cannot be read, a degradation is not possible, or the output
+            cannot be written.
+    """
+    _check_flags(args)
+    task = labelled.open_task(args)
+    stored = _calibration(args, task)
+    kinds = choose_kinds(args.kinds, task, set_margin=args.set_margin)
+    _check_early(args, task, stored)
+    steps = [(kind.degrade, x) for kind in kinds.values() for x in kind.strengths]
+    degraded = DegradedFaces(JoinedSets(list(task.sets.values())), steps, seed=args.seed)
+    margins = labelled.score(task, degraded, name=f"{1 + len(steps)} degradations")
+    margins = margins.reshape(1 + len(steps), -1)
+    threshold = find_threshold(task, margins[0], stored, name=args.threshold)
+    of_step = [scores_of(task, one, threshold.temperature) for one in margins]
+    rows: list[Row] = [{"kind": "none", "strength": "stored"}]
+    rows += [
+        {"kind": name, "strength": f"{strength:g}"}
+        for name, kind in kinds.items()
+        for strength in kind.strengths
+    ]
+    if args.kinds is None or FRAMES in args.kinds:
+        for count, scores in fewer_frames(of_step[0]).items():
+            rows.append({"kind": FRAMES, "strength": str(count)})
+            of_step.append(scores)
+    rows = [
+        row | measure(scores, threshold.value) for row, scores in zip(rows, of_step, strict=True)
+    ]
+    _write(args, task, rows, of_step, threshold, {name: x.title for name, x in kinds.items()})
+
+
+def choose_kinds(
+    names: tuple[str, ...] | None, task: Task, *, set_margin: float | None
+) -> dict[str, Kind]:
+    """Returns the degradations of pixels by name.
+
+    Args:
+        names: The names that the user asks for; None for all that are possible.
+        task: The detector and the sets.
+        set_margin: Margin of the stored faces, as `--set-margin`.
+
+    Raises:
+        ConfigError: A name is unknown, a library is missing, or the sets have no margin to cut.
+    """
+    for name in names or ():
+        if name not in NAMES:
+            raise ConfigError(f"--kinds: there is no {name!r}; {nearest(name, NAMES)}")
+    rendered = [name for name, one in task.config.data.test.items() if one.layout == RENDERED]
+    if set_margin is not None and not 0 < set_margin <= 10:
+        raise ConfigError(f"--set-margin={set_margin:g} is no margin above 0, such as 0.3")
+    if names is not None and CROP in names and (rendered or set_margin is None):
+        reason = (
+            f"{', '.join(rendered)} is rendered without a face's box"
+            if rendered
+            else "give --set-margin, the margin that its pictures have"
+        )
+        raise ConfigError(f"--kinds=crop needs a set with a margin to cut from: {reason}")
+    kinds = {name: kind for name, kind in KINDS.items() if names is None or name in names}
+    if "h264" in kinds:
+        check_installed(("av",), extra="prepare")
+    if set_margin is not None and not rendered and (names is None or CROP in names):
+        kinds[CROP] = crop_kind(1 + 2 * set_margin)
+        if not kinds[CROP].strengths:
+            raise ConfigError(f"--set-margin={set_margin:g} leaves no smaller crop to cut")
+    elif names is None:
+        logger.info("crop is left out: --set-margin is not given, or a set is rendered")
+    return kinds
+
+
+def find_threshold(
+    task: Task,
+    margins: Float64[np.ndarray, " N"],
+    stored: Calibration | None,
+    *,
+    name: str,
+) -> Threshold:
+    """Returns the threshold of a name: a stored one, or else that of the undegraded faces.
+
+    Args:
+        task: The detector and the sets.
+        margins: Margins of all undegraded faces; NaN if unread.
+        stored: The detector's calibration, if there is one.
+        name: Name of an operating point.
+
+    Raises:
+        ConfigError: There is no such operating point, or it is not determined.
+    """
+    if stored is not None:
+        value = stored.point(name).threshold
+        origin = f"of {CALIBRATION_FILE}, fitted on {', '.join(stored.sets)}"
+        return Threshold(name, value, origin, stored.temperature)
+    scores = scores_of(task, margins, 1.0)
+    videos = video_means(scores.p_fake, scores.fake, scores.videos)
+    points = operating_points(videos.scores, videos.positive)
+    origin = "of the same sets without degradation"
+    return Threshold(name, require_point(points, name).threshold, origin, 1.0)
+
+
+def scores_of(task: Task, margins: Float64[np.ndarray, " N"], temperature: float | int) -> Scores:
+    """Returns the scores of all sets together from the margins of all faces."""
+    ends = np.cumsum([len(faces) for faces in task.sets.values()])[:-1]
+    parts = np.split(margins / temperature, ends)
+    return labelled.to_scores(task, dict(zip(task.sets, parts, strict=True)))
+
+
+def fewer_frames(scores: Scores) -> dict[int, Scores]:
+    """Returns the scores with fewer frames of each video, evenly spaced, by the largest number.
+
+    Args:
+        scores: The scores of all frames.
+    """
+    _, video, counts = np.unique(scores.videos, return_inverse=True, return_counts=True)
+    rows = np.split(np.argsort(video, kind="stable"), np.cumsum(counts)[:-1])
+    found = {}
+    for wanted in (count for count in FRAME_COUNTS if count < counts.max()):
+        kept: Int64[np.ndarray, " M"] = np.sort(
+            np.concatenate([of_one[spaced(len(of_one), wanted)] for of_one in rows])
+        )
+        columns = (scores.files, scores.videos, scores.fake, scores.p_fake)
+        thinned = [column[kept] for column in columns]
+        found[wanted] = Scores(scores.dataset, *thinned, scores.skipped)
+    return found
+
+
+def measure(scores: Scores, threshold: float | int) -> Row:
+    """Returns AUC, EER, TPR and FPR over videos, with their intervals."""
+    names, means, fake = video_means(scores.p_fake, scores.fake, scores.videos)
+    row: Row = {}
+    for key, metric in (("auc", auc), ("equal_error_rate", equal_error_rate)):
+        row[key] = metric(means, fake)
+        row[f"{key}_interval"] = bootstrap_interval(metric, means, fake, names, seed=BOOTSTRAP_SEED)
+    return row | rates_at(means, fake, threshold)
+
+
+def _check_flags(args: argparse.Namespace) -> None:
+    if args.classes != "both":
+        raise ConfigError(f"--classes={args.classes}: {ONE_CLASS}")
+
+
+def _check_early(args: argparse.Namespace, task: Task, stored: Calibration | None) -> None:
+    """Raises errors before the scoring that the results would otherwise raise hours later."""
+    frames: Counter[str] = Counter()
+    real = set()
+    for name, faces in task.sets.items():
+        for index in range(len(faces)):
+            video = f"{name}/{faces.video(index)}"
+            frames[video] += 1
+            if faces.label(index) == REAL:
+                real.add(video)
+    if max(frames.values()) == 1:
+        if args.kinds is not None and FRAMES in args.kinds:
+            raise ConfigError(f"--kinds={FRAMES}: every video of the set has one frame")
+        logger.info("%s is left out: every video of the set has one frame", FRAMES)
+    if stored is not None:
+        stored.point(args.threshold)
+    elif args.threshold not in POINTS:
+        raise ConfigError(
+            f"there is no threshold {args.threshold!r}; {nearest(args.threshold, POINTS)}"
+        )
+    elif note := too_few(args.threshold, real=len(real)):
+        raise ConfigError(
+            f"--threshold={args.threshold} is not determined ({note}): choose --threshold={EER}, or"
+            " calibrate the model on a larger set"
+        )
+
+
+def _calibration(args: argparse.Namespace, task: Task) -> Calibration | None:
+    file = Path(args.model) / CALIBRATION_FILE
+    if not file.exists():
+        return None
+    return read_calibration(file, weights_sha256=task.detector.sha256)
+
+
+def _write(
+    args: argparse.Namespace,
+    task: Task,
+    rows: list[Row],
+    of_step: list[Scores],
+    threshold: Threshold,
+    titles: Mapping[str, str],
+) -> None:
+    """Writes table, picture and groups, and prints the table."""
+    clean = of_step[0]
+    videos = video_means(clean.p_fake, clean.fake, clean.videos)
+    fake = int(videos.positive.sum())
+    sets = f"{len(videos.videos) - fake:,} real and {fake:,} fake videos of {clean.dataset}"
+    kinds = titles | {FRAMES: FRAMES_TITLE}
+    units = "; ".join(f"{name}: {title}" for name, title in kinds.items())
+    about = [
+        CAPTION,
+        f"Detector: {markdown_text(args.model)}, on {markdown_text(sets)},"
+        f" {len(clean.files):,} faces; {clean.skipped} skipped. Seed of the noise: {args.seed}.",
+        f"Threshold {threshold.name} = {threshold.value:.6f}, {markdown_text(threshold.origin)}.",
+        f"Strengths: {markdown_text(units)}.",
+    ]
+    write_table(args.output, "stress", rows, caption="\n".join(about))
+    by_kind = {
+        title: [row for row in rows if row["kind"] == name]
+        for name, title in kinds.items()
+        if any(row["kind"] == name for row in rows)
+    }
+    title = f"{Path(args.model).name} on {sets}"
+    if by_kind:
+        figure = stress_picture(
+            rows[0],
+            by_kind,
+            title=printable(title)[:120].replace("$", r"\$"),
+            threshold=threshold.name,
+        )
+        write_file(epath.Path(args.output), "stress.png", encode_picture(figure))
+    if task.groups is not None:
+        grouped = [
+            {"kind": row["kind"], "strength": row["strength"]} | of_group
+            for row, scores in zip(rows, of_step, strict=True)
+            for of_group in group_rows(
+                scores, task.groups, thresholds={threshold.name: threshold.value}
+            )
+        ]
+        text = groups_caption(task.groups)
+        write_table(args.output, "stress_groups", grouped, caption=text)
+    print(plain(rows))
+    print(f"\nIn percent; intervals: {printable(str(args.output / 'stress.md'))}")
+    check_output()

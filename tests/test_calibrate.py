@@ -1,0 +1,138 @@
+"""Tests the verb `calibrate` on a tiny detector."""
+
+import json
+
+import numpy as np
+import pytest
+from labelled_faces import write_detector, write_faces
+from PIL import Image
+
+from fsvfm_jax.data.labelled.faces import FAKE
+from fsvfm_jax.data.rendered.rendered_sets import RenderedFaces
+from fsvfm_jax.predict.calibration import read_calibration
+from fsvfm_jax.report.metrics import probability
+from fsvfm_jax.report.reliability import calibration_error, fit_temperature
+from fsvfm_jax.report.scores import read_scores
+from fsvfm_jax.report.write import read_rows
+
+COMMAND = "fsvfm_jax.predict"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_detector(tmp_path_factory.mktemp("models") / "detector")
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    return write_faces(tmp_path_factory.mktemp("sets"))
+
+
+def calibrate(fork_server, *arguments):
+    # A field must follow the config file on the command line.
+    words = ("calibrate", *map(str, arguments), "--config.data.num_workers=0")
+    return fork_server.run(COMMAND, *words)
+
+
+@pytest.mark.e2e
+def test_the_command_writes_what_score_reads_and_its_scores_are_those_of_an_evaluation(
+    model, faces, fork_server, tmp_path
+):
+    groups = ("--groups", faces / "groups.csv", "--group=light")
+    done = calibrate(fork_server, "--model", model, faces, *groups)
+    assert done.returncode == 0, done.stderr
+    stored = json.loads((model / "calibration.json").read_text())
+    found = read_calibration(model / "calibration.json", weights_sha256=stored["weights_sha256"])
+    assert (found.faces, found.real, found.fake, found.unit) == (72, 12, 12, "video")
+    assert found.sets == ["mine"] and found.view == "resize"
+    assert "fpr_5" in done.stdout and "needs 20 real ones; there are 12" in done.stdout
+    assert (model / "calibration.md").read_text() in done.stdout
+    with Image.open(model / "reliability.png") as picture:
+        assert picture.size[0] > 1000
+    rows = read_rows(model / "calibration_groups.json")
+    assert {row["group"] for row in rows} == {"day", "night"}
+    assert sum(row["faces"] for row in rows) == 69
+    assert "3 of 72 faces have no row" in done.stderr
+    assert (
+        "3 faces have no row and are in no group" in (model / "calibration_groups.md").read_text()
+    )
+
+    done = fork_server.run(
+        "fsvfm_jax.main",
+        "--config=configs/eval/folder.py",
+        f"--config.init.params={model}",
+        f"--config.data.paths=('{faces}',)",
+        "--config.select=('given',)",
+        "--config.data.num_workers=0",
+        f"--config.groups.file={faces / 'groups.csv'}",
+        "--config.groups.column=light",
+        f"--workdir={tmp_path}",
+    )
+    assert done.returncode == 0, done.stderr
+    scores = read_scores(tmp_path / "scores" / "mine_given.csv", dataset="mine")
+    error = calibration_error(scores.p_fake, scores.fake)
+    assert found.error_before == pytest.approx(error, abs=1e-6)
+    of_evaluation = read_rows(tmp_path / "groups.json")
+    assert {row["group"]: row["auc"] for row in of_evaluation} == {
+        row["group"]: row["auc"] for row in rows
+    }
+
+
+@pytest.mark.e2e
+def test_rendered_sets_are_named_by_a_config(model, fork_server, tmp_path):
+    done = calibrate(
+        fork_server,
+        *("--model", model, "--output", tmp_path, "--config=configs/eval/rendered.py:smoke"),
+    )
+    assert done.returncode == 0, done.stderr
+    stored = json.loads((tmp_path / "calibration.json").read_text())
+    assert stored["sets"] == ["cam-m", "cam-o"]
+    assert stored["faces"] == 2 * 16 * 4 and stored["real"] == 16
+
+
+@pytest.mark.e2e
+def test_mistakes_are_one_sentence(model, faces, fork_server, tmp_path):
+    def refused(code, *arguments):
+        done = calibrate(fork_server, *arguments)
+        assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+        return done.stderr.splitlines()[-1]
+
+    of_model = ("--model", model)
+    assert "name a SET" in fork_server.run(COMMAND, "calibrate", f"--model={model}").stderr
+    assert "test does not exist" in refused(65, *of_model, tmp_path)
+    one_class = ("--config.data.test.mine.exclude=('real',)", "--output", tmp_path)
+    assert "no real face, and every rate needs both" in refused(65, *of_model, faces, *one_class)
+    view = "--config.data.view=resize"
+    assert "--config.data.view is not read here" in refused(78, *of_model, faces, view)
+    training = "--config=configs/vit_s.py:smoke"
+    assert "give a config of configs/eval/" in refused(78, *of_model, faces, training)
+    rendered = "--config=configs/eval/rendered.py"
+    assert "which are all rendered" in refused(78, *of_model, faces, rendered)
+    assert "give --groups and --group together" in refused(78, *of_model, faces, "--group=light")
+    file = tmp_path / "model.pth"
+    file.write_bytes(b"")
+    assert "name a folder with --output" in refused(78, f"--model={file}", faces)
+
+
+def margins_of_rendered(split, videos):
+    """Returns statistics of the pixels of rendered faces, and which faces are fake."""
+    faces = RenderedFaces("cam-m", split, image_size=32, seed=0, videos=videos, frames=1)
+    rows = []
+    for index in range(len(faces)):
+        image = faces[index]["image"].astype(np.float64) / 255
+        slopes = [np.abs(np.diff(image, axis=axis)).mean((0, 1)) for axis in (0, 1)]
+        rows.append(np.concatenate([image.mean((0, 1)), image.std((0, 1)), *slopes]))
+    return np.array(rows), np.array([faces.label(i) == FAKE for i in range(len(faces))])
+
+
+def test_the_temperature_of_one_half_of_a_rendered_set_lowers_the_error_of_the_other():
+    linear = pytest.importorskip("sklearn.linear_model")
+    statistics, fake = margins_of_rendered("train", 100)
+    classifier = linear.LogisticRegression(C=100.0, max_iter=1000).fit(statistics, fake)
+    statistics, fake = margins_of_rendered("test", 200)
+    margins = 5.0 * classifier.decision_function(statistics)  # far too sure
+    first = np.arange(len(fake)) // 2 % 2 == 0
+    for half, other in ((first, ~first), (~first, first)):
+        temperature = fit_temperature(margins[half], fake[half])
+        before, after = probability(margins[other]), probability(margins[other] / temperature)
+        assert calibration_error(after, fake[other]) < 0.7 * calibration_error(before, fake[other])

@@ -1,0 +1,200 @@
+"""Tests operating points and calibration.json."""
+
+import copy
+import json
+
+import numpy as np
+import odd_json
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from odd_files import KINDS, in_place_of
+
+from fsvfm_jax.errors import ConfigError, DataError, StorageError
+from fsvfm_jax.predict.calibration import (
+    CALIBRATION_FILE,
+    FALSE_POSITIVE_RATES,
+    Calibration,
+    calibrate,
+    operating_points,
+    point_at,
+    read_calibration,
+    write_calibration,
+)
+from fsvfm_jax.report.metrics import equal_error_rate, tpr_at_fpr
+from fsvfm_jax.report.reliability import NO_TEMPERATURE, ScoredFaces
+
+SHA256 = "0123456789abcdef" * 4
+
+
+def faces(videos=200, frames=3, *, apart=2.0, seed=0):
+    """Returns margins of videos, every other one fake, whose means are `apart`."""
+    rng = np.random.default_rng(seed)
+    fake = np.arange(videos) % 2 == 1
+    of_video = rng.normal(0, 1.5, videos) + np.where(fake, apart / 2, -apart / 2)
+    margins = 3 * (of_video[:, None] + rng.normal(0, 0.5, (videos, frames)))
+    names = [f"{'fake' if x else 'real'}/{i:04d}" for i, x in enumerate(fake)]
+    return ScoredFaces(margins.ravel(), fake.repeat(frames), np.array(names).repeat(frames))
+
+
+def calibrated(scored=None, **options):
+    given = {"weights_sha256": SHA256, "sets": ["mine"], "view": "resize"} | options
+    return calibrate(faces() if scored is None else scored, **given)
+
+
+@pytest.fixture(scope="module")
+def stored():
+    return calibrated()
+
+
+@given(st.data())
+def test_a_point_keeps_its_rate_and_no_threshold_within_it_finds_more(data):
+    score = st.integers(0, 30).map(lambda k: k / 30) | st.floats(0, 1)
+    real = np.array(data.draw(st.lists(score, min_size=20, max_size=60)), np.float64)
+    fakes = np.array(data.draw(st.lists(score, min_size=1, max_size=60)), np.float64)
+    scores = np.concatenate([real, fakes])
+    fake = np.repeat([False, True], [len(real), len(fakes)])
+    points = operating_points(scores, fake)
+    for name, largest in FALSE_POSITIVE_RATES.items():
+        point = points[name]
+        if len(real) < round(1 / largest):
+            assert point.threshold is None and f"there are {len(real)}" in point.note
+        elif point.threshold is None:
+            assert "share the highest score" in point.note
+            assert np.mean(real == scores.max()) > largest
+        else:
+            assert point.fpr == np.mean(real >= point.threshold) <= largest
+            assert point.tpr == np.mean(fakes >= point.threshold)
+            assert point.tpr == tpr_at_fpr(scores, fake, largest)
+    eer = points["eer"]
+    assert eer.fpr == np.mean(real >= eer.threshold)
+    gaps = [abs(np.mean(real >= t) - np.mean(fakes < t)) for t in scores]
+    assert abs(eer.fpr - (1 - eer.tpr)) == pytest.approx(min(gaps))
+
+
+def test_a_threshold_is_between_two_scores_so_that_rounding_changes_no_decision():
+    scores = np.array([*np.linspace(0.1, 0.5, 20), 0.9])
+    fake = np.arange(21) == 20
+    assert operating_points(scores, fake)["eer"].threshold == pytest.approx(0.7)
+    near = np.nextafter(0.5, 1)
+    scores[-1] = near
+    assert operating_points(scores, fake)["eer"].threshold == near
+
+
+def test_saturated_scores_of_real_videos_leave_a_point_undetermined():
+    scores, fake = np.ones(40), np.arange(40) >= 20
+    point = operating_points(scores, fake)["fpr_5"]
+    assert point.threshold is None and "share the highest score" in point.note
+
+
+def test_a_class_that_is_missing_has_no_rate():
+    point = point_at(np.array([0.2, 0.7]), np.array([True, True]), 0.5)
+    assert point.tpr == 0.5 and point.fpr is None and point.fpr_interval is None
+
+
+def test_one_class_is_refused():
+    scored = faces()
+    real = ~scored.fake
+    with pytest.raises(DataError, match="none of the 300 labels is positive"):
+        calibrated(ScoredFaces(*(column[real] for column in scored)))
+
+
+def test_the_units_are_videos_or_faces_if_each_video_has_one(stored):
+    assert (stored.unit, stored.faces, stored.real, stored.fake) == ("video", 600, 100, 100)
+    single = calibrated(faces(frames=1))
+    assert (single.unit, single.faces, single.real, single.fake) == ("face", 200, 100, 100)
+
+
+def test_the_calibration_holds_what_it_names(stored):
+    assert 2 < stored.temperature < 6 and stored.temperature_note == ""
+    assert stored.error_after < stored.error_before
+    low, high = stored.error_before_interval
+    assert low < high
+    assert stored.points["fpr_0.1"].threshold is None
+    assert "needs 1,000 real ones; there are 100" in stored.points["fpr_0.1"].note
+    point = stored.point("fpr_5")
+    assert point.fpr <= 0.05 and point.fpr_interval[0] < point.fpr < point.fpr_interval[1]
+    assert point.tpr_interval[0] < point.tpr < point.tpr_interval[1]
+    assert stored.equal_error_rate == pytest.approx(stored.points["eer"].fpr, abs=0.02)
+
+
+def test_a_set_that_determines_no_temperature_keeps_1():
+    apart = calibrated(faces(apart=60.0))
+    assert apart.temperature == 1.0 and apart.temperature_note == NO_TEMPERATURE
+    assert apart.equal_error_rate == 0.0 and apart.points["eer"].tpr == 1.0
+
+
+def test_a_written_calibration_is_read_as_it_was(stored, tmp_path):
+    write_calibration(tmp_path / "new", stored)
+    file = tmp_path / "new" / CALIBRATION_FILE
+    assert read_calibration(file, weights_sha256=SHA256) == stored
+    assert json.loads(file.read_text())["points"]["eer"]["threshold"] > 0
+
+
+def test_other_weights_are_refused(stored, tmp_path):
+    write_calibration(tmp_path, stored)
+    with pytest.raises(DataError, match=r"was made for other weights \(SHA-256 0123456789ab"):
+        read_calibration(tmp_path / CALIBRATION_FILE, weights_sha256="f" * 64)
+
+
+def test_a_folder_that_cannot_be_written_is_named(stored, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"calibration\.json cannot be written"):
+        write_calibration(tmp_path / "file", stored)
+
+
+def test_a_threshold_that_is_unknown_or_not_determined_is_named(stored):
+    with pytest.raises(ConfigError, match=r"no threshold 'fpr_2'; did you mean 'fpr_5'\?"):
+        stored.point("fpr_2")
+    with pytest.raises(ConfigError, match=r"'fpr_0\.1' is not determined .* fpr_1 or fpr_5 or eer"):
+        stored.point("fpr_0.1")
+
+
+def refused(file):
+    with pytest.raises(DataError, match=r"is no calibration of this program \(") as error:
+        read_calibration(file, weights_sha256=SHA256)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 2000
+
+
+def test_files_that_are_no_calibration_are_refused(tmp_path):
+    file = tmp_path / CALIBRATION_FILE
+    refused(file)
+    for content in odd_json.CONTENTS:
+        file.write_bytes(content)
+        refused(file)
+    for kind in KINDS:
+        with in_place_of(tmp_path / kind / CALIBRATION_FILE, kind):
+            refused(tmp_path / kind / CALIBRATION_FILE)
+
+
+def test_no_value_of_another_kind_is_accepted_and_used(stored, tmp_path):
+    write_calibration(tmp_path, stored)
+    file = tmp_path / CALIBRATION_FILE
+    content = json.loads(file.read_text())
+    for path in odd_json.places(content):
+        for value in odd_json.VALUES:
+            changed = copy.deepcopy(content)
+            inner = changed
+            for key in path[:-1]:
+                inner = inner[key]
+            inner[path[-1]] = value
+            file.write_text(json.dumps(changed))
+            try:
+                found = read_calibration(file, weights_sha256=SHA256)
+            except DataError as error:
+                assert "\n" not in str(error) and len(str(error)) < 2000
+                continue
+            assert isinstance(found, Calibration) and np.isfinite(found.temperature)
+            for point in found.points.values():
+                assert point.threshold is None or 0 <= point.threshold <= 1
+
+
+def test_another_point_or_a_repeated_key_is_refused(stored, tmp_path):
+    write_calibration(tmp_path, stored)
+    file = tmp_path / CALIBRATION_FILE
+    text = file.read_text()
+    file.write_text(text.replace('"fpr_5"', '"fpr_7"'))
+    refused(file)
+    file.write_text(text.replace('"unit"', '"view": "resize", "unit"'))
+    refused(file)
+    assert equal_error_rate(np.array([0.1, 0.9]), np.array([False, True])) == 0.0

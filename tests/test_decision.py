@@ -1,0 +1,128 @@
+"""Tests the record of a file: its score, people, decision and notes."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from stored_calibration import CALIBRATION
+
+from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.predict.calibration import Calibration
+from fsvfm_jax.predict.decision import NOT_CALIBRATED, Decision, decide_by, make_record
+from fsvfm_jax.predict.faces import Face, FaceOptions, FileFaces, unreadable
+from fsvfm_jax.prepare.crops import Box
+from fsvfm_jax.report.metrics import probability, video_means
+
+DECISION = Decision("p_fake", 0.5, "given", None)
+ALL = FaceOptions("dlib", 0.15, "all", 32, 16, "resize")
+LARGEST = ALL._replace(faces="largest")
+PIXELS = np.zeros((16, 16, 3), np.uint8)
+
+
+def found(*tracks: int, frames: int | None = None, **changes: Any) -> FileFaces:
+    """Returns a face per track, in a photograph or in the frames of a video."""
+    faces = [
+        Face(PIXELS, Box(0, 0, 9, 9), 1.0, None if frames is None else number, None, track)
+        for number, track in enumerate(tracks)
+    ]
+    return FileFaces(faces, frames or 1, 1, 0, None, 0.0)._replace(**changes)
+
+
+def record(faces: FileFaces, *margins: float | int, options: FaceOptions = ALL, **changes: Any):
+    made = make_record(
+        "v.mp4", faces, np.array(margins, float), options, DECISION._replace(**changes)
+    )
+    assert json.loads(json.dumps(made, allow_nan=False)) == made
+    return made
+
+
+def test_the_score_of_a_video_is_that_of_an_evaluation() -> None:
+    margins = np.array([3.0, -1.0, 0.5])
+    of_video = video_means(probability(margins), np.ones(3, bool), np.array(["v"] * 3))
+    made = record(found(0, 0, 0, frames=3), *margins.tolist())
+    assert made["p_fake"] == pytest.approx(of_video.scores[0], abs=1e-15)
+    assert made["decision"] == "fake" and made["frames"] == 3
+    assert made["people"] == [{"track": 0, "p_fake": made["p_fake"], "frames": 3}]
+    assert [face["p_fake"] for face in made["faces"]] == probability(margins).tolist()
+    assert made["note"] is None and made["error"] is None
+
+
+def test_people_are_not_averaged() -> None:
+    made = record(found(0, 1, 0, 1, frames=2), -4, 2, -4, 1)
+    real, fake = probability(np.array([-4.0]))[0], probability(np.array([2.0, 1.0])).mean()
+    assert made["people"] == [
+        {"track": 0, "p_fake": pytest.approx(real), "frames": 2},
+        {"track": 1, "p_fake": pytest.approx(fake), "frames": 2},
+    ]
+    assert made["p_fake"] == made["people"][1]["p_fake"] and made["decision"] == "fake"
+    assert made["note"] == "2 people, p_fake is the highest of theirs"
+
+
+def test_a_score_of_the_threshold_is_fake() -> None:
+    assert record(found(0), 0)["decision"] == "fake"
+    assert record(found(0), -1e-9)["decision"] == "real"
+    assert record(found(0), -1e-9, threshold=0.0)["decision"] == "fake"
+
+
+def test_a_temperature_divides_margins() -> None:
+    made = record(found(0), 3, temperature=2.0)
+    assert made["p_fake"] == probability(np.array([1.5]))[0] and made["temperature"] == 2.0
+
+
+def test_spoofs_have_their_own_names() -> None:
+    made = record(found(0), 3, score_name="p_spoof")
+    assert made["decision"] == "spoof" and "p_fake" not in json.dumps(made)
+    assert made["p_spoof"] == made["faces"][0]["p_spoof"] == made["people"][0]["p_spoof"]
+    assert record(found(0), -3, score_name="p_spoof")["decision"] == "real"
+
+
+def test_no_face_is_told() -> None:
+    made = record(found())
+    assert (made["p_fake"], made["decision"], made["error"]) == (None, None, None)
+    assert made["note"] == "no face found" and made["faces"] == made["people"] == []
+
+
+def test_several_faces_are_told_if_one_is_scored() -> None:
+    assert record(found(0, most=3), 1, options=LARGEST)["note"] == (
+        "up to 3 faces found in the picture, the largest one is scored"
+    )
+    assert record(found(0, frames=2, most=3), 1, options=LARGEST)["note"] == (
+        "up to 3 faces found in a frame, the largest one is scored"
+    )
+    assert record(found(0, 1, most=2), 1, 1)["note"] == "2 people, p_fake is the highest of theirs"
+    outside = record(found(outside=1))["note"]
+    assert outside == "no face found; left out: 1 faces whose boxes are outside the picture"
+
+
+def test_an_unreadable_file_has_a_reason() -> None:
+    made = record(unreadable("it is damaged"))
+    assert (made["error"], made["note"], made["p_fake"]) == ("it is damaged", None, None)
+    assert made["decision"] is None and made["frames"] == 0
+
+
+def test_thresholds(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "fsvfm_jax"):
+        assert decide_by("p_fake", None, None) == ("p_fake", 0.5, NOT_CALIBRATED, None)
+    assert "the model is not calibrated" in caplog.text
+    assert decide_by("p_fake", "0.3", None) == ("p_fake", 0.3, "given", None)
+    assert decide_by("p_fake", "0.3", CALIBRATION) == ("p_fake", 0.3, "given", 2.5)
+    assert decide_by("p_fake", None, CALIBRATION) == ("p_fake", 0.25, "eer", 2.5)
+    assert decide_by("p_fake", "fpr_5", CALIBRATION) == ("p_fake", 0.7, "fpr_5", 2.5)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "calibration", "message"),
+    [
+        ("1.5", None, "threshold=1.5 is not from 0 to 1"),
+        ("nan", None, "threshold=nan is not from 0 to 1"),
+        ("fpr_1", None, "names a threshold of a calibration, and there is none"),
+        ("fpr_1", CALIBRATION, "an FPR of 1 % needs 100 real ones"),
+        ("fpr5", CALIBRATION, "there is no threshold 'fpr5'; did you mean 'fpr_5'"),
+    ],
+)
+def test_thresholds_that_cannot_be(
+    threshold: str, calibration: Calibration | None, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        decide_by("p_fake", threshold, calibration)

@@ -1,0 +1,102 @@
+"""Tests that every file that is named keeps its place, whatever it is."""
+
+import io
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from fsvfm_jax.errors import DataError
+from fsvfm_jax.predict.inputs import find_inputs
+
+
+def touch(root: Path, *names: str) -> None:
+    """Makes empty files."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+
+
+def told(*sources: str, **options: str) -> list[tuple[str, str | None]]:
+    """Returns paths and errors."""
+    return [(one.path, one.error) for one in find_inputs(sources, **options)]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_order_is_that_of_the_sources(here: Path) -> None:
+    touch(here, "d/b.jpg", "d/a.mp4", "d/x/c.png", "z.jpg", "in/1.jpg", "in/2.jpg")
+    (here / "in/list.txt").write_text("2.jpg\n1.jpg\n2.jpg\n")
+    assert told("z.jpg", "in/list.txt", "d", "./z.jpg") == [
+        (path, None)
+        for path in (
+            *("z.jpg", "in/2.jpg", "in/1.jpg", "in/2.jpg", "d/a.mp4", "d/b.jpg", "d/x/c.png"),
+            "./z.jpg",
+        )
+    ]
+
+
+def test_a_file_that_cannot_be_read_is_told_and_loses_no_other(here: Path) -> None:
+    touch(here, "a.jpg", "notes.md", "d/a.jpg", "d/a.png", "d/x.gif", "d/.hidden.jpg")
+    os.mkfifo(here / "pipe.jpg")
+    (here / "empty").mkdir()
+    found = dict(told("none.jpg", "notes.md", "pipe.jpg", "d", "a\0.jpg", "empty", "a.jpg"))
+    assert "does not exist" in found.pop("none.jpg")
+    assert found.pop("pipe.jpg") == (
+        "pipe.jpg is neither a folder nor a plain file; name one of them"
+    )
+    other = "it is no image or video by its name"
+    assert found == {
+        "notes.md": other,
+        "d/a.jpg": None,  # `prepare detect` would refuse both, since their crops share a name.
+        "d/a.png": None,
+        "d/x.gif": other,
+        "a\0.jpg": "its name has a NUL",
+        "empty": "it has no image or video",
+        "a.jpg": None,
+    }
+
+
+def test_hidden_files_of_a_folder_are_counted_in_the_log(
+    here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touch(here, "d/.DS_Store", "d/Thumbs.db", "d/a.jpg")
+    assert told("d") == [("d/a.jpg", None)]
+    assert "d: 2 left out (2 hidden or of the system)" in caplog.text
+
+
+def test_standard_input_names_sources(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(here, "a.jpg", "d/b.jpg", ".cache/c.jpg")
+    (here / os.fsdecode(b"\xff.jpg")).write_bytes(b"x")
+    lines = b"d\n\n" + os.fsencode(here / ".cache/c.jpg") + b"\n\xff.jpg\nnone\n"
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(lines)))
+    found = told("a.jpg", "-")
+    assert [path for path, _ in found] == [
+        "a.jpg",
+        "d/b.jpg",
+        str(here / ".cache/c.jpg"),
+        os.fsdecode(b"\xff.jpg"),
+        "none",
+    ]
+    assert [error for _, error in found][:4] == [None] * 4
+
+
+def test_a_list_stays_in_its_root(here: Path) -> None:
+    touch(here, "secret.jpg", "in/a.jpg", "other/b.jpg")
+    (here / "in/list.txt").write_text(f"a.jpg\n../secret.jpg\n{here}/other/b.jpg\n")
+    errors = [error for _, error in told("in/list.txt")]
+    assert errors[0] is None and all("leads out of" in error for error in errors[1:])
+    assert told("in/list.txt", root=str(here))[2] == (f"{here}/other/b.jpg", None)
+
+
+def test_nothing_is_an_error(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"\n")))
+    with pytest.raises(DataError, match="there is nothing to score"):
+        find_inputs(["-"])
+    (here / "empty.txt").write_text("\n")
+    assert told("empty.txt") == [("empty.txt", "it has no image or video")]

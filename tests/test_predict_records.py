@@ -1,0 +1,174 @@
+"""Tests that records are complete lines, in every format, whatever the names of the files."""
+
+import csv
+import io
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyarrow import parquet
+
+from fsvfm_jax.errors import ConfigError, StorageError
+from fsvfm_jax.predict import records
+from fsvfm_jax.predict.records import record_writer
+
+FACE = {"box": [1, 2, 3, 4], "score": 1.5, "p_fake": 0.75, "frame": 3, "time": 0.5, "track": 0}
+PERSON = {"track": 0, "p_fake": 0.75, "frames": 1}
+NAMES = [
+    "a.jpg",
+    "new\nline.jpg",
+    "\x1b[31mred.jpg",
+    os.fsdecode(b"\xff.jpg"),
+    "=1+1.jpg",
+    "+1.jpg",
+    "-1.jpg",
+    "@SUM(A1).jpg",
+    "\u202egpj.exe",
+    'quote",comma.jpg',
+    "\t=tab.jpg",
+]
+
+
+def record(path: str, **changes: Any) -> dict[str, Any]:
+    """Returns the record of a file with one face."""
+    return {
+        "path": path,
+        "p_fake": 0.75,
+        "decision": "fake",
+        "threshold": {"value": 0.5, "name": "given"},
+        "temperature": None,
+        "frames": 1,
+        "people": [PERSON],
+        "faces": [FACE],
+        "note": None,
+        "error": None,
+        **changes,
+    }
+
+
+RECORDS = [record(name) for name in NAMES] + [
+    record("none.jpg", p_fake=None, decision=None, people=[], faces=[], note="no face found"),
+    record("bad.jpg", p_fake=None, decision=None, people=[], faces=[], error="=it is\ndamaged"),
+]
+
+
+def write(output: Path | None, lines: list[dict[str, Any]] = RECORDS) -> None:
+    with record_writer(output, score_name="p_fake") as writer:
+        for line in lines:
+            writer(line)
+
+
+def test_json_lines_keep_every_name(tmp_path: Path) -> None:
+    write(tmp_path / "x.jsonl")
+    lines = (tmp_path / "x.jsonl").read_bytes().split(b"\n")
+    assert lines.pop() == b"" and len(lines) == len(RECORDS)
+    assert [json.loads(line) for line in lines] == RECORDS
+    assert all(line.isascii() and b"\x1b" not in line for line in lines)
+
+
+def test_cells_of_csv_are_printable_and_no_formulas(tmp_path: Path) -> None:
+    write(tmp_path / "x.csv")
+    content = (tmp_path / "x.csv").read_text()
+    assert content.count("\n") == len(RECORDS) + 1
+    rows = list(csv.DictReader(content.splitlines()))
+    assert len(rows) == len(RECORDS)
+    assert all(
+        cell.isprintable() and not cell.startswith(tuple("=+-@\t"))
+        for row in rows
+        for cell in row.values()
+    )
+    assert rows[1]["path"] == r"new\nline.jpg" and rows[4]["path"] == "'=1+1.jpg"
+    assert rows[0] == {
+        "path": "a.jpg", "p_fake": "0.75", "decision": "fake", "threshold": "0.5",
+        "threshold_name": "given", "temperature": "", "frames": "1", "faces": "1", "people": "1",
+        "note": "", "error": "",
+    }  # fmt: skip
+    assert rows[-1]["error"] == r"'=it is\ndamaged" and rows[-1]["p_fake"] == ""
+
+
+def test_parquet_has_the_whole_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "ROWS_AT_ONCE", 5)
+    write(tmp_path / "x.parquet")
+    found = parquet.read_table(tmp_path / "x.parquet").to_pylist()
+    assert found[0] == RECORDS[0]
+    assert found[1]["path"] == r"new\nline.jpg" and found[-2] == RECORDS[-2]
+    assert len(found) == len(RECORDS)
+    write(tmp_path / "none.parquet", [])
+    assert parquet.read_table(tmp_path / "none.parquet").num_rows == 0
+
+
+def test_a_pipe_gets_json_lines_and_a_terminal_a_table(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write(None)
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == RECORDS
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    two = record("v.mp4", people=[PERSON, PERSON | {"track": 1, "p_fake": 0.25}])
+    for output in (None, tmp_path / "x.jsonl"):
+        write(output, [*RECORDS, two])
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == " p_fake  decision  frames  faces  file"
+        assert lines[1] == " 0.7500  fake           1      1  a.jpg"
+        assert lines[2].endswith(r"new\nline.jpg")
+        assert lines[-3].split(None, 3) == ["-", "1", "0", "none.jpg (no face found)"]
+        assert lines[-2].split(None, 3) == ["error", "1", "0", r"bad.jpg (=it is\ndamaged)"]
+        assert lines[-1].endswith("v.mp4 (0: 0.7500, 1: 0.2500)")
+        assert all(line.isprintable() for line in lines)
+
+
+def test_a_signal_leaves_whole_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exits what a signal exits, between two records, as another thread does."""
+    held = []
+    real = records.signals.released_at_once
+    monkeypatch.setattr(
+        records.signals, "released_at_once", lambda one: held.append(one) or real(one)
+    )
+    for suffix in ("jsonl", "csv", "parquet"):
+        with record_writer(tmp_path / f"x.{suffix}", score_name="p_fake") as writer:
+            writer(RECORDS[0])
+            held[-1].__exit__(None, None, None)
+            writer(RECORDS[1])
+    assert (tmp_path / "x.jsonl").read_text().count("\n") == 1
+    assert (tmp_path / "x.csv").read_text().count("\n") == 2
+    assert parquet.read_table(tmp_path / "x.parquet").to_pylist() == RECORDS[:1]
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_records_of_a_failed_command_stay(tmp_path: Path) -> None:
+    for suffix in ("jsonl", "parquet"):
+        file = tmp_path / f"x.{suffix}"
+        with pytest.raises(ZeroDivisionError), record_writer(file, score_name="p_fake") as writer:
+            writer(RECORDS[0])
+            raise ZeroDivisionError
+    assert (tmp_path / "x.jsonl").read_text().count("\n") == 1
+    assert parquet.read_table(tmp_path / "x.parquet").num_rows == 1
+
+
+def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
+    class Full(io.FileIO):
+        def write(self, data: memoryview) -> int:
+            if self.tell() > 10:
+                raise OSError(28, "No space left on device")
+            return super().write(data[:5])
+
+    with Full(str(tmp_path / "x"), "wb") as full:
+        full.write(b"1\n")
+        with pytest.raises(OSError, match="No space"):
+            records._write_whole(full, b"second line\n")
+    assert (tmp_path / "x").read_bytes() == b"1\n"
+
+
+def test_outputs_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("mine")
+    for name, error, message in (
+        ("x.csv", StorageError, "is there already; name another file"),
+        ("x.txt", ConfigError, "ends in none of .jsonl, .csv, .parquet"),
+        ("no/x.jsonl", StorageError, "cannot be written"),
+        ("no/x.parquet", StorageError, "cannot be written"),
+    ):
+        with pytest.raises(error, match=message):
+            write(tmp_path / name)
+    assert (tmp_path / "x.csv").read_text() == "mine"
