@@ -139,7 +139,8 @@ def newest(path, state) -> int | None:
         restored = checkpoints.restore_newest_valid(template_of(state))
     if restored is None:
         return None
-    expected = jax.tree.map(lambda x: x + (restored.samples_seen - 1), state)
+    saved = jax.device_get(state)
+    expected = jax.tree.map(lambda x: x + (restored.samples_seen - 1), saved)
     jax.tree.map(np.testing.assert_array_equal, restored.state, expected)
     return restored.samples_seen
 

@@ -158,7 +158,7 @@ def test_micro_batches_give_the_gradient_of_the_large_batch():
             }
         )
         task = pretrain.make_learner(config, stats=Stats(config.data.mean, config.data.std))
-        state = task.init(jax.random.key(0))
+        state = jax.jit(task.init)(jax.random.key(0))
         batches = make_iterator(
             SyntheticFaces(40, image_size=32, seed=0),
             global_batch_size=32,

@@ -59,17 +59,16 @@ def compiled_once(config: ConfigDict) -> Iterator[None]:
     To trace and compile takes most of a tiny run's time, and the cache on disk saves a part of it.
 
     Args:
-        config: The run's. Nothing is shared if the run computes the pixels' statistics.
+        config: The run's.
     """
     fields = {name: x for name, x in config.to_dict().items() if name not in NOT_IN_THE_STEP}
-    run_key = repr((fields, config.data.mean, config.data.std))
 
-    def once(make: Callable, key: Callable = lambda *args: None, keep: Callable = lambda x: x):
-        def made(*args, **options) -> Any:
-            its_key = (make.__name__, run_key, key(*args))
-            if its_key not in _made:
-                _made[its_key] = keep(make(*args, **options))
-            return _made[its_key]
+    def once(make: Callable, rows: Callable = lambda *args: None, keep: Callable = lambda x: x):
+        def made(learner: Learner, *args, **options) -> Any:
+            key = (make.__name__, repr(fields), learner.stats, rows(*args))
+            if key not in _made:
+                _made[key] = keep(make(learner, *args, **options))
+            return _made[key]
 
         return made
 
@@ -79,12 +78,11 @@ def compiled_once(config: ConfigDict) -> Iterator[None]:
         return jax.device_put(state, sharding.shardings_of(template))
 
     with pytest.MonkeyPatch.context() as patch:
-        if config.data.mean is not None and config.data.std is not None:
-            patch.setattr(compilation, "compile_step", once(compilation.compile_step))
-            rows = once(pictures.compile_picture, lambda *args: len(args[-1]["image"]))
-            patch.setattr(pictures, "compile_picture", rows)
-            patch.setattr(train, "state_template", once(train.state_template))
-            patch.setattr(train, "fresh_state", first_state)
+        patch.setattr(compilation, "compile_step", once(compilation.compile_step))
+        of_rows = once(pictures.compile_picture, lambda *args: len(args[-1]["image"]))
+        patch.setattr(pictures, "compile_picture", of_rows)
+        patch.setattr(train, "state_template", once(train.state_template))
+        patch.setattr(train, "fresh_state", first_state)
         yield
 
 
