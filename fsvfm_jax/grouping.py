@@ -40,7 +40,7 @@ def open_groups(config: ConfigDict, sets: Mapping[str, DetectionSet]) -> Groups 
 
 
 def write_groups(folder: epath.PathLike, scores: Sequence[Scores], groups: Groups) -> None:
-    """Writes `table_groups.md` and `table_groups.json`: the groups of each set at the threshold 0.5.
+    """Writes `table_groups.md` and `table_groups.json`: groups of each set, at the threshold 0.5.
 
     Args:
         folder: The folder of the report.
