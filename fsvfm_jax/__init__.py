@@ -22,6 +22,6 @@ def load(path: str | os.PathLike, **options: Any) -> Any:
     Raises:
         UserError: As `fsvfm_jax.predict.networks.load`.
     """
-    from fsvfm_jax.predict import networks
+    from fsvfm_jax.predict.networks import load as load_network
 
-    return networks.load(path, **options)
+    return load_network(path, **options)

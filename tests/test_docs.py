@@ -151,7 +151,7 @@ def wrong_fields(text: str) -> list[str]:
 
 def is_field_like(name: str) -> bool:
     section, last = name.split(".")
-    return section in SECTIONS and last not in {"safetensors", "json", "py"}
+    return section in SECTIONS and last not in {"safetensors", "json", "md", "py"}
 
 
 def is_field(name: str) -> bool:

@@ -28,7 +28,6 @@ from fsvfm_jax.data.stats import save_stats
 from fsvfm_jax.devices import sharding
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.models.fsvfm import encoder_subset
-from fsvfm_jax.models.layers import Block
 from fsvfm_jax.predict import networks, programs
 from fsvfm_jax.predict.networks import load
 from fsvfm_jax.report.metrics import probability
@@ -105,31 +104,6 @@ def test_features_of_an_encoder_are_its_normalised_tokens(exported, faces):
         np.testing.assert_allclose(found, values, rtol=0, atol=2e-5)
     assert not hasattr(encoder, "predict") and encoder.label_names == ()
     assert encoder.license == "apache-2.0" and encoder.facts["source"] == "encoder"
-
-
-@pytest.mark.parametrize("kind", ["encoder", "mean"])
-def test_every_block_continues_where_the_one_before_ends(exported, faces, kind):
-    files, loaded = some(faces), load(exported / kind)
-
-    def tokens(block):
-        token, patches = (loaded.features(files, block=block, pool=p) for p in ("token", "patches"))
-        return jnp.concatenate([token[:, None], patches], axis=1)
-
-    second = jax.tree.map(lambda x: x[1], loaded.params["blocks"])
-    block = Block(TINY["width"], TINY["num_heads"], "float32", None)
-    expected, _ = block.apply({"params": second}, tokens(1), None)
-    np.testing.assert_allclose(tokens(2), expected, rtol=0, atol=2e-5)
-    assert np.abs(tokens(1) - tokens(2)).max() > 0.1
-    mean = loaded.features(files, block=2)
-    np.testing.assert_allclose(mean, tokens(2)[:, 1:].mean(axis=1), rtol=0, atol=2e-5)
-    norm = "norm" if kind == "encoder" else "fc_norm"
-    normed = loaded.model.apply(
-        {"params": loaded.params},
-        tokens(2)[:, 1:] if kind == "encoder" else mean,
-        method=lambda model, x: getattr(model, norm)(x),
-    )
-    expected = normed.mean(axis=1) if kind == "encoder" else normed
-    np.testing.assert_allclose(loaded.features(files), expected, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("view", CROP_PCT)
@@ -219,11 +193,14 @@ def test_an_odd_image_is_refused_in_one_sentence(exported, faces, tmp_path):
     damaged.close()
 
 
-def test_blocks_and_pools_that_do_not_exist_are_refused(exported, faces):
-    detector = load(exported / "mean")
+def test_the_block_and_the_pool_are_chosen(exported, faces):
+    detector, files = load(exported / "mean"), some(faces)
+    assert detector.features(files, block=1, pool="patches").shape == (5, 16, 48)
+    last, first = (detector.features(files, block=block) for block in (2, 1))
+    assert np.abs(last - first).max() > 0.1
     for options in ({"block": 0}, {"block": 3}, {"pool": "max"}):
         with pytest.raises(ConfigError, match=r"0|3|max"):
-            detector.features(some(faces), **options)
+            detector.features(files, **options)
 
 
 def test_what_the_weights_do_not_contain_must_be_given(tmp_path, faces):
