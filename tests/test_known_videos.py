@@ -11,7 +11,7 @@ from fsvfm_jax.data.labelled.detection_sets import open_sets
 from fsvfm_jax.known_videos import warn_of_known_videos
 
 
-def tests_in(root):
+def sets_in(root):
     sets = {"mine": transfer.face_set("folder", split="test")}
     return list(open_sets(transfer.ConfigDict(sets), (str(root),), image_size=32).values())
 
@@ -19,7 +19,7 @@ def tests_in(root):
 def test_a_file_or_folder_does_not_say_what_it_was_trained_on(tmp_path, caplog):
     root = write_faces(tmp_path / "set", videos=2, frames=1)
     with caplog.at_level(logging.WARNING):
-        warn_of_known_videos(tmp_path, tests_in(root), image_size=32)
+        warn_of_known_videos(tmp_path, sets_in(root), image_size=32)
     assert not caplog.records
 
 
@@ -33,7 +33,7 @@ def test_videos_of_the_training_and_of_thresholds_are_named(tmp_path, caplog):
     (run / "checkpoints").mkdir(parents=True)
     (run / "config.json").write_text(to_json(config))
     assert json.loads((run / "config.json").read_text())["task"] == "finetune"
-    tests = tests_in(root)
+    tests = sets_in(root)
     with caplog.at_level(logging.WARNING):
         warn_of_known_videos(run, tests, thresholds=tests, image_size=32)
     assert "which was trained on" in caplog.text and "which chooses the threshold" in caplog.text
