@@ -5,40 +5,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from stored_calibration import CALIBRATION
 
 from fsvfm_jax.errors import ConfigError
-from fsvfm_jax.predict.calibration import Calibration, OperatingPoint
+from fsvfm_jax.predict.calibration import Calibration
 from fsvfm_jax.predict.decision import NOT_CALIBRATED, Decision, decide_by, make_record
 from fsvfm_jax.predict.faces import Face, FaceOptions, FileFaces, unreadable
-from fsvfm_jax.prepare.detect import Box
+from fsvfm_jax.prepare.crops import Box
 from fsvfm_jax.report.metrics import probability, video_means
 
 DECISION = Decision("p_fake", 0.5, "given", None)
 ALL = FaceOptions("dlib", 0.15, "all", 32, 16, "resize")
 LARGEST = ALL._replace(faces="largest")
 PIXELS = np.zeros((16, 16, 3), np.uint8)
-CALIBRATION = Calibration(
-    weights_sha256="0" * 64,
-    sets=["x"],
-    view="resize",
-    unit="video",
-    faces=100,
-    real=50,
-    fake=50,
-    temperature=2.5,
-    temperature_note="",
-    error_before=0.2,
-    error_before_interval=(0.1, 0.3),
-    error_after=0.1,
-    error_after_interval=(0.05, 0.2),
-    equal_error_rate=0.1,
-    equal_error_rate_interval=(0.05, 0.2),
-    points={
-        "eer": OperatingPoint(threshold=0.25),
-        "fpr_5": OperatingPoint(threshold=0.7),
-        "fpr_1": OperatingPoint(note="an FPR of 1 % needs 100 real ones"),
-    },
-)
 
 
 def found(*tracks: int, frames: int | None = None, **changes: Any) -> FileFaces:

@@ -28,7 +28,7 @@ from fsvfm_jax.predict.faces import (
 )
 from fsvfm_jax.predict.inputs import find_inputs
 from fsvfm_jax.prepare import detect, video
-from fsvfm_jax.prepare.detect import Box, FaceDetector, Found
+from fsvfm_jax.prepare.crops import Box, FaceDetector, Found, HogDetector, WholeImage
 from fsvfm_jax.prepare.files import MediaFile, find_sources
 
 OPTIONS = FaceOptions("dlib", 0.15, "largest", 32, CROP_SIZE, "resize")
@@ -100,7 +100,7 @@ def test_dlib_finds_the_same_faces_as_detect(tmp_path: Path) -> None:
     Image.fromarray(photograph()).save(tmp_path / "a.png")
     options = OPTIONS._replace(faces="all")
     found = faces_of_file(media(tmp_path / "a.png"), make_detector(options), options)
-    crops = detected(tmp_path / "a.png", detect.HogDetector(1), faces="all")
+    crops = detected(tmp_path / "a.png", HogDetector(1), faces="all")
     assert len(crops) == 2
     check_same(found, crops, options)
     wide = options._replace(crop_margin=0.5)
@@ -115,7 +115,7 @@ def test_the_middle_square_is_that_of_detect(tmp_path: Path) -> None:
     Image.fromarray(photograph()).save(tmp_path / "a.png")
     options = OPTIONS._replace(detector="none")
     found = faces_of_file(media(tmp_path / "a.png"), make_detector(options), options)
-    check_same(found, detected(tmp_path / "a.png", detect.WholeImage()), options)
+    check_same(found, detected(tmp_path / "a.png", WholeImage()), options)
     assert found.faces[0].box == (110, 0, 310, 200)
 
 
@@ -152,7 +152,7 @@ def test_frames_of_a_video_are_those_of_detect_and_are_decoded_once(
 ) -> None:
     write_video(tmp_path / "v.mp4", 50)
     options = OPTIONS._replace(detector="none", frames=7)
-    crops = detected(tmp_path / "v.mp4", detect.WholeImage(), frames=7)
+    crops = detected(tmp_path / "v.mp4", WholeImage(), frames=7)
     decoded = []
     frames = video._frames
 
@@ -205,7 +205,7 @@ def test_no_face_and_a_face_outside(tmp_path: Path) -> None:
 def test_too_many_faces_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_video(tmp_path / "v.mp4", 10)
     monkeypatch.setattr(finding, "MAX_FACES", 9)
-    found = faces_of_file(media(tmp_path / "v.mp4"), detect.WholeImage(), OPTIONS)
+    found = faces_of_file(media(tmp_path / "v.mp4"), WholeImage(), OPTIONS)
     assert found.error == "it has over 9 faces; give fewer --frames" and not found.faces
 
 

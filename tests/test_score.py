@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from patience import PATIENCE
 from PIL import Image
 from pyarrow import parquet
-from test_decision import CALIBRATION
+from stored_calibration import CALIBRATION
 
 from configs.transfer import face_set
 from fsvfm_jax import scoring

@@ -1,7 +1,7 @@
 """Tests that people are followed by the overlap of their faces' boxes."""
 
 from fsvfm_jax.predict.tracks import MAX_MISSED, follow, overlap
-from fsvfm_jax.prepare.detect import Box
+from fsvfm_jax.prepare.crops import Box
 
 
 def square(left: float, top: float = 100, side: int = 60) -> Box:

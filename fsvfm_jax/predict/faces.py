@@ -15,15 +15,22 @@ from fsvfm_jax.data.images import decode_image, read_file
 from fsvfm_jax.data.rand_augment import evaluation_view
 from fsvfm_jax.errors import in_one_line
 from fsvfm_jax.predict.tracks import follow
-from fsvfm_jax.prepare import detect
-from fsvfm_jax.prepare.detect import Box, CroppedFace, FaceDetector, crop_faces
+from fsvfm_jax.prepare.crops import (
+    Box,
+    CroppedFace,
+    FaceDetector,
+    HogDetector,
+    WholeImage,
+    crop_faces,
+)
+from fsvfm_jax.prepare.detect import Options
 from fsvfm_jax.prepare.files import MediaFile
 from fsvfm_jax.prepare.workers import start_limits, tick
 
 MAX_FACES = 1000  # of one file
 CROPPED = "cropped"
 # The settings of `prepare detect`, so that its crops are the same.
-UPSAMPLE, CROP_SIZE = detect.Options().upsample, detect.Options().size
+UPSAMPLE, CROP_SIZE = Options().upsample, Options().size
 
 
 class FaceOptions(NamedTuple):
@@ -125,8 +132,8 @@ def make_detector(options: FaceOptions) -> FaceDetector | None:
     if options.detector == CROPPED:
         return None
     if options.detector == "none":
-        return detect.WholeImage()
-    return detect.HogDetector(UPSAMPLE, margin=options.crop_margin)
+        return WholeImage()
+    return HogDetector(UPSAMPLE, margin=options.crop_margin)
 
 
 def faces_of_file(

@@ -5,7 +5,7 @@ It compares boxes and not faces, so a person who comes back after a while is ano
 
 from collections.abc import Sequence
 
-from fsvfm_jax.prepare.detect import Box
+from fsvfm_jax.prepare.crops import Box
 
 MIN_OVERLAP = 0.1  # intersection over union of two boxes of one person
 # A person who was not found in more frames of the sequence than this is not looked for any more.
