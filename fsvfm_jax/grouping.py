@@ -40,7 +40,7 @@ def open_groups(config: ConfigDict, sets: Mapping[str, DetectionSet]) -> Groups 
 
 
 def write_groups(folder: epath.PathLike, scores: Sequence[Scores], groups: Groups) -> None:
-    """Writes `groups.md` and `groups.json`: the groups of each set at the threshold 0.5.
+    """Writes `table_groups.md` and `table_groups.json`: groups of each set, at the threshold 0.5.
 
     Args:
         folder: The folder of the report.
@@ -56,4 +56,4 @@ def write_groups(folder: epath.PathLike, scores: Sequence[Scores], groups: Group
         if len(one.files)
         for row in group_rows(one, groups, thresholds={"0.5": 0.5})
     ]
-    write_table(folder, "groups", rows, caption=caption(groups))
+    write_table(folder, "table_groups", rows, caption=caption(groups))

@@ -72,7 +72,7 @@ def test_the_command_writes_what_score_reads_and_its_scores_are_those_of_an_eval
     scores = read_scores(tmp_path / "scores" / "mine_given.csv", dataset="mine")
     error = calibration_error(scores.p_fake, scores.fake)
     assert found.error_before == pytest.approx(error, abs=1e-6)
-    of_evaluation = read_rows(tmp_path / "groups.json")
+    of_evaluation = read_rows(tmp_path / "table_groups.json")
     assert {row["group"]: row["auc"] for row in of_evaluation} == {
         row["group"]: row["auc"] for row in rows
     }

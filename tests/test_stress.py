@@ -2,14 +2,12 @@
 
 import json
 
-import numpy as np
 import pytest
 from labelled_faces import write_detector, write_faces
 from PIL import Image
 from scored_sets import scored
 
 from fsvfm_jax.predict.stress import fewer_frames, measure
-from fsvfm_jax.report.stress_figure import stress_picture
 from fsvfm_jax.report.write import read_rows
 
 COMMAND = "fsvfm_jax.predict"
@@ -108,15 +106,3 @@ def test_the_measures_are_over_videos_at_the_threshold():
     assert row["auc"] == 1.0 and row["equal_error_rate"] == 0.0
     assert row["tpr"] == 1.0 and row["fpr"] == 0.0 and row["fpr_interval"][1] > 0.5
     assert json.dumps(row)
-
-
-def test_the_picture_has_a_panel_per_kind_and_a_legend():
-    row = {"strength": "stored"} | measure(SCORES, 0.5)
-    kinds = {f"kind {number}": [row | {"strength": "1"}] for number in range(5)}
-    figure = stress_picture(row, kinds, title="a title", threshold="eer")
-    panels = [axes for axes in figure.axes if axes.get_title(loc="left")]
-    assert [axes.get_title(loc="left") for axes in panels] == list(kinds)
-    texts = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert texts[0] == "AUC" and len(texts) == 4
-    assert "the threshold eer" in figure.legends[0].get_title().get_text()
-    assert np.isclose(panels[0].lines[0].get_ydata()[0], 100.0)

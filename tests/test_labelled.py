@@ -1,0 +1,35 @@
+"""Tests how `calibrate` and `stress` open a detector and its sets; their commands test the rest."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs import transfer
+from fsvfm_jax.data.labelled.detection_sets import open_sets
+from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.predict.labelled import Task, output_folder, to_faces
+
+
+def test_results_lie_in_the_models_folder_unless_another_is_named(tmp_path):
+    args = argparse.Namespace(model=str(tmp_path), output=None)
+    assert output_folder(args) == tmp_path
+    args.model = str(tmp_path / "model.pth")
+    with pytest.raises(ConfigError, match="name a folder with --output"):
+        output_folder(args)
+    args.output = Path("elsewhere")
+    assert output_folder(args) == Path("elsewhere")
+
+
+def test_faces_of_several_sets_are_joined_without_those_that_were_not_read():
+    described = {
+        name: transfer.rendered_set("swap-a", "test", videos=4, frames=2) for name in ("a", "b")
+    }
+    sets = open_sets(transfer.ConfigDict(described), (), image_size=32)
+    margins = {"a": np.arange(8.0), "b": np.arange(8.0) + 10}
+    margins["b"][3] = np.nan
+    task = Task.__new__(Task, None, None, sets, None, 1)
+    found = to_faces(task, margins)
+    assert found.margins.tolist() == [*range(8), 10, 11, 12, *range(14, 18)]
+    assert found.fake.sum() == 7 and len(set(found.videos.tolist())) == 8
