@@ -66,6 +66,13 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}; see {self.prog} --help")
 
 
+def count(text: str) -> int:
+    """Converts the text of a flag to a whole number from 1 up, as the `type` of an argument."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 up")
+    return int(text)
+
+
 def begin(*, stopped: str | None = None) -> None:
     """Prepares a process that runs a command; the command calls this function first.
 

@@ -7,9 +7,8 @@ import json
 import math
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -82,15 +81,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--topology", required=True, metavar="NAME", help=f"devices to plan for, such as {EXAMPLES}"
     )
-    parser.add_argument(
-        "--price", type=_positive(float), metavar="P", help="price of one chip for one hour"
-    )
+    parser.add_argument("--price", type=_price, metavar="P", help="price of one chip for one hour")
     parser.add_argument(
         "--calibrate", metavar="JSON", help="file with a JSON line that benchmark step wrote"
     )
     parser.add_argument(
         "--num-samples",
-        type=_positive(int),
+        type=cli.count,
         default=VGGFACE2,
         metavar="N",
         help="number of images in the data set",
@@ -99,13 +96,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(kind: type) -> Callable[[str], Any]:
-    def parse(text: str) -> Any:
-        if not 0 < (value := kind(text)) < math.inf:
-            raise argparse.ArgumentTypeError(f"{text} must be greater than 0")
-        return value
-
-    return parse
+def _price(text: str) -> float:
+    if not 0 < (value := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} must be greater than 0")
+    return value
 
 
 if __name__ == "__main__":

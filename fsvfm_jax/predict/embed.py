@@ -91,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--query", metavar="IMAGE", help="print the faces that are nearest to this face"
     )
     parser.add_argument(
-        "--top", type=int, default=10, metavar="K", help="number of nearest faces; default: 10"
+        "--top", type=cli.count, default=10, metavar="K", help="number of nearest faces; default: 10"
     )
     parser.add_argument(
         "--sheet", metavar="PNG", help="picture of the face of --query and of the nearest faces"
@@ -231,8 +231,6 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("--sheet shows the neighbours of a face: give --query IMAGE, too")
     if args.query is not None and args.pool == "patches":
         raise ConfigError("--query compares one feature of each face: give --pool mean or token")
-    if args.top < 1:
-        raise ConfigError(f"--top={args.top} is no number from 1 up")
 
 
 def _read(one: Input) -> UInt8[np.ndarray, "H W 3"]:

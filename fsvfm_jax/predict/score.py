@@ -193,14 +193,14 @@ def _add_face_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--frames",
-        type=_count,
+        type=cli.count,
         default=32,
         metavar="N",
         help="frames of a video, evenly spaced from the first to the last; default: 32",
     )
     parser.add_argument(
         "--processes",
-        type=_count,
+        type=cli.count,
         default=available_cores(),
         metavar="N",
         help="processes that read files and find faces; default: one per core",
@@ -298,9 +298,3 @@ def _check_extras(inputs: Sequence[Input], options: FaceOptions) -> None:
     if any(one.media is not None and one.media.is_video for one in inputs):
         needed.add("av")
     check_installed(needed, extra="prepare")
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 up")
-    return int(text)

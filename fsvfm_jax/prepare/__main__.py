@@ -31,12 +31,6 @@ def main(argv: Sequence[str]) -> None:
             raise Preempted("interrupted: the same command goes on where it stopped") from error
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 up")
-    return int(text)
-
-
 def _run(args: argparse.Namespace) -> None:
     src = Path(args.src)
     # Wrong settings should fail before detecting, which takes hours.
@@ -111,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     for added in (everything, verbs.choices["detect"], parsing, packing):
         added.add_argument(
             "--processes",
-            type=_count,
+            type=cli.count,
             default=available_cores(),
             metavar="N",
             help="number of processes; with --beam its runner decides",
