@@ -157,7 +157,7 @@ def test_wrong_flags_and_inputs_give_one_sentence(model, faces, tmp_path, capsys
         (78, [faces, "--output=x.csv"], "neither in .npz nor in .parquet"),
         (78, [faces, "--output", out, "--sheet=x.png"], "give --query"),
         (78, [faces, "--query", faces / "z.png", "--pool=patches"], "--pool mean or token"),
-        (78, [faces, "--query", faces / "z.png", "--top=0"], "--top=0"),
+        (78, [faces, "--query", faces / "z.png", "--top=0"], "argument --top: '0' is no number"),
         (78, [faces, "--output", out, "--block=3"], "give 1 to 2"),
         (78, [faces, "--output", out, "--pool=max"], "--pool"),
         (65, [faces / "none", "--output", out], "none of 1 files"),

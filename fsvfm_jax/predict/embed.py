@@ -91,7 +91,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--query", metavar="IMAGE", help="print the faces that are nearest to this face"
     )
     parser.add_argument(
-        "--top", type=cli.count, default=10, metavar="K", help="number of nearest faces; default: 10"
+        "--top",
+        type=cli.count,
+        default=10,
+        metavar="K",
+        help="number of nearest faces; default: 10",
     )
     parser.add_argument(
         "--sheet", metavar="PNG", help="picture of the face of --query and of the nearest faces"
