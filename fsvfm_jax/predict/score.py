@@ -6,7 +6,6 @@ writes one record per file in the order of the inputs.
 
 import argparse
 import contextlib
-import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +20,7 @@ from fsvfm_jax.errors import ConfigError, DataError, SomeFailed
 from fsvfm_jax.host.processes import available_cores
 from fsvfm_jax.host.progress import progress
 from fsvfm_jax.predict import arguments, curves
-from fsvfm_jax.predict.calibration import CALIBRATION_FILE, Calibration, read_calibration
+from fsvfm_jax.predict.calibration import CALIBRATION_FILE, calibration_of
 from fsvfm_jax.predict.decision import Decision, decide_by, make_record
 from fsvfm_jax.predict.faces import (
     CROPPED,
@@ -104,7 +103,8 @@ def run(args: argparse.Namespace) -> None:
         raise DataError(f"{args.model} {NO_DETECTOR}")
     options = face_options(network, args)
     _check_extras(inputs, options)
-    decision = decide_by(network.score_name, args.threshold, _calibration(network, args))
+    calibration = calibration_of(network, args.model, file=args.calibration)
+    decision = decide_by(network.score_name, args.threshold, calibration)
     timings = Timings()
     failed = 0
     with record_writer(args.output, score_name=decision.score_name) as write:
@@ -205,20 +205,6 @@ def _add_face_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="processes that read files and find faces; default: one per core",
     )
-
-
-def _calibration(network: Detector, args: argparse.Namespace) -> Calibration | None:
-    """Returns the calibration that the flags name, or that lies in the model's folder."""
-    file = args.calibration or Path(args.model) / CALIBRATION_FILE
-    if args.calibration is None and not os.path.lexists(file):
-        return None
-    found = read_calibration(file, weights_sha256=network.sha256)
-    if found.view != network.view:
-        raise ConfigError(
-            f"{file} was made for faces that are resized as {found.view}, not {network.view}: give"
-            f" --view {found.view}, or calibrate again"
-        )
-    return found
 
 
 def score_inputs(
