@@ -47,7 +47,7 @@ class Task(NamedTuple):
     Attributes:
         detector: The detector.
         config: The resolved config of an evaluation.
-        sets: The sets by name; each has both classes, or all have them together.
+        sets: The sets by name. Together they have faces of both classes.
         groups: The groups of the faces, if a file of groups is given.
         batch_size: Number of faces that are computed at once.
     """
