@@ -55,20 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder to which the paths in lists are relative; by default each list's folder",
     )
-    _add_face_arguments(parser)
-    parser.add_argument(
-        "--threshold",
-        default=None,
-        metavar="NUMBER|NAME",
-        help="score from which a file is decided to be fake: a number, or an operating point of the"
-        " calibration; default: eer, or 0.5 without a calibration",
-    )
-    parser.add_argument(
-        "--calibration",
-        type=Path,
-        metavar="JSON",
-        help=f"calibration of the model; default: {CALIBRATION_FILE} in the model's folder",
-    )
+    add_face_arguments(parser)
     parser.add_argument(
         "--output",
         type=Path,
@@ -104,7 +91,8 @@ def run(args: argparse.Namespace) -> None:
         raise DataError(f"{args.model} {NO_DETECTOR}")
     options = face_options(network, args)
     _check_extras(inputs, options)
-    decision = decide_by(network.score_name, args.threshold, _calibration(network, args))
+    calibration = find_calibration(network, args.model, given=args.calibration)
+    decision = decide_by(network.score_name, args.threshold, calibration)
     timings = Timings()
     failed = 0
     with record_writer(args.output, score_name=decision.score_name) as write:
@@ -166,24 +154,20 @@ def face_options(network: Encoder, args: argparse.Namespace) -> FaceOptions:
     return FaceOptions(detector, margin, args.faces, args.frames, network.image_size, network.view)
 
 
-def _add_face_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that say how faces are found."""
+def add_face_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that determine how faces are found and decided on."""
     parser.add_argument(
         "--cropped",
         action="store_true",
         help="every picture is a crop of a face already, and is taken whole",
     )
+    add_crop_arguments(parser)
     parser.add_argument(
-        "--face-detector",
-        choices=FACE_DETECTORS,
-        help="how faces are found, if the model does not tell; none: the middle square is taken",
-    )
-    parser.add_argument(
-        "--crop-margin",
-        type=float,
-        metavar="PART",
-        help="margin on each side of a face's box, as a fraction of the box, if the model does not"
-        " tell",
+        "--threshold",
+        default=None,
+        metavar="NUMBER|NAME",
+        help="score from which a file is decided to be fake: a number, or an operating point of the"
+        " calibration; default: eer, or 0.5 without a calibration",
     )
     parser.add_argument(
         "--faces",
@@ -207,10 +191,42 @@ def _add_face_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _calibration(network: Detector, args: argparse.Namespace) -> Calibration | None:
-    """Returns the calibration that the flags name, or that lies in the model's folder."""
-    file = args.calibration or Path(args.model) / CALIBRATION_FILE
-    if args.calibration is None and not os.path.lexists(file):
+def add_crop_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags for what models may not tell, and for their calibration."""
+    parser.add_argument(
+        "--face-detector",
+        choices=FACE_DETECTORS,
+        help="how faces are found, if the model does not tell; none: the middle square is taken",
+    )
+    parser.add_argument(
+        "--crop-margin",
+        type=float,
+        metavar="PART",
+        help="margin on each side of a face's box, as a fraction of the box, if the model does not"
+        " tell",
+    )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="JSON",
+        help=f"calibration of the model; default: {CALIBRATION_FILE} in the model's folder",
+    )
+
+
+def find_calibration(network: Detector, model: str, *, given: Path | None) -> Calibration | None:
+    """Returns the calibration that is given, or that lies in the model's folder, or None.
+
+    Args:
+        network: The network.
+        model: Path of the model.
+        given: Path of a calibration.
+
+    Raises:
+        DataError: The calibration cannot be read, or was made for other weights.
+        ConfigError: It was made for faces that are resized in another way.
+    """
+    file = given or Path(model) / CALIBRATION_FILE
+    if given is None and not os.path.lexists(file):
         return None
     found = read_calibration(file, weights_sha256=network.sha256)
     if found.view != network.view:
