@@ -177,14 +177,14 @@ def add_face_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--frames",
-        type=_count,
+        type=positive_integer,
         default=32,
         metavar="N",
         help="frames of a video, evenly spaced from the first to the last; default: 32",
     )
     parser.add_argument(
         "--processes",
-        type=_count,
+        type=positive_integer,
         default=available_cores(),
         metavar="N",
         help="processes that read files and find faces; default: one per core",
@@ -316,7 +316,8 @@ def _check_extras(inputs: Sequence[Input], options: FaceOptions) -> None:
     check_installed(needed, extra="prepare")
 
 
-def _count(text: str) -> int:
+def positive_integer(text: str) -> int:
+    """Returns the number of a flag; raises ArgumentTypeError if it is below 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 up")
     return int(text)
