@@ -12,6 +12,7 @@ from video_files import CODECS, write_video
 
 from fsvfm_jax.prepare import video
 from fsvfm_jax.prepare.video import (
+    check_seconds,
     count_frames,
     map_spaced_frames,
     read_frames,
@@ -324,3 +325,12 @@ def test_a_pipe_and_a_file_beyond_all_size_are_refused(tmp_path: Path) -> None:
         file.truncate(video.MAX_VIDEO_BYTES + 1)
     with pytest.raises(ValueError, match="it has 68,719,476,737 bytes"):
         count_frames(str(tmp_path / "large.mp4"))
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4"])
+def test_a_long_video_is_refused_by_the_times_of_its_frames(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"x.{suffix}"
+    write_video(file, 3, times=(0, 40, 10 * 3_600_000))
+    with pytest.raises(ValueError, match="it is longer than 60 s"):
+        check_seconds(str(file), 60)
+    check_seconds(str(file), 36_000)

@@ -54,7 +54,8 @@ def test_the_wheel_has_the_package_its_configs_and_nothing_beside_it(wheel):
         f"fsvfm_jax/bundled/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.py")
     }
     assert "fsvfm_jax/bundled/configs/finetune/folder.py" in configs
-    assert names == modules | configs | {"fsvfm_jax/py.typed"}
+    page = {str(path.relative_to(ROOT)) for path in ROOT.glob("fsvfm_jax/predict/static/*")}
+    assert page and names == modules | configs | page | {"fsvfm_jax/py.typed"}
 
 
 def test_from_the_wheel_every_config_is_read_in_any_folder(wheel, tmp_path):

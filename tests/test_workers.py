@@ -12,7 +12,7 @@ import pytest
 from patience import PATIENCE
 
 from fsvfm_jax.errors import DataError
-from fsvfm_jax.prepare.workers import in_order, spread, start_limits, tick
+from fsvfm_jax.prepare.workers import Worker, in_order, spread, start_limits, tick
 
 
 def make(argument: str) -> Callable[[Any], Any]:
@@ -28,6 +28,8 @@ def work(argument: str, item: Any) -> Any:
     """Does what the item requests."""
     if item == "die":
         os.kill(os.getpid(), signal.SIGKILL)
+    if item == "wait":
+        time.sleep(PATIENCE)
     if item == "fail":
         raise DataError("it failed")
     if item == "hang":
@@ -112,3 +114,25 @@ def test_in_order_nothing_is_left_out() -> None:
 def test_ticking_without_limits_does_nothing() -> None:
     tick()
     assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
+
+
+def test_a_worker_is_replaced_when_an_item_ends_it() -> None:
+    worker = Worker(make, "limited")
+    try:
+        assert worker.do(1, seconds=PATIENCE) == ("limited", 1)
+        for item in ("die", "hang", "fail"):
+            assert worker.do(item, seconds=PATIENCE) is None
+        assert worker.do(2, seconds=PATIENCE) == ("limited", 2)
+        with pytest.raises(TimeoutError):
+            worker.do("wait", seconds=0.1)
+        assert worker.do(3, seconds=PATIENCE) == ("limited", 3)
+    finally:
+        worker.close()
+
+
+def test_a_worker_that_cannot_start_does_nothing() -> None:
+    worker = Worker(make, "broken")
+    try:
+        assert worker.do(1, seconds=PATIENCE) is None
+    finally:
+        worker.close()

@@ -1,15 +1,15 @@
 """The text files of an exported folder: config.json, preprocess.json and the model card."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from msgspec import Meta
 
-from fsvfm_jax.convert.licenses import AUTHORS_LICENSE
+from fsvfm_jax.convert import facts
 from fsvfm_jax.data.stats import Stats
-from fsvfm_jax.errors import ConfigError, short_list
+from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.host.markdown import markdown_text
 from fsvfm_jax.models.layers import LAYER_NORM_EPSILON
 
@@ -22,20 +22,11 @@ ARCHITECTURES = {
     1280: "vit_huge_patch14_224",
 }
 
-POOLING = {
-    "avg": "mean of the patch tokens, without the class token",
-    "token": "class token",
-}
 MAX_TEXT = 200  # characters of a name, recipe or the like
 Text = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT)]
 # The names are timm's.
 Interpolation = Literal["bicubic", "bilinear", "nearest", "box", "hamming", "lanczos"]
 
-LABELS = """\
-{names}: this is the order of the logits. Other tools for the same task use the other order; go by
-the names."""
-NON_COMMERCIAL = """\
-CC BY-NC 4.0: a conversion of the authors' weights stays under their licence."""
 # Python in the card is formatted with `ruff format` and contains no text from other sources, not
 # even the folder's name, which may change after a download.
 CLASSIFIER = """\
@@ -234,33 +225,27 @@ def model_card(name: str, config: Mapping[str, Any]) -> str:
         config: The folder's config.json with the hashes of the files.
     """
     ours = config["fsvfm_jax"]
-    labels = ours["label_names"]
+    labels, stats = ours["label_names"], Stats(**ours["stats"])
     front_matter = {
         "license": ours["license"],
         "library_name": "timm",
         "pipeline_tag": "image-classification" if labels else "image-feature-extraction",
         "tags": ["timm", "transformers", "face"],
     }
-    license = f"Under {markdown_text(ours['license'])}."
+    hashes = {f"SHA-256 of {file}": digest for file, digest in ours["sha256"].items()}
     parts = [
         f"---\n{yaml.safe_dump(front_matter, sort_keys=False)}---",
         f"# {markdown_text(name)}",
         f"A vision transformer for faces (FSFM / FS-VFM), {'a detector' if labels else 'encoder'},"
         " exported by fsvfm_jax.",
-        *(["## Labels", LABELS.format(names=_label_list(labels))] if labels else []),
+        *facts.label_parts(labels),
         "## Loading",
         _loading(ours),
-        "## Facts",
-        _fact_table(config),
-        "## Licence",
-        NON_COMMERCIAL if ours["license"] == AUTHORS_LICENSE else license,
+        *facts.score_parts(ours, ours["model"]),
+        *facts.fact_parts(ours, ours["model"], stats=stats, hashes=hashes),
+        *facts.license_parts(ours["license"]),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _label_list(labels: Sequence[str]) -> str:
-    names = [f"{index} = {markdown_text(label)}" for index, label in enumerate(labels)]
-    return short_list(names, rest="more (see config.json)")
 
 
 def _loading(ours: Mapping[str, Any]) -> str:
@@ -269,33 +254,3 @@ def _loading(ours: Mapping[str, Any]) -> str:
         whole = len(ours["sha256"]) == 2
         return LOADER.format(arguments='"."' if whole else '".", backbone="ENCODER_FOLDER"')
     return CLASSIFIER if ours["label_names"] else ENCODER
-
-
-def _fact_table(config: Mapping[str, Any]) -> str:
-    ours, args = config["fsvfm_jax"], config["model_args"]
-    facts = {
-        "pixels, patch": f"{args['img_size']}, {args['patch_size']}",
-        "width, depth": f"{args['embed_dim']}, {args['depth']}",
-        "heads": f"{args['num_heads']} (no array tells; timm's networks of this width may differ)",
-        "LayerNorm epsilon": ours["layer_norm_epsilon"],
-        "pooling": POOLING[config["global_pool"]],
-        "mean": ours["stats"]["mean"],
-        "std": ours["stats"]["std"],
-        "interpolation": ours["interpolation"],
-        "face detector": ours["face_detector"],
-        "margin around the face's box": ours["crop_margin"],
-        "recipe": ours["recipe"],
-        "training step": ours["step"],
-        "fingerprint of the training set": ours["dataset_fingerprint"],
-        "made from": ours["source"],
-        "SHA-256 of that": ours["source_sha256"],
-        **{f"SHA-256 of {file}": digest for file, digest in ours["sha256"].items()},
-    }
-    rows = [f"| {name} | {_cell(value)} |" for name, value in facts.items()]
-    return "\n".join(["| | |", "|---|---|", *rows])
-
-
-def _cell(value: str | int | float | list[float] | None) -> str:
-    if value is None:
-        return "not known"
-    return markdown_text(value) if isinstance(value, str) else str(value)

@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from fsvfm_jax.predict import calibrate, embed, score, stress
+    from fsvfm_jax.predict import about, calibrate, embed, score, serve, stress
 
     parser = cli.Parser(prog=COMMAND, description="Uses a detector or an encoder on any picture.")
     parser.set_defaults(takes_config=False, rest=[])
@@ -70,6 +70,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     stress.add_arguments(stressing)
     stressing.set_defaults(run=stress.run)
+    text = "what the score of a detector means, and what is known of a network"
+    telling = verbs.add_parser("about", help=text, description=f"Prints {text}.")
+    about.add_arguments(telling)
+    telling.set_defaults(run=about.run)
+    text = "a page in the browser that scores pictures and short videos"
+    serving = verbs.add_parser(
+        "serve", help=text, description=f"Serves {text}.", allow_abbrev=False
+    )
+    serve.add_arguments(serving)
+    serving.set_defaults(run=serve.run)
     return parser
 
 

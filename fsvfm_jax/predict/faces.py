@@ -137,7 +137,11 @@ def make_detector(options: FaceOptions) -> FaceDetector | None:
 
 
 def faces_of_file(
-    media: MediaFile, detector: FaceDetector | None, options: FaceOptions
+    media: MediaFile,
+    detector: FaceDetector | None,
+    options: FaceOptions,
+    *,
+    look: Callable[[int | None, UInt8[np.ndarray, "H W 3"], int], None] | None = None,
 ) -> FileFaces:
     """Returns the faces of a photograph or video, or why it cannot be read.
 
@@ -145,10 +149,21 @@ def faces_of_file(
         media: The photograph or video.
         detector: The result of `make_detector`.
         options: The options that determine the faces.
+        look: Called for each picture or frame that was searched, with the number of the frame, its
+            pixels and the number of its faces.
     """
     started = time.perf_counter()
+
+    def search(
+        index: int | None, seconds: float | None, image: UInt8[np.ndarray, "H W 3"]
+    ) -> _Frame:
+        faces = _faces_of_image(image, detector, options)
+        if look is not None:
+            look(index, image, len(faces))
+        return _Frame(index, seconds, faces)
+
     try:
-        frames = list(_frames_of_file(media, detector, options))
+        frames = list(_frames_of_file(media, search, options))
     except ValueError as error:
         return unreadable(str(error), work_seconds=time.perf_counter() - started)
     except MemoryError:
@@ -181,32 +196,39 @@ def faces_of_file(
 
 
 def _frames_of_file(
-    media: MediaFile, detector: FaceDetector | None, options: FaceOptions
+    media: MediaFile,
+    search: Callable[[int | None, float | None, UInt8[np.ndarray, "H W 3"]], _Frame],
+    options: FaceOptions,
 ) -> Iterator[_Frame]:
     """Yields the photograph, or evenly spaced frames of the video, with their faces.
+
+    Args:
+        media: The photograph or video.
+        search: Takes number, time and pixels of a frame, and finds its faces.
+        options: The options that determine the faces.
 
     Raises:
         ValueError: The file cannot be read, or has too many faces.
     """
     if not media.is_video:
         # An evaluation takes the pixels of crops as they are stored, and so does this.
-        image = decode_image(read_file(media.file), orient=detector is not None)
-        yield _Frame(None, None, _faces_of_image(image, detector, options))
+        image = decode_image(read_file(media.file), orient=options.detector != CROPPED)
+        yield search(None, None, image)
         return
     from fsvfm_jax.prepare import video  # It needs an extra, and is therefore imported only here.
 
     count = 0
 
-    def search(index: int, seconds: float | None, image: UInt8[np.ndarray, "H W 3"]) -> _Frame:
+    def search_few(index: int, seconds: float | None, image: UInt8[np.ndarray, "H W 3"]) -> _Frame:
         nonlocal count
         tick()
-        faces = _faces_of_image(image, detector, options)
-        count = len(faces) + (count if index else 0)  # The video may be decoded again from 0.
+        frame = search(index, seconds, image)
+        count = len(frame.faces) + (count if index else 0)  # It may be decoded again from 0.
         if count > MAX_FACES:
             raise ValueError(f"it has over {MAX_FACES} faces; give fewer --frames")
-        return _Frame(index, seconds, faces)
+        return frame
 
-    yield from video.map_spaced_frames(media.file, options.frames, search)
+    yield from video.map_spaced_frames(media.file, options.frames, search_few)
 
 
 def _faces_of_image(

@@ -54,20 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder to which the paths in lists are relative; by default each list's folder",
     )
-    _add_face_arguments(parser)
-    parser.add_argument(
-        "--threshold",
-        default=None,
-        metavar="NUMBER|NAME",
-        help="score from which a file is decided to be fake: a number, or an operating point of the"
-        " calibration; default: eer, or 0.5 without a calibration",
-    )
-    parser.add_argument(
-        "--calibration",
-        type=Path,
-        metavar="JSON",
-        help=f"calibration of the model; default: {CALIBRATION_FILE} in the model's folder",
-    )
+    add_face_arguments(parser)
     parser.add_argument(
         "--output",
         type=Path,
@@ -166,24 +153,20 @@ def face_options(network: Encoder, args: argparse.Namespace) -> FaceOptions:
     return FaceOptions(detector, margin, args.faces, args.frames, network.image_size, network.view)
 
 
-def _add_face_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that say how faces are found."""
+def add_face_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that determine how faces are found and decided on."""
     parser.add_argument(
         "--cropped",
         action="store_true",
         help="every picture is a crop of a face already, and is taken whole",
     )
+    add_crop_arguments(parser)
     parser.add_argument(
-        "--face-detector",
-        choices=FACE_DETECTORS,
-        help="how faces are found, if the model does not tell; none: the middle square is taken",
-    )
-    parser.add_argument(
-        "--crop-margin",
-        type=float,
-        metavar="PART",
-        help="margin on each side of a face's box, as a fraction of the box, if the model does not"
-        " tell",
+        "--threshold",
+        default=None,
+        metavar="NUMBER|NAME",
+        help="score from which a file is decided to be fake: a number, or an operating point of the"
+        " calibration; default: eer, or 0.5 without a calibration",
     )
     parser.add_argument(
         "--faces",
@@ -204,6 +187,28 @@ def _add_face_arguments(parser: argparse.ArgumentParser) -> None:
         default=available_cores(),
         metavar="N",
         help="processes that read files and find faces; default: one per core",
+    )
+
+
+def add_crop_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags for what models may not tell, and for their calibration."""
+    parser.add_argument(
+        "--face-detector",
+        choices=FACE_DETECTORS,
+        help="how faces are found, if the model does not tell; none: the middle square is taken",
+    )
+    parser.add_argument(
+        "--crop-margin",
+        type=float,
+        metavar="PART",
+        help="margin on each side of a face's box, as a fraction of the box, if the model does not"
+        " tell",
+    )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="JSON",
+        help=f"calibration of the model; default: {CALIBRATION_FILE} in the model's folder",
     )
 
 

@@ -93,6 +93,26 @@ def read_frames(
     raise ValueError(f"frame {min(wanted)} cannot be decoded")
 
 
+def check_seconds(file: str, most: float | int) -> None:
+    """Checks that no frame of a video is shown later than `most` seconds after the first stored.
+
+    The times of the stored frames count, not the duration in the file's header, which may be wrong.
+
+    Raises:
+        ValueError: The video is longer, or the file is not a video.
+    """
+    begin = None
+    with _opened(file) as (container, stream):
+        for packet in container.demux(stream):
+            tick()
+            if packet.pts is None:
+                continue
+            seconds = float(packet.pts * packet.time_base)
+            begin = seconds if begin is None else begin
+            if seconds - begin > most:
+                raise ValueError(f"it is longer than {most:g} s")
+
+
 def map_spaced_frames(
     file: str, wanted: int, work: Callable[[int, float | None, UInt8[np.ndarray, "H W 3"]], T]
 ) -> list[T]:

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any, TypeVar
@@ -87,6 +88,57 @@ def in_order(work: Callable[[T], U], items: Iterable[T], *, workers: int) -> Ite
             following += 1
 
 
+class Worker:
+    """A process that does one item at a time; one that an item ends is replaced.
+
+    Args:
+        make: Called once in the process with `argument`; returns the function that does an item.
+        argument: The argument of `make`.
+    """
+
+    def __init__(self, make: Callable[[A], Work], argument: A):
+        self._made_by = make, argument
+        self._start()
+
+    def do(self, item: Any, *, seconds: float | int) -> Any:
+        """Returns the result for an item, or None if the process ends during the item.
+
+        Args:
+            item: A picklable item.
+            seconds: The longest time that it may take.
+
+        Raises:
+            TimeoutError: The item took longer.
+        """
+        try:
+            self._pipe.send(item)
+            if self._pipe.poll(seconds):
+                return self._pipe.recv()
+        except (EOFError, OSError):
+            self._replace()
+            return None
+        self._replace()
+        raise TimeoutError
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.join()
+        self._pipe.close()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        arguments = (other, *self._made_by)
+        self._process = context.Process(target=_do_from_pipe, args=arguments, daemon=True)
+        self._process.start()
+        other.close()  # Only the process has it now, so its end is noticed.
+
+    def _replace(self) -> None:
+        self.close()
+        self._start()
+
+
 def start_limits() -> None:
     """Limits the memory of this process from now on, and its time for each item.
 
@@ -153,14 +205,28 @@ def _pool(make: Callable[[A], Work], arguments: Sequence[A]) -> ProcessPoolExecu
 
 def _start(make: Callable[[A], Work], arguments: Sequence[A], places: "SimpleQueue[int]") -> None:
     global _work
-    # Ctrl-C reaches every process of the group, and the parent handles it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    drop_what_cannot_be_written()
-    end_with_parent()
+    _become_worker()
     try:
         _work = make(arguments[places.get()])
     except Exception as error:  # The error of an initializer would not reach the parent.
         _work = error
+
+
+def _become_worker() -> None:
+    # Ctrl-C reaches every process of the group, and the parent handles it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    drop_what_cannot_be_written()
+    end_with_parent()
+
+
+def _do_from_pipe(pipe: Connection, make: Callable[[A], Work], argument: A) -> None:
+    """Does the items that come through a pipe, and sends their results back."""
+    _become_worker()
+    work = make(argument)
+    while True:
+        item = pipe.recv()
+        tick()
+        pipe.send(work(item))
 
 
 def _do(item: Any) -> Any:
