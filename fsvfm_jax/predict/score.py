@@ -33,7 +33,7 @@ from fsvfm_jax.predict.faces import (
 )
 from fsvfm_jax.predict.inputs import Input, find_inputs
 from fsvfm_jax.predict.networks import Detector, Encoder
-from fsvfm_jax.predict.records import Record, check_output, record_writer
+from fsvfm_jax.predict.records import FORMATS, Record, check_new_file, record_writer
 from fsvfm_jax.predict.timings import Timings
 from fsvfm_jax.prepare.extras import check_installed
 from fsvfm_jax.prepare.workers import DIED, spread
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> None:
         StorageError: The output cannot be written.
     """
     if args.output is not None:
-        check_output(args.output)
+        check_new_file(args.output, flag="--output", suffixes=FORMATS)
     if args.frames > MAX_FACES:
         raise ConfigError(f"--frames={args.frames} is over {MAX_FACES}")
     inputs = find_inputs(args.inputs, root=args.root)
