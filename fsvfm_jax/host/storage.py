@@ -47,9 +47,7 @@ def written(path: epath.PathLike, *, mend: str = CONTINUE) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(
-            f"{path} cannot be written ({reason_of(error)}): {mend}"
-        ) from error
+        raise StorageError(f"{path} cannot be written ({reason_of(error)}): {mend}") from error
 
 
 def write_json(file: epath.Path, content: Any) -> None:

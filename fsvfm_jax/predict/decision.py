@@ -1,6 +1,7 @@
 """Turns the margins of a file's faces into scores, a decision and a record."""
 
 import contextlib
+import itertools
 import logging
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from fsvfm_jax.report.metrics import probability
 logger = logging.getLogger(__name__)
 
 DEFAULT_THRESHOLD = 0.5
+LONG_GAP = 1  # seconds between scored frames, during which a scene may change
 NOT_CALIBRATED = "not calibrated"
 
 
@@ -72,6 +74,7 @@ def decide_by(score_name: str, threshold: str | None, calibration: Calibration |
 def make_record(
     path: str,
     found: FileFaces,
+    *,
     margins: Float64[np.ndarray, " N"],
     options: FaceOptions,
     decision: Decision,
@@ -120,22 +123,29 @@ def make_record(
         "frames": found.frames,
         "people": people,
         "faces": faces,
-        "note": _note(found, len(people), options, name),
+        "note": _note(found, people=len(people), options=options, score_name=name),
         "error": found.error,
     }
 
 
-def _note(found: FileFaces, people: int, options: FaceOptions, score_name: str) -> str | None:
+def _note(found: FileFaces, *, people: int, options: FaceOptions, score_name: str) -> str | None:
     if found.error is not None:
         return None
     notes = []
     if not found.faces:
-        notes.append("no face found")
+        notes.append("no face found" + " in the picture" * (found.outside > 0))
     if found.outside:
-        notes.append(f"left out: {found.outside} faces whose boxes are outside the picture")
+        notes.append(f"left out because the box is outside the picture: {found.outside}")
     if options.faces == "largest" and found.most > 1:
         frame = "a frame" if found.frames > 1 else "the picture"
         notes.append(f"up to {found.most} faces found in {frame}, the largest one is scored")
     if people > 1:
         notes.append(f"{people} people, {score_name} is the highest of theirs")
+    times = [face.seconds for face in found.faces if face.seconds is not None]
+    gap = max((later - one for one, later in itertools.pairwise(times)), default=0)
+    if gap > LONG_GAP:
+        notes.append(
+            f"up to {gap:.0f} s between frames: whoever takes a person's place in the picture"
+            " counts as the same person"
+        )
     return "; ".join(notes) or None
