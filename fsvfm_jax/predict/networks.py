@@ -270,18 +270,12 @@ def load(
         encoder=None if encoder is None else Path(encoder),
         entry=entry,
     )
-    about = {
-        "path": path,
-        "facts": source.facts,
-        "view": _view(source.facts, path, given=view),
-        "batch_size": batch_size,
-    }
+    _check_labels(source, path, labels)
+    about = {"path": path, "facts": source.facts, "batch_size": batch_size}
+    about["view"] = _view(source.facts, path, given=view)
     if reference.kind(source.params) != "detector":
-        if labels:
-            raise ConfigError(f"{path} is an encoder, which has no labels: leave them out")
         known = stats_of(source, path, given=_stats(stats), field=FIELDS["stats"])
         return Encoder(*_encoder(source, dtype=dtype), stats=known, **about)
-    _check_labels(source, path, labels)
     made = to_detector(source, path, stats=_stats(stats), labels=labels, dtype=dtype, fields=FIELDS)
     return Detector(made.model, made.params, stats=made.stats, **about)
 
@@ -339,7 +333,9 @@ def _stats(given: Stats | Sequence[Sequence[float]] | str | os.PathLike | None) 
 
 
 def _check_labels(source: LoadedWeights, path: Path, labels: Sequence[str]) -> None:
-    """Raises ConfigError if the weights contain other names of the classes than the given ones."""
+    """Raises ConfigError if labels are given that are not those of the weights."""
+    if labels and reference.kind(source.params) != "detector":
+        raise ConfigError(f"{path} is an encoder, which has no labels: leave them out")
     stored = tuple(source.facts.get("label_names") or ())
     if stored and labels and tuple(labels) != stored:
         raise ConfigError(f"{path} has the labels {told(stored)}, not {told(tuple(labels))}")
