@@ -239,7 +239,7 @@ def test_processes_are_fewer_if_their_faces_take_much_memory(
         found = list(find_faces(inputs, options, processes=64))
         assert [place for place, _ in found] == list(range(100))
         assert all(faces.error == DIED for _, faces in found)
-    assert started == [64, 25]
+    assert started == [64, 40]
 
 
 def test_hostile_files_are_read_or_refused(tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ def test_faces_are_found_as_the_model_tells_or_else_as_flags_tell(model: Path) -
     for flag, message in (
         ("--face-detector=none", "--face-detector=none, but m was trained with 'dlib': leave out"),
         ("--crop-margin=0.3", r"--crop-margin=0\.3, but m was trained with 0\.15: leave out"),
-        ("--frames=99999", "takes too much memory with faces of 64 pixels: give at most 13020"),
+        ("--frames=99999", "takes too much memory with faces of 64 pixels: give at most 8138"),
     ):
         with pytest.raises(ConfigError, match=message):
             options(flag, **told)

@@ -29,7 +29,8 @@ from fsvfm_jax.prepare.detect import Options
 from fsvfm_jax.prepare.files import MediaFile
 from fsvfm_jax.prepare.workers import AHEAD, DIED, spread, start_limits, tick
 
-MAX_PIXEL_BYTES = 160_000_000  # of the faces of one file
+# Of the faces of one file. A process needs three times as much to send them.
+MAX_PIXEL_BYTES = 100_000_000
 MAX_BYTES_AHEAD = 8_000_000_000  # of the faces of all files that processes have at a time
 CROPPED = "cropped"
 # The default settings of `prepare detect`, so that its crops are the same.
