@@ -19,7 +19,7 @@ from fsvfm_jax.train_state import Params
 NO_DETECTOR = "is no detector: fine-tune it first (config.task = 'finetune')"
 CONFIG_FIELDS = {
     "stats": "config.data.mean and config.data.std, or config.data.stats_file",
-    "labels": "config.init.labels",
+    "labels": f"config.init.labels={LABELS!r}",
 }
 
 
@@ -99,8 +99,8 @@ def to_detector(
     names = tuple(source.facts.get("label_names") or labels)
     if sorted(names) != sorted(LABELS):
         raise ConfigError(
-            f"{path} does not tell which logit is which: say {fields['labels']}, such as"
-            f" {LABELS!r} for the authors' detectors (found {names!r})"
+            f"{path} does not tell which logit is which: give {fields['labels']}, as for the"
+            f" authors' detectors, or the other order (found {names!r})"
         )
     params = source.params
     if names != LABELS:

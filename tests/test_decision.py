@@ -31,7 +31,11 @@ def found(*tracks: int, frames: int | None = None, **changes: Any) -> FileFaces:
 
 def record(faces: FileFaces, *margins: float | int, options: FaceOptions = ALL, **changes: Any):
     made = make_record(
-        "v.mp4", faces, np.array(margins, float), options, DECISION._replace(**changes)
+        "v.mp4",
+        faces,
+        margins=np.array(margins, float),
+        options=options,
+        decision=DECISION._replace(**changes),
     )
     assert json.loads(json.dumps(made, allow_nan=False)) == made
     return made
@@ -92,7 +96,22 @@ def test_several_faces_are_told_if_one_is_scored() -> None:
     )
     assert record(found(0, 1, most=2), 1, 1)["note"] == "2 people, p_fake is the highest of theirs"
     outside = record(found(outside=1))["note"]
-    assert outside == "no face found; left out: 1 faces whose boxes are outside the picture"
+    assert outside == (
+        "no face found in the picture; left out because the box is outside the picture: 1"
+    )
+
+
+def test_frames_far_apart_are_told() -> None:
+    def note(*seconds: float) -> str | None:
+        faces = found(*[0] * len(seconds), frames=len(seconds))
+        timed = [one._replace(seconds=at) for one, at in zip(faces.faces, seconds, strict=True)]
+        return record(faces._replace(faces=timed), *[1] * len(seconds))["note"]
+
+    assert note(0.0, 0.5, 1.5) is None
+    assert note(0.0, 20.0, 25.0) == (
+        "up to 20 s between frames: whoever takes a person's place in the picture counts as the"
+        " same person"
+    )
 
 
 def test_a_threshold_that_was_chosen_on_something_else_is_told() -> None:

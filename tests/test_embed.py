@@ -15,6 +15,7 @@ from fsvfm_jax.convert.folder import write_folder
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.predict import embed
+from fsvfm_jax.predict import faces as finding
 from fsvfm_jax.predict.__main__ import main
 from fsvfm_jax.predict.inputs import Input
 from fsvfm_jax.predict.networks import load
@@ -41,6 +42,18 @@ def faces(tmp_path_factory):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).resize((70, 80)).save(root / name)
     return root
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch):
+    """Does the work of the processes in this process, out of order, without limits."""
+
+    def in_process(items, make, arguments):
+        work = make(arguments[0])
+        yield from ((item, work(item)) for item in reversed(items))
+
+    monkeypatch.setattr(finding, "spread", in_process)
+    monkeypatch.setattr(finding, "start_limits", lambda: None)
 
 
 def run(model, *arguments):
@@ -131,16 +144,23 @@ def test_neighbours_are_those_of_every_cosine():
     assert rows.tolist() == [0, 1, 2] and not similarities.any()
 
 
-def test_a_file_that_is_no_picture_is_named_and_counted(model, faces, tmp_path, capsys):
+def test_a_file_that_is_no_picture_is_named_and_counted(
+    model, faces, tmp_path, capsys, monkeypatch
+):
     odd = {"x\n\x1b[31m.png": b"no picture", "y.txt": b"no picture", "v.mp4": b"no video"}
+    monkeypatch.setattr(embed, "MAX_LOGGED", 2)
     for name, content in odd.items():
         (tmp_path / name).write_bytes(content)
     os.mkfifo(tmp_path / "z.png")
     out = tmp_path / "x.npz"
-    said = ended_with(66, model, tmp_path, faces, "none.png", "--output", out, capsys=capsys)
-    assert said == "error: 5 of 14 files cannot be read as a picture"
+    with pytest.raises(SystemExit) as ended:
+        run(model, tmp_path, faces, "none.png", "--output", out)
+    said = capsys.readouterr().err
+    assert ended.value.code == 66 and said.count("is left out:") == 2
+    assert "2 more files are left out" in said
+    assert said.endswith("error: 4 of 13 files cannot be read as a picture\n")
     with np.load(out) as stored:
-        unread = ["v.mp4", "x\n\x1b[31m.png", "y.txt", "z.png"]
+        unread = ["v.mp4", "x\n\x1b[31m.png", "z.png"]
         assert stored["unread"].tolist() == [*(str(tmp_path / name) for name in unread), "none.png"]
         expected = load(model).features(stored["paths"].tolist())
         np.testing.assert_array_equal(stored["features"], expected)
@@ -154,8 +174,8 @@ def test_wrong_flags_and_inputs_give_one_sentence(model, faces, tmp_path, capsys
     (empty / "x.png").write_bytes(b"no picture")
     for code, arguments, said in (
         (78, [faces], "give --output FILE"),
-        (78, [faces, "--output=x.csv"], "neither in .npz nor in .parquet"),
-        (78, [faces, "--output", out, "--sheet=x.png"], "give --query"),
+        (78, [faces, "--output=x.csv"], "does not end in .npz or .parquet"),
+        (78, [faces, "--output", out, "--sheet", tmp_path / "x.png"], "give --query"),
         (78, [faces, "--query", faces / "z.png", "--pool=patches"], "--pool mean or token"),
         (78, [faces, "--query", faces / "z.png", "--top=0"], "argument --top: '0' is no number"),
         (78, [faces, "--output", out, "--block=3"], "give 1 to 2"),
@@ -164,6 +184,7 @@ def test_wrong_flags_and_inputs_give_one_sentence(model, faces, tmp_path, capsys
         (65, [tmp_path / "empty" / "x.png", "--output", out], "none of 1 files"),
         (65, [faces, "--query", empty / "x.png"], "cannot be read"),
         (73, [faces, "--output", tmp_path / "none" / "x.npz"], "cannot be written"),
+        (78, [faces, "--query=z.png", "--sheet=x.jpg"], "--sheet=x.jpg does not end in .png"),
     ):
         assert said in ended_with(code, model, *arguments, capsys=capsys)
     assert not out.exists() and list(tmp_path.iterdir()) == [empty]
@@ -171,9 +192,22 @@ def test_wrong_flags_and_inputs_give_one_sentence(model, faces, tmp_path, capsys
     assert "no model" in said
 
 
+@pytest.mark.parametrize("flag", ["--output=mine.npz", "--sheet=mine.png"])
+def test_no_file_is_replaced(model, faces, tmp_path, flag, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine.npz", "mine.png"):
+        (tmp_path / name).write_bytes((faces / "3.png").read_bytes())
+    said = ended_with(73, model, faces, "--query=mine.png", flag, capsys=capsys)
+    assert "is there already; name another file" in said
+    for name in ("mine.npz", "mine.png"):
+        assert (tmp_path / name).read_bytes() == (faces / "3.png").read_bytes()
+
+
 def test_features_that_do_not_fit_into_memory_are_refused_first(model):
     with pytest.raises(ConfigError, match="GB, more than half"):
-        embed.embed(load(model), [Input("x.png", None, "none")] * 10**8, pool="patches")
+        embed.embed(
+            load(model), [Input("x.png", None, "none")] * 10**8, processes=1, pool="patches"
+        )
 
 
 @pytest.mark.e2e

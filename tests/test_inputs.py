@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fsvfm_jax.errors import DataError
+from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.predict.inputs import find_inputs
 
 
@@ -55,25 +55,38 @@ def test_a_file_that_cannot_be_read_is_told_and_loses_no_other(here: Path) -> No
         "notes.md": other,
         "d/a.jpg": None,  # `prepare detect` would refuse both, since their crops share a name.
         "d/a.png": None,
-        "d/x.gif": other,
         "a\0.jpg": "its name has a NUL",
         "empty": "it has no image or video",
         "a.jpg": None,
     }
 
 
-def test_hidden_files_of_a_folder_are_counted_in_the_log(
+def test_other_files_of_a_folder_are_counted_in_the_log(
     here: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    touch(here, "d/.DS_Store", "d/Thumbs.db", "d/a.jpg")
+    touch(here, "d/.DS_Store", "d/Thumbs.db", "d/a.jpg", "d/README.md", "d/labels.csv")
     assert told("d") == [("d/a.jpg", None)]
-    assert "d: 2 left out (2 hidden or of the system)" in caplog.text
+    assert "d: 4 left out (2 it is hidden, or one of the system, 1 .md, 1 .csv)" in caplog.text
+
+
+def test_every_file_that_is_named_has_a_record(here: Path) -> None:
+    touch(here, "in/.a.jpg", "in/.b.jpg", "in/notes.md")
+    hidden = "it is hidden, or one of the system"
+    (here / "in/list.txt").write_text(".a.jpg\n.b.jpg\n")
+    assert told("in/list.txt") == [("in/.a.jpg", hidden), ("in/.b.jpg", hidden)]
+    assert told("in/notes.md") == [("in/notes.md", "it is no image or video by its name")]
+
+
+def test_a_root_needs_a_list(here: Path) -> None:
+    touch(here, "in/a.jpg")
+    with pytest.raises(ConfigError, match="--root=in is for lists of paths"):
+        find_inputs(["in/a.jpg"], root="in")
 
 
 def test_standard_input_names_sources(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(here, "a.jpg", "d/b.jpg", ".cache/c.jpg")
     (here / os.fsdecode(b"\xff.jpg")).write_bytes(b"x")
-    lines = b"d\n\n" + os.fsencode(here / ".cache/c.jpg") + b"\n\xff.jpg\nnone\n"
+    lines = b" d \t\n \n" + os.fsencode(here / ".cache/c.jpg") + b"\n\xff.jpg\nnone\n"
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(lines)))
     found = told("a.jpg", "-")
     assert [path for path, _ in found] == [

@@ -89,7 +89,7 @@ def test_features_and_margins_are_those_of_the_network(exported, faces, kind):
     assert p.dtype == np.float64
     np.testing.assert_allclose(p, probability(detector.margins(files)), rtol=0, atol=0)
     assert detector.score_name == ("p_spoof" if kind == "fas" else "p_fake")
-    assert detector.label_names == LABELS and detector.license == "cc-by-nc-4.0"
+    assert detector.label_names == LABELS and detector.facts["license"] == "cc-by-nc-4.0"
     assert (detector.image_size, detector.view, detector.stats) == (64, "resize", STATS)
 
 
@@ -103,7 +103,7 @@ def test_features_of_an_encoder_are_its_normalised_tokens(exported, faces):
         found = encoder.features(files, pool=pool)
         np.testing.assert_allclose(found, values, rtol=0, atol=2e-5)
     assert not hasattr(encoder, "predict") and encoder.label_names == ()
-    assert encoder.license == "apache-2.0" and encoder.facts["source"] == "encoder"
+    assert encoder.facts["license"] == "apache-2.0" and encoder.facts["source"] == "encoder"
 
 
 @pytest.mark.parametrize("view", CROP_PCT)
@@ -231,14 +231,11 @@ def test_what_the_weights_do_not_contain_must_be_given(tmp_path, faces):
             load(file, **given | {name: value})
 
 
-def test_a_face_detector_and_margin_are_those_of_the_weights_or_as_given(tmp_path):
+def test_facts_tell_the_face_detector_and_margin_of_the_weights(tmp_path):
     description = describe(TINY, labels=LABELS, face_detector="dlib", crop_margin=0.15)
     write_folder(tmp_path / "d", detector_params(TINY), description)
-    stored = load(tmp_path / "d")
-    assert (stored.face_detector, stored.crop_margin) == ("dlib", 0.15)
-    given = load(tmp_path / "d", face_detector="none", crop_margin=0.0)
-    assert (given.face_detector, given.crop_margin) == ("none", 0.0)
-    assert given.facts["crop_margin"] == 0.0
+    facts = load(tmp_path / "d").facts
+    assert (facts["face_detector"], facts["crop_margin"]) == ("dlib", 0.15)
 
 
 @pytest.mark.parametrize(
@@ -254,6 +251,11 @@ def test_another_way_of_resizing_is_refused(tmp_path, changes, said):
 def test_other_labels_than_the_stored_ones_are_refused(exported):
     with pytest.raises(ConfigError, match="has the labels"):
         load(exported / "mean", labels=LABELS[::-1])
+
+
+def test_an_encoder_has_no_labels(exported):
+    with pytest.raises(ConfigError, match="is an encoder, which has no labels"):
+        load(exported / "encoder", labels=LABELS)
 
 
 def test_the_hash_is_that_of_the_network_wherever_it_is_stored(exported, tmp_path):

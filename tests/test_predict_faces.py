@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,13 @@ from fsvfm_jax.predict.faces import (
     FaceOptions,
     FileFaces,
     faces_of_file,
-    make_detector,
+    find_faces,
 )
-from fsvfm_jax.predict.inputs import find_inputs
+from fsvfm_jax.predict.inputs import Input, find_inputs
 from fsvfm_jax.prepare import detect, video
-from fsvfm_jax.prepare.crops import Box, FaceDetector, Found, HogDetector, WholeImage
+from fsvfm_jax.prepare.crops import Box, FaceDetector, Found, HogDetector, WholeImage, make_detector
 from fsvfm_jax.prepare.files import MediaFile, find_sources
+from fsvfm_jax.prepare.workers import DIED
 
 OPTIONS = FaceOptions("dlib", 0.15, "largest", 32, CROP_SIZE, "resize")
 VIEWS = ("resize", "resize256_crop224")
@@ -53,6 +55,15 @@ class Fixed:
 
     def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> list[Found]:
         return [Found(box, 1.0 / number) for number, box in enumerate(self._boxes, 1)]
+
+
+def detector_of(options: FaceOptions) -> FaceDetector | None:
+    """Returns the detector that a worker makes for the options."""
+    return (
+        None
+        if options.detector == CROPPED
+        else make_detector(options.detector, upsample=1, margin=options.crop_margin)
+    )
 
 
 TWO = Fixed(Box(60, 40, 140, 120), Box(260, 40, 370, 150))
@@ -89,7 +100,7 @@ def test_the_crops_are_those_of_detect(tmp_path: Path, which: str, view: str) ->
     Image.fromarray(photograph()).save(file, exif=exif)
     for size in (64, CROP_SIZE):
         options = OPTIONS._replace(faces=which, view=view, image_size=size)
-        found = faces_of_file(media(file), TWO, options)
+        found = faces_of_file(media(file), detector=TWO, options=options)
         check_same(found, detected(file, TWO, faces=which), options)
         assert (found.frames, found.most, found.outside) == (1, 2, 0)
         assert [face.track for face in found.faces] == [0, 1][: len(found.faces)]
@@ -99,13 +110,15 @@ def test_dlib_finds_the_same_faces_as_detect(tmp_path: Path) -> None:
     need("dlib", "prepare")
     Image.fromarray(photograph()).save(tmp_path / "a.png")
     options = OPTIONS._replace(faces="all")
-    found = faces_of_file(media(tmp_path / "a.png"), make_detector(options), options)
+    found = faces_of_file(media(tmp_path / "a.png"), detector=detector_of(options), options=options)
     crops = detected(tmp_path / "a.png", HogDetector(1), faces="all")
     assert len(crops) == 2
     check_same(found, crops, options)
     wide = options._replace(crop_margin=0.5)
     boxes = [
-        faces_of_file(media(tmp_path / "a.png"), make_detector(one), one).faces[0].box
+        faces_of_file(media(tmp_path / "a.png"), detector=detector_of(one), options=one)
+        .faces[0]
+        .box
         for one in (options, wide)
     ]
     assert boxes[1].right - boxes[1].left > 1.4 * (boxes[0].right - boxes[0].left)
@@ -114,7 +127,7 @@ def test_dlib_finds_the_same_faces_as_detect(tmp_path: Path) -> None:
 def test_the_middle_square_is_that_of_detect(tmp_path: Path) -> None:
     Image.fromarray(photograph()).save(tmp_path / "a.png")
     options = OPTIONS._replace(detector="none")
-    found = faces_of_file(media(tmp_path / "a.png"), make_detector(options), options)
+    found = faces_of_file(media(tmp_path / "a.png"), detector=detector_of(options), options=options)
     check_same(found, detected(tmp_path / "a.png", WholeImage()), options)
     assert found.faces[0].box == (110, 0, 310, 200)
 
@@ -125,7 +138,7 @@ def test_cropped_pictures_are_read_as_in_an_evaluation(tmp_path: Path, view: str
     exif[0x0112] = 6  # An evaluation takes pixels as they are stored.
     Image.fromarray(photograph()).save(file, exif=exif)
     options = OPTIONS._replace(detector=CROPPED, view=view, image_size=64)
-    (face,) = faces_of_file(media(file), make_detector(options), options).faces
+    (face,) = faces_of_file(media(file), detector=detector_of(options), options=options).faces
     stored = {"image": decode_image(read_file(str(file))), "readable": True}
     expected = evaluation_element(stored, (0, 0), size=64, view=view)["image"]
     np.testing.assert_array_equal(face.pixels, expected)
@@ -162,7 +175,7 @@ def test_frames_of_a_video_are_those_of_detect_and_are_decoded_once(
             yield frame
 
     monkeypatch.setattr(video, "_frames", count)
-    found = faces_of_file(media(tmp_path / "v.mp4"), make_detector(options), options)
+    found = faces_of_file(media(tmp_path / "v.mp4"), detector=detector_of(options), options=options)
     check_same(found, crops, options)
     assert len(decoded) == 50 and found.frames == 7
     assert [face.seconds for face in found.faces] == pytest.approx(
@@ -184,7 +197,7 @@ def test_two_people_of_a_video_are_followed_apart(tmp_path: Path) -> None:
 
     write_video(tmp_path / "v.mp4", 97)
     options = OPTIONS._replace(faces="all", frames=25)
-    found = faces_of_file(media(tmp_path / "v.mp4"), Moving(), options)
+    found = faces_of_file(media(tmp_path / "v.mp4"), detector=Moving(), options=options)
     assert found.frames == 25 and found.most == 2
     for track, frames in ((0, 25), (1, 20)):
         own = [face for face in found.faces if face.track == track]
@@ -195,18 +208,38 @@ def test_two_people_of_a_video_are_followed_apart(tmp_path: Path) -> None:
 
 def test_no_face_and_a_face_outside(tmp_path: Path) -> None:
     Image.fromarray(photograph()).save(tmp_path / "a.png")
-    found = faces_of_file(media(tmp_path / "a.png"), Fixed(), OPTIONS)
+    found = faces_of_file(media(tmp_path / "a.png"), detector=Fixed(), options=OPTIONS)
     assert found == FileFaces([], 1, 0, 0, None, found.work_seconds)
     outside = Fixed(Box(500, 60, 510, 70), Box(60, 40, 140, 120))
-    found = faces_of_file(media(tmp_path / "a.png"), outside, OPTIONS._replace(faces="all"))
+    found = faces_of_file(
+        media(tmp_path / "a.png"), detector=outside, options=OPTIONS._replace(faces="all")
+    )
     assert len(found.faces) == 1 and (found.most, found.outside) == (2, 1)
 
 
 def test_too_many_faces_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_video(tmp_path / "v.mp4", 10)
-    monkeypatch.setattr(finding, "MAX_FACES", 9)
-    found = faces_of_file(media(tmp_path / "v.mp4"), WholeImage(), OPTIONS)
-    assert found.error == "it has over 9 faces; give fewer --frames" and not found.faces
+    monkeypatch.setattr(finding, "MAX_PIXEL_BYTES", 9 * 3 * CROP_SIZE**2 + 1)
+    found = faces_of_file(media(tmp_path / "v.mp4"), detector=WholeImage(), options=OPTIONS)
+    assert "over 9 faces, which take too much memory" in found.error and not found.faces
+
+
+def test_processes_are_fewer_if_their_faces_take_much_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+
+    def record(items: Sequence, make: Any, arguments: Sequence) -> Iterator:
+        started.append(len(arguments))
+        yield from ((item, None) for item in items)
+
+    monkeypatch.setattr(finding, "spread", record)
+    inputs = [Input("a.png", MediaFile("a.png", "a.png"), None)] * 100
+    for options in (OPTIONS, OPTIONS._replace(faces="all")):
+        found = list(find_faces(inputs, options, processes=64))
+        assert [place for place, _ in found] == list(range(100))
+        assert all(faces.error == DIED for _, faces in found)
+    assert started == [64, 40]
 
 
 def test_hostile_files_are_read_or_refused(tmp_path: Path) -> None:
@@ -220,7 +253,7 @@ def test_hostile_files_are_read_or_refused(tmp_path: Path) -> None:
         if one.media is None:
             assert one.error
             continue
-        found = faces_of_file(one.media, make_detector(options), options)
+        found = faces_of_file(one.media, detector=detector_of(options), options=options)
         assert (found.error is None) == bool(found.faces) == (found.frames > 0)
         assert found.error is None or "\n" not in found.error
         if found.error is None:
@@ -247,6 +280,7 @@ def test_worker_processes_import_no_jax() -> None:
         (MemoryError(), "it needs too much memory"),
         (TypeError("odd\nthing"), "TypeError: odd thing"),
         (ValueError("it is odd"), "it is odd"),
+        (ValueError(), "ValueError"),
     ],
 )
 def test_any_error_of_a_file_is_its_own(tmp_path: Path, error: Exception, message: str) -> None:
@@ -257,4 +291,7 @@ def test_any_error_of_a_file_is_its_own(tmp_path: Path, error: Exception, messag
             raise error
 
     Image.fromarray(photograph()).save(tmp_path / "a.png")
-    assert faces_of_file(media(tmp_path / "a.png"), Failing(), OPTIONS).error == message
+    assert (
+        faces_of_file(media(tmp_path / "a.png"), detector=Failing(), options=OPTIONS).error
+        == message
+    )

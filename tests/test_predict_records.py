@@ -165,10 +165,22 @@ def test_outputs_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("mine")
     for name, error, message in (
         ("x.csv", StorageError, "is there already; name another file"),
-        ("x.txt", ConfigError, "ends in none of .jsonl, .csv, .parquet"),
+        ("x.txt", ConfigError, "does not end in .jsonl or .csv or .parquet"),
         ("no/x.jsonl", StorageError, "cannot be written"),
         ("no/x.parquet", StorageError, "cannot be written"),
     ):
         with pytest.raises(error, match=message):
             write(tmp_path / name)
     assert (tmp_path / "x.csv").read_text() == "mine"
+
+
+def test_a_full_disk_at_the_end_of_a_parquet_file_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **options: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(parquet.ParquetWriter, "write_table", full)
+    with pytest.raises(StorageError, match=r"x\.parquet cannot be written \(No space left"):
+        write(tmp_path / "x.parquet")
+    assert not list(tmp_path.iterdir())

@@ -15,7 +15,9 @@ from fsvfm_jax.predict.timings import Timings
 def network(monkeypatch):
     """Returns a network that takes no time."""
     made = object.__new__(Detector)
-    monkeypatch.setattr(Detector, "margins", lambda self, images: np.zeros(len(images)))
+    monkeypatch.setattr(
+        Detector, "margin_batches_of_views", lambda self, views: [np.zeros(len(views))]
+    )
     monkeypatch.setattr(Detector, "image_size", 16)
     made.batch_size = 4
     return made
@@ -37,7 +39,7 @@ def test_files_frames_and_faces_are_counted(network, capsys):
         "together",
     ]
     assert "2 files, 4 frames, 2 faces; 4.0 frames/s in each of 2 processes" in said.err
-    assert 0 <= int(re.search(r"busy (\d+)%", said.err)[1]) <= 100
+    assert 0 <= int(re.search(r"would need (\d+)%", said.err)[1]) <= 100
 
 
 def test_a_run_without_a_score_has_figures_too(network, capsys):

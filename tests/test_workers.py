@@ -40,6 +40,8 @@ def work(argument: str, item: Any) -> Any:
             return len(bytearray(600 * 2**20))
         except MemoryError:
             return "too much"
+    if item == "memory":
+        raise MemoryError
     if item == "some":
         return len(bytearray(300 * 2**20))
     if isinstance(item, Path):
@@ -71,9 +73,9 @@ def test_each_process_has_its_own_argument(tmp_path: Path) -> None:
 
 
 def test_what_a_process_dies_of_has_no_result_and_the_rest_is_done() -> None:
-    items = [1, 2, "die", 3, "hang", 4, "much", "some", 5]
+    items = [1, 2, "die", 3, "hang", 4, "much", "some", "memory", 5]
     done = dict(spread(items, make, ["limited", "limited"]))
-    assert {item for item, result in done.items() if result is None} == {"die", "hang"}
+    assert {item for item, result in done.items() if result is None} == {"die", "hang", "memory"}
     assert set(done) == set(items)
     assert done["much"] == "too much" and done["some"] == 300 * 2**20
 

@@ -18,6 +18,12 @@ from fsvfm_jax.host.plain_files import FileRefused, open_plain
 
 logger = logging.getLogger(__name__)
 
+# What the user can do if a file cannot be written.
+CONTINUE = (
+    "free space, or give permission; the same command then goes on from the newest checkpoint"
+)
+ELSEWHERE = "free space, or choose a folder that is writable"
+
 
 def in_bucket(path: epath.PathLike) -> bool:
     """Returns whether the path is in an object store.
@@ -28,11 +34,12 @@ def in_bucket(path: epath.PathLike) -> bool:
 
 
 @contextlib.contextmanager
-def written(path: epath.PathLike) -> Iterator[None]:
+def written(path: epath.PathLike, *, mend: str = CONTINUE) -> Iterator[None]:
     """Wraps code that writes a file, and names the file in the error if writing fails.
 
     Args:
         path: The file that is written.
+        mend: The end of the error sentence: what the user can do.
 
     Raises:
         StorageError: The file cannot be written, for example without space or permission.
@@ -40,10 +47,7 @@ def written(path: epath.PathLike) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(
-            f"{path} cannot be written ({reason_of(error)}): free space, or give permission;"
-            " the same command then goes on from the newest checkpoint"
-        ) from error
+        raise StorageError(f"{path} cannot be written ({reason_of(error)}): {mend}") from error
 
 
 def write_json(file: epath.Path, content: Any) -> None:

@@ -11,7 +11,6 @@ from fsvfm_jax.predict import arguments
 from fsvfm_jax.predict.calibrate import describe
 from fsvfm_jax.predict.calibration import Calibration, calibration_of
 from fsvfm_jax.predict.networks import Detector, Encoder
-from fsvfm_jax.predict.score import add_crop_arguments
 
 NOT_CALIBRATED = """\
 Not calibrated: it is not known how often this detector is wrong at any threshold. `predict
@@ -22,7 +21,7 @@ _MEASURES = ("image_size", "patch_size", "width", "depth", "num_heads", "pool")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the verb."""
     arguments.add_arguments(parser)
-    add_crop_arguments(parser)
+    arguments.add_calibration(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -32,9 +31,7 @@ def run(args: argparse.Namespace) -> None:
         DataError: The model or its calibration cannot be read.
         ConfigError: The flags do not fit the model.
     """
-    network = arguments.load_network(
-        args, face_detector=args.face_detector, crop_margin=args.crop_margin
-    )
+    network = arguments.load_network(args)
     calibration = None
     if isinstance(network, Detector):
         calibration = calibration_of(network, args.model, file=args.calibration)
@@ -59,7 +56,7 @@ def about(network: Encoder, calibration: Calibration | None, *, name: str) -> st
         parts += ["## Thresholds", _thresholds(network, calibration, name=name)]
     hashes = {"SHA-256 of the parameters": network.sha256}
     parts += facts.fact_parts(known, model, stats=network.stats, hashes=hashes)
-    parts += facts.license_parts(network.license)
+    parts += facts.license_parts(network.facts.get("license"))
     return "\n\n".join(parts) + "\n"
 
 

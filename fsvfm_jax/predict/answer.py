@@ -86,7 +86,13 @@ class Answerer:
             views = [face.pixels for face in faces]
             batches = self._network.margin_batches_of_views(views)
             margins = np.concatenate([np.zeros(0), *batches])
-        record = make_record(media.name, found.faces, margins, self._options.faces, self._decision)
+        record = make_record(
+            media.name,
+            found.faces,
+            margins=margins,
+            options=self._options.faces,
+            decision=self._decision,
+        )
         name = self._decision.score_name
         scores = [one[name] for one in record["faces"]]
         shown = found.shown

@@ -288,8 +288,9 @@ def calibration_of(
     if file is None and not os.path.lexists(path):
         return None
     found = read_calibration(path, weights_sha256=network.sha256)
+    facts = network.facts | {"view": network.view}
     for name in ("view", "face_detector", "crop_margin"):
-        fitted, used = getattr(found, name), getattr(network, name)
+        fitted, used = getattr(found, name), facts.get(name)
         if None not in (fitted, used) and fitted != used:
             raise ConfigError(
                 f"{path} was made for faces with {name} = {fitted}, not {used}: give"

@@ -5,11 +5,10 @@ from pathlib import Path
 
 from etils import epath
 
-from fsvfm_jax.errors import StorageError, reason_of
-from fsvfm_jax.host.storage import replace_bytes
 from fsvfm_jax.predict.records import Record
 from fsvfm_jax.report.curve import Curve, curve_picture
 from fsvfm_jax.report.figure import encode_picture
+from fsvfm_jax.report.write import write_file
 
 MAX_STEM = 80  # characters
 
@@ -45,12 +44,4 @@ def write_curve(folder: Path, place: int, record: Record, *, score_name: str) ->
         in_seconds=in_seconds,
     )
     stem = re.sub(r"[^A-Za-z0-9.+-]+", "_", Path(record["path"]).name)[:MAX_STEM]
-    file = folder / f"{place:04}-{stem}.png"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        replace_bytes(epath.Path(file), encode_picture(figure))
-    except OSError as error:
-        raise StorageError(
-            f"{file} cannot be written ({reason_of(error)}): free space, or choose a folder that is"
-            " writable"
-        ) from error
+    write_file(epath.Path(folder), f"{place:04}-{stem}.png", encode_picture(figure))

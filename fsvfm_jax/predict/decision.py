@@ -1,6 +1,7 @@
 """Turns the margins of a file's faces into scores, a decision and a record."""
 
 import contextlib
+import itertools
 import logging
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from fsvfm_jax.report.metrics import probability
 logger = logging.getLogger(__name__)
 
 DEFAULT_THRESHOLD = 0.5
+LONG_GAP = 1  # seconds between scored frames, during which a scene may change
 NOT_CALIBRATED = "not calibrated"
 
 
@@ -76,6 +78,7 @@ def decide_by(score_name: str, threshold: str | None, calibration: Calibration |
 def make_record(
     path: str,
     found: FileFaces,
+    *,
     margins: Float64[np.ndarray, " N"],
     options: FaceOptions,
     decision: Decision,
@@ -124,19 +127,19 @@ def make_record(
         "frames": found.frames,
         "people": people,
         "faces": faces,
-        "note": _note(found, len(people), options, decision),
+        "note": _note(found, people=len(people), options=options, decision=decision),
         "error": found.error,
     }
 
 
-def _note(found: FileFaces, people: int, options: FaceOptions, decision: Decision) -> str | None:
+def _note(found: FileFaces, *, people: int, options: FaceOptions, decision: Decision) -> str | None:
     if found.error is not None:
         return None
     notes = []
     if not found.faces:
-        notes.append("no face found")
+        notes.append("no face found" + " in the picture" * (found.outside > 0))
     if found.outside:
-        notes.append(f"left out: {found.outside} faces whose boxes are outside the picture")
+        notes.append(f"left out because the box is outside the picture: {found.outside}")
     if options.faces == "largest" and found.most > 1:
         frame = "a frame" if found.frames > 1 else "the picture"
         notes.append(f"up to {found.most} faces found in {frame}, the largest one is scored")
@@ -149,4 +152,11 @@ def _note(found: FileFaces, people: int, options: FaceOptions, decision: Decisio
             notes.append(
                 f"the threshold is one of {decision.unit}s, this score is one of a {scored}"
             )
+    times = [face.seconds for face in found.faces if face.seconds is not None]
+    gap = max((later - one for one, later in itertools.pairwise(times)), default=0)
+    if gap > LONG_GAP:
+        notes.append(
+            f"up to {gap:.0f} s between frames: whoever takes a person's place in the picture"
+            " counts as the same person"
+        )
     return "; ".join(notes) or None

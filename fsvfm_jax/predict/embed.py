@@ -13,21 +13,23 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+from etils import epath
 from jaxtyping import Float32, Float64, Int64, UInt8
 
 from fsvfm_jax import cli
 from fsvfm_jax.config.fields import BRANCHES
 from fsvfm_jax.data.rand_augment import evaluation_view
-from fsvfm_jax.errors import ConfigError, DataError, SomeFailed, StorageError, reason_of
+from fsvfm_jax.errors import ConfigError, DataError, SomeFailed
 from fsvfm_jax.host.pictures import caption_strip, encode_png, image_grid, title_strip
 from fsvfm_jax.host.progress import progress
-from fsvfm_jax.host.storage import whole_file
+from fsvfm_jax.host.storage import ELSEWHERE, replace_bytes, whole_file, written
 from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.predict import arguments
+from fsvfm_jax.predict.faces import CROPPED, FaceOptions, FileFaces, find_faces, unreadable
 from fsvfm_jax.predict.inputs import Input, find_inputs
 from fsvfm_jax.predict.networks import POOLS, Encoder
 from fsvfm_jax.predict.pictures import pixels_of
-from fsvfm_jax.prepare.extras import check_installed
+from fsvfm_jax.predict.records import check_new_file
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,8 @@ NPZ, PARQUET = ".npz", ".parquet"
 TILE = 160  # pixels
 TILES_PER_ROW = 6
 MAX_TITLE = 19  # characters that fit above a tile
+MAX_LOGGED = 20  # files that cannot be read
+VIDEO = "it is a video: cut its faces out with prepare detect"
 # Rows of a Parquet file that are written at once.
 ROW_GROUP = 1024
 
@@ -55,20 +59,13 @@ class Embedding(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the verb."""
-    parser.add_argument(
-        "inputs",
-        nargs="+",
-        metavar="INPUT",
-        help="picture of a face that is cropped already, folder of such pictures, .txt list of"
-        " paths, or - for one such path per line of stdin",
+    arguments.add_inputs(
+        parser, what="picture of a face that is cropped already, folder of such pictures"
     )
     arguments.add_arguments(parser)
     parser.add_argument(
-        "--root",
-        metavar="DIR",
-        help="folder to which the paths in lists are relative; by default each list's folder",
+        "--output", type=Path, metavar="FILE", help="new file to write, .npz or .parquet"
     )
-    parser.add_argument("--output", metavar="FILE", help="file to write, .npz or .parquet")
     parser.add_argument(
         "--branch",
         choices=BRANCHES,
@@ -98,7 +95,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="number of nearest faces; default: 10",
     )
     parser.add_argument(
-        "--sheet", metavar="PNG", help="picture of the face of --query and of the nearest faces"
+        "--sheet",
+        type=Path,
+        metavar="PNG",
+        help="new file for a picture of the face of --query and of the nearest faces",
     )
 
 
@@ -114,22 +114,25 @@ def run(args: argparse.Namespace) -> None:
     network = arguments.load_network(args, branch=args.branch)
     options = {"block": args.block, "pool": args.pool}
     query = None if args.query is None else network.features(args.query, **options)[0]
-    with contextlib.ExitStack() as outputs:
-        # The files are opened before the work: a wrong name must not cost minutes of work.
-        file = args.output and outputs.enter_context(_new_file(args.output))
-        sheet = args.sheet and outputs.enter_context(_new_file(args.sheet))
-        found = embed(network, inputs, **options)
-        if file:
-            writer = _write_parquet if args.output.endswith(PARQUET) else _write_npz
+    found = embed(network, inputs, processes=args.processes, **options)
+    if args.output is not None:
+        writer = _write_parquet if args.output.suffix.lower() == PARQUET else _write_npz
+        with (
+            written(args.output, mend=ELSEWHERE),
+            whole_file(args.output) as unfinished,
+            open(unfinished, "xb") as file,
+        ):
             writer(file, found, network=network, **options)
-        if query is not None:
-            rows, similarities = nearest(query, found.features, top=args.top)
-            paths = [found.paths[row] for row in rows]
-            for path, similarity in zip(paths, similarities, strict=True):
-                print(printable(f"{similarity:.4f} {path}"))
-        if sheet:
-            about = f"{_about(network, **options)}; {len(found.paths)} faces were searched"
-            sheet.write(encode_png(contact_sheet(args.query, paths, similarities, about=about)))
+    if query is not None:
+        rows, similarities = nearest(query, found.features, top=args.top)
+        paths = [found.paths[row] for row in rows]
+        for path, similarity in zip(paths, similarities, strict=True):
+            print(printable(f"{similarity:.4f} {path}"))
+    if args.sheet is not None:
+        about = f"{_about(network, **options)}; {len(found.paths)} faces were searched"
+        sheet = contact_sheet(args.query, paths, similarities, about=about)
+        with written(args.sheet, mend=ELSEWHERE):
+            replace_bytes(epath.Path(args.sheet), encode_png(sheet))
     for path in filter(None, (args.output, args.sheet)):
         logger.info("%s: written", path)
     cli.check_output()
@@ -138,15 +141,21 @@ def run(args: argparse.Namespace) -> None:
 
 
 def embed(
-    network: Encoder, inputs: Sequence[Input], *, block: int | None = None, pool: str = "mean"
+    network: Encoder,
+    inputs: Sequence[Input],
+    *,
+    processes: int,
+    block: int | None = None,
+    pool: str = "mean",
 ) -> Embedding:
     """Computes the features of pictures of faces; progress goes to stderr.
 
-    A picture that cannot be read is logged and listed as unread.
+    A picture that cannot be read is listed as unread; the first ones are logged.
 
     Args:
         network: The network.
         inputs: The pictures, each of one face that is cropped already.
+        processes: Number of processes that read them.
         block: As for `Encoder.features`.
         pool: As for `Encoder.features`.
 
@@ -156,22 +165,23 @@ def embed(
     """
     paths, unread = list[str](), list[str]()
 
-    def faces() -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-        for one in inputs:
-            try:
-                face = _read(one)
-            except DataError as error:
-                logger.warning("%s is left out: %s", one.path, error)
-                unread.append(one.path)
+    def views() -> Iterator[UInt8[np.ndarray, "S S 3"]]:
+        for one, found in _read(inputs, network, processes=processes):
+            if found.error is None:
+                paths.append(one.path)
+                yield found.faces[0].pixels
                 continue
-            paths.append(one.path)
-            yield face
+            unread.append(one.path)
+            if len(unread) <= MAX_LOGGED:
+                logger.warning("%s is left out: %s", one.path, found.error)
 
     features, done = _empty(network, len(inputs), pool=pool), 0
-    batches = network.feature_batches(faces(), block=block, pool=pool)
+    batches = network.feature_batches_of_views(views(), block=block, pool=pool)
     rows = (row for batch in batches for row in batch)
     for done, row in enumerate(progress(rows, total=len(inputs), description="faces"), start=1):
         features[done - 1] = row
+    if (more := len(unread) - MAX_LOGGED) > 0:
+        logger.warning("%d more files are left out", more)
     if not done:
         raise DataError(f"none of {len(inputs)} files can be read as a picture")
     return Embedding(paths, features[:done], unread)
@@ -227,23 +237,36 @@ def contact_sheet(
 def _check(args: argparse.Namespace) -> None:
     if args.output is None and args.query is None:
         raise ConfigError("there is nothing to do: give --output FILE, or --query IMAGE")
-    if args.output is not None and not args.output.endswith((NPZ, PARQUET)):
-        raise ConfigError(f"--output={args.output} ends neither in {NPZ} nor in {PARQUET}")
-    if args.output is not None and args.output.endswith(PARQUET):
-        check_installed({"pyarrow"}, extra="parquet")
+    if args.output is not None:
+        check_new_file(args.output, flag="--output", suffixes=(NPZ, PARQUET))
+    if args.sheet is not None:
+        check_new_file(args.sheet, flag="--sheet", suffixes=(".png",))
     if args.sheet is not None and args.query is None:
         raise ConfigError("--sheet shows the neighbours of a face: give --query IMAGE, too")
     if args.query is not None and args.pool == "patches":
         raise ConfigError("--query compares one feature of each face: give --pool mean or token")
 
 
-def _read(one: Input) -> UInt8[np.ndarray, "H W 3"]:
-    """Returns the pixels of a picture; raises DataError if there is none."""
-    if one.media is None:
-        raise DataError(one.error)
-    if one.media.is_video:
-        raise DataError("it is a video: cut its faces out with prepare detect")
-    return pixels_of(one.media.file)
+def _read(
+    inputs: Sequence[Input], network: Encoder, *, processes: int
+) -> Iterator[tuple[Input, FileFaces]]:
+    """Yields the inputs with their pixels, or why they cannot be read, in order."""
+    inputs = [one._replace(media=None, error=VIDEO) if _is_video(one) else one for one in inputs]
+    options = FaceOptions(CROPPED, 0.0, "largest", 1, network.image_size, network.view)
+    with contextlib.closing(find_faces(inputs, options, processes=processes)) as found:
+        done: dict[int, FileFaces] = {}
+        for place, one in enumerate(inputs):
+            if one.media is None:
+                yield one, unreadable(one.error)
+                continue
+            while place not in done:
+                number, faces = next(found)
+                done[number] = faces
+            yield one, done.pop(place)
+
+
+def _is_video(one: Input) -> bool:
+    return one.media is not None and one.media.is_video
 
 
 def _empty(network: Encoder, count: int, *, pool: str) -> Float32[np.ndarray, "N ..."]:
@@ -295,18 +318,6 @@ def _write_parquet(
             names = pa.array(map(printable, found.paths[start : start + ROW_GROUP]))
             lists = pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), type=kind)
             writer.write_batch(pa.record_batch([names, lists], schema=schema))
-
-
-@contextlib.contextmanager
-def _new_file(path: str) -> Iterator[BinaryIO]:
-    """Yields a file to write, which replaces the file at the path when the work has succeeded."""
-    try:
-        with whole_file(Path(path)) as temporary, open(temporary, "xb") as file:
-            yield file
-    except OSError as error:
-        raise StorageError(
-            f"{path} cannot be written ({reason_of(error)}); choose a file in a writable folder"
-        ) from error
 
 
 def _about(network: Encoder, *, block: int | None, pool: str) -> str:

@@ -4,8 +4,10 @@ The crops are those of `prepare detect`, and the view of a crop is that of an ev
 processes import this module, so it does not import JAX.
 """
 
+import contextlib
+import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -14,22 +16,24 @@ from jaxtyping import UInt8
 from fsvfm_jax.data.images import decode_image, read_file
 from fsvfm_jax.data.rand_augment import evaluation_view
 from fsvfm_jax.errors import in_one_line
+from fsvfm_jax.predict.inputs import Input
 from fsvfm_jax.predict.tracks import follow
 from fsvfm_jax.prepare.crops import (
     Box,
     CroppedFace,
     FaceDetector,
-    HogDetector,
-    WholeImage,
     crop_faces,
+    make_detector,
 )
 from fsvfm_jax.prepare.detect import Options
 from fsvfm_jax.prepare.files import MediaFile
-from fsvfm_jax.prepare.workers import start_limits, tick
+from fsvfm_jax.prepare.workers import AHEAD, DIED, spread, start_limits, tick
 
-MAX_FACES = 1000  # of one file
+# Of the faces of one file. A process needs three times as much to send them.
+MAX_PIXEL_BYTES = 100_000_000
+MAX_BYTES_AHEAD = 8_000_000_000  # of the faces of all files that processes have at a time
 CROPPED = "cropped"
-# The settings of `prepare detect`, so that its crops are the same.
+# The default settings of `prepare detect`, so that its crops are the same.
 UPSAMPLE, CROP_SIZE = Options().upsample, Options().size
 
 
@@ -112,42 +116,70 @@ def unreadable(error: str, *, work_seconds: float = 0.0) -> FileFaces:
     return FileFaces([], 0, 0, 0, error, work_seconds)
 
 
+def most_faces(image_size: int) -> int:
+    """Returns how many faces of one file fit into MAX_PIXEL_BYTES.
+
+    Args:
+        image_size: Side of the network's input in pixels.
+    """
+    return MAX_PIXEL_BYTES // (3 * image_size**2)
+
+
+def find_faces(
+    inputs: Sequence[Input], options: FaceOptions, *, processes: int
+) -> Iterator[tuple[int, FileFaces]]:
+    """Yields the faces of each photograph and video with its place, in the order of finishing.
+
+    There are fewer processes if their results could take more than MAX_BYTES_AHEAD together.
+
+    Args:
+        inputs: The files; those that cannot be read are left out.
+        options: The options that determine the faces.
+        processes: Largest number of processes.
+    """
+    items = [(place, one.media) for place, one in enumerate(inputs) if one.media is not None]
+    faces = options.frames if options.faces == "largest" else most_faces(options.image_size)
+    ahead = AHEAD * faces * 3 * options.image_size**2
+    processes = max(1, min(processes, len(items), MAX_BYTES_AHEAD // max(ahead, 1)))
+    with contextlib.closing(spread(items, make_worker, [options] * processes)) as stream:
+        for (place, _), found in stream:
+            yield place, found or unreadable(DIED)
+
+
 def make_worker(options: FaceOptions) -> Callable[[tuple[int, MediaFile]], FileFaces]:
     """Returns a function that finds the faces of a numbered file, in limited time and memory.
 
     Args:
         options: The options that determine the faces.
     """
-    detector = make_detector(options)
+    detector = detector_of(options)
     start_limits()
 
     def work(numbered: tuple[int, MediaFile]) -> FileFaces:
-        return faces_of_file(numbered[1], detector, options)
+        return faces_of_file(numbered[1], detector=detector, options=options)
 
     return work
 
 
-def make_detector(options: FaceOptions) -> FaceDetector | None:
+def detector_of(options: FaceOptions) -> FaceDetector | None:
     """Returns the detector that the options name; None if pictures are cropped already."""
     if options.detector == CROPPED:
         return None
-    if options.detector == "none":
-        return WholeImage()
-    return HogDetector(UPSAMPLE, margin=options.crop_margin)
+    return make_detector(options.detector, upsample=UPSAMPLE, margin=options.crop_margin)
 
 
 def faces_of_file(
     media: MediaFile,
+    *,
     detector: FaceDetector | None,
     options: FaceOptions,
-    *,
     look: Callable[[int | None, UInt8[np.ndarray, "H W 3"], int], None] | None = None,
 ) -> FileFaces:
     """Returns the faces of a photograph or video, or why it cannot be read.
 
     Args:
         media: The photograph or video.
-        detector: The result of `make_detector`.
+        detector: Finds the faces; None if pictures are cropped already.
         options: The options that determine the faces.
         look: Called for each picture or frame that was searched, with the number of the frame, its
             pixels and the number of its faces.
@@ -155,9 +187,9 @@ def faces_of_file(
     started = time.perf_counter()
 
     def search(
-        index: int | None, seconds: float | None, image: UInt8[np.ndarray, "H W 3"]
+        index: int | None, seconds: float | None, image: UInt8[np.ndarray, "H W 3"], most: int
     ) -> _Frame:
-        faces = _faces_of_image(image, detector, options)
+        faces = _faces_of_image(image, detector, options, most=most)
         if look is not None:
             look(index, image, len(faces))
         return _Frame(index, seconds, faces)
@@ -165,7 +197,8 @@ def faces_of_file(
     try:
         frames = list(_frames_of_file(media, search, options))
     except ValueError as error:
-        return unreadable(str(error), work_seconds=time.perf_counter() - started)
+        reason = str(error) or type(error).__name__
+        return unreadable(reason, work_seconds=time.perf_counter() - started)
     except MemoryError:
         return unreadable("it needs too much memory", work_seconds=time.perf_counter() - started)
     except Exception as error:  # Odd files make libraries raise almost anything.
@@ -197,23 +230,25 @@ def faces_of_file(
 
 def _frames_of_file(
     media: MediaFile,
-    search: Callable[[int | None, float | None, UInt8[np.ndarray, "H W 3"]], _Frame],
+    search: Callable[[int | None, float | None, UInt8[np.ndarray, "H W 3"], int], _Frame],
     options: FaceOptions,
 ) -> Iterator[_Frame]:
     """Yields the photograph, or evenly spaced frames of the video, with their faces.
 
     Args:
         media: The photograph or video.
-        search: Takes number, time and pixels of a frame, and finds its faces.
+        search: Takes number, time and pixels of a frame, and finds its faces, at most as many as
+            the last argument.
         options: The options that determine the faces.
 
     Raises:
-        ValueError: The file cannot be read, or has too many faces.
+        ValueError: The file cannot be read, or its faces take too much memory.
     """
+    most = most_faces(options.image_size)
     if not media.is_video:
         # An evaluation takes the pixels of crops as they are stored, and so does this.
         image = decode_image(read_file(media.file), orient=options.detector != CROPPED)
-        yield search(None, None, image)
+        yield search(None, None, image, most)
         return
     from fsvfm_jax.prepare import video  # It needs an extra, and is therefore imported only here.
 
@@ -222,25 +257,40 @@ def _frames_of_file(
     def search_few(index: int, seconds: float | None, image: UInt8[np.ndarray, "H W 3"]) -> _Frame:
         nonlocal count
         tick()
-        frame = search(index, seconds, image)
-        count = len(frame.faces) + (count if index else 0)  # It may be decoded again from 0.
-        if count > MAX_FACES:
-            raise ValueError(f"it has over {MAX_FACES} faces; give fewer --frames")
+        count = count if index else 0  # The video may be decoded again from 0.
+        frame = search(index, seconds, image, most - count)
+        count += len(frame.faces)
         return frame
 
     yield from video.map_spaced_frames(media.file, options.frames, search_few)
 
 
 def _faces_of_image(
-    image: UInt8[np.ndarray, "H W 3"], detector: FaceDetector | None, options: FaceOptions
+    image: UInt8[np.ndarray, "H W 3"],
+    detector: FaceDetector | None,
+    options: FaceOptions,
+    *,
+    most: int,
 ) -> list[CroppedFace]:
-    """Returns the faces of an image, with the network's input as their pixels."""
+    """Returns the faces of an image, with the network's input as their pixels.
+
+    Raises ValueError if there are more than `most`.
+    """
     if detector is None:
         height, width, _ = image.shape
         found = [CroppedFace(0, 1, Box(0, 0, width, height), None, image)]
     else:
         found = crop_faces(image, detector, faces=options.faces, size=CROP_SIZE)
-    return [face._replace(pixels=_view(face.pixels, options)) for face in found]
+    faces = [
+        face._replace(pixels=_view(face.pixels, options))
+        for face in itertools.islice(found, most + 1)
+    ]
+    if len(faces) > most:
+        raise ValueError(
+            f"it has over {most_faces(options.image_size)} faces, which take too much memory: give"
+            " fewer --frames, or --faces=largest"
+        )
+    return faces
 
 
 def _view(

@@ -5,8 +5,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from fsvfm_jax.data.listing import HIDDEN, LeftOut, Tally, warn_of_left_out
-from fsvfm_jax.errors import DataError
+from fsvfm_jax.data.listing import HIDDEN, LeftOut
+from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.prepare.files import (
     MAX_LIST_BYTES,
     WANTED,
@@ -15,10 +15,12 @@ from fsvfm_jax.prepare.files import (
     find_files,
     is_list,
     root_of,
+    warn_of_refusals,
 )
 
 STDIN = "-"
-_HIDDEN_REASON = LeftOut("", HIDDEN).reason(wanted=WANTED)
+# Files of a folder that nobody expects to be scored: hidden ones, and those of other kinds.
+_NOT_MEANT = {LeftOut("", kind).reason(wanted=WANTED) for kind in (HIDDEN, "")}
 
 
 class Input(NamedTuple):
@@ -38,7 +40,8 @@ class Input(NamedTuple):
 def find_inputs(sources: Sequence[str], *, root: str | None = None) -> list[Input]:
     """Returns the files of all sources, in the order of the sources.
 
-    Hidden files of a folder and those of the system are left out, and a log line counts them.
+    Files that lie in a folder and are hidden, of the system, or no image or video by their names
+    are left out, and a log line counts them.
 
     Args:
         sources: Images, videos, folders, lists of paths (.txt), and `-` for more sources on
@@ -48,8 +51,12 @@ def find_inputs(sources: Sequence[str], *, root: str | None = None) -> list[Inpu
 
     Raises:
         DataError: Standard input is too long, or there is nothing to score.
+        ConfigError: A root is given, and no source is a list.
     """
-    inputs = [found for source in _with_stdin(sources) for found in _of_source(source, root)]
+    sources = list(_with_stdin(sources))
+    if root is not None and not any(map(is_list, sources)):
+        raise ConfigError(f"--root={root} is for lists of paths (.txt), and no INPUT is one")
+    inputs = [found for source in sources for found in _of_source(source, root)]
     if not inputs:
         raise DataError("there is nothing to score: name images, videos, folders or lists")
     return inputs
@@ -63,7 +70,8 @@ def _with_stdin(sources: Sequence[str]) -> Iterator[str]:
         content = sys.stdin.buffer.read(MAX_LIST_BYTES + 1)
         if len(content) > MAX_LIST_BYTES:
             raise DataError(f"standard input has over {MAX_LIST_BYTES:,} bytes; give fewer paths")
-        yield from (os.fsdecode(line) for line in content.splitlines() if line.strip())
+        lines = (line.strip() for line in content.splitlines())
+        yield from (os.fsdecode(line) for line in lines if line)
 
 
 def _of_source(source: str, root: str | None) -> list[Input]:
@@ -75,18 +83,19 @@ def _of_source(source: str, root: str | None) -> list[Input]:
     except DataError as error:
         return [Input(source, None, str(error))]
     is_folder = os.path.isdir(source)
-    if all(map(_is_hidden, found)) and (is_folder or is_list(source)):
-        return [Input(source, None, "it has no image or video")]
     if not is_folder and not is_list(source):
         return [_input(source, one) for one in found]
+    if is_folder:
+        warn_of_refusals(source, filter(_is_not_meant, found))
+        found = [one for one in found if not _is_not_meant(one)]
+    if not found:
+        return [Input(source, None, "it has no image or video")]
     folder = root_of(source, root)
-    hidden = {one for one in found if is_folder and _is_hidden(one)}
-    warn_of_left_out(source, Tally(LeftOut(one.name, HIDDEN) for one in hidden))
-    return [_input(os.path.join(folder, one.name), one) for one in found if one not in hidden]
+    return [_input(os.path.join(folder, one.name), one) for one in found]
 
 
-def _is_hidden(found: MediaFile | Refusal) -> bool:
-    return isinstance(found, Refusal) and found.reason == _HIDDEN_REASON
+def _is_not_meant(found: MediaFile | Refusal) -> bool:
+    return isinstance(found, Refusal) and found.reason in _NOT_MEANT
 
 
 def _input(path: str, found: MediaFile | Refusal) -> Input:

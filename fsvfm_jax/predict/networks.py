@@ -41,7 +41,7 @@ BATCH_SIZE = 32
 # What gives the values that the weights may not contain: arguments of `load`, and flags.
 FIELDS = {
     "stats": "stats (--stats JSON), a file with mean and std",
-    "labels": "labels (--labels NAME,NAME)",
+    "labels": f"labels={LABELS!r} (--labels {','.join(LABELS)})",
 }
 
 
@@ -51,13 +51,12 @@ class Encoder:
     Attributes:
         model: The network.
         params: The network's parameters.
+        path: The workdir, folder or file of the weights.
         stats: Mean and standard deviation that normalise the images.
         view: How a face is resized to the network's input, one of `EVALUATION_TRANSFORMS`.
         batch_size: Largest number of faces that are computed at once.
-        face_detector: Name of the detector that found the faces of the training; None if unknown.
-        crop_margin: Margin on each side of a face's box, as a fraction of the box; None if unknown.
-        license: Licence of the weights; None if unknown.
-        facts: What is known of the weights, the fields of `convert.card.Description`.
+        facts: What is known of the weights, such as "license", "face_detector" and "crop_margin":
+            the fields of `convert.card.Description`. What is unknown may be missing.
         label_names: The classes in the order of the logits; empty for an encoder.
     """
 
@@ -68,15 +67,14 @@ class Encoder:
         model: ViT,
         params: Params,
         *,
+        path: Path,
         stats: Stats,
         view: str,
         facts: Mapping[str, Any],
         batch_size: int,
     ):
         self.model, self.params, self.stats, self.view = model, jax.device_put(params), stats, view
-        self.batch_size, self.facts = batch_size, dict(facts)
-        self.face_detector, self.crop_margin = facts.get("face_detector"), facts.get("crop_margin")
-        self.license = facts.get("license")
+        self.path, self.batch_size, self.facts = path, batch_size, dict(facts)
 
     @property
     def image_size(self) -> int:
@@ -140,16 +138,25 @@ class Encoder:
         An image is taken from an iterable when its batch is computed, so that any number of them
         fits into memory.
         """
+        views = map(self.view_of, each(images))
+        return self.feature_batches_of_views(views, block=block, pool=pool)
+
+    def feature_batches_of_views(
+        self,
+        views: Iterable[UInt8[np.ndarray, "S S 3"]],
+        *,
+        block: int | None = None,
+        pool: str = "mean",
+    ) -> Iterator[Float32[np.ndarray, "B ..."]]:
+        """Yields the features of faces that are resized already, as `view_of` returns them."""
         if pool not in POOLS:
             raise ConfigError(f"pool = {told(pool)} is unknown; choose {', '.join(POOLS)}")
         if block is not None and block not in range(1, self.model.depth + 1):
-            raise ConfigError(
-                f"block = {told(block)} is none of this network's: give 1 to {self.model.depth}"
-            )
+            raise ConfigError(f"block {told(block)} does not exist: give 1 to {self.model.depth}")
         program = functools.partial(
             programs.features, model=self.model, stats=self.stats, block=block, pool=pool
         )
-        return self._batches(program, map(self.view_of, each(images)))
+        return self._batches(program, views)
 
     def view_of(self, image: Picture) -> UInt8[np.ndarray, "S S 3"]:
         """Returns a face as the network takes it; raises DataError as `features` does."""
@@ -171,10 +178,19 @@ class Encoder:
             batch[: len(rows)] = rows
             computed = program(self.params, batch)
             if waiting is not None:
-                yield _finite_rows(*waiting)
+                yield self._finite_rows(*waiting)
             waiting = computed, len(rows)
         if waiting is not None:
-            yield _finite_rows(*waiting)
+            yield self._finite_rows(*waiting)
+
+    def _finite_rows(self, computed: jax.Array, count: int) -> np.ndarray:
+        """Returns the first rows of a program's output, after it is computed."""
+        rows = np.asarray(computed)[:count]
+        if not np.isfinite(rows).all():
+            raise DataError(
+                f"the output of {self.path} is not finite: its weights or statistics are damaged"
+            )
+        return rows
 
 
 class Detector(Encoder):
@@ -218,8 +234,6 @@ def load(
     stats: Stats | Sequence[Sequence[float]] | str | os.PathLike | None = None,
     num_heads: int | None = None,
     view: str | None = None,
-    face_detector: str | None = None,
-    crop_margin: float | None = None,
     branch: str = "student",
     step: int | None = None,
     entry: str | None = None,
@@ -238,8 +252,6 @@ def load(
             takes those of the weights.
         num_heads: Number of attention heads, if the weights do not contain it.
         view: One of `EVALUATION_TRANSFORMS`. None takes that of the weights, or "resize".
-        face_detector: Name of the detector that finds the faces; None takes that of the weights.
-        crop_margin: Margin on each side of a face's box; None takes that of the weights.
         branch: "student" or "teacher", of a workdir or file that has both.
         step: Step of a workdir's checkpoint; None is the newest.
         entry: Entry of a file with several networks.
@@ -261,13 +273,12 @@ def load(
         encoder=None if encoder is None else Path(encoder),
         entry=entry,
     )
-    crop = {"face_detector": face_detector, "crop_margin": crop_margin}
-    facts = source.facts | {name: value for name, value in crop.items() if value is not None}
-    about = {"facts": facts, "view": _view(facts, path, given=view), "batch_size": batch_size}
+    _check_labels(source, path, labels)
+    about = {"path": path, "facts": source.facts, "batch_size": batch_size}
+    about["view"] = _view(source.facts, path, given=view)
     if reference.kind(source.params) != "detector":
         known = stats_of(source, path, given=_stats(stats), field=FIELDS["stats"])
         return Encoder(*_encoder(source, dtype=dtype), stats=known, **about)
-    _check_labels(source, path, labels)
     made = to_detector(source, path, stats=_stats(stats), labels=labels, dtype=dtype, fields=FIELDS)
     return Detector(made.model, made.params, stats=made.stats, **about)
 
@@ -325,15 +336,9 @@ def _stats(given: Stats | Sequence[Sequence[float]] | str | os.PathLike | None) 
 
 
 def _check_labels(source: LoadedWeights, path: Path, labels: Sequence[str]) -> None:
-    """Raises ConfigError if the weights contain other names of the classes than the given ones."""
+    """Raises ConfigError if labels are given that are not those of the weights."""
+    if labels and reference.kind(source.params) != "detector":
+        raise ConfigError(f"{path} is an encoder, which has no labels: leave them out")
     stored = tuple(source.facts.get("label_names") or ())
     if stored and labels and tuple(labels) != stored:
         raise ConfigError(f"{path} has the labels {told(stored)}, not {told(tuple(labels))}")
-
-
-def _finite_rows(computed: jax.Array, count: int) -> np.ndarray:
-    """Returns the first rows of a program's output, after it is computed."""
-    rows = np.asarray(computed)[:count]
-    if not np.isfinite(rows).all():
-        raise DataError("the network's output is not finite: its weights or statistics are damaged")
-    return rows

@@ -11,18 +11,18 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fsvfm_jax.errors import ConfigError, StorageError, reason_of
+from fsvfm_jax.errors import ConfigError, StorageError
 from fsvfm_jax.host import signals
 from fsvfm_jax.host.progress import print_above
-from fsvfm_jax.host.storage import whole_file
+from fsvfm_jax.host.storage import ELSEWHERE, whole_file, written
 from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.prepare.extras import check_installed
 
-# What `score.make_record` returns.
+# What `decision.make_record` returns.
 Record = Mapping[str, Any]
 Write = Callable[[Record], None]
 
@@ -50,9 +50,10 @@ def record_writer(output: Path | None, *, score_name: str) -> Iterator[Write]:
     with contextlib.ExitStack() as stack:
         writes: list[Write] = []
         if output is not None:
-            check_output(output)
-            with _storage(output):
-                opened = stack.enter_context(_FORMATS[output.suffix.lower()](output, score_name))
+            check_new_file(output, flag="--output", suffixes=FORMATS)
+            # The stack contains this, so that it names the file in an error of the end, too.
+            stack.enter_context(written(output, mend=ELSEWHERE))
+            opened = stack.enter_context(FORMATS[output.suffix.lower()](output, score_name))
             writes.append(_naming(opened, output))
         if sys.stdout.isatty():
             writes.append(_table(score_name))
@@ -62,20 +63,26 @@ def record_writer(output: Path | None, *, score_name: str) -> Iterator[Write]:
             yield write
 
 
-def check_output(output: Path) -> None:
-    """Checks the name of a file for records, before the work.
+def check_new_file(file: Path, *, flag: str, suffixes: Collection[str]) -> None:
+    """Checks the name of a file to write, before the work: a wrong name must not cost minutes.
+
+    Args:
+        file: The file.
+        flag: The flag that names it.
+        suffixes: The suffixes that it may have.
 
     Raises:
-        ConfigError: The file has another suffix than those of the formats, or the library for its
-            format is not installed.
-        StorageError: The file exists already.
+        ConfigError: The file has another suffix, or the library for its format is not installed.
+        StorageError: The file exists already, or its folder does not exist or is not writable.
     """
-    if output.suffix.lower() not in _FORMATS:
-        raise ConfigError(f"--output={output} ends in none of {', '.join(_FORMATS)}")
-    if output.suffix.lower() == ".parquet":
+    if file.suffix.lower() not in suffixes:
+        raise ConfigError(f"{flag}={file} does not end in {' or '.join(suffixes)}")
+    if file.suffix.lower() == ".parquet":
         check_installed({"pyarrow"}, extra="parquet")
-    if os.path.lexists(output):
-        raise StorageError(f"{output} is there already; name another file, or remove it")
+    if os.path.lexists(file):
+        raise StorageError(f"{file} is there already; name another file, or remove it")
+    if not os.access(file.parent, os.W_OK | os.X_OK):
+        raise StorageError(f"{file} cannot be written: choose a folder that exists and is writable")
 
 
 class _Closable:
@@ -146,7 +153,7 @@ def _parquet(output: Path, score_name: str) -> Iterator[Write]:
             flush()
 
 
-_FORMATS = {".jsonl": _json_lines, ".csv": _csv, ".parquet": _parquet}
+FORMATS = {".jsonl": _json_lines, ".csv": _csv, ".parquet": _parquet}
 
 
 def _columns(score_name: str) -> dict[str, Callable[[Record], Any]]:
@@ -235,18 +242,7 @@ def _write_whole(file: io.FileIO, content: bytes) -> None:
 
 def _naming(write: Write, output: Path) -> Write:
     def named(record: Record) -> None:
-        with _storage(output):
+        with written(output, mend=ELSEWHERE):
             write(record)
 
     return named
-
-
-@contextlib.contextmanager
-def _storage(output: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            f"{output} cannot be written ({reason_of(error)}): free space, or choose a file in a"
-            " writable folder"
-        ) from error

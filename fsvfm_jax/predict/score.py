@@ -6,54 +6,44 @@ writes one record per file in the order of the inputs.
 
 import argparse
 import contextlib
+import functools
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, UInt8
 
 from fsvfm_jax import cli
 from fsvfm_jax.detectors import NO_DETECTOR
-from fsvfm_jax.errors import ConfigError, DataError, SomeFailed
-from fsvfm_jax.host.processes import available_cores
+from fsvfm_jax.errors import ConfigError, DataError, SomeFailed, told
 from fsvfm_jax.host.progress import progress
 from fsvfm_jax.predict import arguments, curves
-from fsvfm_jax.predict.calibration import CALIBRATION_FILE, calibration_of
+from fsvfm_jax.predict.calibration import calibration_of
 from fsvfm_jax.predict.decision import Decision, decide_by, make_record
 from fsvfm_jax.predict.faces import (
     CROPPED,
-    MAX_FACES,
     FaceOptions,
     FileFaces,
-    make_worker,
+    find_faces,
+    most_faces,
     unreadable,
 )
 from fsvfm_jax.predict.inputs import Input, find_inputs
 from fsvfm_jax.predict.networks import Detector, Encoder
-from fsvfm_jax.predict.records import Record, check_output, record_writer
+from fsvfm_jax.predict.records import FORMATS, Record, check_new_file, record_writer
 from fsvfm_jax.predict.timings import Timings
-from fsvfm_jax.prepare.extras import check_installed
-from fsvfm_jax.prepare.workers import DIED, spread
+from fsvfm_jax.prepare.detect import check_libraries
 
 FACE_DETECTORS = ("dlib", "none")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the verb."""
-    parser.add_argument(
-        "inputs",
-        nargs="+",
-        metavar="INPUT",
-        help="image, video, folder, .txt list of paths, or - for one such path per line of stdin",
-    )
+    arguments.add_inputs(parser, what="image, video, folder")
     arguments.add_arguments(parser)
-    parser.add_argument(
-        "--root",
-        metavar="DIR",
-        help="folder to which the paths in lists are relative; by default each list's folder",
-    )
     add_face_arguments(parser)
     parser.add_argument(
         "--output",
@@ -79,24 +69,27 @@ def run(args: argparse.Namespace) -> None:
         StorageError: The output cannot be written.
     """
     if args.output is not None:
-        check_output(args.output)
-    if args.frames > MAX_FACES:
-        raise ConfigError(f"--frames={args.frames} is over {MAX_FACES}")
+        check_new_file(args.output, flag="--output", suffixes=FORMATS)
     inputs = find_inputs(args.inputs, root=args.root)
-    network = arguments.load_network(
-        args, face_detector=args.face_detector, crop_margin=args.crop_margin
-    )
+    network = arguments.load_network(args)
     if not isinstance(network, Detector):
         raise DataError(f"{args.model} {NO_DETECTOR}")
     options = face_options(network, args)
-    _check_extras(inputs, options)
+    check_libraries(
+        (one.media for one in inputs if one.media is not None), detector=options.detector
+    )
     calibration = calibration_of(network, args.model, file=args.calibration)
     decision = decide_by(network.score_name, args.threshold, calibration)
     timings = Timings()
     failed = 0
     with record_writer(args.output, score_name=decision.score_name) as write:
         records = score_inputs(
-            inputs, network, options, decision, processes=args.processes, timings=timings
+            inputs,
+            network=network,
+            options=options,
+            decision=decision,
+            processes=args.processes,
+            timings=timings,
         )
         for place, record in enumerate(progress(records, total=len(inputs), description="score")):
             write(record)
@@ -115,42 +108,71 @@ def face_options(network: Encoder, args: argparse.Namespace) -> FaceOptions:
     """Returns how the faces of the inputs are found, from the model's facts and the flags.
 
     Args:
-        network: The network; flags were given to `load`.
+        network: The network.
         args: The flags of `add_arguments`.
 
     Raises:
         ConfigError: The model does not tell how its faces were found and the flags do not, or flags
-            do not fit each other.
+            fit neither the model nor each other.
     """
-    detector, margin = network.face_detector, network.crop_margin
     if args.cropped:
         if args.face_detector is not None or args.crop_margin is not None:
             raise ConfigError(
                 "--cropped takes pictures whole: leave out --face-detector and --crop-margin"
             )
         detector, margin = CROPPED, 0.0
-    elif detector is None:
+    else:
+        detector, margin = _detector_and_margin(network, args)
+    if args.frames > (most := most_faces(network.image_size)):
+        raise ConfigError(
+            f"--frames={args.frames} takes too much memory with faces of {network.image_size}"
+            f" pixels: give at most {most}"
+        )
+    return FaceOptions(detector, margin, args.faces, args.frames, network.image_size, network.view)
+
+
+def _detector_and_margin(network: Encoder, args: argparse.Namespace) -> tuple[str, float | int]:
+    """Returns the face detector and the margin around its boxes, of the model or of flags."""
+    detector = _told_or_given(network, args, "face_detector")
+    margin = _told_or_given(network, args, "crop_margin")
+    if detector is None:
         raise ConfigError(
             f"{args.model} does not tell how its faces were found: give --face-detector dlib and"
             " --crop-margin PART (0.15 if `prepare detect` made the crops of its training), or"
             " --cropped if the inputs are cropped faces"
         )
-    elif detector not in FACE_DETECTORS:
+    if detector not in FACE_DETECTORS:
         raise ConfigError(
-            f"{args.model} was trained on faces that {detector!r} found, which is not available"
-            f" here: give --face-detector {' or '.join(FACE_DETECTORS)}, or crop the faces with it"
-            " and give --cropped"
+            f"{args.model} was trained on faces that {told(detector)} found, which is not available"
+            " here: crop the faces with it and give --cropped"
         )
-    elif detector == "none":
-        margin = 0.0
-    elif margin is None:
+    if detector == "none":
+        if args.crop_margin is not None:
+            raise ConfigError(
+                "--face-detector none takes the middle square, which has no margin: leave out"
+                " --crop-margin"
+            )
+        return detector, 0.0
+    if margin is None:
         raise ConfigError(
             f"{args.model} does not tell the margin around its faces: give --crop-margin PART (0.15"
             " if `prepare detect` made the crops of its training)"
         )
     if not 0 <= margin <= 10:
         raise ConfigError(f"--crop-margin={margin} is not from 0 to 10")
-    return FaceOptions(detector, margin, args.faces, args.frames, network.image_size, network.view)
+    return detector, margin
+
+
+def _told_or_given(network: Encoder, args: argparse.Namespace, name: str) -> Any:
+    """Returns what the model tells about its faces, or else a flag; refuses another value."""
+    stored, given = network.facts.get(name), getattr(args, name)
+    if stored is None or given is None or given == stored:
+        return given if stored is None else stored
+    flag = f"--{name.replace('_', '-')}"
+    raise ConfigError(
+        f"{flag}={given}, but {args.model} was trained with {told(stored)}: leave out {flag}; or"
+        f" correct the model, by `convert to folder` with {flag}={given}"
+    )
 
 
 def add_face_arguments(parser: argparse.ArgumentParser) -> None:
@@ -160,7 +182,19 @@ def add_face_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="every picture is a crop of a face already, and is taken whole",
     )
-    add_crop_arguments(parser)
+    parser.add_argument(
+        "--face-detector",
+        choices=FACE_DETECTORS,
+        help="how faces are found, if the model does not tell; none: the middle square is taken",
+    )
+    parser.add_argument(
+        "--crop-margin",
+        type=float,
+        metavar="PART",
+        help="margin on each side of a face's box, as a fraction of the box, if the model does not"
+        " tell",
+    )
+    arguments.add_calibration(parser)
     parser.add_argument(
         "--threshold",
         default=None,
@@ -181,43 +215,14 @@ def add_face_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="frames of a video, evenly spaced from the first to the last; default: 32",
     )
-    parser.add_argument(
-        "--processes",
-        type=cli.count,
-        default=available_cores(),
-        metavar="N",
-        help="processes that read files and find faces; default: one per core",
-    )
-
-
-def add_crop_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags for what models may not tell, and for their calibration."""
-    parser.add_argument(
-        "--face-detector",
-        choices=FACE_DETECTORS,
-        help="how faces are found, if the model does not tell; none: the middle square is taken",
-    )
-    parser.add_argument(
-        "--crop-margin",
-        type=float,
-        metavar="PART",
-        help="margin on each side of a face's box, as a fraction of the box, if the model does not"
-        " tell",
-    )
-    parser.add_argument(
-        "--calibration",
-        type=Path,
-        metavar="JSON",
-        help=f"calibration of the model; default: {CALIBRATION_FILE} in the model's folder",
-    )
 
 
 def score_inputs(
     inputs: Sequence[Input],
+    *,
     network: Detector,
     options: FaceOptions,
     decision: Decision,
-    *,
     processes: int,
     timings: Timings,
 ) -> Iterator[Record]:
@@ -231,21 +236,18 @@ def score_inputs(
         processes: Number of processes that find faces.
         timings: Receives how long the stages take.
     """
-    items = [(place, one.media) for place, one in enumerate(inputs) if one.media is not None]
-    arguments = [options] * min(processes, max(len(items), 1))
-    with contextlib.closing(spread(items, make_worker, arguments)) as stream:
-        found = ((place, faces or unreadable(DIED)) for (place, _), faces in stream)
+    record = functools.partial(make_record, options=options, decision=decision)
+    with contextlib.closing(find_faces(inputs, options, processes=processes)) as found:
         scored = _margins(found, network, timings)
         done: dict[int, Record] = {}
         for place, one in enumerate(inputs):
             if one.media is None:
-                yield make_record(one.path, unreadable(one.error), np.zeros(0), options, decision)
+                yield record(one.path, unreadable(one.error), margins=np.zeros(0))
                 continue
             while place not in done:
                 number, faces, margins = next(scored)
                 # The record has no pixels, which would take much memory until its turn comes.
-                path = inputs[number].path
-                done[number] = make_record(path, faces, margins, options, decision)
+                done[number] = record(inputs[number].path, faces, margins=margins)
             yield done.pop(place)
 
 
@@ -281,11 +283,3 @@ def _margins(
         margins += batch.tolist()
         yield from complete()
     yield from complete()
-
-
-def _check_extras(inputs: Sequence[Input], options: FaceOptions) -> None:
-    """Raises ConfigError if a library that the inputs need is not installed."""
-    needed = {"dlib"} if options.detector == "dlib" else set()
-    if any(one.media is not None and one.media.is_video for one in inputs):
-        needed.add("av")
-    check_installed(needed, extra="prepare")

@@ -16,7 +16,6 @@ from fsvfm_jax.predict import arguments
 from fsvfm_jax.predict.about import about
 from fsvfm_jax.predict.calibration import calibration_of
 from fsvfm_jax.predict.decision import decide_by
-from fsvfm_jax.predict.faces import MAX_FACES
 from fsvfm_jax.predict.networks import Detector
 from fsvfm_jax.predict.score import add_face_arguments, face_options
 from fsvfm_jax.predict.upload import UploadOptions
@@ -40,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the verb."""
     arguments.add_arguments(parser)
     add_face_arguments(parser)
+    arguments.add_processes(parser)
     parser.add_argument(
         "--host",
         default=LOOPBACK,
@@ -72,11 +72,7 @@ def run(args: argparse.Namespace) -> None:
         ConfigError: A library is missing, the flags do not fit the model, or the address is taken.
     """
     check_installed({"starlette", "uvicorn"}, extra="demo")
-    if args.frames > MAX_FACES:
-        raise ConfigError(f"--frames={args.frames} is over {MAX_FACES}")
-    network = arguments.load_network(
-        args, face_detector=args.face_detector, crop_margin=args.crop_margin
-    )
+    network = arguments.load_network(args)
     if not isinstance(network, Detector):
         raise DataError(f"{args.model} {NO_DETECTOR}")
     options = UploadOptions(face_options(network, args), args.max_length)

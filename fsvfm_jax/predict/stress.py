@@ -111,12 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " the calibration, or, without one, of the same sets without degradation; default: eer, or"
         " 0.5 without a calibration",
     )
-    parser.add_argument(
-        "--calibration",
-        type=Path,
-        metavar="JSON",
-        help=f"calibration of the model; default: {CALIBRATION_FILE} in the model's folder",
-    )
+    arguments.add_calibration(parser)
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="seed of the noise; default: 0"
     )

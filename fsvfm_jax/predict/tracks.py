@@ -1,6 +1,7 @@
 """Follows people through the frames of a video by the overlap of their faces' boxes.
 
-It compares boxes and not faces, so a person who comes back after a while is another one here.
+It compares boxes and not faces. A person who comes back after a while is another one here, and
+whoever takes a person's place between two frames, such as after a cut, is the same one.
 """
 
 from collections.abc import Sequence

@@ -13,8 +13,8 @@ from PIL import Image
 from fsvfm_jax.predict.faces import (
     FaceOptions,
     FileFaces,
+    detector_of,
     faces_of_file,
-    make_detector,
     unreadable,
 )
 from fsvfm_jax.prepare.files import MediaFile
@@ -67,7 +67,7 @@ def make_worker(options: UploadOptions) -> Callable[[MediaFile], UploadFaces]:
     Args:
         options: The options that determine what is done with the file.
     """
-    detector = make_detector(options.faces)
+    detector = detector_of(options.faces)
     start_limits()
 
     def work(media: MediaFile) -> UploadFaces:
@@ -85,7 +85,7 @@ def make_worker(options: UploadOptions) -> Callable[[MediaFile], UploadFaces]:
             if count > most:
                 shown, most = _shown(frame, image), count
 
-        faces = faces_of_file(media, detector, options.faces, look=look)
+        faces = faces_of_file(media, detector=detector, options=options.faces, look=look)
         return UploadFaces(faces, shown if faces.error is None else None)
 
     return work

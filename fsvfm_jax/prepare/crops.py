@@ -14,6 +14,7 @@ from PIL import Image
 # A larger photograph is searched at a fraction of its size. The limit holds after upsampling, since
 # dlib's detector then needs about 20 bytes of memory and some time for every pixel.
 MAX_SEARCHED_PIXELS = 16_000_000
+MARGIN = 0.15  # on each side of a face's box, as a fraction of the box
 
 
 class Box(NamedTuple):
@@ -74,7 +75,7 @@ class HogDetector:
             a crop is 1.3 times as large as the box, as in FaceForensics++.
     """
 
-    def __init__(self, upsample: int, *, margin: float | int = 0.15):
+    def __init__(self, upsample: int, *, margin: float | int = MARGIN):
         import dlib  # It is an extra, and therefore imported only here.
 
         self.box_scale = 1 + 2 * margin
@@ -139,6 +140,17 @@ def crop(
     """
     face = Image.fromarray(np.ascontiguousarray(image[box.top : box.bottom, box.left : box.right]))
     return np.array(face.resize((size, size), Image.Resampling.BICUBIC))
+
+
+def make_detector(name: str, *, upsample: int, margin: float | int = MARGIN) -> FaceDetector:
+    """Returns a detector by its name, "dlib" or "none".
+
+    Args:
+        name: Name of the detector.
+        upsample: As for `HogDetector`.
+        margin: As for `HogDetector`.
+    """
+    return WholeImage() if name == "none" else HogDetector(upsample, margin=margin)
 
 
 def crop_faces(

@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from PIL import Image
 
 from fsvfm_jax.data.images import MAX_FILE_BYTES, decode_image, read_file
 from fsvfm_jax.errors import ConfigError, DataError
-from fsvfm_jax.prepare.crops import FaceDetector, HogDetector, WholeImage, crop_faces
+from fsvfm_jax.prepare.crops import FaceDetector, crop_faces, make_detector
 from fsvfm_jax.prepare.extras import check_installed
 from fsvfm_jax.prepare.files import MediaFile, find_sources, hash_file
 from fsvfm_jax.prepare.manifest import TREE_MANIFEST, Line, Manifest, new_files
@@ -39,11 +39,6 @@ class Options(NamedTuple):
     faces: str = "largest"  # or "all"
     frames: int | None = 32  # number of frames of a video; None for all
     size: int = 224  # side of a crop in pixels
-
-
-def make_detector(options: Options) -> FaceDetector:
-    """Returns the detector that the options name."""
-    return WholeImage() if options.detector == "none" else HogDetector(options.upsample)
 
 
 def faces_of_source(
@@ -108,10 +103,7 @@ def detect(
     """
     _check(src, tree, options)
     sources, refusals = find_sources(src, root=root)
-    needed = {"dlib"} if options.detector == "dlib" else set()
-    check_installed(
-        needed | ({"av"} if any(x.is_video for x in sources) else set()), extra="prepare"
-    )
+    check_libraries(sources, detector=options.detector)
     told = options._asdict() | {"src": os.path.abspath(src), "root": root}
     with Manifest(tree, "detect", key="source", options=told) as manifest:
         for refusal in refusals:
@@ -126,6 +118,21 @@ def detect(
     if not counts.get("face"):
         raise DataError(f"no face was found in {src}; {tree / TREE_MANIFEST} says why for each")
     return counts
+
+
+def check_libraries(files: Iterable[MediaFile], *, detector: str) -> None:
+    """Checks that the libraries are installed that the files and the detector need.
+
+    Args:
+        files: The photographs and videos.
+        detector: Name of the detector of faces.
+
+    Raises:
+        ConfigError: One is missing; the message names the extra.
+    """
+    needed = {"dlib"} if detector == "dlib" else set()
+    needed |= {"av"} if any(one.is_video for one in files) else set()
+    check_installed(needed, extra="prepare")
 
 
 def _faces_of_image(
@@ -173,7 +180,7 @@ def _detected(
 
 def _make_worker(arguments: tuple[Path, Options]) -> Callable[[MediaFile], list[Line]]:
     tree, options = arguments
-    detector = make_detector(options)
+    detector = make_detector(options.detector, upsample=options.upsample)
     start_limits()
     return partial(_write_faces, tree=tree, detector=detector, options=options)
 

@@ -122,7 +122,7 @@ def find_sources(src: str, *, root: str | None = None) -> tuple[list[MediaFile],
         ConfigError: A root is given although src is not a list.
     """
     sources, refusals = _part_by_name(find_files(src, root=root))
-    _warn(src, refusals)
+    warn_of_refusals(src, refusals)
     if not sources:
         why = f"; {refusals[0].name!r}: {refusals[0].reason}" if refusals else ""
         raise DataError(f"nothing to read was found in {src}{why}")
@@ -143,7 +143,7 @@ def find_images(folder: str) -> tuple[list[str], list[Refusal]]:
         for one in find_files(folder)
     ]
     sources, refusals = _part_by_name(found)
-    _warn(folder, refusals)
+    warn_of_refusals(folder, refusals)
     if not any(isinstance(one, MediaFile) for one in found):
         raise DataError(f"{folder} has no {IMAGES}")
     return [source.name for source in sources], refusals
@@ -180,6 +180,13 @@ def hash_file(file: str, *, max_bytes: int = MAX_VIDEO_BYTES) -> str:
         raise ValueError(f"it cannot be read ({reason_of(error)})") from error
 
 
+def warn_of_refusals(src: str, refusals: Iterable[Refusal]) -> None:
+    """Logs the files that are not read, by suffix if that is the reason, otherwise by reason."""
+    by_suffix = LeftOut("", "").reason(wanted=WANTED)
+    kinds = {x.name: suffix_of(x.name) if x.reason == by_suffix else x.reason for x in refusals}
+    warn_of_left_out(src, Tally(LeftOut(*one) for one in kinds.items()))
+
+
 def _list_names(file: str) -> Iterator[str]:
     try:
         lines = read_plain(file, max_bytes=MAX_LIST_BYTES).splitlines()
@@ -192,13 +199,6 @@ def _list_names(file: str) -> Iterator[str]:
 
 def _refusals(left_out: Iterable[LeftOut]) -> list[Refusal]:
     return [Refusal(one.name, one.reason(wanted=WANTED)) for one in left_out]
-
-
-def _warn(src: str, refusals: Iterable[Refusal]) -> None:
-    """Logs the files that are not read, by suffix if that is the reason, otherwise by reason."""
-    by_suffix = LeftOut("", "").reason(wanted=WANTED)
-    kinds = {x.name: suffix_of(x.name) if x.reason == by_suffix else x.reason for x in refusals}
-    warn_of_left_out(src, Tally(LeftOut(*one) for one in kinds.items()))
 
 
 def _admit(name: str, root: str) -> MediaFile | Refusal:

@@ -126,7 +126,7 @@ def map_spaced_frames(
         file: The video.
         wanted: Number of frames.
         work: Takes the number of a frame, its time in seconds if the video tells it, and its
-            pixels, RGB and upright. It is called again for the same frame in a second decoding.
+            pixels, RGB and upright. If the video is decoded twice, all this work is done twice.
 
     Raises:
         ValueError: As `count_frames`.

@@ -23,7 +23,8 @@ U = TypeVar("U")
 
 SECONDS = 5  # CPU time for one picture; a picture of 48 megapixels takes about 2 seconds
 MEMORY_BYTES = 512 * 2**20  # for one picture, in addition to a worker's memory at its start
-DIED = f"reading it took over {SECONDS} s, or ended the process"
+DIED = f"reading it took over {SECONDS} s or too much memory, or ended the process"
+AHEAD = 2  # items that each process has at a time
 Work = Callable[[Any], Any]  # returns the result for an item; either may be a list
 
 _work: Work | Exception | None = None  # the work of this process, if it is a worker
@@ -35,8 +36,8 @@ def spread(
     """Yields every item with its result, in the order in which they finish.
 
     The processes are started by `spawn` and end with their parent. The result is None for an item
-    during which a process dies, or which takes over SECONDS between two calls of `tick`. The other
-    items that the process had are done again.
+    during which a process dies, which takes over SECONDS between two calls of `tick`, or which
+    raises MemoryError. The other items that a dead process had are done again.
 
     Args:
         items: Picklable items.
@@ -44,13 +45,13 @@ def spread(
         arguments: One for each process, such as its device.
 
     Raises:
-        Exception: Any exception of `make` or of the work.
+        Exception: Any other exception of `make` or of the work.
     """
     items = iter(items)
     alone: list[T] = []  # items during which some process may have died
     while True:
         with _pool(make, arguments) as pool:
-            alone += yield from _through(pool, items, ahead=2 * len(arguments))
+            alone += yield from _through(pool, items, ahead=AHEAD * len(arguments))
         if not alone:
             return
         while alone:
@@ -182,6 +183,8 @@ def _through(
             item = futures.pop(future)
             if isinstance(future.exception(), BrokenProcessPool):
                 lost.append(item)
+            elif isinstance(future.exception(), MemoryError):
+                yield item, None  # A process has no memory left even to send the result.
             else:
                 yield item, future.result()
     return lost + list(futures.values())

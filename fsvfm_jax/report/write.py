@@ -7,9 +7,15 @@ from typing import TypedDict
 
 from etils import epath
 
-from fsvfm_jax.errors import DataError, StorageError, reason_of
+from fsvfm_jax.errors import DataError, reason_of
 from fsvfm_jax.host.json_files import MAX_JSON_BYTES, parse_json
-from fsvfm_jax.host.storage import make_own_folder, read_bytes, replace_bytes
+from fsvfm_jax.host.storage import (
+    ELSEWHERE,
+    make_own_folder,
+    read_bytes,
+    replace_bytes,
+    written,
+)
 from fsvfm_jax.report.figure import encode_picture, picture
 from fsvfm_jax.report.metrics import video_means
 from fsvfm_jax.report.rows import Row
@@ -151,13 +157,8 @@ def write_file(folder: epath.Path, name: str, content: bytes) -> None:
         StorageError: The file cannot be written.
     """
     path = folder / name
-    try:
+    with written(path, mend=ELSEWHERE):
         folder.mkdir(parents=True, exist_ok=True)
         if path.parent != folder:
             make_own_folder(path.parent)
         replace_bytes(path, content)
-    except OSError as error:
-        raise StorageError(
-            f"{path} cannot be written ({reason_of(error)}): free space, or choose a folder"
-            " that is writable"
-        ) from error
