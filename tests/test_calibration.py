@@ -159,8 +159,9 @@ def network(tmp_path_factory):
 
 def test_a_calibration_fits_the_network_and_the_crops_that_it_was_made_for(network, tmp_path):
     def found(file=None, **facts):
-        for name in ("view", "face_detector", "crop_margin"):
-            setattr(network, name, facts.get(name, ABOUT[name]))
+        network.view = facts.get("view", ABOUT["view"])
+        crop = ("face_detector", "crop_margin")
+        network.facts |= {name: facts.get(name, ABOUT[name]) for name in crop}
         return calibration_of(network, tmp_path, file=file)
 
     assert found() is None

@@ -19,7 +19,7 @@ from fsvfm_jax.errors import ConfigError, nearest
 from fsvfm_jax.host.markdown import markdown_text
 from fsvfm_jax.host.progress import progress
 from fsvfm_jax.host.terminal import printable
-from fsvfm_jax.predict import labelled
+from fsvfm_jax.predict import arguments, labelled
 from fsvfm_jax.predict.calibration import (
     CALIBRATION_FILE,
     EER,
