@@ -18,6 +18,7 @@ from fsvfm_jax.data.elements import evaluation_element
 from fsvfm_jax.data.labelled.detection_sets import DetectionSet
 from fsvfm_jax.data.labelled.faces import FAKE, REAL
 from fsvfm_jax.data.pipeline import make_iterator
+from fsvfm_jax.data.sources import Source
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.devices import sharding
 from fsvfm_jax.errors import DataError
@@ -43,7 +44,7 @@ class Readable:
     It logs nothing, because workers read ahead and may read a face several times.
     """
 
-    def __init__(self, source: DetectionSet):
+    def __init__(self, source: Source):
         self._source = source
 
     def __len__(self) -> int:
@@ -112,7 +113,7 @@ def feed_of(config: ConfigDict, model: Detector, mesh: Mesh) -> Feed:
 def score_set(
     predict: Predict,
     params: Params,
-    faces: DetectionSet,
+    faces: Source,
     *,
     feed: Feed,
     name: str,
@@ -164,7 +165,7 @@ def score_set(
     return margins
 
 
-def _warn_of_unread(faces: DetectionSet, unread: Int64[np.ndarray, " _N"], *, name: str) -> None:
+def _warn_of_unread(faces: Source, unread: Int64[np.ndarray, " _N"], *, name: str) -> None:
     """Logs why the first `MAX_SHOWN` of the faces could not be read, and the number of all."""
     for index in unread[:MAX_SHOWN]:
         try:

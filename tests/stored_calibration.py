@@ -4,8 +4,13 @@ from fsvfm_jax.predict.calibration import Calibration, OperatingPoint
 
 CALIBRATION = Calibration(
     weights_sha256="0" * 64,
-    sets=["x"],
+    step=None,
     view="resize",
+    face_detector=None,
+    crop_margin=None,
+    sets=["x"],
+    folders=["faces"],
+    date="2026-11-29",
     unit="video",
     faces=100,
     real=50,

@@ -1,6 +1,7 @@
 """Tests the verb `calibrate` on a tiny detector."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -44,7 +45,8 @@ def test_the_command_writes_what_score_reads_and_its_scores_are_those_of_an_eval
     stored = json.loads((model / "calibration.json").read_text())
     found = read_calibration(model / "calibration.json", weights_sha256=stored["weights_sha256"])
     assert (found.faces, found.real, found.fake, found.unit) == (72, 12, 12, "video")
-    assert found.sets == ["mine"] and found.view == "resize"
+    assert found.sets == ["mine"] and found.view == "resize" and found.folders == [faces.name]
+    assert re.fullmatch(r"\d{4}-\d{2}-\d{2}", found.date)
     assert "fpr_5" in done.stdout and "needs 20 real ones; there are 12" in done.stdout
     assert (model / "calibration.md").read_text() in done.stdout
     with Image.open(model / "reliability.png") as picture:
@@ -87,7 +89,7 @@ def test_rendered_sets_are_named_by_a_config(model, fork_server, tmp_path):
     assert done.returncode == 0, done.stderr
     stored = json.loads((tmp_path / "calibration.json").read_text())
     assert stored["sets"] == ["cam-m", "cam-o"]
-    assert stored["faces"] == 2 * 16 * 4 and stored["real"] == 16
+    assert stored["faces"] == 2 * 16 * 4 and stored["real"] == 16 and stored["folders"] == []
 
 
 @pytest.mark.e2e
@@ -102,13 +104,26 @@ def test_mistakes_are_one_sentence(model, faces, fork_server, tmp_path):
     assert "test does not exist" in refused(65, *of_model, tmp_path)
     one_class = ("--config.data.test.mine.exclude=('real',)", "--output", tmp_path)
     assert "no real face, and every rate needs both" in refused(65, *of_model, faces, *one_class)
-    view = "--config.data.view=resize"
-    assert "--config.data.view is not read here" in refused(78, *of_model, faces, view)
+    assert "typo is no folder" in refused(65, *of_model, faces, tmp_path / "typo")
+    for flag in ("--config.data.view=resize", "-config.data.view=resize", "--num_processes=2"):
+        said = f"{flag.partition('=')[0]} is not read here"
+        assert said in refused(78, *of_model, faces, flag)
+    config = tmp_path / "other.py"
+    config.write_text(
+        "from configs.eval import folder\n\n\ndef get_config(arg=''):\n"
+        "    c = folder.get_config(arg)\n    c.data.view = 'resize256_crop224'\n    return c\n"
+    )
+    view = refused(78, *of_model, faces, f"--config={config}")
+    assert "give --view=resize256_crop224, or correct the config" in view
     training = "--config=configs/vit_s.py:smoke"
     assert "give a config of configs/eval/" in refused(78, *of_model, faces, training)
     rendered = "--config=configs/eval/rendered.py"
     assert "which are all rendered" in refused(78, *of_model, faces, rendered)
     assert "give --groups and --group together" in refused(78, *of_model, faces, "--group=light")
+    (tmp_path / "file").write_text("")
+    # before the scoring, of which there is no progress
+    done = calibrate(fork_server, *of_model, faces, "--output", tmp_path / "file")
+    assert done.returncode == 73 and "batches of" not in done.stderr, done.stderr
     file = tmp_path / "model.pth"
     file.write_bytes(b"")
     assert "name a folder with --output" in refused(78, f"--model={file}", faces)

@@ -8,6 +8,7 @@ import odd_json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from labelled_faces import write_detector
 from odd_files import KINDS, in_place_of
 
 from fsvfm_jax.errors import ConfigError, DataError, StorageError
@@ -16,15 +17,28 @@ from fsvfm_jax.predict.calibration import (
     FALSE_POSITIVE_RATES,
     Calibration,
     calibrate,
+    calibration_of,
+    error_interval,
     operating_points,
     point_at,
     read_calibration,
     write_calibration,
 )
-from fsvfm_jax.report.metrics import equal_error_rate, tpr_at_fpr
-from fsvfm_jax.report.reliability import NO_TEMPERATURE, ScoredFaces
+from fsvfm_jax.predict.networks import load
+from fsvfm_jax.report.metrics import probability, tpr_at_fpr
+from fsvfm_jax.report.reliability import NO_TEMPERATURE, ScoredFaces, calibration_error
 
 SHA256 = "0123456789abcdef" * 4
+ABOUT = {
+    "weights_sha256": SHA256,
+    "step": 500,
+    "view": "resize",
+    "face_detector": "dlib",
+    "crop_margin": 0.15,
+    "sets": ["mine"],
+    "folders": ["faces"],
+    "date": "2026-11-29",
+}
 
 
 def faces(videos=200, frames=3, *, apart=2.0, seed=0):
@@ -38,8 +52,7 @@ def faces(videos=200, frames=3, *, apart=2.0, seed=0):
 
 
 def calibrated(scored=None, **options):
-    given = {"weights_sha256": SHA256, "sets": ["mine"], "view": "resize"} | options
-    return calibrate(faces() if scored is None else scored, **given)
+    return calibrate(faces() if scored is None else scored, about=ABOUT | options)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +122,7 @@ def test_the_calibration_holds_what_it_names(stored):
     assert 2 < stored.temperature < 6 and stored.temperature_note == ""
     assert stored.error_after < stored.error_before
     low, high = stored.error_before_interval
-    assert low < high
+    assert low < stored.error_before < high
     assert stored.points["fpr_0.1"].threshold is None
     assert "needs 1,000 real ones; there are 100" in stored.points["fpr_0.1"].note
     point = stored.point("fpr_5")
@@ -133,8 +146,61 @@ def test_a_written_calibration_is_read_as_it_was(stored, tmp_path):
 
 def test_other_weights_are_refused(stored, tmp_path):
     write_calibration(tmp_path, stored)
-    with pytest.raises(DataError, match=r"was made for other weights \(SHA-256 0123456789ab"):
+    with pytest.raises(DataError, match=r"was made for other weights or") as error:
         read_calibration(tmp_path / CALIBRATION_FILE, weights_sha256="f" * 64)
+    for said in ("(SHA-256 0123456789ab..., step 500; not ffff", "--step=500", "remove the file"):
+        assert said in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    return load(write_detector(tmp_path_factory.mktemp("models") / "detector"))
+
+
+def test_a_calibration_fits_the_network_and_the_crops_that_it_was_made_for(network, tmp_path):
+    def found(file=None, **facts):
+        known = {x: facts.get(x, ABOUT[x]) for x in ("view", "face_detector", "crop_margin")}
+        network.view = known["view"]
+        return calibration_of(network, tmp_path, file=file, facts=known)
+
+    assert found() is None
+    stored = calibrated(weights_sha256=network.sha256)
+    write_calibration(tmp_path, stored)
+    assert found() == found(tmp_path / CALIBRATION_FILE) == stored
+    assert found(face_detector=None, crop_margin=None) == stored
+    for name, other in (
+        ("view", "resize256_crop224"),
+        ("face_detector", "none"),
+        ("crop_margin", 0.3),
+    ):
+        said = f"{name} = {ABOUT[name]}, not {other}: give --{name.replace('_', '-')}="
+        with pytest.raises(ConfigError, match=said):
+            found(**{name: other})
+    with pytest.raises(DataError, match="is no calibration"):
+        found(tmp_path / "missing.json")
+    (tmp_path / CALIBRATION_FILE).unlink()
+    (tmp_path / CALIBRATION_FILE).symlink_to("nowhere")
+    with pytest.raises(DataError, match="is no calibration"):
+        found()
+
+
+@pytest.mark.parametrize(("faces_of_each", "bias"), [(20, 1.0), (400, 1.0), (400, 3.0)])
+def test_the_interval_of_the_error_contains_the_error(faces_of_each, bias):
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        margins = rng.normal(0, 2, 2 * faces_of_each)
+        fake = rng.random(len(margins)) < probability(margins)
+        p_fake = probability(bias * margins)
+        low, high = error_interval(p_fake, fake, np.arange(len(fake)))
+        assert 0 <= low <= calibration_error(p_fake, fake) <= high <= 1
+
+
+def test_the_interval_of_the_error_contains_the_true_error_of_a_calibrated_detector():
+    rng = np.random.default_rng(0)
+    margins = rng.normal(0, 2, 200)
+    p_fake = probability(margins)
+    lows = [error_interval(p_fake, rng.random(200) < p_fake, np.arange(200)).low for _ in range(10)]
+    assert np.mean(np.array(lows) < 0.02) >= 0.8  # the error of endless faces is 0
 
 
 def test_a_folder_that_cannot_be_written_is_named(stored, tmp_path):
@@ -197,4 +263,3 @@ def test_another_point_or_a_repeated_key_is_refused(stored, tmp_path):
     refused(file)
     file.write_text(text.replace('"unit"', '"view": "resize", "unit"'))
     refused(file)
-    assert equal_error_rate(np.array([0.1, 0.9]), np.array([False, True])) == 0.0

@@ -114,6 +114,20 @@ def test_frames_far_apart_are_told() -> None:
     )
 
 
+def test_a_threshold_that_was_chosen_on_something_else_is_told() -> None:
+    of_videos = "the threshold is one of videos, this score is one of a face"
+    assert record(found(0), 1, unit="video")["note"] == of_videos
+    assert record(found(0, 0, frames=2), 1, 1, unit="video")["note"] is None
+    of_faces = "the threshold is one of faces, this score is one of a video"
+    assert record(found(0, 0, frames=2), 1, 1, unit="face")["note"] == of_faces
+    assert record(found(0), 1, unit="face")["note"] is None
+    assert record(found(), unit="video")["note"] == "no face found"
+    two = record(found(0, 1, frames=2), 1, 1, unit="video")["note"]
+    assert two == (
+        "2 people, p_fake is the highest of theirs, so the FPR is above that of the threshold"
+    )
+
+
 def test_an_unreadable_file_has_a_reason() -> None:
     made = record(unreadable("it is damaged"))
     assert (made["error"], made["note"], made["p_fake"]) == ("it is damaged", None, None)
@@ -122,12 +136,12 @@ def test_an_unreadable_file_has_a_reason() -> None:
 
 def test_thresholds(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", "fsvfm_jax"):
-        assert decide_by("p_fake", None, None) == ("p_fake", 0.5, NOT_CALIBRATED, None)
+        assert decide_by("p_fake", None, None) == DECISION._replace(threshold_name=NOT_CALIBRATED)
     assert "the model is not calibrated" in caplog.text
-    assert decide_by("p_fake", "0.3", None) == ("p_fake", 0.3, "given", None)
-    assert decide_by("p_fake", "0.3", CALIBRATION) == ("p_fake", 0.3, "given", 2.5)
-    assert decide_by("p_fake", None, CALIBRATION) == ("p_fake", 0.25, "eer", 2.5)
-    assert decide_by("p_fake", "fpr_5", CALIBRATION) == ("p_fake", 0.7, "fpr_5", 2.5)
+    assert decide_by("p_fake", "0.3", None) == ("p_fake", 0.3, "given", None, None)
+    assert decide_by("p_fake", "0.3", CALIBRATION) == ("p_fake", 0.3, "given", 2.5, None)
+    assert decide_by("p_fake", None, CALIBRATION) == ("p_fake", 0.25, "eer", 2.5, "video")
+    assert decide_by("p_fake", "fpr_5", CALIBRATION) == ("p_fake", 0.7, "fpr_5", 2.5, "video")
 
 
 @pytest.mark.parametrize(

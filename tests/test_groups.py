@@ -10,8 +10,14 @@ from odd_files import CONTENTS, KINDS, in_place_of
 from scored_sets import scored
 
 from fsvfm_jax.errors import DataError
-from fsvfm_jax.report import groups
-from fsvfm_jax.report.groups import Groups, caption, group_rows, match_groups, read_groups
+from fsvfm_jax.report.groups import (
+    MAX_GROUPS,
+    Groups,
+    caption,
+    group_rows,
+    match_groups,
+    read_groups,
+)
 from fsvfm_jax.report.metrics import auc, video_means
 from fsvfm_jax.report.table import markdown
 
@@ -48,8 +54,11 @@ def test_a_wrong_line_is_named(tmp_path):
     assert "line 3: a group's name has 9,999 char" in refused(tmp_path, head + f"b,{'x' * 9999}\n")
     assert "line 3: unexpected end of data" in refused(tmp_path, head + '"b')
     assert "field larger than field limit" in refused(tmp_path, head + f"{'b' * 200_000},day\n")
-    lines = "".join(f"{i},{i}\n" for i in range(200))
-    assert "has 201 different values in the column 'light'" in refused(tmp_path, head + lines)
+    lines = "".join(f"{i},{i}\n" for i in range(MAX_GROUPS - 1))
+    assert len(read_groups(written(tmp_path, head + lines), "light")) == MAX_GROUPS
+    # The file is not read further than to the first group too many.
+    too_many = head + lines + "x,night\n" + "wrong,line,\n"
+    assert "has over 50 different values in the column 'light'" in refused(tmp_path, too_many)
 
 
 def test_a_wrong_heading_is_named(tmp_path):
@@ -160,4 +169,3 @@ def test_hostile_names_have_no_effect_in_the_table():
     assert "<img>" not in text.replace("\\<img", "") and "\n# " not in text
     assert text.count("\n|") == 3
     assert "1 faces have no row" in text
-    assert groups.MAX_GROUPS == 200

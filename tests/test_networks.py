@@ -258,7 +258,7 @@ def test_an_encoder_has_no_labels(exported):
         load(exported / "encoder", labels=LABELS)
 
 
-def test_the_hash_is_that_of_the_parameters_wherever_they_are_stored(exported, tmp_path):
+def test_the_hash_is_that_of_the_network_wherever_it_is_stored(exported, tmp_path):
     first = load(exported / "mean").sha256
     assert len(first) == 64 and first != load(exported / "adapter").sha256
     file = tmp_path / "detector.pth"
@@ -266,6 +266,8 @@ def test_the_hash_is_that_of_the_parameters_wherever_they_are_stored(exported, t
     options = {"num_heads": 4, "stats": STATS}
     assert load(file, labels=LABELS, **options).sha256 == first
     assert load(file, labels=LABELS[::-1], **options).sha256 != first
+    for other in ({"num_heads": 2}, {"stats": STATS._replace(std=(0.1, 0.2, 0.3))}):
+        assert load(file, labels=LABELS, **options | other).sha256 != first
 
 
 def test_weights_that_are_not_finite_give_no_score(exported, faces, tmp_path):

@@ -106,6 +106,19 @@ def test_the_temperature_of_one_half_lowers_the_error_of_the_other():
     assert set(np.sign(after - 0.5) * np.sign(margins)) <= {0.0, 1.0}
 
 
+def test_each_half_has_the_temperature_of_the_other():
+    margins, fake = drawn(1, 400)
+    videos = np.array([f"v{i:03d}" for i in range(400)])
+    second = np.zeros(400, bool)
+    for label in (False, True):
+        second[np.flatnonzero(fake == label)[1::2]] = True
+    margins[second] *= 8  # The halves need temperatures that differ.
+    after = held_out_probability(ScoredFaces(margins, fake, videos))
+    for half in (second, ~second):
+        temperature = fit_temperature(margins[~half], fake[~half])
+        np.testing.assert_allclose(after[half], probability(margins[half] / temperature))
+
+
 def test_a_half_does_not_depend_on_its_own_labels_scale_or_on_the_order():
     margins, fake = drawn(2, 400, temperature=2.0)
     videos = np.array([f"v{i:03d}" for i in range(400)])

@@ -6,8 +6,11 @@ import pytest
 from labelled_faces import write_detector, write_faces
 from PIL import Image
 from scored_sets import scored
+from stored_calibration import CALIBRATION
 
-from fsvfm_jax.predict.stress import fewer_frames, measure
+from fsvfm_jax.predict.calibration import Calibration, write_calibration
+from fsvfm_jax.predict.networks import load
+from fsvfm_jax.predict.stress import fewer_frames, measure, own_threshold
 from fsvfm_jax.report.write import read_rows
 
 COMMAND = "fsvfm_jax.predict"
@@ -55,8 +58,48 @@ def test_the_command_writes_a_row_for_every_strength(model, faces, fork_server, 
     with Image.open(tmp_path / "stress.png") as picture:
         assert picture.size[0] > 1000
     grouped = read_rows(tmp_path / "stress_groups.json")
-    assert len(grouped) == 2 * len(rows) and {row["group"] for row in grouped} == {"day", "night"}
+    # Undegraded, and the strongest step of each kind.
+    assert [(row["kind"], row["strength"]) for row in grouped[::2]] == [
+        *(("none", "stored"), ("jpeg", "10"), ("h264", "40"), ("crop", "1"), ("frames", "1"))
+    ]
+    assert len(grouped) == 10 and {row["group"] for row in grouped} == {"day", "night"}
     assert grouped[0]["auc"] <= grouped[1]["auc"]
+
+
+@pytest.mark.e2e
+def test_the_threshold_is_found_as_score_does(model, faces, fork_server, tmp_path):
+    network = load(model)
+    values = vars(CALIBRATION) | {"weights_sha256": network.sha256, "view": "resize"}
+    write_calibration(tmp_path / "fitted", Calibration(**values))
+    file = tmp_path / "fitted" / "calibration.json"
+
+    def threshold(*arguments):
+        done = stress(
+            fork_server,
+            *("--model", model, faces, "--output", tmp_path / "out", "--kinds=frames"),
+            *arguments,
+        )
+        assert done.returncode == 0, done.stderr
+        text = (tmp_path / "out" / "stress.md").read_text()
+        return next(line for line in text.splitlines() if line.startswith("Threshold"))
+
+    assert threshold() == "Threshold 0.5: 0.500000, not calibrated."
+    fitted = "Threshold eer: 0.250000, of calibration.json, fitted on x."
+    assert threshold("--calibration", file) == fitted
+    done = stress(
+        fork_server,
+        *("--model", model, faces, "--output", tmp_path / "out", "--kinds=frames"),
+        *("--calibration", file, "--view=resize256_crop224"),
+    )
+    assert done.returncode == 78 and "view = resize, not resize256" in done.stderr
+
+
+def test_a_threshold_that_the_scores_do_not_determine_leaves_the_rates_out():
+    ones = scored("mine", {f"{label}{i}": (1.0,) for label in "fr" for i in range(20)})
+    found = own_threshold(ones, name="fpr_5")
+    assert found.value is None and "share the highest score" in found.origin
+    row = measure(ones, found.value)
+    assert row["auc"] == 0.5 and "tpr" not in row and "fpr" not in row
 
 
 @pytest.mark.e2e
@@ -75,11 +118,14 @@ def test_mistakes_are_one_sentence(model, faces, fork_server, tmp_path):
     assert "is no margin above 0" in refused(faces, "--kinds=crop", "--set-margin=nan")
     rendered = ("--config=configs/eval/rendered.py:smoke", "--kinds=crop", "--set-margin=0.3")
     assert "cam-m, cam-o is rendered without a face's box" in refused(*rendered)
-    small = refused(faces, "--kinds=frames")
+    small = refused(faces, "--kinds=frames", "--threshold=fpr_5")
     assert "needs 20 real ones; there are 12" in small and "choose --threshold=eer" in small
-    assert "did you mean 'fpr_1'?" in refused(faces, "--kinds=jpeg", "--threshold=fpr1")
+    assert "and there is none: give a number" in refused(faces, "--threshold=fpr1")
     pictures = "--config.data.test.mine.videos=picture"
     assert "every video of the set has one frame" in refused(faces, pictures, "--kinds=frames")
+    (tmp_path / "file").write_text("")
+    late = ("--output", tmp_path / "file")
+    assert "cannot be written" in refused(faces, "--kinds=jpeg", *late, code=73)
 
 
 SCORES = scored(

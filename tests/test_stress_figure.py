@@ -26,6 +26,16 @@ def test_the_picture_has_a_panel_per_kind_and_a_legend():
     assert figure.get_suptitle() == "a title"
 
 
+def test_metrics_that_are_missing_are_left_out():
+    rows = [
+        {key: value for key, value in one.items() if not key.startswith(("tpr", "fpr"))}
+        for one in (row("stored", 1.0), row("1", 0.5))
+    ]
+    figure = stress_picture(rows[0], {"x": rows[1:]}, title="t", threshold="fpr_5")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["AUC", "EER"]
+    assert figure.legends[0].get_title().get_text() == "bands are 95 % intervals"
+
+
 def test_one_kind_is_enough():
     figure = stress_picture(row("stored", 1.0), {"x": [row("1", 0.5)]}, title="t", threshold="eer")
     assert encode_picture(figure).startswith(b"\x89PNG")

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 CHUNK = 64  # samples
 MAX_THREADS = 16
-SECONDS_TO_CLOSE = 5.0  # Grain's threads and workers take well under a second if nothing is wrong.
+SECONDS_TO_CLOSE = 30.0  # Grain itself waits up to 25 s for each worker to finish its chunk.
 # The number of faces that are tried in place of a damaged one.
 MAX_TRIES = 100
 

@@ -6,29 +6,35 @@ thresholds, and a table and a picture for people.
 
 import argparse
 import logging
-from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from etils import epath
 
 from fsvfm_jax.cli import check_output
+from fsvfm_jax.data.labelled.set_options import RENDERED
 from fsvfm_jax.host.markdown import markdown_text
 from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.predict import labelled
 from fsvfm_jax.predict.calibration import (
     CALIBRATION_FILE,
+    MAX_TEXT,
     Calibration,
     OperatingPoint,
     calibrate,
     write_calibration,
 )
-from fsvfm_jax.report.figure import encode_picture
+from fsvfm_jax.predict.labelled import Task
+from fsvfm_jax.report.figure import encode_picture, shown_name
 from fsvfm_jax.report.groups import caption, group_rows
 from fsvfm_jax.report.metrics import Interval, probability
 from fsvfm_jax.report.reliability import BINS, ScoredFaces, held_out_probability
 from fsvfm_jax.report.reliability_figure import Panel, reliability_picture
+from fsvfm_jax.report.rows import Row
 from fsvfm_jax.report.scores import encode_text
+from fsvfm_jax.report.table import markdown
 from fsvfm_jax.report.write import write_file, write_table
 
 logger = logging.getLogger(__name__)
@@ -58,17 +64,17 @@ def run(args: argparse.Namespace) -> None:
     """
     folder = labelled.output_folder(args)
     task = labelled.open_task(args)
-    margins = {name: labelled.score(task, faces, name=name) for name, faces in task.sets.items()}
+    labelled.check_folder(folder)
+    score = labelled.make_score(task)
+    margins = {name: score(faces, name=name) for name, faces in task.sets.items()}
     faces = labelled.to_faces(task, margins)
-    detector = task.detector
-    found = calibrate(
-        faces, weights_sha256=detector.sha256, sets=list(task.sets), view=detector.view
-    )
+    found = calibrate(faces, about=_about(task))
     write_calibration(folder, found)
-    lines = describe(found, model=args.model, score_name=detector.score_name)
+    score_name = task.detector.score_name
+    text = describe(found, model=args.model, score_name=score_name)
     output = epath.Path(folder)
-    write_file(output, TABLE_FILE, encode_text("\n".join(lines) + "\n"))
-    write_file(output, PICTURE_FILE, _picture(faces, found, score_name=detector.score_name))
+    write_file(output, TABLE_FILE, encode_text(text))
+    write_file(output, PICTURE_FILE, _picture(faces, found, score_name=score_name))
     if task.groups is not None:
         scaled = {name: of_set / found.temperature for name, of_set in margins.items()}
         thresholds = {
@@ -78,13 +84,31 @@ def run(args: argparse.Namespace) -> None:
         }
         rows = group_rows(labelled.to_scores(task, scaled), task.groups, thresholds=thresholds)
         write_table(folder, "calibration_groups", rows, caption=caption(task.groups))
-    print(printable("\n".join(lines), keep="\n"))
-    print(f"\nwritten: {printable(str(folder / CALIBRATION_FILE))}, {TABLE_FILE}, {PICTURE_FILE}")
+    print(printable(text, keep="\n"))
+    print(f"written: {printable(str(folder / CALIBRATION_FILE))}, {TABLE_FILE}, {PICTURE_FILE}")
     check_output()
 
 
-def describe(found: Calibration, *, model: str, score_name: str) -> list[str]:
-    """Returns the calibration as lines of Markdown.
+def _about(task: Task) -> dict[str, Any]:
+    """Returns the fields of a `Calibration` that name the detector and the sets."""
+    detector, config = task.detector, task.config
+    rendered = all(one.layout == RENDERED for one in config.data.test.values())
+    # The names alone: calibration.json may be passed on with the model.
+    folders = [] if rendered else [Path(path).resolve().name for path in config.data.paths]
+    return {
+        "weights_sha256": detector.sha256,
+        "step": detector.facts.get("step"),
+        "view": detector.view,
+        "face_detector": detector.facts.get("face_detector"),
+        "crop_margin": detector.facts.get("crop_margin"),
+        "sets": list(task.sets),
+        "folders": [printable(name)[:MAX_TEXT] or "/" for name in folders],
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def describe(found: Calibration, *, model: str, score_name: str) -> str:
+    """Returns the calibration as Markdown.
 
     Args:
         found: The calibration.
@@ -95,8 +119,9 @@ def describe(found: Calibration, *, model: str, score_name: str) -> list[str]:
     temperature = f"Temperature: {found.temperature:.3f}."
     if found.temperature_note:
         temperature = f"Temperature: 1, because {found.temperature_note}."
-    return [
-        f"Calibration of {markdown_text(model)} on {markdown_text(', '.join(found.sets))}:"
+    sets = ", ".join(found.sets) + (f" of {', '.join(found.folders)}" if found.folders else "")
+    lines = [
+        f"Calibration of {markdown_text(model)} on {markdown_text(sets)}, {found.date}:"
         f" {found.real:,} real and {found.fake:,} fake {unit}, {found.faces:,} faces.",
         "",
         f"{temperature} {score_name} of a face is 1 / (1 + exp(-margin / temperature)); a video's"
@@ -108,50 +133,34 @@ def describe(found: Calibration, *, model: str, score_name: str) -> list[str]:
         f"EER: {_rate(found.equal_error_rate, found.equal_error_rate_interval)}.",
         "",
         f"Operating points over {unit}, in percent: a score of at least the threshold is taken for"
-        " fake. Brackets contain 95 % intervals: of FPR and TPR Wilson's at this threshold, of the"
-        " others by bootstrap over videos.",
-        "",
-        *_table(
-            [
-                ("name", "threshold", "FPR", "TPR", "width of the TPR interval", "note"),
-                *(_cells(name, point) for name, point in found.points.items()),
-            ]
-        ),
+        " fake. FPR and TPR were measured on the set that chose the threshold, so on new faces they"
+        " are likely worse. Brackets contain 95 % intervals: of FPR and TPR Wilson's at this"
+        " threshold, of the others by bootstrap over videos.",
     ]
+    rows = [_row(name, point) for name, point in found.points.items()]
+    return markdown(rows, "\n".join(lines))
 
 
-def _cells(name: str, point: OperatingPoint) -> Sequence[str]:
+def _row(name: str, point: OperatingPoint) -> Row:
     if point.threshold is None:
-        return name, "not determined", "", "", "", point.note
+        return {"point": name, "note": f"not determined: {point.note}"}
     low, high = point.tpr_interval
-    rates = (_rate(point.fpr, point.fpr_interval), _rate(point.tpr, point.tpr_interval))
-    return name, f"{point.threshold:.6f}", *rates, f"{100 * (high - low):.1f} points", ""
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Returns rows, the first of them headings, as aligned lines of a table in Markdown."""
-    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
-    rows = [rows[0], ["-" * width for width in widths], *rows[1:]]
-    return [
-        f"| {' | '.join(x.ljust(width) for x, width in zip(row, widths, strict=True))} |"
-        for row in rows
-    ]
+    row = {"point": name} | asdict(point)
+    return row | {"note": f"the interval of the TPR is {100 * (high - low):.1f} points wide"}
 
 
 def _rate(value: float, interval: Interval | tuple[float, float]) -> str:
     low, high = interval
-    return f"{100 * value:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
+    return f"{100 * value:.2f} % [{100 * low:.2f}, {100 * high:.2f}]"
 
 
 def _picture(faces: ScoredFaces, found: Calibration, *, score_name: str) -> bytes:
     """Returns the reliability picture before and after the temperature as PNG."""
     panels = {
         "before (T = 1)": Panel(probability(faces.margins), faces.fake),
-        f"after (T = {found.temperature:.2f}, from the other half)": Panel(
-            held_out_probability(faces), faces.fake
-        ),
+        "after (T from the other half)": Panel(held_out_probability(faces), faces.fake),
     }
-    sets = ", ".join(found.sets)
-    title = f"Reliability of {score_name} on {printable(sets)[:60]}, {np.size(faces.fake):,} faces"
-    figure = reliability_picture(panels, title=title.replace("$", r"\$"), score_name=score_name)
+    sets = shown_name(", ".join(found.sets), most=60)
+    title = f"Reliability of {score_name} on {sets}, {found.faces:,} faces"
+    figure = reliability_picture(panels, title=title, score_name=score_name)
     return encode_picture(figure)

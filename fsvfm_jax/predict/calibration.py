@@ -1,23 +1,25 @@
 """The calibration of a detector: temperature, error and operating points, and calibration.json.
 
-With NumPy only. A score is p_fake = 1 / (1 + exp(-margin / T)) with the margin logit(fake) -
+A score is p_fake = 1 / (1 + exp(-margin / T)) with the margin logit(fake) -
 logit(real) and the temperature T. A score of at least a threshold is taken for fake. FPR is the
 share of real videos that are taken for fake, TPR the share of fake videos that are found.
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from etils import epath
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Shaped
 from msgspec import Meta
 
 from fsvfm_jax.errors import ConfigError, DataError, nearest, reason_of
 from fsvfm_jax.host.json_files import read_json
+from fsvfm_jax.predict.networks import Detector
 from fsvfm_jax.report.metrics import (
     Interval,
     bootstrap_interval,
@@ -47,7 +49,8 @@ PointName = Literal["fpr_0.1", "fpr_1", "fpr_5", "eer"]
 Values = Float64[np.ndarray, " N"]
 Labels = Bool[np.ndarray, " N"]
 Rate = Annotated[float, Meta(ge=0, le=1)]
-Text = Annotated[str, Meta(min_length=1, max_length=500)]
+MAX_TEXT = 500  # characters
+Text = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +79,14 @@ class Calibration:
     """The content of calibration.json.
 
     Attributes:
-        weights_sha256: SHA-256 of the detector's parameters (`networks.Encoder.sha256`).
-        sets: Names of the sets that it was fitted on.
+        weights_sha256: SHA-256 of the detector (`networks.Encoder.sha256`).
+        step: Step of the detector's training; None if unknown.
         view: How the faces were resized: one of `rand_augment.EVALUATION_TRANSFORMS`.
+        face_detector: What found the faces, as the detector tells; None if unknown.
+        crop_margin: Margin on each side of a face's box, as the detector tells; None if unknown.
+        sets: Names of the sets that it was fitted on.
+        folders: Names of the folders that contain these sets.
+        date: Date of the calibration (UTC), such as "2026-01-31".
         unit: What has a score for the thresholds: "video" (the mean of its faces), or "face" if no
             video of the sets has several faces.
         faces: Number of faces.
@@ -87,18 +95,23 @@ class Calibration:
         temperature: T; 1 if the sets cannot determine it.
         temperature_note: Why the temperature is 1; "" if it was fitted.
         error_before: Expected calibration error of the faces' scores with T = 1.
-        error_before_interval: Its 95 % interval over videos (bootstrap).
+        error_before_interval: Its 95 % interval over videos (`error_interval`).
         error_after: The same with the temperature, each half of the videos with the temperature
             that was fitted on the other half.
-        error_after_interval: Its 95 % interval over videos (bootstrap).
+        error_after_interval: Its 95 % interval over videos (`error_interval`).
         equal_error_rate: EER over videos (or faces), interpolated.
         equal_error_rate_interval: Its 95 % interval (bootstrap).
         points: The operating points by their names.
     """
 
     weights_sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
-    sets: Annotated[list[Text], Meta(min_length=1, max_length=1000)]
+    step: Annotated[int, Meta(ge=0)] | None
     view: Text
+    face_detector: Text | None
+    crop_margin: Annotated[float, Meta(ge=0, le=10)] | None
+    sets: Annotated[list[Text], Meta(min_length=1, max_length=1000)]
+    folders: Annotated[list[Text], Meta(max_length=1000)]
+    date: Annotated[str, Meta(pattern=r"^\d{4}-\d{2}-\d{2}$")]
     unit: Literal["video", "face"]
     faces: Annotated[int, Meta(ge=1)]
     real: Annotated[int, Meta(ge=1)]
@@ -142,8 +155,8 @@ def require_point(points: Mapping[str, OperatingPoint], name: str) -> OperatingP
 def operating_points(scores: Values, fake: Labels) -> dict[str, OperatingPoint]:
     """Returns the operating point of each `PointName`.
 
-    The threshold of an FPR is the lowest at which no larger share of the real videos is taken for
-    fake. It lies in the middle between a score and the next lower one.
+    The threshold of a rate is the lowest threshold at which the FPR is at most this rate. It lies
+    in the middle between a score and the next lower one.
 
     Args:
         scores: p_fake of videos, or of faces where these are no frames of videos.
@@ -190,16 +203,13 @@ def point_at(scores: Values, fake: Labels, threshold: float | int) -> OperatingP
     return OperatingPoint(threshold=float(threshold), **rates)
 
 
-def calibrate(
-    faces: ScoredFaces, *, weights_sha256: str, sets: list[str], view: str
-) -> Calibration:
+def calibrate(faces: ScoredFaces, *, about: Mapping[str, Any]) -> Calibration:
     """Returns the calibration of a detector on scored faces.
 
     Args:
         faces: The faces.
-        weights_sha256: As in `Calibration`.
-        sets: As in `Calibration`.
-        view: As in `Calibration`.
+        about: The fields of `Calibration` from `weights_sha256` to `date`: the detector and the
+            sets.
 
     Raises:
         DataError: A class is missing, a margin is not finite, or a video has both classes.
@@ -215,9 +225,7 @@ def calibrate(
         return bootstrap_interval(metric, *columns, seed=BOOTSTRAP_SEED)
 
     return Calibration(
-        weights_sha256=weights_sha256,
-        sets=sets,
-        view=view,
+        **about,
         unit="video" if len(names) < len(margins) else "face",
         faces=len(margins),
         real=int((~fake_video).sum()),
@@ -225,13 +233,31 @@ def calibrate(
         temperature=temperature,
         temperature_note="" if fitted is not None else NO_TEMPERATURE,
         error_before=calibration_error(before, fake),
-        error_before_interval=interval(calibration_error, before, fake, videos),
+        error_before_interval=error_interval(before, fake, videos),
         error_after=calibration_error(after, fake),
-        error_after_interval=interval(calibration_error, after, fake, videos),
+        error_after_interval=error_interval(after, fake, videos),
         equal_error_rate=equal_error_rate(scores, fake_video),
         equal_error_rate_interval=interval(equal_error_rate, scores, fake_video, names),
         points=operating_points(scores, fake_video),
     )
+
+
+def error_interval(p_fake: Values, fake: Labels, videos: Shaped[np.ndarray, " N"]) -> Interval:
+    """Returns the 95 % interval of the expected calibration error over videos.
+
+    The error of few faces is too large, because chance adds distance in every bin, and a bootstrap
+    draw adds as much again. Therefore the interval of the draws is reflected at the error of the
+    faces (basic bootstrap), and extended to contain it.
+
+    Args:
+        p_fake: Scores of faces, 0 to 1.
+        fake: Whether each face is fake.
+        videos: Name of each face's video.
+    """
+    error = calibration_error(p_fake, fake)
+    draws = bootstrap_interval(calibration_error, p_fake, fake, videos, seed=BOOTSTRAP_SEED)
+    low, high = 2 * error - draws.high, 2 * error - draws.low
+    return Interval(min(max(low, 0.0), error), max(min(high, 1.0), error))
 
 
 def write_calibration(folder: epath.PathLike, calibration: Calibration) -> None:
@@ -244,12 +270,42 @@ def write_calibration(folder: epath.PathLike, calibration: Calibration) -> None:
     write_file(epath.Path(folder), CALIBRATION_FILE, text.encode())
 
 
+def calibration_of(
+    network: Detector, model: str | os.PathLike, *, file: Path | None, facts: Mapping[str, Any]
+) -> Calibration | None:
+    """Returns the calibration of a network, if there is one.
+
+    Args:
+        network: The network.
+        model: Where the network comes from. The calibration lies in this folder by default.
+        file: The calibration that the user names; None for the default.
+        facts: What is known of the faces, "face_detector" and "crop_margin".
+
+    Raises:
+        DataError: The file is missing or damaged, or was made for another network.
+        ConfigError: The file was made for faces that are found, cropped or resized otherwise.
+    """
+    path = file or Path(model) / CALIBRATION_FILE
+    if file is None and not os.path.lexists(path):
+        return None
+    found = read_calibration(path, weights_sha256=network.sha256)
+    known = {"view": network.view, **{x: facts.get(x) for x in ("face_detector", "crop_margin")}}
+    for name, used in known.items():
+        fitted = getattr(found, name)
+        if None not in (fitted, used) and fitted != used:
+            raise ConfigError(
+                f"{path} was made for faces with {name} = {fitted}, not {used}: give"
+                f" --{name.replace('_', '-')}={fitted}, or calibrate again"
+            )
+    return found
+
+
 def read_calibration(file: Path, *, weights_sha256: str) -> Calibration:
     """Reads a calibration.json.
 
     Args:
         file: The file.
-        weights_sha256: SHA-256 of the parameters that are in use.
+        weights_sha256: SHA-256 of the network that is in use.
 
     Raises:
         DataError: The file is missing or damaged, or was made for other weights.
@@ -262,10 +318,12 @@ def read_calibration(file: Path, *, weights_sha256: str) -> Calibration:
             " `python -m fsvfm_jax.predict calibrate`"
         ) from error
     if found.weights_sha256 != weights_sha256:
+        step = "" if found.step is None else f", step {found.step}"
+        own = "" if found.step is None else f" use those weights with --step={found.step},"
         raise DataError(
-            f"{file} was made for other weights (SHA-256 {found.weights_sha256[:12]}..., not"
-            f" {weights_sha256[:12]}...): make it again with"
-            " `python -m fsvfm_jax.predict calibrate`"
+            f"{file} was made for other weights or statistics (SHA-256"
+            f" {found.weights_sha256[:12]}...{step}; not {weights_sha256[:12]}...):{own} make it"
+            " again with `python -m fsvfm_jax.predict calibrate`, or remove the file"
         )
     return found
 

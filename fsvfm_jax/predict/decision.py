@@ -29,12 +29,15 @@ class Decision(NamedTuple):
         threshold: A score of at least this is decided to be fake, or spoof.
         threshold_name: Where the threshold comes from.
         temperature: Margins are divided by it; None without a calibration.
+        unit: What the threshold was chosen on, as `Calibration.unit`; None if it is not from a
+            calibration.
     """
 
     score_name: str
     threshold: float
     threshold_name: str
     temperature: float | None
+    unit: str | None = None
 
 
 def decide_by(score_name: str, threshold: str | None, calibration: Calibration | None) -> Decision:
@@ -52,7 +55,7 @@ def decide_by(score_name: str, threshold: str | None, calibration: Calibration |
     temperature = None if calibration is None else calibration.temperature
     if threshold is None and calibration is None:
         logger.info(
-            "the model is not calibrated: files are decided at %s %s, which may be far from the"
+            "the model is not calibrated: the threshold is %s %s, which may be far from the"
             " best threshold; `predict calibrate` finds one",
             score_name,
             DEFAULT_THRESHOLD,
@@ -68,7 +71,8 @@ def decide_by(score_name: str, threshold: str | None, calibration: Calibration |
             f"--threshold={name} names a threshold of a calibration, and there is none: give a"
             " number from 0 to 1, or make one with `predict calibrate`"
         )
-    return Decision(score_name, calibration.point(name).threshold, name, temperature)
+    threshold = calibration.point(name).threshold
+    return Decision(score_name, threshold, name, temperature, calibration.unit)
 
 
 def make_record(
@@ -123,12 +127,12 @@ def make_record(
         "frames": found.frames,
         "people": people,
         "faces": faces,
-        "note": _note(found, people=len(people), options=options, score_name=name),
+        "note": _note(found, people=len(people), options=options, decision=decision),
         "error": found.error,
     }
 
 
-def _note(found: FileFaces, *, people: int, options: FaceOptions, score_name: str) -> str | None:
+def _note(found: FileFaces, *, people: int, options: FaceOptions, decision: Decision) -> str | None:
     if found.error is not None:
         return None
     notes = []
@@ -140,7 +144,14 @@ def _note(found: FileFaces, *, people: int, options: FaceOptions, score_name: st
         frame = "a frame" if found.frames > 1 else "the picture"
         notes.append(f"up to {found.most} faces found in {frame}, the largest one is scored")
     if people > 1:
-        notes.append(f"{people} people, {score_name} is the highest of theirs")
+        more = ", so the FPR is above that of the threshold" if decision.unit else ""
+        notes.append(f"{people} people, {decision.score_name} is the highest of theirs{more}")
+    if found.faces and decision.unit:
+        scored = "face" if found.faces[0].frame is None else "video"
+        if scored != decision.unit:
+            notes.append(
+                f"the threshold is one of {decision.unit}s, this score is one of a {scored}"
+            )
     times = [face.seconds for face in found.faces if face.seconds is not None]
     gap = max((later - one for one, later in itertools.pairwise(times)), default=0)
     if gap > LONG_GAP:

@@ -152,8 +152,6 @@ class DegradedFaces:
         seed: Seed of the noise.
     """
 
-    skipped = 0
-
     def __init__(
         self, source: FaceSet, steps: Sequence[tuple[Degrade, float | int]], *, seed: int = 0
     ):

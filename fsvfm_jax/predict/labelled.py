@@ -1,8 +1,11 @@
 """Opens a detector and labelled sets for `calibrate` and `stress`, as an evaluation opens them."""
 
 import argparse
+import functools
 import logging
-from collections.abc import Mapping
+import os
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +20,7 @@ from fsvfm_jax.data.labelled.detection_sets import DetectionSet, check_classes, 
 from fsvfm_jax.data.labelled.set_options import RENDERED
 from fsvfm_jax.detectors import NO_DETECTOR
 from fsvfm_jax.devices import sharding
-from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.errors import ConfigError, DataError, StorageError, reason_of
 from fsvfm_jax.grouping import open_groups
 from fsvfm_jax.known_videos import warn_of_known_videos
 from fsvfm_jax.predict import arguments
@@ -31,9 +34,11 @@ logger = logging.getLogger(__name__)
 DEFAULT_CONFIG = "configs/eval/folder.py"
 # The fields of an evaluation that describe sets and computation, not the detector.
 READ_FIELDS = tuple(
-    f"--config.{name}"
+    f"config.{name}"
     for name in ("data.test", "data.paths", "data.num_workers", "dtype", "groups.", "mesh.")
 )
+# configs/evaluation.py has this view, which therefore says nothing about a config.
+DEFAULT_VIEW = "resize"
 
 
 class Task(NamedTuple):
@@ -42,7 +47,7 @@ class Task(NamedTuple):
     Attributes:
         detector: The detector.
         config: The resolved config of an evaluation.
-        sets: The sets by name; each has both classes, or all have them together.
+        sets: The sets by name. Together they have faces of both classes.
         groups: The groups of the faces, if a file of groups is given.
         batch_size: Number of faces that are computed at once.
     """
@@ -87,11 +92,19 @@ def open_task(args: argparse.Namespace) -> Task:
     Raises:
         UserError: The detector or a set cannot be opened, or a class is missing.
     """
+    for folder in args.sets:
+        if not os.path.isdir(folder):
+            raise DataError(f"{folder} is no folder: name folders with test/real and test/fake")
     config = _config(args)
     cli.check_accelerator(jax.default_backend())
     detector = arguments.load_network(args, dtype=config.dtype)
     if not isinstance(detector, Detector):
         raise DataError(f"{args.model} {NO_DETECTOR}")
+    if config.data.view not in (DEFAULT_VIEW, detector.view):
+        raise ConfigError(
+            f"config.data.view = {config.data.view!r}, and the detector takes {detector.view!r}:"
+            f" give --view={config.data.view}, or correct the config"
+        )
     sets = open_sets(
         config.data.test,
         config.data.paths,
@@ -103,8 +116,8 @@ def open_task(args: argparse.Namespace) -> Task:
     return Task(detector, config, sets, open_groups(config, sets), args.batch_size)
 
 
-def score(task: Task, faces: DetectionSet, *, name: str) -> Float64[np.ndarray, " N"]:
-    """Returns the margin of every face of a source as `scoring.score_set` does."""
+def make_score(task: Task) -> Callable[..., Float64[np.ndarray, " N"]]:
+    """Returns `scoring.score_set` for the task's detector, which takes `faces` and `name` then."""
     detector, config = task.detector, task.config
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(task.batch_size, accum_steps=1, mesh=mesh)
@@ -113,7 +126,7 @@ def score(task: Task, faces: DetectionSet, *, name: str) -> Float64[np.ndarray, 
         detector.image_size, detector.view, task.batch_size, config.data.num_workers, mesh
     )
     params = sharding.replicate(detector.params, mesh)
-    return scoring.score_set(predict, params, faces, feed=feed, name=name)
+    return functools.partial(scoring.score_set, predict, params, feed=feed)
 
 
 def to_scores(task: Task, margins: Mapping[str, Float64[np.ndarray, " _N"]]) -> Scores:
@@ -153,17 +166,35 @@ def output_folder(args: argparse.Namespace) -> Path:
     return model
 
 
+def check_folder(folder: Path) -> None:
+    """Creates the folder for results, and checks before the scoring that files can be written.
+
+    Raises:
+        StorageError: The folder cannot be created, or takes no file.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
+            file.write(b"test")
+    except OSError as error:
+        raise StorageError(
+            f"{folder} cannot be written ({reason_of(error)}): choose another folder with --output"
+        ) from error
+
+
 def _config(args: argparse.Namespace) -> ConfigDict:
     """Returns the resolved config of an evaluation of the model on the sets of the flags."""
     if "--config" in args.rest:
         raise ConfigError("write --config=FILE as one word")
     for word in args.rest:
-        if word.startswith("--config.") and not word.startswith(READ_FIELDS):
+        # absl takes one dash or two.
+        if word.startswith("-") and not word.lstrip("-").startswith(("config=", *READ_FIELDS)):
             raise ConfigError(
-                f"{word.partition('=')[0]} is not read here: the sets come from config.data, and"
-                " the flags --model, --labels, --stats, --view and so on describe the detector"
+                f"{word.partition('=')[0]} is not read here: the sets come from config.data, the"
+                " flags --model, --labels, --stats, --view and so on describe the detector, and one"
+                " process does the work"
             )
-    given = any(word.startswith("--config=") for word in args.rest)
+    given = any(word.lstrip("-").startswith("config=") for word in args.rest)
     if not given and not args.sets:
         raise ConfigError("name a SET, a folder with test/real and test/fake, or a --config=FILE")
     words = args.rest if given else [f"--config={DEFAULT_CONFIG}", *args.rest]

@@ -83,11 +83,14 @@ class Encoder:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """The SHA-256 of the parameters' names, shapes and values, in hexadecimal.
+        """The SHA-256, in hexadecimal, of all that makes an output of a resized face.
 
-        A run, the folder and the `.pth` file that it is exported to have the same.
+        This is the names, shapes and values of the parameters, the number of attention heads, and
+        mean and standard deviation. A run, the folder and the `.pth` file that it is exported to
+        have the same.
         """
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(f"num_heads {self.model.num_heads}\n".encode())
+        digest.update(np.array(self.stats, np.float32).data)
         arrays = traverse_util.flatten_dict(dict(self.params), sep="/")
         for name, array in sorted(arrays.items()):
             digest.update(f"{name} {list(array.shape)}\n".encode())

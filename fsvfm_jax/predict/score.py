@@ -7,7 +7,6 @@ writes one record per file in the order of the inputs.
 import argparse
 import contextlib
 import functools
-import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,7 +21,7 @@ from fsvfm_jax.detectors import NO_DETECTOR
 from fsvfm_jax.errors import ConfigError, DataError, SomeFailed, told
 from fsvfm_jax.host.progress import progress
 from fsvfm_jax.predict import arguments, curves
-from fsvfm_jax.predict.calibration import CALIBRATION_FILE, Calibration, read_calibration
+from fsvfm_jax.predict.calibration import CALIBRATION_FILE, calibration_of
 from fsvfm_jax.predict.decision import Decision, decide_by, make_record
 from fsvfm_jax.predict.faces import (
     CROPPED,
@@ -92,7 +91,10 @@ def run(args: argparse.Namespace) -> None:
     check_libraries(
         (one.media for one in inputs if one.media is not None), detector=options.detector
     )
-    decision = decide_by(network.score_name, args.threshold, _calibration(network, args))
+    given = {name: getattr(args, name) for name in ("face_detector", "crop_margin")}
+    facts = network.facts | {name: value for name, value in given.items() if value is not None}
+    calibration = calibration_of(network, args.model, file=args.calibration, facts=facts)
+    decision = decide_by(network.score_name, args.threshold, calibration)
     timings = Timings()
     failed = 0
     with record_writer(args.output, score_name=decision.score_name) as write:
@@ -220,20 +222,6 @@ def _add_face_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="frames of a video, evenly spaced from the first to the last; default: 32",
     )
-
-
-def _calibration(network: Detector, args: argparse.Namespace) -> Calibration | None:
-    """Returns the calibration that the flags name, or that lies in the model's folder."""
-    file = args.calibration or Path(args.model) / CALIBRATION_FILE
-    if args.calibration is None and not os.path.lexists(file):
-        return None
-    found = read_calibration(file, weights_sha256=network.sha256)
-    if found.view != network.view:
-        raise ConfigError(
-            f"{file} was made for faces that are resized as {found.view}, not {network.view}: give"
-            f" --view {found.view}, or calibrate again"
-        )
-    return found
 
 
 def score_inputs(

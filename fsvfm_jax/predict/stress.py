@@ -17,6 +17,7 @@ from fsvfm_jax.data.labelled.set_options import RENDERED
 from fsvfm_jax.data.sources import JoinedSets
 from fsvfm_jax.errors import ConfigError, nearest
 from fsvfm_jax.host.markdown import markdown_text
+from fsvfm_jax.host.progress import progress
 from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.predict import labelled
 from fsvfm_jax.predict.calibration import (
@@ -24,17 +25,17 @@ from fsvfm_jax.predict.calibration import (
     EER,
     FALSE_POSITIVE_RATES,
     Calibration,
+    calibration_of,
     operating_points,
-    read_calibration,
-    require_point,
     too_few,
 )
+from fsvfm_jax.predict.decision import decide_by
 from fsvfm_jax.predict.degrade import CROP, KINDS, DegradedFaces, Kind, crop_kind
 from fsvfm_jax.predict.labelled import Task
 from fsvfm_jax.prepare.extras import check_installed
-from fsvfm_jax.report.figure import encode_picture
+from fsvfm_jax.report.figure import encode_picture, shown_name
+from fsvfm_jax.report.groups import Groups, group_rows
 from fsvfm_jax.report.groups import caption as groups_caption
-from fsvfm_jax.report.groups import group_rows
 from fsvfm_jax.report.metrics import (
     auc,
     bootstrap_interval,
@@ -66,10 +67,17 @@ face of both classes before it is resized for the network."""
 
 
 class Threshold(NamedTuple):
-    """The threshold of a stress test: its name, value and origin, and the temperature."""
+    """The threshold of a stress test.
+
+    Attributes:
+        name: Name of the operating point, or the number.
+        value: The threshold; None if the sets do not determine it.
+        origin: Where it comes from, or why it is not determined.
+        temperature: Margins are divided by it.
+    """
 
     name: str
-    value: float
+    value: float | None
     origin: str
     temperature: float
 
@@ -98,10 +106,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--threshold",
-        default="fpr_5",
-        metavar="NAME",
-        help=f"operating point of TPR and FPR: of the model's {CALIBRATION_FILE}, or else of the"
-        " same sets without degradation; default: fpr_5",
+        metavar="P",
+        help="score from which a video is decided to be fake: a number, or an operating point of"
+        " the calibration, or, without one, of the same sets without degradation; default: eer, or"
+        " 0.5 without a calibration",
+    )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="JSON",
+        help=f"calibration of the model; default: {CALIBRATION_FILE} in the model's folder",
     )
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="seed of the noise; default: 0"
@@ -124,14 +138,18 @@ def run(args: argparse.Namespace) -> None:
     """
     _check_flags(args)
     task = labelled.open_task(args)
-    stored = _calibration(args, task)
+    stored = calibration_of(
+        task.detector, args.model, file=args.calibration, facts=task.detector.facts
+    )
     kinds = choose_kinds(args.kinds, task, set_margin=args.set_margin)
-    _check_early(args, task, stored)
+    threshold = _early_threshold(args, task, stored)
+    labelled.check_folder(args.output)
     steps = [(kind.degrade, x) for kind in kinds.values() for x in kind.strengths]
     degraded = DegradedFaces(JoinedSets(list(task.sets.values())), steps, seed=args.seed)
-    margins = labelled.score(task, degraded, name=f"{1 + len(steps)} degradations")
+    margins = labelled.make_score(task)(degraded, name=f"{1 + len(steps)} degradations")
     margins = margins.reshape(1 + len(steps), -1)
-    threshold = find_threshold(task, margins[0], stored, name=args.threshold)
+    if threshold is None:
+        threshold = own_threshold(scores_of(task, margins[0], 1.0), name=args.threshold)
     of_step = [scores_of(task, one, threshold.temperature) for one in margins]
     rows: list[Row] = [{"kind": "none", "strength": "stored"}]
     rows += [
@@ -143,9 +161,8 @@ def run(args: argparse.Namespace) -> None:
         for count, scores in fewer_frames(of_step[0]).items():
             rows.append({"kind": FRAMES, "strength": str(count)})
             of_step.append(scores)
-    rows = [
-        row | measure(scores, threshold.value) for row, scores in zip(rows, of_step, strict=True)
-    ]
+    both = progress(zip(rows, of_step, strict=True), total=len(rows), description="intervals")
+    rows = [row | measure(scores, threshold.value) for row, scores in both]
     _write(args, task, rows, of_step, threshold, {name: x.title for name, x in kinds.items()})
 
 
@@ -187,33 +204,19 @@ def choose_kinds(
     return kinds
 
 
-def find_threshold(
-    task: Task,
-    margins: Float64[np.ndarray, " N"],
-    stored: Calibration | None,
-    *,
-    name: str,
-) -> Threshold:
-    """Returns the threshold of a name: a stored one, or else that of the undegraded faces.
+def own_threshold(scores: Scores, *, name: str) -> Threshold:
+    """Returns an operating point of the undegraded faces.
 
     Args:
-        task: The detector and the sets.
-        margins: Margins of all undegraded faces; NaN if unread.
-        stored: The detector's calibration, if there is one.
-        name: Name of an operating point.
-
-    Raises:
-        ConfigError: There is no such operating point, or it is not determined.
+        scores: The scores of the undegraded faces, at the temperature 1.
+        name: Name of the operating point.
     """
-    if stored is not None:
-        value = stored.point(name).threshold
-        origin = f"of {CALIBRATION_FILE}, fitted on {', '.join(stored.sets)}"
-        return Threshold(name, value, origin, stored.temperature)
-    scores = scores_of(task, margins, 1.0)
     videos = video_means(scores.p_fake, scores.fake, scores.videos)
-    points = operating_points(videos.scores, videos.positive)
-    origin = "of the same sets without degradation"
-    return Threshold(name, require_point(points, name).threshold, origin, 1.0)
+    point = operating_points(videos.scores, videos.positive)[name]
+    if point.threshold is None:
+        logger.warning("TPR and FPR are left out: %s is not determined, %s", name, point.note)
+        return Threshold(name, None, point.note, 1.0)
+    return Threshold(name, point.threshold, "of the same sets without degradation", 1.0)
 
 
 def scores_of(task: Task, margins: Float64[np.ndarray, " N"], temperature: float | int) -> Scores:
@@ -242,14 +245,14 @@ def fewer_frames(scores: Scores) -> dict[int, Scores]:
     return found
 
 
-def measure(scores: Scores, threshold: float | int) -> Row:
-    """Returns AUC, EER, TPR and FPR over videos, with their intervals."""
+def measure(scores: Scores, threshold: float | int | None) -> Row:
+    """Returns AUC, EER, and at a threshold TPR and FPR over videos, with their intervals."""
     names, means, fake = video_means(scores.p_fake, scores.fake, scores.videos)
     row: Row = {}
     for key, metric in (("auc", auc), ("equal_error_rate", equal_error_rate)):
         row[key] = metric(means, fake)
         row[f"{key}_interval"] = bootstrap_interval(metric, means, fake, names, seed=BOOTSTRAP_SEED)
-    return row | rates_at(means, fake, threshold)
+    return row if threshold is None else row | rates_at(means, fake, threshold)
 
 
 def _check_flags(args: argparse.Namespace) -> None:
@@ -257,8 +260,14 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise ConfigError(f"--classes={args.classes}: {ONE_CLASS}")
 
 
-def _check_early(args: argparse.Namespace, task: Task, stored: Calibration | None) -> None:
-    """Raises errors before the scoring that the results would otherwise raise hours later."""
+def _early_threshold(
+    args: argparse.Namespace, task: Task, stored: Calibration | None
+) -> Threshold | None:
+    """Returns the threshold before the scoring, or None if it is one of the same sets.
+
+    Raises:
+        ConfigError: The flags ask for what the sets or the calibration do not determine.
+    """
     frames: Counter[str] = Counter()
     real = set()
     for name, faces in task.sets.items():
@@ -271,24 +280,20 @@ def _check_early(args: argparse.Namespace, task: Task, stored: Calibration | Non
         if args.kinds is not None and FRAMES in args.kinds:
             raise ConfigError(f"--kinds={FRAMES}: every video of the set has one frame")
         logger.info("%s is left out: every video of the set has one frame", FRAMES)
-    if stored is not None:
-        stored.point(args.threshold)
-    elif args.threshold not in POINTS:
-        raise ConfigError(
-            f"there is no threshold {args.threshold!r}; {nearest(args.threshold, POINTS)}"
-        )
-    elif note := too_few(args.threshold, real=len(real)):
-        raise ConfigError(
-            f"--threshold={args.threshold} is not determined ({note}): choose --threshold={EER}, or"
-            " calibrate the model on a larger set"
-        )
-
-
-def _calibration(args: argparse.Namespace, task: Task) -> Calibration | None:
-    file = Path(args.model) / CALIBRATION_FILE
-    if not file.exists():
+    if stored is None and args.threshold in POINTS:
+        if note := too_few(args.threshold, real=len(real)):
+            raise ConfigError(
+                f"--threshold={args.threshold} is not determined ({note}): choose"
+                f" --threshold={EER}, or calibrate the model on a larger set"
+            )
         return None
-    return read_calibration(file, weights_sha256=task.detector.sha256)
+    found = decide_by(task.detector.score_name, args.threshold, stored)
+    if found.unit is not None:
+        origin = f"of {CALIBRATION_FILE}, fitted on {', '.join(stored.sets)}"
+        return Threshold(found.threshold_name, found.threshold, origin, found.temperature)
+    return Threshold(
+        f"{found.threshold:g}", found.threshold, found.threshold_name, found.temperature or 1.0
+    )
 
 
 def _write(
@@ -305,12 +310,13 @@ def _write(
     fake = int(videos.positive.sum())
     sets = f"{len(videos.videos) - fake:,} real and {fake:,} fake videos of {clean.dataset}"
     kinds = titles | {FRAMES: FRAMES_TITLE}
+    value = "not determined" if threshold.value is None else f"{threshold.value:.6f}"
     units = "; ".join(f"{name}: {title}" for name, title in kinds.items())
     about = [
         CAPTION,
         f"Detector: {markdown_text(args.model)}, on {markdown_text(sets)},"
         f" {len(clean.files):,} faces; {clean.skipped} skipped. Seed of the noise: {args.seed}.",
-        f"Threshold {threshold.name} = {threshold.value:.6f}, {markdown_text(threshold.origin)}.",
+        f"Threshold {threshold.name}: {value}, {markdown_text(threshold.origin)}.",
         f"Strengths: {markdown_text(units)}.",
     ]
     write_table(args.output, "stress", rows, caption="\n".join(about))
@@ -321,23 +327,26 @@ def _write(
     }
     title = f"{Path(args.model).name} on {sets}"
     if by_kind:
-        figure = stress_picture(
-            rows[0],
-            by_kind,
-            title=printable(title)[:120].replace("$", r"\$"),
-            threshold=threshold.name,
-        )
+        title = shown_name(title, most=120)
+        figure = stress_picture(rows[0], by_kind, title=title, threshold=threshold.name)
         write_file(epath.Path(args.output), "stress.png", encode_picture(figure))
     if task.groups is not None:
-        grouped = [
-            {"kind": row["kind"], "strength": row["strength"]} | of_group
-            for row, scores in zip(rows, of_step, strict=True)
-            for of_group in group_rows(
-                scores, task.groups, thresholds={threshold.name: threshold.value}
-            )
-        ]
-        text = groups_caption(task.groups)
-        write_table(args.output, "stress_groups", grouped, caption=text)
+        _write_groups(args.output, rows, of_step, task.groups, threshold)
     print(plain(rows))
     print(f"\nIn percent; intervals: {printable(str(args.output / 'stress.md'))}")
     check_output()
+
+
+def _write_groups(
+    folder: Path, rows: list[Row], of_step: list[Scores], groups: Groups, threshold: Threshold
+) -> None:
+    """Writes the groups without a degradation and at the strongest one of each kind."""
+    last = {row["kind"]: place for place, row in enumerate(rows)}
+    thresholds = {} if threshold.value is None else {threshold.name: threshold.value}
+    places = progress(last.values(), total=len(last), description="groups")
+    grouped = [
+        {"kind": rows[place]["kind"], "strength": rows[place]["strength"]} | of_group
+        for place in places
+        for of_group in group_rows(of_step[place], groups, thresholds=thresholds)
+    ]
+    write_table(folder, "stress_groups", grouped, caption=groups_caption(groups))

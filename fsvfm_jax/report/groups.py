@@ -29,7 +29,7 @@ from fsvfm_jax.report.scores import Scores
 
 PATH = "path"
 MAX_BYTES = 2**26
-MAX_GROUPS = 200
+MAX_GROUPS = 50
 MAX_NAME = 200  # characters of a group's name
 MAX_SHOWN = 5  # faces without a row in a caption
 
@@ -66,7 +66,8 @@ def read_groups(file: str, column: str) -> dict[str, str]:
 
     Raises:
         DataError: The file cannot be read, is larger than MAX_BYTES, is not of that form, has no
-            such column, or has a path twice. The message names the line.
+            such column, has over MAX_GROUPS groups, or has a path twice. The message names the
+            line.
     """
     try:
         text = read_plain(file, max_bytes=MAX_BYTES).decode("utf-8-sig", "surrogateescape")
@@ -79,6 +80,7 @@ def read_groups(file: str, column: str) -> dict[str, str]:
         headings = next(lines, [])
         place, path_place = (_place(file, headings, name) for name in (column, PATH))
         found: dict[str, str] = {}
+        groups: set[str] = set()
         for values in lines:
             if not values:  # an empty line
                 continue
@@ -89,15 +91,15 @@ def read_groups(file: str, column: str) -> dict[str, str]:
                 raise ValueError(f"a group's name has {len(group):,} characters, over {MAX_NAME}")
             if path in found:
                 raise ValueError(f"the path {path[:MAX_NAME]!r} occurs a second time")
+            groups.add(group)
+            if len(groups) > MAX_GROUPS:
+                raise DataError(
+                    f"{file} has over {MAX_GROUPS} different values in the column {column!r}: name"
+                    " a column of groups"
+                )
             found[path] = group
     except (ValueError, csv.Error) as error:
         raise DataError(f"{file}, line {lines.line_num}: {error}; correct the line") from error
-    groups = set(found.values())
-    if len(groups) > MAX_GROUPS:
-        raise DataError(
-            f"{file} has {len(groups):,} different values in the column {column!r}, over"
-            f" {MAX_GROUPS}: name a column of groups"
-        )
     return found
 
 

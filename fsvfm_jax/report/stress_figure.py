@@ -27,7 +27,8 @@ def stress_picture(
     """Returns a figure with a panel for each kind of degradation.
 
     Args:
-        undegraded: The row of the faces as they are stored, the first point of each curve.
+        undegraded: The row of the faces as they are stored, the first point of each curve. A
+            metric that it does not have is not drawn.
         kinds: The rows of each kind, from weak to strong, by the title of the kind.
         title: Title of the figure.
         threshold: Name of the threshold of TPR and FPR.
@@ -44,6 +45,7 @@ def stress_picture(
         axes.remove()
     figure.supylabel("%", fontsize=10)
     lines, labels = grid[0].get_legend_handles_labels()
+    rates = f"TPR and FPR at the threshold {threshold}; " if "tpr" in undegraded else ""
     figure.legend(
         lines,
         labels,
@@ -51,7 +53,7 @@ def stress_picture(
         ncols=2 if columns > 1 else 1,
         frameon=False,
         fontsize=9,
-        title=f"TPR and FPR at the threshold {threshold}; bands are 95 % intervals",
+        title=f"{rates}bands are 95 % intervals",
         title_fontsize=9,
     )
     return figure
@@ -60,6 +62,8 @@ def stress_picture(
 def _panel(axes: Axes, name: str, rows: Sequence[Row]) -> None:
     places = range(len(rows))
     for (key, label), colour in zip(CURVES.items(), COLOURS, strict=False):
+        if key not in rows[0]:
+            continue
         values = [100 * row[key] for row in rows]
         low, high = zip(*(row[f"{key}_interval"] for row in rows), strict=True)
         axes.plot(places, values, marker="o", markersize=3, color=colour, label=label)

@@ -20,6 +20,10 @@ def _percent(value: float) -> str:
     return f"{100 * value:.2f}"
 
 
+def _score(value: float) -> str:
+    return f"{value:.6f}"
+
+
 def _signed(value: float) -> str:
     return f"{100 * value:+.2f}"
 
@@ -43,6 +47,8 @@ COLUMNS = {
     "group": Column("group", _text),
     "kind": Column("degradation", _text),
     "strength": Column("strength", _text),
+    "point": Column("operating point", _text),
+    "threshold": Column("threshold", _score),
     "images": Column("images", _count),
     "images_expected": Column("expected", _count),
     "videos": Column("videos", _count),
