@@ -159,10 +159,9 @@ def network(tmp_path_factory):
 
 def test_a_calibration_fits_the_network_and_the_crops_that_it_was_made_for(network, tmp_path):
     def found(file=None, **facts):
-        network.view = facts.get("view", ABOUT["view"])
-        crop = ("face_detector", "crop_margin")
-        network.facts |= {name: facts.get(name, ABOUT[name]) for name in crop}
-        return calibration_of(network, tmp_path, file=file)
+        known = {x: facts.get(x, ABOUT[x]) for x in ("view", "face_detector", "crop_margin")}
+        network.view = known["view"]
+        return calibration_of(network, tmp_path, file=file, facts=known)
 
     assert found() is None
     stored = calibrated(weights_sha256=network.sha256)

@@ -192,7 +192,8 @@ def test_mistakes_end_with_a_sentence(model: Path, tmp_path: Path) -> None:
     need("starlette", "demo")
 
     def run(*argv: str) -> str:
-        args = _parser().parse_args(["serve", f"--model={model}", *argv])
+        words = ["serve", f"--model={model}", *argv]
+        args = _parser(words).parse_args(words)
         with pytest.raises(UserError) as error:
             args.run(args)
         return str(error.value)

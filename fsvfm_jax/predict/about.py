@@ -34,7 +34,9 @@ def run(args: argparse.Namespace) -> None:
     network = arguments.load_network(args)
     calibration = None
     if isinstance(network, Detector):
-        calibration = calibration_of(network, args.model, file=args.calibration)
+        calibration = calibration_of(
+            network, args.model, file=args.calibration, facts=network.facts
+        )
     print(about(network, calibration, name=Path(args.model).name), end="")
     cli.check_output()
 

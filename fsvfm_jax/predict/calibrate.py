@@ -144,8 +144,10 @@ def describe(found: Calibration, *, model: str, score_name: str) -> str:
 def _row(name: str, point: OperatingPoint) -> Row:
     if point.threshold is None:
         return {"point": name, "note": f"not determined: {point.note}"}
-    low, high = point.tpr_interval
     row = {"point": name} | asdict(point)
+    if point.tpr_interval is None:  # A file from elsewhere may have the threshold alone.
+        return row
+    low, high = point.tpr_interval
     return row | {"note": f"the interval of the TPR is {100 * (high - low):.1f} points wide"}
 
 

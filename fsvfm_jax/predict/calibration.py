@@ -271,7 +271,7 @@ def write_calibration(folder: epath.PathLike, calibration: Calibration) -> None:
 
 
 def calibration_of(
-    network: Detector, model: str | os.PathLike, *, file: Path | None
+    network: Detector, model: str | os.PathLike, *, file: Path | None, facts: Mapping[str, Any]
 ) -> Calibration | None:
     """Returns the calibration of a network, if there is one.
 
@@ -279,6 +279,7 @@ def calibration_of(
         network: The network.
         model: Where the network comes from. The calibration lies in this folder by default.
         file: The calibration that the user names; None for the default.
+        facts: What is known of the faces, "face_detector" and "crop_margin".
 
     Raises:
         DataError: The file is missing or damaged, or was made for another network.
@@ -288,9 +289,9 @@ def calibration_of(
     if file is None and not os.path.lexists(path):
         return None
     found = read_calibration(path, weights_sha256=network.sha256)
-    facts = network.facts | {"view": network.view}
-    for name in ("view", "face_detector", "crop_margin"):
-        fitted, used = getattr(found, name), facts.get(name)
+    known = {"view": network.view, **{x: facts.get(x) for x in ("face_detector", "crop_margin")}}
+    for name, used in known.items():
+        fitted = getattr(found, name)
         if None not in (fitted, used) and fitted != used:
             raise ConfigError(
                 f"{path} was made for faces with {name} = {fitted}, not {used}: give"

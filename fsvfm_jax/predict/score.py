@@ -21,7 +21,7 @@ from fsvfm_jax.detectors import NO_DETECTOR
 from fsvfm_jax.errors import ConfigError, DataError, SomeFailed, told
 from fsvfm_jax.host.progress import progress
 from fsvfm_jax.predict import arguments, curves
-from fsvfm_jax.predict.calibration import calibration_of
+from fsvfm_jax.predict.calibration import Calibration, calibration_of
 from fsvfm_jax.predict.decision import Decision, decide_by, make_record
 from fsvfm_jax.predict.faces import (
     CROPPED,
@@ -78,8 +78,7 @@ def run(args: argparse.Namespace) -> None:
     check_libraries(
         (one.media for one in inputs if one.media is not None), detector=options.detector
     )
-    calibration = calibration_of(network, args.model, file=args.calibration)
-    decision = decide_by(network.score_name, args.threshold, calibration)
+    decision = decide_by(network.score_name, args.threshold, find_calibration(network, args))
     timings = Timings()
     failed = 0
     with record_writer(args.output, score_name=decision.score_name) as write:
@@ -102,6 +101,17 @@ def run(args: argparse.Namespace) -> None:
     if failed:
         what = f"{failed} of {len(inputs)} files could not be scored; their records say why"
         raise DataError(what) if failed == len(inputs) else SomeFailed(what)
+
+
+def find_calibration(network: Detector, args: argparse.Namespace) -> Calibration | None:
+    """Returns the calibration that the flags name, or the model's own, if there is one.
+
+    Raises:
+        UserError: As `calibration_of`.
+    """
+    given = {name: getattr(args, name) for name in ("face_detector", "crop_margin")}
+    facts = network.facts | {name: value for name, value in given.items() if value is not None}
+    return calibration_of(network, args.model, file=args.calibration, facts=facts)
 
 
 def face_options(network: Encoder, args: argparse.Namespace) -> FaceOptions:

@@ -14,10 +14,9 @@ from fsvfm_jax.errors import ConfigError, DataError, reason_of
 from fsvfm_jax.host import signals
 from fsvfm_jax.predict import arguments
 from fsvfm_jax.predict.about import about
-from fsvfm_jax.predict.calibration import calibration_of
 from fsvfm_jax.predict.decision import decide_by
 from fsvfm_jax.predict.networks import Detector
-from fsvfm_jax.predict.score import add_face_arguments, face_options
+from fsvfm_jax.predict.score import add_face_arguments, face_options, find_calibration
 from fsvfm_jax.predict.upload import UploadOptions
 from fsvfm_jax.prepare.extras import check_installed
 
@@ -79,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
     check_installed(
         {"av"} | ({"dlib"} if options.faces.detector == "dlib" else set()), extra="demo"
     )
-    calibration = calibration_of(network, args.model, file=args.calibration)
+    calibration = find_calibration(network, args)
     decision = decide_by(network.score_name, args.threshold, calibration)
 
     # These import the libraries of the extra.

@@ -133,7 +133,9 @@ def run(args: argparse.Namespace) -> None:
     """
     _check_flags(args)
     task = labelled.open_task(args)
-    stored = calibration_of(task.detector, args.model, file=args.calibration)
+    stored = calibration_of(
+        task.detector, args.model, file=args.calibration, facts=task.detector.facts
+    )
     kinds = choose_kinds(args.kinds, task, set_margin=args.set_margin)
     threshold = _early_threshold(args, task, stored)
     labelled.check_folder(args.output)
