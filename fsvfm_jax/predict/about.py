@@ -78,4 +78,4 @@ def _task(network: Encoder) -> str:
 def _thresholds(network: Detector, calibration: Calibration | None, *, name: str) -> str:
     if calibration is None:
         return NOT_CALIBRATED
-    return "\n".join(describe(calibration, model=name, score_name=network.score_name))
+    return describe(calibration, model=name, score_name=network.score_name).strip()
