@@ -57,7 +57,10 @@ def test_thresholds_come_with_their_set_and_intervals(model: Path) -> None:
     network = networks.load(model)
     points = CALIBRATION.points | {name: MEASURED for name in ("eer", "fpr_5")}
     text = about(network, dataclasses.replace(CALIBRATION, points=points), name="x")
-    assert "on x of faces, 2026-11-29: 50 real and 50 fake videos, 100 faces" in text and "Temperature: 2.500" in text
+    assert (
+        "on x of faces, 2026-11-29: 50 real and 50 fake videos, 100 faces" in text
+        and "Temperature: 2.500" in text
+    )
     assert "10.00 [5.00, 20.00]" in text and "an FPR of 1 % needs 100 real ones" in text
     assert NOT_CALIBRATED not in text
 

@@ -1,6 +1,8 @@
 """Tests the record of a file: its score, people, decision and notes."""
 
+import dataclasses
 import json
+import logging
 from typing import Any
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from stored_calibration import CALIBRATION
 
 from fsvfm_jax.errors import ConfigError
-from fsvfm_jax.predict.calibration import Calibration
+from fsvfm_jax.predict.calibration import Calibration, OperatingPoint
 from fsvfm_jax.predict.decision import NOT_CALIBRATED, Decision, decide_by, make_record
 from fsvfm_jax.predict.faces import Face, FaceOptions, FileFaces, unreadable
 from fsvfm_jax.prepare.crops import Box
@@ -159,3 +161,13 @@ def test_thresholds_that_cannot_be(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         decide_by("p_fake", threshold, calibration)
+
+
+def test_the_log_names_the_threshold_its_rate_and_its_set(caplog: pytest.LogCaptureFixture) -> None:
+    points = CALIBRATION.points | {"eer": OperatingPoint(threshold=0.25, fpr=0.3)}
+    with caplog.at_level(logging.INFO, "fsvfm_jax"):
+        decide_by("p_fake", None, dataclasses.replace(CALIBRATION, points=points))
+    assert caplog.messages == [
+        "threshold eer: p_fake 0.250, with an FPR of 30 % on the 50 real videos of x, faces,"
+        " 2026-11-29"
+    ]

@@ -53,6 +53,13 @@ def test_a_list_names_files_of_its_folder_or_of_a_root(tmp_path: Path) -> None:
     assert found(tmp_path / "list.txt", root=str(tmp_path / "in"))[0] == ["a.jpg", "sub/b.jpg"]
 
 
+def test_a_list_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfa.png\r\n")
+    sources, refusals = find_sources(str(tmp_path / "list.txt"))
+    assert [source.name for source in sources] == ["a.png"] and refusals == []
+
+
 def test_a_list_cannot_lead_out_of_its_root(tmp_path: Path) -> None:
     touch(tmp_path, ["secret.jpg", "in/a.jpg", "in2/b.jpg"])
     lines = [

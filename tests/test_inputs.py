@@ -99,6 +99,12 @@ def test_standard_input_names_sources(here: Path, monkeypatch: pytest.MonkeyPatc
     assert [error for _, error in found][:4] == [None] * 4
 
 
+def test_a_closed_standard_input_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(DataError, match="standard input is closed"):
+        find_inputs(["-"])
+
+
 def test_a_list_stays_in_its_root(here: Path) -> None:
     touch(here, "secret.jpg", "in/a.jpg", "other/b.jpg")
     (here / "in/list.txt").write_text(f"a.jpg\n../secret.jpg\n{here}/other/b.jpg\n")

@@ -71,8 +71,19 @@ def decide_by(score_name: str, threshold: str | None, calibration: Calibration |
             f"--threshold={name} names a threshold of a calibration, and there is none: give a"
             " number from 0 to 1, or make one with `predict calibrate`"
         )
-    threshold = calibration.point(name).threshold
-    return Decision(score_name, threshold, name, temperature, calibration.unit)
+    point = calibration.point(name)
+    logger.info(
+        "threshold %s: %s %.3f, with an FPR of %s on the %s %ss of %s, %s",
+        name,
+        score_name,
+        point.threshold,
+        "unknown size" if point.fpr is None else f"{100 * point.fpr:.2g} %",
+        f"{calibration.real:,} real",
+        calibration.unit,
+        ", ".join([*calibration.sets, *calibration.folders]),
+        calibration.date,
+    )
+    return Decision(score_name, point.threshold, name, temperature, calibration.unit)
 
 
 def make_record(

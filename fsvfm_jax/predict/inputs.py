@@ -67,6 +67,8 @@ def _with_stdin(sources: Sequence[str]) -> Iterator[str]:
         if source != STDIN:
             yield source
             continue
+        if sys.stdin is None:
+            raise DataError("standard input is closed, and - reads paths from it: name the files")
         content = sys.stdin.buffer.read(MAX_LIST_BYTES + 1)
         if len(content) > MAX_LIST_BYTES:
             raise DataError(f"standard input has over {MAX_LIST_BYTES:,} bytes; give fewer paths")

@@ -5,6 +5,7 @@ A `MediaFile` lies below the root in which it was found. Every file that was fou
 not opened.
 """
 
+import codecs
 import os
 import re
 import stat
@@ -189,7 +190,8 @@ def warn_of_refusals(src: str, refusals: Iterable[Refusal]) -> None:
 
 def _list_names(file: str) -> Iterator[str]:
     try:
-        lines = read_plain(file, max_bytes=MAX_LIST_BYTES).splitlines()
+        content = read_plain(file, max_bytes=MAX_LIST_BYTES)
+        lines = content.removeprefix(codecs.BOM_UTF8).splitlines()
     except OSError as error:
         raise DataError(f"the list {file} cannot be read ({reason_of(error)})") from error
     for line in lines:
