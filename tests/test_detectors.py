@@ -51,8 +51,8 @@ def test_the_given_statistics_come_before_those_of_the_weights():
         (source(encoder_params(TINY)), DataError, "weights is no detector"),
         (source(detector_params(TINY | {"num_classes": 3})), DataError, "tells 3 classes apart"),
         (source(label_names=LABELS), ConfigError, "give the flag of stats"),
-        (source(stats=STATS), ConfigError, "say the flag of labels"),
-        (source(stats=STATS, label_names=("cat", "dog")), ConfigError, "say the flag of labels"),
+        (source(stats=STATS), ConfigError, "give the flag of labels"),
+        (source(stats=STATS, label_names=("cat", "dog")), ConfigError, "give the flag of labels"),
     ],
 )
 def test_what_is_missing_is_named(weights, kind, said):

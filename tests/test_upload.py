@@ -14,7 +14,7 @@ from PIL import Image
 from video_files import write_video
 
 from fsvfm_jax.predict import upload
-from fsvfm_jax.predict.faces import FaceOptions, faces_of_file, make_detector
+from fsvfm_jax.predict.faces import FaceOptions, detector_of, faces_of_file
 from fsvfm_jax.predict.upload import MAX_SHOWN_SIDE, UploadFaces, UploadOptions, make_worker
 from fsvfm_jax.prepare import video
 from fsvfm_jax.prepare.crops import Box, Found
@@ -39,7 +39,7 @@ def test_faces_are_those_of_score_and_a_large_picture_is_shown_smaller(
     Image.fromarray(pixels).save(tmp_path / "x.png")
     found = work(tmp_path / "x.png")
     media = MediaFile("x.png", str(tmp_path / "x.png"))
-    expected = faces_of_file(media, make_detector(FACES), FACES)
+    expected = faces_of_file(media, detector=detector_of(FACES), options=FACES)
     (face,), (same,) = found.faces.faces, expected.faces
     assert np.array_equal(face.pixels, same.pixels) and face.box == Box(850, 0, 1150, 300)
     assert found.shown.frame is None and found.shown.scale == 0.4
@@ -58,7 +58,7 @@ def test_of_a_video_the_frame_with_the_most_faces_is_shown(
             return [Found(Box(0, 0, 9, 9), 1.0)] * (1 if image[40, 40, 0] < 12 else 2)
 
     monkeypatch.setattr(upload, "start_limits", lambda: None)
-    monkeypatch.setattr(upload, "make_detector", lambda options: Detector())
+    monkeypatch.setattr(upload, "detector_of", lambda options: Detector())
     write_video(tmp_path / "x.mp4", 31)
     do = make_worker(UploadOptions(FACES, max_length=60))
     found = do(MediaFile("x.mp4", str(tmp_path / "x.mp4")))
