@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Float64
 from ml_collections import ConfigDict
@@ -20,8 +19,9 @@ from fsvfm_jax.data.labelled.detection_sets import DetectionSet, check_classes, 
 from fsvfm_jax.data.labelled.set_options import RENDERED
 from fsvfm_jax.detectors import NO_DETECTOR
 from fsvfm_jax.devices import sharding
-from fsvfm_jax.errors import ConfigError, DataError, StorageError, reason_of
+from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.grouping import open_groups
+from fsvfm_jax.host.storage import written
 from fsvfm_jax.known_videos import warn_of_known_videos
 from fsvfm_jax.predict import arguments
 from fsvfm_jax.predict.networks import Detector
@@ -96,7 +96,6 @@ def open_task(args: argparse.Namespace) -> Task:
         if not os.path.isdir(folder):
             raise DataError(f"{folder} is no folder: name folders with test/real and test/fake")
     config = _config(args)
-    cli.check_accelerator(jax.default_backend())
     detector = arguments.load_network(args, dtype=config.dtype)
     if not isinstance(detector, Detector):
         raise DataError(f"{args.model} {NO_DETECTOR}")
@@ -172,14 +171,10 @@ def check_folder(folder: Path) -> None:
     Raises:
         StorageError: The folder cannot be created, or takes no file.
     """
-    try:
+    with written(folder, mend="choose another folder with --output"):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder) as file:
             file.write(b"test")
-    except OSError as error:
-        raise StorageError(
-            f"{folder} cannot be written ({reason_of(error)}): choose another folder with --output"
-        ) from error
 
 
 def _config(args: argparse.Namespace) -> ConfigDict:
