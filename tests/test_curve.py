@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fsvfm_jax.predict.curves import write_curve
 from PIL import Image
 
 from fsvfm_jax.errors import StorageError
-from fsvfm_jax.predict.curves import write_curve
 from fsvfm_jax.report.curve import MAX_NAMED, Curve, curve_picture
 from fsvfm_jax.report.figure import encode_picture
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import logging
 from typing import Any
 
 import numpy as np
@@ -91,7 +90,7 @@ def test_no_face_is_told() -> None:
 
 def test_several_faces_are_told_if_one_is_scored() -> None:
     assert record(found(0, most=3), 1, options=LARGEST)["note"] == (
-        "up to 3 faces found in the picture, the largest one is scored"
+        "3 faces, the largest one is scored"
     )
     assert record(found(0, frames=2, most=3), 1, options=LARGEST)["note"] == (
         "up to 3 faces found in a frame, the largest one is scored"
@@ -136,14 +135,16 @@ def test_an_unreadable_file_has_a_reason() -> None:
     assert made["decision"] is None and made["frames"] == 0
 
 
-def test_thresholds(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO", "fsvfm_jax"):
-        assert decide_by("p_fake", None, None) == DECISION._replace(threshold_name=NOT_CALIBRATED)
-    assert "the model is not calibrated" in caplog.text
-    assert decide_by("p_fake", "0.3", None) == ("p_fake", 0.3, "given", None, None)
-    assert decide_by("p_fake", "0.3", CALIBRATION) == ("p_fake", 0.3, "given", 2.5, None)
-    assert decide_by("p_fake", None, CALIBRATION) == ("p_fake", 0.25, "eer", 2.5, "video")
-    assert decide_by("p_fake", "fpr_5", CALIBRATION) == ("p_fake", 0.7, "fpr_5", 2.5, "video")
+def test_thresholds() -> None:
+    found = decide_by("p_fake", None, None)
+    assert found._replace(about="") == DECISION._replace(threshold_name=NOT_CALIBRATED)
+    for threshold, calibration, expected in (
+        ("0.3", None, ("p_fake", 0.3, "given", None, None)),
+        ("0.3", CALIBRATION, ("p_fake", 0.3, "given", 2.5, None)),
+        (None, CALIBRATION, ("p_fake", 0.25, "eer", 2.5, "video")),
+        ("fpr_5", CALIBRATION, ("p_fake", 0.7, "fpr_5", 2.5, "video")),
+    ):
+        assert decide_by("p_fake", threshold, calibration)[:5] == expected
 
 
 @pytest.mark.parametrize(
@@ -163,11 +164,37 @@ def test_thresholds_that_cannot_be(
         decide_by("p_fake", threshold, calibration)
 
 
-def test_the_log_names_the_threshold_its_rate_and_its_set(caplog: pytest.LogCaptureFixture) -> None:
+def test_words_name_the_threshold_its_rate_and_its_set() -> None:
     points = CALIBRATION.points | {"eer": OperatingPoint(threshold=0.25, fpr=0.3)}
-    with caplog.at_level(logging.INFO, "fsvfm_jax"):
-        decide_by("p_fake", None, dataclasses.replace(CALIBRATION, points=points))
-    assert caplog.messages == [
-        "threshold eer: p_fake 0.250, with an FPR of 30 % on the 50 real videos of x, faces,"
+    calibrated = decide_by("p_fake", None, dataclasses.replace(CALIBRATION, points=points))
+    assert calibrated.about == (
+        "threshold: p_fake 0.25 (eer), with an FPR of 30 % on the 50 real videos of x, faces,"
         " 2026-11-29"
-    ]
+    )
+    assert "the model is not calibrated" in decide_by("p_fake", None, None).about
+    assert decide_by("p_fake", "0.3", None).about == "threshold: p_fake 0.3, as given"
+
+
+def test_a_large_picture_that_was_searched_at_a_fraction_says_so() -> None:
+    few, none = found(0)._replace(searched_at=0.25), found()._replace(searched_at=0.25)
+    said = "searched at 0.25 of its size, where faces below about 160 pixels are not found"
+    assert record(few, 1)["searched_at"] == 0.25 and said in record(few, 1)["note"]
+    for options in (ALL, LARGEST):
+        assert said in record(none, options=options)["note"]
+    # Then it is the largest one, whatever smaller ones there are.
+    assert record(few, 1, options=LARGEST)["note"] is None
+    assert record(found(0)._replace(searched_at=1.0), 1)["note"] is None
+
+
+def test_a_whole_photograph_in_place_of_a_crop_is_noted() -> None:
+    for box, is_whole in (
+        (Box(0, 0, 4000, 3000), True),
+        (Box(0, 0, 640, 480), True),
+        (Box(0, 0, 640, 500), False),
+        (Box(0, 0, 1024, 1024), False),
+    ):
+        faces = found(0)
+        whole = faces._replace(faces=[faces.faces[0]._replace(box=box)])
+        note = record(whole, 1, options=LARGEST._replace(detector="cropped"))["note"]
+        assert (note is not None and "look like a whole photograph" in note) == is_whole
+        assert record(whole, 1, options=LARGEST)["note"] is None

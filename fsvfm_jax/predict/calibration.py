@@ -20,6 +20,12 @@ from msgspec import Meta
 from fsvfm_jax.errors import ConfigError, DataError, nearest, reason_of
 from fsvfm_jax.host.json_files import read_json
 from fsvfm_jax.predict.networks import Detector
+from fsvfm_jax.predict.thresholds import (
+    CALIBRATION_FILE,
+    EER,
+    FALSE_POSITIVE_RATES,
+    PointName,
+)
 from fsvfm_jax.report.metrics import (
     Interval,
     bootstrap_interval,
@@ -41,11 +47,6 @@ from fsvfm_jax.report.reliability import (
 from fsvfm_jax.report.rows import BOOTSTRAP_SEED
 from fsvfm_jax.report.write import write_file
 
-CALIBRATION_FILE = "calibration.json"
-# The largest FPR of each operating point. "eer" is the point where FPR and 1 - TPR are nearest.
-FALSE_POSITIVE_RATES = {"fpr_0.1": 0.001, "fpr_1": 0.01, "fpr_5": 0.05}
-EER = "eer"
-PointName = Literal["fpr_0.1", "fpr_1", "fpr_5", "eer"]
 Values = Float64[np.ndarray, " N"]
 Labels = Bool[np.ndarray, " N"]
 Rate = Annotated[float, Meta(ge=0, le=1)]

@@ -1,22 +1,19 @@
 """Turns the margins of a file's faces into scores, a decision and a record."""
 
-import contextlib
 import itertools
-import logging
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
 
-from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.predict.calibration import EER, Calibration
-from fsvfm_jax.predict.faces import FaceOptions, FileFaces
+from fsvfm_jax.predict.faces import CROPPED, FaceOptions, FileFaces, looks_whole
 from fsvfm_jax.predict.records import Record
+from fsvfm_jax.predict.thresholds import not_calibrated, number_of
 from fsvfm_jax.report.metrics import probability
 
-logger = logging.getLogger(__name__)
-
 DEFAULT_THRESHOLD = 0.5
+MIN_FACE = 40  # pixels, of the smallest face that dlib finds in a picture of usual size
 LONG_GAP = 1  # seconds between scored frames, during which a scene may change
 NOT_CALIBRATED = "not calibrated"
 
@@ -31,6 +28,7 @@ class Decision(NamedTuple):
         temperature: Margins are divided by it; None without a calibration.
         unit: What the threshold was chosen on, as `Calibration.unit`; None if it is not from a
             calibration.
+        about: The threshold in words: its name, its FPR, and the set that it was chosen on.
     """
 
     score_name: str
@@ -38,6 +36,7 @@ class Decision(NamedTuple):
     threshold_name: str
     temperature: float | None
     unit: str | None = None
+    about: str = ""
 
 
 def decide_by(score_name: str, threshold: str | None, calibration: Calibration | None) -> Decision:
@@ -54,36 +53,25 @@ def decide_by(score_name: str, threshold: str | None, calibration: Calibration |
     """
     temperature = None if calibration is None else calibration.temperature
     if threshold is None and calibration is None:
-        logger.info(
-            "the model is not calibrated: the threshold is %s %s, which may be far from the"
-            " best threshold; `predict calibrate` finds one",
-            score_name,
-            DEFAULT_THRESHOLD,
+        about = (
+            f"threshold: {score_name} {DEFAULT_THRESHOLD}, because the model is not calibrated; the"
+            " best threshold may be far from it, and `predict calibrate` finds one"
         )
-        return Decision(score_name, DEFAULT_THRESHOLD, NOT_CALIBRATED, None)
+        return Decision(score_name, DEFAULT_THRESHOLD, NOT_CALIBRATED, None, about=about)
     name = EER if threshold is None else threshold
-    with contextlib.suppress(ValueError):
-        if not 0 <= float(name) <= 1:
-            raise ConfigError(f"--threshold={name} is not from 0 to 1")
-        return Decision(score_name, float(name), "given", temperature)
+    if (number := number_of(name)) is not None:
+        about = f"threshold: {score_name} {number:.4g}, as given"
+        return Decision(score_name, number, "given", temperature, about=about)
     if calibration is None:
-        raise ConfigError(
-            f"--threshold={name} names a threshold of a calibration, and there is none: give a"
-            " number from 0 to 1, or make one with `predict calibrate`"
-        )
+        raise not_calibrated(name)
     point = calibration.point(name)
-    logger.info(
-        "threshold %s: %s %.3f, with an FPR of %s on the %s %ss of %s, %s",
-        name,
-        score_name,
-        point.threshold,
-        "unknown size" if point.fpr is None else f"{100 * point.fpr:.2g} %",
-        f"{calibration.real:,} real",
-        calibration.unit,
-        ", ".join([*calibration.sets, *calibration.folders]),
-        calibration.date,
+    fpr = "unknown" if point.fpr is None else f"{100 * point.fpr:.2g} %"
+    sets = ", ".join([*calibration.sets, *calibration.folders])
+    about = (
+        f"threshold: {score_name} {point.threshold:.4g} ({name}), with an FPR of {fpr} on the"
+        f" {calibration.real:,} real {calibration.unit}s of {sets}, {calibration.date}"
     )
-    return Decision(score_name, point.threshold, name, temperature, calibration.unit)
+    return Decision(score_name, point.threshold, name, temperature, calibration.unit, about)
 
 
 def make_record(
@@ -136,6 +124,7 @@ def make_record(
         "threshold": {"value": decision.threshold, "name": decision.threshold_name},
         "temperature": decision.temperature,
         "frames": found.frames,
+        "searched_at": found.searched_at,
         "people": people,
         "faces": faces,
         "note": _note(found, people=len(people), options=options, decision=decision),
@@ -152,8 +141,10 @@ def _note(found: FileFaces, *, people: int, options: FaceOptions, decision: Deci
     if found.outside:
         notes.append(f"left out because the box is outside the picture: {found.outside}")
     if options.faces == "largest" and found.most > 1:
-        frame = "a frame" if found.frames > 1 else "the picture"
-        notes.append(f"up to {found.most} faces found in {frame}, the largest one is scored")
+        is_video = found.frames > 1
+        faces = f"up to {found.most} faces found in a frame" if is_video else f"{found.most} faces"
+        notes.append(f"{faces}, the largest one is scored")
+    notes += _notes_of_search(found, options)
     if people > 1:
         more = ", so the FPR is above that of the threshold" if decision.unit else ""
         notes.append(f"{people} people, {decision.score_name} is the highest of theirs{more}")
@@ -171,3 +162,22 @@ def _note(found: FileFaces, *, people: int, options: FaceOptions, decision: Deci
             " counts as the same person"
         )
     return "; ".join(notes) or None
+
+
+def _notes_of_search(found: FileFaces, options: FaceOptions) -> list[str]:
+    """Returns what a reader should know of the size at which faces were searched or taken."""
+    is_reduced = found.searched_at is not None and found.searched_at < 1
+    # Faces that are too small to be found do not matter if the largest face is scored.
+    if is_reduced and (options.faces == "all" or not found.faces):
+        return [
+            f"searched at {found.searched_at:.2g} of its size, where faces below about"
+            f" {MIN_FACE / found.searched_at:.0f} pixels are not found: cut the picture into parts"
+            " to find them"
+        ]
+    if options.detector == CROPPED and any(looks_whole(face.box) for face in found.faces):
+        box = found.faces[0].box
+        return [
+            f"{box.right} x {box.bottom} pixels look like a whole photograph, and not like a crop"
+            " of a face: leave out --cropped to find the faces"
+        ]
+    return []

@@ -23,7 +23,7 @@ from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.grouping import open_groups
 from fsvfm_jax.host.storage import written
 from fsvfm_jax.known_videos import warn_of_known_videos
-from fsvfm_jax.predict import arguments
+from fsvfm_jax.predict import arguments, opening
 from fsvfm_jax.predict.networks import Detector
 from fsvfm_jax.report.groups import Groups
 from fsvfm_jax.report.reliability import ScoredFaces
@@ -96,7 +96,7 @@ def open_task(args: argparse.Namespace) -> Task:
         if not os.path.isdir(folder):
             raise DataError(f"{folder} is no folder: name folders with test/real and test/fake")
     config = _config(args)
-    detector = arguments.load_network(args, dtype=config.dtype)
+    detector = opening.load_network(args, dtype=config.dtype)
     if not isinstance(detector, Detector):
         raise DataError(f"{args.model} {NO_DETECTOR}")
     if config.data.view not in (DEFAULT_VIEW, detector.view):

@@ -29,6 +29,7 @@ from fsvfm_jax.models import CHOICES
 from fsvfm_jax.models.fsvfm import encoder_subset
 from fsvfm_jax.models.vit import ViT
 from fsvfm_jax.predict import programs
+from fsvfm_jax.predict.faces import BATCH_SIZE
 from fsvfm_jax.predict.pictures import Picture, Pictures, each, pixels_of
 from fsvfm_jax.report.metrics import probability
 from fsvfm_jax.train_state import Params
@@ -37,7 +38,6 @@ from fsvfm_jax.train_state import Params
 Program = Callable[[Params, UInt8[np.ndarray, "B S S 3"]], jax.Array]
 
 POOLS = ("mean", "token", "patches")
-BATCH_SIZE = 32
 # What gives the values that the weights may not contain: arguments of `load`, and flags.
 FIELDS = {
     "stats": "stats (--stats JSON), a file with mean and std",
