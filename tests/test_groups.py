@@ -105,7 +105,9 @@ def test_the_most_exact_row_counts_and_what_is_left_over_is_named(caplog):
     assert [found.by_file.get(name) for name in files] == ["exact", "folder", "video", None]
     assert found.without == ("/root/set/fake/w.png",)
     assert "1 of 4 faces have no row and are in no group: /root/set/fake/w.png" in caplog.text
-    assert "2 rows name no face of the set: real/c.png, ../../etc/passwd" in caplog.text
+    assert "2 of 5 rows name no face of the set: real/c.png, ../../etc/passwd" in caplog.text
+    assert found.unused == ("real/c.png", "../../etc/passwd")
+    assert "2 rows of the file name no face: real/c.png, ../../etc/passwd." in caption(found)
 
 
 def test_a_file_that_names_no_face_is_refused():

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -241,7 +242,7 @@ def _measures(model: dict[str, Any]) -> str:
 
 
 def _check_new(file: Path) -> None:
-    if file.exists():
+    if os.path.lexists(file):
         raise StorageError(f"{file} is there already; name another")
 
 
