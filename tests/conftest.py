@@ -107,6 +107,22 @@ def short_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def detector_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns the folder of a tiny exported detector, which tests must not change."""
+    import labelled_faces
+
+    return labelled_faces.write_detector(tmp_path_factory.mktemp("models") / "detector")
+
+
+@pytest.fixture(scope="session")
+def labelled_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns a tree of real and fake faces with groups.csv, which tests must not change."""
+    import labelled_faces
+
+    return labelled_faces.write_faces(tmp_path_factory.mktemp("sets") / "faces")
+
+
+@pytest.fixture(scope="session")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns a tree of twenty faces with their maps, which tests must not change."""
     import face_trees

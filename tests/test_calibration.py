@@ -8,23 +8,20 @@ import odd_json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from labelled_faces import write_detector
 from odd_files import KINDS, in_place_of
 
 from fsvfm_jax.errors import ConfigError, DataError, StorageError
 from fsvfm_jax.predict.calibration import (
     CALIBRATION_FILE,
-    FALSE_POSITIVE_RATES,
     Calibration,
     calibrate,
     calibration_of,
     error_interval,
-    operating_points,
-    point_at,
     read_calibration,
     write_calibration,
 )
 from fsvfm_jax.predict.networks import load
+from fsvfm_jax.predict.points import FALSE_POSITIVE_RATES, operating_points, point_at
 from fsvfm_jax.report.metrics import probability, tpr_at_fpr
 from fsvfm_jax.report.reliability import NO_TEMPERATURE, ScoredFaces, calibration_error
 
@@ -36,7 +33,7 @@ ABOUT = {
     "face_detector": "dlib",
     "crop_margin": 0.15,
     "sets": ["mine"],
-    "folders": ["faces"],
+    "fingerprint": "0" * 64,
     "date": "2026-11-29",
 }
 
@@ -153,8 +150,8 @@ def test_other_weights_are_refused(stored, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory):
-    return load(write_detector(tmp_path_factory.mktemp("models") / "detector"))
+def network(detector_folder):
+    return load(detector_folder)
 
 
 def test_a_calibration_fits_the_network_and_the_crops_that_it_was_made_for(network, tmp_path):
@@ -176,8 +173,10 @@ def test_a_calibration_fits_the_network_and_the_crops_that_it_was_made_for(netwo
         said = f"{name} = {ABOUT[name]}, not {other}: give --{name.replace('_', '-')}="
         with pytest.raises(ConfigError, match=said):
             found(**{name: other})
-    with pytest.raises(DataError, match="is no calibration"):
+    with pytest.raises(DataError, match=r"missing\.json does not exist: name a calibration\.json"):
         found(tmp_path / "missing.json")
+    with pytest.raises(ConfigError, match=r"is a folder: name the file calibration\.json in it$"):
+        found(tmp_path)
     (tmp_path / CALIBRATION_FILE).unlink()
     (tmp_path / CALIBRATION_FILE).symlink_to("nowhere")
     with pytest.raises(DataError, match="is no calibration"):
@@ -231,6 +230,13 @@ def test_files_that_are_no_calibration_are_refused(tmp_path):
     for kind in KINDS:
         with in_place_of(tmp_path / kind / CALIBRATION_FILE, kind):
             refused(tmp_path / kind / CALIBRATION_FILE)
+
+
+def test_a_huge_file_is_refused_before_it_is_parsed(tmp_path):
+    file = tmp_path / CALIBRATION_FILE
+    file.write_text("[" + "1," * 2**19 + "1]")
+    with pytest.raises(DataError, match=r"such a file has at most 1,048,576\)"):
+        read_calibration(file, weights_sha256=SHA256)
 
 
 def test_no_value_of_another_kind_is_accepted_and_used(stored, tmp_path):

@@ -11,7 +11,9 @@ from scored_sets import scored
 
 from fsvfm_jax.errors import DataError
 from fsvfm_jax.report.groups import (
+    MAX_BYTES,
     MAX_GROUPS,
+    MAX_ROWS,
     Groups,
     caption,
     group_rows,
@@ -59,6 +61,14 @@ def test_a_wrong_line_is_named(tmp_path):
     # The file is not read further than to the first group too many.
     too_many = head + lines + "x,night\n" + "wrong,line,\n"
     assert "has over 50 different values in the column 'light'" in refused(tmp_path, too_many)
+
+
+def test_a_file_of_too_many_rows_is_refused_in_a_second(tmp_path):
+    rows = "".join(f"{i},day\n" for i in range(MAX_ROWS))
+    assert len(read_groups(written(tmp_path, "path,light\n" + rows), "light")) == MAX_ROWS
+    said = refused(tmp_path, "path,light\n" + rows + "x,day\nwrong,line,\n")
+    assert "has over 100,000 rows: name videos or folders" in said
+    assert "such a file has at most" in refused(tmp_path, b" " * (MAX_BYTES + 1))
 
 
 def test_a_wrong_heading_is_named(tmp_path):

@@ -29,7 +29,7 @@ def test_faces_of_several_sets_are_joined_without_those_that_were_not_read():
     sets = open_sets(transfer.ConfigDict(described), (), image_size=32)
     margins = {"a": np.arange(8.0), "b": np.arange(8.0) + 10}
     margins["b"][3] = np.nan
-    task = Task.__new__(Task, None, None, sets, None, 1)
+    task = Task.__new__(Task, None, None, sets, "a and b", None, 1)
     found = to_faces(task, margins)
     assert found.margins.tolist() == [*range(8), 10, 11, 12, *range(14, 18)]
     assert found.fake.sum() == 7 and len(set(found.videos.tolist())) == 8

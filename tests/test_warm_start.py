@@ -122,7 +122,7 @@ def test_a_detector_starts_from_an_encoder(workdir, tmp_path, kind, pool):
     if pool == "token":
         jax.tree.map(np.testing.assert_array_equal, state.params["norm"], theirs["norm"])
     if kind == "pth":
-        with pytest.raises(ConfigError, match="does not tell the mean and std of its pretraining"):
+        with pytest.raises(ConfigError, match="does not contain the mean and std of"):
             starting_stats(config)
     else:
         assert starting_stats(config) == stored.stats
@@ -135,7 +135,7 @@ def test_heads_that_nothing_tells_are_taken_from_the_config_with_a_warning(tmp_p
     config.init.params = str(tmp_path / "encoder.safetensors")
     with caplog.at_level("WARNING", "fsvfm_jax"):
         state, origin = load_weights(state, init=config.init, model=config.model)
-    assert "num_heads must be told" in caplog.text
+    assert "num_heads must be given" in caplog.text
     assert "the config's are used, config.model.num_heads = 4. With a wrong" in caplog.text.replace(
         "\n", " "
     )

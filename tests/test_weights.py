@@ -77,7 +77,7 @@ def test_inspect_says_what_a_run_is(workdir, capsys):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["to", "folder", "WORKDIR", "OUT"], 78, "does not tell its license: give --license"),
+        (["to", "folder", "WORKDIR", "OUT"], 78, "does not contain its license: give --license"),
         (["to", "folder", "nowhere", "OUT"], 65, "nowhere cannot be read"),
         (["to", "folder", "WORKDIR", "OUT", "--license=7"], 78, "=7: a licence is the identifier"),
         (["to", "folder", "WORKDIR", "OUT", "--license=a: b"], 78, "one at least., digits and"),
@@ -86,7 +86,7 @@ def test_inspect_says_what_a_run_is(workdir, capsys):
         (["to", "foldr", "WORKDIR", "OUT"], 78, "invalid choice: 'foldr'"),
         (["inspect", "WORKDIR", "--model=vit_smal_patch16"], 78, "did you mean"),
         (["inspect", "WORKDIR", "--step=4"], 78, "checkpoint 4 in .* not there; there are 3, 5"),
-        (["inspect", "WORKDIR", "--num-heads=8"], 78, "has num_heads 4, not 8 as told"),
+        (["inspect", "WORKDIR", "--num-heads=8"], 78, "has num_heads 4, not 8 as given"),
         (["inspect", "WORKDIR", f"--sha256={'0' * 64}"], 78, "pins a file"),
         (["to", "training", "x.pth", "WORKDIR", "--teacher=x"], 73, "is there already"),
         (["to", "folder", "WORKDIR", "WORKDIR", "--license=mit"], 73, "is not empty"),
@@ -356,7 +356,7 @@ def test_inspect_says_what_a_file_is_whose_heads_or_network_it_does_not_know(tmp
     file = people_file(tmp_path)
     main(["inspect", str(file)])
     record = json.loads(capsys.readouterr().out)
-    assert record["entry"] == "model_state_dict" and "num_heads must be told" in record["heads"]
+    assert record["entry"] == "model_state_dict" and "num_heads must be given" in record["heads"]
     people_file(tmp_path, ENCODER | {"reg_token": np.zeros((1, 4, 48), np.float32)})
     main(["inspect", str(file)])
     record = json.loads(capsys.readouterr().out)

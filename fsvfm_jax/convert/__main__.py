@@ -83,7 +83,7 @@ def to_folder(args: argparse.Namespace) -> None:
         wanted["label_names"] = "--labels NAME,NAME in the order of the logits"
     for name, flag in wanted.items():
         if facts.get(name) is None:
-            raise ConfigError(f"{args.src} does not tell its {name}: give {flag}")
+            raise ConfigError(f"{args.src} does not contain its {name}: give {flag}")
     description = Description(model=model, **facts)
     write_folder(
         args.dst,

@@ -94,7 +94,7 @@ def read_source(
         source = of_pth(path, pth.read(path, entry=entry, branch=branch), told=told)
     for name, value in told.items():
         if name in source.model and source.model[name] != value:
-            raise ConfigError(f"{path} has {name} {source.model[name]}, not {value} as told")
+            raise ConfigError(f"{path} has {name} {source.model[name]}, not {value} as given")
     return source
 
 

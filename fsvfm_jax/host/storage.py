@@ -134,7 +134,7 @@ def check_folder(folder: Path, *, flag: str) -> None:
         if not folder.is_dir():
             reason = "it is a link to nothing" if not folder.exists() else "it is no folder"
     else:
-        folder = next((x for x in folder.absolute().parents if os.path.lexists(x)))
+        folder = next(x for x in folder.absolute().parents if os.path.lexists(x))
         if not folder.is_dir():
             reason = f"{folder} is no folder"
     if reason is None and not os.access(folder, os.W_OK | os.X_OK):

@@ -7,6 +7,7 @@ writes one record per file in the order of the inputs.
 import argparse
 import contextlib
 import functools
+import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,6 +37,8 @@ from fsvfm_jax.predict.networks import Detector, Encoder
 from fsvfm_jax.predict.records import FORMATS, Record, check_new_file, record_writer
 from fsvfm_jax.predict.timings import Timings
 from fsvfm_jax.prepare.detect import check_libraries
+
+logger = logging.getLogger(__name__)
 
 FACE_DETECTORS = ("dlib", "none")
 
@@ -79,6 +82,7 @@ def run(args: argparse.Namespace) -> None:
         (one.media for one in inputs if one.media is not None), detector=options.detector
     )
     decision = decide_by(network.score_name, args.threshold, find_calibration(network, args))
+    logger.info("%s", decision.about)
     timings = Timings()
     failed = 0
     with record_writer(args.output, score_name=decision.score_name) as write:
@@ -210,7 +214,8 @@ def add_face_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         metavar="NUMBER|NAME",
         help="score from which a file is decided to be fake: a number, or an operating point of the"
-        " calibration; default: eer, or 0.5 without a calibration",
+        " calibration; default: fpr_1, or fpr_5, or eer, the first"
+        " that the calibration determines; 0.5 without one",
     )
     parser.add_argument(
         "--faces",

@@ -80,6 +80,7 @@ def run(args: argparse.Namespace) -> None:
     )
     calibration = find_calibration(network, args)
     decision = decide_by(network.score_name, args.threshold, calibration)
+    logger.info("%s", decision.about)
 
     # These import the libraries of the extra.
     from fsvfm_jax.predict.answer import Answerer

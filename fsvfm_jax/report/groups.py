@@ -28,7 +28,8 @@ from fsvfm_jax.report.rows import BOOTSTRAP_SEED, Row
 from fsvfm_jax.report.scores import Scores
 
 PATH = "path"
-MAX_BYTES = 2**23  # about 100,000 rows
+MAX_BYTES = 2**23
+MAX_ROWS = 100_000
 MAX_GROUPS = 50
 MAX_NAME = 200  # characters of a group's name
 MAX_SHOWN = 5  # faces without a row, or rows without a face, that are named
@@ -68,8 +69,8 @@ def read_groups(file: str, column: str) -> dict[str, str]:
 
     Raises:
         DataError: The file cannot be read, is larger than MAX_BYTES, is not of that form, has no
-            such column, has over MAX_GROUPS groups, or has a path twice. The message names the
-            line.
+            such column, has over MAX_ROWS rows or MAX_GROUPS groups, or has a path twice. The
+            message names the line.
     """
     try:
         text = read_plain(file, max_bytes=MAX_BYTES).decode("utf-8-sig", "surrogateescape")
@@ -98,6 +99,10 @@ def read_groups(file: str, column: str) -> dict[str, str]:
                 raise DataError(
                     f"{file} has over {MAX_GROUPS} different values in the column {column!r}: name"
                     " a column of groups"
+                )
+            if len(found) == MAX_ROWS:
+                raise DataError(
+                    f"{file} has over {MAX_ROWS:,} rows: name videos or folders instead of faces"
                 )
             found[path] = group
     except (ValueError, csv.Error) as error:
@@ -182,7 +187,7 @@ def caption(groups: Groups) -> str:
     ):
         if names:
             shown = short_list([markdown_text(name[:MAX_NAME]) for name in names[:MAX_SHOWN]])
-            more = ", ..." if len(names) > MAX_SHOWN else ""
+            more = f" and {len(names) - MAX_SHOWN:,} more" if len(names) > MAX_SHOWN else ""
             text += f"\n{len(names):,} {what}: {shown}{more}."
     return text
 
