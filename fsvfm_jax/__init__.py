@@ -28,6 +28,6 @@ def load(
     Raises:
         UserError: As `fsvfm_jax.predict.calibrated.load`.
     """
-    from fsvfm_jax.predict.calibrated import load as load_network
+    from fsvfm_jax.predict.calibrated import load as load_calibrated
 
-    return load_network(path, **options)
+    return load_calibrated(path, **options)

@@ -157,9 +157,9 @@ def margins_of_rendered(split, videos):
 
 def test_the_temperature_of_one_half_of_a_rendered_set_lowers_the_error_of_the_other():
     linear = pytest.importorskip("sklearn.linear_model")
-    statistics, fake = margins_of_rendered("train", 100)
+    statistics, fake = margins_of_rendered("train", 40)
     classifier = linear.LogisticRegression(C=100.0, max_iter=1000).fit(statistics, fake)
-    statistics, fake = margins_of_rendered("test", 200)
+    statistics, fake = margins_of_rendered("test", 80)
     margins = 5.0 * classifier.decision_function(statistics)  # far too sure
     first = np.arange(len(fake)) // 2 % 2 == 0
     for half, other in ((first, ~first), (~first, first)):

@@ -11,19 +11,19 @@ import jax
 import numpy as np
 import pytest
 from golden_files import need
-from random_weights import STATS, TINY, encoder_params
+from random_weights import STATS, TINY, describe, encoder_params
 from tiny import run
 
 from fsvfm_jax.convert import pth
 from fsvfm_jax.convert.__main__ import main
-from fsvfm_jax.convert.folder import read_folder, timm_names
+from fsvfm_jax.convert.folder import read_folder, timm_names, write_folder
 from fsvfm_jax.convert.reference import to_state_dict
 from fsvfm_jax.convert.runs import read_run
 from fsvfm_jax.convert.safetensors import save_safetensors
 from fsvfm_jax.convert.source_files import file_sha256
 from fsvfm_jax.convert.weights import read_source
 from fsvfm_jax.data.stats import save_stats
-from fsvfm_jax.errors import DataError
+from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.models.fsvfm import encoder_subset
 from fsvfm_jax.models.vit import SIZES
 
@@ -393,6 +393,12 @@ def test_an_entry_of_a_run_is_a_mistake(workdir, capsys):
     with pytest.raises(SystemExit, match="78"):
         main(["inspect", str(workdir), "--entry=model"])
     assert "folder of this project, which has no entry 'model'" in capsys.readouterr().err
+
+
+def test_a_step_of_something_else_than_a_run_is_a_mistake(tmp_path):
+    write_folder(tmp_path / "x", encoder_params(TINY), describe(TINY))
+    with pytest.raises(ConfigError, match="is no workdir, which alone has steps: leave out step 7"):
+        read_source(tmp_path / "x", branch="student", told={}, step=7)
 
 
 def test_an_optimizer_of_another_kind_does_not_matter(tmp_path):

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from fsvfm_jax.errors import ConfigError
-from fsvfm_jax.predict import networks
 from fsvfm_jax.predict.calibration import calibration_of
 from fsvfm_jax.predict.networks import Detector, Encoder
+from fsvfm_jax.predict.networks import load as load_network
 
 
 def load(
@@ -28,7 +28,7 @@ def load(
         ConfigError: A value that the weights do not contain is not given, a given value does not
             fit the weights, or the calibration does not fit the faces.
     """
-    network = networks.load(path, **options)
+    network = load_network(path, **options)
     file = None if calibration is None else Path(calibration)
     if not isinstance(network, Detector):
         if file is not None:
