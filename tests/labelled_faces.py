@@ -1,5 +1,6 @@
 """Writes a tiny detector, and labelled faces with groups, for the verbs that judge a detector."""
 
+import functools
 import sys
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from absl import flags
 from PIL import Image
 
 from fsvfm_jax.convert.folder import write_folder
+from fsvfm_jax.predict import calibration, stress
 from fsvfm_jax.predict.__main__ import main
+from fsvfm_jax.report import groups
 
 
 def write_detector(folder: Path) -> Path:
@@ -40,7 +43,7 @@ def write_faces(root: Path, *, videos: int = 24, frames: int = 3) -> Path:
 
 
 def command(*words: object) -> None:
-    """Runs a command of `fsvfm_jax.predict` in this process.
+    """Runs a command of `fsvfm_jax.predict` in this process, with intervals from 50 draws.
 
     Args:
         words: The command line.
@@ -49,6 +52,9 @@ def command(*words: object) -> None:
     known = set(flags.FLAGS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["", *argv])  # ml_collections looks for fields there.
+        for module in (calibration, groups, stress):
+            few = functools.partial(module.bootstrap_interval, draws=50)
+            patch.setattr(module, "bootstrap_interval", few)
         try:
             main(argv)
         finally:

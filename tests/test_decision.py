@@ -209,5 +209,6 @@ def test_several_people_raise_the_rate_of_false_alarms() -> None:
         "3 people, p_fake is the highest of theirs, so the FPR is above that of the threshold:"
         " about 14 % in place of 5 %"
     )
+    assert record(found(0, 1), 1, 1, unit="face", fpr=0.0)["note"].endswith("of the threshold")
     assert DECISION._replace(fpr=0.05).fpr_of(1) == pytest.approx(0.05)
     assert DECISION.fpr_of(2) is None

@@ -193,7 +193,7 @@ def _note(found: FileFaces, *, people: int, options: FaceOptions, decision: Deci
         notes.append(f"up to {found.most} faces found in {frame}, the largest one is scored")
     if people > 1:
         more = ", so the FPR is above that of the threshold" if decision.unit else ""
-        if (fpr := decision.fpr_of(people)) is not None:
+        if fpr := decision.fpr_of(people):
             more += f": about {100 * fpr:.2g} % in place of {100 * decision.fpr:.2g} %"
         notes.append(f"{people} people, {decision.score_name} is the highest of theirs{more}")
     if found.faces and decision.unit:
