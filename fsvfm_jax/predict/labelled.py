@@ -279,8 +279,8 @@ def _titles(config: ConfigDict) -> tuple[str, ...]:
             for root in roots
             if os.path.isdir(os.path.join(root, one.path))
         ]
-        parts = [*([] if name == OWN_SET and places else [name]), *places]
-        titles.append(printable(", ".join(parts)))
+        own = "" if name == OWN_SET and places else name
+        titles.append(printable(" of ".join(filter(None, (own, ", ".join(places))))))
     return tuple(titles)
 
 
