@@ -230,7 +230,7 @@ def test_a_calibration_in_the_folder_of_the_model_is_used(
     assert plain["p_fake"] == pytest.approx(probability(margin)[0], abs=1e-6)
     assert calibrated["p_fake"] == pytest.approx(probability(margin / 2.5)[0], abs=1e-6)
     assert plain["threshold"] == {"value": 0.5, "name": "not calibrated"}
-    assert calibrated["threshold"] == {"value": 0.25, "name": "eer"}
+    assert calibrated["threshold"] == {"value": 0.7, "name": "fpr_5"}
     assert calibrated["temperature"] == 2.5
     assert run(*argv, calibration, "--view=resize256_crop224") == 78
     write_calibration(tmp_path, CALIBRATION)

@@ -1,23 +1,15 @@
 """Tests what is known of a threshold before the network is."""
 
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.predict.thresholds import (
     CALIBRATION_FILE,
-    EER,
-    FALSE_POSITIVE_RATES,
-    PointName,
     check_threshold,
     number_of,
 )
-
-
-def test_names_are_those_of_the_points() -> None:
-    assert {*FALSE_POSITIVE_RATES, EER} == {*get_args(PointName)}
 
 
 def test_a_threshold_is_a_number_or_a_name() -> None:

@@ -126,7 +126,8 @@ def add_face_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         metavar="NUMBER|NAME",
         help="score from which a file is decided to be fake: a number, or an operating point of the"
-        " calibration; default: eer, or 0.5 without a calibration",
+        " calibration; default: fpr_1, or fpr_5, or eer, the first that the calibration determines;"
+        " 0.5 without one",
     )
     parser.add_argument(
         "--faces",

@@ -1,19 +1,23 @@
 """Turns the margins of a file's faces into scores, a decision and a record."""
 
 import itertools
+import logging
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
 
-from fsvfm_jax.predict.calibration import EER, Calibration
+from fsvfm_jax.predict.calibration import Calibration
 from fsvfm_jax.predict.faces import CROPPED, FaceOptions, FileFaces, looks_whole
 from fsvfm_jax.predict.records import Record
 from fsvfm_jax.predict.thresholds import not_calibrated, number_of
 from fsvfm_jax.report.metrics import probability
 
+logger = logging.getLogger(__name__)
+
 DEFAULT_THRESHOLD = 0.5
 MIN_FACE = 40  # pixels, of the smallest face that dlib finds in a picture of usual size
+MAX_FPR = 0.05  # above this, a warning names the false alarms
 LONG_GAP = 1  # seconds between scored frames, during which a scene may change
 NOT_CALIBRATED = "not calibrated"
 
@@ -28,7 +32,9 @@ class Decision(NamedTuple):
         temperature: Margins are divided by it; None without a calibration.
         unit: What the threshold was chosen on, as `Calibration.unit`; None if it is not from a
             calibration.
-        about: The threshold in words: its name, its FPR, and the set that it was chosen on.
+        fpr: Share of real videos (or faces) that are decided to be fake; None if not known.
+        fpr_interval: Its 95 % interval.
+        measured_on: What the FPR was measured on, with the date, as `Calibration.measured_on`.
     """
 
     score_name: str
@@ -36,16 +42,53 @@ class Decision(NamedTuple):
     threshold_name: str
     temperature: float | None
     unit: str | None = None
-    about: str = ""
+    fpr: float | None = None
+    fpr_interval: tuple[float, float] | None = None
+    measured_on: str = ""
+
+    @property
+    def about(self) -> str:
+        """The threshold in words: its value and name, its FPR, and the set that it is of."""
+        value = f"threshold: {self.score_name} {self.threshold:.4g}"
+        if self.threshold_name == NOT_CALIBRATED:
+            return (
+                f"{value}, because the model is not calibrated; the best threshold may be far from"
+                " it, and `predict calibrate` finds one"
+            )
+        if self.unit is None:
+            return f"{value}, as given; its FPR is not known"
+        fpr = "not known" if self.fpr is None else f"{100 * self.fpr:.2g} %"
+        if self.fpr_interval is not None:
+            low, high = self.fpr_interval
+            fpr += f" [{100 * low:.2g}, {100 * high:.2g}]"
+        return f"{value} ({self.threshold_name}), FPR {fpr} on {self.measured_on}"
+
+    @property
+    def warning(self) -> str | None:
+        """Why a decision is often wrong for real faces; None if that is not known."""
+        if self.fpr is None or self.fpr <= MAX_FPR:
+            return None
+        return (
+            f"about {100 * self.fpr:.2g} of 100 real {self.unit}s are decided to be"
+            f" {self.score_name.removeprefix('p_')} at the threshold {self.threshold_name}"
+        )
+
+    def fpr_of(self, people: int) -> float | None:
+        """Returns the FPR of the highest score of several real people; None if not known.
+
+        Args:
+            people: Their number. Their scores are taken to be independent.
+        """
+        return None if self.fpr is None else 1 - (1 - self.fpr) ** people
 
 
 def decide_by(score_name: str, threshold: str | None, calibration: Calibration | None) -> Decision:
-    """Returns how margins become scores and decisions.
+    """Returns how margins become scores and decisions, and warns of many false alarms.
 
     Args:
         score_name: "p_fake" or "p_spoof".
-        threshold: A number from 0 to 1, or the name of an operating point; None is the operating
-            point "eer", or 0.5 without a calibration.
+        threshold: A number from 0 to 1, or the name of an operating point; None is
+            `Calibration.default_point`, or 0.5 without a calibration.
         calibration: The calibration of the network, if there is one.
 
     Raises:
@@ -53,25 +96,26 @@ def decide_by(score_name: str, threshold: str | None, calibration: Calibration |
     """
     temperature = None if calibration is None else calibration.temperature
     if threshold is None and calibration is None:
-        about = (
-            f"threshold: {score_name} {DEFAULT_THRESHOLD}, because the model is not calibrated; the"
-            " best threshold may be far from it, and `predict calibrate` finds one"
-        )
-        return Decision(score_name, DEFAULT_THRESHOLD, NOT_CALIBRATED, None, about=about)
-    name = EER if threshold is None else threshold
+        return Decision(score_name, DEFAULT_THRESHOLD, NOT_CALIBRATED, None)
+    name = calibration.default_point if threshold is None else threshold
     if (number := number_of(name)) is not None:
-        about = f"threshold: {score_name} {number:.4g}, as given"
-        return Decision(score_name, number, "given", temperature, about=about)
+        return Decision(score_name, number, "given", temperature)
     if calibration is None:
         raise not_calibrated(name)
     point = calibration.point(name)
-    fpr = "unknown" if point.fpr is None else f"{100 * point.fpr:.2g} %"
-    sets = ", ".join([*calibration.sets, *calibration.folders])
-    about = (
-        f"threshold: {score_name} {point.threshold:.4g} ({name}), with an FPR of {fpr} on the"
-        f" {calibration.real:,} real {calibration.unit}s of {sets}, {calibration.date}"
+    found = Decision(
+        score_name,
+        point.threshold,
+        name,
+        temperature,
+        calibration.unit,
+        point.fpr,
+        point.fpr_interval,
+        calibration.measured_on,
     )
-    return Decision(score_name, point.threshold, name, temperature, calibration.unit, about)
+    if found.warning is not None:
+        logger.warning("%s", found.warning)
+    return found
 
 
 def make_record(
@@ -147,6 +191,8 @@ def _note(found: FileFaces, *, people: int, options: FaceOptions, decision: Deci
     notes += _notes_of_search(found, options)
     if people > 1:
         more = ", so the FPR is above that of the threshold" if decision.unit else ""
+        if fpr := decision.fpr_of(people):
+            more += f": about {100 * fpr:.2g} % in place of {100 * decision.fpr:.2g} %"
         notes.append(f"{people} people, {decision.score_name} is the highest of theirs{more}")
     if found.faces and decision.unit:
         scored = "face" if found.faces[0].frame is None else "video"

@@ -124,11 +124,7 @@ def run(args: argparse.Namespace) -> None:
     found = embed(network, inputs, processes=args.processes, **options)
     if args.output is not None:
         writer = _write_parquet if args.output.suffix.lower() == PARQUET else _write_npz
-        with (
-            written(args.output, mend=ELSEWHERE),
-            whole_file(args.output) as unfinished,
-            open(unfinished, "xb") as file,
-        ):
+        with written(args.output, mend=ELSEWHERE), whole_file(args.output) as file:
             writer(file, found, network=network, **options)
     if query is not None:
         rows, similarities = nearest(query, found.features, top=args.top)

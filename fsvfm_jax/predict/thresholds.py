@@ -1,17 +1,14 @@
-"""The names of thresholds; a command checks them before it imports JAX."""
+"""What is known of a threshold before the network is opened; imports no JAX."""
 
 import contextlib
 import os
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 from fsvfm_jax.errors import ConfigError, nearest
+from fsvfm_jax.predict.points import PointName
 
 CALIBRATION_FILE = "calibration.json"
-# The largest FPR of each operating point. "eer" is the point where FPR and 1 - TPR are nearest.
-FALSE_POSITIVE_RATES = {"fpr_0.1": 0.001, "fpr_1": 0.01, "fpr_5": 0.05}
-EER = "eer"
-PointName = Literal["fpr_0.1", "fpr_1", "fpr_5", "eer"]
 
 
 def number_of(threshold: str) -> float | None:
