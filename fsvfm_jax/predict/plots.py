@@ -72,7 +72,7 @@ def write_plot(
 def with_boxes(
     shown: Shown, boxes: Sequence[Sequence[int]], texts: Sequence[str]
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Returns the picture with boxes and a text in each.
+    """Returns the picture with boxes and a text at each.
 
     Args:
         shown: The picture.
@@ -109,7 +109,7 @@ def _captioned(record: Record, shown: Shown, *, score_name: str) -> UInt8[np.nda
             f"{score_name} {record[score_name]:.4f}: {record['decision']}, at the threshold"
             f" {threshold['value']:.4g} ({threshold['name']})"
         )
-        lines.append(f"In each box: number of the face, and its {score_name}")
+        lines.append(f"At each box: number of the face, and its {score_name}")
     lines += [printable(record["note"])] if record["note"] else []
     captions = [caption_strip(line, picture.shape[1]) for line in lines]
     return np.concatenate([*captions, picture])
