@@ -4,15 +4,14 @@ import base64
 import io
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import random_weights
 from PIL import Image
 from scenes import TWO_FACES
 
-from fsvfm_jax.convert.folder import write_folder
 from fsvfm_jax.predict import answer, networks
 from fsvfm_jax.predict.answer import AVERAGE_REGIONS, OTHER_CROPS, Answerer
 from fsvfm_jax.predict.decision import Decision
@@ -30,12 +29,8 @@ MEDIA = MediaFile("<b>.png", "/nowhere")
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> networks.Detector:
-    folder = tmp_path_factory.mktemp("models") / "detector"
-    measures = random_weights.TINY | {"pool": "mean"}
-    description = random_weights.describe(measures, labels=("real", "fake"))
-    write_folder(folder, random_weights.detector_params(measures), description)
-    return networks.load(folder, batch_size=2)
+def network(detector_folder: Path) -> networks.Detector:
+    return networks.load(detector_folder, batch_size=2)
 
 
 class Worker:

@@ -34,7 +34,7 @@ def checked(*flags: str, model: str) -> argparse.Namespace:
     arguments.add_face_arguments(parser)
     args = parser.parse_args([f"--model={model}", *flags])
     arguments.check_network(args)
-    arguments.check_faces(args)
+    arguments.check_face_arguments(args)
     return args
 
 

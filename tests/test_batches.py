@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from stand_ins import Clock
 
 from fsvfm_jax.predict import batches
 from fsvfm_jax.predict.decision import Decision
@@ -30,11 +31,12 @@ def network(monkeypatch: pytest.MonkeyPatch) -> Detector:
         views = iter(views)
         while rows := list(itertools.islice(views, BATCH)):
             self.sizes.append(len(rows))
+            self.clock.seconds += self.seconds
             yield np.array([float(row[0, 0, 0]) for row in rows])
 
     monkeypatch.setattr(Detector, "margin_batches_of_views", margins)
     made = object.__new__(Detector)
-    made.sizes = []
+    made.sizes, made.clock, made.seconds = [], Clock(), 0.0
     return made
 
 
@@ -47,20 +49,26 @@ def file_of(*pixels: int) -> FileFaces:
 
 
 def score(
-    stream: Iterable[tuple[int, FileFaces] | None],
+    stream: Iterable[tuple[int, FileFaces] | float],
     network: Detector,
     monkeypatch: pytest.MonkeyPatch,
     *,
     inputs: int = 9,
 ) -> list[tuple[int, list[float]]]:
-    """Returns place and scores of the files in the order in which they are finished."""
+    """Returns place and scores of the files in the order in which they are finished.
+
+    A number in the stream is a time in seconds during which no file is finished.
+    """
+    monkeypatch.setattr(batches, "time", network.clock)
     done: list[tuple[int, list[float]]] = []
 
     def find_faces(inputs: Iterable[Input], options: FaceOptions, **others: Any) -> Iterator:
         list(inputs)
         for one in stream:
-            done.append((-1 if one is None else -2, []))
-            yield one
+            is_time = isinstance(one, float)
+            network.clock.seconds += one if is_time else 0
+            done.append((-1 if is_time else -2, []))
+            yield None if is_time else one
 
     def finish(place: int, record: Any, shown: None) -> None:
         assert record["path"] == f"{place}.png"
@@ -104,10 +112,29 @@ def test_a_file_without_a_face_does_not_wait_for_a_batch(
 def test_a_slow_file_makes_no_other_one_wait(
     network: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stream = [None, (0, file_of(1)), None, None, (1, file_of(2)), (2, file_of(3))]
+    stream = [9.0, (0, file_of(1)), 3.0, 9.0, (1, file_of(2)), (2, file_of(3))]
     places = [place for place, _ in score(stream, network, monkeypatch, inputs=3)]
     assert places == [-1, -2, -1, 0, -1, -2, -2, 1, 2]
     assert network.sizes == [1, 2]
+
+
+def test_no_file_waits_longer_than_the_limit_for_a_batch_to_fill(
+    network: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file is finished every 1.25 s, so a batch is never full."""
+    files = [(place, file_of(place)) for place in range(9)]
+    stream = [x for one in files for x in (1.25, one)]
+    places = [place for place, _ in score(stream, network, monkeypatch)]
+    assert places[:10] == [-1, -2, -1, -2, -1, -2, -1, 0, 1, 2] and network.sizes == [3, 3, 3]
+
+
+def test_a_slow_network_gets_full_batches(
+    network: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Time in which the network computes is no time in which a file waits for others."""
+    network.seconds = 100.0
+    score([(place, file_of(place)) for place in range(9)], network, monkeypatch)
+    assert network.sizes == [4, 4, 1]
 
 
 def test_nothing_to_score(network: Detector, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ def touch(root: Path, names: Iterable[str]) -> None:
 def found(src: Path, *, root: str | None = None) -> tuple[list[str], dict[str, str]]:
     """Returns the names of sources, and the reasons of refusals by name."""
     sources, refusals = find_sources(str(src), root=root)
-    return [source.name for source in sources], dict(refusals)
+    return [source.name for source in sources], {one.name: one.reason for one in refusals}
 
 
 def test_a_folder_is_searched_recursively_and_sorted(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_refusal_is_said_once(tmp_path: Path) -> None:
     touch(tmp_path, ["a.jpg"])
     (tmp_path / "list.txt").write_text("a.jpg\nb.gif\nb.gif\n./b.gif\n")
     refusals = find_sources(str(tmp_path / "list.txt"))[1]
-    assert refusals == [Refusal("b.gif", "it is no image or video by its name")]
+    assert refusals == [Refusal("b.gif", "it is no image or video by its name", ".gif")]
 
 
 def test_hashes(tmp_path: Path) -> None:

@@ -84,6 +84,10 @@ def test_a_file_and_a_folder_are_read(tmp_path):
     assert encoder_in(tmp_path / "model.safetensors", num_heads=4).model == TINY
     with pytest.raises(DataError, match=r"config\.json cannot be read"):
         encoder_in(tmp_path, num_heads=4)
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "config.json").write_text("{}")
+    with pytest.raises(DataError, match=r"none has no weights: it is no workdir with checkpoints"):
+        encoder_in(tmp_path / "none", num_heads=4)
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(DataError, match="is not that of timm or Hugging Face"):
         encoder_in(tmp_path, num_heads=4)

@@ -22,6 +22,7 @@ need("starlette", "demo")
 from fsvfm_jax.predict import page  # noqa: E402
 from fsvfm_jax.predict.page import Limits, make_page  # noqa: E402
 
+NEVER = asyncio.Event()
 LIMITS = Limits(max_bytes=1000, max_length=60, max_seconds=1800, max_waiting=2)
 
 
@@ -88,8 +89,8 @@ async def ask(
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
-        if messages and messages[0].get("wait"):
-            await asyncio.Event().wait()
+        if messages and "wait" in messages[0]:
+            await messages[0].pop("wait").wait()
         return messages.pop(0) if messages else {"type": "http.disconnect"}
 
     async def send(message: dict[str, Any]) -> None:
@@ -130,7 +131,12 @@ def test_without_proc_an_upload_has_a_name_until_it_is_answered(
     ("name", "request_", "limits", "refusal"),
     [
         ("a.png", {"chunks": [b"x" * 600] * 2}, {}, (413, "the file has over 0.001 MB")),
-        ("a.png", {"last": {"wait": True}}, {"max_seconds": 0.01}, (408, "took over 0.01 s")),
+        (
+            "a.png",
+            {"last": {"wait": asyncio.Event()}},
+            {"max_seconds": 0.01},
+            (408, "took over 0.01 s"),
+        ),
         ("a.txt", {}, {}, (415, "the name ends in none of .png, .jpg")),
         ("a", {}, {}, (415, "the name ends in none of .png, .jpg")),
         ("x" * 2000 + ".png", {}, {}, (415, "or is too long")),
@@ -157,14 +163,16 @@ def test_an_upload_that_ends_too_early_is_deleted(
 
 def test_a_place_in_the_queue_is_given_back(make: Any) -> None:
     async def collect() -> list[int]:
-        app = make(LIMITS._replace(max_seconds=1))
-        waiting = [asyncio.create_task(ask(app, last={"wait": True})) for _ in range(2)]
+        app, goes_on = make(), asyncio.Event()
+        last = {"type": "http.disconnect", "wait": goes_on}
+        waiting = [asyncio.create_task(ask(app, last=dict(last))) for _ in range(2)]
         await asyncio.sleep(0)
         refused = await ask(app)
+        goes_on.set()
         done = [(await one)[0] for one in waiting]
         return [refused[0], *done, (await ask(app))[0]]
 
-    assert asyncio.run(collect()) == [503, 408, 408, 200]
+    assert asyncio.run(collect()) == [503, 400, 400, 200]
 
 
 def test_other_requests(make: Any) -> None:

@@ -41,14 +41,14 @@ def shown(frame: int | None, *, height: int = 300, width: int = 500, scale: floa
 @pytest.mark.parametrize("times", [[0.0, 0.1, 0.5, 0.6], [0.0, None, 0.5, 0.6]])
 def test_a_video_has_a_picture_by_its_place_and_name(tmp_path, times):
     video = record("clips/a b.mp4", frames=[0, 1, 5, 6], times=times)
-    write_plot(tmp_path, 7, video, shown=shown(0), score_name="p_fake")
+    write_plot(tmp_path, video, place=7, shown=shown(0), score_name="p_fake")
     with Image.open(tmp_path / "0007-a_b.mp4.png") as picture:
         assert picture.width > picture.height > 200
 
 
 def test_a_photograph_has_a_picture_with_its_boxes(tmp_path):
     photo = record("a.jpg", frames=[None], times=[None])
-    write_plot(tmp_path, 0, photo, shown=shown(None), score_name="p_fake")
+    write_plot(tmp_path, photo, place=0, shown=shown(None), score_name="p_fake")
     with Image.open(tmp_path / "0000-a.jpg.png") as picture:
         pixels = np.asarray(picture)
     assert pixels.shape[1] == 500 and 300 < pixels.shape[0] < 400
@@ -61,7 +61,7 @@ def test_a_photograph_has_a_picture_with_its_boxes(tmp_path):
 def test_a_small_photograph_gets_a_caption_that_can_be_read(tmp_path):
     tiny = shown(None, height=30, width=20)
     photo = record("a" * 300 + ".jpg", frames=[None], times=[None])
-    write_plot(tmp_path, 0, photo, shown=tiny, score_name="p_fake")
+    write_plot(tmp_path, photo, place=0, shown=tiny, score_name="p_fake")
     (file,) = tmp_path.iterdir()
     with Image.open(file) as picture:
         assert picture.width == MIN_CAPTIONED and picture.height < 200
@@ -71,15 +71,32 @@ def test_files_without_a_face_have_a_picture_and_unreadable_ones_have_none(tmp_p
     nothing = {"p_fake": None, "decision": None, "note": "no face found"}
     for place, (frame, name) in enumerate(((None, "a.jpg"), (3, "a.mp4"))):
         without = record(name, frames=[], times=[]) | nothing
-        write_plot(tmp_path, place, without, shown=shown(frame), score_name="p_fake")
-    write_plot(tmp_path, 2, record("b.jpg", frames=[], times=[]), shown=None, score_name="p_fake")
+        write_plot(tmp_path, without, place=place, shown=shown(frame), score_name="p_fake")
+    write_plot(
+        tmp_path, record("b.jpg", frames=[], times=[]), place=2, shown=None, score_name="p_fake"
+    )
     assert sorted(os.listdir(tmp_path)) == ["0000-a.jpg.png", "0001-a.mp4.png"]
+
+
+def face(*box: int, track: int = 0) -> dict:
+    return {"box": list(box), "track": track, "p_fake": 0.25}
 
 
 def test_a_box_may_be_narrow_and_reach_the_edge():
     small = Shown(None, 0.01, np.zeros((8, 8, 3), np.uint8))
-    drawn = with_boxes(small, [(0, 0, 10, 10), (790, 790, 800, 800)], ["0: 0.1", "1: 0.2"])
-    assert drawn.shape == (8, 8, 3)
+    faces = [face(0, 0, 10, 10), face(790, 790, 800, 800, track=1)]
+    assert with_boxes(small, faces, score_name="p_fake").shape == (8, 8, 3)
+
+
+def test_the_text_of_a_box_at_the_right_edge_is_not_cut_off():
+    def text(left: int) -> np.ndarray:
+        plain = Shown(None, 1.0, np.full((100, 300, 3), 200, np.uint8))
+        drawn = with_boxes(plain, [face(left, 50, left + 20, 70, track=3)], score_name="p_fake")
+        rows = drawn[:48]  # above the box
+        columns = np.flatnonzero((rows != 200).any(axis=(0, 2)))
+        return rows[:, columns[0] : columns[-1] + 1]
+
+    assert np.array_equal(text(100), text(280)) and text(280).shape[1] > 40
 
 
 def test_no_name_leads_out_of_the_folder(tmp_path):
@@ -87,7 +104,7 @@ def test_no_name_leads_out_of_the_folder(tmp_path):
     make_folder(folder)
     for place, path in enumerate(("../../x.mp4", "/etc/x.mp4", "a/..", "\x1b[2J\n.mp4", "x" * 999)):
         video = record(path, frames=[0], times=[0.0])
-        write_plot(folder, place, video, shown=shown(0), score_name="p_fake")
+        write_plot(folder, video, place=place, shown=shown(0), score_name="p_fake")
     assert len(list(folder.iterdir())) == 5
     assert all(len(file.name) < 100 and file.name.isprintable() for file in folder.iterdir())
     assert list(tmp_path.iterdir()) == [folder]
@@ -98,15 +115,19 @@ def test_a_folder_that_cannot_take_the_pictures_is_refused(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.png").write_text("")
     (tmp_path / "empty").mkdir()
-    (tmp_path / "link").symlink_to("empty")
+    (tmp_path / "link").symlink_to("full")
+    (tmp_path / "nowhere").symlink_to("none")
+    (tmp_path / "linked").symlink_to("empty")
     for name, message in (
-        ("file", "is a link or a file"),
-        ("link", "is a link or a file"),
+        ("file", "it is no folder"),
+        ("nowhere", "it is a link to nothing"),
         ("full", "has files in it already"),
-        ("file/below", "cannot be written"),
+        ("link", "has files in it already"),
+        ("file/below", "file is no folder"),
     ):
         with pytest.raises(StorageError, match=message):
             make_folder(tmp_path / name)
     make_folder(tmp_path / "empty")
+    make_folder(tmp_path / "linked")
     make_folder(tmp_path / "new" / "below")
     assert os.listdir(tmp_path / "new" / "below") == []

@@ -183,6 +183,47 @@ def test_frames_of_a_video_are_those_of_detect_and_are_decoded_once(
     )
 
 
+def test_of_a_video_that_is_decoded_twice_only_the_second_pass_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first pass has larger frames, and more faces in a frame that is not scored."""
+    passes = [(0, 2400, 6), (7, 2400, 3)], [(0, 600, 0), (3, 600, 1), (6, 600, 2)]
+
+    class Listed:
+        box_scale = 1.0
+
+        def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> list[Found]:
+            return [Found(Box(9 * x, 0, 9 * x + 8, 8), 1.0) for x in range(image[0, 0, 0])]
+
+    def twice(file: str, wanted: int, work: Any) -> list:
+        for frames in passes:
+            done = [work(x, None, np.full((side, side, 3), n, np.uint8)) for x, side, n in frames]
+        return done
+
+    need("av", "prepare")
+    monkeypatch.setattr(video, "map_spaced_frames", twice)
+    monkeypatch.setattr(finding, "MAX_PIXEL_BYTES", 9 * 3 * 16**2)
+    options = OPTIONS._replace(faces="all", show=True, image_size=16)
+    trimmed = MediaFile("v.mp4", str(tmp_path / "v.mp4"))
+    found = faces_of_file(trimmed, detector=Listed(), options=options)
+    assert (found.error, found.frames, found.most, found.searched_at) == (None, 3, 2, 1.0)
+    assert [face.frame for face in found.faces] == [3, 6, 6]
+    assert found.shown.frame == 6 and found.shown.pixels.shape == (600, 600, 3)
+
+
+def test_a_picture_of_a_video_is_kept_only_without_a_face(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_video(tmp_path / "v.mp4", 3)
+    Image.fromarray(photograph()).save(tmp_path / "a.png")
+    monkeypatch.setattr(finding, "start_limits", lambda: None)
+    for detector, shows_video in ((WholeImage(), False), (Fixed(), True)):
+        monkeypatch.setattr(finding, "detector_of", lambda options, made=detector: made)
+        work = finding.make_worker(OPTIONS._replace(show=True))
+        assert (work((0, media(tmp_path / "v.mp4"))).shown is not None) == shows_video
+        assert work((1, media(tmp_path / "a.png"))).shown is not None
+
+
 def test_two_people_of_a_video_are_followed_apart(tmp_path: Path) -> None:
     class Moving:
         """Finds the two faces of `write_video` by the frame that it is called for."""

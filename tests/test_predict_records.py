@@ -17,6 +17,7 @@ from fsvfm_jax.predict.records import record_writer
 
 FACE = {"box": [1, 2, 3, 4], "score": 1.5, "p_fake": 0.75, "frame": 3, "time": 0.5, "track": 0}
 ABOUT = "threshold: p_fake 0.25 (eer), with an FPR of 5 % on the 50 real videos of x"
+WORDS = {"score_name": "p_fake", "about": ABOUT, "taken": lambda record: None}
 PERSON = {"track": 0, "p_fake": 0.75, "frames": 1}
 NAMES = [
     "a.jpg",
@@ -58,7 +59,7 @@ RECORDS = [record(name) for name in NAMES] + [
 
 
 def write(output: Path | None, lines: list[dict[str, Any]] = RECORDS) -> None:
-    with record_writer(output, score_name="p_fake", about=ABOUT) as writer:
+    with record_writer(output, **WORDS) as writer:
         for place, line in enumerate(lines):
             writer(place, line)
 
@@ -131,13 +132,17 @@ def test_a_signal_leaves_whole_records(tmp_path: Path, monkeypatch: pytest.Monke
         records.signals, "released_at_once", lambda one: held.append(one) or real(one)
     )
     for suffix in ("jsonl", "csv", "parquet"):
-        with record_writer(tmp_path / f"x.{suffix}", score_name="p_fake", about=ABOUT) as writer:
+        taken: list[Any] = []
+        words = WORDS | {"taken": taken.append}
+        with record_writer(tmp_path / f"x.{suffix}", **words) as writer:
             writer(0, RECORDS[0])
+            writer(2, RECORDS[2])  # It waits, and the signal lets it be written.
             held[-1].__exit__(None, None, None)
             writer(1, RECORDS[1])
-    assert (tmp_path / "x.jsonl").read_text().count("\n") == 1
-    assert (tmp_path / "x.csv").read_text().count("\n") == 2
-    assert parquet.read_table(tmp_path / "x.parquet").to_pylist() == RECORDS[:1]
+        assert taken == [RECORDS[0], RECORDS[2]]
+    assert (tmp_path / "x.jsonl").read_text().count("\n") == 2
+    assert (tmp_path / "x.csv").read_text().count("\n") == 3
+    assert parquet.read_table(tmp_path / "x.parquet").num_rows == 2
     assert len(list(tmp_path.iterdir())) == 4
 
 
@@ -147,7 +152,7 @@ def names(file: Path) -> list[str]:
 
 def test_records_are_in_the_order_of_the_inputs(tmp_path: Path) -> None:
     file = tmp_path / "x.jsonl"
-    with record_writer(file, score_name="p_fake", about=ABOUT) as writer:
+    with record_writer(file, **WORDS) as writer:
         for place in (2, 1, 4, 0, 3):
             writer(place, record(f"{place}.jpg"))
             assert len(names(file)) == {2: 0, 1: 0, 4: 0, 0: 3, 3: 5}[place]
@@ -156,7 +161,7 @@ def test_records_are_in_the_order_of_the_inputs(tmp_path: Path) -> None:
 
 def test_what_waits_for_a_slow_file_is_written_at_a_signal(tmp_path: Path) -> None:
     file = tmp_path / "x.jsonl"
-    with record_writer(file, score_name="p_fake", about=ABOUT) as writer:
+    with record_writer(file, **WORDS) as writer:
         writer(3, record("3.jpg"))
         writer(1, record("1.jpg"))
         assert names(file) == []
@@ -168,7 +173,7 @@ def test_a_slow_file_does_not_make_others_wait_for_ever(
 ) -> None:
     monkeypatch.setattr(records, "MAX_HELD", 3)
     file = tmp_path / "x.jsonl"
-    with record_writer(file, score_name="p_fake", about=ABOUT) as writer:
+    with record_writer(file, **WORDS) as writer:
         for place in (1, 2, 4, 5, 7):
             writer(place, record(f"{place}"))
         assert names(file) == ["1", "2", "4", "5"]
@@ -203,7 +208,7 @@ def test_records_of_a_failed_command_stay(tmp_path: Path) -> None:
         file = tmp_path / f"x.{suffix}"
         with (
             pytest.raises(ZeroDivisionError),
-            record_writer(file, score_name="p_fake", about=ABOUT) as writer,
+            record_writer(file, **WORDS) as writer,
         ):
             writer(0, RECORDS[0])
             raise ZeroDivisionError

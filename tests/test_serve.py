@@ -16,15 +16,14 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import pytest
-import random_weights
 from commands import ROOT
 from golden_files import need
 from hostile_files import saved, write_hostile_files
+from labelled_faces import write_detector
 from patience import PATIENCE
 from PIL import Image
 from scenes import TWO_FACES
 
-from fsvfm_jax.convert.folder import write_folder
 from fsvfm_jax.data.rendered.synthetic import render_face
 from fsvfm_jax.errors import UserError
 from fsvfm_jax.predict import networks
@@ -74,11 +73,7 @@ class Server(NamedTuple):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns the folder of a tiny detector with random weights."""
-    folder = tmp_path_factory.mktemp("models") / "<b>detector"
-    measures = random_weights.TINY | {"pool": "mean"}
-    description = random_weights.describe(measures, labels=("real", "fake"))
-    write_folder(folder, random_weights.detector_params(measures), description)
-    return folder
+    return write_detector(tmp_path_factory.mktemp("models") / "<b>detector")
 
 
 def start(model: Path, folder: Path, *flags: str) -> Server:

@@ -1,8 +1,11 @@
 """Tests that work continues after the end of a worker process."""
 
 import functools
+import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -92,6 +95,36 @@ def test_what_a_process_dies_of_has_no_result_and_the_rest_is_done() -> None:
 def test_an_error_is_raised_as_it_is(argument: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         list(spread(["fail"], make, [argument]))
+
+
+def test_an_error_ends_the_processes_at_once(tmp_path: Path) -> None:
+    """The other items wait for ever."""
+    with pytest.raises(DataError, match="it failed"):
+        list(spread(["wait", "fail", "wait", "wait"], make, ["a", "b"]))
+    stream = spread([tmp_path, tmp_path, "wait", "wait"], make, ["a", "b"])
+    assert next(stream)[0] == tmp_path
+    stream.close()
+    assert multiprocessing.active_children() == []
+
+
+def test_semaphores_are_removed_without_a_warning() -> None:
+    """A process that a signal ends leaves them to Python's tracker."""
+    program = """
+import os
+from fsvfm_jax.prepare.workers import spread
+from test_workers import make
+if __name__ == "__main__":
+    for one in spread(range(9), make, ["a"]):
+        os._exit(75)
+"""
+    folder = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{folder.parent}"}
+    environment["PYTHONWARNINGS"] = "ignore::FutureWarning"
+    command = [sys.executable, "-c", program]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    said = process.communicate()[1]  # It ends when the tracker does.
+    assert (process.returncode, said) == (75, "")
+    assert list(Path("/dev/shm").glob(f"sem.fsvfm-*-{process.pid}-*")) == []
 
 
 @pytest.mark.parametrize("workers", [1, 2])

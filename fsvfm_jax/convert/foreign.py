@@ -190,7 +190,7 @@ def _weights_file(folder: Path) -> Path:
     """Returns the file of a folder that contains the weights, or names the files that do.
 
     Raises:
-        DataError: The folder has only a file that this module does not read.
+        DataError: The folder has no weights, or only a file that this module does not read.
     """
     for name in WEIGHT_FILES:
         if (folder / name).exists():
@@ -200,7 +200,10 @@ def _weights_file(folder: Path) -> Path:
             f"{folder} has its weights in several files of PyTorch ({PICKLED_FILE}.index.json),"
             " which are not read: save them again as safetensors"
         )
-    return folder / MODEL_FILE
+    raise DataError(
+        f"{folder} has no weights: it is no workdir with checkpoints, and has no"
+        f" {' or '.join(WEIGHT_FILES)}"
+    )
 
 
 def _checked(config: Mapping[str, Any]) -> _Config:

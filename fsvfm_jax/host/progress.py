@@ -40,7 +40,8 @@ def meter(*, total: int | None, description: str) -> Iterator[Callable[[], None]
 
     Args:
         total: Number of items; None if it is not known, and then no remaining time is shown.
-            It is not shown after a single item either, whose time is partly that of the start.
+            The remaining time is first shown after the second item, because the first item
+            includes the start.
         description: Name of the work, such as "mean and std".
     """
     if sys.stderr.isatty():

@@ -18,17 +18,15 @@ from fsvfm_jax.predict.decision import Decision, make_record
 from fsvfm_jax.predict.faces import Face, FileFaces, unreadable
 from fsvfm_jax.predict.networks import Detector
 from fsvfm_jax.predict.plots import with_boxes
-from fsvfm_jax.predict.shown import Shown
 from fsvfm_jax.predict.upload import UploadOptions, make_worker
 from fsvfm_jax.prepare.average import average_map
+from fsvfm_jax.prepare.crops import MARGIN
 from fsvfm_jax.prepare.files import MediaFile
 from fsvfm_jax.prepare.workers import DIED, Worker
 from fsvfm_jax.regions import patch_classes
 from fsvfm_jax.visualize import masks_picture
 
 MAX_MASKED = 4  # faces whose masks are drawn
-# `average_map` fits such crops.
-AVERAGE_MARGIN = 0.15
 OTHER_CROPS = """\
 The regions are those of an average face in a crop of 1.3 times its box. This model crops faces in
 another way, so the regions may not lie on the face."""
@@ -94,13 +92,13 @@ class Answerer:
             decision=self._decision,
         )
         name = self._decision.score_name
-        scores = [one[name] for one in record["faces"]]
         shown = found.shown
+        own = [] if shown is None else [x for x in record["faces"] if x["frame"] == shown.frame]
         return {
             "record": record,
             "score_name": name,
             "shown_frame": None if shown is None else shown.frame,
-            "picture": None if shown is None else _url(_with_boxes(shown, faces, scores)),
+            "picture": None if shown is None else _url(with_boxes(shown, own, score_name=name)),
             "masks": _url(self._draw_masks(_one_of_each(faces))) if faces else None,
             "masks_note": self._masks_note(),
         }
@@ -135,7 +133,8 @@ class Answerer:
 
     def _masks_note(self) -> str:
         faces = self._options.faces
-        fits = faces.detector == "dlib" and faces.crop_margin == AVERAGE_MARGIN
+        # `average_map` fits the crops of `prepare detect`.
+        fits = faces.detector == "dlib" and faces.crop_margin == MARGIN
         return AVERAGE_REGIONS if fits else OTHER_CROPS
 
 
@@ -154,16 +153,6 @@ def _average_masks(network: Detector) -> tuple[UInt8[np.ndarray, "B S S"], Masks
     maps = np.stack([regions] * MAX_MASKED)
     masks = sample_masks(jax.random.key(0), patch_classes(maps, network.model.patch_size))
     return maps, Masks(*map(np.asarray, masks))
-
-
-def _with_boxes(
-    shown: Shown, faces: Sequence[Face], scores: Sequence[float]
-) -> UInt8[np.ndarray, "H W 3"]:
-    """Returns the picture with the box of each of its faces, its number and its score."""
-    numbered = enumerate(zip(faces, scores, strict=True), start=1)
-    own = [(i, face, score) for i, (face, score) in numbered if face.frame == shown.frame]
-    texts = [f"{number}: {score:.4f}" for number, _, score in own]
-    return with_boxes(shown, [face.box for _, face, _ in own], texts)
 
 
 def _url(picture: UInt8[np.ndarray, "H W 3"]) -> str:

@@ -10,8 +10,7 @@ from fsvfm_jax.errors import ConfigError, DataError, reason_of
 from fsvfm_jax.host.processes import available_cores
 from fsvfm_jax.predict.faces import BATCH_SIZE
 from fsvfm_jax.predict.thresholds import CALIBRATION_FILE, check_threshold
-
-FACE_DETECTORS = ("dlib", "none")
+from fsvfm_jax.prepare.crops import FACE_DETECTORS, MARGIN
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -154,7 +153,7 @@ def check_network(args: argparse.Namespace) -> None:
         _check_exists(getattr(args, flag))
 
 
-def check_faces(args: argparse.Namespace) -> None:
+def check_face_arguments(args: argparse.Namespace) -> None:
     """Checks the flags of `add_face_arguments` as far as this is possible without the network.
 
     Raises:
@@ -191,7 +190,7 @@ def no_face_detector(model: str) -> ConfigError:
     """Returns the error for a model that does not say how its faces were found."""
     return ConfigError(
         f"{model} does not say how its faces were found: give --face-detector dlib and"
-        " --crop-margin PART (0.15 if `prepare detect` made the crops of its training), or"
+        f" --crop-margin PART ({MARGIN} if `prepare detect` made the crops of its training), or"
         " --cropped if the inputs are cropped faces"
     )
 
@@ -199,7 +198,7 @@ def no_face_detector(model: str) -> ConfigError:
 def no_crop_margin(model: str) -> ConfigError:
     """Returns the error for a model that does not say the margin around its faces."""
     return ConfigError(
-        f"{model} does not say the margin around its faces: give --crop-margin PART (0.15 if"
+        f"{model} does not say the margin around its faces: give --crop-margin PART ({MARGIN} if"
         " `prepare detect` made the crops of its training)"
     )
 

@@ -1,13 +1,14 @@
 """Computes the records of many files: processes find faces, and the network scores them in batches.
 
 A batch may contain faces of several files. While the device computes a batch, the faces of the next
-one are collected. A slow file makes no other one wait for its batch to be full.
+one are collected. A file does not wait for a full batch while other files are slow.
 """
 
 import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, UInt8
@@ -20,13 +21,28 @@ from fsvfm_jax.predict.networks import Detector
 from fsvfm_jax.predict.records import Record
 from fsvfm_jax.predict.shown import Shown
 from fsvfm_jax.predict.timings import Timings
-from fsvfm_jax.prepare.detect import check_libraries
+from fsvfm_jax.prepare.extras import check_installed
 
-# If no file is finished for so long, the faces that wait are scored in a batch that is not full.
-IDLE_SECONDS = 3.0
-# Takes the place of a file among the inputs, its record, and a picture of it.
+# A batch that is not full is computed when a file has waited so long for the faces of others.
+MAX_WAIT = 3.0
+IDLE_SECONDS = 1.0  # how often this is looked at while no file is finished
+# Called with the number of a file among the inputs, its record and its picture.
 Finish = Callable[[int, Record, Shown | None], None]
 _Scored = Callable[[int, FileFaces, Float64[np.ndarray, " N"]], None]
+
+
+class _Waiting(NamedTuple):
+    """A file whose faces are in a batch that is not computed yet.
+
+    Attributes:
+        place: Number of the file among the inputs.
+        found: Its faces.
+        since: Seconds that had been spent on waiting for faces when these were found.
+    """
+
+    place: int
+    found: FileFaces
+    since: float
 
 
 def score_inputs(
@@ -75,7 +91,7 @@ def _with_library(one: Input) -> Input:
     if one.media is None or not one.media.is_video:
         return one
     try:
-        check_libraries([one.media], detector="none")
+        check_installed({"av"}, extra="prepare")
     except ConfigError as error:
         return Input(one.path, None, f"it is a video, and {error}")
     return one
@@ -89,34 +105,35 @@ def _score(
     timings: Timings,
 ) -> None:
     """Calls `scored` with every file and the margins of its faces."""
-    waiting: deque[tuple[int, FileFaces]] = deque()
+    waiting: deque[_Waiting] = deque()
     margins: list[float] = []
     is_complete = False
 
     def views() -> Iterator[UInt8[np.ndarray, "S S 3"]]:
-        """Yields the views of faces until all are found, or the search is slow."""
+        """Yields the views of faces until all are found, or a file has waited for too long."""
         nonlocal is_complete
-        started = time.perf_counter()
+        started = time.monotonic()
         for one in found:
-            timings.waited_seconds += time.perf_counter() - started
-            if one is None and waiting:
-                return
+            # Time that the network takes does not count: a smaller batch would not shorten it.
+            timings.waited_seconds += time.monotonic() - started
             if one is not None:
                 timings.add(one[1])
                 if one[1].faces:
-                    waiting.append(one)
+                    waiting.append(_Waiting(*one, timings.waited_seconds))
                     yield from (face.pixels for face in one[1].faces)
                 else:
                     scored(*one, np.zeros(0))
-            started = time.perf_counter()
+            if waiting and timings.waited_seconds - waiting[0].since >= MAX_WAIT:
+                return
+            started = time.monotonic()
         is_complete = True
 
     while not is_complete:
         for batch in network.margin_batches_of_views(views()):
             timings.first_score()
             margins += batch.tolist()
-            while waiting and len(waiting[0][1].faces) <= len(margins):
-                place, faces = waiting.popleft()
+            while waiting and len(waiting[0].found.faces) <= len(margins):
+                place, faces, _ = waiting.popleft()
                 count = len(faces.faces)
                 scored(place, faces, np.array(margins[:count], np.float64))
                 del margins[:count]

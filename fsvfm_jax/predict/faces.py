@@ -73,7 +73,8 @@ class Face(NamedTuple):
         box: The part of the picture that was cut out.
         score: Score of the face detector, if it has one.
         frame: Number of the frame; None in a photograph.
-        seconds: Time of the frame; None in a photograph, or if the video does not contain it.
+        seconds: Time of the frame, from that of the first frame on; None in a photograph, or if the
+            video does not contain times.
         track: Number of the person.
     """
 
@@ -116,6 +117,40 @@ class _Frame(NamedTuple):
     number: int | None
     seconds: float | None
     faces: list[CroppedFace]
+
+
+class _Search:
+    """Finds the faces of one file, and keeps what depends on all frames together.
+
+    Args:
+        detector: Finds the faces; None if pictures are cropped already.
+        options: The options that determine the faces.
+
+    Attributes:
+        factor: How much smaller the largest frame was made for dlib.
+        shown: The frame with the most faces, if the options ask for a picture.
+    """
+
+    factor: int
+    shown: Shown | None
+
+    def __init__(self, detector: FaceDetector | None, options: FaceOptions):
+        self._detector, self._options = detector, options
+
+    def frame(
+        self, index: int | None, seconds: float | None, image: UInt8[np.ndarray, "H W 3"]
+    ) -> _Frame:
+        """Returns a photograph or frame with its faces; raises ValueError for too many faces."""
+        if not index:  # It is a photograph, or a video begins, which may be decoded twice.
+            self._count, self._most, self.factor, self.shown = 0, -1, 1, None
+        most = most_faces(self._options.image_size) - self._count
+        faces = _faces_of_image(image, self._detector, self._options, most=most)
+        self._count += len(faces)
+        if self._options.show and len(faces) > self._most:
+            self.shown, self._most = shown_picture(index, image), len(faces)
+        height, width, _ = image.shape
+        self.factor = max(self.factor, search_factor(height, width, upsample=UPSAMPLE))
+        return _Frame(index, seconds, faces)
 
 
 def unreadable(error: str, *, work_seconds: float = 0.0) -> FileFaces:
@@ -182,7 +217,10 @@ def make_worker(options: FaceOptions) -> Callable[[tuple[int, MediaFile]], FileF
     start_limits()
 
     def work(numbered: tuple[int, MediaFile]) -> FileFaces:
-        return faces_of_file(numbered[1], detector=detector, options=options)
+        media = numbered[1]
+        found = faces_of_file(media, detector=detector, options=options)
+        # Of a video with faces, curves are shown instead.
+        return found._replace(shown=None) if media.is_video and found.faces else found
 
     return work
 
@@ -208,21 +246,9 @@ def faces_of_file(
         options: The options that determine the faces.
     """
     started = time.perf_counter()
-    shown, most_shown, factor = None, -1, 1
-
-    def search(
-        index: int | None, seconds: float | None, image: UInt8[np.ndarray, "H W 3"], most: int
-    ) -> _Frame:
-        nonlocal shown, most_shown, factor
-        faces = _faces_of_image(image, detector, options, most=most)
-        if options.show and len(faces) > most_shown:
-            shown, most_shown = shown_picture(index, image), len(faces)
-        height, width, _ = image.shape
-        factor = max(factor, search_factor(height, width, upsample=UPSAMPLE))
-        return _Frame(index, seconds, faces)
-
+    search = _Search(detector, options)
     try:
-        frames = list(_frames_of_file(media, search, options))
+        frames = _frames_of_file(media, search, options)
     except Exception as error:  # Odd files make libraries raise almost anything.
         return unreadable(_reason(error), work_seconds=time.perf_counter() - started)
     inside = [[face for face in frame.faces if face.pixels is not None] for frame in frames]
@@ -247,8 +273,8 @@ def faces_of_file(
         sum(len(frame.faces) for frame in frames) - len(faces),
         None,
         time.perf_counter() - started,
-        searched_at=1 / factor if options.detector == "dlib" else None,
-        shown=shown,
+        searched_at=1 / search.factor if options.detector == "dlib" else None,
+        shown=search.shown,
     )
 
 
@@ -260,41 +286,28 @@ def _reason(error: Exception) -> str:
     return in_one_line(error)
 
 
-def _frames_of_file(
-    media: MediaFile,
-    search: Callable[[int | None, float | None, UInt8[np.ndarray, "H W 3"], int], _Frame],
-    options: FaceOptions,
-) -> Iterator[_Frame]:
-    """Yields the photograph, or evenly spaced frames of the video, with their faces.
+def _frames_of_file(media: MediaFile, search: _Search, options: FaceOptions) -> list[_Frame]:
+    """Returns the photograph, or evenly spaced frames of the video, with their faces.
 
     Args:
         media: The photograph or video.
-        search: Takes number, time and pixels of a frame, and finds its faces, at most as many as
-            the last argument.
+        search: Finds the faces of a frame.
         options: The options that determine the faces.
 
     Raises:
         ValueError: The file cannot be read, or its faces take too much memory.
     """
-    most = most_faces(options.image_size)
     if not media.is_video:
         # An evaluation takes the pixels of crops as they are stored, and so does this.
         image = decode_image(read_file(media.file), orient=options.detector != CROPPED)
-        yield search(None, None, image, most)
-        return
+        return [search.frame(None, None, image)]
     from fsvfm_jax.prepare import video  # It needs an extra, and is therefore imported only here.
 
-    count = 0
-
-    def search_few(index: int, seconds: float | None, image: UInt8[np.ndarray, "H W 3"]) -> _Frame:
-        nonlocal count
+    def in_time(index: int, seconds: float | None, image: UInt8[np.ndarray, "H W 3"]) -> _Frame:
         tick()
-        count = count if index else 0  # The video may be decoded again from 0.
-        frame = search(index, seconds, image, most - count)
-        count += len(frame.faces)
-        return frame
+        return search.frame(index, seconds, image)
 
-    yield from video.map_spaced_frames(media.file, options.frames, search_few)
+    return video.map_spaced_frames(media.file, options.frames, in_time)
 
 
 def _faces_of_image(

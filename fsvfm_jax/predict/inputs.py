@@ -7,19 +7,18 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from fsvfm_jax.data.images import IMAGE_SUFFIXES
-from fsvfm_jax.data.listing import HIDDEN, LeftOut, suffix_of
+from fsvfm_jax.data.listing import HIDDEN
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.prepare.files import (
-    VIDEO_SUFFIXES,
-    WANTED,
     MediaFile,
     Refusal,
     admit,
     is_list,
+    is_of_other_kind,
     lines_of,
     list_names,
     names_in,
+    refused_by_name,
     root_of,
     warn_of_refusals,
 )
@@ -27,8 +26,6 @@ from fsvfm_jax.prepare.files import (
 logger = logging.getLogger(__name__)
 
 STDIN = "-"
-# Files of a folder that nobody expects to be scored: hidden ones, and those of other kinds.
-_HIDDEN, _OTHER_KIND = (LeftOut("", kind).reason(wanted=WANTED) for kind in (HIDDEN, ""))
 
 
 class Input(NamedTuple):
@@ -128,11 +125,9 @@ def _of_folder(folder: str) -> Inputs:
         names = names_in(folder)
     except DataError as error:
         return _one(Input(folder, None, str(error)))
-    reasons = [(one, _reason_not_meant(one)) for one in names]
-    warn_of_refusals(
-        folder, (Refusal(_name_of(one), reason) for one, reason in reasons if reason is not None)
-    )
-    meant = [one for one, reason in reasons if reason is None]
+    found = [one if isinstance(one, Refusal) else refused_by_name(one) or one for one in names]
+    meant = [one for one in found if not _is_unexpected(one)]
+    warn_of_refusals(folder, filter(_is_unexpected, found))
     if not meant:
         return _one(Input(folder, None, "it has no image or video"))
     return Inputs(len(meant), _admitted(folder, meant))
@@ -150,15 +145,9 @@ def _admitted(folder: str, names: Iterable[str | Refusal]) -> Iterator[Input]:
         yield _input(os.path.join(folder, found.name), found)
 
 
-def _name_of(one: str | Refusal) -> str:
-    return one.name if isinstance(one, Refusal) else one
-
-
-def _reason_not_meant(one: str | Refusal) -> str | None:
-    """Returns why nobody expects a file of a folder to be scored, or None."""
-    if isinstance(one, Refusal):
-        return one.reason if one.reason in (_HIDDEN, _OTHER_KIND) else None
-    return None if suffix_of(one) in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES) else _OTHER_KIND
+def _is_unexpected(one: str | Refusal) -> bool:
+    """Returns whether a file of a folder is hidden or of another kind, and needs no record."""
+    return isinstance(one, Refusal) and (one.kind == HIDDEN or is_of_other_kind(one))
 
 
 def _input(path: str, found: MediaFile | Refusal) -> Input:

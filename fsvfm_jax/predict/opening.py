@@ -7,15 +7,11 @@ import jax
 
 from fsvfm_jax import cli
 from fsvfm_jax.errors import ConfigError, told
-from fsvfm_jax.predict.arguments import (
-    FACE_DETECTORS,
-    check_margin,
-    no_crop_margin,
-    no_face_detector,
-)
+from fsvfm_jax.predict.arguments import check_margin, no_crop_margin, no_face_detector
 from fsvfm_jax.predict.calibration import Calibration, calibration_of
 from fsvfm_jax.predict.faces import CROPPED, FaceOptions, most_faces
 from fsvfm_jax.predict.networks import Detector, Encoder, load
+from fsvfm_jax.prepare.crops import FACE_DETECTORS
 
 
 def load_network(args: argparse.Namespace, **options: Any) -> Encoder | Detector:
@@ -50,7 +46,7 @@ def face_options(network: Encoder, args: argparse.Namespace) -> FaceOptions:
 
     Args:
         network: The network.
-        args: The flags of `arguments.add_face_arguments`, after `arguments.check_faces`.
+        args: The flags of `arguments.add_face_arguments`, after `arguments.check_face_arguments`.
 
     Raises:
         ConfigError: Neither the model nor the flags say how faces are found, or flags do not fit

@@ -1,9 +1,10 @@
 """Writes a picture of each scored file: boxes and scores of a photograph, curves of a video."""
 
-import os
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -12,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fsvfm_jax.errors import StorageError
 from fsvfm_jax.host.pictures import caption_strip, encode_png
-from fsvfm_jax.host.storage import ELSEWHERE, replace_bytes, written
+from fsvfm_jax.host.storage import ELSEWHERE, check_folder, replace_bytes, written
 from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.predict.records import Record
 from fsvfm_jax.predict.shown import Shown
@@ -28,41 +29,37 @@ def make_folder(folder: Path) -> None:
     """Makes the folder for the pictures, before the work: a wrong name must not cost minutes.
 
     Raises:
-        StorageError: It is a link or a file, has files in it, or cannot be written.
+        StorageError: It is no folder, has files in it, or cannot be written.
     """
-    if os.path.islink(folder) or (os.path.lexists(folder) and not os.path.isdir(folder)):
-        raise StorageError(f"--plots={folder} is a link or a file: name a new folder")
+    check_folder(folder, flag=f"--plots={folder}")
     with written(folder, mend="name a folder that can be written"):
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise StorageError(f"--plots={folder} has files in it already: name a new folder")
-        probe = folder / ".writable"  # Only a file that is written shows this to be possible.
-        probe.write_bytes(b"")
-        probe.unlink()
 
 
 def write_plot(
-    folder: Path, place: int, record: Record, *, shown: Shown | None, score_name: str
+    folder: Path, record: Record, *, place: int, shown: Shown | None, score_name: str
 ) -> None:
     """Writes the picture of a file; does nothing for one that could not be read.
 
     Args:
         folder: The folder.
-        place: Number of the file among the inputs, from 0, with which the picture's name begins.
         record: The record of the file.
-        shown: The picture of the file, or of a frame of it; None if it could not be read.
+        place: Number of the file among the inputs, from 0, with which the picture's name begins.
+        shown: The picture of the file, or of a frame of it; None for a video with faces, whose
+            curves are drawn, and for a file that could not be read.
         score_name: "p_fake" or "p_spoof".
 
     Raises:
         StorageError: The picture cannot be written.
     """
-    if shown is None:
+    if record["faces"] and record["faces"][0]["frame"] is not None:
+        content = _curves(record, score_name=score_name)
+    elif shown is not None:
+        content = encode_png(_captioned(record, shown, score_name=score_name))
+    else:
         return
-    content = (
-        _curves(record, score_name=score_name)
-        if shown.frame is not None and record["faces"]
-        else encode_png(_captioned(record, shown, score_name=score_name))
-    )
     stem = re.sub(r"[^A-Za-z0-9.+-]+", "_", Path(record["path"]).name)[:MAX_STEM]
     path = epath.Path(folder) / f"{place:04}-{stem}.png"
     with written(path, mend=ELSEWHERE):
@@ -70,23 +67,27 @@ def write_plot(
 
 
 def with_boxes(
-    shown: Shown, boxes: Sequence[Sequence[int]], texts: Sequence[str]
+    shown: Shown, faces: Sequence[Mapping[str, Any]], *, score_name: str
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Returns the picture with boxes and a text at each.
+    """Returns the picture with the box of each face, the number of its person and its score.
 
     Args:
         shown: The picture.
-        boxes: Edges of each box, in pixels of the photograph or frame.
-        texts: The text of each box.
+        faces: The faces of the photograph or frame, as a record has them.
+        score_name: "p_fake" or "p_spoof".
     """
     picture = Image.fromarray(shown.pixels)
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(16)
-    for box, text in zip(boxes, texts, strict=True):
-        left, top, right, bottom = (shown.scale * edge for edge in box)
+    for face in faces:
+        text = f"{face['track']}: {face[score_name]:.4f}"
+        left, top, right, bottom = (shown.scale * edge for edge in face["box"])
         edges = left, top, max(right - 1, left), max(bottom - 1, top)
         draw.rectangle(edges, outline=_ORANGE, width=3)
         # The text is above the box, so that it hides no face, unless that is outside the picture.
-        place = left + 2, top - TEXT_HEIGHT if top >= TEXT_HEIGHT else top + 4
+        # For the same reason it begins further left if it would be cut off at the right edge.
+        latest = picture.width - 1 - math.ceil(draw.textbbox((0, 0), text, font=font)[2])
+        start = max(min(left + 2, latest), 0)
+        place = start, top - TEXT_HEIGHT if top >= TEXT_HEIGHT else top + 4
         draw.rectangle(draw.textbbox(place, text, font=font), fill="black")
         draw.text(place, text, fill="white", font=font)
     return np.array(picture)
@@ -94,9 +95,7 @@ def with_boxes(
 
 def _captioned(record: Record, shown: Shown, *, score_name: str) -> UInt8[np.ndarray, "H W 3"]:
     """Returns the picture with the boxes of its faces, below a title and a legend."""
-    faces = record["faces"]
-    texts = [f"{face['track']}: {face[score_name]:.4f}" for face in faces]
-    picture = with_boxes(shown, [face["box"] for face in faces], texts)
+    picture = with_boxes(shown, record["faces"], score_name=score_name)
     height, width, _ = picture.shape
     if width < MIN_CAPTIONED:
         margin = np.full((height, MIN_CAPTIONED - width, 3), 255, np.uint8)
@@ -109,7 +108,7 @@ def _captioned(record: Record, shown: Shown, *, score_name: str) -> UInt8[np.nda
             f"{score_name} {record[score_name]:.4f}: {record['decision']}, at the threshold"
             f" {threshold['value']:.4g} ({threshold['name']})"
         )
-        lines.append(f"At each box: number of the face, and its {score_name}")
+        lines.append(f"At each box: number of the person, and its {score_name}")
     lines += [printable(record["note"])] if record["note"] else []
     captions = [caption_strip(line, picture.shape[1]) for line in lines]
     return np.concatenate([*captions, picture])
@@ -132,7 +131,7 @@ def _curves(record: Record, *, score_name: str) -> bytes:
         curves.append(Curve(f"person {person['track']}", places, scores, person[score_name]))
     figure = curve_picture(
         curves,
-        title=f"{record['path']}: {score_name} {record[score_name]:.3f}, {record['decision']}",
+        title=f"{record['path']}: {score_name} {record[score_name]:.4f}, {record['decision']}",
         score_name=score_name,
         threshold=record["threshold"]["value"],
         in_seconds=in_seconds,

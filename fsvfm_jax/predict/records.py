@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 # What `decision.make_record` returns.
 Record = Mapping[str, Any]
 Write = Callable[[Record], None]
-# Takes the place of a file among the inputs, too.
+# Called with the number of a file among the inputs, and its record.
 WriteAt = Callable[[int, Record], None]
 
 ROWS_AT_ONCE = 1000  # rows of a Parquet file that are held in memory
@@ -38,7 +38,9 @@ _FORMULA = ("=", "+", "-", "@")
 
 
 @contextlib.contextmanager
-def record_writer(output: Path | None, *, score_name: str, about: str) -> Iterator[WriteAt]:
+def record_writer(
+    output: Path | None, *, score_name: str, about: str, taken: Callable[[Record], None]
+) -> Iterator[WriteAt]:
     """Yields a function that writes a record, in the order of the files' places.
 
     Records go to the file, if one is given, and otherwise to standard output: as a table on a
@@ -50,6 +52,8 @@ def record_writer(output: Path | None, *, score_name: str, about: str) -> Iterat
         output: A new file that ends in .jsonl, .csv or .parquet; None for standard output.
         score_name: "p_fake" or "p_spoof".
         about: The threshold in words.
+        taken: Called with each record that is written, or waits to be. A record that comes after a
+            signal is not taken.
 
     Raises:
         ConfigError: The file has another suffix.
@@ -68,7 +72,7 @@ def record_writer(output: Path | None, *, score_name: str, about: str) -> Iterat
         else:
             logger.info("%s", about)
             write = _print_json
-        held = _Closable(write, stack.pop_all())
+        held = _OrderedWriter(write, stack.pop_all(), taken=taken)
         with signals.released_at_once(held) as write_at:
             yield write_at
     if output is not None:
@@ -115,19 +119,22 @@ def check_new_file(file: Path, *, flag: str, suffixes: Collection[str]) -> None:
         raise StorageError(f"{file} cannot be written: choose a folder that exists and is writable")
 
 
-class _Closable:
+class _OrderedWriter:
     """Writes records in order until it is closed, by any thread, between two records.
 
     Args:
         write: Writes a record.
         stack: Closes the files.
+        taken: As for `record_writer`.
 
     Attributes:
         count: Number of records that are written.
     """
 
-    def __init__(self, write: Write, stack: contextlib.ExitStack):
-        self._put, self._stack = write, stack
+    def __init__(
+        self, write: Write, stack: contextlib.ExitStack, *, taken: Callable[[Record], None]
+    ):
+        self._put, self._stack, self._taken = write, stack, taken
         self._lock, self._closed = threading.Lock(), False
         self._held: dict[int, Record] = {}
         self._next = self.count = 0
@@ -152,6 +159,7 @@ class _Closable:
                 self._next += 1
             if len(self._held) > MAX_HELD:
                 self._flush()
+            self._taken(record)  # The lock is held: no signal comes between.
 
     def _flush(self) -> None:
         for place in sorted(self._held):

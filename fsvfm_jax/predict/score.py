@@ -20,7 +20,7 @@ from fsvfm_jax.predict import arguments, plots
 from fsvfm_jax.predict.inputs import find_inputs
 from fsvfm_jax.predict.records import Record, check_records_file, record_writer
 from fsvfm_jax.predict.shown import Shown
-from fsvfm_jax.prepare.detect import check_libraries
+from fsvfm_jax.prepare.extras import check_installed
 
 logger = logging.getLogger(__name__)
 
@@ -57,10 +57,10 @@ def run(args: argparse.Namespace) -> None:
         StorageError: The output cannot be written.
     """
     arguments.check_network(args)
-    arguments.check_faces(args)
+    arguments.check_face_arguments(args)
     if args.output is not None:
         check_records_file(args.output)
-    check_libraries([], detector=args.face_detector or "")
+    _check_detector(args.face_detector)
     inputs = find_inputs(args.inputs, root=args.root)
     if args.plots is not None:
         plots.make_folder(args.plots)
@@ -74,22 +74,23 @@ def run(args: argparse.Namespace) -> None:
     if not isinstance(network, Detector):
         raise DataError(f"{args.model} {NO_DETECTOR}")
     options = opening.face_options(network, args)._replace(show=args.plots is not None)
-    check_libraries([], detector=options.detector)
+    _check_detector(options.detector)
     calibration = opening.find_calibration(network, args)
     decided = decision.decide_by(network.score_name, args.threshold, calibration)
     timings, count = Timings(), _Count(inputs.total)
     with (
         signals.released_at_once(count),
-        record_writer(args.output, score_name=decided.score_name, about=decided.about) as write,
+        record_writer(
+            args.output, score_name=decided.score_name, about=decided.about, taken=count.add
+        ) as write,
         meter(total=inputs.total, description="score") as step,
     ):
 
         def finish(place: int, record: Record, shown: Shown | None) -> None:
             if args.plots is not None:
                 name = decided.score_name
-                plots.write_plot(args.plots, place, record, shown=shown, score_name=name)
+                plots.write_plot(args.plots, record, place=place, shown=shown, score_name=name)
             write(place, record)
-            count.add(record)
             step()
 
         batches.score_inputs(
@@ -106,6 +107,11 @@ def run(args: argparse.Namespace) -> None:
         timings.tell(network, processes=args.processes)
     cli.check_output()
     count.check()
+
+
+def _check_detector(name: str | None) -> None:
+    """Raises ConfigError if dlib is needed and not installed."""
+    check_installed({"dlib"} if name == "dlib" else set(), extra="prepare")
 
 
 class _Count:
@@ -128,7 +134,7 @@ class _Count:
             write_last_words(f"files scored: {self._done:,}; not scored: {left}\n")
 
     def add(self, record: Record) -> None:
-        """Counts a file that is finished."""
+        """Counts a file whose record is taken."""
         self._done += 1
         self._failed += record["error"] is not None
 

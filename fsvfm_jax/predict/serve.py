@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
     """
     check_installed({"starlette", "uvicorn", "av"}, extra="demo")
     arguments.check_network(args)
-    arguments.check_faces(args)
+    arguments.check_face_arguments(args)
     with _listen(args.host, args.port) as listening, _page(args) as page:
         host, port = listening.getsockname()[:2]
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from fsvfm_jax.prepare.crops import Box
 
 MIN_OVERLAP = 0.1  # intersection over union of two boxes of one person
-# A person who was not found in more frames of the sequence than this is not looked for any more.
+# A person who is missed in more than this number of frames in a row is not looked for any more.
 MAX_MISSED = 5
 
 Edge = float | int

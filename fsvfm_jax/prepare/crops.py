@@ -17,6 +17,9 @@ MAX_SEARCHED_PIXELS = 16_000_000
 MARGIN = 0.15  # on each side of a face's box, as a fraction of the box
 
 
+FACE_DETECTORS = ("dlib", "none")  # the names that `make_detector` takes
+
+
 class Box(NamedTuple):
     """The edges of a box in pixels from the image's upper left corner."""
 
@@ -154,10 +157,10 @@ def crop(
 
 
 def make_detector(name: str, *, upsample: int, margin: float | int = MARGIN) -> FaceDetector:
-    """Returns a detector by its name, "dlib" or "none".
+    """Returns a detector by its name.
 
     Args:
-        name: Name of the detector.
+        name: "dlib", or "none" for the middle square of each picture.
         upsample: As for `HogDetector`.
         margin: As for `HogDetector`.
     """

@@ -60,10 +60,17 @@ class MediaFile(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """A file that was found and is not read, and the reason."""
+    """A file that was found and is not read.
+
+    Attributes:
+        name: Path relative to the root.
+        reason: Why it is not read, in words.
+        kind: The kind as in `LeftOut`, if it is left out for this; None for any other reason.
+    """
 
     name: str
     reason: str
+    kind: str | None = None
 
 
 def find_files(src: str, *, root: str | None = None) -> list[MediaFile | Refusal]:
@@ -101,8 +108,13 @@ def names_in(folder: str) -> list[str | Refusal]:
     # Links to folders are not followed: their targets are found in their own place, or lie outside
     # of the folder.
     names = list[str | Refusal](walk(folder, None, leave_out=left_out.append, follow_links=False))
-    names += [Refusal(one.name, one.reason(wanted=WANTED)) for one in left_out]
-    return sorted(names, key=lambda one: one.name if isinstance(one, Refusal) else one)
+    names += [_refusal(one) for one in left_out]
+    return sorted(names, key=name_of)
+
+
+def name_of(one: str | Refusal) -> str:
+    """Returns the name of a file that `names_in` returns."""
+    return one.name if isinstance(one, Refusal) else one
 
 
 def is_list(src: str) -> bool:
@@ -194,9 +206,13 @@ def hash_file(file: str, *, max_bytes: int = MAX_VIDEO_BYTES) -> str:
 
 def warn_of_refusals(src: str, refusals: Iterable[Refusal]) -> None:
     """Logs the files that are not read, by suffix if that is the reason, otherwise by reason."""
-    by_suffix = LeftOut("", "").reason(wanted=WANTED)
-    kinds = {x.name: suffix_of(x.name) if x.reason == by_suffix else x.reason for x in refusals}
+    kinds = {x.name: x.kind if is_of_other_kind(x) else x.reason for x in refusals}
     warn_of_left_out(src, Tally(LeftOut(*one) for one in kinds.items()))
+
+
+def is_of_other_kind(refusal: Refusal) -> bool:
+    """Returns whether a file is refused because it is no image or video by its name."""
+    return refusal.kind is not None and refusal.kind == suffix_of(refusal.name)
 
 
 def list_names(file: str) -> Iterator[str]:
@@ -249,10 +265,8 @@ def admit(name: str, root: str) -> MediaFile | Refusal:
     if not is_below(file, root):
         return Refusal(name, f"it leads out of {root}: give a folder that contains it by --root")
     name = os.path.relpath(file, root)
-    if any(map(is_system_name, name.split(os.sep))):
-        return Refusal(name, LeftOut(name, HIDDEN).reason(wanted=WANTED))
-    if suffix_of(name) not in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES):
-        return Refusal(name, LeftOut(name, "").reason(wanted=WANTED))
+    if (refused := refused_by_name(name)) is not None:
+        return refused
     try:
         real = os.path.realpath(file, strict=True)
         mode = os.stat(real).st_mode
@@ -265,12 +279,25 @@ def admit(name: str, root: str) -> MediaFile | Refusal:
     return MediaFile(name, real)
 
 
+def refused_by_name(name: str) -> Refusal | None:
+    """Returns the refusal of a file that is hidden, or no image or video by its name."""
+    if any(map(is_system_name, name.split(os.sep))):
+        return _refusal(LeftOut(name, HIDDEN))
+    if suffix_of(name) not in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES):
+        return _refusal(LeftOut(name, suffix_of(name)))
+    return None
+
+
 def is_below(file: str, root: str) -> bool:
     """Returns whether a file is in a folder.
 
     Both paths are absolute. If links matter, the caller resolves them first.
     """
     return file.startswith(os.path.join(root, ""))
+
+
+def _refusal(one: LeftOut) -> Refusal:
+    return Refusal(one.name, one.reason(wanted=WANTED), one.kind)
 
 
 def _part_by_name(found: Iterable[MediaFile | Refusal]) -> tuple[list[MediaFile], list[Refusal]]:

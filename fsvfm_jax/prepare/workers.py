@@ -1,7 +1,9 @@
 """Spreads work over processes, any of which may die of its input or with its parent."""
 
+import contextlib
 import itertools
 import multiprocessing
+import os
 import resource
 import signal
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -25,6 +27,7 @@ SECONDS = 5  # CPU time for one picture; a picture of 48 megapixels takes about 
 MEMORY_BYTES = 512 * 2**20  # for one picture, in addition to a worker's memory at its start
 DIED = f"reading it took over {SECONDS} s or too much memory, or ended the process"
 AHEAD = 2  # items that each process has at a time
+_NO_WARNING = "ignore:resource_tracker:UserWarning"
 Work = Callable[[Any], Any]  # returns the result for an item; either may be a list
 
 _work: Work | Exception | None = None  # the work of this process, if it is a worker
@@ -200,20 +203,41 @@ def _through(
     return lost + list(futures.values())
 
 
-def _pool(make: Callable[[A], Work], arguments: Sequence[A]) -> ProcessPoolExecutor:
+@contextlib.contextmanager
+def _pool(make: Callable[[A], Work], arguments: Sequence[A]) -> Iterator[ProcessPoolExecutor]:
+    """Yields a pool of processes; an error of the enclosed code ends them at once."""
     remove_orphans()
     name_semaphores()
+    _remove_without_a_warning()
     context = multiprocessing.get_context("spawn")
     # The queue has room for few bytes until it is read, so it holds indices and not arguments.
     places = context.SimpleQueue()
     for place in range(len(arguments)):
         places.put(place)
-    return ProcessPoolExecutor(
+    pool = ProcessPoolExecutor(
         len(arguments),
         mp_context=context,
         initializer=_start,
         initargs=(make, arguments, places),
     )
+    with pool:
+        try:
+            yield pool
+        except BaseException:  # GeneratorExit, too: nobody wants the other results any more.
+            for process in list(pool._processes.values()):
+                process.kill()
+            raise
+
+
+def _remove_without_a_warning() -> None:
+    """Lets Python's `resource_tracker` remove semaphores without a warning on stderr.
+
+    A signal ends this process without the steps in which Python gives its semaphores back. The
+    tracker, a process of its own, then removes them, as it should.
+    """
+    given = [text for text in os.environ.get("PYTHONWARNINGS", "").split(",") if text]
+    if _NO_WARNING not in given:
+        os.environ["PYTHONWARNINGS"] = ",".join([*given, _NO_WARNING])
 
 
 def _start(make: Callable[[A], Work], arguments: Sequence[A], places: "SimpleQueue[int]") -> None:

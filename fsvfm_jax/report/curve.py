@@ -49,7 +49,7 @@ def curve_picture(
             linestyle=STYLES[number // len(COLOURS) % len(STYLES)],
             marker=".",
             linewidth=1.2,
-            label=f"{shown_name(curve.name)}: mean {curve.mean:.3f}, {len(curve.scores)} frames"
+            label=f"{shown_name(curve.name)}: mean {curve.mean:.4f}, {len(curve.scores)} frames"
             if number < MAX_NAMED
             else None,
         )

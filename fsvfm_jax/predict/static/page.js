@@ -28,14 +28,13 @@ function number(value, digits) {
 
 function fillTable(article, faces, name) {
   const body = article.querySelector("tbody");
-  faces.slice(0, MOST_ROWS).forEach((face, index) => {
-    const cells = [
-      index + 1, number(face[name], 4), face.frame ?? "", face.time === null ? "" :
-      `${number(face.time, 2)} s`, face.track + 1, number(face.score, 2),
-    ];
+  for (const face of faces.slice(0, MOST_ROWS)) {
+    const time = face.time === null ? "" : `${number(face.time, 2)} s`;
     const row = body.insertRow();
-    for (const cell of cells) row.insertCell().textContent = cell;
-  });
+    for (const cell of [
+      face.track, number(face[name], 4), face.frame ?? "", time, number(face.score, 2),
+    ]) row.insertCell().textContent = cell;
+  }
   if (faces.length > MOST_ROWS)
     article.querySelector(".rest").textContent =
       `${faces.length - MOST_ROWS} more faces are in the record.`;
@@ -53,7 +52,7 @@ function show(article, answer) {
   const notes = record.note === null ? [] : [record.note];
   if (record.frames > 1)
     for (const person of record.people.slice(0, MOST_ROWS))
-      notes.push(`person ${person.track + 1}: ${number(person[name], 4)} in ${person.frames} frames`);
+      notes.push(`person ${person.track}: ${number(person[name], 4)} in ${person.frames} frames`);
   if (answer.shown_frame !== null)
     notes.push(`${record.frames} frames were searched; the picture is frame ${answer.shown_frame}`);
   article.querySelector(".note").textContent = notes.join("; ");
