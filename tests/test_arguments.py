@@ -4,6 +4,7 @@ import argparse
 import subprocess
 import sys
 
+import labelled_faces
 import pytest
 from commands import ROOT
 
@@ -70,6 +71,12 @@ def test_a_file_of_weights_needs_flags_for_faces(tmp_path):
     ):
         assert checked(*flags, model=str(file)).model == str(file)
     assert checked(model=str(tmp_path)).threshold is None
+
+
+def test_an_unknown_flag_points_to_the_help_of_its_verb(capsys):
+    for flag, meant in (("--plot=x", "did you mean --plots? see"), ("--qq", "'--qq': see")):
+        said = labelled_faces.sentence(capsys, 78, "score", "--model=/none", "x.jpg", flag)
+        assert meant in said and "fsvfm_jax.predict score --help" in said
 
 
 def test_a_missing_model_is_named():

@@ -20,23 +20,28 @@ def curves(count: int) -> list[Curve]:
 
 def test_a_curve_has_title_legend_and_units() -> None:
     options = {"title": "v$.mp4\n" + "x" * 100, "score_name": "p_spoof", "threshold": 0.25}
+    options |= {"threshold_name": "fpr_1", "note": "two $people\n" + "word " * 500}
     for in_seconds, unit in ((True, "time (seconds)"), (False, "number of the frame")):
         figure = curve_picture(curves(2), in_seconds=in_seconds, **options)
         (axes,) = figure.axes
         assert axes.get_xlabel() == unit
-        assert axes.get_ylabel() == "p_spoof of a frame (probability)"
+        assert axes.get_ylabel() == "p_spoof of a frame (0 real, 1 spoof)"
         assert axes.get_ylim() == (-0.03, 1.03) and axes.get_title(loc="left").startswith(
             "v\\$.mp4"
         )
         texts = [text.get_text() for text in axes.get_legend().get_texts()]
-        assert texts[0] == "person 0: mean 0.500, 10 frames" and texts[2] == "threshold 0.25"
+        assert texts[0] == "person 0: mean 0.5000, 10 frames"
+        assert texts[2] == "threshold 0.25 (fpr_1)"
         assert all("\n" not in text and "\x1b" not in text for text in texts)
+        note = figure.get_supxlabel()
+        assert note.startswith("two \\$people") and len(note.splitlines()) < 7
     with Image.open(io.BytesIO(encode_picture(figure))) as picture:
         assert np.asarray(picture.convert("RGB")).std() > 10
 
 
 def test_many_people_do_not_fill_the_legend() -> None:
     options = {"title": "v", "score_name": "p_fake", "threshold": 0.5, "in_seconds": True}
+    options |= {"threshold_name": "given", "note": None}
     (axes,) = curve_picture(curves(40), **options).axes
     assert len(axes.lines) == 41
     assert len(axes.get_legend().get_texts()) == MAX_NAMED + 1

@@ -143,6 +143,27 @@ def test_a_list_is_counted_and_said(here: Path, caplog: pytest.LogCaptureFixture
     assert len(paths[2]) < 1010
 
 
+@pytest.mark.parametrize(
+    ("later", "paths", "error"),
+    [
+        ("a.jpg\n", ["in/a.jpg"], "first it had 2 paths, then 1"),
+        ("a.jpg\nb.jpg\na.jpg\n", ["in/a.jpg", "in/b.jpg", "in/a.jpg"], "2 paths, then 3"),
+        (None, [], "cannot be read"),
+    ],
+)
+def test_a_list_that_changes_is_told(
+    here: Path, later: str | None, paths: list[str], error: str
+) -> None:
+    touch(here, "in/a.jpg", "in/b.jpg", "z.jpg")
+    file = here / "in/list.txt"
+    file.write_text("a.jpg\nb.jpg\n")
+    found = find_inputs(["z.jpg", "in/list.txt", "z.jpg"])
+    file.unlink() if later is None else file.write_text(later)
+    inputs = list(found.each)
+    assert [one.path for one in inputs] == ["z.jpg", *paths, "in/list.txt", "z.jpg"]
+    assert error in inputs[-2].error and all(one.error is None for one in inputs[:-2])
+
+
 def test_an_absolute_path_outside_of_a_list_s_folder_names_the_flag(here: Path) -> None:
     touch(here, "other/b.jpg", "in/a.jpg")
     (here / "in/list.txt").write_text(f"{here}/other/b.jpg\n")

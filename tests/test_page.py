@@ -56,7 +56,7 @@ def make(tmp_path: Path, answers: Answers, monkeypatch: pytest.MonkeyPatch) -> I
                 about="# m",
                 model="m",
                 limits=limits,
-                hosts=["localhost"],
+                hosts=["localhost", "::1"],
                 executor=executor,
             )
 
@@ -187,7 +187,10 @@ def test_other_requests(make: Any) -> None:
     assert get("/../page.py")[0] == get("/none")[0] == 404
     # Another website can send POST without asking, and reach this server under its own name.
     assert get("/score", method="POST")[0] == 405
-    assert get("/", host="evil.example")[0] == 400
+    for host in ("evil.example", "localhost.evil.example:1", "", "[::2]:1", "localhost:1:1"):
+        assert get("/", host=host)[0] == 400
+    for host in ("localhost", "LocalHost:7860", "[::1]:1", "[::1]"):
+        assert get("/", host=host)[0] == 200
 
 
 def test_a_disk_without_space_is_reported(

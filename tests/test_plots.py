@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from fsvfm_jax.errors import StorageError
-from fsvfm_jax.predict.plots import MIN_CAPTIONED, make_folder, with_boxes, write_plot
+from fsvfm_jax.predict.plots import MIN_CAPTIONED, Plots, make_folder, with_boxes, write_plot
 from fsvfm_jax.predict.shown import Shown
 
 
@@ -76,6 +76,26 @@ def test_files_without_a_face_have_a_picture_and_unreadable_ones_have_none(tmp_p
         tmp_path, record("b.jpg", frames=[], times=[]), place=2, shown=None, score_name="p_fake"
     )
     assert sorted(os.listdir(tmp_path)) == ["0000-a.jpg.png", "0001-a.mp4.png"]
+
+
+def test_a_picture_that_cannot_be_written_does_not_end_the_scoring(tmp_path, caplog):
+    plots = Plots(tmp_path / "plots", score_name="p_fake")
+    photo = record("a.jpg", frames=[None], times=[None])
+    for place in range(3):
+        plots.add(place, photo, shown(None))  # The folder is gone.
+    make_folder(tmp_path / "plots")
+    plots.add(3, photo, shown(None))
+    plots.add(3, photo, shown(None))  # It is there already, and is not replaced.
+    plots.add(4, record("b.jpg", frames=[], times=[]), None)
+    with pytest.raises(StorageError, match="4 pictures could not be written into"):
+        plots.check()
+    assert [x.levelname for x in caplog.records].count("WARNING") == 1
+    assert os.listdir(tmp_path / "plots") == ["0003-a.jpg.png"]
+    plots = Plots(tmp_path / "plots", score_name="p_fake")
+    with caplog.at_level("INFO", "fsvfm_jax"):
+        plots.add(5, photo, shown(None))
+        plots.check()
+    assert f"written: {tmp_path}/plots (1 pictures)" in caplog.text
 
 
 def face(*box: int, track: int = 0) -> dict:

@@ -197,6 +197,26 @@ def test_a_csv_file_has_a_second_one_with_a_row_per_face(tmp_path: Path) -> None
         write(tmp_path / "x.csv")
 
 
+def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    file = tmp_path / "x.parquet"
+    with (
+        pytest.raises(StorageError, match="File exists"),
+        record_writer(file, **WORDS) as writer,
+    ):
+        writer(0, RECORDS[0])
+        file.write_text("mine")
+    assert file.read_text() == "mine" and os.listdir(tmp_path) == ["x.parquet"]
+
+
+def test_a_name_that_the_disk_does_not_take_is_refused_at_once(tmp_path: Path) -> None:
+    for name in ("x" * 300 + ".jsonl", "x" * 250 + ".csv"):  # Only the second file is too long.
+        with pytest.raises(StorageError, match=r"\(File name too long\): choose a shorter name"):
+            records.check_records_file(tmp_path / name)
+    with pytest.raises(StorageError, match=r"\(No such file or directory\): choose"):
+        records.check_records_file(tmp_path / "none" / "x.csv")
+    assert os.listdir(tmp_path) == []
+
+
 def test_the_written_file_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", "fsvfm_jax"):
         write(tmp_path / "x.jsonl")

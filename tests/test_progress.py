@@ -53,6 +53,20 @@ def test_without_a_total_no_remaining_time_is_shown(clock, capsys):
     ]
 
 
+def test_more_items_than_expected_are_counted_without_a_remaining_time(clock, capsys):
+    with progress.meter(total=3, description="score") as step:
+        for _ in range(10):
+            clock.seconds += 5
+            step()
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        "score: 4, 0.2/s",
+        "score: 6, 0.2/s",
+        "score: 8, 0.2/s",
+        "score: 10, 0.2/s",
+        "score: 10, 0.2/s, took 0:00:50",
+    ]
+
+
 def test_nothing_is_said_of_work_that_fails(clock, capsys):
     with pytest.raises(ZeroDivisionError), progress.meter(total=3, description="score"):
         raise ZeroDivisionError

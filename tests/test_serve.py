@@ -26,7 +26,7 @@ from scenes import TWO_FACES
 
 from fsvfm_jax.data.rendered.synthetic import render_face
 from fsvfm_jax.errors import UserError
-from fsvfm_jax.predict import networks
+from fsvfm_jax.predict import networks, serve
 from fsvfm_jax.predict.__main__ import _parser
 
 UPLOADS = 50
@@ -212,6 +212,23 @@ def test_mistakes_end_with_a_sentence(model: Path, tmp_path: Path) -> None:
     assert "names a threshold of a calibration" in run("--cropped", "--threshold=fpr_1")
     with pytest.raises(UserError, match="is no number from 1 up"):
         run("--max-mb=0")
+
+
+@pytest.mark.parametrize(
+    ("host", "names"),
+    [
+        ("127.0.0.1", {"127.0.0.1", "localhost", "::1"}),
+        ("LOCALHOST", {"127.0.0.1", "localhost", "::1"}),
+        ("127.0.0.2", {"127.0.0.1", "127.0.0.2", "localhost", "::1"}),
+        ("0.0.0.0", None),
+    ],
+)
+def test_only_a_page_for_other_machines_answers_to_any_name(
+    host: str, names: set[str] | None
+) -> None:
+    with serve._listen(host, 0) as listening:
+        found = serve._hosts(host, listening)
+    assert (None if found is None else set(found)) == names
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Tests reading and writing the small files of a run."""
 
+import errno
 import os
 
 import pytest
@@ -43,6 +44,22 @@ def test_two_writers_of_a_file_at_the_same_time_do_not_disturb_each_other(tmp_pa
             second.write(b"second")
         assert file.read_bytes() == b"second"
     assert file.read_bytes() == b"first" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_new_file_replaces_nothing(tmp_path, monkeypatch, has_links):
+    def link(source, target):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", link)
+    file = tmp_path / "a"
+    with storage.whole_file(file, is_new=True) as first:
+        first.write(b"first")
+    assert file.read_bytes() == b"first"
+    with pytest.raises(OSError), storage.whole_file(file, is_new=True) as second:
+        second.write(b"second")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"first"]
 
 
 def test_a_file_of_another_owner_beside_the_output_is_unchanged(tmp_path):

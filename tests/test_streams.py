@@ -165,6 +165,18 @@ def test_last_words_wait_for_nobody():
     os.close(write)
 
 
+def test_last_words_on_a_terminal_begin_on_a_new_line():
+    read, write = os.openpty()
+    program = (
+        "import os; from fsvfm_jax.host.streams import write_last_words;"
+        r"os.write(2, b'score: 3 %'); write_last_words('stopped\n')"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, stderr=write, timeout=PATIENCE)
+    assert os.read(read, 100).splitlines() == [b"score: 3 %", b"stopped"]
+    os.close(read)
+    os.close(write)
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_message_is_out_before_the_process_ends_at_once(unbuffered):
     program = (

@@ -10,7 +10,7 @@ from typing import TypedDict
 import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from fsvfm_jax.data.image_parts import (
     check_bmp,
@@ -90,6 +90,8 @@ def decode_image(data: bytes, *, orient: bool = False) -> UInt8[np.ndarray, "H W
     try:
         pixels = _decode_jpeg(data) if data.startswith(_JPEG_MAGIC) else _decode_other(data)
         return _turn(pixels, exif_orientation(data)) if orient else pixels
+    except UnidentifiedImageError as error:  # Its text contains an address in memory.
+        raise ValueError("its header is damaged") from error
     except Exception as error:  # Damaged bytes make a decoder raise almost anything.
         raise ValueError(str(error) or type(error).__name__) from error
 

@@ -39,7 +39,8 @@ def meter(*, total: int | None, description: str) -> Iterator[Callable[[], None]
     an item, and one line at the end.
 
     Args:
-        total: Number of items; None if it is not known, and then no remaining time is shown.
+        total: Number of items; None if it is not known, and then no remaining time is shown. If
+            there turn out to be more, it is taken for unknown.
             The remaining time is first shown after the second item, because the first item
             includes the start.
         description: Name of the work, such as "mean and std".
@@ -54,7 +55,8 @@ def meter(*, total: int | None, description: str) -> Iterator[Callable[[], None]
         return
 
     def say(seconds: float, *endings: str) -> None:
-        share = f"{done}" if total is None else f"{done}/{total} ({100 * done // max(total, 1)} %)"
+        is_known = total is not None and done <= total
+        share = f"{done}/{total} ({100 * done // max(total, 1)} %)" if is_known else f"{done}"
         rate = f"{rate_text(done / max(seconds, 1e-9))}/s"
         text = ", ".join([share, rate, *endings])
         print(f"{description}: {text}", file=sys.stderr, flush=True)
@@ -69,7 +71,7 @@ def meter(*, total: int | None, description: str) -> Iterator[Callable[[], None]
         first = now if done == 1 else first
         if now - said >= _SECONDS_BETWEEN_LINES and done != total:
             said = now
-            if total is None or done == 1:
+            if total is None or done == 1 or done > total:
                 say(now - started)
                 return
             # The first item took the time of the start, too.

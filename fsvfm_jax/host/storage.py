@@ -28,6 +28,7 @@ CONTINUE = (
     "free space, or give permission; the same command then goes on from the newest checkpoint"
 )
 ELSEWHERE = "free space, or choose a folder that is writable"
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # errors of a disk without hard links
 UNFINISHED = ".unfinished"  # ending of a file that is being written
 
 
@@ -94,7 +95,7 @@ def replace_bytes(file: epath.Path, content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def whole_file(file: Path | epath.Path) -> Iterator[BinaryIO]:
+def whole_file(file: Path | epath.Path, *, is_new: bool = False) -> Iterator[BinaryIO]:
     """Yields a new open file, which gets its name when the `with` statement ends.
 
     The file is complete or unchanged, even if the process is killed; a killed process leaves only
@@ -103,20 +104,37 @@ def whole_file(file: Path | epath.Path) -> Iterator[BinaryIO]:
 
     Args:
         file: A local file, which may exist already; a link of that name is replaced.
+        is_new: Whether nothing may be replaced, not even what appears under the name while the
+            file is written.
 
     Raises:
-        OSError: The file cannot be written or replaced.
+        OSError: The file cannot be written or replaced, or is there already (`is_new`).
     """
     temporary = file.with_name(f".{uuid.uuid4().hex}{UNFINISHED}")
     with open(temporary, "xb") as opened:  # An existing file or link is never opened.
         try:
             yield opened
             opened.close()
-            temporary.replace(file)
+            if is_new:
+                _name_new(temporary, file)
+            else:
+                temporary.replace(file)
         except BaseException:
             with contextlib.suppress(OSError):  # The first error is more important.
                 temporary.unlink(missing_ok=True)
             raise
+
+
+def _name_new(temporary: Path | epath.Path, file: Path | epath.Path) -> None:
+    """Gives a file its name, unless something has the name already."""
+    try:
+        os.link(temporary, file)  # It never replaces anything.
+    except OSError as error:
+        if error.errno not in _NO_LINKS or os.path.lexists(file):
+            raise
+        temporary.replace(file)
+    else:
+        temporary.unlink()
 
 
 def check_folder(folder: Path, *, flag: str) -> None:

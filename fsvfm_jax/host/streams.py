@@ -75,12 +75,14 @@ def write_last_words(text: str) -> None:
     """Writes to stderr just before the process ends, without waiting and without any lock.
 
     A thread that hangs may hold the lock of sys.stderr, or the reader of the pipe may hang. Text
-    that the descriptor does not take at once is lost.
+    that the descriptor does not take at once is lost. On a terminal the text begins on a new line,
+    below a bar that shows the progress.
 
     Args:
         text: The text, including its line break.
     """
     with contextlib.suppress(OSError):
+        text = f"\n{text}" if os.isatty(STDERR) else text
         os.set_blocking(STDERR, False)
         try:
             os.write(STDERR, text.encode(errors="backslashreplace"))

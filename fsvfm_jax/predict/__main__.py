@@ -3,8 +3,10 @@
 # Large modules are imported inside functions, because worker processes import this module again.
 
 import argparse
+import difflib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -30,11 +32,18 @@ def main(argv: Sequence[str]) -> None:
         args, args.rest = _parser(argv).parse_known_args(argv)
         if not args.takes_config:
             if args.rest:
-                raise ConfigError(f"unexpected argument {args.rest[0]!r}; see {COMMAND} --help")
+                raise _unexpected(args.rest[0], args.parser)
             flags.FLAGS.mark_as_parsed()  # The flags of libraries, which keep their defaults.
         check_alone(os.environ)
         share_heaps()
         args.run(args)
+
+
+def _unexpected(argument: str, verb: argparse.ArgumentParser) -> ConfigError:
+    flags_of_verb = re.findall(r"--[a-z-]+", verb.format_help())
+    close = difflib.get_close_matches(argument.partition("=")[0], flags_of_verb, n=1)
+    meant = f"did you mean {close[0]}? " if close else ""
+    return ConfigError(f"unexpected argument {argument!r}: {meant}see {verb.prog} --help")
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
@@ -47,7 +56,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         if name in argv:  # The import of some verbs takes seconds, because they import JAX.
             module = importlib.import_module(f"fsvfm_jax.predict.{name}")
             module.add_arguments(verb)
-            verb.set_defaults(run=module.run)
+            verb.set_defaults(run=module.run, parser=verb)
 
     command(
         "score",
@@ -86,5 +95,6 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    cli.begin(stopped="stopped: all that was written is complete")
+    is_page = sys.argv[1:2] == ["serve"]
+    cli.begin(stopped="stopped" if is_page else "stopped: all that was written is complete")
     main(sys.argv[1:])

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from etils import epath
 from jaxtyping import Float32, Float64, Int64, UInt8
 
 from fsvfm_jax import cli
@@ -22,7 +21,7 @@ from fsvfm_jax.data.rand_augment import evaluation_view
 from fsvfm_jax.errors import ConfigError, DataError, SomeFailed
 from fsvfm_jax.host.pictures import caption_strip, encode_png, image_grid, title_strip
 from fsvfm_jax.host.progress import progress
-from fsvfm_jax.host.storage import ELSEWHERE, replace_bytes, whole_file, written
+from fsvfm_jax.host.storage import ELSEWHERE, whole_file, written
 from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.predict import arguments, opening
 from fsvfm_jax.predict.faces import (
@@ -124,7 +123,7 @@ def run(args: argparse.Namespace) -> None:
     found = embed(network, inputs, processes=args.processes, **options)
     if args.output is not None:
         writer = _write_parquet if args.output.suffix.lower() == PARQUET else _write_npz
-        with written(args.output, mend=ELSEWHERE), whole_file(args.output) as file:
+        with written(args.output, mend=ELSEWHERE), whole_file(args.output, is_new=True) as file:
             writer(file, found, network=network, **options)
     if query is not None:
         rows, similarities = nearest(query, found.features, top=args.top)
@@ -134,8 +133,8 @@ def run(args: argparse.Namespace) -> None:
     if args.sheet is not None:
         about = f"{_about(network, **options)}; {len(found.paths)} faces were searched"
         sheet = contact_sheet(args.query, paths, similarities, about=about)
-        with written(args.sheet, mend=ELSEWHERE):
-            replace_bytes(epath.Path(args.sheet), encode_png(sheet))
+        with written(args.sheet, mend=ELSEWHERE), whole_file(args.sheet, is_new=True) as file:
+            file.write(encode_png(sheet))
     for path in filter(None, (args.output, args.sheet)):
         logger.info("%s: written", path)
     cli.check_output()

@@ -116,8 +116,21 @@ def _of_list(file: str, root: str | None) -> Inputs:
     if not total:
         return _one(Input(file, None, "it is a list without a path"))
     logger.info("%s is read as a list of %s paths", file, f"{total:,}")
-    folder = root_of(file, root)
-    return Inputs(total, _admitted(folder, list_names(file)))
+
+    def each() -> Iterator[Input]:
+        found = 0
+        try:
+            for one in _admitted(root_of(file, root), list_names(file)):
+                found += 1
+                yield one
+        except DataError as error:
+            yield Input(file, None, str(error))
+            return
+        if found != total:
+            what = f"it was changed while it was read: first it had {total:,} paths, then {found:,}"
+            yield Input(file, None, what)
+
+    return Inputs(total, each())
 
 
 def _of_folder(folder: str) -> Inputs:

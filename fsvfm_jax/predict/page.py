@@ -6,6 +6,7 @@ consent. Text of a file's name is only ever shown as text.
 
 import asyncio
 import contextlib
+import re
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
@@ -13,12 +14,13 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fsvfm_jax.data.images import IMAGE_SUFFIXES
 from fsvfm_jax.data.listing import suffix_of
@@ -66,7 +68,7 @@ def make_page(
     about: str,
     model: str,
     limits: Limits,
-    hosts: Sequence[str],
+    hosts: Sequence[str] | None,
     executor: Executor,
 ) -> Starlette:
     """Returns the application.
@@ -76,7 +78,7 @@ def make_page(
         about: What is known of the model, in Markdown.
         model: Name of the model.
         limits: The limits of a request.
-        hosts: Names of this server in the addresses of requests; "*" allows all.
+        hosts: Names of this server in the addresses of requests, without a port; None allows all.
         executor: Runs `answer`.
     """
     waiting = 0
@@ -89,7 +91,8 @@ def make_page(
                 raise _Refused(_BUSY, f"{waiting} files are waiting already; try again later")
             waiting += 1
             try:
-                return JSONResponse(await _scored(name, body, answer, limits, executor))
+                found = await _scored(name, body, answer=answer, limits=limits, executor=executor)
+                return JSONResponse(found)
             finally:
                 waiting -= 1
         except ClientDisconnect:
@@ -111,13 +114,32 @@ def make_page(
             Route("/about", lambda request: PlainTextResponse(about)),
             Mount("/", StaticFiles(directory=_FILES, html=True)),
         ],
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))],
+        middleware=[] if hosts is None else [Middleware(_OwnNames, hosts=hosts)],
     )
+
+
+class _OwnNames:
+    """Refuses requests to other names than those of this server.
+
+    Args:
+        app: Answers the other requests.
+        hosts: The names, in lower case.
+    """
+
+    def __init__(self, app: ASGIApp, *, hosts: Sequence[str]):
+        self._app, self._hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        given = Headers(scope=scope).get("host", "").lower()
+        name = re.sub(r":[0-9]*$", "", given).removeprefix("[").removesuffix("]")
+        app = self._app if name in self._hosts else PlainTextResponse("unknown host", 400)
+        await app(scope, receive, send)
 
 
 async def _scored(
     name: str,
     body: Body,
+    *,
     answer: Callable[[MediaFile], dict[str, Any]],
     limits: Limits,
     executor: Executor,

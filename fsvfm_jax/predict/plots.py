@@ -1,22 +1,25 @@
 """Writes a picture of each scored file: boxes and scores of a photograph, curves of a video."""
 
+import logging
 import math
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from etils import epath
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from fsvfm_jax.errors import StorageError
 from fsvfm_jax.host.pictures import caption_strip, encode_png
-from fsvfm_jax.host.storage import ELSEWHERE, check_folder, replace_bytes, written
+from fsvfm_jax.host.storage import ELSEWHERE, check_folder, whole_file, written
 from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.predict.records import Record
 from fsvfm_jax.predict.shown import Shown
+
+logger = logging.getLogger(__name__)
 
 MAX_STEM = 80  # characters
 MAX_TITLE = 200  # characters
@@ -38,10 +41,44 @@ def make_folder(folder: Path) -> None:
             raise StorageError(f"--plots={folder} has files in it already: name a new folder")
 
 
+class Plots:
+    """Writes the picture of each file. A picture that cannot be written does not end the scoring.
+
+    Args:
+        folder: The folder.
+        score_name: "p_fake" or "p_spoof".
+    """
+
+    def __init__(self, folder: Path, *, score_name: str):
+        self._folder, self._score_name = folder, score_name
+        self._written = self._failed = 0
+
+    def add(self, place: int, record: Record, shown: Shown | None) -> None:
+        """Writes a picture as `write_plot` does; only the first error is logged."""
+        name = self._score_name
+        try:
+            self._written += write_plot(
+                self._folder, record, place=place, shown=shown, score_name=name
+            )
+        except StorageError as error:
+            self._failed += 1
+            if self._failed == 1:
+                logger.warning("%s", error)
+
+    def check(self) -> None:
+        """Says what is written; raises StorageError if a picture could not be written."""
+        logger.info("written: %s (%s pictures)", self._folder, f"{self._written:,}")
+        if self._failed:
+            raise StorageError(
+                f"{self._failed} pictures could not be written into {self._folder}, and all records"
+                " are written: free space, or choose another folder"
+            )
+
+
 def write_plot(
     folder: Path, record: Record, *, place: int, shown: Shown | None, score_name: str
-) -> None:
-    """Writes the picture of a file; does nothing for one that could not be read.
+) -> bool:
+    """Writes the picture of a file, and returns whether it has one: not if it could not be read.
 
     Args:
         folder: The folder.
@@ -52,18 +89,19 @@ def write_plot(
         score_name: "p_fake" or "p_spoof".
 
     Raises:
-        StorageError: The picture cannot be written.
+        StorageError: The picture cannot be written, or is there already.
     """
     if record["faces"] and record["faces"][0]["frame"] is not None:
         content = _curves(record, score_name=score_name)
     elif shown is not None:
         content = encode_png(_captioned(record, shown, score_name=score_name))
     else:
-        return
+        return False
     stem = re.sub(r"[^A-Za-z0-9.+-]+", "_", Path(record["path"]).name)[:MAX_STEM]
-    path = epath.Path(folder) / f"{place:04}-{stem}.png"
-    with written(path, mend=ELSEWHERE):
-        replace_bytes(path, content)
+    path = folder / f"{place:04}-{stem}.png"
+    with written(path, mend=ELSEWHERE), whole_file(path, is_new=True) as file:
+        file.write(content)
+    return True
 
 
 def with_boxes(
@@ -134,6 +172,10 @@ def _curves(record: Record, *, score_name: str) -> bytes:
         title=f"{record['path']}: {score_name} {record[score_name]:.4f}, {record['decision']}",
         score_name=score_name,
         threshold=record["threshold"]["value"],
+        threshold_name=record["threshold"]["name"],
+        note=record["note"],
         in_seconds=in_seconds,
     )
-    return encode_picture(figure)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # A name may have characters that the font lacks.
+        return encode_picture(figure)

@@ -107,7 +107,8 @@ def check_new_file(file: Path, *, flag: str, suffixes: Collection[str]) -> None:
 
     Raises:
         ConfigError: The file has another suffix, or the library for its format is not installed.
-        StorageError: The file exists already, or its folder does not exist or is not writable.
+        StorageError: The file exists already, or cannot be written, such as in a folder that does
+            not exist.
     """
     if file.suffix.lower() not in suffixes:
         raise ConfigError(f"{flag}={file} does not end in {' or '.join(suffixes)}")
@@ -115,8 +116,10 @@ def check_new_file(file: Path, *, flag: str, suffixes: Collection[str]) -> None:
         check_installed({"pyarrow"}, extra="parquet")
     if os.path.lexists(file):
         raise StorageError(f"{file} is there already; name another file, or remove it")
-    if not os.access(file.parent, os.W_OK | os.X_OK):
-        raise StorageError(f"{file} cannot be written: choose a folder that exists and is writable")
+    with written(file, mend="choose a shorter name, or a folder that exists and is writable"):
+        with open(file, "xb"):  # Only this shows whether the disk takes the name.
+            pass
+        file.unlink()
 
 
 class _OrderedWriter:
@@ -204,7 +207,10 @@ def _parquet(output: Path, score_name: str) -> Iterator[Write]:
 
     schema = _schema(score_name)
     rows: list[Record] = []
-    with whole_file(output) as unfinished, parquet.ParquetWriter(unfinished, schema) as file:
+    with (
+        whole_file(output, is_new=True) as unfinished,
+        parquet.ParquetWriter(unfinished, schema) as file,
+    ):
 
         def flush() -> None:
             file.write_table(pyarrow.Table.from_pylist(rows, schema=schema))

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
         SomeFailed: Some files could not be scored.
         DataError: No file could be scored, or the model cannot be read.
         ConfigError: Flags do not fit each other or the model.
-        StorageError: The output cannot be written.
+        StorageError: The output, or a picture, cannot be written.
     """
     arguments.check_network(args)
     arguments.check_face_arguments(args)
@@ -78,6 +78,9 @@ def run(args: argparse.Namespace) -> None:
     calibration = opening.find_calibration(network, args)
     decided = decision.decide_by(network.score_name, args.threshold, calibration)
     timings, count = Timings(), _Count(inputs.total)
+    pictures = None
+    if args.plots is not None:
+        pictures = plots.Plots(args.plots, score_name=decided.score_name)
     with (
         signals.released_at_once(count),
         record_writer(
@@ -87,10 +90,9 @@ def run(args: argparse.Namespace) -> None:
     ):
 
         def finish(place: int, record: Record, shown: Shown | None) -> None:
-            if args.plots is not None:
-                name = decided.score_name
-                plots.write_plot(args.plots, record, place=place, shown=shown, score_name=name)
             write(place, record)
+            if pictures is not None:
+                pictures.add(place, record, shown)
             step()
 
         batches.score_inputs(
@@ -106,6 +108,8 @@ def run(args: argparse.Namespace) -> None:
     if args.timings:
         timings.tell(network, processes=args.processes)
     cli.check_output()
+    if pictures is not None:
+        pictures.check()
     count.check()
 
 
@@ -123,6 +127,7 @@ class _Count:
 
     def __init__(self, total: int | None):
         self._total, self._done, self._failed = total, 0, 0
+        self._first: str | None = None
         self.is_complete = False
 
     def __enter__(self) -> None:
@@ -130,18 +135,21 @@ class _Count:
 
     def __exit__(self, *error: Any) -> None:
         if not self.is_complete:
-            left = "all others" if self._total is None else f"{self._total - self._done:,}"
+            left = "all others" if self._total is None else f"{max(self._total - self._done, 0):,}"
             write_last_words(f"files scored: {self._done:,}; not scored: {left}\n")
 
     def add(self, record: Record) -> None:
         """Counts a file whose record is taken."""
         self._done += 1
-        self._failed += record["error"] is not None
+        if record["error"] is not None:
+            self._failed += 1
+            self._first = self._first or f"{record['path']}: {record['error']}"
 
     def check(self) -> None:
         """Raises SomeFailed, or DataError if no file could be scored."""
         if self._failed:
             what = (
-                f"{self._failed} of {self._done} files could not be scored; their records say why"
+                f"{self._failed} of {self._done} files could not be scored; their records say why;"
+                f" the first is {self._first}"
             )
             raise DataError(what) if self._failed == self._done else SomeFailed(what)

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import ipaddress
 import logging
 import socket
 from collections.abc import Iterator
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
     check_installed({"starlette", "uvicorn", "av"}, extra="demo")
     arguments.check_network(args)
     arguments.check_face_arguments(args)
-    with _listen(args.host, args.port) as listening, _page(args) as page:
+    with _listen(args.host, args.port) as listening, _page(args, listening) as page:
         host, port = listening.getsockname()[:2]
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         print(f"The page is at http://{address}/ (Ctrl-C stops it)", flush=True)
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def _page(args: argparse.Namespace) -> Iterator[Any]:
+def _page(args: argparse.Namespace, listening: socket.socket) -> Iterator[Any]:
     """Yields the page, whose processes end with the context."""
     # These import JAX, and the libraries of the extra.
     from fsvfm_jax.detectors import NO_DETECTOR
@@ -106,7 +107,7 @@ def _page(args: argparse.Namespace) -> Iterator[Any]:
             about=about(network, calibration, name=name),
             model=name,
             limits=Limits(args.max_mb * 10**6, args.max_length, args.max_time, args.max_waiting),
-            hosts=[LOOPBACK, "localhost"] if args.host == LOOPBACK else ["*"],
+            hosts=_hosts(args.host, listening),
             executor=stack.enter_context(ThreadPoolExecutor(args.processes)),
         )
 
@@ -127,6 +128,18 @@ def _listen(host: str, port: int) -> socket.socket:
             f"the page cannot be served at {host}:{port} ({reason_of(error)}): give another --host"
             " or --port"
         ) from error
+
+
+def _hosts(host: str, listening: socket.socket) -> list[str] | None:
+    """Returns the names under which requests may address the server; None allows all.
+
+    An address that only this machine reaches has few names. Under any other name, a website that
+    gives its own name this address could read the page's answers in the browser.
+    """
+    address = listening.getsockname()[0]
+    if not ipaddress.ip_address(address).is_loopback:
+        return None
+    return [LOOPBACK, "localhost", "::1", address, host.lower()]
 
 
 def _serve(page: object, listening: socket.socket, *, connections: int) -> None:

@@ -262,6 +262,8 @@ def admit(name: str, root: str) -> MediaFile | Refusal:
     if "\0" in name or len(name) > MAX_NAME:
         return Refusal(name[:MAX_NAME], f"it has a NUL or over {MAX_NAME} characters")
     file = os.path.normpath(os.path.join(root, name))
+    if file == root:
+        return Refusal(name, "it is the folder itself, and no file in it")
     if not is_below(file, root):
         return Refusal(name, f"it leads out of {root}: give a folder that contains it by --root")
     name = os.path.relpath(file, root)

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -253,6 +254,7 @@ def _become_worker() -> None:
     # Ctrl-C reaches every process of the group, and the parent handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     drop_what_cannot_be_written()
+    warnings.simplefilter("ignore")  # What a library says of a file would appear amid the progress.
     end_with_parent()
 
 
