@@ -17,7 +17,7 @@ from fsvfm_jax.host import signals
 from fsvfm_jax.host.progress import meter
 from fsvfm_jax.host.streams import write_last_words
 from fsvfm_jax.predict import arguments, plots
-from fsvfm_jax.predict.inputs import find_inputs
+from fsvfm_jax.predict.inputs import Inputs, find_inputs
 from fsvfm_jax.predict.records import Record, check_records_file, record_writer
 from fsvfm_jax.predict.shown import Shown
 from fsvfm_jax.prepare.extras import check_installed
@@ -56,14 +56,7 @@ def run(args: argparse.Namespace) -> None:
         ConfigError: Flags do not fit each other or the model.
         StorageError: The output, or a picture, cannot be written.
     """
-    arguments.check_network(args)
-    arguments.check_face_arguments(args)
-    if args.output is not None:
-        check_records_file(args.output)
-    _check_detector(args.face_detector)
-    inputs = find_inputs(args.inputs, root=args.root)
-    if args.plots is not None:
-        plots.make_folder(args.plots)
+    inputs = _checked_inputs(args)
 
     from fsvfm_jax.detectors import NO_DETECTOR
     from fsvfm_jax.predict import batches, decision, opening
@@ -111,6 +104,19 @@ def run(args: argparse.Namespace) -> None:
     if pictures is not None:
         pictures.check()
     count.check()
+
+
+def _checked_inputs(args: argparse.Namespace) -> Inputs:
+    """Returns the files to score, after all checks that need no network."""
+    arguments.check_network(args)
+    arguments.check_face_arguments(args)
+    if args.output is not None:
+        check_records_file(args.output)
+    _check_detector(args.face_detector)
+    inputs = find_inputs(args.inputs, root=args.root)
+    if args.plots is not None:
+        plots.make_folder(args.plots)
+    return inputs
 
 
 def _check_detector(name: str | None) -> None:
