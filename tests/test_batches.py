@@ -70,7 +70,7 @@ def score(
             done.append((-1 if is_time else -2, []))
             yield None if is_time else one
 
-    def finish(place: int, record: Any, shown: None) -> None:
+    def finish(place: int, record: Any, found: FileFaces) -> None:
         assert record["path"] == f"{place}.png"
         done.append((place, [face["p_fake"] for face in record["faces"]]))
 

@@ -7,8 +7,10 @@ import pytest
 from PIL import Image
 
 from fsvfm_jax.errors import StorageError
+from fsvfm_jax.predict.faces import Face, FileFaces
 from fsvfm_jax.predict.plots import MIN_CAPTIONED, Plots, make_folder, with_boxes, write_plot
 from fsvfm_jax.predict.shown import Shown
+from fsvfm_jax.prepare.crops import Box
 
 
 def record(path: str, *, frames: list[int | None], times: list[float | None]) -> dict:
@@ -38,17 +40,30 @@ def shown(frame: int | None, *, height: int = 300, width: int = 500, scale: floa
     return Shown(frame, scale, np.full((height, width, 3), 200, np.uint8))
 
 
+def found(picture: Shown | None, *, colours: tuple[int, ...] = (0,)) -> FileFaces:
+    """Returns faces of one colour each, of two people in turn."""
+    faces = [
+        Face(np.full((16, 16, 3), colour, np.uint8), Box(0, 0, 9, 9), None, 0, None, number % 2)
+        for number, colour in enumerate(colours)
+    ]
+    return FileFaces(faces, 1, 1, 0, None, 0.0, shown=picture)
+
+
 @pytest.mark.parametrize("times", [[0.0, 0.1, 0.5, 0.6], [0.0, None, 0.5, 0.6]])
 def test_a_video_has_a_picture_by_its_place_and_name(tmp_path, times):
     video = record("clips/a b.mp4", frames=[0, 1, 5, 6], times=times)
-    write_plot(tmp_path, video, place=7, shown=shown(0), score_name="p_fake")
+    faces = found(None, colours=(10, 20, 30, 40))
+    write_plot(tmp_path, video, place=7, found=faces, score_name="p_fake")
     with Image.open(tmp_path / "0007-a_b.mp4.png") as picture:
         assert picture.width > picture.height > 200
+        row = np.asarray(picture)[-1, :, 0]
+    # The first face of each person is below the curves.
+    assert (row[:96] == 10).all() and (row[98:194] == 20).all() and (row[194:] == 255).all()
 
 
 def test_a_photograph_has_a_picture_with_its_boxes(tmp_path):
     photo = record("a.jpg", frames=[None], times=[None])
-    write_plot(tmp_path, photo, place=0, shown=shown(None), score_name="p_fake")
+    write_plot(tmp_path, photo, place=0, found=found(shown(None)), score_name="p_fake")
     with Image.open(tmp_path / "0000-a.jpg.png") as picture:
         pixels = np.asarray(picture)
     assert pixels.shape[1] == 500 and 300 < pixels.shape[0] < 400
@@ -61,7 +76,7 @@ def test_a_photograph_has_a_picture_with_its_boxes(tmp_path):
 def test_a_small_photograph_gets_a_caption_that_can_be_read(tmp_path):
     tiny = shown(None, height=30, width=20)
     photo = record("a" * 300 + ".jpg", frames=[None], times=[None])
-    write_plot(tmp_path, photo, place=0, shown=tiny, score_name="p_fake")
+    write_plot(tmp_path, photo, place=0, found=found(tiny), score_name="p_fake")
     (file,) = tmp_path.iterdir()
     with Image.open(file) as picture:
         assert picture.width == MIN_CAPTIONED and picture.height < 200
@@ -71,9 +86,13 @@ def test_files_without_a_face_have_a_picture_and_unreadable_ones_have_none(tmp_p
     nothing = {"p_fake": None, "decision": None, "note": "no face found"}
     for place, (frame, name) in enumerate(((None, "a.jpg"), (3, "a.mp4"))):
         without = record(name, frames=[], times=[]) | nothing
-        write_plot(tmp_path, without, place=place, shown=shown(frame), score_name="p_fake")
+        write_plot(tmp_path, without, place=place, found=found(shown(frame)), score_name="p_fake")
     write_plot(
-        tmp_path, record("b.jpg", frames=[], times=[]), place=2, shown=None, score_name="p_fake"
+        tmp_path,
+        record("b.jpg", frames=[], times=[]),
+        place=2,
+        found=found(None),
+        score_name="p_fake",
     )
     assert sorted(os.listdir(tmp_path)) == ["0000-a.jpg.png", "0001-a.mp4.png"]
 
@@ -82,18 +101,18 @@ def test_a_picture_that_cannot_be_written_does_not_end_the_scoring(tmp_path, cap
     plots = Plots(tmp_path / "plots", score_name="p_fake")
     photo = record("a.jpg", frames=[None], times=[None])
     for place in range(3):
-        plots.add(place, photo, shown(None))  # The folder is gone.
+        plots.add(place, photo, found(shown(None)))  # The folder is gone.
     make_folder(tmp_path / "plots")
-    plots.add(3, photo, shown(None))
-    plots.add(3, photo, shown(None))  # It is there already, and is not replaced.
-    plots.add(4, record("b.jpg", frames=[], times=[]), None)
+    plots.add(3, photo, found(shown(None)))
+    plots.add(3, photo, found(shown(None)))  # It is there already, and is not replaced.
+    plots.add(4, record("b.jpg", frames=[], times=[]), found(None))
     with pytest.raises(StorageError, match="4 pictures could not be written into"):
         plots.check()
     assert [x.levelname for x in caplog.records].count("WARNING") == 1
     assert os.listdir(tmp_path / "plots") == ["0003-a.jpg.png"]
     plots = Plots(tmp_path / "plots", score_name="p_fake")
     with caplog.at_level("INFO", "fsvfm_jax"):
-        plots.add(5, photo, shown(None))
+        plots.add(5, photo, found(shown(None)))
         plots.check()
     assert f"written: {tmp_path}/plots (1 pictures)" in caplog.text
 
@@ -124,7 +143,7 @@ def test_no_name_leads_out_of_the_folder(tmp_path):
     make_folder(folder)
     for place, path in enumerate(("../../x.mp4", "/etc/x.mp4", "a/..", "\x1b[2J\n.mp4", "x" * 999)):
         video = record(path, frames=[0], times=[0.0])
-        write_plot(folder, video, place=place, shown=shown(0), score_name="p_fake")
+        write_plot(folder, video, place=place, found=found(shown(0)), score_name="p_fake")
     assert len(list(folder.iterdir())) == 5
     assert all(len(file.name) < 100 and file.name.isprintable() for file in folder.iterdir())
     assert list(tmp_path.iterdir()) == [folder]

@@ -17,7 +17,7 @@ from fsvfm_jax.masking import Masks, sample_masks
 from fsvfm_jax.predict.decision import Decision, make_record
 from fsvfm_jax.predict.faces import Face, FileFaces, unreadable
 from fsvfm_jax.predict.networks import Detector
-from fsvfm_jax.predict.plots import with_boxes
+from fsvfm_jax.predict.plots import first_faces, with_boxes
 from fsvfm_jax.predict.upload import UploadOptions, make_worker
 from fsvfm_jax.prepare.average import average_map
 from fsvfm_jax.prepare.crops import MARGIN
@@ -99,7 +99,7 @@ class Answerer:
             "score_name": name,
             "shown_frame": None if shown is None else shown.frame,
             "picture": None if shown is None else _url(with_boxes(shown, own, score_name=name)),
-            "masks": _url(self._draw_masks(_one_of_each(faces))) if faces else None,
+            "masks": _url(self._draw_masks(first_faces(faces, most=MAX_MASKED))) if faces else None,
             "masks_note": self._masks_note(),
         }
 
@@ -136,12 +136,6 @@ class Answerer:
         # `average_map` fits the crops of `prepare detect`.
         fits = faces.detector == "dlib" and faces.crop_margin == MARGIN
         return AVERAGE_REGIONS if fits else OTHER_CROPS
-
-
-def _one_of_each(faces: Sequence[Face]) -> list[Face]:
-    """Returns the first face of each of the first MAX_MASKED people."""
-    first = {face.track: face for face in reversed(faces)}
-    return [first[track] for track in sorted(first)][:MAX_MASKED]
 
 
 def _average_masks(network: Detector) -> tuple[UInt8[np.ndarray, "B S S"], Masks]:

@@ -19,15 +19,14 @@ from fsvfm_jax.predict.faces import FaceOptions, FileFaces, find_faces, unreadab
 from fsvfm_jax.predict.inputs import Input
 from fsvfm_jax.predict.networks import Detector
 from fsvfm_jax.predict.records import Record
-from fsvfm_jax.predict.shown import Shown
 from fsvfm_jax.predict.timings import Timings
 from fsvfm_jax.prepare.extras import check_installed
 
 # A batch that is not full is computed when a file has waited so long for the faces of others.
 MAX_WAIT = 3.0
 IDLE_SECONDS = 1.0  # how often this is looked at while no file is finished
-# Called with the number of a file among the inputs, its record and its picture.
-Finish = Callable[[int, Record, Shown | None], None]
+# Called with the number of a file among the inputs, its record and its faces.
+Finish = Callable[[int, Record, FileFaces], None]
 _Scored = Callable[[int, FileFaces, Float64[np.ndarray, " N"]], None]
 
 
@@ -71,7 +70,7 @@ def score_inputs(
     def scored(place: int, found: FileFaces, margins: Float64[np.ndarray, " N"]) -> None:
         path = paths.pop(place)
         record = make_record(path, found, margins=margins, options=options, decision=decision)
-        finish(place, record, found.shown)
+        finish(place, record, found)
 
     def readable() -> Iterator[Input]:
         for place, one in enumerate(inputs):

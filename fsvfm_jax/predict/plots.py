@@ -1,5 +1,6 @@
 """Writes a picture of each scored file: boxes and scores of a photograph, curves of a video."""
 
+import io
 import logging
 import math
 import re
@@ -13,9 +14,10 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from fsvfm_jax.errors import StorageError
-from fsvfm_jax.host.pictures import caption_strip, encode_png
+from fsvfm_jax.host.pictures import caption_strip, encode_png, image_grid, title_strip
 from fsvfm_jax.host.storage import ELSEWHERE, check_folder, whole_file, written
 from fsvfm_jax.host.terminal import printable
+from fsvfm_jax.predict.faces import Face, FileFaces
 from fsvfm_jax.predict.records import Record
 from fsvfm_jax.predict.shown import Shown
 
@@ -25,6 +27,7 @@ MAX_STEM = 80  # characters
 MAX_TITLE = 200  # characters
 MIN_CAPTIONED = 400  # pixels; a narrower picture gets a margin, so that its caption can be read
 TEXT_HEIGHT = 20  # pixels
+PORTRAIT, MAX_PORTRAITS = 96, 12  # pixels, and number of people that are shown by a face
 _ORANGE = (255, 140, 0)
 
 
@@ -53,12 +56,12 @@ class Plots:
         self._folder, self._score_name = folder, score_name
         self._written = self._failed = 0
 
-    def add(self, place: int, record: Record, shown: Shown | None) -> None:
+    def add(self, place: int, record: Record, found: FileFaces) -> None:
         """Writes a picture as `write_plot` does; only the first error is logged."""
         name = self._score_name
         try:
             self._written += write_plot(
-                self._folder, record, place=place, shown=shown, score_name=name
+                self._folder, record, place=place, found=found, score_name=name
             )
         except StorageError as error:
             self._failed += 1
@@ -76,7 +79,7 @@ class Plots:
 
 
 def write_plot(
-    folder: Path, record: Record, *, place: int, shown: Shown | None, score_name: str
+    folder: Path, record: Record, *, place: int, found: FileFaces, score_name: str
 ) -> bool:
     """Writes the picture of a file, and returns whether it has one: not if it could not be read.
 
@@ -84,17 +87,18 @@ def write_plot(
         folder: The folder.
         record: The record of the file.
         place: Number of the file among the inputs, from 0, with which the picture's name begins.
-        shown: The picture of the file, or of a frame of it; None for a video with faces, whose
-            curves are drawn, and for a file that could not be read.
+        found: The faces of the file. Of a video with faces the curves are drawn, and otherwise
+            the picture that was kept of the file.
         score_name: "p_fake" or "p_spoof".
 
     Raises:
         StorageError: The picture cannot be written, or is there already.
     """
     if record["faces"] and record["faces"][0]["frame"] is not None:
-        content = _curves(record, score_name=score_name)
-    elif shown is not None:
-        content = encode_png(_captioned(record, shown, score_name=score_name))
+        curves = _curves(record, score_name=score_name)
+        content = encode_png(_below_each_other(curves, _portraits(found.faces)))
+    elif found.shown is not None:
+        content = encode_png(_captioned(record, found.shown, score_name=score_name))
     else:
         return False
     stem = re.sub(r"[^A-Za-z0-9.+-]+", "_", Path(record["path"]).name)[:MAX_STEM]
@@ -152,8 +156,40 @@ def _captioned(record: Record, shown: Shown, *, score_name: str) -> UInt8[np.nda
     return np.concatenate([*captions, picture])
 
 
-def _curves(record: Record, *, score_name: str) -> bytes:
-    """Returns the picture of a video's scores over time, as PNG."""
+def first_faces(faces: Sequence[Face], *, most: int) -> list[Face]:
+    """Returns the first face of each person.
+
+    Args:
+        faces: The faces of a file.
+        most: Largest number of people; those with the lowest numbers are taken.
+    """
+    first = {face.track: face for face in reversed(faces)}
+    return [first[track] for track in sorted(first)][:most]
+
+
+def _portraits(faces: Sequence[Face]) -> UInt8[np.ndarray, "H W 3"]:
+    """Returns the first face of each person in a row, with the number of the person above it."""
+    first = first_faces(faces, most=MAX_PORTRAITS)
+    size = PORTRAIT, PORTRAIT
+    tiles = [np.array(Image.fromarray(face.pixels).resize(size))[None] for face in first]
+    row = image_grid(tiles)
+    titles = title_strip([f"person {face.track}" for face in first], row.shape[1])
+    return np.concatenate([titles, row])
+
+
+def _below_each_other(
+    one: UInt8[np.ndarray, "H W 3"], other: UInt8[np.ndarray, "H2 W2 3"]
+) -> UInt8[np.ndarray, "H3 W3 3"]:
+    width = max(one.shape[1], other.shape[1])
+    wide = [
+        np.pad(x, ((0, 0), (0, width - x.shape[1]), (0, 0)), constant_values=255)
+        for x in (one, other)
+    ]
+    return np.concatenate(wide)
+
+
+def _curves(record: Record, *, score_name: str) -> UInt8[np.ndarray, "H W 3"]:
+    """Returns the picture of a video's scores over time."""
     # These import matplotlib, which takes half a second.
     from fsvfm_jax.report.curve import Curve, curve_picture
     from fsvfm_jax.report.figure import encode_picture
@@ -178,4 +214,6 @@ def _curves(record: Record, *, score_name: str) -> bytes:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # A name may have characters that the font lacks.
-        return encode_picture(figure)
+        content = encode_picture(figure)
+    with Image.open(io.BytesIO(content)) as picture:
+        return np.array(picture.convert("RGB"))

@@ -17,9 +17,9 @@ from fsvfm_jax.host import signals
 from fsvfm_jax.host.progress import meter
 from fsvfm_jax.host.streams import write_last_words
 from fsvfm_jax.predict import arguments, plots
+from fsvfm_jax.predict.faces import FileFaces
 from fsvfm_jax.predict.inputs import Inputs, find_inputs
 from fsvfm_jax.predict.records import Record, check_records_file, record_writer
-from fsvfm_jax.predict.shown import Shown
 from fsvfm_jax.prepare.extras import check_installed
 
 logger = logging.getLogger(__name__)
@@ -82,10 +82,10 @@ def run(args: argparse.Namespace) -> None:
         meter(total=inputs.total, description="score") as step,
     ):
 
-        def finish(place: int, record: Record, shown: Shown | None) -> None:
+        def finish(place: int, record: Record, found: FileFaces) -> None:
             write(place, record)
             if pictures is not None:
-                pictures.add(place, record, shown)
+                pictures.add(place, record, found)
             step()
 
         batches.score_inputs(
