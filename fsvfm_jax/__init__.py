@@ -18,15 +18,16 @@ def load(
 
     Args:
         path: The workdir, folder or file.
-        options: The options of `fsvfm_jax.predict.networks.load`.
+        options: The options of `fsvfm_jax.predict.calibrated.load`, such as `calibration`, and of
+            `fsvfm_jax.predict.networks.load`.
 
     Returns:
         A `fsvfm_jax.predict.networks.Encoder` or `Detector`, with the methods `features` and
         `predict`.
 
     Raises:
-        UserError: As `fsvfm_jax.predict.networks.load`.
+        UserError: As `fsvfm_jax.predict.calibrated.load`.
     """
-    from fsvfm_jax.predict.networks import load as load_network
+    from fsvfm_jax.predict.calibrated import load as load_calibrated
 
-    return load_network(path, **options)
+    return load_calibrated(path, **options)

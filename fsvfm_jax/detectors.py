@@ -94,12 +94,12 @@ def to_detector(
         raise DataError(f"{path} {NO_DETECTOR}")
     model = network(source.params, num_heads=source.model["num_heads"]).clone(dtype=dtype)
     if (classes := model.num_classes) != len(LABELS):
-        raise DataError(f"{path} tells {classes} classes apart, not two: {' and '.join(LABELS)}")
+        raise DataError(f"{path} has {classes} classes, not two: {' and '.join(LABELS)}")
     stats = stats_of(source, path, given=stats, field=fields["stats"])
     names = tuple(source.facts.get("label_names") or labels)
     if sorted(names) != sorted(LABELS):
         raise ConfigError(
-            f"{path} does not tell which logit is which: give {fields['labels']}, as for the"
+            f"{path} does not say which logit is which: give {fields['labels']}, as for the"
             f" authors' detectors, or the other order (found {names!r})"
         )
     params = source.params
@@ -122,7 +122,7 @@ def stats_of(source: LoadedWeights, path: Path, *, given: Stats | None, field: s
     """
     stats = given or source.facts.get("stats")
     if stats is None:
-        raise ConfigError(f"{path} does not tell mean and std: give {field}")
+        raise ConfigError(f"{path} does not contain mean and std: give {field}")
     return stats
 
 

@@ -133,8 +133,7 @@ def evaluate(config: ConfigDict, workdir: epath.Path, *, check_only: bool = Fals
         caption = SPOOF_CAPTION if config.report == "spoof" else DETECTION_CAPTION
         caption = f"{caption}\n\n{_protocol(config, sets.all())}"
         write_report(workdir, rows, scores, caption=caption, drawn=len(sets.test))
-        if groups is not None:
-            write_groups(workdir, scores, groups)
+        write_groups(workdir, scores, groups)
         write_text(workdir / "evaluation.json", to_json(config))
         table = workdir / "table.md"
         print(f"\nIn percent; all columns are in {printable(str(table))}\n")

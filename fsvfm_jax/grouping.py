@@ -8,9 +8,12 @@ from ml_collections import ConfigDict
 
 from fsvfm_jax.data.labelled.detection_sets import DetectionSet
 from fsvfm_jax.data.labelled.set_options import RENDERED
+from fsvfm_jax.host.storage import written
 from fsvfm_jax.report.groups import Groups, caption, group_rows, match_groups, read_groups
 from fsvfm_jax.report.scores import Scores
 from fsvfm_jax.report.write import write_table
+
+TABLE = "table_groups"
 
 
 def open_groups(config: ConfigDict, sets: Mapping[str, DetectionSet]) -> Groups | None:
@@ -39,21 +42,27 @@ def open_groups(config: ConfigDict, sets: Mapping[str, DetectionSet]) -> Groups 
     return match_groups(table, files, column=column, what=file)
 
 
-def write_groups(folder: epath.PathLike, scores: Sequence[Scores], groups: Groups) -> None:
+def write_groups(folder: epath.Path, scores: Sequence[Scores], groups: Groups | None) -> None:
     """Writes `table_groups.md` and `table_groups.json`: groups of each set, at the threshold 0.5.
 
     Args:
         folder: The folder of the report.
         scores: Scores of the sets.
-        groups: The groups of all their faces.
+        groups: The groups of all their faces; None removes the tables of an earlier evaluation.
 
     Raises:
-        StorageError: A file cannot be written.
+        StorageError: A file cannot be written or removed.
     """
+    if groups is None:
+        for ending in ("md", "json"):
+            file = folder / f"{TABLE}.{ending}"
+            with written(file, mend="remove it, or choose another folder"):
+                file.unlink(missing_ok=True)
+        return
     rows = [
         {"dataset": one.dataset} | row
         for one in scores
         if len(one.files)
         for row in group_rows(one, groups, thresholds={"0.5": 0.5})
     ]
-    write_table(folder, "table_groups", rows, caption=caption(groups))
+    write_table(folder, TABLE, rows, caption=caption(groups))

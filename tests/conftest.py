@@ -11,9 +11,23 @@ import jax
 import pytest
 from absl import flags
 from hypothesis import HealthCheck, settings
+from jaxtyping import install_import_hook
 
 if TYPE_CHECKING:
     from commands import ForkServer
+
+# Calls are checked against their annotations, but not where faces are drawn: these small functions
+# are called so often that the checks would take a third of the suite's time.
+ROOT = Path(__file__).parent.parent
+DRAWING = ("synthetic.py", "synthetic_parameters.py")
+install_import_hook(
+    [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in (ROOT / "fsvfm_jax").rglob("*.py")
+        if path.name not in DRAWING
+    ],
+    "beartype.beartype",
+)
 
 # Tests compile much and compute little. Flags from the environment come last and take precedence.
 FLAGS = (
@@ -27,7 +41,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Several tests and the commands they start compile the same step. The cache belongs to this
 # machine and this checkout.
-CACHE = Path(__file__).parent.parent / ".pytest_cache" / "jax"
+CACHE = ROOT / ".pytest_cache" / "jax"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
@@ -104,6 +118,22 @@ def short_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("short") / "run"
     tiny.run(workdir, {"epochs": 2, "schedule_epochs": 8, "checkpoint.every": 3})
     return workdir
+
+
+@pytest.fixture(scope="session")
+def detector_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns the folder of a tiny exported detector, which tests must not change."""
+    import labelled_faces
+
+    return labelled_faces.write_detector(tmp_path_factory.mktemp("models") / "detector")
+
+
+@pytest.fixture(scope="session")
+def labelled_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns a tree of real and fake faces with groups.csv, which tests must not change."""
+    import labelled_faces
+
+    return labelled_faces.write_faces(tmp_path_factory.mktemp("sets") / "faces")
 
 
 @pytest.fixture(scope="session")

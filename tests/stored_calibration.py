@@ -1,6 +1,7 @@
 """A calibration of invented numbers."""
 
-from fsvfm_jax.predict.calibration import Calibration, OperatingPoint
+from fsvfm_jax.predict.calibration import Calibration
+from fsvfm_jax.predict.points import OperatingPoint
 
 CALIBRATION = Calibration(
     weights_sha256="0" * 64,
@@ -9,7 +10,6 @@ CALIBRATION = Calibration(
     face_detector=None,
     crop_margin=None,
     sets=["x"],
-    folders=["faces"],
     date="2026-11-29",
     unit="video",
     faces=100,

@@ -14,7 +14,8 @@ from fsvfm_jax.errors import DataError
 from fsvfm_jax.predict import networks
 from fsvfm_jax.predict.__main__ import main
 from fsvfm_jax.predict.about import NOT_CALIBRATED, about
-from fsvfm_jax.predict.calibration import OperatingPoint, write_calibration
+from fsvfm_jax.predict.calibration import write_calibration
+from fsvfm_jax.predict.points import OperatingPoint
 
 MEASURED = OperatingPoint(
     threshold=0.25, fpr=0.1, tpr=0.8, fpr_interval=(0.05, 0.2), tpr_interval=(0.7, 0.9)
@@ -58,7 +59,7 @@ def test_thresholds_come_with_their_set_and_intervals(model: Path) -> None:
     points = CALIBRATION.points | {name: MEASURED for name in ("eer", "fpr_5")}
     text = about(network, dataclasses.replace(CALIBRATION, points=points), name="x")
     assert (
-        "on x of faces, 2026-11-29: 50 real and 50 fake videos, 100 faces" in text
+        "on 50 real and 50 fake videos of x, 2026-11-29: 100 faces" in text
         and "Temperature: 2.500" in text
     )
     assert "10.00 [5.00, 20.00]" in text and "an FPR of 1 % needs 100 real ones" in text

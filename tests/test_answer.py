@@ -17,7 +17,8 @@ from fsvfm_jax.predict import answer, networks
 from fsvfm_jax.predict.answer import AVERAGE_REGIONS, OTHER_CROPS, Answerer
 from fsvfm_jax.predict.decision import Decision
 from fsvfm_jax.predict.faces import Face, FaceOptions, FileFaces
-from fsvfm_jax.predict.upload import Shown, UploadFaces, UploadOptions
+from fsvfm_jax.predict.shown import Shown
+from fsvfm_jax.predict.upload import UploadOptions
 from fsvfm_jax.prepare.crops import Box
 from fsvfm_jax.prepare.files import MediaFile
 from fsvfm_jax.prepare.workers import DIED
@@ -79,7 +80,7 @@ def picture_of(url: str) -> np.ndarray:
 
 def test_the_answer_to_a_picture(answerer: Answerer, network: networks.Detector) -> None:
     faces = faces_of([0, 1, 2])
-    Worker.result = UploadFaces(FileFaces(faces, 1, 3, 0, None, 0.0), Shown(None, 0.5, TWO_FACES))
+    Worker.result = FileFaces(faces, 1, 3, 0, None, 0.0, shown=Shown(None, 0.5, TWO_FACES))
     found = json.loads(json.dumps(answerer.answer(MEDIA), allow_nan=False))
     margins = network.margins(np.stack([face.pixels for face in faces]))
     record = found["record"]
@@ -101,7 +102,7 @@ def test_only_boxes_of_the_shown_frame_are_drawn(answerer: Answerer) -> None:
     faces = faces_of([0], frame=7)
     for frame, drawn in ((7, True), (0, False)):
         shown = Shown(frame, 1.0, TWO_FACES)
-        Worker.result = UploadFaces(FileFaces(faces, 4, 1, 0, None, 0.0), shown)
+        Worker.result = FileFaces(faces, 4, 1, 0, None, 0.0, shown=shown)
         found = answerer.answer(MEDIA)
         assert np.array_equal(picture_of(found["picture"]), TWO_FACES) != drawn
         assert found["shown_frame"] == frame
@@ -111,7 +112,7 @@ def test_masks_are_drawn_for_different_people(answerer: Answerer) -> None:
     rows = []
     for tracks in ([0], [0, 0, 0], [0, 1], [0, 1, 2, 3, 4, 5]):
         shown = Shown(None, 1.0, TWO_FACES)
-        Worker.result = UploadFaces(FileFaces(faces_of(tracks), 1, 1, 0, None, 0.0), shown)
+        Worker.result = FileFaces(faces_of(tracks), 1, 1, 0, None, 0.0, shown=shown)
         rows.append(picture_of(answerer.answer(MEDIA)["masks"]).shape[0])
     assert rows[0] == rows[1] < rows[2] < rows[3]
     assert round((rows[3] - rows[0]) / (rows[2] - rows[0])) == 3
@@ -122,7 +123,7 @@ def test_masks_are_drawn_for_different_people(answerer: Answerer) -> None:
     [
         (None, DIED),
         (TimeoutError(), "it took over 9 s"),
-        (UploadFaces(FileFaces([], 0, 0, 0, "it is odd", 0.0), None), "it is odd"),
+        (FileFaces([], 0, 0, 0, "it is odd", 0.0), "it is odd"),
     ],
 )
 def test_an_answer_without_faces(answerer: Answerer, result: Any, error: str) -> None:

@@ -1,4 +1,4 @@
-"""Tests that the flags of a command open the network that `load` opens."""
+"""Tests the flags that verbs share, before a network is opened."""
 
 import argparse
 import subprocess
@@ -6,44 +6,10 @@ import sys
 
 import pytest
 from commands import ROOT
-from random_weights import STATS, TINY, detector_params
 
 from fsvfm_jax import cli
-from fsvfm_jax.convert import pth, reference
-from fsvfm_jax.data.stats import save_stats
-from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.predict import arguments
-from fsvfm_jax.predict.networks import load
-
-
-def opened(*flags, **options):
-    parser = argparse.ArgumentParser()
-    arguments.add_arguments(parser)
-    return arguments.load_network(parser.parse_args([*map(str, flags)]), **options)
-
-
-def test_flags_give_what_a_file_does_not_contain(tmp_path):
-    file, stats = tmp_path / "detector.pth", tmp_path / "stats.json"
-    pth.write(file, reference.to_state_dict(detector_params(TINY)))
-    save_stats(stats, STATS)
-    flags = ["--model", file, "--labels=real,fake", "--stats", stats, "--num-heads=4"]
-    found = opened(*flags, "--view=resize256_crop224", "--batch-size=3")
-    same = load(file, labels=("real", "fake"), stats=STATS, num_heads=4)
-    assert found.sha256 == same.sha256 and found.stats == STATS
-    assert (found.view, found.batch_size) == ("resize256_crop224", 3)
-    with pytest.raises(ConfigError, match=r"give labels=.* \(--labels fake,real\)"):
-        opened(*flags[:2], *flags[3:])
-    with pytest.raises(ConfigError, match="no network"):
-        opened(*flags, "--entry=none")
-
-
-def test_a_machine_whose_accelerator_is_not_used_is_refused(tmp_path, monkeypatch):
-    def refuse(backend):
-        raise ConfigError(f"only the {backend}")
-
-    monkeypatch.setattr(arguments.cli, "check_accelerator", refuse)
-    with pytest.raises(ConfigError, match="only the cpu"):
-        opened("--model", tmp_path)
 
 
 @pytest.mark.parametrize("flag", ["--batch-size=0", "--num-heads=x", "--processes=0"])
@@ -60,3 +26,53 @@ def test_help_does_not_import_jax():
     program += "print('jax' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "False\n", done.stderr
+
+
+def checked(*flags: str, model: str) -> argparse.Namespace:
+    parser = cli.Parser()
+    arguments.add_arguments(parser)
+    arguments.add_face_arguments(parser)
+    args = parser.parse_args([f"--model={model}", *flags])
+    arguments.check_network(args)
+    arguments.check_faces(args)
+    return args
+
+
+@pytest.mark.parametrize(
+    ("flags", "error", "message"),
+    [
+        (["--stats=/none"], DataError, "/none cannot be read"),
+        (["--encoder=/none"], DataError, "/none cannot be read"),
+        (["--calibration=/none"], DataError, "/none cannot be read"),
+        (["--cropped", "--face-detector=dlib"], ConfigError, "takes pictures whole"),
+        (["--face-detector=none", "--crop-margin=0.1"], ConfigError, "has no margin"),
+        (["--crop-margin=11"], ConfigError, "is not from 0 to 10"),
+        (["--crop-margin=nan"], ConfigError, "is not from 0 to 10"),
+        (["--threshold=7"], ConfigError, "is not from 0 to 1"),
+    ],
+)
+def test_flags_that_cannot_be_are_refused(tmp_path, flags, error, message):
+    with pytest.raises(error, match=message):
+        checked(*flags, model=str(tmp_path))
+
+
+def test_a_file_of_weights_needs_flags_for_faces(tmp_path):
+    file = tmp_path / "m.pth"
+    file.write_bytes(b"")
+    with pytest.raises(ConfigError, match="does not say how its faces were found"):
+        checked(model=str(file))
+    with pytest.raises(ConfigError, match="does not say the margin around its faces"):
+        checked("--face-detector=dlib", model=str(file))
+    for flags in (
+        ["--cropped"],
+        ["--face-detector=none"],
+        ["--face-detector=dlib", "--crop-margin=0.15"],
+    ):
+        assert checked(*flags, model=str(file)).model == str(file)
+    assert checked(model=str(tmp_path)).threshold is None
+
+
+def test_a_missing_model_is_named():
+    for name in ("/none", "a\0b"):
+        with pytest.raises(DataError, match="cannot be read"):
+            checked(model=name)

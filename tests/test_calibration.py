@@ -6,26 +6,20 @@ import json
 import numpy as np
 import odd_json
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from labelled_faces import write_detector
 from odd_files import KINDS, in_place_of
 
 from fsvfm_jax.errors import ConfigError, DataError, StorageError
 from fsvfm_jax.predict.calibration import (
     CALIBRATION_FILE,
-    FALSE_POSITIVE_RATES,
     Calibration,
     calibrate,
     calibration_of,
     error_interval,
-    operating_points,
-    point_at,
     read_calibration,
     write_calibration,
 )
 from fsvfm_jax.predict.networks import load
-from fsvfm_jax.report.metrics import probability, tpr_at_fpr
+from fsvfm_jax.report.metrics import probability
 from fsvfm_jax.report.reliability import NO_TEMPERATURE, ScoredFaces, calibration_error
 
 SHA256 = "0123456789abcdef" * 4
@@ -36,7 +30,7 @@ ABOUT = {
     "face_detector": "dlib",
     "crop_margin": 0.15,
     "sets": ["mine"],
-    "folders": ["faces"],
+    "fingerprint": "0" * 64,
     "date": "2026-11-29",
 }
 
@@ -58,51 +52,6 @@ def calibrated(scored=None, **options):
 @pytest.fixture(scope="module")
 def stored():
     return calibrated()
-
-
-@given(st.data())
-def test_a_point_keeps_its_rate_and_no_threshold_within_it_finds_more(data):
-    score = st.integers(0, 30).map(lambda k: k / 30) | st.floats(0, 1)
-    real = np.array(data.draw(st.lists(score, min_size=20, max_size=60)), np.float64)
-    fakes = np.array(data.draw(st.lists(score, min_size=1, max_size=60)), np.float64)
-    scores = np.concatenate([real, fakes])
-    fake = np.repeat([False, True], [len(real), len(fakes)])
-    points = operating_points(scores, fake)
-    for name, largest in FALSE_POSITIVE_RATES.items():
-        point = points[name]
-        if len(real) < round(1 / largest):
-            assert point.threshold is None and f"there are {len(real)}" in point.note
-        elif point.threshold is None:
-            assert "share the highest score" in point.note
-            assert np.mean(real == scores.max()) > largest
-        else:
-            assert point.fpr == np.mean(real >= point.threshold) <= largest
-            assert point.tpr == np.mean(fakes >= point.threshold)
-            assert point.tpr == tpr_at_fpr(scores, fake, largest)
-    eer = points["eer"]
-    assert eer.fpr == np.mean(real >= eer.threshold)
-    gaps = [abs(np.mean(real >= t) - np.mean(fakes < t)) for t in scores]
-    assert abs(eer.fpr - (1 - eer.tpr)) == pytest.approx(min(gaps))
-
-
-def test_a_threshold_is_between_two_scores_so_that_rounding_changes_no_decision():
-    scores = np.array([*np.linspace(0.1, 0.5, 20), 0.9])
-    fake = np.arange(21) == 20
-    assert operating_points(scores, fake)["eer"].threshold == pytest.approx(0.7)
-    near = np.nextafter(0.5, 1)
-    scores[-1] = near
-    assert operating_points(scores, fake)["eer"].threshold == near
-
-
-def test_saturated_scores_of_real_videos_leave_a_point_undetermined():
-    scores, fake = np.ones(40), np.arange(40) >= 20
-    point = operating_points(scores, fake)["fpr_5"]
-    assert point.threshold is None and "share the highest score" in point.note
-
-
-def test_a_class_that_is_missing_has_no_rate():
-    point = point_at(np.array([0.2, 0.7]), np.array([True, True]), 0.5)
-    assert point.tpr == 0.5 and point.fpr is None and point.fpr_interval is None
 
 
 def test_one_class_is_refused():
@@ -153,8 +102,8 @@ def test_other_weights_are_refused(stored, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory):
-    return load(write_detector(tmp_path_factory.mktemp("models") / "detector"))
+def network(detector_folder):
+    return load(detector_folder)
 
 
 def test_a_calibration_fits_the_network_and_the_crops_that_it_was_made_for(network, tmp_path):
@@ -176,8 +125,10 @@ def test_a_calibration_fits_the_network_and_the_crops_that_it_was_made_for(netwo
         said = f"{name} = {ABOUT[name]}, not {other}: give --{name.replace('_', '-')}="
         with pytest.raises(ConfigError, match=said):
             found(**{name: other})
-    with pytest.raises(DataError, match="is no calibration"):
+    with pytest.raises(DataError, match=r"missing\.json does not exist: name a calibration\.json"):
         found(tmp_path / "missing.json")
+    with pytest.raises(ConfigError, match=r"is a folder: name the file calibration\.json in it$"):
+        found(tmp_path)
     (tmp_path / CALIBRATION_FILE).unlink()
     (tmp_path / CALIBRATION_FILE).symlink_to("nowhere")
     with pytest.raises(DataError, match="is no calibration"):
@@ -209,13 +160,6 @@ def test_a_folder_that_cannot_be_written_is_named(stored, tmp_path):
         write_calibration(tmp_path / "file", stored)
 
 
-def test_a_threshold_that_is_unknown_or_not_determined_is_named(stored):
-    with pytest.raises(ConfigError, match=r"no threshold 'fpr_2'; did you mean 'fpr_5'\?"):
-        stored.point("fpr_2")
-    with pytest.raises(ConfigError, match=r"'fpr_0\.1' is not determined .* fpr_1 or fpr_5 or eer"):
-        stored.point("fpr_0.1")
-
-
 def refused(file):
     with pytest.raises(DataError, match=r"is no calibration of this program \(") as error:
         read_calibration(file, weights_sha256=SHA256)
@@ -231,6 +175,13 @@ def test_files_that_are_no_calibration_are_refused(tmp_path):
     for kind in KINDS:
         with in_place_of(tmp_path / kind / CALIBRATION_FILE, kind):
             refused(tmp_path / kind / CALIBRATION_FILE)
+
+
+def test_a_huge_file_is_refused_before_it_is_parsed(tmp_path):
+    file = tmp_path / CALIBRATION_FILE
+    file.write_text("[" + "1," * 2**19 + "1]")
+    with pytest.raises(DataError, match=r"such a file has at most 1,048,576\)"):
+        read_calibration(file, weights_sha256=SHA256)
 
 
 def test_no_value_of_another_kind_is_accepted_and_used(stored, tmp_path):

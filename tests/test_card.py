@@ -63,10 +63,28 @@ def test_a_detectors_card():
         assert text in card, text
 
 
+@pytest.mark.parametrize(
+    ("facts", "command"),
+    [
+        ({"face_detector": "dlib", "crop_margin": 0.15}, "score --model=. photo.jpg"),
+        ({"face_detector": "mtcnn", "crop_margin": 0.15}, "score --model=. --cropped face.png"),
+        ({}, "score --model=. --cropped face.png"),
+    ],
+)
+def test_a_detectors_card_shows_how_this_project_uses_it(facts, command):
+    card = card_of(detector_params(TINY), describe(TINY, labels=LABELS, **facts), num_classes=2)
+    assert f"python -m fsvfm_jax.predict {command}\n" in card
+    assert 'fsvfm_jax.load(".")\n' in card and 'network.predict("face.png")' in card
+    other = card_of(detector_params(TINY), describe(TINY, labels=("cat", "dog")), num_classes=2)
+    assert "fsvfm_jax.predict" not in other.replace("`predict calibrate`", "")
+
+
 def test_an_encoders_card_has_no_labels():
     card = card_of(encoder_params(TINY), describe(TINY, license="apache-2.0"), num_classes=0)
     assert front_matter(card)[0]["pipeline_tag"] == "image-feature-extraction"
     assert "## Labels" not in card and "forward_features" in card
+    assert "embed --model=. --output=features.npz face.png\n" in card
+    assert 'fsvfm_jax.load(".")\n' in card and 'network.features("face.png")' in card
     assert "stays under their licence" not in card
 
 
@@ -83,6 +101,8 @@ def test_an_adapters_card_names_the_loader(whole):
     )
     assert ('load(".").eval()' in card) == whole
     assert ('backbone="ENCODER_FOLDER"' in card) != whole
+    assert ("score --model=. --encoder=ENCODER_FOLDER --cropped" in card) != whole
+    assert ('load(".", encoder="ENCODER_FOLDER")' in card) != whole
 
 
 def test_the_way_to_the_networks_input_is_told(tmp_path):

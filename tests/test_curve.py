@@ -1,14 +1,10 @@
 """Tests the picture of a video's scores: a curve per person, title, legend and units."""
 
 import io
-from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
-from fsvfm_jax.errors import StorageError
-from fsvfm_jax.predict.curves import write_curve
 from fsvfm_jax.report.curve import MAX_NAMED, Curve, curve_picture
 from fsvfm_jax.report.figure import encode_picture
 
@@ -44,21 +40,3 @@ def test_many_people_do_not_fill_the_legend() -> None:
     (axes,) = curve_picture(curves(40), **options).axes
     assert len(axes.lines) == 41
     assert len(axes.get_legend().get_texts()) == MAX_NAMED + 1
-
-
-def test_pictures_of_videos_only(tmp_path: Path) -> None:
-    face = {"p_fake": 0.5, "track": 0, "time": None}
-    record = {
-        "path": "x/../=\x1b\n.mp4",
-        "p_fake": 0.5,
-        "decision": "fake",
-        "threshold": {"value": 0.5, "name": "given"},
-        "people": [{"track": 0, "p_fake": 0.5, "frames": 2}],
-        "faces": [face | {"frame": 0}, face | {"frame": 1}],
-    }
-    for number, changes in enumerate(({}, {"faces": [face | {"frame": None}]}, {"faces": []})):
-        write_curve(tmp_path / "plots", number, record | changes, score_name="p_fake")
-    assert [file.name for file in (tmp_path / "plots").iterdir()] == ["0000-_.mp4.png"]
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="cannot be written"):
-        write_curve(tmp_path / "file", 0, record, score_name="p_fake")

@@ -10,9 +10,10 @@ import pytest
 from stored_calibration import CALIBRATION
 
 from fsvfm_jax.errors import ConfigError
-from fsvfm_jax.predict.calibration import Calibration, OperatingPoint
+from fsvfm_jax.predict.calibration import Calibration
 from fsvfm_jax.predict.decision import NOT_CALIBRATED, Decision, decide_by, make_record
 from fsvfm_jax.predict.faces import Face, FaceOptions, FileFaces, unreadable
+from fsvfm_jax.predict.points import OperatingPoint
 from fsvfm_jax.prepare.crops import Box
 from fsvfm_jax.report.metrics import probability, video_means
 
@@ -91,7 +92,7 @@ def test_no_face_is_told() -> None:
 
 def test_several_faces_are_told_if_one_is_scored() -> None:
     assert record(found(0, most=3), 1, options=LARGEST)["note"] == (
-        "up to 3 faces found in the picture, the largest one is scored"
+        "3 faces, the largest one is scored"
     )
     assert record(found(0, frames=2, most=3), 1, options=LARGEST)["note"] == (
         "up to 3 faces found in a frame, the largest one is scored"
@@ -136,14 +137,12 @@ def test_an_unreadable_file_has_a_reason() -> None:
     assert made["decision"] is None and made["frames"] == 0
 
 
-def test_thresholds(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO", "fsvfm_jax"):
-        assert decide_by("p_fake", None, None) == DECISION._replace(threshold_name=NOT_CALIBRATED)
-    assert "the model is not calibrated" in caplog.text
-    assert decide_by("p_fake", "0.3", None) == ("p_fake", 0.3, "given", None, None)
-    assert decide_by("p_fake", "0.3", CALIBRATION) == ("p_fake", 0.3, "given", 2.5, None)
-    assert decide_by("p_fake", None, CALIBRATION) == ("p_fake", 0.25, "eer", 2.5, "video")
-    assert decide_by("p_fake", "fpr_5", CALIBRATION) == ("p_fake", 0.7, "fpr_5", 2.5, "video")
+def test_thresholds() -> None:
+    assert decide_by("p_fake", None, None) == DECISION._replace(threshold_name=NOT_CALIBRATED)
+    assert decide_by("p_fake", "0.3", None)[:5] == ("p_fake", 0.3, "given", None, None)
+    assert decide_by("p_fake", "0.3", CALIBRATION)[:5] == ("p_fake", 0.3, "given", 2.5, None)
+    assert decide_by("p_fake", "eer", CALIBRATION)[:5] == ("p_fake", 0.25, "eer", 2.5, "video")
+    assert decide_by("p_fake", None, CALIBRATION)[:5] == ("p_fake", 0.7, "fpr_5", 2.5, "video")
 
 
 @pytest.mark.parametrize(
@@ -163,11 +162,78 @@ def test_thresholds_that_cannot_be(
         decide_by("p_fake", threshold, calibration)
 
 
-def test_the_log_names_the_threshold_its_rate_and_its_set(caplog: pytest.LogCaptureFixture) -> None:
-    points = CALIBRATION.points | {"eer": OperatingPoint(threshold=0.25, fpr=0.3)}
+def test_a_large_picture_that_was_searched_at_a_fraction_says_so() -> None:
+    few, none = found(0)._replace(searched_at=0.25), found()._replace(searched_at=0.25)
+    said = "searched at 0.25 of its size, where faces below about 160 pixels are not found"
+    assert record(few, 1)["searched_at"] == 0.25 and said in record(few, 1)["note"]
+    for options in (ALL, LARGEST):
+        assert said in record(none, options=options)["note"]
+    # Then it is the largest one, whatever smaller ones there are.
+    assert record(few, 1, options=LARGEST)["note"] is None
+    assert record(found(0)._replace(searched_at=1.0), 1)["note"] is None
+
+
+def test_a_whole_photograph_in_place_of_a_crop_is_noted() -> None:
+    for box, is_whole in (
+        (Box(0, 0, 4000, 3000), True),
+        (Box(0, 0, 640, 480), True),
+        (Box(0, 0, 640, 500), False),
+        (Box(0, 0, 1024, 1024), False),
+    ):
+        faces = found(0)
+        whole = faces._replace(faces=[faces.faces[0]._replace(box=box)])
+        note = record(whole, 1, options=LARGEST._replace(detector="cropped"))["note"]
+        assert (note is not None and "look like a whole photograph" in note) == is_whole
+        assert record(whole, 1, options=LARGEST)["note"] is None
+
+
+def with_points(**points: OperatingPoint) -> Calibration:
+    return dataclasses.replace(CALIBRATION, points=points)
+
+
+def test_the_default_is_the_first_determined_threshold_of_the_strictest() -> None:
+    one, five = OperatingPoint(threshold=0.9, fpr=0.0), OperatingPoint(threshold=0.7, fpr=0.04)
+    eer, none = OperatingPoint(threshold=0.5, fpr=0.3), OperatingPoint(note="too few")
+    for points, name in (
+        ({"eer": eer, "fpr_5": five, "fpr_1": one}, "fpr_1"),
+        ({"eer": eer, "fpr_5": five, "fpr_1": none}, "fpr_5"),
+        ({"eer": eer, "fpr_5": none, "fpr_1": none}, "eer"),
+        ({"eer": eer}, "eer"),
+    ):
+        assert decide_by("p_fake", None, with_points(**points)).threshold_name == name
+
+
+def test_a_threshold_is_named_with_its_rate_and_its_set(caplog: pytest.LogCaptureFixture) -> None:
+    point = OperatingPoint(threshold=0.25, fpr=0.3, fpr_interval=(0.2, 0.437))
     with caplog.at_level(logging.INFO, "fsvfm_jax"):
-        decide_by("p_fake", None, dataclasses.replace(CALIBRATION, points=points))
-    assert caplog.messages == [
-        "threshold eer: p_fake 0.250, with an FPR of 30 % on the 50 real videos of x, faces,"
+        found = decide_by("p_fake", None, with_points(eer=point))
+    assert found.about == (
+        "threshold: p_fake 0.25 (eer), FPR 30 % [20, 44] on 50 real and 50 fake videos of x,"
         " 2026-11-29"
+    )
+    assert (found.fpr, found.fpr_interval) == (0.3, (0.2, 0.437))
+    assert caplog.messages == [
+        "about 30 of 100 real videos are decided to be fake at the threshold eer"
     ]
+    assert decide_by("p_fake", None, None).about == (
+        "threshold: p_fake 0.5, because the model is not calibrated; the best threshold may be far"
+        " from it, and `predict calibrate` finds one"
+    )
+    assert decide_by("p_fake", "0.3", None).about == (
+        "threshold: p_fake 0.3, as given; its FPR is not known"
+    )
+    assert "FPR not known on" in decide_by("p_fake", "fpr_5", CALIBRATION).about
+    assert decide_by("p_fake", "fpr_5", CALIBRATION).warning is None
+    strict = OperatingPoint(threshold=0.7, fpr=0.05)
+    assert decide_by("p_spoof", None, with_points(fpr_5=strict)).warning is None
+
+
+def test_several_people_raise_the_rate_of_false_alarms() -> None:
+    made = record(found(0, 1, 2), 1, 1, 1, unit="face", fpr=0.05)
+    assert made["note"] == (
+        "3 people, p_fake is the highest of theirs, so the FPR is above that of the threshold:"
+        " about 14 % in place of 5 %"
+    )
+    assert record(found(0, 1), 1, 1, unit="face", fpr=0.0)["note"].endswith("of the threshold")
+    assert DECISION._replace(fpr=0.05).fpr_of(1) == pytest.approx(0.05)
+    assert DECISION.fpr_of(2) is None

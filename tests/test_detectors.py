@@ -49,7 +49,7 @@ def test_the_given_statistics_come_before_those_of_the_weights():
     ("weights", "kind", "said"),
     [
         (source(encoder_params(TINY)), DataError, "weights is no detector"),
-        (source(detector_params(TINY | {"num_classes": 3})), DataError, "tells 3 classes apart"),
+        (source(detector_params(TINY | {"num_classes": 3})), DataError, "has 3 classes, not two"),
         (source(label_names=LABELS), ConfigError, "give the flag of stats"),
         (source(stats=STATS), ConfigError, "give the flag of labels"),
         (source(stats=STATS, label_names=("cat", "dog")), ConfigError, "give the flag of labels"),

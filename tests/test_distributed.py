@@ -132,7 +132,7 @@ def test_two_processes_score_every_face_once_and_as_one_does(tmp_path):
     assert counts[0] == counts[1]
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_one_process_s_own_error_ends_it_with_its_code_and_the_others_soon_after(tmp_path):
     """Checks that the others do not wait for JAX's timeout of five minutes."""
     long = ["--config.epochs=40000", "--config.schedule_epochs=40000", "--heartbeat_seconds=10"]

@@ -48,9 +48,9 @@ def faces(tmp_path_factory):
 def here(monkeypatch):
     """Does the work of the processes in this process, out of order, without limits."""
 
-    def in_process(items, make, arguments):
+    def in_process(items, make, arguments, **idle):
         work = make(arguments[0])
-        yield from ((item, work(item)) for item in reversed(items))
+        yield from ((item, work(item)) for item in reversed(list(items)))
 
     monkeypatch.setattr(finding, "spread", in_process)
     monkeypatch.setattr(finding, "start_limits", lambda: None)

@@ -115,9 +115,9 @@ def test_a_reference_file_needs_the_order_of_its_labels_and_both_orders_agree(tm
     pth.write(file, reference.to_state_dict(params), key="model")
     options = {"select": ("given",), "init__num_heads": 4}
     stats = {"data__mean": (0.5,) * 3, "data__std": (0.25,) * 3}
-    with pytest.raises(ConfigError, match="does not tell mean and std"):
+    with pytest.raises(ConfigError, match="does not contain mean and std"):
         evaluate.evaluate(evaluation_config(file, **options), epath.Path(tmp_path / "a"))
-    with pytest.raises(ConfigError, match="does not tell which logit is which"):
+    with pytest.raises(ConfigError, match="does not say which logit is which"):
         evaluate.evaluate(evaluation_config(file, **options, **stats), epath.Path(tmp_path / "a"))
     found = {}
     for labels in (("fake", "real"), ("real", "fake")):

@@ -187,8 +187,8 @@ def test_a_split_loses_nothing():
         ({**TINY, "depth": 3}, LABELS, "depth is 2"),
         ({**TINY, "image_size": 96}, LABELS, "image_size is 64"),
         ({**TINY, "pool": "token"}, LABELS, "pool is mean"),
-        ({**TINY, "pool": "avg"}, LABELS, "tells pool"),
-        ({k: v for k, v in TINY.items() if k != "num_heads"}, LABELS, "tells pool"),
+        ({**TINY, "pool": "avg"}, LABELS, "has pool"),
+        ({k: v for k, v in TINY.items() if k != "num_heads"}, LABELS, "has pool"),
         (TINY, (), r"2 classes need as many different names, not \[\]"),
         (TINY, ("fake", "fake"), "2 classes need"),
         (TINY, ("fake", "real", "spoof"), "2 classes need"),
@@ -373,6 +373,28 @@ def test_weights_that_are_not_finite_are_written_only_where_asked_for(tmp_path, 
     write_folder(tmp_path / "x", params, description, allow_not_finite=True)
     read = read_folder(tmp_path / "x").params
     np.testing.assert_array_equal(read["head"]["bias"], params["head"]["bias"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("face_detector", "mtcnn"), ("crop_margin", 0.3), ("resize_shorter_side", 73)),
+        *(("interpolation", "bilinear"), ("center_crop", 32), ("mean", [0.5, 0.5, 0.5])),
+    ],
+)
+def test_steps_that_were_edited_in_one_of_two_files_are_refused(tmp_path, name, value):
+    params = encoder_params(TINY)
+    write_folder(tmp_path / "x", params, describe(TINY, face_detector="dlib", crop_margin=0.15))
+    file = tmp_path / "x" / "preprocess.json"
+    steps = json.loads(file.read_text())
+    file.write_text(json.dumps(steps | {name: value}))
+    with pytest.raises(DataError, match=rf"preprocess\.json has {name} = .*, and config\.json"):
+        read_folder(tmp_path / "x")
+    file.write_text(json.dumps(steps | {name: {}}))
+    with pytest.raises(DataError, match=r"preprocess\.json is not the steps to a network's input"):
+        read_folder(tmp_path / "x")
+    file.unlink()
+    assert read_folder(tmp_path / "x").description.crop_margin == 0.15
 
 
 def test_a_folder_of_before_is_read(tmp_path):

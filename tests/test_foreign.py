@@ -49,7 +49,7 @@ def test_timms_names_say_how_many_heads():
 
 @pytest.mark.parametrize("config", [None, {}, {"architecture": "vit_odd_patch16_224"}])
 def test_heads_are_never_guessed(config):
-    with pytest.raises(ConfigError, match="num_heads must be told"):
+    with pytest.raises(ConfigError, match="num_heads must be given"):
         to_encoder(TIMM, config=config)
 
 

@@ -1,13 +1,14 @@
 """Tests which groups the faces of a config's sets get."""
 
 import pytest
+from etils import epath
 from labelled_faces import write_faces
 
 from configs import evaluation, transfer
 from fsvfm_jax.config.resolve import resolve
 from fsvfm_jax.data.labelled.detection_sets import open_sets
 from fsvfm_jax.errors import ConfigError
-from fsvfm_jax.grouping import open_groups
+from fsvfm_jax.grouping import open_groups, write_groups
 
 
 def config_of(file, root, **sets):
@@ -45,3 +46,11 @@ def test_a_file_and_a_column_belong_together_and_neither_is_no_groups(tmp_path):
     config = config_of(root / "groups.csv", root, mine=mine)
     config.groups.update(file="", column="")
     assert open_groups(config, opened(config)) is None
+
+
+def test_tables_of_an_earlier_evaluation_with_groups_do_not_stay_beside_one_without(tmp_path):
+    for ending in ("md", "json"):
+        (tmp_path / f"table_groups.{ending}").write_text("earlier")
+    write_groups(epath.Path(tmp_path), [], None)
+    assert not list(tmp_path.iterdir())
+    write_groups(epath.Path(tmp_path), [], None)

@@ -11,7 +11,9 @@ from scored_sets import scored
 
 from fsvfm_jax.errors import DataError
 from fsvfm_jax.report.groups import (
+    MAX_BYTES,
     MAX_GROUPS,
+    MAX_ROWS,
     Groups,
     caption,
     group_rows,
@@ -61,6 +63,14 @@ def test_a_wrong_line_is_named(tmp_path):
     assert "has over 50 different values in the column 'light'" in refused(tmp_path, too_many)
 
 
+def test_a_file_of_too_many_rows_is_refused_in_a_second(tmp_path):
+    rows = "".join(f"{i},day\n" for i in range(MAX_ROWS))
+    assert len(read_groups(written(tmp_path, "path,light\n" + rows), "light")) == MAX_ROWS
+    said = refused(tmp_path, "path,light\n" + rows + "x,day\nwrong,line,\n")
+    assert "has over 100,000 rows: name videos or folders" in said
+    assert "such a file has at most" in refused(tmp_path, b" " * (MAX_BYTES + 1))
+
+
 def test_a_wrong_heading_is_named(tmp_path):
     assert "has no column 'path' in its first line" in refused(tmp_path, "file,light\na,b\n")
     assert "no column 'light' in its first line; did you mean 'lights'" in refused(
@@ -105,7 +115,9 @@ def test_the_most_exact_row_counts_and_what_is_left_over_is_named(caplog):
     assert [found.by_file.get(name) for name in files] == ["exact", "folder", "video", None]
     assert found.without == ("/root/set/fake/w.png",)
     assert "1 of 4 faces have no row and are in no group: /root/set/fake/w.png" in caplog.text
-    assert "2 rows name no face of the set: real/c.png, ../../etc/passwd" in caplog.text
+    assert "2 of 5 rows name no face of the set: real/c.png, ../../etc/passwd" in caplog.text
+    assert found.unused == ("real/c.png", "../../etc/passwd")
+    assert "2 rows of the file name no face: real/c.png, ../../etc/passwd." in caption(found)
 
 
 def test_a_file_that_names_no_face_is_refused():

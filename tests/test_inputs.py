@@ -1,7 +1,9 @@
 """Tests that every file that is named keeps its place, whatever it is."""
 
 import io
+import itertools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +22,7 @@ def touch(root: Path, *names: str) -> None:
 
 def told(*sources: str, **options: str) -> list[tuple[str, str | None]]:
     """Returns paths and errors."""
-    return [(one.path, one.error) for one in find_inputs(sources, **options)]
+    return [(one.path, one.error) for one in find_inputs(sources, **options).each]
 
 
 @pytest.fixture
@@ -47,9 +49,7 @@ def test_a_file_that_cannot_be_read_is_told_and_loses_no_other(here: Path) -> No
     (here / "empty").mkdir()
     found = dict(told("none.jpg", "notes.md", "pipe.jpg", "d", "a\0.jpg", "empty", "a.jpg"))
     assert "does not exist" in found.pop("none.jpg")
-    assert found.pop("pipe.jpg") == (
-        "pipe.jpg is neither a folder nor a plain file; name one of them"
-    )
+    assert found.pop("pipe.jpg") == "it is neither a folder nor a plain file"
     other = "it is no image or video by its name"
     assert found == {
         "notes.md": other,
@@ -99,6 +99,56 @@ def test_standard_input_names_sources(here: Path, monkeypatch: pytest.MonkeyPatc
     assert [error for _, error in found][:4] == [None] * 4
 
 
+def test_names_are_read_when_their_turn_comes(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lines() -> Iterator[bytes]:
+        for number in range(1_000_000):
+            asked.append(number)
+            yield f"{number}.jpg\n".encode()
+
+    class Stream(io.RawIOBase):
+        def __init__(self) -> None:
+            self.lines = lines()
+
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: memoryview) -> int:
+            line = next(self.lines, b"")
+            buffer[: len(line)] = line
+            return len(line)
+
+    asked: list[int] = []
+    stream = io.BufferedReader(Stream(), 64)
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=stream))
+    found = find_inputs(["-"])
+    assert found.total is None and len(list(itertools.islice(found.each, 1000))) == 1000
+    assert len(asked) < 5000
+
+
+def test_a_list_is_counted_and_said(here: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(here, "in/a.jpg", "in/b.jpg")
+    (here / "in/list.txt").write_bytes(
+        b"\xef\xbb\xbfa.jpg\r\n\n  \rb.jpg\r" + b"x" * 20_000 + b".jpg\nb.jpg"
+    )
+    with caplog.at_level("INFO", "fsvfm_jax"):
+        found = find_inputs(["in/list.txt", "in"])
+    assert found.total == 6 and "in/list.txt is read as a list of 4 paths" in caplog.text
+    paths, errors = zip(*((one.path, one.error) for one in found.each), strict=True)
+    assert paths[:2] == ("in/a.jpg", "in/b.jpg") and paths[3:] == (
+        "in/b.jpg",
+        "in/a.jpg",
+        "in/b.jpg",
+    )
+    assert "over 1000 characters" in errors[2] and errors[:2] == (None, None)
+    assert len(paths[2]) < 1010
+
+
+def test_an_absolute_path_outside_of_a_list_s_folder_names_the_flag(here: Path) -> None:
+    touch(here, "other/b.jpg", "in/a.jpg")
+    (here / "in/list.txt").write_text(f"{here}/other/b.jpg\n")
+    assert "give a folder that contains it by --root" in told("in/list.txt")[0][1]
+
+
 def test_a_closed_standard_input_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", None)
     with pytest.raises(DataError, match="standard input is closed"):
@@ -118,4 +168,4 @@ def test_nothing_is_an_error(here: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(DataError, match="there is nothing to score"):
         find_inputs(["-"])
     (here / "empty.txt").write_text("\n")
-    assert told("empty.txt") == [("empty.txt", "it has no image or video")]
+    assert told("empty.txt") == [("empty.txt", "it is a list without a path")]

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs import transfer
+from configs import evaluation, transfer
 from fsvfm_jax.data.labelled.detection_sets import open_sets
 from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.predict import labelled
 from fsvfm_jax.predict.labelled import Task, output_folder, to_faces
 
 
@@ -29,7 +30,18 @@ def test_faces_of_several_sets_are_joined_without_those_that_were_not_read():
     sets = open_sets(transfer.ConfigDict(described), (), image_size=32)
     margins = {"a": np.arange(8.0), "b": np.arange(8.0) + 10}
     margins["b"][3] = np.nan
-    task = Task.__new__(Task, None, None, sets, None, 1)
+    task = Task.__new__(Task, None, None, sets, "a and b", None, 1)
     found = to_faces(task, margins)
     assert found.margins.tolist() == [*range(8), 10, 11, 12, *range(14, 18)]
     assert found.fake.sum() == 7 and len(set(found.videos.tolist())) == 8
+
+
+def test_sets_are_named_by_their_folders_and_not_by_the_word_of_the_config(tmp_path):
+    for folder in ("a/test", "a/phone", "b/test"):
+        (tmp_path / folder).mkdir(parents=True)
+    c = evaluation.get_config()
+    c.data.paths = (str(tmp_path / "a"), str(tmp_path / "b"))
+    c.data.test.mine = transfer.face_set("folder", split="test")
+    c.data.test.nights = transfer.face_set("folder", "phone", split="val")
+    c.data.test.cam = transfer.rendered_set("cam-m", "test", videos=4)
+    assert labelled._titles(c) == ("cam", "a/test, b/test", "nights of a/phone/val")

@@ -56,34 +56,34 @@ def run_forked(
 
 @pytest.mark.e2e
 def test_smoke_learns_and_tells_about_it(tmp_path):
-    few = ("--config.epochs=2", "--config.data.num_samples=512", "--config.tracking.log_every=8")
+    few = ("--config.epochs=2", "--config.data.num_samples=256", "--config.tracking.log_every=4")
     result = run(*few, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     (workdir,) = (tmp_path / "runs").iterdir()
     assert workdir.name.startswith("vit_s-smoke-20")
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [1, 8, 16, 24, 32]
+    assert [line["step"] for line in lines] == [1, 4, 8, 12, 16]
     assert lines[-1]["loss_rec"] < 0.9 * lines[0]["loss_rec"]
     for text in (
-        "mean and std: 512/512",
+        "mean and std: 256/256",
         "effective batch: 32 = 1 devices x 32 x 1",
-        "step 32/32",
+        "step 16/16",
         "images/s",
-        "epoch 0 at step 16",
-        f"done: step 32 of 32, in runs/{workdir.name}",
+        "epoch 0 at step 8",
+        f"done: step 16 of 16, in runs/{workdir.name}",
     ):
         assert text in result.stderr, text
     assert "decoder_blocks/attn/qkv/kernel" in (workdir / "parameters.txt").read_text()
     epochs = [json.loads(line) for line in (workdir / "epochs.jsonl").read_text().splitlines()]
-    assert [(line["epoch"], line["step"]) for line in epochs] == [(0, 16), (1, 32)]
-    start_up = result.stderr.partition("step 1/32")[0].splitlines()
+    assert [(line["epoch"], line["step"]) for line in epochs] == [(0, 8), (1, 16)]
+    start_up = result.stderr.partition("step 1/16")[0].splitlines()
     assert len(start_up) <= 11 and max(map(len, start_up)) < 250, start_up  # one is of progress
-    assert (workdir / "images" / "reconstruction_0000032.png").exists()
+    assert (workdir / "images" / "reconstruction_0000016.png").exists()
     assert list((workdir / "tensorboard").iterdir())
-    assert (workdir / "checkpoints" / "32").is_dir()
+    assert (workdir / "checkpoints" / "16").is_dir()
     # The same command with the same relative workdir finds the checkpoint.
     result = run(*few, f"--workdir=runs/{workdir.name}", cwd=tmp_path)
-    assert result.returncode == 0 and "resumed at step 32 of 32" in result.stderr, result.stderr
+    assert result.returncode == 0 and "resumed at step 16 of 16" in result.stderr, result.stderr
 
 
 @pytest.mark.slow

@@ -4,6 +4,8 @@ import asyncio
 import errno
 import json
 import os
+import re
+import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -42,8 +44,9 @@ def answers() -> Answers:
 
 
 @pytest.fixture
-def make(tmp_path: Path, answers: Answers) -> Iterator[Any]:
-    """Returns a function that makes the page with limits."""
+def make(tmp_path: Path, answers: Answers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Returns a function that makes the page with limits; temporary files are in tmp_path."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with ThreadPoolExecutor(2) as executor:
 
         def make(limits: Limits = LIMITS) -> Any:
@@ -54,7 +57,6 @@ def make(tmp_path: Path, answers: Answers) -> Iterator[Any]:
                 limits=limits,
                 hosts=["localhost"],
                 executor=executor,
-                folder=tmp_path,
             )
 
         yield make
@@ -109,10 +111,19 @@ def test_an_upload_is_read_under_its_name_and_deleted(
         assert status == 200 and json.loads(body) == {"name": name}
         media, content = answers.seen.pop()
         assert media.name == name and content == b"abc"
-        file = Path(media.file)
-        # Nothing of the name but its suffix is in the path.
-        assert file.parent.parent == tmp_path and file.stem == "upload"
-        assert list(tmp_path.iterdir()) == []
+        # Nothing of the name is in the path, and the file has no name of its own.
+        assert re.fullmatch(rf"/proc/{os.getpid()}/fd/\d+", media.file)
+        assert not Path(media.file).exists() and list(tmp_path.iterdir()) == []
+
+
+def test_without_proc_an_upload_has_a_name_until_it_is_answered(
+    make: Any, answers: Answers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "_DESCRIPTORS", tmp_path / "none")
+    assert asyncio.run(ask(make(), chunks=[b"ab", b"c"]))[0] == 200
+    ((media, content),) = answers.seen
+    assert Path(media.file).parent == tmp_path and content == b"abc"
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -174,10 +185,10 @@ def test_other_requests(make: Any) -> None:
 def test_a_disk_without_space_is_reported(
     make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, mode: str) -> Any:
+    def full(buffering: int) -> Any:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(page, "open", full, raising=False)
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
     assert error_of(asyncio.run(ask(make()))) == (
         500,
         "the server cannot store the upload (No space left on device)",

@@ -4,7 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsvfm_jax.devices.peers import OTHER_LAUNCHERS, VARIABLES, Address, find_peers
+from fsvfm_jax.devices.peers import (
+    OTHER_LAUNCHERS,
+    VARIABLES,
+    Address,
+    check_alone,
+    find_peers,
+)
 from fsvfm_jax.errors import ConfigError
 
 NONE = Address(None, None, None)
@@ -132,3 +138,19 @@ def test_whatever_is_set_there_is_an_answer_or_one_sentence(environment, flags):
         return
     if peers is not None and None not in peers.address:
         assert 0 <= peers.address.process_id < peers.address.num_processes
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [KUBEFLOW, SLURM, {"WORLD_SIZE": "2", "RANK": "1"}, {"PMI_SIZE": "3", "PMI_RANK": "0"}],
+)
+def test_a_command_that_works_alone_refuses_a_launcher_of_several(environment):
+    with pytest.raises(ConfigError, match=r"=[2348]: a launcher has started"):
+        check_alone(environment)
+
+
+def test_a_command_that_works_alone_runs_under_a_launcher_of_one():
+    check_alone({})
+    check_alone(SLURM | {"SLURM_STEP_NUM_TASKS": "1"})
+    check_alone({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8"})  # a script of a job, without srun
+    check_alone({"WORLD_SIZE": "2"})

@@ -209,7 +209,7 @@ def test_two_people_of_a_video_are_followed_apart(tmp_path: Path) -> None:
 def test_no_face_and_a_face_outside(tmp_path: Path) -> None:
     Image.fromarray(photograph()).save(tmp_path / "a.png")
     found = faces_of_file(media(tmp_path / "a.png"), detector=Fixed(), options=OPTIONS)
-    assert found == FileFaces([], 1, 0, 0, None, found.work_seconds)
+    assert found == FileFaces([], 1, 0, 0, None, found.work_seconds, searched_at=1.0)
     outside = Fixed(Box(500, 60, 510, 70), Box(60, 40, 140, 120))
     found = faces_of_file(
         media(tmp_path / "a.png"), detector=outside, options=OPTIONS._replace(faces="all")
@@ -229,7 +229,7 @@ def test_processes_are_fewer_if_their_faces_take_much_memory(
 ) -> None:
     started = []
 
-    def record(items: Sequence, make: Any, arguments: Sequence) -> Iterator:
+    def record(items: Sequence, make: Any, arguments: Sequence, **idle: Any) -> Iterator:
         started.append(len(arguments))
         yield from ((item, None) for item in items)
 
@@ -247,7 +247,7 @@ def test_hostile_files_are_read_or_refused(tmp_path: Path) -> None:
     harmless = write_hostile_files(tmp_path / "src")
     options = OPTIONS._replace(detector="none")
     readable = set()
-    inputs = find_inputs([str(tmp_path / "src")])
+    inputs = list(find_inputs([str(tmp_path / "src")]).each)
     assert len(inputs) > 80
     for one in inputs:
         if one.media is None:

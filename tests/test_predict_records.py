@@ -16,6 +16,7 @@ from fsvfm_jax.predict import records
 from fsvfm_jax.predict.records import record_writer
 
 FACE = {"box": [1, 2, 3, 4], "score": 1.5, "p_fake": 0.75, "frame": 3, "time": 0.5, "track": 0}
+ABOUT = "threshold: p_fake 0.25 (eer), with an FPR of 5 % on the 50 real videos of x"
 PERSON = {"track": 0, "p_fake": 0.75, "frames": 1}
 NAMES = [
     "a.jpg",
@@ -41,6 +42,7 @@ def record(path: str, **changes: Any) -> dict[str, Any]:
         "threshold": {"value": 0.5, "name": "given"},
         "temperature": None,
         "frames": 1,
+        "searched_at": 0.5,
         "people": [PERSON],
         "faces": [FACE],
         "note": None,
@@ -56,9 +58,9 @@ RECORDS = [record(name) for name in NAMES] + [
 
 
 def write(output: Path | None, lines: list[dict[str, Any]] = RECORDS) -> None:
-    with record_writer(output, score_name="p_fake") as writer:
-        for line in lines:
-            writer(line)
+    with record_writer(output, score_name="p_fake", about=ABOUT) as writer:
+        for place, line in enumerate(lines):
+            writer(place, line)
 
 
 def test_json_lines_keep_every_name(tmp_path: Path) -> None:
@@ -83,8 +85,8 @@ def test_cells_of_csv_are_printable_and_no_formulas(tmp_path: Path) -> None:
     assert rows[1]["path"] == r"new\nline.jpg" and rows[4]["path"] == "'=1+1.jpg"
     assert rows[0] == {
         "path": "a.jpg", "p_fake": "0.75", "decision": "fake", "threshold": "0.5",
-        "threshold_name": "given", "temperature": "", "frames": "1", "faces": "1", "people": "1",
-        "note": "", "error": "",
+        "threshold_name": "given", "temperature": "", "frames": "1", "searched_at": "0.5",
+        "faces": "1", "people": "1", "note": "", "error": "",
     }  # fmt: skip
     assert rows[-1]["error"] == r"'=it is\ndamaged" and rows[-1]["p_fake"] == ""
 
@@ -107,16 +109,18 @@ def test_a_pipe_gets_json_lines_and_a_terminal_a_table(
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == RECORDS
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     two = record("v.mp4", people=[PERSON, PERSON | {"track": 1, "p_fake": 0.25}])
-    for output in (None, tmp_path / "x.jsonl"):
-        write(output, [*RECORDS, two])
-        lines = capsys.readouterr().out.splitlines()
-        assert lines[0] == " p_fake  decision  frames  faces  file"
-        assert lines[1] == " 0.7500  fake           1      1  a.jpg"
-        assert lines[2].endswith(r"new\nline.jpg")
-        assert lines[-3].split(None, 3) == ["-", "1", "0", "none.jpg (no face found)"]
-        assert lines[-2].split(None, 3) == ["error", "1", "0", r"bad.jpg (=it is\ndamaged)"]
-        assert lines[-1].endswith("v.mp4 (0: 0.7500, 1: 0.2500)")
-        assert all(line.isprintable() for line in lines)
+    write(None, [*RECORDS, two])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == ABOUT
+    assert lines[1] == " p_fake  decision  frames  faces  file"
+    assert lines[2] == " 0.7500  fake           1      1  a.jpg"
+    assert lines[3].endswith(r"new\nline.jpg")
+    assert lines[-3].split(None, 3) == ["-", "1", "0", "none.jpg (no face found)"]
+    assert lines[-2].split(None, 3) == ["error", "1", "0", r"bad.jpg (=it is\ndamaged)"]
+    assert lines[-1].endswith("v.mp4 (0: 0.7500, 1: 0.2500)")
+    assert all(line.isprintable() for line in lines)
+    write(tmp_path / "x.jsonl", [*RECORDS, two])
+    assert capsys.readouterr().out == ""
 
 
 def test_a_signal_leaves_whole_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,21 +131,81 @@ def test_a_signal_leaves_whole_records(tmp_path: Path, monkeypatch: pytest.Monke
         records.signals, "released_at_once", lambda one: held.append(one) or real(one)
     )
     for suffix in ("jsonl", "csv", "parquet"):
-        with record_writer(tmp_path / f"x.{suffix}", score_name="p_fake") as writer:
-            writer(RECORDS[0])
+        with record_writer(tmp_path / f"x.{suffix}", score_name="p_fake", about=ABOUT) as writer:
+            writer(0, RECORDS[0])
             held[-1].__exit__(None, None, None)
-            writer(RECORDS[1])
+            writer(1, RECORDS[1])
     assert (tmp_path / "x.jsonl").read_text().count("\n") == 1
     assert (tmp_path / "x.csv").read_text().count("\n") == 2
     assert parquet.read_table(tmp_path / "x.parquet").to_pylist() == RECORDS[:1]
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def names(file: Path) -> list[str]:
+    return [json.loads(line)["path"] for line in file.read_text().splitlines()]
+
+
+def test_records_are_in_the_order_of_the_inputs(tmp_path: Path) -> None:
+    file = tmp_path / "x.jsonl"
+    with record_writer(file, score_name="p_fake", about=ABOUT) as writer:
+        for place in (2, 1, 4, 0, 3):
+            writer(place, record(f"{place}.jpg"))
+            assert len(names(file)) == {2: 0, 1: 0, 4: 0, 0: 3, 3: 5}[place]
+    assert names(file) == [f"{place}.jpg" for place in range(5)]
+
+
+def test_what_waits_for_a_slow_file_is_written_at_a_signal(tmp_path: Path) -> None:
+    file = tmp_path / "x.jsonl"
+    with record_writer(file, score_name="p_fake", about=ABOUT) as writer:
+        writer(3, record("3.jpg"))
+        writer(1, record("1.jpg"))
+        assert names(file) == []
+    assert names(file) == ["1.jpg", "3.jpg"]
+
+
+def test_a_slow_file_does_not_make_others_wait_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "MAX_HELD", 3)
+    file = tmp_path / "x.jsonl"
+    with record_writer(file, score_name="p_fake", about=ABOUT) as writer:
+        for place in (1, 2, 4, 5, 7):
+            writer(place, record(f"{place}"))
+        assert names(file) == ["1", "2", "4", "5"]
+        writer(0, record("0"))
+        writer(6, record("6"))
+        writer(3, record("3"))
+        assert names(file) == ["1", "2", "4", "5", "0", "6", "7", "3"]
+
+
+def test_a_csv_file_has_a_second_one_with_a_row_per_face(tmp_path: Path) -> None:
+    two = record("=v.mp4", faces=[FACE, FACE | {"track": 1, "score": None}])
+    write(tmp_path / "x.csv", [two, RECORDS[-2], RECORDS[0]])
+    assert (tmp_path / "x.faces.csv").read_text().splitlines() == [
+        "path,left,top,right,bottom,p_fake,score,frame,time,track",
+        "'=v.mp4,1,2,3,4,0.75,1.5,3,0.5,0",
+        "'=v.mp4,1,2,3,4,0.75,,3,0.5,1",
+        "a.jpg,1,2,3,4,0.75,1.5,3,0.5,0",
+    ]
+    with pytest.raises(StorageError, match=r"x\.faces\.csv is there already"):
+        (tmp_path / "x.csv").unlink()
+        write(tmp_path / "x.csv")
+
+
+def test_the_written_file_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "fsvfm_jax"):
+        write(tmp_path / "x.jsonl")
+    assert f"x.jsonl ({len(RECORDS)} records)" in caplog.text and ABOUT in caplog.text
 
 
 def test_records_of_a_failed_command_stay(tmp_path: Path) -> None:
     for suffix in ("jsonl", "parquet"):
         file = tmp_path / f"x.{suffix}"
-        with pytest.raises(ZeroDivisionError), record_writer(file, score_name="p_fake") as writer:
-            writer(RECORDS[0])
+        with (
+            pytest.raises(ZeroDivisionError),
+            record_writer(file, score_name="p_fake", about=ABOUT) as writer,
+        ):
+            writer(0, RECORDS[0])
             raise ZeroDivisionError
     assert (tmp_path / "x.jsonl").read_text().count("\n") == 1
     assert parquet.read_table(tmp_path / "x.parquet").num_rows == 1

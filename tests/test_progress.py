@@ -40,3 +40,33 @@ def test_progress_shows_a_bar_on_a_terminal(monkeypatch):
     assert list(progress.progress(iter("abc"), total=3, description="mean and std")) == [*"abc"]
     assert "mean and std: 100%" in terminal.getvalue()
     assert "3/3" in terminal.getvalue()
+
+
+def test_without_a_total_no_remaining_time_is_shown(clock, capsys):
+    with progress.meter(total=None, description="score") as step:
+        for _ in range(48):
+            clock.seconds += 0.25
+            step()
+    assert capsys.readouterr().err.splitlines() == [
+        "score: 40, 4/s",
+        "score: 48, 4/s, took 0:00:12",
+    ]
+
+
+def test_nothing_is_said_of_work_that_fails(clock, capsys):
+    with pytest.raises(ZeroDivisionError), progress.meter(total=3, description="score"):
+        raise ZeroDivisionError
+    assert capsys.readouterr().err == ""
+
+
+def test_the_time_of_the_start_does_not_count_for_the_remaining_time(clock, capsys):
+    with progress.meter(total=100, description="score") as step:
+        clock.seconds += 40
+        step()
+        for _ in range(40):
+            clock.seconds += 0.5
+            step()
+    assert capsys.readouterr().err.splitlines()[:2] == [
+        "score: 1/100 (1 %), 0.025/s",
+        "score: 21/100 (21 %), 0.42/s, 0:00:40 left",
+    ]

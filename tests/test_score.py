@@ -3,11 +3,12 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,17 @@ from stored_calibration import CALIBRATION
 
 from configs.transfer import face_set
 from fsvfm_jax import scoring
+from fsvfm_jax.convert import pth, reference
 from fsvfm_jax.convert.folder import write_folder
 from fsvfm_jax.data.images import IMAGE_SUFFIXES
 from fsvfm_jax.data.labelled.detection_sets import open_sets
 from fsvfm_jax.data.listing import suffix_of
 from fsvfm_jax.data.rendered.synthetic import render_face
+from fsvfm_jax.data.stats import save_stats
 from fsvfm_jax.devices import sharding
 from fsvfm_jax.errors import ConfigError, UserError
+from fsvfm_jax.predict import arguments, batches, networks, opening
 from fsvfm_jax.predict import faces as finding
-from fsvfm_jax.predict import networks, score
 from fsvfm_jax.predict.__main__ import _parser
 from fsvfm_jax.predict.calibration import write_calibration
 from fsvfm_jax.predict.faces import FaceOptions
@@ -70,9 +73,9 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Does the work of the processes in this process, out of order, without limits."""
 
-    def in_process(items: Sequence, make: Callable, arguments: Sequence) -> Iterator:
+    def in_process(items: Sequence, make: Callable, arguments: Sequence, **idle: Any) -> Iterator:
         work = make(arguments[0])
-        yield from ((item, work(item)) for item in reversed(items))
+        yield from ((item, work(item)) for item in reversed(list(items)))
 
     monkeypatch.setattr(finding, "spread", in_process)
     monkeypatch.setattr(finding, "start_limits", lambda: None)
@@ -154,7 +157,7 @@ def test_a_file_that_kills_its_process_has_a_record(
     model: Path, crops: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        finding, "spread", lambda items, make, arguments: ((item, None) for item in items)
+        finding, "spread", lambda items, make, arguments, **idle: ((item, None) for item in items)
     )
     assert run(f"--model={model}", "--cropped", str(crops / "fake/v0_frame_0.png")) == 65
     assert json.loads(capsys.readouterr().out)["error"] == DIED
@@ -166,11 +169,12 @@ def test_faces_are_found_as_the_model_tells_or_else_as_flags_tell(model: Path) -
     def options(*argv: str, **facts: Any) -> FaceOptions:
         args = _parser(["score"]).parse_args(["score", "--model=m", "x", *argv])
         network.facts = facts
-        return score.face_options(network, args)
+        arguments.check_faces(args)
+        return opening.face_options(network, args)
 
-    with pytest.raises(ConfigError, match="does not tell how its faces were found: give --face-"):
+    with pytest.raises(ConfigError, match="does not say how its faces were found: give --face-"):
         options()
-    with pytest.raises(ConfigError, match="does not tell the margin around its faces: give --crop"):
+    with pytest.raises(ConfigError, match="does not say the margin around its faces: give --crop"):
         options("--face-detector=dlib")
     with pytest.raises(ConfigError, match="'RetinaFace' found, which is not available here"):
         options(face_detector="RetinaFace", crop_margin=0.15)
@@ -226,11 +230,113 @@ def test_a_calibration_in_the_folder_of_the_model_is_used(
     assert plain["p_fake"] == pytest.approx(probability(margin)[0], abs=1e-6)
     assert calibrated["p_fake"] == pytest.approx(probability(margin / 2.5)[0], abs=1e-6)
     assert plain["threshold"] == {"value": 0.5, "name": "not calibrated"}
-    assert calibrated["threshold"] == {"value": 0.25, "name": "eer"}
+    assert calibrated["threshold"] == {"value": 0.7, "name": "fpr_5"}
     assert calibrated["temperature"] == 2.5
     assert run(*argv, calibration, "--view=resize256_crop224") == 78
     write_calibration(tmp_path, CALIBRATION)
     assert run(*argv, calibration) == 65
+
+
+def test_an_anti_spoofing_network_gives_p_spoof(
+    tmp_path: Path, crops: Path, here: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measures = random_weights.TINY | {"pool": "mean", "fas": True}
+    description = random_weights.describe(measures, labels=("real", "fake"))
+    write_folder(tmp_path / "m", random_weights.detector_params(measures), description)
+    picture = str(crops / "fake/v0_frame_0.png")
+    output = tmp_path / "x.csv"
+    argv = [f"--model={tmp_path / 'm'}", "--cropped", picture]
+    assert run(*argv) == 0 and run(*argv, f"--output={output}", "--threshold=0") == 0
+    record = json.loads(capsys.readouterr().out)
+    (expected,) = networks.load(tmp_path / "m").predict(picture)
+    assert record["p_spoof"] == pytest.approx(expected, abs=1e-6)
+    assert record["faces"][0]["p_spoof"] == record["people"][0]["p_spoof"] == record["p_spoof"]
+    assert record["decision"] in ("spoof", "real") and "p_fake" not in record
+    for file in (output, tmp_path / "x.faces.csv"):
+        (row,) = csv.DictReader(file.read_text().splitlines())
+        assert float(row["p_spoof"]) == pytest.approx(expected, abs=1e-6)
+    assert next(csv.DictReader(output.read_text().splitlines()))["decision"] == "spoof"
+
+
+def test_a_file_of_the_authors_is_opened_by_flags(
+    tmp_path: Path, crops: Path, here: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, stats = tmp_path / "detector.pth", tmp_path / "stats.json"
+    measures = random_weights.TINY | {"pool": "mean"}
+    pth.write(file, reference.to_state_dict(random_weights.detector_params(measures)))
+    save_stats(stats, random_weights.STATS)
+    picture = str(crops / "fake/v0_frame_0.png")
+    argv = [f"--model={file}", f"--stats={stats}", "--num-heads=4", picture]
+    assert run(*argv, "--cropped", "--labels=fake,real") == 0
+    record = json.loads(capsys.readouterr().out)
+    network = networks.load(file, labels=("fake", "real"), stats=random_weights.STATS, num_heads=4)
+    assert record["p_fake"] == pytest.approx(network.predict(picture)[0], abs=1e-6)
+    assert run(*argv, "--labels=fake,real") == 78  # It does not say how its faces were found.
+    assert run(*argv, "--cropped") == 78  # Nor which logit is which.
+    assert run(*argv, "--labels=fake,real", "--face-detector=none") == 0
+
+
+def test_a_video_has_a_record_without_the_library_that_decodes_it(
+    tmp_path: Path,
+    model: Path,
+    here: None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def missing(files: Iterable, *, detector: str) -> None:
+        raise ConfigError("av is not installed")
+
+    monkeypatch.setattr(batches, "check_libraries", missing)
+    (tmp_path / "v.mp4").write_bytes(b"x")
+    Image.fromarray(render_face(0, image_size=64)[0]).save(tmp_path / "a.png")
+    assert run(f"--model={model}", "--cropped", str(tmp_path)) == 66
+    photo, video = map(json.loads, capsys.readouterr().out.splitlines())
+    assert photo["error"] is None and video["error"] == "it is a video, and av is not installed"
+
+
+def test_every_photograph_has_a_picture_if_asked_for(
+    tmp_path: Path, model: Path, crops: Path, here: None
+) -> None:
+    argv = [f"--model={model}", "--cropped", str(crops / "fake"), "none.png"]
+    assert run(*argv, f"--plots={tmp_path / 'plots'}") == 66
+    names = sorted(os.listdir(tmp_path / "plots"))
+    assert names[0] == "0000-v0_frame_0.png.png" and len(names) == 7
+    assert run(*argv, f"--plots={tmp_path / 'plots'}") == 73
+
+
+def test_wrong_flags_are_found_before_jax_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "m.pth").write_bytes(b"")
+    program = """
+import sys
+from fsvfm_jax.predict.__main__ import main
+for argv in {argvs!r}:
+    try:
+        main(argv.split())
+    except SystemExit as end:
+        print(end.code, "jax" in sys.modules)
+"""
+    here, file = f"--model={tmp_path}", f"--model={tmp_path}/m.pth"
+    argvs = {
+        "score --model=/none x.jpg": 65,
+        f"score {here} x.jpg --output=x.xls": 78,
+        f"score {here} x.jpg --output=/none/x.csv": 73,
+        f"score {here} x.jpg --plots={tmp_path}": 73,
+        f"score {here} x.jpg --threshold=2": 78,
+        f"score {here} x.jpg --threshold=fpr_1": 78,
+        f"score {here} x.jpg --calibration=/none": 65,
+        f"score {here} x.jpg --stats=/none": 65,
+        f"score {here} x.jpg --crop-margin=-1": 78,
+        f"score {here} x.jpg --root=/": 78,
+        f"score {here} x.jpg --frames=0": 78,
+        f"score {file} x.jpg": 78,
+        f"score {file} x.jpg --face-detector=dlib": 78,
+        "serve --model=/none": 65,
+        f"serve {here} --port=99999": 78,
+        f"serve {here} --threshold=fpr": 78,
+    }
+    command = [sys.executable, "-c", program.format(argvs=[*argvs])]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [f"{code} False" for code in argvs.values()], done.stderr
 
 
 def write_video(file: Path, count: int) -> None:
@@ -329,3 +435,5 @@ def test_a_signal_leaves_whole_lines(tmp_path: Path, model: Path, crops: Path) -
     assert "stopped: all that was written is complete" in said
     content = output.read_text()
     assert content.endswith("\n") and 0 < len(records_of(output)) < 20_000
+    scored, left = re.search(r"files scored: ([0-9,]+); not scored: ([0-9,]+)", said).groups()
+    assert int(scored.replace(",", "")) + int(left.replace(",", "")) == 20_000

@@ -1,5 +1,6 @@
 """Tests the command over HTTP: no answer is lost or mixed up, and no upload is kept."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -57,8 +58,17 @@ class Server(NamedTuple):
             connection.close()
 
     def kept(self) -> list[Path]:
-        """Returns the files in the folder for uploads."""
+        """Returns the files in the folder for temporary files."""
         return [path for path in self.folder.rglob("*") if path.is_file()]
+
+    def received(self) -> int:
+        """Returns the number of bytes of uploads that the server holds in files without a name."""
+        total = 0
+        for entry in Path(f"/proc/{self.process.pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if os.readlink(entry).startswith(str(self.folder)):
+                    total += entry.stat().st_size
+        return total
 
 
 @pytest.fixture(scope="module")
@@ -172,19 +182,21 @@ def test_the_page_loads_nothing_from_elsewhere(server: Server) -> None:
 
 
 @pytest.mark.e2e
-def test_a_signal_leaves_nothing(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGKILL, -9)])
+def test_no_end_leaves_an_upload(model: Path, tmp_path: Path, number: int, code: int) -> None:
     server = start(model, tmp_path / "tmp", "--cropped", "--processes=1")
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
     connection.putrequest("PUT", "/score?name=a.png")
     connection.putheader("Content-Length", "1000")
     connection.endheaders(b"the first part")
     deadline = time.monotonic() + PATIENCE
-    while not server.kept():
+    while not server.received():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(PATIENCE) == 75
-    assert list((tmp_path / "tmp").iterdir()) == []
+    assert server.kept() == []
+    server.process.send_signal(number)
+    assert server.process.wait(PATIENCE) == code
+    assert server.kept() == []
     connection.close()
 
 
@@ -198,7 +210,7 @@ def test_mistakes_end_with_a_sentence(model: Path, tmp_path: Path) -> None:
             args.run(args)
         return str(error.value)
 
-    assert "does not tell how its faces were found" in run()
+    assert "does not say how its faces were found" in run()
     assert "cannot be served at 192.0.2.1:0" in run("--cropped", "--host=192.0.2.1", "--port=0")
     assert "--port=65536 is not from 0 to 65535" in run("--cropped", "--port=65536")
     assert "takes too much memory" in run("--cropped", "--frames=1000000")
@@ -208,9 +220,19 @@ def test_mistakes_end_with_a_sentence(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_page_starts_in_a_browser(server: Server, tmp_path: Path) -> None:
+    """Needs only Chromium, which prints the page after its script has run."""
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"]
+    flags += ["--virtual-time-budget=10000", "--dump-dom"]
+    command = [chromium(), *flags, f"http://127.0.0.1:{server.port}/"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert "10 MB" in done.stdout and "&lt;b&gt;detector" in done.stdout, done.stderr
+
+
+@pytest.mark.slow
 def test_the_page_in_a_browser(server: Server, tmp_path: Path) -> None:
     """Needs Chromium, and `pip install playwright`."""
-    pytest.importorskip("playwright")
+    pytest.importorskip("playwright", reason="pip install playwright to choose files in the page")
     from playwright.sync_api import sync_playwright
 
     picture = tmp_path / "<img src=x onerror=alert(1)>.png"

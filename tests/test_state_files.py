@@ -53,7 +53,7 @@ def test_a_start_goes_on_without_what_it_can_do_without(workdir, caplog):
     (workdir / "saving.txt").write_text("²")
     for name in ("²", "01", "9" * 30):
         (workdir / "checkpoints" / name).mkdir()
-    for name in ("config.json.tmp", ".seen_by_all", ".seen_by_all.tmp"):
+    for name in (".seen_by_all", "config.json.tmp"):
         (workdir / name).unlink(missing_ok=True)
         os.mkfifo(workdir / name)
     with caplog.at_level("INFO", "fsvfm_jax"):

@@ -29,11 +29,50 @@ def test_who_is_killed_while_writing_leaves_what_was_there(tmp_path, monkeypatch
 def test_an_error_while_writing_leaves_what_was_there_and_nothing_else(tmp_path):
     file = tmp_path / "a"
     file.write_bytes(b"before")
-    with pytest.raises(ZeroDivisionError), storage.whole_file(file, ending=".part") as temporary:
-        assert temporary == tmp_path / "a.part"
-        temporary.write_bytes(b"af")
+    with pytest.raises(ZeroDivisionError), storage.whole_file(file) as opened:
+        opened.write(b"af")
         raise ZeroDivisionError
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]
+
+
+def test_two_writers_of_a_file_at_the_same_time_do_not_disturb_each_other(tmp_path):
+    file = tmp_path / "a"
+    with storage.whole_file(file) as first:
+        first.write(b"first")
+        with storage.whole_file(file) as second:
+            second.write(b"second")
+        assert file.read_bytes() == b"second"
+    assert file.read_bytes() == b"first" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_file_of_another_owner_beside_the_output_is_unchanged(tmp_path):
+    other = tmp_path / "a.json.tmp"
+    other.write_text("of somebody else")
+    storage.write_json(epath.Path(tmp_path / "a.json"), [1])
+    assert other.read_text() == "of somebody else"
+
+
+def test_a_new_file_has_the_permissions_that_the_process_gives_to_files(tmp_path):
+    storage.write_json(epath.Path(tmp_path / "a.json"), [1])
+    (tmp_path / "b").touch()
+    assert (tmp_path / "a.json").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_a_folder_for_results_may_be_a_link_or_missing_but_nothing_else(tmp_path):
+    def refused(folder):
+        with pytest.raises(StorageError, match=r"^--x cannot be written \(.*\): choose") as error:
+            storage.check_folder(folder, flag="--x")
+        return str(error.value)
+
+    (tmp_path / "link").symlink_to(".")
+    (tmp_path / "nowhere").symlink_to("missing")
+    (tmp_path / "file").touch()
+    storage.check_folder(tmp_path / "link", flag="--x")
+    storage.check_folder(tmp_path / "new" / "newer", flag="--x")
+    assert "link to nothing" in refused(tmp_path / "nowhere")
+    assert "it is no folder" in refused(tmp_path / "file")
+    assert "file is no folder" in refused(tmp_path / "file" / "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "nowhere"]
 
 
 def test_what_cannot_be_written_is_named_with_the_way_out(tmp_path):
@@ -59,19 +98,19 @@ def test_what_is_in_a_bucket():
     assert storage.in_bucket("gs://bucket/run") and not storage.in_bucket("runs/a:b")
 
 
-@pytest.mark.parametrize("place", ["a.json", "a.json.tmp"])
-def test_writing_waits_for_no_pipe(tmp_path, place):
-    os.mkfifo(tmp_path / place)
+def test_writing_waits_for_no_pipe(tmp_path):
+    os.mkfifo(tmp_path / "a.json")
     storage.write_json(epath.Path(tmp_path / "a.json"), [1])
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
     assert (tmp_path / "a.json").read_text() == "[\n 1\n]\n"
 
 
-def test_a_link_in_place_of_the_temporary_file_leads_nowhere(tmp_path):
+def test_a_link_in_place_of_the_file_is_replaced(tmp_path):
     (tmp_path / "other").write_text("of somebody else")
-    (tmp_path / "a.json.tmp").symlink_to(tmp_path / "other")
+    (tmp_path / "a.json").symlink_to(tmp_path / "other")
     storage.write_json(epath.Path(tmp_path / "a.json"), [1])
     assert (tmp_path / "other").read_text() == "of somebody else"
+    assert not (tmp_path / "a.json").is_symlink()
 
 
 def test_a_folder_is_made_where_something_else_is_and_what_that_is_stays(tmp_path, caplog):

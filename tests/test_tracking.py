@@ -194,7 +194,7 @@ def test_resume_drops_what_the_killed_run_did_later(workdir):
     assert after[:3] == before[:3]
     assert [json.loads(line)["loss"] for line in after[3:]] == [40.0]
     assert [line["step"] for line in read_lines(workdir / "epochs.jsonl")] == [2, 4]
-    assert not list(workdir.glob("*.tmp"))
+    assert not list(workdir.glob("*.unfinished"))
 
 
 @pytest.mark.parametrize("torn_bytes", [1, 5, 30])

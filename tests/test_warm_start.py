@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from golden_files import need
 from random_weights import TINY, encoder_params
-from tiny import run, tiny_config
+from tiny import STATS, run, tiny_config
 
 from configs import transfer
 from fsvfm_jax import finetune, pretrain
@@ -18,7 +18,6 @@ from fsvfm_jax.convert.reference import to_params, to_state_dict
 from fsvfm_jax.convert.runs import read_run
 from fsvfm_jax.convert.safetensors import save_safetensors
 from fsvfm_jax.convert.warm_start import load_encoder, load_weights, starting_stats
-from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.models.fsvfm import encoder_subset, teacher_subset
 
@@ -30,10 +29,20 @@ def workdir(short_run):
     return short_run
 
 
+_states = {}
+
+
+def first_state(make_learner, config, *, stats):
+    """Returns the first state of a config's network, which is compiled once for each network."""
+    key = (make_learner, repr(config.model))
+    if key not in _states:
+        _states[key] = jax.jit(make_learner(config, stats=stats).init)(jax.random.key(1))
+    return _states[key]
+
+
 def fresh(changes: dict | None = None):
     config = tiny_config({"seed": 1} | (changes or {}))
-    task = pretrain.make_learner(config, stats=Stats((0.5, 0.5, 0.5), (0.2, 0.2, 0.2)))
-    return config, jax.jit(task.init)(jax.random.key(1))
+    return config, first_state(pretrain.make_learner, config, stats=STATS)
 
 
 def load(workdir, **init):
@@ -113,8 +122,7 @@ def test_a_detector_starts_from_an_encoder(workdir, tmp_path, kind, pool):
         config.init.params = str(tmp_path / "encoder.pth")
         pth.write(tmp_path / "encoder.pth", to_state_dict(encoder_subset(theirs)), key="model")
     config = resolve(config)
-    task = finetune.make_learner(config, stats=stored.stats)
-    drawn = jax.jit(task.init)(jax.random.key(1))
+    drawn = first_state(finetune.make_learner, config, stats=stored.stats)
     state, _ = load_encoder(drawn, config)
     for name in ("cls_token", "pos_embed", "patch_embed", "blocks"):
         jax.tree.map(np.testing.assert_array_equal, state.params[name], theirs[name])
@@ -122,7 +130,7 @@ def test_a_detector_starts_from_an_encoder(workdir, tmp_path, kind, pool):
     if pool == "token":
         jax.tree.map(np.testing.assert_array_equal, state.params["norm"], theirs["norm"])
     if kind == "pth":
-        with pytest.raises(ConfigError, match="does not tell the mean and std of its pretraining"):
+        with pytest.raises(ConfigError, match="does not contain the mean and std of"):
             starting_stats(config)
     else:
         assert starting_stats(config) == stored.stats
@@ -135,7 +143,7 @@ def test_heads_that_nothing_tells_are_taken_from_the_config_with_a_warning(tmp_p
     config.init.params = str(tmp_path / "encoder.safetensors")
     with caplog.at_level("WARNING", "fsvfm_jax"):
         state, origin = load_weights(state, init=config.init, model=config.model)
-    assert "num_heads must be told" in caplog.text
+    assert "num_heads must be given" in caplog.text
     assert "the config's are used, config.model.num_heads = 4. With a wrong" in caplog.text.replace(
         "\n", " "
     )

@@ -11,19 +11,19 @@ import jax
 import numpy as np
 import pytest
 from golden_files import need
-from random_weights import STATS, TINY, encoder_params
+from random_weights import STATS, TINY, describe, encoder_params
 from tiny import run
 
 from fsvfm_jax.convert import pth
 from fsvfm_jax.convert.__main__ import main
-from fsvfm_jax.convert.folder import read_folder, timm_names
+from fsvfm_jax.convert.folder import read_folder, timm_names, write_folder
 from fsvfm_jax.convert.reference import to_state_dict
 from fsvfm_jax.convert.runs import read_run
 from fsvfm_jax.convert.safetensors import save_safetensors
 from fsvfm_jax.convert.source_files import file_sha256
 from fsvfm_jax.convert.weights import read_source
 from fsvfm_jax.data.stats import save_stats
-from fsvfm_jax.errors import DataError
+from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.models.fsvfm import encoder_subset
 from fsvfm_jax.models.vit import SIZES
 
@@ -77,7 +77,7 @@ def test_inspect_says_what_a_run_is(workdir, capsys):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["to", "folder", "WORKDIR", "OUT"], 78, "does not tell its license: give --license"),
+        (["to", "folder", "WORKDIR", "OUT"], 78, "does not contain its license: give --license"),
         (["to", "folder", "nowhere", "OUT"], 65, "nowhere cannot be read"),
         (["to", "folder", "WORKDIR", "OUT", "--license=7"], 78, "=7: a licence is the identifier"),
         (["to", "folder", "WORKDIR", "OUT", "--license=a: b"], 78, "one at least., digits and"),
@@ -86,7 +86,7 @@ def test_inspect_says_what_a_run_is(workdir, capsys):
         (["to", "foldr", "WORKDIR", "OUT"], 78, "invalid choice: 'foldr'"),
         (["inspect", "WORKDIR", "--model=vit_smal_patch16"], 78, "did you mean"),
         (["inspect", "WORKDIR", "--step=4"], 78, "checkpoint 4 in .* not there; there are 3, 5"),
-        (["inspect", "WORKDIR", "--num-heads=8"], 78, "has num_heads 4, not 8 as told"),
+        (["inspect", "WORKDIR", "--num-heads=8"], 78, "has num_heads 4, not 8 as given"),
         (["inspect", "WORKDIR", f"--sha256={'0' * 64}"], 78, "pins a file"),
         (["to", "training", "x.pth", "WORKDIR", "--teacher=x"], 73, "is there already"),
         (["to", "folder", "WORKDIR", "WORKDIR", "--license=mit"], 73, "is not empty"),
@@ -356,7 +356,7 @@ def test_inspect_says_what_a_file_is_whose_heads_or_network_it_does_not_know(tmp
     file = people_file(tmp_path)
     main(["inspect", str(file)])
     record = json.loads(capsys.readouterr().out)
-    assert record["entry"] == "model_state_dict" and "num_heads must be told" in record["heads"]
+    assert record["entry"] == "model_state_dict" and "num_heads must be given" in record["heads"]
     people_file(tmp_path, ENCODER | {"reg_token": np.zeros((1, 4, 48), np.float32)})
     main(["inspect", str(file)])
     record = json.loads(capsys.readouterr().out)
@@ -393,6 +393,12 @@ def test_an_entry_of_a_run_is_a_mistake(workdir, capsys):
     with pytest.raises(SystemExit, match="78"):
         main(["inspect", str(workdir), "--entry=model"])
     assert "folder of this project, which has no entry 'model'" in capsys.readouterr().err
+
+
+def test_a_step_of_something_else_than_a_run_is_a_mistake(tmp_path):
+    write_folder(tmp_path / "x", encoder_params(TINY), describe(TINY))
+    with pytest.raises(ConfigError, match="is no workdir, which alone has steps: leave out step 7"):
+        read_source(tmp_path / "x", branch="student", told={}, step=7)
 
 
 def test_an_optimizer_of_another_kind_does_not_matter(tmp_path):

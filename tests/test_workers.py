@@ -66,6 +66,14 @@ def test_every_item_comes_back_once() -> None:
     assert all(result[1] == item for item, result in done)
 
 
+def test_a_slow_item_is_noticed(tmp_path: Path) -> None:
+    """The item waits for a file that is written only after that."""
+    stream = spread([tmp_path], make, ["a"], idle_seconds=0.01)
+    assert next(stream) is None
+    (tmp_path / "other").touch()
+    assert [item for item, _ in filter(None, stream)] == [tmp_path]
+
+
 def test_each_process_has_its_own_argument(tmp_path: Path) -> None:
     done = list(spread([tmp_path] * 4, make, ["a", "b"]))
     assert len({pid for _, pid in done}) == 2

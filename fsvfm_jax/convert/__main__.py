@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,7 +83,7 @@ def to_folder(args: argparse.Namespace) -> None:
         wanted["label_names"] = "--labels NAME,NAME in the order of the logits"
     for name, flag in wanted.items():
         if facts.get(name) is None:
-            raise ConfigError(f"{args.src} does not tell its {name}: give {flag}")
+            raise ConfigError(f"{args.src} does not contain its {name}: give {flag}")
     description = Description(model=model, **facts)
     write_folder(
         args.dst,
@@ -241,7 +242,7 @@ def _measures(model: dict[str, Any]) -> str:
 
 
 def _check_new(file: Path) -> None:
-    if file.exists():
+    if os.path.lexists(file):
         raise StorageError(f"{file} is there already; name another")
 
 

@@ -8,6 +8,7 @@ import yaml
 from msgspec import Meta
 
 from fsvfm_jax.convert import facts
+from fsvfm_jax.data.labelled.faces import LABELS
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.host.markdown import markdown_text
@@ -74,6 +75,25 @@ transform = timm.data.create_transform(**timm.data.resolve_model_data_config(mod
 p = model(transform(Image.open("face.png").convert("RGB"))[None]).softmax(dim=1)[0].tolist()
 print(dict(zip(model.label_names, p)))
 ```"""
+
+OURS = """\
+In this folder, with the project that exported it:
+
+```
+python -m fsvfm_jax.predict {command}
+```
+
+or, in Python:
+
+```python
+import fsvfm_jax
+
+network = fsvfm_jax.load({arguments})
+print(network.{method}("face.png"))  # the picture of a cropped face
+```"""
+ENCODER_FOLDER = "ENCODER_FOLDER"  # a name that the reader replaces
+# What `predict score` finds itself; for other detectors the faces must be cropped already.
+FOUND_BY_US = ("dlib", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,6 +261,7 @@ def model_card(name: str, config: Mapping[str, Any]) -> str:
         *facts.label_parts(labels),
         "## Loading",
         _loading(ours),
+        *_use(ours),
         *facts.score_parts(ours, ours["model"]),
         *facts.fact_parts(ours, ours["model"], stats=stats, hashes=hashes),
         *facts.license_parts(ours["license"]),
@@ -251,6 +272,29 @@ def model_card(name: str, config: Mapping[str, Any]) -> str:
 def _loading(ours: Mapping[str, Any]) -> str:
     """Returns instructions for loading the folder, with Python to copy."""
     if "head_file" in ours:
-        whole = len(ours["sha256"]) == 2
-        return LOADER.format(arguments='"."' if whole else '".", backbone="ENCODER_FOLDER"')
+        other = f', backbone="{ENCODER_FOLDER}"' if _without_encoder(ours) else ""
+        return LOADER.format(arguments=f'"."{other}')
     return CLASSIFIER if ours["label_names"] else ENCODER
+
+
+def _use(ours: Mapping[str, Any]) -> list[str]:
+    """Returns how this project uses the folder; nothing for classes that it has no score for."""
+    encoder = _without_encoder(ours)
+    flag, argument = (f" --encoder={ENCODER_FOLDER}", f', encoder="{ENCODER_FOLDER}"')
+    options = {"arguments": f'"."{argument if encoder else ""}'}
+    if not ours["label_names"]:
+        command = "embed --model=. --output=features.npz face.png"
+        options |= {"command": command, "method": "features"}
+    elif sorted(ours["label_names"]) == sorted(LABELS):
+        finds = ours["face_detector"] in FOUND_BY_US and ours["crop_margin"] is not None
+        picture = "photo.jpg" if finds else "--cropped face.png"
+        command = f"score --model=.{flag if encoder else ''} {picture}"
+        options |= {"command": command, "method": "predict"}
+    else:
+        return []
+    return ["## Use", OURS.format(**options)]
+
+
+def _without_encoder(ours: Mapping[str, Any]) -> bool:
+    """Returns whether the folder contains an adapter, and its encoder is in another folder."""
+    return "head_file" in ours and len(ours["sha256"]) == 1

@@ -98,7 +98,7 @@ def fact_parts(
     facts = {
         "pixels, patch": f"{model['image_size']}, {model['patch_size']}",
         "width, depth": f"{model['width']}, {model['depth']}",
-        "heads": f"{model['num_heads']} (no array tells; timm's networks of this width may differ)",
+        "heads": f"{model['num_heads']} (in no array; timm's networks of this width may differ)",
         "LayerNorm epsilon": LAYER_NORM_EPSILON,
         "pooling": POOLING.get(model.get("pool")),
         "mean": list(stats.mean),

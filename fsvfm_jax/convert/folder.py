@@ -7,6 +7,7 @@ PyTorch. `config.json` is that of timm and Hugging Face, with the `Description` 
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,7 +31,7 @@ from fsvfm_jax.convert.measures import network
 from fsvfm_jax.convert.safetensors import load_safetensors, save_safetensors
 from fsvfm_jax.convert.source_files import file_sha256, read_json
 from fsvfm_jax.data.stats import StoredStats, make_stats
-from fsvfm_jax.errors import ConfigError, DataError, StorageError, reason_of, short_list
+from fsvfm_jax.errors import ConfigError, DataError, StorageError, reason_of, short_list, told
 from fsvfm_jax.models.adapter import POOLS
 from fsvfm_jax.models.layers import LAYER_NORM_EPSILON
 from fsvfm_jax.train_state import Params
@@ -40,6 +41,7 @@ StateDict = dict[str, np.ndarray]
 MODEL_FILE = "model.safetensors"
 ADAPTER_FILE = "adapter.safetensors"
 FAS_FILE = "head.safetensors"
+STEPS_FILE = "preprocess.json"
 LOADER = Path(__file__).with_name("load_fsvfm.py")
 # Layers that the loader adds to timm's network. It adds `head` too if one of these is present.
 OUTSIDE_TIMM = ("adapter.", "projector.", "embedder.", "classifier.")
@@ -86,6 +88,18 @@ class FolderConfig(TypedDict):
     """The part of a folder's config.json that is read back."""
 
     fsvfm_jax: StoredDescription
+
+
+class StoredSteps(TypedDict):
+    """The part of a folder's preprocess.json that must be that of its config.json."""
+
+    face_detector: NotRequired[Text | None]
+    crop_margin: NotRequired[float | None]
+    resize_shorter_side: NotRequired[int]
+    interpolation: NotRequired[Text]
+    center_crop: NotRequired[int]
+    mean: NotRequired[tuple[float, float, float]]
+    std: NotRequired[tuple[float, float, float]]
 
 
 class Exported(NamedTuple):
@@ -145,7 +159,7 @@ def write_folder(
             save_safetensors(folder / name, arrays, metadata={"format": "pt"})
         config["fsvfm_jax"]["sha256"] = {name: file_sha256(folder / name) for name in files}
         _write_json(folder / "config.json", config)
-        _write_json(folder / "preprocess.json", preprocess(description))
+        _write_json(folder / STEPS_FILE, preprocess(description))
         (folder / "README.md").write_text(model_card(folder.name, config), encoding="utf-8")
         if outside:
             shutil.copyfile(LOADER, folder / LOADER.name)
@@ -164,8 +178,8 @@ def read_folder(folder: Path, *, encoder: Path | None = None) -> Exported:
         Parameters and description.
 
     Raises:
-        DataError: A file is missing, damaged or does not match config.json, or the encoder is not
-            the encoder that the adapter was trained on.
+        DataError: A file is missing, damaged or does not match config.json, as preprocess.json if
+            it was edited, or the encoder is not the encoder that the adapter was trained on.
     """
     stored = read_description(folder)
     hashes = stored.pop("sha256")
@@ -193,6 +207,7 @@ def read_folder(folder: Path, *, encoder: Path | None = None) -> Exported:
         raise DataError(
             f"{folder}/config.json and the weights beside it differ: {error}"
         ) from error
+    _check_steps(folder / STEPS_FILE, description)
     return Exported(params, description)
 
 
@@ -204,6 +219,19 @@ def read_description(folder: Path) -> StoredDescription:
     """
     what = "that of a folder written by fsvfm_jax"
     return read_json(folder / "config.json", FolderConfig, what=what)["fsvfm_jax"]
+
+
+def _check_steps(file: Path, description: Description) -> None:
+    """Raises DataError unless preprocess.json has the steps of config.json; it may be missing."""
+    if not os.path.lexists(file):
+        return
+    stored = read_json(file, StoredSteps, what="the steps to a network's input")
+    for name, ours in preprocess(description).items():
+        if name in stored and stored[name] != (tuple(ours) if isinstance(ours, list) else ours):
+            raise DataError(
+                f"{file} has {name} = {told(stored[name])}, and config.json beside it {told(ours)}:"
+                " undo the change, or write a new folder with `convert to folder`"
+            )
 
 
 def timm_names(params: Mapping[str, Any]) -> StateDict:
@@ -242,16 +270,16 @@ def encoder_sha256(state_dict: Mapping[str, np.ndarray]) -> str:
 
 def _check_description(params: Mapping[str, Any], description: Description) -> int:
     """Returns the number of classes; raises ConfigError if description and arrays differ."""
-    told = dict(description.model)
-    if told.get("pool") not in POOLS or "num_heads" not in told:
-        raise ConfigError(f"a description's model tells pool ({' or '.join(POOLS)}) and num_heads")
+    measures = dict(description.model)
+    if measures.get("pool") not in POOLS or "num_heads" not in measures:
+        raise ConfigError(f"a description's model has pool ({' or '.join(POOLS)}) and num_heads")
     kind = reference.kind(params)
     if kind not in ("encoder", "detector"):
         raise ConfigError(f"a {kind} has no place in a folder: give its encoder_subset")
     is_detector = kind == "detector"
     if not is_detector:
-        del told["pool"]  # The pooling is a recommendation and not a part of the network.
-    network(params, **told)
+        del measures["pool"]  # The pooling is a recommendation and not a part of the network.
+    network(params, **measures)
     num_classes = len(params.get("classifier", params.get("head"))["bias"]) if is_detector else 0
     names = description.label_names
     if len(names) != num_classes or len(set(names)) != num_classes:

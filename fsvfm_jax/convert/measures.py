@@ -78,7 +78,7 @@ def measures(params: Mapping[str, Any], **told: Any) -> dict[str, Any]:
     for attribute, value in told.items():
         if attribute not in others and found.setdefault(attribute, value) != value:
             raise ConfigError(
-                f"{attribute} is {found[attribute]} by the arrays' shapes, not {value} as told"
+                f"{attribute} is {found[attribute]} by the arrays' shapes, not {value} as given"
             )
     return _known_heads(found, name) | found
 
@@ -204,7 +204,7 @@ def _known_heads(found: dict[str, Any], name: str) -> dict[str, int]:
     ]
     if unknown:
         raise UnknownHeads(
-            f"{', '.join(unknown)} must be told: heads are in no shape, and width"
+            f"{', '.join(unknown)} must be given: heads are in no shape, and width"
             f" {found['width']}, depth {found['depth']}, patch {found['patch_size']} and its"
             f" decoders are of no size known here ({', '.join(SIZES)})",
             kind=name,
@@ -218,7 +218,7 @@ def _check_same_at_timm(size: str, *, found: dict[str, Any], name: str) -> None:
     ours, theirs = SIZES[size]["num_heads"], TIMM_HEADS[size.rsplit("_", 1)[0]]
     if ours != theirs:
         raise UnknownHeads(
-            f"num_heads must be told: of these shapes this project's network has {ours}"
+            f"num_heads must be given: of these shapes this project's network has {ours}"
             f" (--model={size}) and timm's {theirs} (--num-heads={theirs})",
             kind=name,
             measures={"num_heads": None} | found,

@@ -104,10 +104,10 @@ def write(
     path = Path(path)
     content = {key: to_torch(dict(state_dict))} | to_torch(dict(extra or {}))
     try:
-        with whole_file(path) as temporary:
-            torch.save(content, temporary)
-    except (OSError, RuntimeError) as error:  # PyTorch's own for a missing folder
-        raise StorageError(f"{path} cannot be written ({error})") from error
+        with whole_file(path) as file:
+            torch.save(content, file)
+    except (OSError, RuntimeError) as error:  # PyTorch's own for a full disk
+        raise StorageError(f"{path} cannot be written ({reason_of(error)})") from error
 
 
 def _read_archive(path: Path, file: BinaryIO) -> Any:

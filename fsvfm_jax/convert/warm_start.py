@@ -98,7 +98,7 @@ def starting_stats(config: ConfigDict) -> Stats | None:
     stats = _read_for(config.model, config.init).facts.get("stats")
     if stats is None:
         raise ConfigError(
-            f"{config.init.params} does not tell the mean and std of its pretraining: give"
+            f"{config.init.params} does not contain the mean and std of its pretraining: give"
             " config.data.mean and config.data.std, or config.data.stats_file"
         )
     return stats
@@ -118,7 +118,7 @@ def _read_for(model: ConfigDict, init: ConfigDict) -> LoadedWeights:
 
 
 def _read(path: Path, *, branch: str, entry: str, heads: dict[str, int]) -> LoadedWeights:
-    """Heads that nothing in the source tells are taken from the config, with a warning."""
+    """Heads that the source does not contain are taken from the config, with a warning."""
     try:
         return read_source(path, branch=branch, entry=entry, told={})
     except UnknownHeads as error:

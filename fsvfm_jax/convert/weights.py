@@ -79,11 +79,13 @@ def read_source(
 
     Raises:
         DataError: There are no such weights, or they are damaged.
-        ConfigError: A number of heads is neither given nor known, or the given one is wrong, or
-            there is no network under `entry`.
+        ConfigError: A number of heads is neither given nor known, or the given one is wrong, there
+            is no network under `entry`, or a step is given for something else than a workdir.
     """
     if entry and (is_run(path) or is_exported(path)):
         raise ConfigError(f"{path} is a folder of this project, which has no entry {entry!r}")
+    if step is not None and not is_run(path):
+        raise ConfigError(f"{path} is no workdir, which alone has steps: leave out step {step}")
     if is_run(path):
         source = _of_run(path, branch=branch, step=step)
     elif is_exported(path):
@@ -94,7 +96,7 @@ def read_source(
         source = of_pth(path, pth.read(path, entry=entry, branch=branch), told=told)
     for name, value in told.items():
         if name in source.model and source.model[name] != value:
-            raise ConfigError(f"{path} has {name} {source.model[name]}, not {value} as told")
+            raise ConfigError(f"{path} has {name} {source.model[name]}, not {value} as given")
     return source
 
 

@@ -105,6 +105,26 @@ def find_peers(flags: Address, environment: Mapping[str, str]) -> Peers | None:
     return Peers(address, f"coordinator {coordinator}, process {this} of {number}{overruled}")
 
 
+def check_alone(environment: Mapping[str, str]) -> None:
+    """Checks that no launcher has started a command several times that works alone.
+
+    Args:
+        environment: The environment variables.
+
+    Raises:
+        ConfigError: A launcher has started several processes.
+    """
+    ranks = {size: launcher.rank for size, launcher in OTHER_LAUNCHERS.items()}
+    ranks |= {"SLURM_STEP_NUM_TASKS": "SLURM_PROCID", "JAX_NUM_PROCESSES": "JAX_PROCESS_ID"}
+    for size, rank in ranks.items():
+        if rank in environment and _are_several(environment.get(size, "")):
+            raise ConfigError(
+                f"{size}={environment[size]}: a launcher has started several processes, and each"
+                " would do all the work: start one, which uses all cores and one accelerator; or"
+                f" unset {size} and give each process other files and another --output"
+            )
+
+
 def _with_variables(flags: Address, environment: Mapping[str, str]) -> Address:
     """Returns the flags; a variable replaces a flag that is not given."""
     found = {variable: environment.get(variable) or None for variable in VARIABLES}

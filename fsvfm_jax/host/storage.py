@@ -1,4 +1,8 @@
-"""Reads and writes the small files of a run so that a file is either complete or absent."""
+"""Reads and writes files so that a file is either complete or absent.
+
+A folder that the user names may be a link to a folder, such as one on a larger disk. In that folder
+no link is followed: a file that is written replaces it, and `make_own_folder` sets it aside.
+"""
 
 import contextlib
 import errno
@@ -6,6 +10,7 @@ import itertools
 import json
 import logging
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,6 +28,7 @@ CONTINUE = (
     "free space, or give permission; the same command then goes on from the newest checkpoint"
 )
 ELSEWHERE = "free space, or choose a folder that is writable"
+UNFINISHED = ".unfinished"  # ending of a file that is being written
 
 
 def in_bucket(path: epath.PathLike) -> bool:
@@ -83,35 +89,58 @@ def replace_bytes(file: epath.Path, content: bytes) -> None:
     if in_bucket(file):
         file.write_bytes(content)
         return
-    with whole_file(file) as temporary, open(temporary, "xb") as opened:
+    with whole_file(file) as opened:
         opened.write(content)
 
 
 @contextlib.contextmanager
-def whole_file(file: Path | epath.Path, *, ending: str = ".tmp") -> Iterator[Path | epath.Path]:
-    """Yields a path to write at, and renames it to the file when the `with` statement ends.
+def whole_file(file: Path | epath.Path) -> Iterator[BinaryIO]:
+    """Yields a new open file, which gets its name when the `with` statement ends.
 
-    The file is complete or unchanged, even if the process is killed. After an error there is no
-    file at the yielded path.
+    The file is complete or unchanged, even if the process is killed; a killed process leaves only
+    `.<number>.unfinished` behind. No other file is changed, and several processes may write the
+    same file at the same time: the last one wins.
 
     Args:
         file: A local file, which may exist already; a link of that name is replaced.
-        ending: Ending of the path after the file's name. Processes that may write the file at the
-            same time need different endings.
 
     Raises:
-        OSError: The file cannot be replaced.
+        OSError: The file cannot be written or replaced.
     """
-    temporary = file.with_name(file.name + ending)
-    # An existing entry may be anything, such as a named pipe, and opening that waits for a reader.
-    temporary.unlink(missing_ok=True)
-    try:
-        yield temporary
-        temporary.replace(file)
-    except BaseException:
-        with contextlib.suppress(OSError):  # The first error is more important.
-            temporary.unlink(missing_ok=True)
-        raise
+    temporary = file.with_name(f".{uuid.uuid4().hex}{UNFINISHED}")
+    with open(temporary, "xb") as opened:  # An existing file or link is never opened.
+        try:
+            yield opened
+            opened.close()
+            temporary.replace(file)
+        except BaseException:
+            with contextlib.suppress(OSError):  # The first error is more important.
+                temporary.unlink(missing_ok=True)
+            raise
+
+
+def check_folder(folder: Path, *, flag: str) -> None:
+    """Checks before the work that files can be written into a folder, which may be missing.
+
+    Args:
+        folder: A local folder, or a link to one.
+        flag: The flag that names the folder, for the message.
+
+    Raises:
+        StorageError: The folder cannot be created, or takes no file.
+    """
+    reason = None
+    if os.path.lexists(folder):
+        if not folder.is_dir():
+            reason = "it is a link to nothing" if not folder.exists() else "it is no folder"
+    else:
+        folder = next(x for x in folder.absolute().parents if os.path.lexists(x))
+        if not folder.is_dir():
+            reason = f"{folder} is no folder"
+    if reason is None and not os.access(folder, os.W_OK | os.X_OK):
+        reason = f"there is no permission to write into {folder}"
+    if reason is not None:
+        raise StorageError(f"{flag} cannot be written ({reason}): choose another folder")
 
 
 def read_json(file: epath.Path, schema: Any, *, mend: str) -> Any:

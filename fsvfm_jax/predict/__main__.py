@@ -4,12 +4,14 @@
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
 from absl import flags
 
 from fsvfm_jax import cli
+from fsvfm_jax.devices.peers import check_alone
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.host.processes import share_heaps
 
@@ -30,6 +32,7 @@ def main(argv: Sequence[str]) -> None:
             if args.rest:
                 raise ConfigError(f"unexpected argument {args.rest[0]!r}; see {COMMAND} --help")
             flags.FLAGS.mark_as_parsed()  # The flags of libraries, which keep their defaults.
+        check_alone(os.environ)
         share_heaps()
         args.run(args)
 
@@ -41,7 +44,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 
     def command(name: str, *, about: str, description: str) -> None:
         verb = verbs.add_parser(name, help=about, description=description, allow_abbrev=False)
-        if name in argv:  # The import of a verb takes seconds, because it imports JAX.
+        if name in argv:  # The import of some verbs takes seconds, because they import JAX.
             module = importlib.import_module(f"fsvfm_jax.predict.{name}")
             module.add_arguments(verb)
             verb.set_defaults(run=module.run)

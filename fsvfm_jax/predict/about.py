@@ -7,7 +7,7 @@ from fsvfm_jax import cli
 from fsvfm_jax.convert import facts
 from fsvfm_jax.data.rand_augment import CROP_PCT
 from fsvfm_jax.host.markdown import markdown_text
-from fsvfm_jax.predict import arguments
+from fsvfm_jax.predict import arguments, opening
 from fsvfm_jax.predict.calibrate import describe
 from fsvfm_jax.predict.calibration import Calibration, calibration_of
 from fsvfm_jax.predict.networks import Detector, Encoder
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> None:
         DataError: The model or its calibration cannot be read.
         ConfigError: The flags do not fit the model.
     """
-    network = arguments.load_network(args)
+    network = opening.load_network(args)
     calibration = None
     if isinstance(network, Detector):
         calibration = calibration_of(

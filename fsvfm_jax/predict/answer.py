@@ -10,15 +10,16 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageDraw, ImageFont
 
 from fsvfm_jax.data.rand_augment import CROP_PCT
 from fsvfm_jax.host.pictures import encode_png
 from fsvfm_jax.masking import Masks, sample_masks
 from fsvfm_jax.predict.decision import Decision, make_record
-from fsvfm_jax.predict.faces import Face, unreadable
+from fsvfm_jax.predict.faces import Face, FileFaces, unreadable
 from fsvfm_jax.predict.networks import Detector
-from fsvfm_jax.predict.upload import Shown, UploadFaces, UploadOptions, make_worker
+from fsvfm_jax.predict.plots import with_boxes
+from fsvfm_jax.predict.shown import Shown
+from fsvfm_jax.predict.upload import UploadOptions, make_worker
 from fsvfm_jax.prepare.average import average_map
 from fsvfm_jax.prepare.files import MediaFile
 from fsvfm_jax.prepare.workers import DIED, Worker
@@ -33,7 +34,6 @@ The regions are those of an average face in a crop of 1.3 times its box. This mo
 another way, so the regions may not lie on the face."""
 AVERAGE_REGIONS = "The regions are those of an average face; pretraining takes those of each face."
 _MIN_SIDE = 224  # smaller faces are drawn larger
-_ORANGE = (255, 140, 0)
 
 
 class Answerer:
@@ -81,14 +81,14 @@ class Answerer:
             media: The file; its name is the one in the record.
         """
         found = self._faces(media)
-        faces = found.faces.faces
+        faces = found.faces
         with self._lock:
             views = [face.pixels for face in faces]
             batches = self._network.margin_batches_of_views(views)
             margins = np.concatenate([np.zeros(0), *batches])
         record = make_record(
             media.name,
-            found.faces,
+            found,
             margins=margins,
             options=self._options.faces,
             decision=self._decision,
@@ -105,13 +105,13 @@ class Answerer:
             "masks_note": self._masks_note(),
         }
 
-    def _faces(self, media: MediaFile) -> UploadFaces:
+    def _faces(self, media: MediaFile) -> FileFaces:
         with self._worker() as worker:
             try:
                 found = worker.do(media, seconds=self._max_seconds)
             except TimeoutError:
-                return UploadFaces(unreadable(f"it took over {self._max_seconds:g} s"), None)
-        return UploadFaces(unreadable(DIED), None) if found is None else found
+                return unreadable(f"it took over {self._max_seconds:g} s")
+        return found or unreadable(DIED)
 
     @contextmanager
     def _worker(self) -> Iterator[Worker]:
@@ -160,19 +160,10 @@ def _with_boxes(
     shown: Shown, faces: Sequence[Face], scores: Sequence[float]
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Returns the picture with the box of each of its faces, its number and its score."""
-    picture = Image.fromarray(shown.pixels)
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(16)
-    for number, (face, score) in enumerate(zip(faces, scores, strict=True), start=1):
-        if face.frame != shown.frame:
-            continue
-        left, top, right, bottom = (shown.scale * edge for edge in face.box)
-        draw.rectangle((left, top, right - 1, bottom - 1), outline=_ORANGE, width=3)
-        text = f"{number}: {score:.4f}"
-        # The text is inside the box, because the box may touch the picture's edge.
-        place = left + 5, top + 4
-        draw.rectangle(draw.textbbox(place, text, font=font), fill="black")
-        draw.text(place, text, fill="white", font=font)
-    return np.array(picture)
+    numbered = enumerate(zip(faces, scores, strict=True), start=1)
+    own = [(i, face, score) for i, (face, score) in numbered if face.frame == shown.frame]
+    texts = [f"{number}: {score:.4f}" for number, _, score in own]
+    return with_boxes(shown, [face.box for _, face, _ in own], texts)
 
 
 def _url(picture: UInt8[np.ndarray, "H W 3"]) -> str:

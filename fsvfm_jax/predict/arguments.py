@@ -1,16 +1,17 @@
-"""The flags that name a network, which all verbs share."""
+"""The flags that verbs share, and what can be checked of them before JAX is imported."""
 
 import argparse
+import os
 from pathlib import Path
-from typing import Any
-
-import jax
 
 from fsvfm_jax import cli
 from fsvfm_jax.data.rand_augment import EVALUATION_TRANSFORMS
+from fsvfm_jax.errors import ConfigError, DataError, reason_of
 from fsvfm_jax.host.processes import available_cores
-from fsvfm_jax.predict.calibration import CALIBRATION_FILE
-from fsvfm_jax.predict.networks import BATCH_SIZE, Detector, Encoder, load
+from fsvfm_jax.predict.faces import BATCH_SIZE
+from fsvfm_jax.predict.thresholds import CALIBRATION_FILE, check_threshold
+
+FACE_DETECTORS = ("dlib", "none")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,12 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--num-heads",
         type=cli.count,
         metavar="N",
-        help="attention heads, if the weights do not tell",
+        help="attention heads, if the weights do not contain the number",
     )
     parser.add_argument(
         "--view",
         choices=EVALUATION_TRANSFORMS,
-        help="how a crop is resized; by default as the weights tell, or else resize",
+        help="how a crop is resized; by default as the weights say, or else resize",
     )
     parser.add_argument(
         "--step", type=int, metavar="N", help="checkpoint of a workdir; default: the newest"
@@ -100,17 +101,113 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_network(args: argparse.Namespace, **options: Any) -> Encoder | Detector:
-    """Opens the network that the flags of `add_arguments` name.
+def add_face_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that determine how faces are found and decided on."""
+    parser.add_argument(
+        "--cropped",
+        action="store_true",
+        help="every picture is a crop of a face already, and is taken whole",
+    )
+    parser.add_argument(
+        "--face-detector",
+        choices=FACE_DETECTORS,
+        help="how faces are found, if the model does not say it; none: the middle square is taken",
+    )
+    parser.add_argument(
+        "--crop-margin",
+        type=float,
+        metavar="PART",
+        help="margin on each side of a face's box, as a fraction of the box, if the model does not"
+        " say it",
+    )
+    add_calibration(parser)
+    parser.add_argument(
+        "--threshold",
+        default=None,
+        metavar="NUMBER|NAME",
+        help="score from which a file is decided to be fake: a number, or an operating point of the"
+        " calibration; default: fpr_1, or fpr_5, or eer, the first that the calibration determines;"
+        " 0.5 without one",
+    )
+    parser.add_argument(
+        "--faces",
+        choices=("largest", "all"),
+        default="largest",
+        help="faces to score of a picture or frame; default: largest",
+    )
+    parser.add_argument(
+        "--frames",
+        type=cli.count,
+        default=32,
+        metavar="N",
+        help="frames of a video, evenly spaced from the first to the last; default: 32",
+    )
 
-    Args:
-        args: The parsed flags.
-        options: Further arguments of `load`.
+
+def check_network(args: argparse.Namespace) -> None:
+    """Checks that the files which the flags of `add_arguments` name exist.
 
     Raises:
-        ConfigError: The machine has an accelerator that JAX does not find.
-        UserError: As `load`.
+        DataError: One does not exist.
     """
-    cli.check_accelerator(jax.default_backend())
-    names = ("labels", "stats", "num_heads", "view", "step", "entry", "encoder", "batch_size")
-    return load(args.model, **{name: getattr(args, name) for name in names}, **options)
+    for flag in ("model", "stats", "encoder"):
+        _check_exists(getattr(args, flag))
+
+
+def check_faces(args: argparse.Namespace) -> None:
+    """Checks the flags of `add_face_arguments` as far as this is possible without the network.
+
+    Raises:
+        DataError: The calibration does not exist.
+        ConfigError: Flags do not fit each other or the model, or have impossible values.
+    """
+    if args.cropped and (args.face_detector is not None or args.crop_margin is not None):
+        raise ConfigError(
+            "--cropped takes pictures whole: leave out --face-detector and --crop-margin"
+        )
+    if args.face_detector == "none" and args.crop_margin is not None:
+        raise ConfigError(
+            "--face-detector none takes the middle square, which has no margin: leave out"
+            " --crop-margin"
+        )
+    if args.crop_margin is not None:
+        check_margin(args.crop_margin)
+    if not args.cropped and os.path.isfile(args.model):  # A file never contains these facts.
+        if args.face_detector is None:
+            raise no_face_detector(args.model)
+        if args.face_detector == "dlib" and args.crop_margin is None:
+            raise no_crop_margin(args.model)
+    _check_exists(args.calibration)
+    check_threshold(args.threshold, model=args.model, calibration=args.calibration)
+
+
+def check_margin(margin: float | int) -> None:
+    """Checks the margin around a face's box; raises ConfigError."""
+    if not 0 <= margin <= 10:
+        raise ConfigError(f"--crop-margin={margin} is not from 0 to 10")
+
+
+def no_face_detector(model: str) -> ConfigError:
+    """Returns the error for a model that does not say how its faces were found."""
+    return ConfigError(
+        f"{model} does not say how its faces were found: give --face-detector dlib and"
+        " --crop-margin PART (0.15 if `prepare detect` made the crops of its training), or"
+        " --cropped if the inputs are cropped faces"
+    )
+
+
+def no_crop_margin(model: str) -> ConfigError:
+    """Returns the error for a model that does not say the margin around its faces."""
+    return ConfigError(
+        f"{model} does not say the margin around its faces: give --crop-margin PART (0.15 if"
+        " `prepare detect` made the crops of its training)"
+    )
+
+
+def _check_exists(path: str | Path | None) -> None:
+    if path is None:
+        return
+    try:
+        os.stat(path)
+    except (OSError, ValueError) as error:  # A NUL in a path is a ValueError.
+        raise DataError(f"{path} cannot be read ({reason_of(error)})") from error

@@ -14,7 +14,6 @@ from typing import Any
 from etils import epath
 
 from fsvfm_jax.cli import check_output
-from fsvfm_jax.data.labelled.set_options import RENDERED
 from fsvfm_jax.host.markdown import markdown_text
 from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.predict import labelled
@@ -22,11 +21,12 @@ from fsvfm_jax.predict.calibration import (
     CALIBRATION_FILE,
     MAX_TEXT,
     Calibration,
-    OperatingPoint,
     calibrate,
     write_calibration,
 )
-from fsvfm_jax.predict.labelled import Task
+from fsvfm_jax.predict.decision import MAX_FPR
+from fsvfm_jax.predict.labelled import LabelledSets, Task
+from fsvfm_jax.predict.points import OperatingPoint
 from fsvfm_jax.report.figure import encode_picture, shown_name
 from fsvfm_jax.report.groups import caption, group_rows
 from fsvfm_jax.report.metrics import Interval, probability
@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 TABLE_FILE = "calibration.md"
 PICTURE_FILE = "reliability.png"
+GROUPS = "calibration_groups"
+RESULTS = (CALIBRATION_FILE, TABLE_FILE, PICTURE_FILE, f"{GROUPS}.md", f"{GROUPS}.json")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,12 +65,14 @@ def run(args: argparse.Namespace) -> None:
             written.
     """
     folder = labelled.output_folder(args)
-    task = labelled.open_task(args)
-    labelled.check_folder(folder)
+    labelled.check_results(folder, RESULTS, overwrite=args.overwrite)
+    sets = labelled.open_labelled(args)
+    task = labelled.open_task(args, sets)
     score = labelled.make_score(task)
     margins = {name: score(faces, name=name) for name, faces in task.sets.items()}
     faces = labelled.to_faces(task, margins)
-    found = calibrate(faces, about=_about(task))
+    found = calibrate(faces, about=_about(task, sets))
+    labelled.remove_results(folder, RESULTS)
     write_calibration(folder, found)
     score_name = task.detector.score_name
     text = describe(found, model=args.model, score_name=score_name)
@@ -83,28 +87,35 @@ def run(args: argparse.Namespace) -> None:
             if point.threshold is not None
         }
         rows = group_rows(labelled.to_scores(task, scaled), task.groups, thresholds=thresholds)
-        write_table(folder, "calibration_groups", rows, caption=caption(task.groups))
+        about = f"{_title(found, args.model)}\n{caption(task.groups)}"
+        write_table(folder, GROUPS, rows, caption=about)
     print(printable(text, keep="\n"))
-    print(f"written: {printable(str(folder / CALIBRATION_FILE))}, {TABLE_FILE}, {PICTURE_FILE}")
+    names = [name for name in RESULTS if (folder / name).exists()]
+    print(printable(f"written to {folder}: {', '.join(names)}"))
     check_output()
 
 
-def _about(task: Task) -> dict[str, Any]:
+def _about(task: Task, sets: LabelledSets) -> dict[str, Any]:
     """Returns the fields of a `Calibration` that name the detector and the sets."""
-    detector, config = task.detector, task.config
-    rendered = all(one.layout == RENDERED for one in config.data.test.values())
-    # The names alone: calibration.json may be passed on with the model.
-    folders = [] if rendered else [Path(path).resolve().name for path in config.data.paths]
+    detector = task.detector
     return {
         "weights_sha256": detector.sha256,
         "step": detector.facts.get("step"),
         "view": detector.view,
         "face_detector": detector.facts.get("face_detector"),
         "crop_margin": detector.facts.get("crop_margin"),
-        "sets": list(task.sets),
-        "folders": [printable(name)[:MAX_TEXT] or "/" for name in folders],
+        "sets": [title[:MAX_TEXT] for title in sets.titles],
+        "fingerprint": sets.fingerprint(),
         "date": datetime.now(UTC).date().isoformat(),
     }
+
+
+def _title(found: Calibration, model: str) -> str:
+    """Returns the line that names detector, sets, date and numbers, in Markdown."""
+    return (
+        f"Calibration of {markdown_text(model)} on {markdown_text(found.measured_on)}:"
+        f" {found.faces:,} faces."
+    )
 
 
 def describe(found: Calibration, *, model: str, score_name: str) -> str:
@@ -119,10 +130,8 @@ def describe(found: Calibration, *, model: str, score_name: str) -> str:
     temperature = f"Temperature: {found.temperature:.3f}."
     if found.temperature_note:
         temperature = f"Temperature: 1, because {found.temperature_note}."
-    sets = ", ".join(found.sets) + (f" of {', '.join(found.folders)}" if found.folders else "")
     lines = [
-        f"Calibration of {markdown_text(model)} on {markdown_text(sets)}, {found.date}:"
-        f" {found.real:,} real and {found.fake:,} fake {unit}, {found.faces:,} faces.",
+        _title(found, model),
         "",
         f"{temperature} {score_name} of a face is 1 / (1 + exp(-margin / temperature)); a video's"
         " score is the mean of its faces.",
@@ -136,9 +145,23 @@ def describe(found: Calibration, *, model: str, score_name: str) -> str:
         " fake. FPR and TPR were measured on the set that chose the threshold, so on new faces they"
         " are likely worse. Brackets contain 95 % intervals: of FPR and TPR Wilson's at this"
         " threshold, of the others by bootstrap over videos.",
+        _default(found),
     ]
     rows = [_row(name, point) for name, point in found.points.items()]
     return markdown(rows, "\n".join(lines))
+
+
+def _default(found: Calibration) -> str:
+    """Returns the sentence that names the threshold which `score` takes by default."""
+    name = found.default_point
+    point = found.points.get(name, OperatingPoint())
+    text = f"`score` takes {name} unless --threshold names another."
+    if point.fpr is None or point.fpr <= MAX_FPR:
+        return text
+    return (
+        f"{text} Its false alarms are many: about {100 * point.fpr:.2g} of 100 real {found.unit}s"
+        " are taken for fake. A stricter threshold needs more real ones here."
+    )
 
 
 def _row(name: str, point: OperatingPoint) -> Row:

@@ -14,19 +14,30 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from etils import epath
-from jaxtyping import Bool, Float64, Shaped
+from jaxtyping import Shaped
 from msgspec import Meta
 
-from fsvfm_jax.errors import ConfigError, DataError, nearest, reason_of
+from fsvfm_jax.errors import ConfigError, DataError, reason_of
 from fsvfm_jax.host.json_files import read_json
+from fsvfm_jax.host.storage import ELSEWHERE, replace_bytes, written
 from fsvfm_jax.predict.networks import Detector
+from fsvfm_jax.predict.points import (
+    DEFAULT_POINTS,
+    EER,
+    Labels,
+    OperatingPoint,
+    PointName,
+    Rate,
+    Values,
+    operating_points,
+    require_point,
+)
+from fsvfm_jax.predict.thresholds import CALIBRATION_FILE
 from fsvfm_jax.report.metrics import (
     Interval,
     bootstrap_interval,
     equal_error_rate,
     probability,
-    rates_at,
-    roc,
     video_means,
 )
 from fsvfm_jax.report.reliability import (
@@ -39,39 +50,11 @@ from fsvfm_jax.report.reliability import (
     held_out_probability,
 )
 from fsvfm_jax.report.rows import BOOTSTRAP_SEED
-from fsvfm_jax.report.write import write_file
 
-CALIBRATION_FILE = "calibration.json"
-# The largest FPR of each operating point. "eer" is the point where FPR and 1 - TPR are nearest.
-FALSE_POSITIVE_RATES = {"fpr_0.1": 0.001, "fpr_1": 0.01, "fpr_5": 0.05}
-EER = "eer"
-PointName = Literal["fpr_0.1", "fpr_1", "fpr_5", "eer"]
-Values = Float64[np.ndarray, " N"]
-Labels = Bool[np.ndarray, " N"]
-Rate = Annotated[float, Meta(ge=0, le=1)]
 MAX_TEXT = 500  # characters
 Text = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class OperatingPoint:
-    """A threshold, and what it does on the set that it was chosen on.
-
-    Attributes:
-        threshold: A score of at least this is taken for fake; None if the set cannot determine it.
-        fpr: Share of the real videos that are taken for fake.
-        tpr: Share of the fake videos that are found.
-        fpr_interval: 95 % interval of the FPR (`metrics.rate_interval`).
-        tpr_interval: 95 % interval of the TPR.
-        note: Why there is no threshold; "" if there is one.
-    """
-
-    threshold: Rate | None = None
-    fpr: Rate | None = None
-    tpr: Rate | None = None
-    fpr_interval: tuple[Rate, Rate] | None = None
-    tpr_interval: tuple[Rate, Rate] | None = None
-    note: Annotated[str, Meta(max_length=500)] = ""
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+MAX_BYTES = 2**20  # of calibration.json, which has about 2,000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +65,10 @@ class Calibration:
         weights_sha256: SHA-256 of the detector (`networks.Encoder.sha256`).
         step: Step of the detector's training; None if unknown.
         view: How the faces were resized: one of `rand_augment.EVALUATION_TRANSFORMS`.
-        face_detector: What found the faces, as the detector tells; None if unknown.
-        crop_margin: Margin on each side of a face's box, as the detector tells; None if unknown.
-        sets: Names of the sets that it was fitted on.
-        folders: Names of the folders that contain these sets.
+        face_detector: What found the faces, by the facts of the detector; None if unknown.
+        crop_margin: Margin on each side of a face's box, by these facts; None if unknown.
+        sets: Names of the sets that it was fitted on, with their folders.
+        fingerprint: SHA-256 of the faces of these sets, and their labels; None in older files.
         date: Date of the calibration (UTC), such as "2026-01-31".
         unit: What has a score for the thresholds: "video" (the mean of its faces), or "face" if no
             video of the sets has several faces.
@@ -104,13 +87,13 @@ class Calibration:
         points: The operating points by their names.
     """
 
-    weights_sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    weights_sha256: Sha256
     step: Annotated[int, Meta(ge=0)] | None
     view: Text
     face_detector: Text | None
     crop_margin: Annotated[float, Meta(ge=0, le=10)] | None
     sets: Annotated[list[Text], Meta(min_length=1, max_length=1000)]
-    folders: Annotated[list[Text], Meta(max_length=1000)]
+    fingerprint: Sha256 | None = None
     date: Annotated[str, Meta(pattern=r"^\d{4}-\d{2}-\d{2}$")]
     unit: Literal["video", "face"]
     faces: Annotated[int, Meta(ge=1)]
@@ -130,77 +113,19 @@ class Calibration:
         """Returns the operating point of a name, as `require_point` does."""
         return require_point(self.points, name)
 
+    @property
+    def default_point(self) -> str:
+        """The name of the first of `DEFAULT_POINTS` with a threshold, or else the last of them."""
+        known = (name for name in DEFAULT_POINTS if name in self.points)
+        return next((x for x in known if self.points[x].threshold is not None), EER)
 
-def require_point(points: Mapping[str, OperatingPoint], name: str) -> OperatingPoint:
-    """Returns the operating point of a name, which has a threshold.
-
-    Args:
-        points: The operating points by name.
-        name: The name that the user asks for.
-
-    Raises:
-        ConfigError: The name is unknown, or the sets could not determine this point.
-    """
-    if name not in points:
-        raise ConfigError(f"there is no threshold {name!r}; {nearest(name, points)}")
-    if points[name].threshold is None:
-        known = [key for key, one in points.items() if one.threshold is not None]
-        raise ConfigError(
-            f"the threshold {name!r} is not determined ({points[name].note}): choose"
-            f" {' or '.join(known) or 'a number'}, or take a larger set"
+    @property
+    def measured_on(self) -> str:
+        """What the rates of the operating points were measured on, in words."""
+        return (
+            f"{self.real:,} real and {self.fake:,} fake {self.unit}s of {', '.join(self.sets)},"
+            f" {self.date}"
         )
-    return points[name]
-
-
-def operating_points(scores: Values, fake: Labels) -> dict[str, OperatingPoint]:
-    """Returns the operating point of each `PointName`.
-
-    The threshold of a rate is the lowest threshold at which the FPR is at most this rate. It lies
-    in the middle between a score and the next lower one.
-
-    Args:
-        scores: p_fake of videos, or of faces where these are no frames of videos.
-        fake: Whether each is fake.
-
-    Raises:
-        DataError: A class is missing, or a score is not finite.
-    """
-    curve = roc(scores, fake)
-    real = int((~fake).sum())
-    points = {}
-    for name, largest in FALSE_POSITIVE_RATES.items():
-        place = int(np.searchsorted(curve.fpr, largest, side="right")) - 1
-        if note := too_few(name, real=real):
-            points[name] = OperatingPoint(note=note)
-        elif place == 0:
-            note = f"over {100 * largest:g} % of the real ones share the highest score"
-            points[name] = OperatingPoint(note=note)
-        else:
-            points[name] = point_at(scores, fake, _between(curve.thresholds, place))
-    # The first point has no threshold, because nothing reaches it.
-    place = 1 + int(np.argmin(np.abs(curve.fpr - (1 - curve.tpr))[1:]))
-    return points | {EER: point_at(scores, fake, _between(curve.thresholds, place))}
-
-
-def too_few(name: str, *, real: int) -> str:
-    """Returns why a number of real videos cannot determine an operating point, or ""."""
-    largest = FALSE_POSITIVE_RATES.get(name)
-    if largest is None or real * largest >= 1 - 1e-9:
-        return ""
-    needed = round(1 / largest)
-    return f"an FPR of {100 * largest:g} % needs {needed:,} real ones; there are {real:,}"
-
-
-def point_at(scores: Values, fake: Labels, threshold: float | int) -> OperatingPoint:
-    """Returns FPR and TPR of a threshold with their intervals.
-
-    Args:
-        scores: p_fake of videos, or of faces where these are no frames of videos.
-        fake: Whether each is fake. If there is none of a class, its rate is None.
-        threshold: A score of at least this is taken for fake.
-    """
-    rates = rates_at(scores, fake, threshold)
-    return OperatingPoint(threshold=float(threshold), **rates)
 
 
 def calibrate(faces: ScoredFaces, *, about: Mapping[str, Any]) -> Calibration:
@@ -260,14 +185,17 @@ def error_interval(p_fake: Values, fake: Labels, videos: Shaped[np.ndarray, " N"
     return Interval(min(max(low, 0.0), error), max(min(high, 1.0), error))
 
 
-def write_calibration(folder: epath.PathLike, calibration: Calibration) -> None:
+def write_calibration(folder: Path, calibration: Calibration) -> None:
     """Writes calibration.json into a folder, which is created if missing.
 
     Raises:
         StorageError: The file cannot be written.
     """
     text = json.dumps(asdict(calibration), indent=1, allow_nan=False) + "\n"
-    write_file(epath.Path(folder), CALIBRATION_FILE, text.encode())
+    file = Path(folder) / CALIBRATION_FILE
+    with written(file, mend=ELSEWHERE):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        replace_bytes(epath.Path(file), text.encode())
 
 
 def calibration_of(
@@ -283,11 +211,16 @@ def calibration_of(
 
     Raises:
         DataError: The file is missing or damaged, or was made for another network.
-        ConfigError: The file was made for faces that are found, cropped or resized otherwise.
+        ConfigError: A folder is named in place of the file, or the file was made for faces that are
+            found, cropped or resized otherwise.
     """
     path = file or Path(model) / CALIBRATION_FILE
     if file is None and not os.path.lexists(path):
         return None
+    if file is not None and file.is_dir():
+        raise ConfigError(f"{file} is a folder: name the file {CALIBRATION_FILE} in it")
+    if file is not None and not os.path.lexists(file):
+        raise DataError(f"{file} does not exist: name a {CALIBRATION_FILE} of `predict calibrate`")
     found = read_calibration(path, weights_sha256=network.sha256)
     known = {"view": network.view, **{x: facts.get(x) for x in ("face_detector", "crop_margin")}}
     for name, used in known.items():
@@ -311,7 +244,7 @@ def read_calibration(file: Path, *, weights_sha256: str) -> Calibration:
         DataError: The file is missing or damaged, or was made for other weights.
     """
     try:
-        found = read_json(file, Calibration)
+        found = read_json(file, Calibration, max_bytes=MAX_BYTES)
     except (OSError, ValueError) as error:
         raise DataError(
             f"{file} is no calibration of this program ({reason_of(error)}): make it again with"
@@ -326,16 +259,3 @@ def read_calibration(file: Path, *, weights_sha256: str) -> Calibration:
             " again with `python -m fsvfm_jax.predict calibrate`, or remove the file"
         )
     return found
-
-
-def _between(thresholds: Float64[np.ndarray, " P"], place: int) -> float:
-    """Returns the middle of a threshold and the next lower one, if rounding leaves it above that.
-
-    A score that is computed again may differ in its last digits, and stays on its side.
-    """
-    upper = float(thresholds[place])
-    if place + 1 == len(thresholds):
-        return upper
-    lower = float(thresholds[place + 1])
-    middle = (upper + lower) / 2
-    return middle if middle > lower else upper

@@ -24,8 +24,15 @@ from fsvfm_jax.host.pictures import caption_strip, encode_png, image_grid, title
 from fsvfm_jax.host.progress import progress
 from fsvfm_jax.host.storage import ELSEWHERE, replace_bytes, whole_file, written
 from fsvfm_jax.host.terminal import printable
-from fsvfm_jax.predict import arguments
-from fsvfm_jax.predict.faces import CROPPED, FaceOptions, FileFaces, find_faces, unreadable
+from fsvfm_jax.predict import arguments, opening
+from fsvfm_jax.predict.faces import (
+    CROPPED,
+    FaceOptions,
+    FileFaces,
+    find_faces,
+    looks_whole,
+    unreadable,
+)
 from fsvfm_jax.predict.inputs import Input, find_inputs
 from fsvfm_jax.predict.networks import POOLS, Encoder
 from fsvfm_jax.predict.pictures import pixels_of
@@ -110,18 +117,14 @@ def run(args: argparse.Namespace) -> None:
         UserError: A flag, a file or the network is wrong, or no picture can be read.
     """
     _check(args)
-    inputs = find_inputs(args.inputs, root=args.root)
-    network = arguments.load_network(args, branch=args.branch)
+    inputs = list(find_inputs(args.inputs, root=args.root).each)
+    network = opening.load_network(args, branch=args.branch)
     options = {"block": args.block, "pool": args.pool}
     query = None if args.query is None else network.features(args.query, **options)[0]
     found = embed(network, inputs, processes=args.processes, **options)
     if args.output is not None:
         writer = _write_parquet if args.output.suffix.lower() == PARQUET else _write_npz
-        with (
-            written(args.output, mend=ELSEWHERE),
-            whole_file(args.output) as unfinished,
-            open(unfinished, "xb") as file,
-        ):
+        with written(args.output, mend=ELSEWHERE), whole_file(args.output) as file:
             writer(file, found, network=network, **options)
     if query is not None:
         rows, similarities = nearest(query, found.features, top=args.top)
@@ -163,12 +166,13 @@ def embed(
         DataError: No picture can be read, or the features are not finite.
         ConfigError: The features do not fit into memory.
     """
-    paths, unread = list[str](), list[str]()
+    paths, unread, whole = list[str](), list[str](), list[str]()
 
     def views() -> Iterator[UInt8[np.ndarray, "S S 3"]]:
         for one, found in _read(inputs, network, processes=processes):
             if found.error is None:
                 paths.append(one.path)
+                whole.extend([one.path] if looks_whole(found.faces[0].box) else [])
                 yield found.faces[0].pixels
                 continue
             unread.append(one.path)
@@ -182,6 +186,14 @@ def embed(
         features[done - 1] = row
     if (more := len(unread) - MAX_LOGGED) > 0:
         logger.warning("%d more files are left out", more)
+    if whole:
+        logger.warning(
+            "%d of %d pictures look like whole photographs, and not like crops of faces, such as"
+            " %s: crop the faces with prepare detect",
+            len(whole),
+            done,
+            whole[0],
+        )
     if not done:
         raise DataError(f"none of {len(inputs)} files can be read as a picture")
     return Embedding(paths, features[:done], unread)

@@ -7,7 +7,7 @@ processes import this module, so it does not import JAX.
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from fsvfm_jax.data.images import decode_image, read_file
 from fsvfm_jax.data.rand_augment import evaluation_view
 from fsvfm_jax.errors import in_one_line
 from fsvfm_jax.predict.inputs import Input
+from fsvfm_jax.predict.shown import Shown, shown_picture
 from fsvfm_jax.predict.tracks import follow
 from fsvfm_jax.prepare.crops import (
     Box,
@@ -24,6 +25,7 @@ from fsvfm_jax.prepare.crops import (
     FaceDetector,
     crop_faces,
     make_detector,
+    search_factor,
 )
 from fsvfm_jax.prepare.detect import Options
 from fsvfm_jax.prepare.files import MediaFile
@@ -32,6 +34,9 @@ from fsvfm_jax.prepare.workers import AHEAD, DIED, spread, start_limits, tick
 # Of the faces of one file. A process needs three times as much to send them.
 MAX_PIXEL_BYTES = 100_000_000
 MAX_BYTES_AHEAD = 8_000_000_000  # of the faces of all files that processes have at a time
+BATCH_SIZE = 32  # faces that the network computes at once, by default
+# What a crop of a face does not exceed. Whole photographs nearly always do.
+MAX_CROP_SIDE, MAX_CROP_RATIO = 1024, 1.3
 CROPPED = "cropped"
 # The default settings of `prepare detect`, so that its crops are the same.
 UPSAMPLE, CROP_SIZE = Options().upsample, Options().size
@@ -48,6 +53,7 @@ class FaceOptions(NamedTuple):
         frames: Number of frames of a video.
         image_size: Side of the network's input in pixels.
         view: One of `data.rand_augment.EVALUATION_TRANSFORMS`.
+        show: Whether to keep a picture of the file to show.
     """
 
     detector: Literal["dlib", "none", "cropped"]
@@ -56,6 +62,7 @@ class FaceOptions(NamedTuple):
     frames: int
     image_size: int
     view: str
+    show: bool = False
 
 
 class Face(NamedTuple):
@@ -66,7 +73,7 @@ class Face(NamedTuple):
         box: The part of the picture that was cut out.
         score: Score of the face detector, if it has one.
         frame: Number of the frame; None in a photograph.
-        seconds: Time of the frame; None in a photograph, or if the video does not tell it.
+        seconds: Time of the frame; None in a photograph, or if the video does not contain it.
         track: Number of the person.
     """
 
@@ -88,6 +95,9 @@ class FileFaces(NamedTuple):
         outside: Number of faces whose boxes are outside the picture.
         error: Why the file could not be read, or None.
         work_seconds: Time that the file took.
+        searched_at: Part of the side of the picture, or of the largest frame, at which dlib
+            searched it: 1 or less. None if dlib did not search it.
+        shown: A picture of the file, if the options ask for one and the file could be read.
     """
 
     faces: list[Face]
@@ -96,6 +106,8 @@ class FileFaces(NamedTuple):
     outside: int
     error: str | None
     work_seconds: float
+    searched_at: float | None = None
+    shown: Shown | None = None
 
 
 class _Frame(NamedTuple):
@@ -125,25 +137,39 @@ def most_faces(image_size: int) -> int:
     return MAX_PIXEL_BYTES // (3 * image_size**2)
 
 
+def looks_whole(box: Box) -> bool:
+    """Returns whether a picture that was taken whole looks like a photograph, not like a crop."""
+    sides = sorted((box.right - box.left, box.bottom - box.top))
+    return sides[0] > MAX_CROP_SIDE or sides[1] > MAX_CROP_RATIO * sides[0]
+
+
 def find_faces(
-    inputs: Sequence[Input], options: FaceOptions, *, processes: int
-) -> Iterator[tuple[int, FileFaces]]:
+    inputs: Iterable[Input],
+    options: FaceOptions,
+    *,
+    processes: int,
+    idle_seconds: float | None = None,
+) -> Iterator[tuple[int, FileFaces] | None]:
     """Yields the faces of each photograph and video with its place, in the order of finishing.
 
+    An input is taken when a process is free for it, so that any number of them fits into memory.
     There are fewer processes if their results could take more than MAX_BYTES_AHEAD together.
 
     Args:
         inputs: The files; those that cannot be read are left out.
         options: The options that determine the faces.
         processes: Largest number of processes.
+        idle_seconds: If given, None is yielded whenever no file is finished for so long.
     """
-    items = [(place, one.media) for place, one in enumerate(inputs) if one.media is not None]
+    items = ((place, one.media) for place, one in enumerate(inputs) if one.media is not None)
     faces = options.frames if options.faces == "largest" else most_faces(options.image_size)
     ahead = AHEAD * faces * 3 * options.image_size**2
-    processes = max(1, min(processes, len(items), MAX_BYTES_AHEAD // max(ahead, 1)))
-    with contextlib.closing(spread(items, make_worker, [options] * processes)) as stream:
-        for (place, _), found in stream:
-            yield place, found or unreadable(DIED)
+    processes = max(1, min(processes, MAX_BYTES_AHEAD // max(ahead, 1)))
+    workers = [options] * processes
+    found = spread(items, make_worker, workers, idle_seconds=idle_seconds)
+    with contextlib.closing(found) as stream:
+        for one in stream:
+            yield None if one is None else (one[0][0], one[1] or unreadable(DIED))
 
 
 def make_worker(options: FaceOptions) -> Callable[[tuple[int, MediaFile]], FileFaces]:
@@ -173,7 +199,6 @@ def faces_of_file(
     *,
     detector: FaceDetector | None,
     options: FaceOptions,
-    look: Callable[[int | None, UInt8[np.ndarray, "H W 3"], int], None] | None = None,
 ) -> FileFaces:
     """Returns the faces of a photograph or video, or why it cannot be read.
 
@@ -181,28 +206,25 @@ def faces_of_file(
         media: The photograph or video.
         detector: Finds the faces; None if pictures are cropped already.
         options: The options that determine the faces.
-        look: Called for each picture or frame that was searched, with the number of the frame, its
-            pixels and the number of its faces.
     """
     started = time.perf_counter()
+    shown, most_shown, factor = None, -1, 1
 
     def search(
         index: int | None, seconds: float | None, image: UInt8[np.ndarray, "H W 3"], most: int
     ) -> _Frame:
+        nonlocal shown, most_shown, factor
         faces = _faces_of_image(image, detector, options, most=most)
-        if look is not None:
-            look(index, image, len(faces))
+        if options.show and len(faces) > most_shown:
+            shown, most_shown = shown_picture(index, image), len(faces)
+        height, width, _ = image.shape
+        factor = max(factor, search_factor(height, width, upsample=UPSAMPLE))
         return _Frame(index, seconds, faces)
 
     try:
         frames = list(_frames_of_file(media, search, options))
-    except ValueError as error:
-        reason = str(error) or type(error).__name__
-        return unreadable(reason, work_seconds=time.perf_counter() - started)
-    except MemoryError:
-        return unreadable("it needs too much memory", work_seconds=time.perf_counter() - started)
     except Exception as error:  # Odd files make libraries raise almost anything.
-        return unreadable(in_one_line(error), work_seconds=time.perf_counter() - started)
+        return unreadable(_reason(error), work_seconds=time.perf_counter() - started)
     inside = [[face for face in frame.faces if face.pixels is not None] for frame in frames]
     tracks = follow([[face.box for face in faces] for faces in inside])
     begin = frames[0].seconds
@@ -225,7 +247,17 @@ def faces_of_file(
         sum(len(frame.faces) for frame in frames) - len(faces),
         None,
         time.perf_counter() - started,
+        searched_at=1 / factor if options.detector == "dlib" else None,
+        shown=shown,
     )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "it needs too much memory"
+    if isinstance(error, ValueError):
+        return str(error) or type(error).__name__
+    return in_one_line(error)
 
 
 def _frames_of_file(

@@ -2,10 +2,10 @@
 
 import argparse
 import functools
+import hashlib
 import logging
 import os
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,15 +15,22 @@ from ml_collections import ConfigDict
 
 from fsvfm_jax import cli, scoring
 from fsvfm_jax.config.resolve import resolve
-from fsvfm_jax.data.labelled.detection_sets import DetectionSet, check_classes, open_sets
+from fsvfm_jax.data.labelled.detection_sets import (
+    DetectionSet,
+    check_classes,
+    open_sets,
+    told_of,
+)
+from fsvfm_jax.data.labelled.faces import REAL
 from fsvfm_jax.data.labelled.set_options import RENDERED
 from fsvfm_jax.detectors import NO_DETECTOR
 from fsvfm_jax.devices import sharding
-from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.errors import ConfigError, DataError, StorageError
 from fsvfm_jax.grouping import open_groups
-from fsvfm_jax.host.storage import written
+from fsvfm_jax.host.storage import check_folder, written
+from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.known_videos import warn_of_known_videos
-from fsvfm_jax.predict import arguments
+from fsvfm_jax.predict import arguments, opening
 from fsvfm_jax.predict.networks import Detector
 from fsvfm_jax.report.groups import Groups
 from fsvfm_jax.report.reliability import ScoredFaces
@@ -39,6 +46,39 @@ READ_FIELDS = tuple(
 )
 # configs/evaluation.py has this view, which therefore says nothing about a config.
 DEFAULT_VIEW = "resize"
+OWN_SET = "mine"  # The name of any folder of faces in DEFAULT_CONFIG, which no reader recognises.
+ANY_SIZE = 64  # pixels; the names and labels of rendered faces do not depend on it
+
+
+class LabelledSets(NamedTuple):
+    """The sets that a detector is judged on.
+
+    Attributes:
+        config: The resolved config of an evaluation.
+        sets: The sets by name. Together they have faces of both classes.
+        titles: The name of each set for readers, in the same order.
+        groups: The groups of the faces, if a file of groups is given.
+    """
+
+    config: ConfigDict
+    sets: dict[str, DetectionSet]
+    titles: tuple[str, ...]
+    groups: Groups | None
+
+    @property
+    def title(self) -> str:
+        """The name of all sets together for readers."""
+        return " and ".join(self.titles)
+
+    def videos(self) -> Iterator[tuple[str, bool]]:
+        """Yields the video of each face, and whether it is real."""
+        for name, faces in self.sets.items():
+            for index in range(len(faces)):
+                yield f"{name}/{faces.video(index)}", faces.label(index) == REAL
+
+    def fingerprint(self) -> str:
+        """Returns the SHA-256 of the faces and their labels."""
+        return hashlib.sha256(told_of(self.sets).encode()).hexdigest()
 
 
 class Task(NamedTuple):
@@ -48,6 +88,7 @@ class Task(NamedTuple):
         detector: The detector.
         config: The resolved config of an evaluation.
         sets: The sets by name. Together they have faces of both classes.
+        title: The name of all sets together for readers.
         groups: The groups of the faces, if a file of groups is given.
         batch_size: Number of faces that are computed at once.
     """
@@ -55,6 +96,7 @@ class Task(NamedTuple):
     detector: Detector
     config: ConfigDict
     sets: dict[str, DetectionSet]
+    title: str
     groups: Groups | None
     batch_size: int
 
@@ -79,24 +121,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--group", default="", metavar="COLUMN", help="column of that file, such as generator"
     )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the results of an earlier run"
+    )
     parser.set_defaults(takes_config=True)
 
 
-def open_task(args: argparse.Namespace) -> Task:
-    """Opens what the flags of `add_arguments` name.
+def open_labelled(args: argparse.Namespace) -> LabelledSets:
+    """Opens the sets and the groups that the flags of `add_arguments` name.
+
+    This needs no network: a mistake in them must not cost the time that a network takes.
 
     Args:
         args: The parsed flags, and as `rest` the arguments of the command line that are --config
             and its fields.
 
     Raises:
-        UserError: The detector or a set cannot be opened, or a class is missing.
+        UserError: A set or the file of groups cannot be read, or a class is missing.
     """
+    if not os.path.exists(args.model):
+        raise DataError(f"--model={args.model} does not exist: name a workdir, folder or file")
     for folder in args.sets:
         if not os.path.isdir(folder):
             raise DataError(f"{folder} is no folder: name folders with test/real and test/fake")
     config = _config(args)
-    detector = arguments.load_network(args, dtype=config.dtype)
+    sets = _open_sets(config, image_size=ANY_SIZE)
+    check_classes(sets, purpose="every rate", where=" (config.data.test)")
+    return LabelledSets(config, sets, _titles(config), open_groups(config, sets))
+
+
+def open_task(args: argparse.Namespace, found: LabelledSets) -> Task:
+    """Opens the detector that the flags of `add_arguments` name, to judge it on sets.
+
+    Args:
+        args: The parsed flags.
+        found: The sets.
+
+    Raises:
+        UserError: The detector cannot be opened, or its faces are resized in another way.
+    """
+    config = found.config
+    detector = opening.load_network(args, dtype=config.dtype)
     if not isinstance(detector, Detector):
         raise DataError(f"{args.model} {NO_DETECTOR}")
     if config.data.view not in (DEFAULT_VIEW, detector.view):
@@ -104,15 +169,11 @@ def open_task(args: argparse.Namespace) -> Task:
             f"config.data.view = {config.data.view!r}, and the detector takes {detector.view!r}:"
             f" give --view={config.data.view}, or correct the config"
         )
-    sets = open_sets(
-        config.data.test,
-        config.data.paths,
-        image_size=detector.image_size,
-        field="config.data.test",
-    )
-    check_classes(sets, purpose="every rate", where=" (config.data.test)")
+    sets = found.sets
+    if any(one.layout == RENDERED for one in config.data.test.values()):
+        sets = _open_sets(config, image_size=detector.image_size)
     warn_of_known_videos(Path(args.model), sets.values(), image_size=detector.image_size)
-    return Task(detector, config, sets, open_groups(config, sets), args.batch_size)
+    return Task(detector, config, sets, found.title, found.groups, args.batch_size)
 
 
 def make_score(task: Task) -> Callable[..., Float64[np.ndarray, " N"]]:
@@ -140,7 +201,7 @@ def to_scores(task: Task, margins: Mapping[str, Float64[np.ndarray, " _N"]]) -> 
             scoring.to_scores(margins[name], faces, dataset=name)
             for name, faces in task.sets.items()
         ],
-        dataset=" and ".join(task.sets),
+        dataset=task.title,
     )
 
 
@@ -165,16 +226,62 @@ def output_folder(args: argparse.Namespace) -> Path:
     return model
 
 
-def check_folder(folder: Path) -> None:
-    """Creates the folder for results, and checks before the scoring that files can be written.
+def check_results(folder: Path, names: Sequence[str], *, overwrite: bool) -> None:
+    """Checks before the work that results can be written, and that they replace no others unasked.
+
+    Args:
+        folder: The folder for results, which may be missing.
+        names: The names of all files that the command may write.
+        overwrite: Whether results of an earlier run may be replaced.
 
     Raises:
-        StorageError: The folder cannot be created, or takes no file.
+        StorageError: The folder takes no file, or has results already.
     """
-    with written(folder, mend="choose another folder with --output"):
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder) as file:
-            file.write(b"test")
+    check_folder(folder, flag=f"--output={folder}")
+    before = [name for name in names if os.path.lexists(folder / name)]
+    if before and not overwrite:
+        raise StorageError(
+            f"{folder} has results of an earlier run ({', '.join(before)}): give --overwrite to"
+            " replace them, or another folder with --output"
+        )
+
+
+def remove_results(folder: Path, names: Sequence[str]) -> None:
+    """Removes the results of an earlier run, so that none of them stays beside new ones.
+
+    Args:
+        folder: The folder for results, which may be missing.
+        names: The names of all files that the command may write.
+
+    Raises:
+        StorageError: A file cannot be removed.
+    """
+    for name in names:
+        with written(folder / name, mend="remove it, or choose another folder with --output"):
+            (folder / name).unlink(missing_ok=True)
+
+
+def _open_sets(config: ConfigDict, *, image_size: int) -> dict[str, DetectionSet]:
+    data = config.data
+    return open_sets(data.test, data.paths, image_size=image_size, field="config.data.test")
+
+
+def _titles(config: ConfigDict) -> tuple[str, ...]:
+    """Returns the name of each test set for readers: its own, and the names of its folders.
+
+    The names of folders alone are used, because results may be passed on with the model.
+    """
+    titles = []
+    for name, one in config.data.test.items():
+        roots = () if one.layout == RENDERED else config.data.paths
+        places = [
+            "/".join(filter(None, (Path(root).resolve().name, one.path, one.split)))
+            for root in roots
+            if os.path.isdir(os.path.join(root, one.path))
+        ]
+        own = "" if name == OWN_SET and places else name
+        titles.append(printable(" of ".join(filter(None, (own, ", ".join(places))))))
+    return tuple(titles)
 
 
 def _config(args: argparse.Namespace) -> ConfigDict:

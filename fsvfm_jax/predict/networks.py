@@ -1,6 +1,7 @@
 """Opens an encoder or a detector from a run, a folder or a file, and applies it to faces.
 
-A face is a picture that is cropped already. `fsvfm_jax.load` is `load`.
+A face is a picture that is cropped already. `fsvfm_jax.load` adds the calibration
+(`predict.calibrated`).
 """
 
 import functools
@@ -29,6 +30,7 @@ from fsvfm_jax.models import CHOICES
 from fsvfm_jax.models.fsvfm import encoder_subset
 from fsvfm_jax.models.vit import ViT
 from fsvfm_jax.predict import programs
+from fsvfm_jax.predict.faces import BATCH_SIZE
 from fsvfm_jax.predict.pictures import Picture, Pictures, each, pixels_of
 from fsvfm_jax.report.metrics import probability
 from fsvfm_jax.train_state import Params
@@ -37,7 +39,6 @@ from fsvfm_jax.train_state import Params
 Program = Callable[[Params, UInt8[np.ndarray, "B S S 3"]], jax.Array]
 
 POOLS = ("mean", "token", "patches")
-BATCH_SIZE = 32
 # What gives the values that the weights may not contain: arguments of `load`, and flags.
 FIELDS = {
     "stats": "stats (--stats JSON), a file with mean and std",
@@ -194,12 +195,16 @@ class Encoder:
 
 
 class Detector(Encoder):
-    """A network that tells fake faces from real ones, and gives their features, too.
+    """A network that separates fake faces from real ones, and gives their features, too.
 
     The logits are in the order of `LABELS`, whatever the order in the weights.
+
+    Attributes:
+        temperature: `predict` divides margins by it; 1 without a calibration.
     """
 
     label_names = LABELS
+    temperature: float = 1.0
 
     @property
     def score_name(self) -> str:
@@ -208,10 +213,10 @@ class Detector(Encoder):
 
     def predict(self, images: Pictures) -> Float64[np.ndarray, " N"]:
         """Returns the probability that each face is fake; see `features` for the images."""
-        return probability(self.margins(images))
+        return probability(self.margins(images) / self.temperature)
 
     def margins(self, images: Pictures) -> Float64[np.ndarray, " N"]:
-        """Returns logit(fake) - logit(real) of each face; see `features` for the images."""
+        """Returns logit(fake) - logit(real) of each face, without a temperature."""
         return np.concatenate([np.zeros(0), *self.margin_batches(images)])
 
     def margin_batches(self, images: Pictures) -> Iterator[Float64[np.ndarray, " B"]]:

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -35,6 +35,7 @@ HEADERS = {
     "cache-control": "no-store",
 }
 Body = AsyncIterator[bytes]
+_DESCRIPTORS = Path("/proc/self/fd")  # the open files of this process, on Linux
 _FILES = Path(__file__).with_name("static")
 _TOO_LARGE, _UNKNOWN, _BUSY, _SLOW, _FAILED = 413, 415, 503, 408, 500
 
@@ -67,7 +68,6 @@ def make_page(
     limits: Limits,
     hosts: Sequence[str],
     executor: Executor,
-    folder: Path,
 ) -> Starlette:
     """Returns the application.
 
@@ -78,7 +78,6 @@ def make_page(
         limits: The limits of a request.
         hosts: Names of this server in the addresses of requests; "*" allows all.
         executor: Runs `answer`.
-        folder: Folder for uploads during their request.
     """
     waiting = 0
 
@@ -90,7 +89,7 @@ def make_page(
                 raise _Refused(_BUSY, f"{waiting} files are waiting already; try again later")
             waiting += 1
             try:
-                return JSONResponse(await _scored(name, body, answer, limits, executor, folder))
+                return JSONResponse(await _scored(name, body, answer, limits, executor))
             finally:
                 waiting -= 1
         except ClientDisconnect:
@@ -122,7 +121,6 @@ async def _scored(
     answer: Callable[[MediaFile], dict[str, Any]],
     limits: Limits,
     executor: Executor,
-    folder: Path,
 ) -> dict[str, Any]:
     """Returns the answer to a request; the upload is deleted before.
 
@@ -134,9 +132,9 @@ async def _scored(
     if suffix not in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES) or len(name) > MAX_NAME:
         known = ", ".join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
         raise _Refused(_UNKNOWN, f"the name ends in none of {known}, or is too long")
-    with tempfile.TemporaryDirectory(dir=folder) as own:
-        file = Path(own, f"upload{suffix}")
+    with contextlib.ExitStack() as stack:
         try:
+            file = stack.enter_context(_upload_file())
             async with asyncio.timeout(limits.max_seconds):
                 await _receive(body, file, max_bytes=limits.max_bytes)
         except TimeoutError:
@@ -147,20 +145,34 @@ async def _scored(
             raise _Refused(_FAILED, sentence) from error
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(executor, answer, MediaFile(name, str(file)))
+            return await loop.run_in_executor(executor, answer, MediaFile(name, _path_of(file)))
         except UserError as error:
             raise _Refused(_FAILED, str(error)) from error
 
 
-async def _receive(body: Body, file: Path, *, max_bytes: int) -> None:
-    """Writes the body of a request to a new file; raises _Refused if it is too large."""
+def _upload_file() -> IO[bytes]:
+    """Returns a new file that is gone when this process ends, however it ends."""
+    # Without /proc only a file with a name can be opened by the other processes.
+    make = tempfile.TemporaryFile if _DESCRIPTORS.exists() else tempfile.NamedTemporaryFile
+    return make(buffering=0)
+
+
+def _path_of(file: IO[bytes]) -> str:
+    """Returns a path by which other processes of this user can open the file."""
+    descriptors = _DESCRIPTORS.resolve()  # It contains the number of this process.
+    return str(descriptors / str(file.fileno())) if _DESCRIPTORS.exists() else file.name
+
+
+async def _receive(body: Body, file: IO[bytes], *, max_bytes: int) -> None:
+    """Writes the body of a request to a file; raises _Refused if it is too large."""
     size = 0
-    with open(file, "xb") as opened:
-        async for chunk in body:
-            size += len(chunk)
-            if size > max_bytes:
-                raise _Refused(_TOO_LARGE, f"the file has over {max_bytes / 1e6:g} MB")
-            opened.write(chunk)
+    async for chunk in body:
+        size += len(chunk)
+        if size > max_bytes:
+            raise _Refused(_TOO_LARGE, f"the file has over {max_bytes / 1e6:g} MB")
+        rest = memoryview(chunk)
+        while rest:
+            rest = rest[file.write(rest) :]
 
 
 async def _read_rest(body: Body, limits: Limits) -> None:

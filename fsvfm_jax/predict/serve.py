@@ -4,19 +4,14 @@ import argparse
 import contextlib
 import logging
 import socket
-import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from fsvfm_jax import cli
-from fsvfm_jax.detectors import NO_DETECTOR
 from fsvfm_jax.errors import ConfigError, DataError, reason_of
-from fsvfm_jax.host import signals
 from fsvfm_jax.predict import arguments
-from fsvfm_jax.predict.about import about
-from fsvfm_jax.predict.decision import decide_by
-from fsvfm_jax.predict.networks import Detector
-from fsvfm_jax.predict.score import add_face_arguments, face_options, find_calibration
 from fsvfm_jax.predict.upload import UploadOptions
 from fsvfm_jax.prepare.extras import check_installed
 
@@ -37,7 +32,7 @@ logger = logging.getLogger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the verb."""
     arguments.add_arguments(parser)
-    add_face_arguments(parser)
+    arguments.add_face_arguments(parser)
     arguments.add_processes(parser)
     parser.add_argument(
         "--host",
@@ -70,45 +65,50 @@ def run(args: argparse.Namespace) -> None:
         DataError: The model cannot be read, or is no detector.
         ConfigError: A library is missing, the flags do not fit the model, or the address is taken.
     """
-    check_installed({"starlette", "uvicorn"}, extra="demo")
-    network = arguments.load_network(args)
-    if not isinstance(network, Detector):
-        raise DataError(f"{args.model} {NO_DETECTOR}")
-    options = UploadOptions(face_options(network, args), args.max_length)
-    check_installed(
-        {"av"} | ({"dlib"} if options.faces.detector == "dlib" else set()), extra="demo"
-    )
-    calibration = find_calibration(network, args)
-    decision = decide_by(network.score_name, args.threshold, calibration)
+    check_installed({"starlette", "uvicorn", "av"}, extra="demo")
+    arguments.check_network(args)
+    arguments.check_faces(args)
+    with _listen(args.host, args.port) as listening, _page(args) as page:
+        host, port = listening.getsockname()[:2]
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        print(f"The page is at http://{address}/ (Ctrl-C stops it)", flush=True)
+        _serve(page, listening, connections=args.max_waiting + _MORE_CONNECTIONS)
 
-    # These import the libraries of the extra.
+
+@contextlib.contextmanager
+def _page(args: argparse.Namespace) -> Iterator[Any]:
+    """Yields the page, whose processes end with the context."""
+    # These import JAX, and the libraries of the extra.
+    from fsvfm_jax.detectors import NO_DETECTOR
+    from fsvfm_jax.predict import opening
+    from fsvfm_jax.predict.about import about
     from fsvfm_jax.predict.answer import Answerer
+    from fsvfm_jax.predict.decision import decide_by
+    from fsvfm_jax.predict.networks import Detector
     from fsvfm_jax.predict.page import Limits, make_page
 
+    network = opening.load_network(args)
+    if not isinstance(network, Detector):
+        raise DataError(f"{args.model} {NO_DETECTOR}")
+    options = UploadOptions(opening.face_options(network, args), args.max_length)
+    check_installed({"dlib"} if options.faces.detector == "dlib" else set(), extra="demo")
+    calibration = opening.find_calibration(network, args)
+    decision = decide_by(network.score_name, args.threshold, calibration)
+    logger.info("%s", decision.about)
     name = Path(args.model).resolve().name
-    limits = Limits(args.max_mb * 10**6, args.max_length, args.max_time, args.max_waiting)
     with contextlib.ExitStack() as stack:
-        listening = stack.enter_context(_listen(args.host, args.port))
-        folder = tempfile.TemporaryDirectory(prefix="fsvfm_jax-serve-")
-        stack.enter_context(signals.released_at_once(folder))
         answerer = Answerer(
             network, options, decision, processes=args.processes, max_seconds=args.max_time
         )
         stack.callback(answerer.close)
-        executor = stack.enter_context(ThreadPoolExecutor(args.processes))
-        page = make_page(
+        yield make_page(
             answerer.answer,
             about=about(network, calibration, name=name),
             model=name,
-            limits=limits,
+            limits=Limits(args.max_mb * 10**6, args.max_length, args.max_time, args.max_waiting),
             hosts=[LOOPBACK, "localhost"] if args.host == LOOPBACK else ["*"],
-            executor=executor,
-            folder=Path(folder.name),
+            executor=stack.enter_context(ThreadPoolExecutor(args.processes)),
         )
-        host, port = listening.getsockname()[:2]
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        print(f"The page is at http://{address}/ (Ctrl-C stops it)", flush=True)
-        _serve(page, listening, connections=limits.max_waiting + _MORE_CONNECTIONS)
 
 
 def _listen(host: str, port: int) -> socket.socket:

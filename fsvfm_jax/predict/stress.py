@@ -4,15 +4,15 @@ import argparse
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from etils import epath
 from jaxtyping import Float64, Int64
 
 from fsvfm_jax.cli import check_output
-from fsvfm_jax.data.labelled.faces import REAL, spaced
+from fsvfm_jax.data.labelled.faces import spaced
 from fsvfm_jax.data.labelled.set_options import RENDERED
 from fsvfm_jax.data.sources import JoinedSets
 from fsvfm_jax.errors import ConfigError, nearest
@@ -21,17 +21,11 @@ from fsvfm_jax.host.progress import progress
 from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.predict import arguments, labelled
 from fsvfm_jax.predict.calibration import (
-    CALIBRATION_FILE,
-    EER,
-    FALSE_POSITIVE_RATES,
-    Calibration,
     calibration_of,
-    operating_points,
-    too_few,
 )
-from fsvfm_jax.predict.decision import decide_by
 from fsvfm_jax.predict.degrade import CROP, KINDS, DegradedFaces, Kind, crop_kind
-from fsvfm_jax.predict.labelled import Task
+from fsvfm_jax.predict.labelled import LabelledSets, Task
+from fsvfm_jax.predict.stress_threshold import Threshold, early_threshold, own_threshold
 from fsvfm_jax.prepare.extras import check_installed
 from fsvfm_jax.report.figure import encode_picture, shown_name
 from fsvfm_jax.report.groups import Groups, group_rows
@@ -55,7 +49,8 @@ FRAMES = "frames"
 FRAME_COUNTS = (32, 16, 8, 4, 2, 1)
 FRAMES_TITLE = "frames per video"
 NAMES = (*KINDS, CROP, FRAMES)
-POINTS = (*FALSE_POSITIVE_RATES, EER)
+TABLE, GROUPS, PICTURE_FILE = "stress", "stress_groups", "stress.png"
+RESULTS = (f"{TABLE}.md", f"{TABLE}.json", PICTURE_FILE, f"{GROUPS}.md", f"{GROUPS}.json")
 ONE_CLASS = (
     "both classes are degraded alike: with one class degraded, the codec or the noise separates"
     " the classes, and the result measures that instead of forgeries"
@@ -64,22 +59,6 @@ CAPTION = """\
 In percent, over videos; fake is the positive class; brackets contain 95 % intervals: of AUC and EER
 over videos (bootstrap), of TPR and FPR Wilson's at the fixed threshold. A degradation changes every
 face of both classes before it is resized for the network."""
-
-
-class Threshold(NamedTuple):
-    """The threshold of a stress test.
-
-    Attributes:
-        name: Name of the operating point, or the number.
-        value: The threshold; None if the sets do not determine it.
-        origin: Where it comes from, or why it is not determined.
-        temperature: Margins are divided by it.
-    """
-
-    name: str
-    value: float | None
-    origin: str
-    temperature: float
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -108,8 +87,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threshold",
         metavar="P",
         help="score from which a video is decided to be fake: a number, or an operating point of"
-        " the calibration, or, without one, of the same sets without degradation; default: eer, or"
-        " 0.5 without a calibration",
+        " the calibration, or, without one, of the same sets without degradation; default: fpr_1,"
+        " fpr_5 or eer, the first that the calibration determines; 0.5 without a calibration",
     )
     arguments.add_calibration(parser)
     parser.add_argument(
@@ -131,14 +110,18 @@ def run(args: argparse.Namespace) -> None:
         UserError: The model or a set cannot be read, a degradation is not possible, or the output
             cannot be written.
     """
-    _check_flags(args)
-    task = labelled.open_task(args)
+    if args.classes != "both":
+        raise ConfigError(f"--classes={args.classes}: {ONE_CLASS}")
+    labelled.check_results(args.output, RESULTS, overwrite=args.overwrite)
+    sets = labelled.open_labelled(args)
+    kinds = choose_kinds(args.kinds, sets, set_margin=args.set_margin)
+    check_frames(args.kinds, sets)
+    task = labelled.open_task(args, sets)
     stored = calibration_of(
         task.detector, args.model, file=args.calibration, facts=task.detector.facts
     )
-    kinds = choose_kinds(args.kinds, task, set_margin=args.set_margin)
-    threshold = _early_threshold(args, task, stored)
-    labelled.check_folder(args.output)
+    score_name = task.detector.score_name
+    threshold = early_threshold(args.threshold, sets, stored, score_name=score_name)
     steps = [(kind.degrade, x) for kind in kinds.values() for x in kind.strengths]
     degraded = DegradedFaces(JoinedSets(list(task.sets.values())), steps, seed=args.seed)
     margins = labelled.make_score(task)(degraded, name=f"{1 + len(steps)} degradations")
@@ -162,13 +145,13 @@ def run(args: argparse.Namespace) -> None:
 
 
 def choose_kinds(
-    names: tuple[str, ...] | None, task: Task, *, set_margin: float | None
+    names: tuple[str, ...] | None, sets: LabelledSets, *, set_margin: float | None
 ) -> dict[str, Kind]:
     """Returns the degradations of pixels by name.
 
     Args:
         names: The names that the user asks for; None for all that are possible.
-        task: The detector and the sets.
+        sets: The sets.
         set_margin: Margin of the stored faces, as `--set-margin`.
 
     Raises:
@@ -177,7 +160,7 @@ def choose_kinds(
     for name in names or ():
         if name not in NAMES:
             raise ConfigError(f"--kinds: there is no {name!r}; {nearest(name, NAMES)}")
-    rendered = [name for name, one in task.config.data.test.items() if one.layout == RENDERED]
+    rendered = [name for name, one in sets.config.data.test.items() if one.layout == RENDERED]
     if set_margin is not None and not 0 < set_margin <= 10:
         raise ConfigError(f"--set-margin={set_margin:g} is no margin above 0, such as 0.3")
     if names is not None and CROP in names and (rendered or set_margin is None):
@@ -197,21 +180,6 @@ def choose_kinds(
     elif names is None:
         logger.info("crop is left out: --set-margin is not given, or a set is rendered")
     return kinds
-
-
-def own_threshold(scores: Scores, *, name: str) -> Threshold:
-    """Returns an operating point of the undegraded faces.
-
-    Args:
-        scores: The scores of the undegraded faces, at the temperature 1.
-        name: Name of the operating point.
-    """
-    videos = video_means(scores.p_fake, scores.fake, scores.videos)
-    point = operating_points(videos.scores, videos.positive)[name]
-    if point.threshold is None:
-        logger.warning("TPR and FPR are left out: %s is not determined, %s", name, point.note)
-        return Threshold(name, None, point.note, 1.0)
-    return Threshold(name, point.threshold, "of the same sets without degradation", 1.0)
 
 
 def scores_of(task: Task, margins: Float64[np.ndarray, " N"], temperature: float | int) -> Scores:
@@ -250,45 +218,20 @@ def measure(scores: Scores, threshold: float | int | None) -> Row:
     return row if threshold is None else row | rates_at(means, fake, threshold)
 
 
-def _check_flags(args: argparse.Namespace) -> None:
-    if args.classes != "both":
-        raise ConfigError(f"--classes={args.classes}: {ONE_CLASS}")
+def check_frames(names: tuple[str, ...] | None, sets: LabelledSets) -> None:
+    """Checks that a video has several frames, if fewer frames are asked for.
 
-
-def _early_threshold(
-    args: argparse.Namespace, task: Task, stored: Calibration | None
-) -> Threshold | None:
-    """Returns the threshold before the scoring, or None if it is one of the same sets.
+    Args:
+        names: The degradations that the user asks for; None for all that are possible.
+        sets: The sets.
 
     Raises:
-        ConfigError: The flags ask for what the sets or the calibration do not determine.
+        ConfigError: Every video has one frame, and fewer are asked for.
     """
-    frames: Counter[str] = Counter()
-    real = set()
-    for name, faces in task.sets.items():
-        for index in range(len(faces)):
-            video = f"{name}/{faces.video(index)}"
-            frames[video] += 1
-            if faces.label(index) == REAL:
-                real.add(video)
-    if max(frames.values()) == 1:
-        if args.kinds is not None and FRAMES in args.kinds:
+    if max(Counter(video for video, _ in sets.videos()).values()) == 1:
+        if names is not None and FRAMES in names:
             raise ConfigError(f"--kinds={FRAMES}: every video of the set has one frame")
         logger.info("%s is left out: every video of the set has one frame", FRAMES)
-    if stored is None and args.threshold in POINTS:
-        if note := too_few(args.threshold, real=len(real)):
-            raise ConfigError(
-                f"--threshold={args.threshold} is not determined ({note}): choose"
-                f" --threshold={EER}, or calibrate the model on a larger set"
-            )
-        return None
-    found = decide_by(task.detector.score_name, args.threshold, stored)
-    if found.unit is not None:
-        origin = f"of {CALIBRATION_FILE}, fitted on {', '.join(stored.sets)}"
-        return Threshold(found.threshold_name, found.threshold, origin, found.temperature)
-    return Threshold(
-        f"{found.threshold:g}", found.threshold, found.threshold_name, found.temperature or 1.0
-    )
 
 
 def _write(
@@ -307,14 +250,16 @@ def _write(
     kinds = titles | {FRAMES: FRAMES_TITLE}
     value = "not determined" if threshold.value is None else f"{threshold.value:.6f}"
     units = "; ".join(f"{name}: {title}" for name, title in kinds.items())
-    about = [
-        CAPTION,
-        f"Detector: {markdown_text(args.model)}, on {markdown_text(sets)},"
-        f" {len(clean.files):,} faces; {clean.skipped} skipped. Seed of the noise: {args.seed}.",
-        f"Threshold {threshold.name}: {value}, {markdown_text(threshold.origin)}.",
-        f"Strengths: {markdown_text(units)}.",
-    ]
-    write_table(args.output, "stress", rows, caption="\n".join(about))
+    about = "\n".join(
+        [
+            f"Detector: {markdown_text(args.model)}, on {markdown_text(sets)},"
+            f" {len(clean.files):,} faces; {clean.skipped} skipped. {datetime.now(UTC).date()}.",
+            f"Threshold {threshold.name}: {value}, {markdown_text(threshold.origin)}.",
+        ]
+    )
+    notes = f"Strengths: {markdown_text(units)}. Seed of the noise: {args.seed}."
+    labelled.remove_results(args.output, RESULTS)
+    write_table(args.output, TABLE, rows, caption=f"{CAPTION}\n{about}\n{notes}")
     by_kind = {
         title: [row for row in rows if row["kind"] == name]
         for name, title in kinds.items()
@@ -324,24 +269,25 @@ def _write(
     if by_kind:
         title = shown_name(title, most=120)
         figure = stress_picture(rows[0], by_kind, title=title, threshold=threshold.name)
-        write_file(epath.Path(args.output), "stress.png", encode_picture(figure))
+        write_file(epath.Path(args.output), PICTURE_FILE, encode_picture(figure))
     if task.groups is not None:
-        _write_groups(args.output, rows, of_step, task.groups, threshold)
+        caption = f"{about}\n{groups_caption(task.groups)}"
+        grouped = _grouped(rows, of_step, task.groups, threshold)
+        write_table(args.output, GROUPS, grouped, caption=caption)
     print(plain(rows))
     print(f"\nIn percent; intervals: {printable(str(args.output / 'stress.md'))}")
     check_output()
 
 
-def _write_groups(
-    folder: Path, rows: list[Row], of_step: list[Scores], groups: Groups, threshold: Threshold
-) -> None:
-    """Writes the groups without a degradation and at the strongest one of each kind."""
+def _grouped(
+    rows: list[Row], of_step: list[Scores], groups: Groups, threshold: Threshold
+) -> list[Row]:
+    """Returns the groups without a degradation and at the strongest one of each kind."""
     last = {row["kind"]: place for place, row in enumerate(rows)}
     thresholds = {} if threshold.value is None else {threshold.name: threshold.value}
     places = progress(last.values(), total=len(last), description="groups")
-    grouped = [
+    return [
         {"kind": rows[place]["kind"], "strength": rows[place]["strength"]} | of_group
         for place in places
         for of_group in group_rows(of_step[place], groups, thresholds=thresholds)
     ]
-    write_table(folder, "stress_groups", grouped, caption=groups_caption(groups))

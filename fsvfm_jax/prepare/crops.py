@@ -85,7 +85,7 @@ class HogDetector:
     def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> list[Found]:
         """Returns the faces by descending score."""
         height, width, _ = image.shape
-        factor = math.ceil(math.sqrt(height * width * 4**self._upsample / MAX_SEARCHED_PIXELS))
+        factor = search_factor(height, width, upsample=self._upsample)
         if factor > 1:
             image = np.asarray(Image.fromarray(image).reduce(factor))
         boxes, scores, _ = self._detector.run(image, self._upsample, 0.0)
@@ -93,6 +93,17 @@ class HogDetector:
             Found(Box(*(factor * x for x in (b.left(), b.top(), b.right(), b.bottom()))), score)
             for b, score in zip(boxes, scores, strict=True)
         ]
+
+
+def search_factor(height: int, width: int, *, upsample: int) -> int:
+    """Returns by how much `HogDetector` makes the sides of an image smaller before it upsamples.
+
+    Args:
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+        upsample: As for `HogDetector`.
+    """
+    return math.ceil(math.sqrt(height * width * 4**upsample / MAX_SEARCHED_PIXELS))
 
 
 class WholeImage:

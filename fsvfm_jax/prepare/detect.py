@@ -19,7 +19,7 @@ from PIL import Image
 
 from fsvfm_jax.data.images import MAX_FILE_BYTES, decode_image, read_file
 from fsvfm_jax.errors import ConfigError, DataError
-from fsvfm_jax.prepare.crops import FaceDetector, crop_faces, make_detector
+from fsvfm_jax.prepare.crops import FaceDetector, crop_faces, make_detector, search_factor
 from fsvfm_jax.prepare.extras import check_installed
 from fsvfm_jax.prepare.files import MediaFile, find_sources, hash_file
 from fsvfm_jax.prepare.manifest import TREE_MANIFEST, Line, Manifest, new_files
@@ -156,6 +156,10 @@ def _faces_of_image(
         yield _line(**told, outcome="face", reason=reason, image=f"{name}.png"), _png(face.pixels)
     if not is_found:
         reason = f"no face found ({options.detector}, upsample {options.upsample})"
+        height, width, _ = image.shape
+        factor = search_factor(height, width, upsample=options.upsample)
+        if options.detector == "dlib" and factor > 1:
+            reason += f", searched at 1/{factor} of its size"
         yield _line(**line, outcome="no_face", reason=reason), None
 
 

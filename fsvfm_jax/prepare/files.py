@@ -5,10 +5,12 @@ A `MediaFile` lies below the root in which it was found. Every file that was fou
 not opened.
 """
 
-import codecs
+import io
 import os
 import re
 import stat
+import string
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -25,7 +27,7 @@ from fsvfm_jax.data.listing import (
 )
 from fsvfm_jax.errors import ConfigError, DataError, reason_of
 from fsvfm_jax.host.hashing import sha256_of
-from fsvfm_jax.host.plain_files import open_plain, read_plain
+from fsvfm_jax.host.plain_files import open_plain
 from fsvfm_jax.prepare.workers import tick
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
@@ -35,6 +37,7 @@ WANTED = "image or video"
 MAX_LIST_BYTES = 2**30
 MAX_VIDEO_BYTES = 2**36
 MAX_NAME = 1000  # characters of a line in a list
+MAX_LINE = 5000  # characters of a line that are kept; no system opens a longer path
 # The limit of file systems without the suffix that crops get, such as `_frame_1234567_12.png`.
 MAX_PART_BYTES = 255 - 40
 
@@ -74,24 +77,32 @@ def find_files(src: str, *, root: str | None = None) -> list[MediaFile | Refusal
         DataError: src does not exist, or cannot be read.
         ConfigError: A root is given although src is not a list.
     """
+    real = os.path.realpath(root_of(src, root))
     if is_list(src):
-        names = _list_names(src)
-        return [_admit(name, os.path.realpath(root_of(src, root))) for name in names]
+        return [admit(name, real) for name in list_names(src)]
     if root is not None:
         raise ConfigError(f"--root is for lists of paths, and {src} is no {LIST_SUFFIX} file")
-    root = root_of(src)
     if os.path.isdir(src):
-        left_out: list[LeftOut] = []
-        # Links to folders are not followed: their targets are found in their own place, or lie
-        # outside of src.
-        names = walk(src, None, leave_out=left_out.append, follow_links=False)
-        found = [_admit(name, os.path.realpath(root)) for name in names]
-        return sorted([*found, *_refusals(left_out)], key=lambda one: one.name)
+        return [one if isinstance(one, Refusal) else admit(one, real) for one in names_in(src)]
     if os.path.isfile(src):
-        return [_admit(os.path.basename(src), os.path.realpath(root))]
+        return [admit(os.path.basename(src), real)]
     if os.path.exists(src):
         raise DataError(f"{src} is neither a folder nor a plain file; name one of them")
     raise DataError(f"{src} does not exist; name a folder, a {LIST_SUFFIX} list or a file")
+
+
+def names_in(folder: str) -> list[str | Refusal]:
+    """Returns the names of all files below a folder, sorted; hidden ones and the like as refusals.
+
+    Raises:
+        DataError: The folder cannot be listed, or contains too many files.
+    """
+    left_out: list[LeftOut] = []
+    # Links to folders are not followed: their targets are found in their own place, or lie outside
+    # of the folder.
+    names = list[str | Refusal](walk(folder, None, leave_out=left_out.append, follow_links=False))
+    names += [Refusal(one.name, one.reason(wanted=WANTED)) for one in left_out]
+    return sorted(names, key=lambda one: one.name if isinstance(one, Refusal) else one)
 
 
 def is_list(src: str) -> bool:
@@ -188,23 +199,45 @@ def warn_of_refusals(src: str, refusals: Iterable[Refusal]) -> None:
     warn_of_left_out(src, Tally(LeftOut(*one) for one in kinds.items()))
 
 
-def _list_names(file: str) -> Iterator[str]:
+def list_names(file: str) -> Iterator[str]:
+    """Yields the paths in a list, a line at a time, so that any list fits into memory.
+
+    Raises:
+        DataError: The list cannot be read.
+    """
     try:
-        content = read_plain(file, max_bytes=MAX_LIST_BYTES)
-        lines = content.removeprefix(codecs.BOM_UTF8).splitlines()
+        with open_plain(file, max_bytes=MAX_LIST_BYTES) as opened:
+            yield from lines_of(opened)
     except OSError as error:
         raise DataError(f"the list {file} cannot be read ({reason_of(error)})") from error
-    for line in lines:
-        if line.strip():
-            yield os.fsdecode(line.strip())
 
 
-def _refusals(left_out: Iterable[LeftOut]) -> list[Refusal]:
-    return [Refusal(one.name, one.reason(wanted=WANTED)) for one in left_out]
+def lines_of(opened: io.BufferedIOBase) -> Iterator[str]:
+    """Yields the lines that are not blank, without the blanks around them.
+
+    Of a line of over MAX_LINE characters only the beginning is yielded.
+
+    Args:
+        opened: A file of lines that end in any way; a byte order mark is left out.
+    """
+    encoding, errors = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+    text = io.TextIOWrapper(opened, encoding=encoding, errors=errors)
+    try:
+        is_first = True
+        while line := text.readline(MAX_LINE):
+            if is_first:
+                line, is_first = line.removeprefix("\ufeff"), False
+            name = line.strip(string.whitespace)
+            while line and not line.endswith("\n"):  # The rest of a long line is left out.
+                line = text.readline(MAX_LINE)
+            if name:
+                yield name
+    finally:
+        text.detach()  # Otherwise the file would be closed, which belongs to the caller.
 
 
-def _admit(name: str, root: str) -> MediaFile | Refusal:
-    """Checks the target of a name without opening it.
+def admit(name: str, root: str) -> MediaFile | Refusal:
+    """Returns the file of a name, or why it is not read; does not open it.
 
     Args:
         name: Path relative to the root, or absolute.
@@ -214,7 +247,7 @@ def _admit(name: str, root: str) -> MediaFile | Refusal:
         return Refusal(name[:MAX_NAME], f"it has a NUL or over {MAX_NAME} characters")
     file = os.path.normpath(os.path.join(root, name))
     if not is_below(file, root):
-        return Refusal(name, f"it leads out of {root}")
+        return Refusal(name, f"it leads out of {root}: give a folder that contains it by --root")
     name = os.path.relpath(file, root)
     if any(map(is_system_name, name.split(os.sep))):
         return Refusal(name, LeftOut(name, HIDDEN).reason(wanted=WANTED))

@@ -11,7 +11,6 @@ import json
 import math
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ from fsvfm_jax.data.set_manifest import (
 from fsvfm_jax.errors import ConfigError, DataError, reason_of
 from fsvfm_jax.host.json_files import read_json
 from fsvfm_jax.host.plain_files import read_plain
-from fsvfm_jax.host.storage import whole_file
+from fsvfm_jax.host.storage import UNFINISHED, whole_file
 from fsvfm_jax.prepare.encode import LeftOut, Packed, read_or_stop
 from fsvfm_jax.prepare.manifest import alone_in, storage
 from fsvfm_jax.prepare.shards import shard_name, tfds_files, write_shard
@@ -126,7 +125,7 @@ def build(plan: Plan, target: Path, write_shards: Callable[[Path, list[int]], No
         if folder.is_symlink():
             raise DataError(f"{folder} is a link, and nothing is written elsewhere: remove it")
         manifest = _read_compatible(target, plan)
-        for file in folder.glob("*.unfinished"):  # A killed process left these files.
+        for file in folder.glob(f"*{UNFINISHED}"):  # A killed process left these files.
             file.unlink(missing_ok=True)
         before = manifest.get(plan.split)
         if before is not None:
@@ -343,8 +342,7 @@ def _finish(
 
 def write_whole(file: Path, data: bytes) -> None:
     """Writes a file, which is complete and on the disk before it gets its name; replaces a link."""
-    ending = f".{uuid.uuid4().hex}.unfinished"
-    with whole_file(file, ending=ending) as unfinished, unfinished.open("wb") as opened:
+    with whole_file(file) as opened:
         opened.write(data)
         opened.flush()
         os.fsync(opened.fileno())

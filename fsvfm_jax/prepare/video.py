@@ -125,7 +125,7 @@ def map_spaced_frames(
     Args:
         file: The video.
         wanted: Number of frames.
-        work: Takes the number of a frame, its time in seconds if the video tells it, and its
+        work: Takes the number of a frame, its time in seconds if the video contains it, and its
             pixels, RGB and upright. If the video is decoded twice, all this work is done twice.
 
     Raises:

@@ -31,8 +31,12 @@ _work: Work | Exception | None = None  # the work of this process, if it is a wo
 
 
 def spread(
-    items: Iterable[T], make: Callable[[A], Work], arguments: Sequence[A]
-) -> Iterator[tuple[T, Any]]:
+    items: Iterable[T],
+    make: Callable[[A], Work],
+    arguments: Sequence[A],
+    *,
+    idle_seconds: float | None = None,
+) -> Iterator[tuple[T, Any] | None]:
     """Yields every item with its result, in the order in which they finish.
 
     The processes are started by `spawn` and end with their parent. The result is None for an item
@@ -43,6 +47,7 @@ def spread(
         items: Picklable items.
         make: Called once in each process with its argument; returns the function that does an item.
         arguments: One for each process, such as its device.
+        idle_seconds: If given, None is yielded whenever no item finishes for so long.
 
     Raises:
         Exception: Any other exception of `make` or of the work.
@@ -51,13 +56,15 @@ def spread(
     alone: list[T] = []  # items during which some process may have died
     while True:
         with _pool(make, arguments) as pool:
-            alone += yield from _through(pool, items, ahead=AHEAD * len(arguments))
+            ahead = AHEAD * len(arguments)
+            alone += yield from _through(pool, items, ahead=ahead, idle_seconds=idle_seconds)
         if not alone:
             return
         while alone:
             item = alone.pop()
             with _pool(make, arguments[:1]) as pool:
-                if (yield from _through(pool, iter([item]), ahead=1)):
+                one = iter([item])
+                if (yield from _through(pool, one, ahead=1, idle_seconds=idle_seconds)):
                     yield item, None
 
 
@@ -166,8 +173,8 @@ def _of_numbered(work: Work) -> Work:
 
 
 def _through(
-    pool: ProcessPoolExecutor, items: Iterator[T], *, ahead: int
-) -> Generator[tuple[T, Any], None, list[T]]:
+    pool: ProcessPoolExecutor, items: Iterator[T], *, ahead: int, idle_seconds: float | None
+) -> Generator[tuple[T, Any] | None, None, list[T]]:
     """Yields items with results as they finish; returns the items lost when a process died."""
     futures: dict[Future, T] = {}
     lost: list[T] = []
@@ -179,7 +186,10 @@ def _through(
                 lost.append(item)
         if not futures:
             break
-        for future in wait(futures, return_when=FIRST_COMPLETED).done:
+        finished = wait(futures, timeout=idle_seconds, return_when=FIRST_COMPLETED).done
+        if not finished:
+            yield None
+        for future in finished:
             item = futures.pop(future)
             if isinstance(future.exception(), BrokenProcessPool):
                 lost.append(item)

@@ -28,10 +28,11 @@ from fsvfm_jax.report.rows import BOOTSTRAP_SEED, Row
 from fsvfm_jax.report.scores import Scores
 
 PATH = "path"
-MAX_BYTES = 2**26
+MAX_BYTES = 2**23
+MAX_ROWS = 100_000
 MAX_GROUPS = 50
 MAX_NAME = 200  # characters of a group's name
-MAX_SHOWN = 5  # faces without a row in a caption
+MAX_SHOWN = 5  # faces without a row, or rows without a face, that are named
 
 logger = logging.getLogger(__name__)
 
@@ -50,11 +51,13 @@ class Groups(NamedTuple):
         column: Name of the column of the CSV file.
         by_file: The group of a face by the face's name in its set.
         without: Names of the faces that have no row in the file.
+        unused: Paths of the rows that name no face.
     """
 
     column: str
     by_file: Mapping[str, str]
     without: tuple[str, ...]
+    unused: tuple[str, ...] = ()
 
 
 def read_groups(file: str, column: str) -> dict[str, str]:
@@ -66,8 +69,8 @@ def read_groups(file: str, column: str) -> dict[str, str]:
 
     Raises:
         DataError: The file cannot be read, is larger than MAX_BYTES, is not of that form, has no
-            such column, has over MAX_GROUPS groups, or has a path twice. The message names the
-            line.
+            such column, has over MAX_ROWS rows or MAX_GROUPS groups, or has a path twice. The
+            message names the line.
     """
     try:
         text = read_plain(file, max_bytes=MAX_BYTES).decode("utf-8-sig", "surrogateescape")
@@ -96,6 +99,10 @@ def read_groups(file: str, column: str) -> dict[str, str]:
                 raise DataError(
                     f"{file} has over {MAX_GROUPS} different values in the column {column!r}: name"
                     " a column of groups"
+                )
+            if len(found) == MAX_ROWS:
+                raise DataError(
+                    f"{file} has over {MAX_ROWS:,} rows: name videos or folders instead of faces"
                 )
             found[path] = group
     except (ValueError, csv.Error) as error:
@@ -142,12 +149,13 @@ def match_groups(
         )
     if unused := [path for path in table if path not in used]:
         logger.warning(
-            "%s: %d rows name no face of the set: %s",
+            "%s: %d of %d rows name no face of the set: %s",
             what,
             len(unused),
+            len(table),
             short_list(unused, most=MAX_SHOWN),
         )
-    return Groups(column, by_file, tuple(without))
+    return Groups(column, by_file, tuple(without), tuple(unused))
 
 
 def group_rows(scores: Scores, groups: Groups, *, thresholds: Mapping[str, float]) -> list[Row]:
@@ -171,12 +179,16 @@ def group_rows(scores: Scores, groups: Groups, *, thresholds: Mapping[str, float
 
 
 def caption(groups: Groups) -> str:
-    """Returns the text above the table of groups, which names the faces without a row."""
+    """Returns the text above the table of groups, which names what the file leaves over."""
     text = f"Groups by {markdown_text(groups.column)}. {CAPTION}"
-    if groups.without:
-        names = short_list([*map(markdown_text, groups.without[:MAX_SHOWN])])
-        more = ", ..." if len(groups.without) > MAX_SHOWN else ""
-        text += f"\n{len(groups.without):,} faces have no row and are in no group: {names}{more}."
+    for names, what in (
+        (groups.without, "faces have no row and are in no group"),
+        (groups.unused, "rows of the file name no face"),
+    ):
+        if names:
+            shown = short_list([markdown_text(name[:MAX_NAME]) for name in names[:MAX_SHOWN]])
+            more = f" and {len(names) - MAX_SHOWN:,} more" if len(names) > MAX_SHOWN else ""
+            text += f"\n{len(names):,} {what}: {shown}{more}."
     return text
 
 

@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from fsvfm_jax.host.json_files import parse_json
 from fsvfm_jax.host.plain_files import FileRefused, append_plain, open_plain
-from fsvfm_jax.host.storage import set_aside, written
+from fsvfm_jax.host.storage import set_aside, whole_file, written
 
 LINES = ("metrics.jsonl", "epochs.jsonl", "validation.jsonl")
 _MAX_LINE_BYTES = 2**20
@@ -49,8 +49,6 @@ def drop_later_lines(path: epath.Path, step: int) -> None:
     """
     if not os.path.lexists(path):
         return
-    # If the process is killed during the rewrite, the old file stays complete.
-    temporary = path.with_name(path.name + ".tmp")
     with written(path):
         try:
             lines = open_plain(path, max_bytes=_MAX_LINES_BYTES)
@@ -60,12 +58,11 @@ def drop_later_lines(path: epath.Path, step: int) -> None:
         except FileNotFoundError:
             set_aside(path, "it is a link to a file that is missing")
             return
-        temporary.unlink(missing_ok=True)
-        with lines, open(temporary, "xb") as kept:
+        # If the process is killed during the rewrite, the old file stays complete.
+        with lines, whole_file(path) as kept:
             odd = copy_lines(lines, kept, step)
-        if odd:
-            set_aside(path, f"{odd} of its lines are no JSON of a step and are left out")
-        temporary.replace(path)
+            if odd:
+                set_aside(path, f"{odd} of its lines are no JSON of a step and are left out")
 
 
 def copy_lines(lines: BinaryIO, kept: BinaryIO, step: int) -> int:
