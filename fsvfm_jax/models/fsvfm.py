@@ -145,7 +145,8 @@ class FSVFM(ViT):
             has_gradient=masks is not None,
         )
         # The method takes the mean after the linear layer. Both orders have the same result.
-        return self.rep_decoder_pred(constrain_batch(self.rep_decoder_norm(x).mean(axis=1)))
+        x = constrain_batch(self.rep_decoder_norm(x).mean(axis=1))
+        return constrain_batch(self.rep_decoder_pred(x))
 
     def init_params(self, key: PRNGKeyArray) -> Params:
         """Returns new random parameters of the student, float32, and its position tables.
