@@ -33,8 +33,7 @@ def test_the_command_writes_what_score_reads_and_its_scores_are_those_of_an_eval
     words = ("calibrate", f"--model={model}", str(labelled_tree), *groups, NO_WORKERS)
     done = fork_server.run(COMMAND, *words)
     assert done.returncode == 0, done.stderr
-    stored = json.loads((model / "calibration.json").read_text())
-    found = read_calibration(model / "calibration.json", weights_sha256=stored["weights_sha256"])
+    found = read_calibration(model / "calibration.json")
     assert (found.faces, found.real, found.fake, found.unit) == (72, 12, 12, "video")
     assert found.sets == ["faces/test"] and found.view == "resize"
     assert re.fullmatch(r"\d{4}-\d{2}-\d{2}", found.date)
@@ -110,7 +109,7 @@ def test_mistakes_are_one_sentence_before_the_network_is_read(
     of_model = ("--model", detector_folder, "--output", tmp_path / "new")
     with monkeypatch.context() as patch:
         patch.setattr("fsvfm_jax.predict.labelled.opening.load_network", lambda *args, **x: 1 / 0)
-        assert "name a SET" in refused(78, *of_model)
+        assert "name a DIR" in refused(78, *of_model)
         assert "test does not exist" in refused(65, *of_model, tmp_path)
         one_class = "--config.data.test.mine.exclude=('real',)"
         assert "no real face, and every rate needs both" in refused(65, *of_model, faces, one_class)
@@ -133,7 +132,8 @@ def test_mistakes_are_one_sentence_before_the_network_is_read(
         file = tmp_path / "model.pth"
         file.write_bytes(b"")
         assert "name a folder with --output" in refused(78, f"--model={file}", faces)
-        assert "does not exist" in refused(65, *of_model, faces, "--model=missing")
+        for flag in ("--model", "--stats", "--encoder"):
+            assert "missing cannot be read" in refused(65, *of_model, faces, f"{flag}=missing")
     config = tmp_path / "other.py"
     config.write_text(
         "from configs.eval import folder\n\n\ndef get_config(arg=''):\n"

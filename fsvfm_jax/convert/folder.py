@@ -178,8 +178,9 @@ def read_folder(folder: Path, *, encoder: Path | None = None) -> Exported:
         Parameters and description.
 
     Raises:
-        DataError: A file is missing, damaged or does not match config.json, as preprocess.json if
-            it was edited, or the encoder is not the encoder that the adapter was trained on.
+        DataError: A file is missing, damaged or does not match config.json, or preprocess.json
+            differs from config.json, or the encoder is not the encoder that the adapter was trained
+            on.
     """
     stored = read_description(folder)
     hashes = stored.pop("sha256")

@@ -8,10 +8,11 @@ from fsvfm_jax import cli
 from fsvfm_jax.data.rand_augment import EVALUATION_TRANSFORMS
 from fsvfm_jax.errors import ConfigError, DataError, reason_of
 from fsvfm_jax.host.processes import available_cores
+from fsvfm_jax.predict.calibration import CALIBRATION_FILE
 from fsvfm_jax.predict.faces import BATCH_SIZE
-from fsvfm_jax.predict.thresholds import CALIBRATION_FILE, check_threshold
-
-FACE_DETECTORS = ("dlib", "none")
+from fsvfm_jax.predict.points import DEFAULT_POINTS, POINTS
+from fsvfm_jax.predict.thresholds import check_calibration, check_threshold
+from fsvfm_jax.prepare.crops import FACE_DETECTORS, MARGIN
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,6 +91,23 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_threshold(parser: argparse.ArgumentParser, *, without: str) -> None:
+    """Adds the flag of the threshold.
+
+    Args:
+        parser: The parser.
+        without: What to know of operating points without a calibration.
+    """
+    first = " or ".join((", ".join(DEFAULT_POINTS[:-1]), DEFAULT_POINTS[-1]))
+    parser.add_argument(
+        "--threshold",
+        metavar="NUMBER|NAME",
+        help="score from which a face or video is decided to be fake: a number, or an operating"
+        f" point of the calibration ({', '.join(POINTS)}); default: {first}, the first that the"
+        f" calibration determines; without a calibration 0.5: {without}",
+    )
+
+
 def add_processes(parser: argparse.ArgumentParser) -> None:
     """Adds the number of processes that read files and find faces."""
     parser.add_argument(
@@ -121,14 +139,7 @@ def add_face_arguments(parser: argparse.ArgumentParser) -> None:
         " say it",
     )
     add_calibration(parser)
-    parser.add_argument(
-        "--threshold",
-        default=None,
-        metavar="NUMBER|NAME",
-        help="score from which a file is decided to be fake: a number, or an operating point of the"
-        " calibration; default: fpr_1, or fpr_5, or eer, the first that the calibration determines;"
-        " 0.5 without one",
-    )
+    add_threshold(parser, without="give a number then")
     parser.add_argument(
         "--faces",
         choices=("largest", "all"),
@@ -177,7 +188,7 @@ def check_faces(args: argparse.Namespace) -> None:
             raise no_face_detector(args.model)
         if args.face_detector == "dlib" and args.crop_margin is None:
             raise no_crop_margin(args.model)
-    _check_exists(args.calibration)
+    check_calibration(args.calibration)
     check_threshold(args.threshold, model=args.model, calibration=args.calibration)
 
 
@@ -191,7 +202,7 @@ def no_face_detector(model: str) -> ConfigError:
     """Returns the error for a model that does not say how its faces were found."""
     return ConfigError(
         f"{model} does not say how its faces were found: give --face-detector dlib and"
-        " --crop-margin PART (0.15 if `prepare detect` made the crops of its training), or"
+        f" --crop-margin PART ({MARGIN} if `prepare detect` made the crops of its training), or"
         " --cropped if the inputs are cropped faces"
     )
 
@@ -199,7 +210,7 @@ def no_face_detector(model: str) -> ConfigError:
 def no_crop_margin(model: str) -> ConfigError:
     """Returns the error for a model that does not say the margin around its faces."""
     return ConfigError(
-        f"{model} does not say the margin around its faces: give --crop-margin PART (0.15 if"
+        f"{model} does not say the margin around its faces: give --crop-margin PART ({MARGIN} if"
         " `prepare detect` made the crops of its training)"
     )
 

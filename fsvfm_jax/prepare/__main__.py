@@ -11,6 +11,7 @@ from fsvfm_jax.errors import Preempted
 from fsvfm_jax.host.processes import available_cores
 from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.prepare import check, detect, pack, parse
+from fsvfm_jax.prepare.crops import FACE_DETECTORS
 from fsvfm_jax.prepare.existing_maps import LABELS
 
 COMMAND = "python -m fsvfm_jax.prepare"
@@ -137,7 +138,7 @@ def _add_detect(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--detector",
-        choices=("dlib", "none"),
+        choices=FACE_DETECTORS,
         default="dlib",
         help="none: images are cropped already, and their middle square is used",
     )

@@ -15,6 +15,7 @@ from PIL import Image
 # dlib's detector then needs about 20 bytes of memory and some time for every pixel.
 MAX_SEARCHED_PIXELS = 16_000_000
 MARGIN = 0.15  # on each side of a face's box, as a fraction of the box
+FACE_DETECTORS = ("dlib", "none")  # the names that `make_detector` takes
 
 
 class Box(NamedTuple):
@@ -154,10 +155,10 @@ def crop(
 
 
 def make_detector(name: str, *, upsample: int, margin: float | int = MARGIN) -> FaceDetector:
-    """Returns a detector by its name, "dlib" or "none".
+    """Returns a detector by its name.
 
     Args:
-        name: Name of the detector.
+        name: One of `FACE_DETECTORS`.
         upsample: As for `HogDetector`.
         margin: As for `HogDetector`.
     """
