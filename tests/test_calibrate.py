@@ -97,6 +97,10 @@ def test_rendered_sets_are_named_by_a_config(detector_folder, tmp_path):
     stored = json.loads((tmp_path / "calibration.json").read_text())
     assert stored["sets"] == ["cam-m", "cam-o"]
     assert stored["faces"] == 2 * 16 * 4 and stored["real"] == 16
+    of_fitted = ("--calibration", tmp_path / "calibration.json", "--kinds=frames", NO_WORKERS)
+    words = ("stress", "--model", detector_folder, "--output", tmp_path / "stress", config)
+    command(*words, *of_fitted)
+    assert "chosen on these same faces" in (tmp_path / "stress" / "stress.md").read_text()
 
 
 def test_mistakes_are_one_sentence_before_the_network_is_read(
@@ -109,7 +113,7 @@ def test_mistakes_are_one_sentence_before_the_network_is_read(
     of_model = ("--model", detector_folder, "--output", tmp_path / "new")
     with monkeypatch.context() as patch:
         patch.setattr("fsvfm_jax.predict.labelled.opening.load_network", lambda *args, **x: 1 / 0)
-        assert "name a DIR" in refused(78, *of_model)
+        assert "error: name a folder with test" in refused(78, *of_model)
         assert "test does not exist" in refused(65, *of_model, tmp_path)
         one_class = "--config.data.test.mine.exclude=('real',)"
         assert "no real face, and every rate needs both" in refused(65, *of_model, faces, one_class)

@@ -127,8 +127,9 @@ def test_the_threshold_of_a_calibration_on_the_same_faces_is_warned_of(
 
 
 def test_frames_are_named_as_left_out_only_if_they_could_have_been_meant(caplog):
-    described = transfer.ConfigDict({"a": transfer.rendered_set("swap-a", "test", frames=1)})
-    sets = LabelledSets(None, open_sets(described, (), image_size=32), ("a",), None)
+    described = {"a": transfer.rendered_set("swap-a", "test", videos=4, frames=1)}
+    opened = open_sets(transfer.ConfigDict(described), (), image_size=32)
+    sets = LabelledSets(None, opened, ("a",), None)
     with caplog.at_level(logging.INFO, "fsvfm_jax"):
         check_frames(("jpeg",), sets)
         assert not caplog.messages

@@ -18,7 +18,7 @@ from fsvfm_jax.prepare.crops import FACE_DETECTORS, MARGIN
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that name a network and give what its weights do not contain."""
     parser.add_argument(
-        "--model", required=True, metavar="DIR", help="workdir, exported folder or .pth file"
+        "--model", required=True, metavar="MODEL", help="workdir, exported folder or .pth file"
     )
     parser.add_argument(
         "--labels",

@@ -294,7 +294,7 @@ def _config(args: argparse.Namespace) -> ConfigDict:
             )
     given = any(word.lstrip("-").startswith("config=") for word in args.rest)
     if not given and not args.sets:
-        raise ConfigError("name a DIR, a folder with test/real and test/fake, or a --config=FILE")
+        raise ConfigError("name a folder with test/real and test/fake, or a --config=FILE")
     words = args.rest if given else [f"--config={DEFAULT_CONFIG}", *args.rest]
     unexpected = cli.parse_flags(["", *words])[1:]
     if unexpected:

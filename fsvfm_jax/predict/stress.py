@@ -141,7 +141,7 @@ def run(args: argparse.Namespace) -> None:
     task = labelled.open_task(args, sets)
     stored = opening.find_calibration(task.detector, args)
     threshold = threshold_before_scoring(
-        args.threshold, sets, stored=stored, score_name=task.detector.score_name
+        args.threshold, task.labelled, stored=stored, score_name=task.detector.score_name
     )
     steps = [(kind.degrade, x) for kind in kinds.values() for x in kind.strengths]
     degraded = DegradedFaces(JoinedSets(list(task.labelled.sets.values())), steps, seed=args.seed)
