@@ -11,6 +11,8 @@ from PIL import Image
 
 from fsvfm_jax.data.labelled.faces import FAKE
 from fsvfm_jax.data.rendered.rendered_sets import RenderedFaces
+from fsvfm_jax.errors import StorageError
+from fsvfm_jax.predict import labelled
 from fsvfm_jax.predict.calibrate import RESULTS
 from fsvfm_jax.predict.calibration import read_calibration
 from fsvfm_jax.report.metrics import probability
@@ -88,6 +90,27 @@ def test_earlier_results_are_replaced_only_if_this_is_asked_for_and_then_all_of_
     assert not (model / "calibration_groups.md").exists()
     assert not (model / "calibration_groups.json").exists()
     assert json.loads((model / "calibration.json").read_text())["faces"] == 72
+
+
+def test_earlier_results_stay_until_new_ones_replace_them(
+    detector_folder, labelled_tree, tmp_path, capsys, monkeypatch
+):
+    words = ("calibrate", "--model", detector_folder, labelled_tree, "--output", tmp_path)
+    (tmp_path / "calibration.json").write_text("earlier")
+    (tmp_path / "calibration.md").mkdir()
+    said = sentence(capsys, 73, *words, "--overwrite")
+    assert "calibration.md is a folder: remove it" in said
+    (tmp_path / "calibration.md").rmdir()
+
+    def full(*args, **options):
+        raise StorageError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(labelled, "make_score", lambda task: lambda faces, name: np.arange(72.0))
+        patch.setattr("fsvfm_jax.predict.calibrate.encode_picture", full)
+        assert "the disk is full" in sentence(capsys, 73, *words, "--overwrite")
+    assert [x.name for x in tmp_path.iterdir()] == ["calibration.json"]
+    assert (tmp_path / "calibration.json").read_text() == "earlier"
 
 
 def test_rendered_sets_are_named_by_a_config(detector_folder, tmp_path):

@@ -11,8 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from etils import epath
-
 from fsvfm_jax.cli import check_output
 from fsvfm_jax.host.markdown import markdown_text
 from fsvfm_jax.host.terminal import printable
@@ -22,8 +20,8 @@ from fsvfm_jax.predict.calibration import (
     MAX_TEXT,
     Calibration,
     calibrate,
+    encode_calibration,
     joined_titles,
-    write_calibration,
 )
 from fsvfm_jax.predict.decision import MAX_FPR
 from fsvfm_jax.predict.labelled import Task
@@ -36,7 +34,7 @@ from fsvfm_jax.report.reliability_figure import Panel, reliability_picture
 from fsvfm_jax.report.rows import Row
 from fsvfm_jax.report.scores import encode_text
 from fsvfm_jax.report.table import markdown
-from fsvfm_jax.report.write import write_file, write_table
+from fsvfm_jax.report.write import table_files
 
 logger = logging.getLogger(__name__)
 
@@ -73,13 +71,12 @@ def run(args: argparse.Namespace) -> None:
     margins = {name: score(faces, name=name) for name, faces in sets.items()}
     faces = labelled.to_faces(task, margins)
     found = calibrate(faces, about=_about(task))
-    labelled.remove_results(folder, RESULTS)
-    write_calibration(folder, found)
     score_name, model = task.detector.score_name, opening.model_name(args)
     text = describe(found, model=model, score_name=score_name)
-    output = epath.Path(folder)
-    write_file(output, TABLE_FILE, encode_text(text))
-    write_file(output, PICTURE_FILE, _picture(faces, found, score_name=score_name))
+    files = {
+        TABLE_FILE: encode_text(text),
+        PICTURE_FILE: _picture(faces, found, score_name=score_name),
+    }
     if groups is not None:
         scaled = {name: of_set / found.temperature for name, of_set in margins.items()}
         thresholds = {
@@ -89,10 +86,11 @@ def run(args: argparse.Namespace) -> None:
         }
         rows = group_rows(labelled.to_scores(task, scaled), groups, thresholds=thresholds)
         about = f"{_title(found, model)}\n{caption(groups)}"
-        write_table(folder, GROUPS, rows, caption=about)
+        files |= table_files(GROUPS, rows, caption=about)
+    # Other commands read this file alone, and therefore it is the last one to change.
+    files[CALIBRATION_FILE] = encode_calibration(found)
     print(printable(text, keep="\n"))
-    names = [name for name in RESULTS if (folder / name).exists()]
-    print(printable(f"written to {folder}: {', '.join(names)}"))
+    labelled.write_results(folder, files, names=RESULTS)
     check_output()
 
 

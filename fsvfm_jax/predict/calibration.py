@@ -18,7 +18,6 @@ from msgspec import Meta
 
 from fsvfm_jax.errors import ConfigError, DataError, nearest, reason_of
 from fsvfm_jax.host.json_files import read_json
-from fsvfm_jax.host.storage import ELSEWHERE, replace_bytes, written
 from fsvfm_jax.predict.points import (
     DEFAULT_POINTS,
     EER,
@@ -46,6 +45,8 @@ from fsvfm_jax.report.reliability import (
     held_out_probability,
 )
 from fsvfm_jax.report.rows import BOOTSTRAP_SEED
+from fsvfm_jax.report.scores import encode_text
+from fsvfm_jax.report.write import write_file
 
 CALIBRATION_FILE = "calibration.json"
 MAX_TEXT = 500  # characters
@@ -207,11 +208,12 @@ def write_calibration(folder: Path, calibration: Calibration) -> None:
     Raises:
         StorageError: The file cannot be written.
     """
-    text = json.dumps(asdict(calibration), indent=1, allow_nan=False) + "\n"
-    file = Path(folder) / CALIBRATION_FILE
-    with written(file, mend=ELSEWHERE):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        replace_bytes(epath.Path(file), text.encode())
+    write_file(epath.Path(folder), CALIBRATION_FILE, encode_calibration(calibration))
+
+
+def encode_calibration(calibration: Calibration) -> bytes:
+    """Returns the bytes of calibration.json."""
+    return encode_text(json.dumps(asdict(calibration), indent=1, allow_nan=False) + "\n")
 
 
 def read_calibration(file: Path) -> Calibration:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from etils import epath
 from jaxtyping import Float64
 from ml_collections import ConfigDict
 
@@ -36,6 +37,7 @@ from fsvfm_jax.predict.networks import Detector
 from fsvfm_jax.report.groups import Groups
 from fsvfm_jax.report.reliability import ScoredFaces
 from fsvfm_jax.report.scores import Scores, joined
+from fsvfm_jax.report.write import write_file
 
 logger = logging.getLogger(__name__)
 
@@ -224,7 +226,7 @@ def results_folder(args: argparse.Namespace, names: Sequence[str]) -> Path:
 
     Raises:
         ConfigError: The model is a file and `--output` is not given.
-        StorageError: The folder takes no file, or has results already.
+        StorageError: The folder takes no file, or has results already, or folders of their names.
     """
     folder, flag = args.output, f"--output={args.output}"
     if folder is None:
@@ -239,22 +241,30 @@ def results_folder(args: argparse.Namespace, names: Sequence[str]) -> Path:
             f"{folder} has results of an earlier run ({', '.join(before)}): give --overwrite to"
             " replace them, or another folder with --output"
         )
+    for name in before:
+        if (folder / name).is_dir() and not (folder / name).is_symlink():
+            raise StorageError(f"{folder / name} is a folder: remove it, or give another --output")
     return folder
 
 
-def remove_results(folder: Path, names: Sequence[str]) -> None:
-    """Removes the results of an earlier run, so that none of them stays beside new ones.
+def write_results(folder: Path, files: Mapping[str, bytes], *, names: Sequence[str]) -> None:
+    """Writes results, each file as a whole, and then removes those that an earlier run left.
 
     Args:
         folder: The folder for results, which may be missing.
+        files: The contents of the files by their names.
         names: The names of all files that the command may write.
 
     Raises:
-        StorageError: A file cannot be removed.
+        StorageError: A file cannot be written or removed.
     """
+    for name, content in files.items():
+        write_file(epath.Path(folder), name, content)
     for name in names:
-        with written(folder / name, mend="remove it, or choose another folder with --output"):
-            (folder / name).unlink(missing_ok=True)
+        if name not in files:
+            with written(folder / name, mend="remove it, or choose another folder with --output"):
+                (folder / name).unlink(missing_ok=True)
+    print(printable(f"written to {folder}: {', '.join(files)}"))
 
 
 def _open_sets(config: ConfigDict, *, image_size: int) -> dict[str, DetectionSet]:

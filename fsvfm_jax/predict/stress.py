@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from etils import epath
 from jaxtyping import Float64, Int64
 
 from fsvfm_jax.cli import check_output
@@ -19,7 +18,6 @@ from fsvfm_jax.data.sources import JoinedSets
 from fsvfm_jax.errors import ConfigError, nearest
 from fsvfm_jax.host.markdown import markdown_text
 from fsvfm_jax.host.progress import progress
-from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.predict import arguments, labelled, opening
 from fsvfm_jax.predict.degrade import CROP, KINDS, DegradedFaces, Kind, crop_kind
 from fsvfm_jax.predict.labelled import LabelledSets, Task
@@ -46,7 +44,7 @@ from fsvfm_jax.report.rows import BOOTSTRAP_SEED, Row
 from fsvfm_jax.report.scores import Scores
 from fsvfm_jax.report.stress_figure import stress_picture
 from fsvfm_jax.report.table import plain
-from fsvfm_jax.report.write import write_file, write_table
+from fsvfm_jax.report.write import table_files
 
 logger = logging.getLogger(__name__)
 
@@ -281,8 +279,7 @@ def _write(args: argparse.Namespace, task: Task, *, found: Stressed) -> None:
         ]
     )
     notes = f"Strengths: {markdown_text(units)}. Seed of the noise: {args.seed}."
-    labelled.remove_results(args.output, RESULTS)
-    write_table(args.output, TABLE, rows, caption=f"{CAPTION}\n{about}\n{notes}")
+    files = table_files(TABLE, rows, caption=f"{CAPTION}\n{about}\n{notes}")
     by_kind = {
         title: [row for row in rows if row["kind"] == name]
         for name, title in kinds.items()
@@ -291,13 +288,14 @@ def _write(args: argparse.Namespace, task: Task, *, found: Stressed) -> None:
     if by_kind:
         title = shown_name(f"{model} on {sets}", most=120)
         figure = stress_picture(rows[0], by_kind, title=title, threshold=threshold.name)
-        write_file(epath.Path(args.output), PICTURE_FILE, encode_picture(figure))
+        files[PICTURE_FILE] = encode_picture(figure)
     if task.labelled.groups is not None:
         caption = f"{about}\n{groups_caption(task.labelled.groups)}"
         grouped = _grouped(found, task.labelled.groups)
-        write_table(args.output, GROUPS, grouped, caption=caption)
+        files |= table_files(GROUPS, grouped, caption=caption)
     print(plain(rows))
-    print(f"\nIn percent; intervals: {printable(str(args.output / TABLE_FILE))}")
+    print(f"\nIn percent; intervals are in {TABLE_FILE}")
+    labelled.write_results(args.output, files, names=RESULTS)
     check_output()
 
 
