@@ -52,6 +52,7 @@ def test_a_detector(
         r"\\x1b\[31m",
         networks.load(model).sha256,
         "stays under their licence",
+        f"| made from | {describe(TINY).source} |",
     ):
         assert part in text, part
     assert "\x1b" not in text and "<script" not in text.replace(r"\<script", "")
@@ -59,7 +60,8 @@ def test_a_detector(
 
 def test_thresholds_come_with_their_set_and_intervals(model: Path) -> None:
     network = networks.load(model)
-    points = CALIBRATION.points | {name: MEASURED for name in ("eer", "fpr_5")}
+    fpr_5 = dataclasses.replace(MEASURED, fpr=0.05)
+    points = CALIBRATION.points | {"eer": MEASURED, "fpr_5": fpr_5}
     text = about(network, dataclasses.replace(CALIBRATION, points=points), name="x")
     assert (
         "on 50 real and 50 fake videos of x, 2026-11-29: 100 faces" in text

@@ -19,6 +19,7 @@ from fsvfm_jax.predict.calibration import (
     read_calibration,
     write_calibration,
 )
+from fsvfm_jax.predict.points import OperatingPoint
 from fsvfm_jax.report.metrics import probability
 from fsvfm_jax.report.reliability import NO_TEMPERATURE, ScoredFaces, calibration_error
 
@@ -174,6 +175,31 @@ def test_no_value_of_another_kind_is_accepted_and_used(stored, tmp_path):
             assert isinstance(found, Calibration) and np.isfinite(found.temperature)
             for point in found.points.values():
                 assert point.threshold is None or 0 <= point.threshold <= 1
+
+
+CONTRADICTIONS = {
+    "no threshold eer": {"points": {}},
+    "fpr_1 has the FPR 0.02": {"fpr_1": OperatingPoint(threshold=0.9, fpr=0.02)},
+    "threshold 0 and the FPR 0.01": {"fpr_1": OperatingPoint(threshold=0.0, fpr=0.01)},
+    "fpr_5 has a higher threshold": {"fpr_1": OperatingPoint(threshold=0.6)},
+    r"fpr_1: tpr is \[0.5, 0.4\]": {"fpr_1": OperatingPoint(tpr=0.45, tpr_interval=(0.5, 0.4))},
+    "month must be in 1..12": {"date": "2026-99-99"},
+    r"equal_error_rate is \[0.2, 0.1\]": {"equal_error_rate_interval": (0.2, 0.1)},
+    r"error_after is \[0.2, 0.3\]": {"error_after_interval": (0.2, 0.3)},
+}
+
+
+@pytest.mark.parametrize("said", CONTRADICTIONS)
+def test_a_calibration_that_contradicts_itself_is_refused(said, tmp_path):
+    changes = dict(CONTRADICTIONS[said])
+    content = dataclasses.asdict(CALIBRATION)
+    for name in ("fpr_1", "fpr_5"):
+        if name in changes:
+            content["points"][name] = dataclasses.asdict(changes.pop(name))
+    file = tmp_path / CALIBRATION_FILE
+    file.write_text(json.dumps(content | changes))
+    with pytest.raises(DataError, match=said):
+        read_calibration(file)
 
 
 def test_another_point_or_a_repeated_key_is_refused(stored, tmp_path):

@@ -118,10 +118,16 @@ def test_frames_far_apart_are_told() -> None:
 
 
 def test_a_threshold_that_was_chosen_on_something_else_is_told() -> None:
-    of_videos = "the threshold was chosen on videos, and this is the score of one face"
+    of_videos = (
+        "the threshold was chosen for means of several faces; the score of a single face varies"
+        " more, so its FPR is higher"
+    )
     assert record(found(0), 1, unit="video")["note"] == of_videos
     assert record(found(0, 0, frames=2), 1, 1, unit="video")["note"] is None
-    of_faces = "the threshold was chosen on faces, and this is the score of one video"
+    of_faces = (
+        "the threshold was chosen for single faces; this score is the mean of several, so its FPR"
+        " is another"
+    )
     assert record(found(0, 0, frames=2), 1, 1, unit="face")["note"] == of_faces
     assert record(found(0), 1, unit="face")["note"] is None
     assert record(found(), unit="video")["note"] == "no face found"
@@ -227,7 +233,7 @@ def test_a_threshold_is_named_with_its_rate_and_its_set(caplog: pytest.LogCaptur
     assert "FPR not known on" in decide("fpr_5", CALIBRATION).about
     assert decide("fpr_5", CALIBRATION).warning is None
     strict = OperatingPoint(threshold=0.7, fpr=0.05)
-    assert decide(None, with_points(fpr_5=strict)).warning is None
+    assert decide(None, with_points(fpr_5=strict, eer=strict)).warning is None
 
 
 def test_several_people_raise_the_rate_of_false_alarms() -> None:

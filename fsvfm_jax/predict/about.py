@@ -4,6 +4,8 @@ import argparse
 
 from fsvfm_jax import cli
 from fsvfm_jax.convert import facts
+from fsvfm_jax.convert.folder import read_description
+from fsvfm_jax.convert.weights import is_exported
 from fsvfm_jax.data.rand_augment import CROP_PCT
 from fsvfm_jax.host.markdown import markdown_text
 from fsvfm_jax.predict import arguments, opening
@@ -48,6 +50,9 @@ def about(network: Encoder, calibration: Calibration | None, *, name: str) -> st
         name: Name of the model.
     """
     known = network.facts | {"crop_pct": CROP_PCT[network.view], "interpolation": "bicubic"}
+    if is_exported(network.path):  # Its facts name the folder itself as the source.
+        stored = read_description(network.path)
+        known |= {name: stored[name] for name in ("source", "source_sha256")}
     model = {measure: getattr(network.model, measure, None) for measure in _MEASURES}
     parts = [f"# {markdown_text(name)}", _task(network)]
     if isinstance(network, Detector):

@@ -96,7 +96,7 @@ def add_threshold(parser: argparse.ArgumentParser, *, without: str) -> None:
 
     Args:
         parser: The parser.
-        without: What to know of operating points without a calibration.
+        without: What is true of operating points without a calibration.
     """
     first = " or ".join((", ".join(DEFAULT_POINTS[:-1]), DEFAULT_POINTS[-1]))
     parser.add_argument(
@@ -104,7 +104,7 @@ def add_threshold(parser: argparse.ArgumentParser, *, without: str) -> None:
         metavar="NUMBER|NAME",
         help="score from which a face or video is decided to be fake: a number, or an operating"
         f" point of the calibration ({', '.join(POINTS)}); default: {first}, the first that the"
-        f" calibration determines; without a calibration 0.5: {without}",
+        f" calibration determines; without a calibration 0.5, and {without}",
     )
 
 
@@ -139,7 +139,7 @@ def add_face_arguments(parser: argparse.ArgumentParser) -> None:
         " say it",
     )
     add_calibration(parser)
-    add_threshold(parser, without="give a number then")
+    add_threshold(parser, without="there are no operating points")
     parser.add_argument(
         "--faces",
         choices=("largest", "all"),

@@ -128,7 +128,7 @@ def describe(found: Calibration, *, model: str, score_name: str) -> str:
     unit = f"{found.unit}s"
     temperature = f"Temperature: {found.temperature:.3f}."
     if found.temperature_note:
-        temperature = f"Temperature: 1, because {found.temperature_note}."
+        temperature = f"Temperature: 1; {found.temperature_note}."
     lines = [
         _title(found, model),
         "",
@@ -153,7 +153,7 @@ def describe(found: Calibration, *, model: str, score_name: str) -> str:
 def _default(found: Calibration) -> str:
     """Returns the sentence that names the threshold which `score` takes by default."""
     name = found.default_point
-    point = found.points.get(name, OperatingPoint())
+    point = found.points[name]
     text = f"`score` takes {name} unless --threshold names another."
     if point.fpr is None or point.fpr <= MAX_FPR:
         return text

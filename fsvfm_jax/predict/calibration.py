@@ -5,6 +5,7 @@ logit(real) and the temperature T. A score of at least a threshold is taken for 
 share of real videos that are taken for fake, TPR the share of fake videos that are found.
 """
 
+import datetime
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -21,6 +22,7 @@ from fsvfm_jax.host.json_files import read_json
 from fsvfm_jax.predict.points import (
     DEFAULT_POINTS,
     EER,
+    FALSE_POSITIVE_RATES,
     Labels,
     OperatingPoint,
     PointName,
@@ -49,6 +51,7 @@ from fsvfm_jax.report.scores import encode_text
 from fsvfm_jax.report.write import write_file
 
 CALIBRATION_FILE = "calibration.json"
+ROUNDING = 1e-9
 MAX_TEXT = 500  # characters
 Text = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT)]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
@@ -107,6 +110,29 @@ class Calibration:
     equal_error_rate_interval: tuple[Rate, Rate]
     points: dict[PointName, OperatingPoint]
 
+    def __post_init__(self) -> None:
+        """Raises ValueError if values contradict each other."""
+        datetime.date.fromisoformat(self.date)
+        _check_order("equal_error_rate", self.equal_error_rate_interval)
+        for name in ("error_before", "error_after"):
+            _check_order(name, getattr(self, f"{name}_interval"), value=getattr(self, name))
+        last = 1.0
+        for name, point in self.points.items():
+            for rate in ("fpr", "tpr"):
+                interval = getattr(point, f"{rate}_interval")
+                _check_order(f"{name}: {rate}", interval, value=getattr(point, rate))
+            if point.fpr is not None and point.fpr > FALSE_POSITIVE_RATES.get(name, 1):
+                raise ValueError(f"{name} has the FPR {point.fpr:g}")
+            if point.threshold == 0 and point.fpr not in (None, 1):
+                raise ValueError(f"{name} has the threshold 0 and the FPR {point.fpr:g}")
+        for name in FALSE_POSITIVE_RATES:  # from the lowest rate on
+            threshold = self.points.get(name, OperatingPoint()).threshold
+            if threshold is not None and threshold > last:
+                raise ValueError(f"{name} has a higher threshold than a lower FPR")
+            last = last if threshold is None else threshold
+        if self.points.get(EER, OperatingPoint()).threshold is None:
+            raise ValueError(f"it has no threshold {EER}")
+
     def point(self, name: str) -> OperatingPoint:
         """Returns the operating point of a name, which has a threshold.
 
@@ -129,9 +155,9 @@ class Calibration:
 
     @property
     def default_point(self) -> str:
-        """The name of the first of `DEFAULT_POINTS` with a threshold, or else the last of them."""
+        """The name of the first of `DEFAULT_POINTS` that has a threshold, as `eer` always has."""
         known = (name for name in DEFAULT_POINTS if name in self.points)
-        return next((x for x in known if self.points[x].threshold is not None), EER)
+        return next(name for name in known if self.points[name].threshold is not None)
 
     @property
     def measured_on(self) -> str:
@@ -140,6 +166,18 @@ class Calibration:
             f"{self.real:,} real and {self.fake:,} fake {self.unit}s of {joined_titles(self.sets)},"
             f" {self.date}"
         )
+
+
+def _check_order(
+    name: str, interval: tuple[float, float] | None, *, value: float | None = None
+) -> None:
+    """Raises ValueError unless an interval ascends and contains its value, as far as known."""
+    if interval is None:
+        return
+    low, high = interval
+    within = low if value is None else value
+    if not low - ROUNDING <= within <= high + ROUNDING:
+        raise ValueError(f"the interval of {name} is {list(interval)}")
 
 
 def joined_titles(titles: Iterable[str]) -> str:

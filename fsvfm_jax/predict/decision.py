@@ -200,8 +200,11 @@ def _note(found: FileFaces, *, people: int, options: FaceOptions, decision: Deci
         scored = "face" if found.faces[0].frame is None else "video"
         if scored != decision.unit:
             notes.append(
-                f"the threshold was chosen on {decision.unit}s, and this is the score of one"
-                f" {scored}"
+                "the threshold was chosen for means of several faces; the score of a single face"
+                " varies more, so its FPR is higher"
+                if scored == "face"
+                else "the threshold was chosen for single faces; this score is the mean of several,"
+                " so its FPR is another"
             )
     times = [face.seconds for face in found.faces if face.seconds is not None]
     gap = max((later - one for one, later in itertools.pairwise(times)), default=0)

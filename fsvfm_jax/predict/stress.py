@@ -105,7 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     arguments.add_calibration(parser)
     arguments.add_threshold(
-        parser, without="an operating point is then that of the same sets without degradation"
+        parser, without="an operating point is that of the same sets without degradation"
     )
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="seed of the noise; default: 0"
@@ -266,7 +266,8 @@ def _write(args: argparse.Namespace, task: Task, *, found: Stressed) -> None:
     videos = video_means(clean.p_fake, clean.fake, clean.videos)
     fake = int(videos.positive.sum())
     sets = f"{len(videos.videos) - fake:,} real and {fake:,} fake videos of {clean.dataset}"
-    kinds = {**found.titles, FRAMES: FRAMES_TITLE}
+    titles = {**found.titles, FRAMES: FRAMES_TITLE}
+    kinds = {row["kind"]: titles[row["kind"]] for row in rows[1:]}
     value = "not determined" if threshold.value is None else f"{threshold.value:.6f}"
     units = "; ".join(f"{name}: {title}" for name, title in kinds.items())
     model = opening.model_name(args)
@@ -280,11 +281,7 @@ def _write(args: argparse.Namespace, task: Task, *, found: Stressed) -> None:
     )
     notes = f"Strengths: {markdown_text(units)}. Seed of the noise: {args.seed}."
     files = table_files(TABLE, rows, caption=f"{CAPTION}\n{about}\n{notes}")
-    by_kind = {
-        title: [row for row in rows if row["kind"] == name]
-        for name, title in kinds.items()
-        if any(row["kind"] == name for row in rows)
-    }
+    by_kind = {title: [row for row in rows if row["kind"] == name] for name, title in kinds.items()}
     if by_kind:
         title = shown_name(f"{model} on {sets}", most=120)
         figure = stress_picture(rows[0], by_kind, title=title, threshold=threshold.name)

@@ -92,6 +92,8 @@ def read_groups(file: str, column: str) -> dict[str, str]:
             path, group = os.path.normpath(values[path_place]), values[place]
             if len(group) > MAX_NAME:
                 raise ValueError(f"a group's name has {len(group):,} characters, over {MAX_NAME}")
+            if not group.strip():
+                raise ValueError(f"{column!r} is empty: name a group, or leave out the row")
             if path in found:
                 raise ValueError(f"the path {path[:MAX_NAME]!r} occurs a second time")
             groups.add(group)
@@ -137,7 +139,8 @@ def match_groups(
         first = next(iter(files.values()), "")
         raise DataError(
             f"{what} names none of the {len(files):,} faces: its paths, such as"
-            f" {quoted(list(table)[:1])}, must be relative to the set's root, such as {first!r}"
+            f" {quoted(list(table)[:1])}, must be relative to the set's root, such as"
+            f" {quoted([first])}"
         )
     if without:
         logger.warning(
@@ -145,7 +148,7 @@ def match_groups(
             what,
             len(without),
             len(files),
-            short_list(without, most=MAX_SHOWN),
+            _shown(without),
         )
     if unused := [path for path in table if path not in used]:
         logger.warning(
@@ -153,7 +156,7 @@ def match_groups(
             what,
             len(unused),
             len(table),
-            short_list(unused, most=MAX_SHOWN),
+            _shown(unused),
         )
     return Groups(column, by_file, tuple(without), tuple(unused))
 
@@ -190,6 +193,11 @@ def caption(groups: Groups) -> str:
             more = f" and {len(names) - MAX_SHOWN:,} more" if len(names) > MAX_SHOWN else ""
             text += f"\n{len(names):,} {what}: {shown}{more}."
     return text
+
+
+def _shown(names: Sequence[str]) -> str:
+    """Returns the first names for a message, each of them cut."""
+    return short_list([name[:MAX_NAME] for name in names], most=MAX_SHOWN)
 
 
 def _measures(videos: VideoScores, everything: VideoScores, thresholds: Mapping[str, float]) -> Row:
