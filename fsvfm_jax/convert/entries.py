@@ -25,12 +25,12 @@ AVERAGES = ("model_ema", "state_dict_ema", "ema", "ema_model", "ema_state_dict")
 BRANCHES = ("student", "teacher")
 # Modules that put their name anywhere in a key: torch.compile, FSDP and activation checkpointing.
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-# Every network that is read has one of these keys, which shows its prefix. Anti-spoofing networks
-# have a prefix of their own, which `reference.py` handles.
-ANCHORS = (
-    *("backbone.vit.cls_token", "vit.embeddings.cls_token", "embeddings.cls_token", "cls_token"),
-    "embedding.kernel",
-)
+# Every network that is read has one of these keys, which shows its prefix.
+ANCHORS = ("vit.embeddings.cls_token", "embeddings.cls_token", "cls_token", "embedding.kernel")
+# An anti-spoofing network has these two keys: its encoder has a prefix of its own, which
+# `reference.py` handles. Without the second key it is an encoder under known words.
+FAS_ANCHOR = "backbone.vit.cls_token"
+FAS_HEAD = "embedder.bottleneck_layer_fc.weight"
 MAX_LEVELS = 4
 MAX_CANDIDATES = 50
 MAX_KEY = 250
@@ -167,7 +167,14 @@ def _is_name(key: Any) -> bool:
 def _prefixes(path: tuple[str, ...], arrays: Mapping[str, Any]) -> Iterator[_Candidate]:
     """Yields the networks in a dictionary of arrays: one, or one for each prefix."""
     keys = ["".join(f"{word}." for word in _words(key))[:-1] for key in arrays]
-    anchors = [prefix for key in keys if (prefix := _before_anchor(key)) is not None]
+    heads = {_before(key, (FAS_HEAD,)) for key in keys}
+    anchors = []
+    for key in keys:
+        prefix = _before(key, (FAS_ANCHOR,))
+        if prefix is None or prefix not in heads:
+            prefix = _before(key, ANCHORS)
+        if prefix is not None:
+            anchors.append(prefix)
     for prefix in dict.fromkeys(anchors):
         yield _Candidate(path, prefix, arrays, anchored=True)
     if not anchors and _known(".".join(path).split(".")):
@@ -182,8 +189,9 @@ def _words(key: str) -> list[str]:
     return [word for word in key.split(".") if word not in WRAPPERS]
 
 
-def _before_anchor(key: str) -> str | None:
-    for anchor in ANCHORS:
+def _before(key: str, anchors: Iterable[str]) -> str | None:
+    """Returns the prefix of a key that ends with the first fitting anchor; None if none fits."""
+    for anchor in anchors:
         if key == anchor or key.endswith(f".{anchor}"):
             return key.removesuffix(anchor)
     return None
