@@ -137,7 +137,8 @@ def test_mistakes_are_one_sentence_before_the_network_is_read(
     with monkeypatch.context() as patch:
         patch.setattr("fsvfm_jax.predict.labelled.opening.load_network", lambda *args, **x: 1 / 0)
         assert "error: name a folder with test" in refused(78, *of_model)
-        assert "test does not exist" in refused(65, *of_model, tmp_path)
+        said = refused(65, *of_model, tmp_path)
+        assert "test does not exist" in said and "must be in folders such as" in said
         one_class = "--config.data.test.mine.exclude=('real',)"
         assert "no real face, and every rate needs both" in refused(65, *of_model, faces, one_class)
         assert "typo is no folder" in refused(65, *of_model, faces, tmp_path / "typo")

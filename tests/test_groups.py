@@ -55,6 +55,7 @@ def test_a_wrong_line_is_named(tmp_path):
     assert "line 3: the path 'a' occurs a second time" in refused(tmp_path, head + "./a,day\n")
     assert "line 3: a group's name has 9,999 char" in refused(tmp_path, head + f"b,{'x' * 9999}\n")
     assert "line 3: 'light' is empty: name a group, or" in refused(tmp_path, head + "b, \n")
+    assert "line 3: 'path' is empty: name a file" in refused(tmp_path, head + ",day\n")
     assert "line 3: unexpected end of data" in refused(tmp_path, head + '"b')
     assert "field larger than field limit" in refused(tmp_path, head + f"{'b' * 200_000},day\n")
     lines = "".join(f"{i},{i}\n" for i in range(MAX_GROUPS - 1))
@@ -119,6 +120,12 @@ def test_the_most_exact_row_counts_and_what_is_left_over_is_named(caplog):
     assert "2 of 5 rows name no face of the set: real/c.png, ../../etc/passwd" in caplog.text
     assert found.unused == ("real/c.png", "../../etc/passwd")
     assert "2 rows of the file name no face: real/c.png, ../../etc/passwd." in caption(found)
+
+
+def test_a_row_of_the_whole_set_counts_where_no_other_does():
+    files = {"/s/a.png": "a.png", "/s/b/c.png": "b/c.png"}
+    found = match_groups({".": "all", "b": "folder"}, files, column="c", what="g.csv")
+    assert found.by_file == {"/s/a.png": "all", "/s/b/c.png": "folder"} and not found.unused
 
 
 def test_long_names_are_cut_in_messages(caplog):

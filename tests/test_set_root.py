@@ -57,7 +57,7 @@ def test_folders_are_named(tmp_path):
     (tmp_path / "a" / "x.png").touch()
     with pytest.raises(DataError, match=r"/a/c does not exist; in .* there is no folder, only 1"):
         subfolder(str(tmp_path), "a", "c")
-    with pytest.raises(DataError, match=rf"there is nothing; did you mean {tmp_path}\?$"):
+    with pytest.raises(DataError, match=rf"; the folder above, {tmp_path}, may be meant$"):
         subfolder(f"{tmp_path}/b/", "b")
     with pytest.raises(DataError, match=r"file cannot be listed \(Not a directory\)"):
         folders_in(str(tmp_path / "file"))

@@ -28,6 +28,7 @@ from fsvfm_jax.report.rows import BOOTSTRAP_SEED, Row
 from fsvfm_jax.report.scores import Scores
 
 PATH = "path"
+WHOLE = "."  # the row of all faces that have no other
 MAX_BYTES = 2**23
 MAX_ROWS = 100_000
 MAX_GROUPS = 50
@@ -94,6 +95,8 @@ def read_groups(file: str, column: str) -> dict[str, str]:
                 raise ValueError(f"a group's name has {len(group):,} characters, over {MAX_NAME}")
             if not group.strip():
                 raise ValueError(f"{column!r} is empty: name a group, or leave out the row")
+            if not values[path_place]:
+                raise ValueError(f"{PATH!r} is empty: name a file, a video or a folder")
             if path in found:
                 raise ValueError(f"the path {path[:MAX_NAME]!r} occurs a second time")
             groups.add(group)
@@ -129,7 +132,7 @@ def match_groups(
     by_file, without, used = {}, [], set()
     for name, path in files.items():
         path = os.path.normpath(path)
-        row = next((one for one in (path, *owners(path)) if one in table), None)
+        row = next((one for one in (path, *owners(path), WHOLE) if one in table), None)
         if row is None:
             without.append(name)
         else:

@@ -106,7 +106,7 @@ def subfolder(folder: str, *names: str) -> str:
             folders, files = folders_in(parent), len(os.listdir(parent))
             there = quoted(folders) if folders or not files else f"no folder, only {files:,} files"
             above, last = os.path.split(os.path.normpath(parent))
-            hint = f"; did you mean {above}?" if last == name else ""
+            hint = f"; the folder above, {above}, may be meant" if last == name else ""
             raise DataError(f"{folder} does not exist; in {parent} there is {there}{hint}")
     return folder
 
