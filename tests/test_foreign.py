@@ -79,12 +79,6 @@ def test_another_epsilon_is_warned_of(caplog):
     assert "layer_norm_eps 1e-12" in caplog.text
 
 
-def test_a_folder_of_something_else_is_told(tmp_path):
-    (tmp_path / "photo.jpg").touch()
-    with pytest.raises(DataError, match="has no weights: name a workdir, an exported folder, a"):
-        encoder_in(tmp_path, num_heads=4)
-
-
 def test_a_file_and_a_folder_are_read(tmp_path):
     save_safetensors(tmp_path / "model.safetensors", TIMM, metadata={})
     assert encoder_in(tmp_path / "model.safetensors", num_heads=4).model == TINY

@@ -200,11 +200,6 @@ def _weights_file(folder: Path) -> Path:
             f"{folder} has its weights in several files of PyTorch ({PICKLED_FILE}.index.json),"
             " which are not read: save them again as safetensors"
         )
-    if not (folder / "config.json").exists():
-        raise DataError(
-            f"{folder} has no weights: name a workdir, an exported folder, a folder of timm or"
-            " Hugging Face, or a file of weights"
-        )
     return folder / MODEL_FILE
 
 

@@ -21,13 +21,14 @@ from fsvfm_jax.predict.plots import with_boxes
 from fsvfm_jax.predict.shown import Shown
 from fsvfm_jax.predict.upload import UploadOptions, make_worker
 from fsvfm_jax.prepare.average import average_map
-from fsvfm_jax.prepare.crops import MARGIN
 from fsvfm_jax.prepare.files import MediaFile
 from fsvfm_jax.prepare.workers import DIED, Worker
 from fsvfm_jax.regions import patch_classes
 from fsvfm_jax.visualize import masks_picture
 
 MAX_MASKED = 4  # faces whose masks are drawn
+# `average_map` fits such crops.
+AVERAGE_MARGIN = 0.15
 OTHER_CROPS = """\
 The regions are those of an average face in a crop of 1.3 times its box. This model crops faces in
 another way, so the regions may not lie on the face."""
@@ -134,7 +135,7 @@ class Answerer:
 
     def _masks_note(self) -> str:
         faces = self._options.faces
-        fits = faces.detector == "dlib" and faces.crop_margin == MARGIN  # of `average_map`
+        fits = faces.detector == "dlib" and faces.crop_margin == AVERAGE_MARGIN
         return AVERAGE_REGIONS if fits else OTHER_CROPS
 
 

@@ -86,7 +86,7 @@ class LabelledSets(NamedTuple):
         """
         digest = hashlib.sha256(told_of(self.sets).encode())
         for faces in self.sets.values():
-            if isinstance(faces, LabelledFaces):  # Others are rendered from what `told_of` says.
+            if isinstance(faces, LabelledFaces):  # Rendered faces have no files.
                 for index in range(len(faces)):
                     digest.update(b" %d" % faces.size(index))
         return digest.hexdigest()
@@ -248,7 +248,7 @@ def results_folder(args: argparse.Namespace, names: Sequence[str]) -> Path:
 
 
 def write_results(folder: Path, files: Mapping[str, bytes], *, names: Sequence[str]) -> None:
-    """Writes results, each file as a whole, and then removes those that an earlier run left.
+    """Writes results and prints their names; removes those that are left of an earlier run.
 
     Args:
         folder: The folder for results, which may be missing.

@@ -8,11 +8,7 @@ import jax
 
 from fsvfm_jax import cli
 from fsvfm_jax.errors import ConfigError, told
-from fsvfm_jax.predict.arguments import (
-    check_margin,
-    no_crop_margin,
-    no_face_detector,
-)
+from fsvfm_jax.predict.arguments import check_margin, no_crop_margin, no_face_detector
 from fsvfm_jax.predict.calibrated import calibration_of
 from fsvfm_jax.predict.calibration import Calibration
 from fsvfm_jax.predict.faces import CROPPED, FaceOptions, most_faces

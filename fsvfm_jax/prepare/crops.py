@@ -15,6 +15,8 @@ from PIL import Image
 # dlib's detector then needs about 20 bytes of memory and some time for every pixel.
 MAX_SEARCHED_PIXELS = 16_000_000
 MARGIN = 0.15  # on each side of a face's box, as a fraction of the box
+
+
 FACE_DETECTORS = ("dlib", "none")  # the names that `make_detector` takes
 
 
@@ -158,7 +160,7 @@ def make_detector(name: str, *, upsample: int, margin: float | int = MARGIN) -> 
     """Returns a detector by its name.
 
     Args:
-        name: One of `FACE_DETECTORS`.
+        name: "dlib", or "none" for the middle square of each picture.
         upsample: As for `HogDetector`.
         margin: As for `HogDetector`.
     """
