@@ -103,7 +103,7 @@ def encoder(size: str) -> ConfigDict:
     model.dtype = "bfloat16"
     model.attention = placeholder(str)
     model.remat = "none"
-    model.unroll = 1
+    model.unroll = placeholder(int)
     return model
 
 

@@ -254,6 +254,9 @@ def gradient_step(
         return total, metrics | {"loss": total}
 
     grads, metrics = accumulate_gradients(faulty_loss, trained, batch, accum_steps=accum_steps)
+    # The gradients of unrolled blocks are stacked first. Without the barrier XLA would stack all
+    # arrays that are computed from them, each in a pass of its own.
+    grads = jax.lax.optimization_barrier(grads)
     updates, opt_state = tx.update(grads, opt_state, trained)
     params = jax.tree.map(lambda p, u: p + values.learning_rate * u, trained, updates)
     return GradientStep(params, opt_state, metrics | {"grad_norm": optax.tree.norm(grads)})

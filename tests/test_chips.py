@@ -1,14 +1,8 @@
-"""Tests chips and topologies by name."""
+"""Tests the facts of chips."""
 
-import importlib.util
-
-import jax
-import jax.numpy as jnp
 import pytest
 
-from fsvfm_jax.errors import ConfigError
-from fsvfm_jax.plan import chips
-from fsvfm_jax.plan.chips import CHIPS, find_chip, topology_devices
+from fsvfm_jax.plan.chips import find_chip
 
 
 @pytest.mark.parametrize(
@@ -24,58 +18,3 @@ def test_an_unknown_chip_is_none():
     assert find_chip("cpu") is None
     # This H100 is slower than the one in the table.
     assert find_chip("NVIDIA H100 PCIe") is None
-
-
-def test_the_cpu_stands_for_itself_and_for_gpus():
-    devices, chip = topology_devices("cpu:4")
-    assert devices == jax.devices("cpu")[:4] and chip is None
-    devices, chip = topology_devices("h200:8")
-    assert len(devices) == 8 and chip == CHIPS["h200"]
-
-
-@pytest.mark.parametrize(
-    ("topology", "message"),
-    [
-        ("v5e:3x3", "v5e comes as 1x1, 2x2, 2x4"),
-        ("v5e:32x32", "16x16"),
-        ("v6e", "v6e comes as"),
-        ("v5p:4x4", "AxBxC of multiples of 4"),
-        ("v5p:4x8x4", "A <= B <= C"),
-        ("v5p:0x4x4", "multiples of 4"),
-        ("v4:16x16x32", "at most 4096 chips"),
-        ("tpu", "v5p:4x4x8"),
-        ("h200:many", "h200:8"),
-        ("cpu:0", "cpu:8"),
-        ("cpu:100", "has 8 devices"),
-        ("gpu", "sees no GPU"),
-    ],
-)
-def test_an_unknown_topology_is_told_what_there_is(topology, message):
-    with pytest.raises(ConfigError, match=message):
-        topology_devices(topology)
-
-
-def test_without_libtpu_the_extra_is_named(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"\[plan\]"):
-        topology_devices("v5e:2x2")
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="libtpu is missing: pip install '.[plan]'"
-)
-@pytest.mark.parametrize(
-    ("topology", "number"),
-    [("v4:2x2x1", 4), ("v5e:1x1", 1), ("v5e:16x16", 256), ("v5p:4x4x8", 128), ("v6e:2x4", 8)],
-)
-def test_the_facts_of_tpus_are_those_of_the_compiler(topology, number):
-    devices, chip = topology_devices(topology)
-    assert len(devices) == number
-    assert find_chip(devices[0].device_kind) == chip
-    sharding = jax.sharding.SingleDeviceSharding(devices[0])
-    shape = jax.ShapeDtypeStruct((2**36,), jnp.float32, sharding=sharding)
-    # 256 GiB are too much for every chip, and the message contains the memory of the chip.
-    with pytest.raises(jax.errors.JaxRuntimeError) as raised:
-        jax.jit(lambda x: x + 1).lower(shape).compile()
-    assert f"available HBM ({chip.hbm_bytes / chips.GIB:.2f}G)" in str(raised.value)

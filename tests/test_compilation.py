@@ -16,8 +16,8 @@ from fsvfm_jax.devices import compilation, sharding
 from fsvfm_jax.devices.backends import settings_for
 from fsvfm_jax.devices.memory import Memory
 from fsvfm_jax.errors import ConfigError
-from fsvfm_jax.plan import hlo
-from fsvfm_jax.plan.chips import topology_devices
+from fsvfm_jax.plan.collectives import collective_table, collectives
+from fsvfm_jax.plan.topology import topology_devices
 
 STATS = Stats((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 NARROW = {"model.width": 32, "model.depth": 1, "model.decoder_depth": 1, "batch_size": 96}
@@ -58,7 +58,7 @@ def check_data_parallel(lowered, task, *, gradient_bytes: int) -> None:
 
     A gradient that is computed in bfloat16 is also summed in bfloat16 if the compiler allows it.
     """
-    found = hlo.collectives(lowered.compile().as_text())
+    found = collectives(lowered.compile().as_text())
     assert {collective.kind for collective in found} == {"all-reduce"}
     gradient = sum(x.size for x in trained_arrays(task)) * gradient_bytes
     reduced = sum(collective.bytes * collective.executions for collective in found)
@@ -69,7 +69,7 @@ def check_data_parallel(lowered, task, *, gradient_bytes: int) -> None:
 def check_fsdp(lowered, task, mesh) -> list[dict]:
     """Checks that only parameters are gathered, layer by layer, and the gradient is summed once."""
     text = lowered.compile().as_text()
-    found = hlo.collectives(text)
+    found = collectives(text)
     layers, others = _shapes(task)
     for gather in (collective for collective in found if collective.kind == "all-gather"):
         for array in gather.arrays:
@@ -87,7 +87,7 @@ def check_fsdp(lowered, task, mesh) -> list[dict]:
     state = jax.eval_shape(task.init, jax.random.key(0))
     whole = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
     assert held < 1.2 * whole / mesh.shape["fsdp"]
-    return hlo.collective_table(text)
+    return collective_table(text)
 
 
 def _shapes(task) -> tuple[set[tuple[int, ...]], set[tuple[int, ...]]]:
@@ -135,8 +135,8 @@ def test_what_a_tpu_exchanges(topology):
         {"batch_size": 256, "mesh.data": 1, "mesh.fsdp": 16}, devices, **options
     )
     text = lowered.compile().as_text()
-    found = hlo.collectives(text)
-    print(json.dumps(hlo.collective_table(text), indent=1))
+    found = collectives(text)
+    print(json.dumps(collective_table(text), indent=1))
     # A TPU gathers a layer and scatters its gradient as pieces that go round a ring of chips, and
     # multiplies by the pieces it has meanwhile. The rest is biases and other unstacked parameters.
     at_once = max(math.prod(shape) for shapes in _shapes(task) for shape in shapes)

@@ -61,12 +61,15 @@ def test_the_count_is_that_of_the_traced_network(mask_ratio):
         return model.apply({"params": params}, images, method="teacher")
 
     flops = training_flops_per_image(model, mask_ratio)
-    assert traced_flops(jax.make_jaxpr(teacher)(params).jaxpr) == flops.teacher_forward
-    # The program embeds only the visible patches, but the count includes all of them.
-    not_embedded = 2 * removed * 3 * model.patch_size**2 * model.width
-    assert traced_flops(jax.make_jaxpr(student)(params).jaxpr) == (
-        flops.student_forward - not_embedded
-    )
+    # The count is that of the method. The program embeds only the visible patches, applies
+    # `decoder_embed` to one mask token, predicts no pixels from the class token, and takes the mean
+    # of the tokens before `rep_decoder_pred`.
+    wide, pixels = model.decoder_width, 3 * model.patch_size**2
+    mean_first = 2 * n * model.width**2
+    saved = mean_first + 2 * wide * pixels
+    saved += 2 * removed * pixels * model.width + 2 * (removed - 1) * model.width * wide
+    traced = [traced_flops(jax.make_jaxpr(f)(params).jaxpr) for f in (teacher, student)]
+    assert traced == [flops.teacher_forward - mean_first, flops.student_forward - saved]
 
 
 def traced_flops(jaxpr: Jaxpr) -> int:

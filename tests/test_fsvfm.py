@@ -8,9 +8,15 @@ import pytest
 
 from fsvfm_jax import pretrain
 from fsvfm_jax.errors import ConfigError
-from fsvfm_jax.masking import sample_masks
+from fsvfm_jax.masking import Masks, sample_masks
 from fsvfm_jax.models import build
-from fsvfm_jax.models.fsvfm import POSITION_TABLES, split_positions, teacher_subset
+from fsvfm_jax.models.fsvfm import (
+    FSVFM,
+    POSITION_TABLES,
+    insert_tokens,
+    split_positions,
+    teacher_subset,
+)
 from fsvfm_jax.run.descriptions import parameter_table
 
 # Trainable part of the student, student with positions, teacher with positions.
@@ -68,7 +74,7 @@ def test_position_tables(tiny_params):
 
 
 def loss_and_gradient(changes: dict, params: dict) -> tuple[float, dict]:
-    model = build(golden_numbers.MODEL | changes)
+    model = FSVFM(**golden_numbers.MODEL | changes)
 
     @jax.jit
     @jax.value_and_grad
@@ -89,10 +95,52 @@ def loss_and_gradient(changes: dict, params: dict) -> tuple[float, dict]:
 @pytest.mark.e2e
 def test_remat_and_unroll_change_no_number(tiny_params):
     loss, grads = loss_and_gradient({}, tiny_params)
-    for changes in ({"remat": "full"}, {"remat": "dots"}, {"unroll": 2}):
+    for changes in ({"remat": "full"}, {"remat": "dots"}, {"unroll": 1}, {"unroll": 64}):
         other_loss, other_grads = loss_and_gradient(changes, tiny_params)
         np.testing.assert_allclose(other_loss, loss, rtol=1e-6)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), other_grads, grads)
+
+
+@pytest.mark.e2e
+def test_cudnn_gets_even_lengths_in_the_student_and_the_result_is_the_same(
+    tiny_params, monkeypatch
+):
+    original, calls = jax.nn.dot_product_attention, []
+
+    def attend(q, k, v, *, implementation, query_seq_lengths, key_value_seq_lengths):
+        assert implementation == "cudnn" and query_seq_lengths is key_value_seq_lengths
+        calls.append((q.shape[1], query_seq_lengths is not None))
+        return original(
+            q, k, v, query_seq_lengths=query_seq_lengths, key_value_seq_lengths=query_seq_lengths
+        )
+
+    loss, grads = loss_and_gradient({}, tiny_params)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", attend)
+    other_loss, other_grads = loss_and_gradient({"attention": "cudnn"}, tiny_params)
+    # 16 patches and the class token in the teacher and in the decoders, 5 tokens in the encoder.
+    assert set(calls) == {(17, False), (18, True), (6, True)}
+    np.testing.assert_allclose(other_loss, loss, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), other_grads, grads)
+
+
+def test_kept_tokens_are_put_in_image_order_and_get_their_gradient_back():
+    ids_keep, ids_removed = jnp.array([[4, 1]]), jnp.array([[0, 2, 3]])
+    mask = jnp.array([[1, 0, 1, 1, 0]])
+    order = jnp.concatenate([ids_keep, ids_removed], axis=1)
+    masks = Masks(mask, mask, ids_keep, ids_restore=jnp.argsort(order))
+    tokens = jnp.arange(1.0, 7).reshape(1, 3, 2)
+    weights = jax.random.normal(jax.random.key(0), (1, 6, 2))
+
+    def total(tokens, mask_token):
+        x = insert_tokens(tokens, mask_token, masks)
+        return (x * weights).sum(), x
+
+    mask_token = jnp.full((1, 1, 2), 9.0)
+    grads, x = jax.grad(total, (0, 1), has_aux=True)(tokens, mask_token)
+    np.testing.assert_array_equal(x[0], [[1, 2], [9, 9], [5, 6], [9, 9], [9, 9], [3, 4]])
+    np.testing.assert_array_equal(grads[0][0], weights[0, jnp.array([0, 5, 2])])
+    expected = weights[0, jnp.array([1, 3, 4])].sum(0)
+    np.testing.assert_allclose(grads[1][0, 0], expected, rtol=1e-6)
 
 
 def test_bfloat16_computes_in_bfloat16_and_answers_in_float32(tiny_params):

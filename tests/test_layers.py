@@ -1,5 +1,6 @@
 """Tests patches, positions and blocks."""
 
+import math
 from functools import partial
 
 import golden_numbers
@@ -43,39 +44,42 @@ def test_layer_norm_takes_its_statistics_in_float32():
     np.testing.assert_allclose(np.asarray(result, np.float64), expected, atol=0.02)
 
 
-@pytest.fixture
-def cudnn_on_the_cpu(monkeypatch):
-    """Replaces cuDNN by XLA, with cuDNN's condition that the number of tokens is even."""
-    original = jax.nn.dot_product_attention
-    lengths = []
-
-    def attend(q, k, v, *, implementation, **options):
-        assert implementation == "cudnn" and q.shape[1] % 2 == 0
-        lengths.append(q.shape[1])
-        return original(q, k, v, implementation="xla", **options)
-
-    monkeypatch.setattr(jax.nn, "dot_product_attention", attend)
-    return original, lengths
+def test_gelu_and_its_gradient_are_exact():
+    x = jnp.linspace(-12, 12, 4801)
+    points = np.asarray(x, np.float64)
+    cdf = np.array([0.5 * math.erfc(-p / math.sqrt(2)) for p in points])
+    density = np.exp(-0.5 * points**2) / math.sqrt(2 * math.pi)
+    np.testing.assert_allclose(layers.gelu(x), points * cdf, atol=1e-6)
+    slope = jax.vmap(jax.grad(lambda x: layers.gelu(x[None])[0]))(x)
+    np.testing.assert_allclose(slope, cdf + points * density, atol=1e-6)
 
 
-@pytest.mark.parametrize(("length", "padded"), [(197, 198), (50, 50), (65, 66)])
-def test_cudnn_gets_an_even_length_and_the_token_more_changes_nothing(
-    length, padded, cudnn_on_the_cpu
-):
-    original, lengths = cudnn_on_the_cpu
+def test_gelu_keeps_only_its_input_and_computes_in_float32():
+    x = jnp.linspace(-4, 4, 64, dtype=jnp.bfloat16)[None]
+    y, pull_back = jax.vjp(layers.gelu, x)
+    [kept] = jax.tree.leaves(pull_back)
+    assert kept.shape == x.shape and kept.dtype == y.dtype == jnp.bfloat16
+    exact = jax.nn.gelu(x.astype(jnp.float32), approximate=False)
+    np.testing.assert_array_equal(y, exact.astype(jnp.bfloat16))
+
+
+@pytest.mark.parametrize("length", [4, 5])
+def test_tokens_that_pad_a_sequence_change_nothing(length):
     keys = jax.random.split(jax.random.key(0), 4)
     q, k, v, weights = (jax.random.normal(key, (2, length, 3, 16)) for key in keys)
 
-    def total(attend, q, k, v):
-        x = attend(q, k, v)
+    def total(q, k, v, *, padded):
+        lengths = None
+        if padded:
+            q, k, v = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (q, k, v))
+            lengths = jnp.full(2, length, jnp.int32)
+        x = layers.attend(q, k, v, lengths=lengths, implementation="xla")[:, :length]
         return (x * weights).sum(), x
 
-    ours = partial(layers.attend, implementation="cudnn")
-    grads, x = jax.grad(partial(total, ours), argnums=(0, 1, 2), has_aux=True)(q, k, v)
-    assert lengths == [padded]
-    expected_grads, expected = jax.grad(partial(total, original), (0, 1, 2), has_aux=True)(q, k, v)
-    np.testing.assert_allclose(x, expected, atol=1e-6)
-    for grad, expected_grad in zip(grads, expected_grads, strict=True):
+    grads, x = jax.grad(partial(total, padded=True), argnums=(0, 1, 2), has_aux=True)(q, k, v)
+    expected = jax.grad(partial(total, padded=False), argnums=(0, 1, 2), has_aux=True)(q, k, v)
+    np.testing.assert_allclose(x, expected[1], atol=1e-6)
+    for grad, expected_grad in zip(grads, expected[0], strict=True):
         np.testing.assert_allclose(grad, expected_grad, atol=2e-5)
 
 
@@ -88,8 +92,11 @@ def test_gradients_of_cudnn_are_finite_and_those_of_xla(length):
 
     def grads(implementation):
         def total(q, k, v):
-            x = layers.attend(q, k, v, implementation=implementation)
-            return (x * weights).astype(jnp.float32).sum()
+            even = length % 2 if implementation == "cudnn" else 0
+            q, k, v = (jnp.pad(x, ((0, 0), (0, even), (0, 0), (0, 0))) for x in (q, k, v))
+            lengths = jnp.full(8, length, jnp.int32) if even else None
+            x = layers.attend(q, k, v, lengths=lengths, implementation=implementation)
+            return (x[:, :length] * weights).astype(jnp.float32).sum()
 
         return jax.jit(jax.grad(total, (0, 1, 2)))(q, k, v)
 
@@ -105,8 +112,8 @@ def test_float32_is_multiplied_in_float32_everywhere(dtype):
         2, width=32, num_heads=4, dtype=dtype, attention="xla", remat="none", unroll=1
     )
     x = jnp.zeros((2, 5, 32))
-    params = jax.eval_shape(block.init, jax.random.key(0), x, None)
-    text = str(jax.make_jaxpr(block.apply)(params, x, None))
+    params = jax.eval_shape(block.init, jax.random.key(0), x, None, None)
+    text = str(jax.make_jaxpr(block.apply)(params, x, None, None))
     # qkv, two products of the attention, proj, fc1, fc2
     assert text.count("dot_general") == 6
     assert text.count("Precision.HIGHEST, Precision.HIGHEST") == (6 if dtype == "float32" else 0)

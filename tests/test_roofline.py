@@ -32,10 +32,18 @@ BENCHMARK = {"mfu": 0.4, "device_kind": "X 1", "model": MODEL}
         (10**12, 10**10, 4e9, "interconnect", 0.08),
     ],
 )
-def test_the_bound_is_the_longest_of_three(flops, traffic, sent, limit, bound):
+def test_the_bound_is_the_longest(flops, traffic, sent, limit, bound):
     roof = roofline(CHIP, flops=flops, traffic=traffic, sent=sent)
     assert roof == Roofline(flops / 100e12, traffic / 1e12, sent / 50e9)
     assert (roof.limit, roof.bound) == (limit, pytest.approx(bound))
+
+
+def test_the_network_between_nodes_may_be_the_limit():
+    chip = CHIP._replace(network_bandwidth=5e9)
+    roof = roofline(chip, flops=10**12, traffic=10**10, sent=1e9, sent_between_nodes=5e8)
+    assert (roof.limit, roof.bound) == ("network", pytest.approx(0.1))
+    # The chips of a TPU slice have no other network.
+    assert roofline(CHIP, flops=1, traffic=1, sent=1.0, sent_between_nodes=5e8).network == 0
 
 
 @given(

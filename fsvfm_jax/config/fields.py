@@ -77,7 +77,13 @@ ENCODER: Fields = under(
         # "dots" computes everything again except the matrix products. "full" computes everything
         # again, which takes about a third more time.
         "remat": choice("what the backward pass computes again, to save memory", CHOICES["remat"]),
-        "unroll": whole("blocks per iteration of the compiled loop over the depth", 1, MAX_DEPTH),
+        "unroll": optional(
+            whole(
+                "blocks per iteration of the loop; None: depends on the kind of device",
+                1,
+                MAX_DEPTH,
+            )
+        ),
     },
 )
 

@@ -1,19 +1,23 @@
-"""The training settings of each kind of device: attention kernel and XLA options.
+"""The training settings of each kind of device: attention kernel, unrolled blocks, XLA options.
 
-`config.model.attention` and `config.compiler_options` override them. The options apply only to the
-compilation of the training step, so `plan` compiles with them too; XLA_FLAGS and LIBTPU_INIT_ARGS
-still apply to the whole process.
+`config.model.attention`, `config.model.unroll` and `config.compiler_options` override them. The
+options apply only to the compilation of the training step, so `plan` compiles with them too;
+XLA_FLAGS and LIBTPU_INIT_ARGS still apply to the whole process.
+
+docs/pods.md contains the figures that decided the settings of GPUs. cuDNN's attention keeps no
+scores for the backward pass. In a loop over the blocks, a GPU writes every saved activation twice:
+a kernel makes it, and a copy puts it into the array of all blocks.
 """
 
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from fsvfm_jax.errors import ConfigError, nearest
 
 PLATFORMS = ("cpu", "gpu", "tpu")
-# One of `models.layers.ATTENTIONS`. `benchmark step` measures whether "cudnn" is faster on a GPU.
-ATTENTION = "xla"
+WIDEST_CUDNN_HEAD = 128
 
 
 def compiler_options(platform: str) -> dict[str, Any]:
@@ -25,12 +29,20 @@ def compiler_options(platform: str) -> dict[str, Any]:
     return {"xla_gpu_enable_latency_hiding_scheduler": True}
 
 
-def settings_for(config: ConfigDict, platform: str) -> ConfigDict:
-    """Returns a copy of the config in which `attention` and `compiler_options` are filled in.
+def has_cudnn_attention(device: jax.Device) -> bool:
+    """Returns whether cuDNN's attention runs on a device: on NVIDIA GPUs since A100."""
+    major = str(getattr(device, "compute_capability", "")).partition(".")[0]
+    return major.isdecimal() and int(major) >= 8
+
+
+def settings_for(config: ConfigDict, platform: str, *, has_cudnn: bool = False) -> ConfigDict:
+    """Returns a copy of the config in which the settings of the device are filled in.
 
     Args:
-        config: The resolved config; the fields that are None are filled in.
+        config: The resolved config; of `model.attention`, `model.unroll` and `compiler_options`,
+            the fields that are None are filled in.
         platform: Kind of the devices that the step is compiled for, such as "tpu".
+        has_cudnn: `has_cudnn_attention` of the devices.
 
     Raises:
         ConfigError: The devices do not support what the config asks for.
@@ -39,14 +51,34 @@ def settings_for(config: ConfigDict, platform: str) -> ConfigDict:
         raise ConfigError(
             f"no settings for devices of kind {platform!r}; {nearest(platform, PLATFORMS)}"
         )
-    if config.model.attention == "cudnn" and platform != "gpu":
+    if config.model.attention == "cudnn" and not has_cudnn:
         raise ConfigError(
-            f"config.model.attention = 'cudnn' needs NVIDIA GPUs, and these devices are of kind"
-            f" {platform!r}: use 'xla' (and to plan for GPUs that are not here)"
+            f"config.model.attention = 'cudnn' needs NVIDIA GPUs, A100 or newer, and these devices"
+            f" of kind {platform!r} are not: use 'xla'"
         )
     config = config.copy_and_resolve_references()
-    if config.model.attention is None:
-        config.model.attention = ATTENTION
+    model = config.model
+    if model.attention is None:
+        model.attention = "cudnn" if has_cudnn and _fits_cudnn(model) else "xla"
+    if model.unroll is None:
+        # With FSDP the loop remains, because it gathers the parameters of one block at a time.
+        unrolled = platform == "gpu" and config.mesh.fsdp == 1
+        depths = [value for name, value in model.items() if name.endswith("depth")]
+        model.unroll = max(depths) if unrolled else 1
     if config.compiler_options is None:
         config.compiler_options = ConfigDict(compiler_options(platform))
     return config
+
+
+def _fits_cudnn(model: ConfigDict) -> bool:
+    """Returns whether cuDNN's attention accepts dtype and head widths of a network."""
+    heads = [(model.width, model.num_heads)]
+    if "decoder_width" in model:
+        heads += [
+            (model.decoder_width, model.decoder_num_heads),
+            (model.width, model.rep_decoder_num_heads),
+        ]
+    widths = [width // number for width, number in heads]
+    return model.dtype == "bfloat16" and all(
+        width % 8 == 0 and width <= WIDEST_CUDNN_HEAD for width in widths
+    )

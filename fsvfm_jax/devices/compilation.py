@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from fsvfm_jax.devices import distributed, sharding
-from fsvfm_jax.devices.backends import settings_for
+from fsvfm_jax.devices.backends import has_cudnn_attention, settings_for
 from fsvfm_jax.devices.memory import Memory, fits_with
 from fsvfm_jax.devices.sharding import AUTO
 from fsvfm_jax.errors import ConfigError
@@ -53,7 +53,9 @@ def place(
     """
     mesh = sharding.make_mesh(config.mesh, devices)
     sharding.check_batch_size(config.batch_size, accum_steps=config.accum_steps, mesh=mesh)
-    return mesh, settings_for(config, mesh.devices.flat[0].platform)
+    device = mesh.devices.flat[0]
+    has_cudnn = has_cudnn_attention(device)
+    return mesh, settings_for(config, device.platform, has_cudnn=has_cudnn)
 
 
 def state_template(learner: Learner, mesh: Mesh) -> TrainState:

@@ -105,53 +105,48 @@ class FSVFM(ViT):
         """
         images, masks = jax.tree.map(jnp.asarray, (images, masks))
         latent = self.encode(images, masks.ids_keep)
-        prediction = self.decode(latent, masks.ids_restore)
-        q = self.predictor(self.projector(self.represent(latent, masks.ids_restore)))
+        prediction = self.decode(latent, masks)
+        q = self.predictor(self.projector(self.represent(latent, masks)))
         return StudentOutput(
             prediction.astype(jnp.float32), layers.normalize(q.astype(jnp.float32)), latent
         )
 
     def teacher(self, images: Float[Array | np.ndarray, "B H W 3"]) -> Float[Array, "B E"]:
         """Returns z, the output for whole, normalised faces: rows of unit length, float32."""
-        z = self.projector(self.represent(self.encode(jnp.asarray(images))))
+        latent = self.encode(jnp.asarray(images), has_gradient=False)
+        z = self.projector(self.represent(latent))
         return layers.normalize(z.astype(jnp.float32))
 
-    def decode(
-        self, latent: Float[Array, "B L D"], ids_restore: Int[Array, "B N"]
-    ) -> Float[Array, "B N P"]:
-        """Predicts the pixels of every patch. Mask tokens are inserted before `decoder_embed`."""
-        x = self.decoder_embed(self.insert_mask_tokens(latent, ids_restore))
-        x = x + self.position_table("decoder_pos_embed")
-        x, _ = self.decoder_blocks(x, None)
-        return self.decoder_pred(self.decoder_norm(x))[:, 1:]
+    def decode(self, latent: Float[Array, "B L D"], masks: Masks) -> Float[Array, "B N P"]:
+        """Predicts the pixels of every patch.
+
+        The method inserts mask tokens before `decoder_embed`. A linear layer of a copied token is
+        the copied result, so here `decoder_embed` gets the mask token once.
+        """
+        mask_token = self.decoder_embed(jnp.asarray(self.mask_token, self.dtype))
+        x = insert_tokens(self.decoder_embed(latent), mask_token, masks)
+        x = self.run(self.decoder_blocks, x + self.position_table("decoder_pos_embed"))
+        return self.decoder_pred(self.decoder_norm(x[:, 1:]))
 
     def represent(
-        self, latent: Float[Array, "B L D"], ids_restore: Int[Array, "B N"] | None = None
+        self, latent: Float[Array, "B L D"], masks: Masks | None = None
     ) -> Float[Array, "B D"]:
         """Returns the mean of all N + 1 tokens after the representation decoder.
 
-        Mask tokens are inserted after `rep_decoder_embed`. `ids_restore` is None if no patch is
-        removed.
+        Mask tokens are inserted after `rep_decoder_embed`. `masks` is None if no patch is removed,
+        as in the teacher.
         """
         x = self.rep_decoder_embed(latent)
-        if ids_restore is not None:
-            x = self.insert_mask_tokens(x, ids_restore)
-        x = x + self.position_table("rep_decoder_pos_embed")
-        x, _ = self.rep_decoder_blocks(x, None)
-        x = self.rep_decoder_pred(self.rep_decoder_norm(x))
-        return constrain_batch(x.mean(axis=1))
-
-    def insert_mask_tokens(
-        self, tokens: Float[Array, "B L D"], ids_restore: Int[Array, "B N"]
-    ) -> Float[Array, "B M D"]:
-        """Inserts a mask token for every removed patch and puts the patches in image order."""
-        batch, num_patches = ids_restore.shape
-        num_removed = num_patches + 1 - tokens.shape[1]
-        mask_token = self.mask_token.astype(self.dtype)
-        removed = jnp.broadcast_to(mask_token, (batch, num_removed, self.width))
-        patches = jnp.concatenate([tokens[:, 1:], removed], axis=1)
-        patches = jnp.take_along_axis(patches, ids_restore[:, :, None], axis=1)
-        return jnp.concatenate([tokens[:, :1], patches], axis=1)
+        if masks is not None:
+            x = insert_tokens(x, jnp.asarray(self.mask_token, self.dtype), masks)
+        x = self.run(
+            self.rep_decoder_blocks,
+            x + self.position_table("rep_decoder_pos_embed"),
+            has_gradient=masks is not None,
+        )
+        # The method takes the mean after the linear layer. Both orders have the same result.
+        x = constrain_batch(self.rep_decoder_norm(x).mean(axis=1))
+        return constrain_batch(self.rep_decoder_pred(x))
 
     def init_params(self, key: PRNGKeyArray) -> Params:
         """Returns new random parameters of the student, float32, and its position tables.
@@ -181,6 +176,45 @@ class FSVFM(ViT):
             mutable=["params"],
         )
         return variables["params"]
+
+
+def insert_tokens(
+    tokens: Float[Array, "B L D"], mask_token: Float[Array, "1 1 D"], masks: Masks
+) -> Float[Array, "B M D"]:
+    """Inserts the mask token for every removed patch and puts the patches in image order.
+
+    Args:
+        tokens: The class token and the tokens of the kept patches.
+        mask_token: The token of every removed patch.
+        masks: The masks.
+    """
+    is_kept = masks.ids_restore < masks.ids_keep.shape[1]
+    patches = restore(tokens[:, 1:], masks.ids_keep, masks.ids_restore)
+    patches = jnp.where(is_kept[:, :, None], patches, mask_token)
+    return jnp.concatenate([tokens[:, :1], patches], axis=1)
+
+
+@jax.custom_vjp
+def restore(
+    kept: Float[Array, "B K D"], ids_keep: Int[Array, "B K"], ids_restore: Int[Array, "B N"]
+) -> Float[Array, "B N D"]:
+    """Puts the tokens of the kept patches in image order, with any tokens between them.
+
+    The gradient is gathered too. Derived automatically, it would be a sum of scattered tokens. The
+    gradient of the tokens in between must be zero.
+    """
+    return jnp.take_along_axis(kept, ids_restore[:, :, None], axis=1, mode="clip")
+
+
+def _restore_forward(kept, ids_keep, ids_restore):
+    return restore(kept, ids_keep, ids_restore), ids_keep
+
+
+def _restore_backward(ids_keep, gradient):
+    return jnp.take_along_axis(gradient, ids_keep[:, :, None], axis=1), None, None
+
+
+restore.defvjp(_restore_forward, _restore_backward)
 
 
 def teacher_subset(params: Params) -> Params:

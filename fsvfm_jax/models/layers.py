@@ -1,12 +1,13 @@
 """The layers of all networks here: patches, positions, pre-norm transformer blocks."""
 
+import math
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from fsvfm_jax.devices.sharding import constrain_batch
 
@@ -81,6 +82,7 @@ def attend(
     k: Float[Array, "B L H D"],
     v: Float[Array, "B L H D"],
     *,
+    lengths: Int[Array, " B"] | None,
     implementation: str | None,
 ) -> Float[Array, "B L H D"]:
     """Returns scaled dot-product attention of every token to every token.
@@ -89,15 +91,11 @@ def attend(
         q: Queries of H heads.
         k: Keys.
         v: Values.
-        implementation: One of `ATTENTIONS`; None for the default of JAX.
+        lengths: Number of tokens that are not padding, which comes last; None for all.
+        implementation: One of `ATTENTIONS`; None for the default of JAX. cuDNN has gradients for
+            even L only.
     """
-    length = q.shape[1]
-    if implementation != "cudnn" or length % 2 == 0:
-        return jax.nn.dot_product_attention(q, k, v, implementation=implementation)
-    # cuDNN has gradients for even lengths only: a last token is added that no token attends to.
-    q, k, v = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (q, k, v))
-    lengths = jnp.full(q.shape[0], length, jnp.int32)
-    x = jax.nn.dot_product_attention(
+    return jax.nn.dot_product_attention(
         q,
         k,
         v,
@@ -105,7 +103,6 @@ def attend(
         key_value_seq_lengths=lengths,
         implementation=implementation,
     )
-    return x[:, :length]
 
 
 class Attention(nn.Module):
@@ -120,13 +117,46 @@ class Attention(nn.Module):
         self.qkv = dense(3 * self.width, self.dtype)
         self.proj = dense(self.width, self.dtype)
 
-    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+    def __call__(
+        self, x: Float[Array, "B L D"], lengths: Int[Array, " B"] | None
+    ) -> Float[Array, "B L D"]:
         batch, length, _ = x.shape
         qkv = constrain_batch(self.qkv(x)).reshape(batch, length, 3, self.num_heads, -1)
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         with jax.default_matmul_precision(precision(self.dtype)):
-            x = constrain_batch(attend(q, k, v, implementation=self.attention))
+            x = attend(q, k, v, lengths=lengths, implementation=self.attention)
+        x = constrain_batch(x)
         return self.proj(x.reshape(batch, length, self.width))
+
+
+@jax.custom_vjp
+def gelu(x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+    """Returns the exact GELU, x times the normal distribution function of x, in float32.
+
+    The backward pass keeps only x. Derived automatically, it would keep three arrays.
+    """
+    y = x.astype(jnp.float32)
+    return (y * _normal_cdf(y)).astype(x.dtype)
+
+
+def _gelu_forward(x: Float[Array, "*B D"]) -> tuple[Float[Array, "*B D"], Float[Array, "*B D"]]:
+    return gelu(x), x
+
+
+def _gelu_backward(
+    x: Float[Array, "*B D"], gradient: Float[Array, "*B D"]
+) -> tuple[Float[Array, "*B D"]]:
+    y = x.astype(jnp.float32)
+    density = jnp.exp(-0.5 * jnp.square(y)) / math.sqrt(2 * math.pi)
+    slope = _normal_cdf(y) + y * density
+    return ((gradient.astype(jnp.float32) * slope).astype(x.dtype),)
+
+
+def _normal_cdf(x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+    return 0.5 + 0.5 * jax.lax.erf(x * math.sqrt(0.5))
+
+
+gelu.defvjp(_gelu_forward, _gelu_backward)
 
 
 class Mlp(nn.Module):
@@ -141,7 +171,7 @@ class Mlp(nn.Module):
 
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         x = constrain_batch(self.fc1(x))
-        return self.fc2(nn.gelu(x, approximate=False))
+        return self.fc2(gelu(x))
 
 
 class Block(nn.Module):
@@ -163,9 +193,12 @@ class Block(nn.Module):
         self.mlp = Mlp(self.width, self.dtype)
 
     def __call__(
-        self, x: Float[Array, "B L D"], drop_rate: Float[Array, ""] | None
+        self,
+        x: Float[Array, "B L D"],
+        drop_rate: Float[Array, ""] | None,
+        lengths: Int[Array, " B"] | None,
     ) -> tuple[Float[Array, "B L D"], None]:
-        x = constrain_batch(x + self.drop_path(self.attn(self.norm1(x)), drop_rate))
+        x = constrain_batch(x + self.drop_path(self.attn(self.norm1(x), lengths), drop_rate))
         x = constrain_batch(x + self.drop_path(self.mlp(self.norm2(x)), drop_rate))
         return x, None
 
@@ -204,8 +237,8 @@ def block_stack(
         unroll: Blocks per iteration of the compiled loop.
 
     Returns:
-        A module that takes the tokens and the drop rates of the blocks [depth], or None for the
-        rates, and returns `(tokens, None)`.
+        A module that takes the tokens, the drop rates of the blocks [depth] or None, and the
+        lengths of `attend`, and returns `(tokens, None)`.
     """
     # With several blocks per iteration, the compiler could merge the recomputation with the first
     # computation (CSE), which would undo the remat. With one block it cannot.
@@ -216,6 +249,7 @@ def block_stack(
         block,
         variable_axes={"params": 0},
         split_rngs={"params": True, "drop_path": True},
+        in_axes=(0, nn.broadcast),
         length=depth,
         unroll=unroll,
     )

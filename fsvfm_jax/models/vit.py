@@ -31,7 +31,7 @@ class ViT(nn.Module):
         dtype: Compute dtype, "float32" or "bfloat16"; parameters are always float32.
         attention: One of `layers.ATTENTIONS`; None for the default of JAX, "xla".
         remat: What is computed again in the backward pass, one of `layers.REMATS`.
-        unroll: Blocks per iteration of the compiled loop over the depth.
+        unroll: Blocks per iteration of the compiled loop over the depth; None for 1.
     """
 
     image_size: int = 224
@@ -42,7 +42,7 @@ class ViT(nn.Module):
     dtype: str = "float32"
     attention: str | None = None
     remat: str = "none"
-    unroll: int = 1
+    unroll: int | None = None
 
     @property
     def num_patches(self) -> int:
@@ -64,24 +64,57 @@ class ViT(nn.Module):
             dtype=self.dtype,
             attention=self.attention,
             remat=self.remat,
-            unroll=self.unroll,
+            unroll=self.unroll or 1,
         )
 
     def position_table(self, name: str) -> Float[Array, "1 tokens D"]:
         """Returns a position table in the compute dtype."""
         return jnp.asarray(self.get_variable("params", name), self.dtype)
 
+    def run(
+        self,
+        blocks: nn.Module,
+        x: Float[Array, "B L D"],
+        drop_rates: Float[Array, " depth"] | None = None,
+        *,
+        has_gradient: bool = True,
+    ) -> Float[Array, "B L D"]:
+        """Returns the tokens after a stack of blocks.
+
+        With cuDNN, which has gradients for even lengths only, a token is added to an odd number of
+        tokens. No token attends to it, and the result does not contain it.
+
+        Args:
+            blocks: A stack that `stack` returned.
+            x: The tokens.
+            drop_rates: See `tokens`.
+            has_gradient: False if the result is not differentiated, as in the teacher.
+        """
+        batch, length, _ = x.shape
+        lengths = None
+        if self.attention == "cudnn" and has_gradient and length % 2:
+            x = jnp.pad(x, ((0, 0), (0, 1), (0, 0)))
+            lengths = jnp.full(batch, length, jnp.int32)
+        x, _ = blocks(x, drop_rates, lengths)
+        return x[:, :length]
+
     def encode(
-        self, images: Float[Array, "B H W 3"], ids_keep: Int[Array, "B K"] | None = None
+        self,
+        images: Float[Array, "B H W 3"],
+        ids_keep: Int[Array, "B K"] | None = None,
+        *,
+        has_gradient: bool = True,
     ) -> Float[Array, "B L D"]:
         """Encodes the kept patches, or all of them, and applies the final norm; see `tokens`."""
-        return self.norm(self.tokens(images, ids_keep))
+        return self.norm(self.tokens(images, ids_keep, has_gradient=has_gradient))
 
     def tokens(
         self,
         images: Float[Array, "B H W 3"],
         ids_keep: Int[Array, "B K"] | None = None,
         drop_rates: Float[Array, " depth"] | None = None,
+        *,
+        has_gradient: bool = True,
     ) -> Float[Array, "B L D"]:
         """Returns the output of the last block for the kept patches, before the final norm.
 
@@ -89,6 +122,7 @@ class ViT(nn.Module):
             images: Normalised images.
             ids_keep: Indices of the patches to encode, in any order; None for all N.
             drop_rates: Probability of dropping a branch, for each block; None to drop nothing.
+            has_gradient: See `run`.
 
         Returns:
             The class token followed by the K (or N) patch tokens: L = K + 1.
@@ -103,5 +137,5 @@ class ViT(nn.Module):
         x = self.patch_embed(patches) + patch_positions
         cls_token = self.cls_token.astype(self.dtype) + cls_position
         cls_tokens = jnp.broadcast_to(cls_token, (x.shape[0], 1, self.width))
-        x, _ = self.blocks(jnp.concatenate([cls_tokens, x], axis=1), drop_rates)
-        return x
+        x = jnp.concatenate([cls_tokens, x], axis=1)
+        return self.run(self.blocks, x, drop_rates, has_gradient=has_gradient)

@@ -14,9 +14,9 @@ import jax
 from ml_collections import ConfigDict
 
 from fsvfm_jax import cli
-from fsvfm_jax.plan.chips import EXAMPLES, topology_devices
 from fsvfm_jax.plan.estimate import VGGFACE2, Target, make_plan, summary
 from fsvfm_jax.plan.roofline import read_benchmark
+from fsvfm_jax.plan.topology import EXAMPLES, topology_devices
 
 COMMAND = "python -m fsvfm_jax.plan"
 

@@ -30,8 +30,8 @@ from fsvfm_jax.models import build
 from fsvfm_jax.optim import make_schedule
 from fsvfm_jax.plan.changes import possible_changes
 from fsvfm_jax.plan.chips import GIB, Chip
+from fsvfm_jax.plan.collectives import Collective, collective_table, collectives
 from fsvfm_jax.plan.flops import training_flops_per_image
-from fsvfm_jax.plan.hlo import collective_table, collectives
 from fsvfm_jax.plan.roofline import (
     Benchmark,
     assumed_efficiency,
@@ -39,7 +39,7 @@ from fsvfm_jax.plan.roofline import (
     predict,
     roofline,
 )
-from fsvfm_jax.plan.traffic import memory_traffic
+from fsvfm_jax.plan.traffic import traffic
 
 logger = logging.getLogger(__name__)
 
@@ -65,14 +65,14 @@ class Target(NamedTuple):
     benchmark: Benchmark | None = None
 
     @property
-    def by_model(self) -> bool:
-        """Returns whether the CPU's compiler is used in place of another chip's compiler."""
-        return self.chip is not None and self.devices[0].platform == "cpu"
+    def present(self) -> bool:
+        """Returns whether this machine has the devices."""
+        return self.devices[0] in jax.devices()
 
     @property
     def available_bytes(self) -> int | None:
         """Returns the bytes that a program may use on one device; None if they are unknown."""
-        if self.devices[0].platform == "gpu":
+        if self.present and self.devices[0].platform == "gpu":
             return available_bytes()
         return self.chip and self.chip.hbm_bytes
 
@@ -147,30 +147,47 @@ def describe(config: ConfigDict, target: Target) -> tuple[dict[str, Any], Memory
         "flops_per_image": flops,
         "fits": memory.fits,
         "memory": memory._asdict(),
-        "memory_source": "model: the CPU's compiler" if target.by_model else "compiler",
         "state_bytes": sharding.bytes_per_device(state_template(learner, mesh)),
         "compile_seconds": compile_seconds,
-        "collectives": hlo_text and collective_table(hlo_text),
+        "autotuned": target.present or target.devices[0].platform != "gpu",
+        "moved_bytes": None,
+        "kernels": None,
+        "collectives": None,
+        "mfu_bound": None,
         "bound": None,
         "estimate": None,
     }
-    if target.chip is not None and hlo_text is not None:
-        plan |= _predict(config, target, plan=plan, memory=memory, hlo_text=hlo_text)
+    if hlo_text is not None:
+        moved = traffic(hlo_text)
+        plan |= {
+            "moved_bytes": moved.bytes,
+            "kernels": moved.kernels,
+            "collectives": collective_table(hlo_text),
+        }
+        if target.chip is not None:
+            nodes = [device.process_index for device in mesh.devices.flat]
+            plan |= _predict(
+                config, target, plan=plan, exchanged=collectives(hlo_text), nodes=nodes
+            )
+            plan["mfu_bound"] = plan["bound"]["mfu"]
     return plan, memory
 
 
 def _predict(
-    config: ConfigDict, target: Target, *, plan: dict[str, Any], memory: Memory, hlo_text: str
+    config: ConfigDict,
+    target: Target,
+    *,
+    plan: dict[str, Any],
+    exchanged: list[Collective],
+    nodes: list[int],
 ) -> dict[str, Any]:
     """Returns bound and estimate of the run from the compiled step."""
-    # The fusions of the CPU's compiler do not apply to another chip, so only the arguments and the
-    # output of the step are counted.
-    moved = memory.argument + memory.output if target.by_model else memory_traffic(hlo_text)
     roof = roofline(
         target.chip,
         flops=plan["flops_per_image"] * plan["images_per_device"],
-        traffic=moved,
-        sent=math.fsum(collective.sent_bytes for collective in collectives(hlo_text)),
+        traffic=plan["moved_bytes"],
+        sent=math.fsum(collective.sent_bytes for collective in exchanged),
+        sent_between_nodes=math.fsum(collective.sent_between(nodes) for collective in exchanged),
     )
     efficiency = assumed_efficiency()
     if target.benchmark:
@@ -213,7 +230,17 @@ def _summary(plan: dict[str, Any]) -> Iterator[str]:
     memory = plan["memory"]
     parts = [f"{memory[name] / GIB:.2f} {name}" for name in memory if memory[name] is not None]
     verdict = {True: "fits", False: "DOES NOT FIT", None: "fits if the CPU has the memory"}
-    yield f"{verdict[plan['fits']]}: GiB per device: {', '.join(parts)} ({plan['memory_source']})"
+    yield f"{verdict[plan['fits']]}: GiB per device: {', '.join(parts)}"
+    if not plan["autotuned"]:
+        yield (
+            "compiled without a GPU, so matrix products are not autotuned: their kernels, and what"
+            " is fused with them, may differ on the device"
+        )
+    if plan["moved_bytes"] is not None:
+        yield (
+            f"a step moves {plan['moved_bytes'] / 1e9:.1f} GB between each device and its memory,"
+            f" in {plan['kernels']:,} kernels"
+        )
     for row in plan["collectives"] or ():
         where = "in the loops over layers" if row["in_loop"] else "outside of loops"
         yield (
@@ -227,7 +254,8 @@ def _summary(plan: dict[str, Any]) -> Iterator[str]:
     yield (
         f"bound: {_speed(bound)}; set by {bound['limit']} (compute"
         f" {bound['compute_seconds'] * 1e3:.1f}, memory {bound['memory_seconds'] * 1e3:.1f},"
-        f" interconnect {bound['interconnect_seconds'] * 1e3:.1f} ms)"
+        f" interconnect {bound['interconnect_seconds'] * 1e3:.1f}, network between nodes"
+        f" {bound['network_seconds'] * 1e3:.1f} ms)"
     )
     yield (
         f"estimate: {_speed(estimate)}; efficiency {estimate['efficiency']:.2f},"

@@ -36,7 +36,7 @@ def training_flops_per_image(model: FSVFM, mask_ratio: float) -> Flops:
     Recomputed activations are not counted. The count is that of the published method, so that
     figures are comparable: the student embeds all N patches, and both decoders' linear layers get
     all N + 1 tokens (only the first layer of the representation decoder comes before the mask
-    tokens). A program that saves some of this work gains in MFU.
+    tokens). A program that saves some of this work, as the one here does, gains in MFU.
 
     Args:
         model: The network.

@@ -1,4 +1,4 @@
-"""Parses the text of a compiled program, and lists its exchanges between devices.
+"""Parses the text of a compiled program.
 
 `compiled.as_text()` is the optimized program of one device. XLA's own cost analysis counts the body
 of a loop once; this module counts it as often as it runs.
@@ -6,23 +6,8 @@ of a loop once; this module counts it as often as it runs.
 
 import math
 import re
-from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any, NamedTuple
-
-COLLECTIVES = (
-    "all-reduce",
-    "all-gather",
-    "reduce-scatter",
-    "all-to-all",
-    "ragged-all-to-all",
-    "collective-permute",
-    "collective-broadcast",
-)
-# Bytes that a device sends per byte of a collective over n devices, with a ring or a better
-# algorithm.
-SENT = {"all-reduce": lambda n: 2 * (n - 1) / n, "collective-permute": lambda n: 1.0}
-
+from typing import NamedTuple
 
 ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
 INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = ")
@@ -108,80 +93,6 @@ class Call(NamedTuple):
     executions: int
     in_loop: bool
     caller: Instruction | None
-
-
-class Collective(NamedTuple):
-    """An exchange between devices.
-
-    Attributes:
-        kind: One of `COLLECTIVES`.
-        arrays: The full arrays: gathered, summed, or before they are scattered.
-        group_size: Number of devices that exchange with each other.
-        executions: How often it runs in a step.
-        in_loop: Whether it is inside a loop's body, such as the loop over the layers.
-        source: Its origin in JAX's name stack; may be empty.
-    """
-
-    kind: str
-    arrays: tuple[HloArray, ...]
-    group_size: int
-    executions: int
-    in_loop: bool
-    source: str
-
-    @property
-    def bytes(self) -> int:
-        """Returns the bytes of all arrays in one execution."""
-        return sum(array.bytes for array in self.arrays)
-
-    @property
-    def sent_bytes(self) -> float:
-        """Returns the bytes that one device sends in a step, at least."""
-        share = SENT.get(self.kind, lambda n: (n - 1) / n)(self.group_size)
-        return self.bytes * self.executions * share
-
-
-def collectives(hlo_text: str) -> list[Collective]:
-    """Lists every exchange between devices in a compiled program once.
-
-    An asynchronous pair of start and done is one collective, and so are the pieces of one that a
-    TPU spreads over several fusions. An all-reduce fused with the slicing of its sum, as on TPUs,
-    is a reduce-scatter; an all-reduce followed by a slice, as on CPUs, remains an all-reduce.
-
-    Args:
-        hlo_text: `compiled.as_text()`.
-    """
-    program = parse(hlo_text)
-    found, chains = [], set()
-    for call in calls(program, program.entry):
-        for instruction in call.computation.instructions.values():
-            if instruction.opcode.removesuffix("-start") not in COLLECTIVES:
-                continue
-            if chain := re.search(r'chain_id="\d+"', instruction.attributes):
-                if chain[0] in chains:
-                    continue
-                chains.add(chain[0])
-            found.append(_collective(program, call, instruction))
-    return found
-
-
-def collective_table(hlo_text: str) -> list[dict[str, Any]]:
-    """Returns the collectives by kind and place: their number, and bytes per step and device."""
-    groups = defaultdict(list)
-    for collective in collectives(hlo_text):
-        groups[collective.kind, collective.in_loop].append(collective)
-    return [
-        {
-            "kind": kind,
-            "in_loop": in_loop,
-            "count": len(group),
-            "executions": sum(c.executions for c in group),
-            "bytes": sum(c.bytes * c.executions for c in group),
-            "largest_bytes": max(array.bytes for c in group for array in c.arrays),
-            "sent_bytes": int(sum(c.sent_bytes for c in group)),
-        }
-        for (kind, in_loop), group in sorted(groups.items())
-    ]
 
 
 def parse(hlo_text: str) -> Program:
@@ -305,42 +216,3 @@ def _behind_copies(computation: Computation, name: str) -> Instruction:
 def _literal(instruction: Instruction) -> int | None:
     scalar = instruction.opcode == "constant" and instruction.arguments.isdigit()
     return int(instruction.arguments) if scalar else None
-
-
-def _collective(program: Program, call: Call, instruction: Instruction) -> Collective:
-    kind = instruction.opcode.removesuffix("-start")
-    operands = [call.computation.instructions[name] for name in instruction.operands]
-    if kind == "all-gather":
-        # The start instruction of a pair returns its inputs before its outputs.
-        arrays = instruction.result[-len(operands) :]
-    else:
-        arrays = tuple(array for operand in operands for array in operand.result)
-    if kind == "all-reduce" and call.computation.name.startswith("all-reduce-scatter"):
-        kind = "reduce-scatter"
-    sources = [
-        re.search(r'op_name="([^"]*)"', place.attributes)
-        for place in (instruction, call.caller)
-        if place is not None
-    ]
-    return Collective(
-        kind=kind,
-        arrays=arrays,
-        group_size=_group_size(instruction.attributes) or program.num_devices,
-        executions=call.executions,
-        in_loop=call.in_loop,
-        source=next((source[1] for source in sources if source), ""),
-    )
-
-
-def _group_size(attributes: str) -> int | None:
-    """Returns the devices per group, in any of XLA's notations; None for a single group."""
-    if lists := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
-        return len(lists[1].split(","))
-    if iota := re.search(r"replica_groups=\[\d+,(\d+)\]<=", attributes):
-        return int(iota[1])
-    if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\].*?\{([^}]*)\}", attributes):
-        sizes = dict(re.findall(r"('\w+')=(\d+)", mesh[1]))
-        # An axis may be split: 'x':(2)4 is its part of size 4 after a part of size 2.
-        axes = re.findall(r"('\w+')(?::\(\d+\)(\d+))?", mesh[2])
-        return math.prod(int(part or sizes[axis]) for axis, part in axes)
-    return None

@@ -3,12 +3,13 @@
     compute      = FLOPs per image x images per device / peak
     memory       = bytes that a device reads and writes / bandwidth of its memory
     interconnect = bytes that a device sends / bandwidth of its links
-    bound        = the longest of the three, which hides the other two
+    network      = bytes that a device sends to other nodes / its bandwidth to them
+    bound        = the longest of the four, which hides the others
     estimate     = bound / efficiency
 
 FLOPs are those of the method (`flops.py`), so the bound does not include recomputation. The bytes
 are those of the compiled program. Links have their advertised speed; the bound includes no latency,
-and no network between slices or nodes.
+and no network between slices.
 """
 
 from typing import Any, NamedTuple, NotRequired, TypedDict
@@ -23,11 +24,12 @@ ASSUMED_SPREAD, MEASURED_SPREAD = 0.25, 0.10
 
 
 class Roofline(NamedTuple):
-    """Minimum seconds of a step for each of the three resources."""
+    """Minimum seconds of a step for each of the four resources."""
 
     compute: float
     memory: float
     interconnect: float
+    network: float = 0.0
 
     @property
     def bound(self) -> float:
@@ -62,19 +64,23 @@ class Efficiency(NamedTuple):
     spread: float
 
 
-def roofline(chip: Chip, *, flops: int, traffic: int, sent: float) -> Roofline:
-    """Computes the three times of a step.
+def roofline(
+    chip: Chip, *, flops: int, traffic: int, sent: float, sent_between_nodes: float = 0.0
+) -> Roofline:
+    """Computes the four times of a step.
 
     Args:
         chip: Peak and bandwidths.
         flops: Operations for the images that one device processes in a step.
         traffic: Bytes that a device reads and writes in a step.
         sent: Bytes that a device sends in a step.
+        sent_between_nodes: The part of them that it sends to other nodes.
     """
     return Roofline(
         compute=flops / chip.bf16_flops,
         memory=traffic / chip.hbm_bandwidth,
         interconnect=sent / chip.ici_bandwidth,
+        network=sent_between_nodes / chip.network_bandwidth,
     )
 
 

@@ -1,6 +1,7 @@
 """Counts the bytes that a compiled program moves between a device and its memory."""
 
 import re
+from typing import NamedTuple
 
 from fsvfm_jax.plan.hlo import (
     Computation,
@@ -20,12 +21,37 @@ FREE = (
 )
 FREE_CUSTOM_CALLS = ("AllocateBuffer", "ConcatBitcast")
 READS_A_PART = ("dynamic-slice", "gather", "slice")
+# The second half of an asynchronous pair, and what lies between the halves.
+WAITS = ("-done", "-update")
 # Inside a fusion, these instructions do not change which part of their operand is read.
 PASSES_ON = ("bitcast", "convert", "copy", "reshape", "transpose")
 
 
-def memory_traffic(hlo_text: str) -> int:
-    """Counts the bytes that one device reads from and writes to its memory in a step.
+class Kernel(NamedTuple):
+    """An instruction that a device runs as a program of its own.
+
+    Attributes:
+        name: Name of the instruction.
+        bytes: Bytes that one execution reads and writes.
+        executions: How often it runs in a step.
+        source: Its origin in JAX's name stack; may be empty.
+    """
+
+    name: str
+    bytes: int
+    executions: int
+    source: str
+
+
+class Traffic(NamedTuple):
+    """What one device does in a step: bytes that it reads and writes, and kernels that it runs."""
+
+    bytes: int
+    kernels: int
+
+
+def traffic(hlo_text: str) -> Traffic:
+    """Counts the bytes that one device reads from and writes to its memory in a step, and kernels.
 
     Every instruction outside of fusions reads its operands and writes its results. If a fusion only
     slices an array or updates it in place, only the slice is counted. Arrays that the program's
@@ -34,37 +60,76 @@ def memory_traffic(hlo_text: str) -> int:
     Args:
         hlo_text: `compiled.as_text()`.
     """
-    program = parse(hlo_text)
-    return sum(
-        call.executions * _traffic(program, call.computation, instruction)
-        for call in calls(program, program.entry, fusions=False)
-        for instruction in call.computation.instructions.values()
+    found = kernels(hlo_text)
+    return Traffic(
+        bytes=sum(kernel.bytes * kernel.executions for kernel in found),
+        kernels=sum(kernel.executions for kernel in found),
     )
 
 
-def _traffic(program: Program, computation: Computation, instruction: Instruction) -> int:
-    opcode = instruction.opcode
-    target = re.search(r'custom_call_target="(\w+)"', instruction.attributes)
-    if opcode in FREE or (target and target[1] in FREE_CUSTOM_CALLS):
-        return 0
+def kernels(hlo_text: str) -> list[Kernel]:
+    """Lists the instructions that move bytes, each once.
+
+    An asynchronous pair of start and done is one kernel.
+
+    Args:
+        hlo_text: `compiled.as_text()`.
+    """
+    program = parse(hlo_text)
+    found = []
+    for call in calls(program, program.entry, fusions=False):
+        instructions = call.computation.instructions.values()
+        waits = {
+            name: instruction
+            for instruction in instructions
+            if instruction.opcode.endswith(WAITS)
+            for name in instruction.operands
+        }
+        found += [
+            Kernel(
+                name=instruction.name,
+                bytes=_moved(program, call.computation, instruction, waits),
+                executions=call.executions,
+                source=next(iter(re.findall(r'op_name="([^"]*)"', instruction.attributes)), ""),
+            )
+            for instruction in instructions
+            if not _is_free(instruction)
+        ]
+    return found
+
+
+def _is_free(instruction: Instruction) -> bool:
+    target = re.search(r'custom_call_target="([^"]+)"', instruction.attributes)
+    return (
+        instruction.opcode in FREE
+        or instruction.opcode.endswith(WAITS)
+        or (target is not None and target[1] in FREE_CUSTOM_CALLS)
+    )
+
+
+def _moved(
+    program: Program,
+    computation: Computation,
+    instruction: Instruction,
+    waits: dict[str, Instruction],
+) -> int:
+    """Returns the bytes of one execution; `waits` has what waits for each asynchronous start."""
+    opcode = instruction.opcode.removesuffix("-start")
+    end = instruction
+    while end.name in waits:
+        end = waits[end.name]
     inputs = [_bytes(computation.instructions[name].result) for name in instruction.operands]
-    outputs = [_bytes((array,)) for array in instruction.result]
+    outputs = [_bytes((array,)) for array in end.result]
     if opcode == "fusion":
         fused = program.computations[called(instruction)["calls"]]
         read = [_read(program, fused, k) for k in range(len(inputs))]
         inputs = map(min, inputs, read)
         outputs = map(min, outputs, _written(fused))
     elif opcode in READS_A_PART:
-        inputs = [min(sum(inputs), sum(outputs))]
+        part = sum(array.bytes for array in end.result)
+        inputs = [min(sum(inputs), part)]
     elif opcode == "dynamic-update-slice":
         inputs = outputs = inputs[1:2]
-    elif opcode == "slice-start":
-        # Its result is (whole, part, flag); its done instruction writes the part.
-        inputs, outputs = [min(inputs[0], instruction.result[1].bytes)], []
-    elif opcode.endswith("-start"):
-        outputs = []
-    elif opcode.endswith("-done"):
-        inputs = []
     return sum(inputs) + sum(outputs)
 
 
