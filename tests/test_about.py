@@ -10,7 +10,7 @@ from stored_calibration import CALIBRATION
 
 from fsvfm_jax.convert import facts
 from fsvfm_jax.convert.folder import write_folder
-from fsvfm_jax.errors import DataError
+from fsvfm_jax.errors import ConfigError, DataError, UserError
 from fsvfm_jax.predict import networks
 from fsvfm_jax.predict.__main__ import main
 from fsvfm_jax.predict.about import NOT_CALIBRATED, about
@@ -32,8 +32,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_detector(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["about", f"--model={model}", "--view=resize256_crop224"])
+def test_a_detector(
+    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(model)
+    main(["about", "--model=.", "--view=resize256_crop224"])
     text = capsys.readouterr().out
     for part in (
         "# detector",
@@ -49,6 +52,7 @@ def test_a_detector(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
         r"\\x1b\[31m",
         networks.load(model).sha256,
         "stays under their licence",
+        f"| made from | {describe(TINY).source} |",
     ):
         assert part in text, part
     assert "\x1b" not in text and "<script" not in text.replace(r"\<script", "")
@@ -56,7 +60,8 @@ def test_a_detector(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_thresholds_come_with_their_set_and_intervals(model: Path) -> None:
     network = networks.load(model)
-    points = CALIBRATION.points | {name: MEASURED for name in ("eer", "fpr_5")}
+    fpr_5 = dataclasses.replace(MEASURED, fpr=0.05)
+    points = CALIBRATION.points | {"eer": MEASURED, "fpr_5": fpr_5}
     text = about(network, dataclasses.replace(CALIBRATION, points=points), name="x")
     assert (
         "on 50 real and 50 fake videos of x, 2026-11-29: 100 faces" in text
@@ -71,6 +76,23 @@ def test_a_calibration_of_other_weights_is_refused(model: Path, tmp_path: Path) 
     with pytest.raises(SystemExit) as ended:
         main(["about", f"--model={model}", f"--calibration={tmp_path / 'calibration.json'}"])
     assert ended.value.code == DataError.exit_code
+
+
+def test_a_calibration_that_nothing_reads_is_refused(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(folder: Path, file: Path, error: type[UserError]) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main(["about", f"--model={folder}", f"--calibration={file}"])
+        assert ended.value.code == error.exit_code
+        return capsys.readouterr().err
+
+    write_folder(tmp_path / "encoder", encoder_params(TINY), describe(TINY))
+    write_calibration(tmp_path, CALIBRATION)
+    said = refused(tmp_path / "encoder", tmp_path / "calibration.json", ConfigError)
+    assert "is an encoder, which has no calibration: leave out" in said
+    for folder in (tmp_path / "encoder", model):
+        assert "none does not exist: name a" in refused(folder, tmp_path / "none", DataError)
 
 
 @pytest.mark.parametrize(

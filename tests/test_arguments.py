@@ -44,7 +44,7 @@ def checked(*flags: str, model: str) -> argparse.Namespace:
     [
         (["--stats=/none"], DataError, "/none cannot be read"),
         (["--encoder=/none"], DataError, "/none cannot be read"),
-        (["--calibration=/none"], DataError, "/none cannot be read"),
+        (["--calibration=/none"], DataError, "/none does not exist"),
         (["--cropped", "--face-detector=dlib"], ConfigError, "takes pictures whole"),
         (["--face-detector=none", "--crop-margin=0.1"], ConfigError, "has no margin"),
         (["--crop-margin=11"], ConfigError, "is not from 0 to 10"),

@@ -11,6 +11,8 @@ from PIL import Image
 
 from fsvfm_jax.data.labelled.faces import FAKE
 from fsvfm_jax.data.rendered.rendered_sets import RenderedFaces
+from fsvfm_jax.errors import StorageError
+from fsvfm_jax.predict import labelled
 from fsvfm_jax.predict.calibrate import RESULTS
 from fsvfm_jax.predict.calibration import read_calibration
 from fsvfm_jax.report.metrics import probability
@@ -33,8 +35,7 @@ def test_the_command_writes_what_score_reads_and_its_scores_are_those_of_an_eval
     words = ("calibrate", f"--model={model}", str(labelled_tree), *groups, NO_WORKERS)
     done = fork_server.run(COMMAND, *words)
     assert done.returncode == 0, done.stderr
-    stored = json.loads((model / "calibration.json").read_text())
-    found = read_calibration(model / "calibration.json", weights_sha256=stored["weights_sha256"])
+    found = read_calibration(model / "calibration.json")
     assert (found.faces, found.real, found.fake, found.unit) == (72, 12, 12, "video")
     assert found.sets == ["faces/test"] and found.view == "resize"
     assert re.fullmatch(r"\d{4}-\d{2}-\d{2}", found.date)
@@ -91,6 +92,27 @@ def test_earlier_results_are_replaced_only_if_this_is_asked_for_and_then_all_of_
     assert json.loads((model / "calibration.json").read_text())["faces"] == 72
 
 
+def test_earlier_results_stay_until_new_ones_replace_them(
+    detector_folder, labelled_tree, tmp_path, capsys, monkeypatch
+):
+    words = ("calibrate", "--model", detector_folder, labelled_tree, "--output", tmp_path)
+    (tmp_path / "calibration.json").write_text("earlier")
+    (tmp_path / "calibration.md").mkdir()
+    said = sentence(capsys, 73, *words, "--overwrite")
+    assert "calibration.md is a folder: remove it" in said
+    (tmp_path / "calibration.md").rmdir()
+
+    def full(*args, **options):
+        raise StorageError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(labelled, "make_score", lambda task: lambda faces, name: np.arange(72.0))
+        patch.setattr("fsvfm_jax.predict.calibrate.encode_picture", full)
+        assert "the disk is full" in sentence(capsys, 73, *words, "--overwrite")
+    assert [x.name for x in tmp_path.iterdir()] == ["calibration.json"]
+    assert (tmp_path / "calibration.json").read_text() == "earlier"
+
+
 def test_rendered_sets_are_named_by_a_config(detector_folder, tmp_path):
     config = "--config=configs/eval/rendered.py:smoke"
     words = ("calibrate", "--model", detector_folder, "--output", tmp_path, config)
@@ -98,6 +120,10 @@ def test_rendered_sets_are_named_by_a_config(detector_folder, tmp_path):
     stored = json.loads((tmp_path / "calibration.json").read_text())
     assert stored["sets"] == ["cam-m", "cam-o"]
     assert stored["faces"] == 2 * 16 * 4 and stored["real"] == 16
+    of_fitted = ("--calibration", tmp_path / "calibration.json", "--kinds=frames", NO_WORKERS)
+    words = ("stress", "--model", detector_folder, "--output", tmp_path / "stress", config)
+    command(*words, *of_fitted)
+    assert "chosen on these same faces" in (tmp_path / "stress" / "stress.md").read_text()
 
 
 def test_mistakes_are_one_sentence_before_the_network_is_read(
@@ -110,8 +136,9 @@ def test_mistakes_are_one_sentence_before_the_network_is_read(
     of_model = ("--model", detector_folder, "--output", tmp_path / "new")
     with monkeypatch.context() as patch:
         patch.setattr("fsvfm_jax.predict.labelled.opening.load_network", lambda *args, **x: 1 / 0)
-        assert "name a SET" in refused(78, *of_model)
-        assert "test does not exist" in refused(65, *of_model, tmp_path)
+        assert "error: name a folder with test" in refused(78, *of_model)
+        said = refused(65, *of_model, tmp_path)
+        assert "test does not exist" in said and "must be in folders such as" in said
         one_class = "--config.data.test.mine.exclude=('real',)"
         assert "no real face, and every rate needs both" in refused(65, *of_model, faces, one_class)
         assert "typo is no folder" in refused(65, *of_model, faces, tmp_path / "typo")
@@ -133,7 +160,8 @@ def test_mistakes_are_one_sentence_before_the_network_is_read(
         file = tmp_path / "model.pth"
         file.write_bytes(b"")
         assert "name a folder with --output" in refused(78, f"--model={file}", faces)
-        assert "does not exist" in refused(65, *of_model, faces, "--model=missing")
+        for flag in ("--model", "--stats", "--encoder"):
+            assert "missing cannot be read" in refused(65, *of_model, faces, f"{flag}=missing")
     config = tmp_path / "other.py"
     config.write_text(
         "from configs.eval import folder\n\n\ndef get_config(arg=''):\n"

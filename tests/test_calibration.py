@@ -1,24 +1,25 @@
 """Tests operating points and calibration.json."""
 
 import copy
+import dataclasses
 import json
 
 import numpy as np
 import odd_json
 import pytest
 from odd_files import KINDS, in_place_of
+from stored_calibration import CALIBRATION
 
 from fsvfm_jax.errors import ConfigError, DataError, StorageError
 from fsvfm_jax.predict.calibration import (
     CALIBRATION_FILE,
     Calibration,
     calibrate,
-    calibration_of,
     error_interval,
     read_calibration,
     write_calibration,
 )
-from fsvfm_jax.predict.networks import load
+from fsvfm_jax.predict.points import OperatingPoint
 from fsvfm_jax.report.metrics import probability
 from fsvfm_jax.report.reliability import NO_TEMPERATURE, ScoredFaces, calibration_error
 
@@ -54,6 +55,11 @@ def stored():
     return calibrated()
 
 
+def test_several_sets_are_named_as_one():
+    both = dataclasses.replace(CALIBRATION, sets=["a/test, b/test", "cam"])
+    assert "50 fake videos of a/test, b/test and cam, 2026" in both.measured_on
+
+
 def test_one_class_is_refused():
     scored = faces()
     real = ~scored.fake
@@ -65,6 +71,13 @@ def test_the_units_are_videos_or_faces_if_each_video_has_one(stored):
     assert (stored.unit, stored.faces, stored.real, stored.fake) == ("video", 600, 100, 100)
     single = calibrated(faces(frames=1))
     assert (single.unit, single.faces, single.real, single.fake) == ("face", 200, 100, 100)
+
+
+def test_a_point_that_is_unknown_or_not_determined_is_named():
+    with pytest.raises(ConfigError, match=r"no threshold 'fpr_2'; did you mean 'fpr_5'\?"):
+        CALIBRATION.point("fpr_2")
+    with pytest.raises(ConfigError, match=r"'fpr_1' is not determined .*: choose eer or fpr_5, or"):
+        CALIBRATION.point("fpr_1")
 
 
 def test_the_calibration_holds_what_it_names(stored):
@@ -89,50 +102,8 @@ def test_a_set_that_determines_no_temperature_keeps_1():
 def test_a_written_calibration_is_read_as_it_was(stored, tmp_path):
     write_calibration(tmp_path / "new", stored)
     file = tmp_path / "new" / CALIBRATION_FILE
-    assert read_calibration(file, weights_sha256=SHA256) == stored
+    assert read_calibration(file) == stored
     assert json.loads(file.read_text())["points"]["eer"]["threshold"] > 0
-
-
-def test_other_weights_are_refused(stored, tmp_path):
-    write_calibration(tmp_path, stored)
-    with pytest.raises(DataError, match=r"was made for other weights or") as error:
-        read_calibration(tmp_path / CALIBRATION_FILE, weights_sha256="f" * 64)
-    for said in ("(SHA-256 0123456789ab..., step 500; not ffff", "--step=500", "remove the file"):
-        assert said in str(error.value)
-
-
-@pytest.fixture(scope="module")
-def network(detector_folder):
-    return load(detector_folder)
-
-
-def test_a_calibration_fits_the_network_and_the_crops_that_it_was_made_for(network, tmp_path):
-    def found(file=None, **facts):
-        known = {x: facts.get(x, ABOUT[x]) for x in ("view", "face_detector", "crop_margin")}
-        network.view = known["view"]
-        return calibration_of(network, tmp_path, file=file, facts=known)
-
-    assert found() is None
-    stored = calibrated(weights_sha256=network.sha256)
-    write_calibration(tmp_path, stored)
-    assert found() == found(tmp_path / CALIBRATION_FILE) == stored
-    assert found(face_detector=None, crop_margin=None) == stored
-    for name, other in (
-        ("view", "resize256_crop224"),
-        ("face_detector", "none"),
-        ("crop_margin", 0.3),
-    ):
-        said = f"{name} = {ABOUT[name]}, not {other}: give --{name.replace('_', '-')}="
-        with pytest.raises(ConfigError, match=said):
-            found(**{name: other})
-    with pytest.raises(DataError, match=r"missing\.json does not exist: name a calibration\.json"):
-        found(tmp_path / "missing.json")
-    with pytest.raises(ConfigError, match=r"is a folder: name the file calibration\.json in it$"):
-        found(tmp_path)
-    (tmp_path / CALIBRATION_FILE).unlink()
-    (tmp_path / CALIBRATION_FILE).symlink_to("nowhere")
-    with pytest.raises(DataError, match="is no calibration"):
-        found()
 
 
 @pytest.mark.parametrize(("faces_of_each", "bias"), [(20, 1.0), (400, 1.0), (400, 3.0)])
@@ -162,7 +133,7 @@ def test_a_folder_that_cannot_be_written_is_named(stored, tmp_path):
 
 def refused(file):
     with pytest.raises(DataError, match=r"is no calibration of this program \(") as error:
-        read_calibration(file, weights_sha256=SHA256)
+        read_calibration(file)
     assert "\n" not in str(error.value) and len(str(error.value)) < 2000
 
 
@@ -181,7 +152,7 @@ def test_a_huge_file_is_refused_before_it_is_parsed(tmp_path):
     file = tmp_path / CALIBRATION_FILE
     file.write_text("[" + "1," * 2**19 + "1]")
     with pytest.raises(DataError, match=r"such a file has at most 1,048,576\)"):
-        read_calibration(file, weights_sha256=SHA256)
+        read_calibration(file)
 
 
 def test_no_value_of_another_kind_is_accepted_and_used(stored, tmp_path):
@@ -197,13 +168,38 @@ def test_no_value_of_another_kind_is_accepted_and_used(stored, tmp_path):
             inner[path[-1]] = value
             file.write_text(json.dumps(changed))
             try:
-                found = read_calibration(file, weights_sha256=SHA256)
+                found = read_calibration(file)
             except DataError as error:
                 assert "\n" not in str(error) and len(str(error)) < 2000
                 continue
             assert isinstance(found, Calibration) and np.isfinite(found.temperature)
             for point in found.points.values():
                 assert point.threshold is None or 0 <= point.threshold <= 1
+
+
+CONTRADICTIONS = {
+    "no threshold eer": {"points": {}},
+    "fpr_1 has the FPR 0.02": {"fpr_1": OperatingPoint(threshold=0.9, fpr=0.02)},
+    "threshold 0 and the FPR 0.01": {"fpr_1": OperatingPoint(threshold=0.0, fpr=0.01)},
+    "fpr_5 has a higher threshold": {"fpr_1": OperatingPoint(threshold=0.6)},
+    r"fpr_1: tpr is \[0.5, 0.4\]": {"fpr_1": OperatingPoint(tpr=0.45, tpr_interval=(0.5, 0.4))},
+    "month must be in 1..12": {"date": "2026-99-99"},
+    r"equal_error_rate is \[0.2, 0.1\]": {"equal_error_rate_interval": (0.2, 0.1)},
+    r"error_after is \[0.2, 0.3\]": {"error_after_interval": (0.2, 0.3)},
+}
+
+
+@pytest.mark.parametrize("said", CONTRADICTIONS)
+def test_a_calibration_that_contradicts_itself_is_refused(said, tmp_path):
+    changes = dict(CONTRADICTIONS[said])
+    content = dataclasses.asdict(CALIBRATION)
+    for name in ("fpr_1", "fpr_5"):
+        if name in changes:
+            content["points"][name] = dataclasses.asdict(changes.pop(name))
+    file = tmp_path / CALIBRATION_FILE
+    file.write_text(json.dumps(content | changes))
+    with pytest.raises(DataError, match=said):
+        read_calibration(file)
 
 
 def test_another_point_or_a_repeated_key_is_refused(stored, tmp_path):

@@ -67,6 +67,8 @@ def test_a_detectors_card():
     ("facts", "command"),
     [
         ({"face_detector": "dlib", "crop_margin": 0.15}, "score --model=. photo.jpg"),
+        ({"face_detector": "none"}, "score --model=. photo.jpg"),
+        ({"face_detector": "dlib"}, "score --model=. --cropped face.png"),
         ({"face_detector": "mtcnn", "crop_margin": 0.15}, "score --model=. --cropped face.png"),
         ({}, "score --model=. --cropped face.png"),
     ],

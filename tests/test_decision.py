@@ -118,10 +118,16 @@ def test_frames_far_apart_are_told() -> None:
 
 
 def test_a_threshold_that_was_chosen_on_something_else_is_told() -> None:
-    of_videos = "the threshold is one of videos, this score is one of a face"
+    of_videos = (
+        "the threshold was chosen for means of several faces; the score of a single face varies"
+        " more, so its FPR is higher"
+    )
     assert record(found(0), 1, unit="video")["note"] == of_videos
     assert record(found(0, 0, frames=2), 1, 1, unit="video")["note"] is None
-    of_faces = "the threshold is one of faces, this score is one of a video"
+    of_faces = (
+        "the threshold was chosen for single faces; this score is the mean of several, so its FPR"
+        " is another"
+    )
     assert record(found(0, 0, frames=2), 1, 1, unit="face")["note"] == of_faces
     assert record(found(0), 1, unit="face")["note"] is None
     assert record(found(), unit="video")["note"] == "no face found"
@@ -137,12 +143,16 @@ def test_an_unreadable_file_has_a_reason() -> None:
     assert made["decision"] is None and made["frames"] == 0
 
 
+def decide(threshold: str | None, calibration: Calibration | None) -> Decision:
+    return decide_by("p_fake", threshold, calibration=calibration)
+
+
 def test_thresholds() -> None:
-    assert decide_by("p_fake", None, None) == DECISION._replace(threshold_name=NOT_CALIBRATED)
-    assert decide_by("p_fake", "0.3", None)[:5] == ("p_fake", 0.3, "given", None, None)
-    assert decide_by("p_fake", "0.3", CALIBRATION)[:5] == ("p_fake", 0.3, "given", 2.5, None)
-    assert decide_by("p_fake", "eer", CALIBRATION)[:5] == ("p_fake", 0.25, "eer", 2.5, "video")
-    assert decide_by("p_fake", None, CALIBRATION)[:5] == ("p_fake", 0.7, "fpr_5", 2.5, "video")
+    assert decide(None, None) == DECISION._replace(threshold_name=NOT_CALIBRATED)
+    assert decide("0.3", None)[:5] == ("p_fake", 0.3, "given", None, None)
+    assert decide("0.3", CALIBRATION)[:5] == ("p_fake", 0.3, "given", 2.5, None)
+    assert decide("eer", CALIBRATION)[:5] == ("p_fake", 0.25, "eer", 2.5, "video")
+    assert decide(None, CALIBRATION)[:5] == ("p_fake", 0.7, "fpr_5", 2.5, "video")
 
 
 @pytest.mark.parametrize(
@@ -152,14 +162,14 @@ def test_thresholds() -> None:
         ("nan", None, "threshold=nan is not from 0 to 1"),
         ("fpr_1", None, "names a threshold of a calibration, and there is none"),
         ("fpr_1", CALIBRATION, "an FPR of 1 % needs 100 real ones"),
-        ("fpr5", CALIBRATION, "there is no threshold 'fpr5'; did you mean 'fpr_5'"),
+        ("fpr5", CALIBRATION, "no operating point: did you mean 'fpr_5'"),
     ],
 )
 def test_thresholds_that_cannot_be(
     threshold: str, calibration: Calibration | None, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        decide_by("p_fake", threshold, calibration)
+        decide(threshold, calibration)
 
 
 def test_a_large_picture_that_was_searched_at_a_fraction_says_so() -> None:
@@ -200,13 +210,13 @@ def test_the_default_is_the_first_determined_threshold_of_the_strictest() -> Non
         ({"eer": eer, "fpr_5": none, "fpr_1": none}, "eer"),
         ({"eer": eer}, "eer"),
     ):
-        assert decide_by("p_fake", None, with_points(**points)).threshold_name == name
+        assert decide(None, with_points(**points)).threshold_name == name
 
 
 def test_a_threshold_is_named_with_its_rate_and_its_set(caplog: pytest.LogCaptureFixture) -> None:
     point = OperatingPoint(threshold=0.25, fpr=0.3, fpr_interval=(0.2, 0.437))
     with caplog.at_level(logging.INFO, "fsvfm_jax"):
-        found = decide_by("p_fake", None, with_points(eer=point))
+        found = decide(None, with_points(eer=point))
     assert found.about == (
         "threshold: p_fake 0.25 (eer), FPR 30 % [20, 44] on 50 real and 50 fake videos of x,"
         " 2026-11-29"
@@ -215,17 +225,15 @@ def test_a_threshold_is_named_with_its_rate_and_its_set(caplog: pytest.LogCaptur
     assert caplog.messages == [
         "about 30 of 100 real videos are decided to be fake at the threshold eer"
     ]
-    assert decide_by("p_fake", None, None).about == (
+    assert decide(None, None).about == (
         "threshold: p_fake 0.5, because the model is not calibrated; the best threshold may be far"
         " from it, and `predict calibrate` finds one"
     )
-    assert decide_by("p_fake", "0.3", None).about == (
-        "threshold: p_fake 0.3, as given; its FPR is not known"
-    )
-    assert "FPR not known on" in decide_by("p_fake", "fpr_5", CALIBRATION).about
-    assert decide_by("p_fake", "fpr_5", CALIBRATION).warning is None
+    assert decide("0.3", None).about == ("threshold: p_fake 0.3, as given; its FPR is not known")
+    assert "FPR not known on" in decide("fpr_5", CALIBRATION).about
+    assert decide("fpr_5", CALIBRATION).warning is None
     strict = OperatingPoint(threshold=0.7, fpr=0.05)
-    assert decide_by("p_spoof", None, with_points(fpr_5=strict)).warning is None
+    assert decide(None, with_points(fpr_5=strict, eer=strict)).warning is None
 
 
 def test_several_people_raise_the_rate_of_false_alarms() -> None:

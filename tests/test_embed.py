@@ -182,7 +182,7 @@ def test_wrong_flags_and_inputs_give_one_sentence(model, faces, tmp_path, capsys
         (78, [faces, "--output", out, "--pool=max"], "--pool"),
         (65, [faces / "none", "--output", out], "none of 1 files"),
         (65, [tmp_path / "empty" / "x.png", "--output", out], "none of 1 files"),
-        (65, [faces, "--query", empty / "x.png"], "cannot be read"),
+        (65, [faces, "--query", empty / "x.png"], "x.png: cannot identify it as PNG"),
         (73, [faces, "--output", tmp_path / "none" / "x.npz"], "cannot be written"),
         (78, [faces, "--query=z.png", "--sheet=x.jpg"], "--sheet=x.jpg does not end in .png"),
     ):

@@ -38,9 +38,9 @@ def refused(tmp_path, text, column="light"):
 
 
 def test_a_file_gives_the_group_of_each_path(tmp_path):
-    text = 'light,path,camera\nday,a/b.png,x\n"night, dark",./c,y\n\n,d,z\n'
+    text = 'light,path,camera\nday,a/b.png,x\n"night, dark",./c,y\n\n-,d,z\n'
     found = read_groups(written(tmp_path, b"\xef\xbb\xbf" + text.encode()), "light")
-    assert found == {"a/b.png": "day", "c": "night, dark", "d": ""}
+    assert found == {"a/b.png": "day", "c": "night, dark", "d": "-"}
     assert read_groups(written(tmp_path, text.replace("\n", "\r\n")), "camera")["d"] == "z"
 
 
@@ -54,6 +54,8 @@ def test_a_wrong_line_is_named(tmp_path):
     assert "line 3: 3 values under 2 headings" in refused(tmp_path, head + "b,day,x\n")
     assert "line 3: the path 'a' occurs a second time" in refused(tmp_path, head + "./a,day\n")
     assert "line 3: a group's name has 9,999 char" in refused(tmp_path, head + f"b,{'x' * 9999}\n")
+    assert "line 3: 'light' is empty: name a group, or" in refused(tmp_path, head + "b, \n")
+    assert "line 3: 'path' is empty: name a file" in refused(tmp_path, head + ",day\n")
     assert "line 3: unexpected end of data" in refused(tmp_path, head + '"b')
     assert "field larger than field limit" in refused(tmp_path, head + f"{'b' * 200_000},day\n")
     lines = "".join(f"{i},{i}\n" for i in range(MAX_GROUPS - 1))
@@ -118,6 +120,22 @@ def test_the_most_exact_row_counts_and_what_is_left_over_is_named(caplog):
     assert "2 of 5 rows name no face of the set: real/c.png, ../../etc/passwd" in caplog.text
     assert found.unused == ("real/c.png", "../../etc/passwd")
     assert "2 rows of the file name no face: real/c.png, ../../etc/passwd." in caption(found)
+
+
+def test_a_row_of_the_whole_set_counts_where_no_other_does():
+    files = {"/s/a.png": "a.png", "/s/b/c.png": "b/c.png"}
+    found = match_groups({".": "all", "b": "folder"}, files, column="c", what="g.csv")
+    assert found.by_file == {"/s/a.png": "all", "/s/b/c.png": "folder"} and not found.unused
+
+
+def test_long_names_are_cut_in_messages(caplog):
+    long, face = "x" * 130_000, "y" * 130_000
+    with pytest.raises(DataError, match="names none of the 1 faces") as error:
+        match_groups({long: "day"}, {face: face}, column="c", what="g.csv")
+    assert len(str(error.value)) < 1000
+    with caplog.at_level(logging.WARNING):
+        match_groups({long: "day", "a": "day"}, {face: face, "a": "a"}, column="c", what="g.csv")
+    assert len(caplog.messages) == 2 and max(map(len, caplog.messages)) < 1000
 
 
 def test_a_file_that_names_no_face_is_refused():

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import jax
@@ -39,6 +40,8 @@ KINDS = {
     "fas": {"fas": True},
 }
 COUNT = 21
+# Some of these faces have sides of unlike length.
+pytestmark = pytest.mark.filterwarnings("ignore:.*look like whole photographs:UserWarning")
 
 
 @pytest.fixture(scope="session")
@@ -103,6 +106,8 @@ def test_features_of_an_encoder_are_its_normalised_tokens(exported, faces):
         found = encoder.features(files, pool=pool)
         np.testing.assert_allclose(found, values, rtol=0, atol=2e-5)
     assert not hasattr(encoder, "predict") and encoder.label_names == ()
+    with pytest.raises(AttributeError, match=r"is no detector: fine-tune it first .* `features`"):
+        encoder.predict(np.zeros((8, 8, 3), np.uint8))
     assert encoder.facts["license"] == "apache-2.0" and encoder.facts["source"] == "encoder"
 
 
@@ -167,6 +172,17 @@ def test_images_are_arrays_pictures_paths_or_many_of_them(exported, faces):
     assert detector.features(np.zeros((0, 5, 5, 3), np.uint8)).shape == (0, 48)
 
 
+def test_whole_photographs_are_warned_of_once_in_a_call(exported, faces):
+    detector = load(exported / "mean")
+    photographs = [np.zeros((10, 20, 3), np.uint8), np.zeros((1025, 1030, 3), np.uint8)]
+    with pytest.warns(UserWarning, match=r"2 of 3 pictures .*, such as the one with index 1") as w:
+        detector.predict([some(faces)[0], *photographs])
+    assert len(w) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        detector.predict(some(faces)[0])
+
+
 def test_an_odd_image_is_refused_in_one_sentence(exported, faces, tmp_path):
     detector = load(exported / "mean")
     cut = tmp_path / "cut.png"
@@ -181,8 +197,8 @@ def test_an_odd_image_is_refused_in_one_sentence(exported, faces, tmp_path):
         r"shape \[0, 8, 3\]": np.zeros((0, 8, 3), np.uint8),
         "mode F": Image.new("F", (8, 8)),
         "picture of Pillow cannot be read": damaged,
-        "cut.png cannot be read": cut,
-        "missing.png cannot be read": "missing.png",
+        r"cut\.png: ": cut,
+        "image missing.png: it cannot be read": "missing.png",
         "it is a folder": tmp_path,
     }
     for said, image in odd.items():

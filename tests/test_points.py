@@ -4,14 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stored_calibration import CALIBRATION
 
-from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.predict.points import (
     FALSE_POSITIVE_RATES,
     operating_points,
     point_at,
-    require_point,
 )
 from fsvfm_jax.report.metrics import tpr_at_fpr
 
@@ -57,12 +54,5 @@ def test_saturated_scores_of_real_videos_leave_a_point_undetermined():
 
 
 def test_a_class_that_is_missing_has_no_rate():
-    point = point_at(np.array([0.2, 0.7]), np.array([True, True]), 0.5)
+    point = point_at(np.array([0.2, 0.7]), np.array([True, True]), threshold=0.5)
     assert point.tpr == 0.5 and point.fpr is None and point.fpr_interval is None
-
-
-def test_a_threshold_that_is_unknown_or_not_determined_is_named():
-    with pytest.raises(ConfigError, match=r"no threshold 'fpr_2'; did you mean 'fpr_5'\?"):
-        require_point(CALIBRATION.points, "fpr_2")
-    with pytest.raises(ConfigError, match=r"'fpr_1' is not determined .*: choose eer or fpr_5, or"):
-        require_point(CALIBRATION.points, "fpr_1")

@@ -18,7 +18,7 @@ def test_the_points_are_shares_of_fake_faces_and_every_axis_and_curve_is_named()
     for axes in diagrams:
         points = axes.lines[1].get_xydata()
         assert len(points) == 15 and np.abs(points[:, 0] - points[:, 1]).max() < 15
-        assert "error" in axes.get_title(loc="left")
+        assert "ECE" in axes.get_title(loc="left")
     assert diagrams[0].get_ylabel() == "fake faces of the bin, %"
     assert figure.axes[2].get_xlabel() == "p_spoof of a face, %"
     assert figure.get_suptitle() == "a title"

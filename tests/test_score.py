@@ -1,6 +1,7 @@
 """Tests the command: the scores are those of an evaluation, and every file has its record."""
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -213,7 +214,7 @@ def test_a_calibration_in_the_folder_of_the_model_is_used(
     tmp_path: Path, model: Path, crops: Path, here: None
 ) -> None:
     network = networks.load(model)
-    fitted = CALIBRATION.__class__(**vars(CALIBRATION) | {"weights_sha256": network.sha256})
+    fitted = dataclasses.replace(CALIBRATION, weights_sha256=network.sha256)
     write_calibration(tmp_path, fitted)
     picture = str(crops / "fake/v0_frame_0.png")
     argv = [f"--model={model}", "--cropped", picture]

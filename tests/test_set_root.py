@@ -54,5 +54,10 @@ def test_folders_are_named(tmp_path):
     assert subfolder(str(tmp_path), "a") == f"{tmp_path}/a"
     with pytest.raises(DataError, match=r"/c does not exist; in .* there is 'a', 'b'$"):
         subfolder(str(tmp_path), "c", "d")
+    (tmp_path / "a" / "x.png").touch()
+    with pytest.raises(DataError, match=r"/a/c does not exist; in .* there is no folder, only 1"):
+        subfolder(str(tmp_path), "a", "c")
+    with pytest.raises(DataError, match=rf"; the folder above, {tmp_path}, may be meant$"):
+        subfolder(f"{tmp_path}/b/", "b")
     with pytest.raises(DataError, match=r"file cannot be listed \(Not a directory\)"):
         folders_in(str(tmp_path / "file"))

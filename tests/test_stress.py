@@ -1,13 +1,17 @@
 """Tests the verb `stress` on a tiny detector."""
 
 import json
+import logging
 
 import pytest
 from labelled_faces import command, sentence
 from PIL import Image
 from scored_sets import scored
 
-from fsvfm_jax.predict.stress import RESULTS, fewer_frames, measure
+from configs import transfer
+from fsvfm_jax.data.labelled.detection_sets import open_sets
+from fsvfm_jax.predict.labelled import LabelledSets
+from fsvfm_jax.predict.stress import RESULTS, check_frames, fewer_frames, measure
 from fsvfm_jax.report.write import read_rows
 
 COMMAND = "fsvfm_jax.predict"
@@ -51,7 +55,9 @@ def test_the_command_writes_a_row_for_every_strength(
     assert grouped[0]["auc"] <= grouped[1]["auc"]
     for name in ("stress.md", "stress_groups.md"):
         text = (tmp_path / name).read_text()
-        assert "of the same sets without degradation. The threshold was chosen on these" in text
+        assert (
+            "of the same sets without degradation.\nThe threshold was chosen on these same" in text
+        )
         assert "12 real and 12 fake videos of faces/test, 72 faces; 0 skipped. 20" in text
 
 
@@ -71,7 +77,7 @@ def test_earlier_results_are_replaced_only_if_this_is_asked_for_and_then_all_of_
     assert "earlier" not in (tmp_path / "stress.md").read_text()
 
 
-def test_mistakes_are_one_sentence(detector_folder, labelled_tree, tmp_path, capsys):
+def test_mistakes_are_one_sentence(detector_folder, labelled_tree, tmp_path, capsys, monkeypatch):
     def refused(*arguments, code=78):
         words = ("stress", "--model", detector_folder, "--output", tmp_path / "no", *arguments)
         said = sentence(capsys, code, *words)
@@ -88,7 +94,14 @@ def test_mistakes_are_one_sentence(detector_folder, labelled_tree, tmp_path, cap
     assert "cam-m, cam-o is rendered without a face's box" in refused(*rendered)
     small = refused(faces, "--kinds=frames", "--threshold=fpr_5")
     assert "needs 20 real ones; there are 12" in small and "choose --threshold=eer" in small
-    assert "and there is none: give a number" in refused(faces, "--threshold=fpr1")
+    with monkeypatch.context() as patch:
+        patch.setattr("fsvfm_jax.predict.stress.labelled.open_labelled", lambda args: 1 / 0)
+        assert "no operating point: did you mean 'fpr_1'?" in refused(faces, "--threshold=fpr1")
+        assert "--threshold=7 is not from 0 to 1" in refused(faces, "--threshold=7")
+        said = refused(faces, f"--calibration={tmp_path / 'none'}", code=65)
+        assert "none does not exist: name a calibration.json" in said
+        for flag in ("--model", "--stats", "--encoder"):
+            assert "missing cannot be read" in refused(faces, f"{flag}=missing", code=65)
     pictures = "--config.data.test.mine.videos=picture"
     assert "every video of the set has one frame" in refused(faces, pictures, "--kinds=frames")
     (tmp_path / "file").write_text("")
@@ -108,6 +121,20 @@ def test_the_threshold_of_a_calibration_on_the_same_faces_is_warned_of(
     assert "of calibration.json, chosen on 12 real and 12 fake videos of faces/test, 20" in text
     assert "The threshold was chosen on these same faces" in text
     assert "The threshold was chosen on these same faces" in capsys.readouterr().err
+    for name in ("fitted/calibration.md", "out/stress.md"):  # They are passed on with the model.
+        text = (tmp_path / name).read_text()
+        assert detector_folder.name in text and str(detector_folder.parent) not in text
+
+
+def test_frames_are_named_as_left_out_only_if_they_could_have_been_meant(caplog):
+    described = {"a": transfer.rendered_set("swap-a", "test", videos=4, frames=1)}
+    opened = open_sets(transfer.ConfigDict(described), (), image_size=32)
+    sets = LabelledSets(None, opened, ("a",), None)
+    with caplog.at_level(logging.INFO, "fsvfm_jax"):
+        check_frames(("jpeg",), sets)
+        assert not caplog.messages
+        check_frames(None, sets)
+    assert caplog.messages == ["frames is left out: every video of the set has one frame"]
 
 
 SCORES = scored(

@@ -13,6 +13,7 @@ from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.host.markdown import markdown_text
 from fsvfm_jax.models.layers import LAYER_NORM_EPSILON
+from fsvfm_jax.prepare.crops import FACE_DETECTORS
 
 # timm's names by width. All measures are stored beside the name, so networks of other widths use
 # any name.
@@ -92,8 +93,6 @@ network = fsvfm_jax.load({arguments})
 print(network.{method}("face.png"))  # the picture of a cropped face
 ```"""
 ENCODER_FOLDER = "ENCODER_FOLDER"  # a name that the reader replaces
-# What `predict score` finds itself; for other detectors the faces must be cropped already.
-FOUND_BY_US = ("dlib", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,16 +278,18 @@ def _loading(ours: Mapping[str, Any]) -> str:
 
 def _use(ours: Mapping[str, Any]) -> list[str]:
     """Returns how this project uses the folder; nothing for classes that it has no score for."""
-    encoder = _without_encoder(ours)
+    needs_encoder = _without_encoder(ours)
     flag, argument = (f" --encoder={ENCODER_FOLDER}", f', encoder="{ENCODER_FOLDER}"')
-    options = {"arguments": f'"."{argument if encoder else ""}'}
+    options = {"arguments": f'"."{argument if needs_encoder else ""}'}
     if not ours["label_names"]:
         command = "embed --model=. --output=features.npz face.png"
         options |= {"command": command, "method": "features"}
     elif sorted(ours["label_names"]) == sorted(LABELS):
-        finds = ours["face_detector"] in FOUND_BY_US and ours["crop_margin"] is not None
+        # `predict score` finds faces as these detectors do; for others they are cropped already.
+        detector, margin = ours["face_detector"], ours["crop_margin"]
+        finds = detector in FACE_DETECTORS and (detector == "none" or margin is not None)
         picture = "photo.jpg" if finds else "--cropped face.png"
-        command = f"score --model=.{flag if encoder else ''} {picture}"
+        command = f"score --model=.{flag if needs_encoder else ''} {picture}"
         options |= {"command": command, "method": "predict"}
     else:
         return []

@@ -43,8 +43,8 @@ FAILURES = (
     " often missed.",
     "Several people: the score of a file is the highest of its people, so a file with many people"
     " is more often taken for fake.",
-    "Unlike faces: cameras, light and groups of people that were rare in the training can have much"
-    " higher rates of errors.",
+    "Faces unlike those of the training: cameras, light and groups of people that were rare there"
+    " can have much higher rates of errors.",
     "Missed faces: dlib does not find faces below about 40 pixels, nor faces that are turned far to"
     " the side.",
 )

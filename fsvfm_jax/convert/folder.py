@@ -45,6 +45,8 @@ STEPS_FILE = "preprocess.json"
 LOADER = Path(__file__).with_name("load_fsvfm.py")
 # Layers that the loader adds to timm's network. It adds `head` too if one of these is present.
 OUTSIDE_TIMM = ("adapter.", "projector.", "embedder.", "classifier.")
+# Fields of pretrained_cfg that change what timm computes.
+READ_BY_TIMM = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
 
 
 class StoredMeasures(TypedDict):
@@ -54,7 +56,7 @@ class StoredMeasures(TypedDict):
     patch_size: int
     width: int
     depth: int
-    num_heads: int
+    num_heads: Annotated[int, Meta(ge=1)]
     pool: str
     num_classes: NotRequired[int]
     adapter_reduction: NotRequired[int]
@@ -80,7 +82,7 @@ class StoredDescription(TypedDict):
     layer_norm_epsilon: NotRequired[
         Annotated[float, Meta(ge=LAYER_NORM_EPSILON, le=LAYER_NORM_EPSILON)]
     ]
-    sha256: dict[Text, str]
+    sha256: Annotated[dict[Text, str], Meta(min_length=1)]
     encoder_sha256: NotRequired[Text]
 
 
@@ -88,6 +90,10 @@ class FolderConfig(TypedDict):
     """The part of a folder's config.json that is read back."""
 
     fsvfm_jax: StoredDescription
+    # What timm and transformers read; older folders may lack a field.
+    label_names: NotRequired[list[Text]]
+    model_args: NotRequired[dict[Text, Any]]
+    pretrained_cfg: NotRequired[dict[Text, Any]]
 
 
 class StoredSteps(TypedDict):
@@ -100,6 +106,8 @@ class StoredSteps(TypedDict):
     center_crop: NotRequired[int]
     mean: NotRequired[tuple[float, float, float]]
     std: NotRequired[tuple[float, float, float]]
+    channels: NotRequired[Text]
+    rescale: NotRequired[float]
 
 
 class Exported(NamedTuple):
@@ -178,10 +186,12 @@ def read_folder(folder: Path, *, encoder: Path | None = None) -> Exported:
         Parameters and description.
 
     Raises:
-        DataError: A file is missing, damaged or does not match config.json, as preprocess.json if
-            it was edited, or the encoder is not the encoder that the adapter was trained on.
+        DataError: A file is missing, damaged or does not match config.json, or preprocess.json
+            differs from config.json, or the encoder is not the encoder that the adapter was trained
+            on.
     """
-    stored = read_description(folder)
+    config = _read_config(folder)
+    stored = config["fsvfm_jax"]
     hashes = stored.pop("sha256")
     encoder_hash = stored.pop("encoder_sha256", None)
     stored.pop("layer_norm_epsilon", None)  # always this project's value
@@ -207,6 +217,7 @@ def read_folder(folder: Path, *, encoder: Path | None = None) -> Exported:
         raise DataError(
             f"{folder}/config.json and the weights beside it differ: {error}"
         ) from error
+    _check_timm(folder / "config.json", config, timm_config(params, description, num_classes=0))
     _check_steps(folder / STEPS_FILE, description)
     return Exported(params, description)
 
@@ -217,8 +228,33 @@ def read_description(folder: Path) -> StoredDescription:
     Raises:
         DataError: The file cannot be read, or was not written by `write_folder`.
     """
+    return _read_config(folder)["fsvfm_jax"]
+
+
+def _read_config(folder: Path) -> FolderConfig:
     what = "that of a folder written by fsvfm_jax"
-    return read_json(folder / "config.json", FolderConfig, what=what)["fsvfm_jax"]
+    return read_json(folder / "config.json", FolderConfig, what=what)
+
+
+def _check_timm(file: Path, stored: FolderConfig, ours: Mapping[str, Any]) -> None:
+    """Raises DataError unless timm reads the same network from config.json as this project.
+
+    Args:
+        file: The file config.json.
+        stored: Its content.
+        ours: What `timm_config` makes of its field `fsvfm_jax`.
+    """
+    labels = list(ours["fsvfm_jax"]["label_names"])
+    pairs = {"label_names": (stored.get("label_names", labels), labels)}
+    for part, names in (("model_args", ours["model_args"]), ("pretrained_cfg", READ_BY_TIMM)):
+        theirs = ours[part] | stored.get(part, {})
+        pairs |= {f"{part}.{name}": (theirs[name], ours[part][name]) for name in names}
+    for name, (theirs, expected) in pairs.items():
+        if theirs != expected:
+            raise DataError(
+                f"{file} has {name} = {told(theirs)}, and fsvfm_jax in it has {told(expected)}:"
+                " undo the change, or write a new folder with `convert to folder`"
+            )
 
 
 def _check_steps(file: Path, description: Description) -> None:

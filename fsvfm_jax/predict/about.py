@@ -1,16 +1,18 @@
 """The verb `about`: what the score of a detector means, and what is known of a network."""
 
 import argparse
-from pathlib import Path
 
 from fsvfm_jax import cli
 from fsvfm_jax.convert import facts
+from fsvfm_jax.convert.folder import read_description
+from fsvfm_jax.convert.weights import is_exported
 from fsvfm_jax.data.rand_augment import CROP_PCT
 from fsvfm_jax.host.markdown import markdown_text
 from fsvfm_jax.predict import arguments, opening
 from fsvfm_jax.predict.calibrate import describe
-from fsvfm_jax.predict.calibration import Calibration, calibration_of
+from fsvfm_jax.predict.calibration import Calibration
 from fsvfm_jax.predict.networks import Detector, Encoder
+from fsvfm_jax.predict.thresholds import check_calibration
 
 NOT_CALIBRATED = """\
 Not calibrated: it is not known how often this detector is wrong at any threshold. `predict
@@ -31,13 +33,11 @@ def run(args: argparse.Namespace) -> None:
         DataError: The model or its calibration cannot be read.
         ConfigError: The flags do not fit the model.
     """
+    arguments.check_network(args)
+    check_calibration(args.calibration)
     network = opening.load_network(args)
-    calibration = None
-    if isinstance(network, Detector):
-        calibration = calibration_of(
-            network, args.model, file=args.calibration, facts=network.facts
-        )
-    print(about(network, calibration, name=Path(args.model).name), end="")
+    calibration = opening.find_calibration(network, args)
+    print(about(network, calibration, name=opening.model_name(args)), end="")
     cli.check_output()
 
 
@@ -50,6 +50,9 @@ def about(network: Encoder, calibration: Calibration | None, *, name: str) -> st
         name: Name of the model.
     """
     known = network.facts | {"crop_pct": CROP_PCT[network.view], "interpolation": "bicubic"}
+    if is_exported(network.path):  # Its facts name the folder itself as the source.
+        stored = read_description(network.path)
+        known |= {name: stored[name] for name in ("source", "source_sha256")}
     model = {measure: getattr(network.model, measure, None) for measure in _MEASURES}
     parts = [f"# {markdown_text(name)}", _task(network)]
     if isinstance(network, Detector):

@@ -8,15 +8,17 @@ from fsvfm_jax import cli
 from fsvfm_jax.data.rand_augment import EVALUATION_TRANSFORMS
 from fsvfm_jax.errors import ConfigError, DataError, reason_of
 from fsvfm_jax.host.processes import available_cores
+from fsvfm_jax.predict.calibration import CALIBRATION_FILE
 from fsvfm_jax.predict.faces import BATCH_SIZE
-from fsvfm_jax.predict.thresholds import CALIBRATION_FILE, check_threshold
+from fsvfm_jax.predict.points import DEFAULT_POINTS, POINTS
+from fsvfm_jax.predict.thresholds import check_calibration, check_threshold
 from fsvfm_jax.prepare.crops import FACE_DETECTORS, MARGIN
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that name a network and give what its weights do not contain."""
     parser.add_argument(
-        "--model", required=True, metavar="DIR", help="workdir, exported folder or .pth file"
+        "--model", required=True, metavar="MODEL", help="workdir, exported folder or .pth file"
     )
     parser.add_argument(
         "--labels",
@@ -89,6 +91,23 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_threshold(parser: argparse.ArgumentParser, *, without: str) -> None:
+    """Adds the flag of the threshold.
+
+    Args:
+        parser: The parser.
+        without: What is true of operating points without a calibration.
+    """
+    first = " or ".join((", ".join(DEFAULT_POINTS[:-1]), DEFAULT_POINTS[-1]))
+    parser.add_argument(
+        "--threshold",
+        metavar="NUMBER|NAME",
+        help="score from which a face or video is decided to be fake: a number, or an operating"
+        f" point of the calibration ({', '.join(POINTS)}); default: {first}, the first that the"
+        f" calibration determines; without a calibration 0.5, and {without}",
+    )
+
+
 def add_processes(parser: argparse.ArgumentParser) -> None:
     """Adds the number of processes that read files and find faces."""
     parser.add_argument(
@@ -120,14 +139,7 @@ def add_face_arguments(parser: argparse.ArgumentParser) -> None:
         " say it",
     )
     add_calibration(parser)
-    parser.add_argument(
-        "--threshold",
-        default=None,
-        metavar="NUMBER|NAME",
-        help="score from which a file is decided to be fake: a number, or an operating point of the"
-        " calibration; default: fpr_1, or fpr_5, or eer, the first that the calibration determines;"
-        " 0.5 without one",
-    )
+    add_threshold(parser, without="there are no operating points")
     parser.add_argument(
         "--faces",
         choices=("largest", "all"),
@@ -176,7 +188,7 @@ def check_face_arguments(args: argparse.Namespace) -> None:
             raise no_face_detector(args.model)
         if args.face_detector == "dlib" and args.crop_margin is None:
             raise no_crop_margin(args.model)
-    _check_exists(args.calibration)
+    check_calibration(args.calibration)
     check_threshold(args.threshold, model=args.model, calibration=args.calibration)
 
 

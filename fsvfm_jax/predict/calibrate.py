@@ -11,21 +11,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from etils import epath
-
 from fsvfm_jax.cli import check_output
 from fsvfm_jax.host.markdown import markdown_text
 from fsvfm_jax.host.terminal import printable
-from fsvfm_jax.predict import labelled
+from fsvfm_jax.predict import arguments, labelled, opening
 from fsvfm_jax.predict.calibration import (
     CALIBRATION_FILE,
     MAX_TEXT,
     Calibration,
     calibrate,
-    write_calibration,
+    encode_calibration,
+    joined_titles,
 )
 from fsvfm_jax.predict.decision import MAX_FPR
-from fsvfm_jax.predict.labelled import LabelledSets, Task
+from fsvfm_jax.predict.labelled import Task
 from fsvfm_jax.predict.points import OperatingPoint
 from fsvfm_jax.report.figure import encode_picture, shown_name
 from fsvfm_jax.report.groups import caption, group_rows
@@ -35,7 +34,7 @@ from fsvfm_jax.report.reliability_figure import Panel, reliability_picture
 from fsvfm_jax.report.rows import Row
 from fsvfm_jax.report.scores import encode_text
 from fsvfm_jax.report.table import markdown
-from fsvfm_jax.report.write import write_file, write_table
+from fsvfm_jax.report.write import table_files
 
 logger = logging.getLogger(__name__)
 
@@ -64,38 +63,38 @@ def run(args: argparse.Namespace) -> None:
         UserError: The model or a set cannot be read, a class is missing, or the output cannot be
             written.
     """
-    folder = labelled.output_folder(args)
-    labelled.check_results(folder, RESULTS, overwrite=args.overwrite)
-    sets = labelled.open_labelled(args)
-    task = labelled.open_task(args, sets)
+    arguments.check_network(args)
+    folder = labelled.results_folder(args, RESULTS)
+    task = labelled.open_task(args, labelled.open_labelled(args))
+    sets, groups = task.labelled.sets, task.labelled.groups
     score = labelled.make_score(task)
-    margins = {name: score(faces, name=name) for name, faces in task.sets.items()}
+    margins = {name: score(faces, name=name) for name, faces in sets.items()}
     faces = labelled.to_faces(task, margins)
-    found = calibrate(faces, about=_about(task, sets))
-    labelled.remove_results(folder, RESULTS)
-    write_calibration(folder, found)
-    score_name = task.detector.score_name
-    text = describe(found, model=args.model, score_name=score_name)
-    output = epath.Path(folder)
-    write_file(output, TABLE_FILE, encode_text(text))
-    write_file(output, PICTURE_FILE, _picture(faces, found, score_name=score_name))
-    if task.groups is not None:
+    found = calibrate(faces, about=_about(task))
+    score_name, model = task.detector.score_name, opening.model_name(args)
+    text = describe(found, model=model, score_name=score_name)
+    files = {
+        TABLE_FILE: encode_text(text),
+        PICTURE_FILE: _picture(faces, found, score_name=score_name),
+    }
+    if groups is not None:
         scaled = {name: of_set / found.temperature for name, of_set in margins.items()}
         thresholds = {
             name: point.threshold
             for name, point in found.points.items()
             if point.threshold is not None
         }
-        rows = group_rows(labelled.to_scores(task, scaled), task.groups, thresholds=thresholds)
-        about = f"{_title(found, args.model)}\n{caption(task.groups)}"
-        write_table(folder, GROUPS, rows, caption=about)
+        rows = group_rows(labelled.to_scores(task, scaled), groups, thresholds=thresholds)
+        about = f"{_title(found, model)}\n{caption(groups)}"
+        files |= table_files(GROUPS, rows, caption=about)
+    # Other commands read this file alone, and therefore it is the last one to change.
+    files[CALIBRATION_FILE] = encode_calibration(found)
     print(printable(text, keep="\n"))
-    names = [name for name in RESULTS if (folder / name).exists()]
-    print(printable(f"written to {folder}: {', '.join(names)}"))
+    labelled.write_results(folder, files, names=RESULTS)
     check_output()
 
 
-def _about(task: Task, sets: LabelledSets) -> dict[str, Any]:
+def _about(task: Task) -> dict[str, Any]:
     """Returns the fields of a `Calibration` that name the detector and the sets."""
     detector = task.detector
     return {
@@ -104,8 +103,8 @@ def _about(task: Task, sets: LabelledSets) -> dict[str, Any]:
         "view": detector.view,
         "face_detector": detector.facts.get("face_detector"),
         "crop_margin": detector.facts.get("crop_margin"),
-        "sets": [title[:MAX_TEXT] for title in sets.titles],
-        "fingerprint": sets.fingerprint(),
+        "sets": [title[:MAX_TEXT] for title in task.labelled.titles],
+        "fingerprint": task.labelled.fingerprint(),
         "date": datetime.now(UTC).date().isoformat(),
     }
 
@@ -129,7 +128,7 @@ def describe(found: Calibration, *, model: str, score_name: str) -> str:
     unit = f"{found.unit}s"
     temperature = f"Temperature: {found.temperature:.3f}."
     if found.temperature_note:
-        temperature = f"Temperature: 1, because {found.temperature_note}."
+        temperature = f"Temperature: 1; {found.temperature_note}."
     lines = [
         _title(found, model),
         "",
@@ -154,13 +153,13 @@ def describe(found: Calibration, *, model: str, score_name: str) -> str:
 def _default(found: Calibration) -> str:
     """Returns the sentence that names the threshold which `score` takes by default."""
     name = found.default_point
-    point = found.points.get(name, OperatingPoint())
+    point = found.points[name]
     text = f"`score` takes {name} unless --threshold names another."
     if point.fpr is None or point.fpr <= MAX_FPR:
         return text
     return (
-        f"{text} Its false alarms are many: about {100 * point.fpr:.2g} of 100 real {found.unit}s"
-        " are taken for fake. A stricter threshold needs more real ones here."
+        f"{text} This threshold has many false alarms: about {100 * point.fpr:.2g} of 100 real"
+        f" {found.unit}s are taken for fake. A stricter threshold needs more real ones here."
     )
 
 
@@ -185,7 +184,7 @@ def _picture(faces: ScoredFaces, found: Calibration, *, score_name: str) -> byte
         "before (T = 1)": Panel(probability(faces.margins), faces.fake),
         "after (T from the other half)": Panel(held_out_probability(faces), faces.fake),
     }
-    sets = shown_name(", ".join(found.sets), most=60)
+    sets = shown_name(joined_titles(found.sets), most=60)
     title = f"Reliability of {score_name} on {sets}, {found.faces:,} faces"
     figure = reliability_picture(panels, title=title, score_name=score_name)
     return encode_picture(figure)

@@ -5,9 +5,9 @@ logit(real) and the temperature T. A score of at least a threshold is taken for 
 share of real videos that are taken for fake, TPR the share of fake videos that are found.
 """
 
+import datetime
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,22 +17,19 @@ from etils import epath
 from jaxtyping import Shaped
 from msgspec import Meta
 
-from fsvfm_jax.errors import ConfigError, DataError, reason_of
+from fsvfm_jax.errors import ConfigError, DataError, nearest, reason_of
 from fsvfm_jax.host.json_files import read_json
-from fsvfm_jax.host.storage import ELSEWHERE, replace_bytes, written
-from fsvfm_jax.predict.networks import Detector
 from fsvfm_jax.predict.points import (
     DEFAULT_POINTS,
     EER,
+    FALSE_POSITIVE_RATES,
     Labels,
     OperatingPoint,
     PointName,
     Rate,
     Values,
     operating_points,
-    require_point,
 )
-from fsvfm_jax.predict.thresholds import CALIBRATION_FILE
 from fsvfm_jax.report.metrics import (
     Interval,
     bootstrap_interval,
@@ -50,7 +47,11 @@ from fsvfm_jax.report.reliability import (
     held_out_probability,
 )
 from fsvfm_jax.report.rows import BOOTSTRAP_SEED
+from fsvfm_jax.report.scores import encode_text
+from fsvfm_jax.report.write import write_file
 
+CALIBRATION_FILE = "calibration.json"
+ROUNDING = 1e-9
 MAX_TEXT = 500  # characters
 Text = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT)]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
@@ -68,7 +69,7 @@ class Calibration:
         face_detector: What found the faces, by the facts of the detector; None if unknown.
         crop_margin: Margin on each side of a face's box, by these facts; None if unknown.
         sets: Names of the sets that it was fitted on, with their folders.
-        fingerprint: SHA-256 of the faces of these sets, and their labels; None in older files.
+        fingerprint: SHA-256 of the names, labels and sizes of the sets' files; None in older files.
         date: Date of the calibration (UTC), such as "2026-01-31".
         unit: What has a score for the thresholds: "video" (the mean of its faces), or "face" if no
             video of the sets has several faces.
@@ -109,23 +110,79 @@ class Calibration:
     equal_error_rate_interval: tuple[Rate, Rate]
     points: dict[PointName, OperatingPoint]
 
+    def __post_init__(self) -> None:
+        """Raises ValueError if values contradict each other."""
+        datetime.date.fromisoformat(self.date)
+        _check_order("equal_error_rate", self.equal_error_rate_interval)
+        for name in ("error_before", "error_after"):
+            _check_order(name, getattr(self, f"{name}_interval"), value=getattr(self, name))
+        last = 1.0
+        for name, point in self.points.items():
+            for rate in ("fpr", "tpr"):
+                interval = getattr(point, f"{rate}_interval")
+                _check_order(f"{name}: {rate}", interval, value=getattr(point, rate))
+            if point.fpr is not None and point.fpr > FALSE_POSITIVE_RATES.get(name, 1):
+                raise ValueError(f"{name} has the FPR {point.fpr:g}")
+            if point.threshold == 0 and point.fpr not in (None, 1):
+                raise ValueError(f"{name} has the threshold 0 and the FPR {point.fpr:g}")
+        for name in FALSE_POSITIVE_RATES:  # from the lowest rate on
+            threshold = self.points.get(name, OperatingPoint()).threshold
+            if threshold is not None and threshold > last:
+                raise ValueError(f"{name} has a higher threshold than a lower FPR")
+            last = last if threshold is None else threshold
+        if self.points.get(EER, OperatingPoint()).threshold is None:
+            raise ValueError(f"it has no threshold {EER}")
+
     def point(self, name: str) -> OperatingPoint:
-        """Returns the operating point of a name, as `require_point` does."""
-        return require_point(self.points, name)
+        """Returns the operating point of a name, which has a threshold.
+
+        Args:
+            name: The name that the user asks for.
+
+        Raises:
+            ConfigError: The name is unknown, or the sets could not determine this point.
+        """
+        if name not in self.points:
+            raise ConfigError(f"there is no threshold {name!r}; {nearest(name, self.points)}")
+        found = self.points[name]
+        if found.threshold is None:
+            known = [key for key, one in self.points.items() if one.threshold is not None]
+            raise ConfigError(
+                f"the threshold {name!r} is not determined ({found.note}): choose"
+                f" {' or '.join(known) or 'a number'}, or take a larger set"
+            )
+        return found
 
     @property
     def default_point(self) -> str:
-        """The name of the first of `DEFAULT_POINTS` with a threshold, or else the last of them."""
+        """The name of the first of `DEFAULT_POINTS` that has a threshold, as `eer` always has."""
         known = (name for name in DEFAULT_POINTS if name in self.points)
-        return next((x for x in known if self.points[x].threshold is not None), EER)
+        return next(name for name in known if self.points[name].threshold is not None)
 
     @property
     def measured_on(self) -> str:
         """What the rates of the operating points were measured on, in words."""
         return (
-            f"{self.real:,} real and {self.fake:,} fake {self.unit}s of {', '.join(self.sets)},"
+            f"{self.real:,} real and {self.fake:,} fake {self.unit}s of {joined_titles(self.sets)},"
             f" {self.date}"
         )
+
+
+def _check_order(
+    name: str, interval: tuple[float, float] | None, *, value: float | None = None
+) -> None:
+    """Raises ValueError unless an interval ascends and contains its value, as far as known."""
+    if interval is None:
+        return
+    low, high = interval
+    within = low if value is None else value
+    if not low - ROUNDING <= within <= high + ROUNDING:
+        raise ValueError(f"the interval of {name} is {list(interval)}")
+
+
+def joined_titles(titles: Iterable[str]) -> str:
+    """Returns the name of several sets together for readers; a name may contain commas."""
+    return " and ".join(titles)
 
 
 def calibrate(faces: ScoredFaces, *, about: Mapping[str, Any]) -> Calibration:
@@ -145,10 +202,6 @@ def calibrate(faces: ScoredFaces, *, about: Mapping[str, Any]) -> Calibration:
     before, after = probability(margins), held_out_probability(faces)
     of_videos = video_means(probability(margins / temperature), fake, videos)
     names, scores, fake_video = of_videos
-
-    def interval(metric, *columns) -> Interval:
-        return bootstrap_interval(metric, *columns, seed=BOOTSTRAP_SEED)
-
     return Calibration(
         **about,
         unit="video" if len(names) < len(margins) else "face",
@@ -162,7 +215,9 @@ def calibrate(faces: ScoredFaces, *, about: Mapping[str, Any]) -> Calibration:
         error_after=calibration_error(after, fake),
         error_after_interval=error_interval(after, fake, videos),
         equal_error_rate=equal_error_rate(scores, fake_video),
-        equal_error_rate_interval=interval(equal_error_rate, scores, fake_video, names),
+        equal_error_rate_interval=bootstrap_interval(
+            equal_error_rate, scores, fake_video, names, seed=BOOTSTRAP_SEED
+        ),
         points=operating_points(scores, fake_video),
     )
 
@@ -191,71 +246,24 @@ def write_calibration(folder: Path, calibration: Calibration) -> None:
     Raises:
         StorageError: The file cannot be written.
     """
-    text = json.dumps(asdict(calibration), indent=1, allow_nan=False) + "\n"
-    file = Path(folder) / CALIBRATION_FILE
-    with written(file, mend=ELSEWHERE):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        replace_bytes(epath.Path(file), text.encode())
+    write_file(epath.Path(folder), CALIBRATION_FILE, encode_calibration(calibration))
 
 
-def calibration_of(
-    network: Detector, model: str | os.PathLike, *, file: Path | None, facts: Mapping[str, Any]
-) -> Calibration | None:
-    """Returns the calibration of a network, if there is one.
-
-    Args:
-        network: The network.
-        model: Where the network comes from. The calibration lies in this folder by default.
-        file: The calibration that the user names; None for the default.
-        facts: What is known of the faces, "face_detector" and "crop_margin".
-
-    Raises:
-        DataError: The file is missing or damaged, or was made for another network.
-        ConfigError: A folder is named in place of the file, or the file was made for faces that are
-            found, cropped or resized otherwise.
-    """
-    path = file or Path(model) / CALIBRATION_FILE
-    if file is None and not os.path.lexists(path):
-        return None
-    if file is not None and file.is_dir():
-        raise ConfigError(f"{file} is a folder: name the file {CALIBRATION_FILE} in it")
-    if file is not None and not os.path.lexists(file):
-        raise DataError(f"{file} does not exist: name a {CALIBRATION_FILE} of `predict calibrate`")
-    found = read_calibration(path, weights_sha256=network.sha256)
-    known = {"view": network.view, **{x: facts.get(x) for x in ("face_detector", "crop_margin")}}
-    for name, used in known.items():
-        fitted = getattr(found, name)
-        if None not in (fitted, used) and fitted != used:
-            raise ConfigError(
-                f"{path} was made for faces with {name} = {fitted}, not {used}: give"
-                f" --{name.replace('_', '-')}={fitted}, or calibrate again"
-            )
-    return found
+def encode_calibration(calibration: Calibration) -> bytes:
+    """Returns the bytes of calibration.json."""
+    return encode_text(json.dumps(asdict(calibration), indent=1, allow_nan=False) + "\n")
 
 
-def read_calibration(file: Path, *, weights_sha256: str) -> Calibration:
+def read_calibration(file: Path) -> Calibration:
     """Reads a calibration.json.
 
-    Args:
-        file: The file.
-        weights_sha256: SHA-256 of the network that is in use.
-
     Raises:
-        DataError: The file is missing or damaged, or was made for other weights.
+        DataError: The file is missing or damaged.
     """
     try:
-        found = read_json(file, Calibration, max_bytes=MAX_BYTES)
+        return read_json(file, Calibration, max_bytes=MAX_BYTES)
     except (OSError, ValueError) as error:
         raise DataError(
             f"{file} is no calibration of this program ({reason_of(error)}): make it again with"
             " `python -m fsvfm_jax.predict calibrate`"
         ) from error
-    if found.weights_sha256 != weights_sha256:
-        step = "" if found.step is None else f", step {found.step}"
-        own = "" if found.step is None else f" use those weights with --step={found.step},"
-        raise DataError(
-            f"{file} was made for other weights or statistics (SHA-256"
-            f" {found.weights_sha256[:12]}...{step}; not {weights_sha256[:12]}...):{own} make it"
-            " again with `python -m fsvfm_jax.predict calibrate`, or remove the file"
-        )
-    return found

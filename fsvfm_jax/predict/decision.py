@@ -65,7 +65,7 @@ class Decision(NamedTuple):
 
     @property
     def warning(self) -> str | None:
-        """Why a decision is often wrong for real faces; None if that is not known."""
+        """A warning if over 5 % of the real videos are decided to be fake, otherwise None."""
         if self.fpr is None or self.fpr <= MAX_FPR:
             return None
         return (
@@ -82,7 +82,9 @@ class Decision(NamedTuple):
         return None if self.fpr is None else 1 - (1 - self.fpr) ** people
 
 
-def decide_by(score_name: str, threshold: str | None, calibration: Calibration | None) -> Decision:
+def decide_by(
+    score_name: str, threshold: str | None, *, calibration: Calibration | None
+) -> Decision:
     """Returns how margins become scores and decisions, and warns of many false alarms.
 
     Args:
@@ -198,7 +200,11 @@ def _note(found: FileFaces, *, people: int, options: FaceOptions, decision: Deci
         scored = "face" if found.faces[0].frame is None else "video"
         if scored != decision.unit:
             notes.append(
-                f"the threshold is one of {decision.unit}s, this score is one of a {scored}"
+                "the threshold was chosen for means of several faces; the score of a single face"
+                " varies more, so its FPR is higher"
+                if scored == "face"
+                else "the threshold was chosen for single faces; this score is the mean of several,"
+                " so its FPR is another"
             )
     times = [face.seconds for face in found.faces if face.seconds is not None]
     gap = max((later - one for one, later in itertools.pairwise(times)), default=0)

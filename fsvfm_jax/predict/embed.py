@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> None:
             print(printable(f"{similarity:.4f} {path}"))
     if args.sheet is not None:
         about = f"{_about(network, **options)}; {len(found.paths)} faces were searched"
-        sheet = contact_sheet(args.query, paths, similarities, about=about)
+        sheet = contact_sheet(args.query, paths, similarities=similarities, about=about)
         with written(args.sheet, mend=ELSEWHERE), whole_file(args.sheet, is_new=True) as file:
             file.write(encode_png(sheet))
     for path in filter(None, (args.output, args.sheet)):
@@ -218,7 +218,7 @@ def nearest(
 
 
 def contact_sheet(
-    query: str, paths: Sequence[str], similarities: Float64[np.ndarray, " K"], *, about: str
+    query: str, paths: Sequence[str], *, similarities: Float64[np.ndarray, " K"], about: str
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Returns a picture of a face, followed by its neighbours with rank, similarity and name.
 

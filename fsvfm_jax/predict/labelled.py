@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from etils import epath
 from jaxtyping import Float64
 from ml_collections import ConfigDict
 
@@ -21,7 +22,7 @@ from fsvfm_jax.data.labelled.detection_sets import (
     open_sets,
     told_of,
 )
-from fsvfm_jax.data.labelled.faces import REAL
+from fsvfm_jax.data.labelled.faces import REAL, LabelledFaces
 from fsvfm_jax.data.labelled.set_options import RENDERED
 from fsvfm_jax.detectors import NO_DETECTOR
 from fsvfm_jax.devices import sharding
@@ -31,10 +32,12 @@ from fsvfm_jax.host.storage import check_folder, written
 from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.known_videos import warn_of_known_videos
 from fsvfm_jax.predict import arguments, opening
+from fsvfm_jax.predict.calibration import joined_titles
 from fsvfm_jax.predict.networks import Detector
 from fsvfm_jax.report.groups import Groups
 from fsvfm_jax.report.reliability import ScoredFaces
 from fsvfm_jax.report.scores import Scores, joined
+from fsvfm_jax.report.write import write_file
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +71,7 @@ class LabelledSets(NamedTuple):
     @property
     def title(self) -> str:
         """The name of all sets together for readers."""
-        return " and ".join(self.titles)
+        return joined_titles(self.titles)
 
     def videos(self) -> Iterator[tuple[str, bool]]:
         """Yields the video of each face, and whether it is real."""
@@ -77,8 +80,16 @@ class LabelledSets(NamedTuple):
                 yield f"{name}/{faces.video(index)}", faces.label(index) == REAL
 
     def fingerprint(self) -> str:
-        """Returns the SHA-256 of the faces and their labels."""
-        return hashlib.sha256(told_of(self.sets).encode()).hexdigest()
+        """Returns the SHA-256 of the names, labels and sizes of the faces' files.
+
+        Names alone would be the same for many splits.
+        """
+        digest = hashlib.sha256(told_of(self.sets).encode())
+        for faces in self.sets.values():
+            if isinstance(faces, LabelledFaces):  # Rendered faces have no files.
+                for index in range(len(faces)):
+                    digest.update(b" %d" % faces.size(index))
+        return digest.hexdigest()
 
 
 class Task(NamedTuple):
@@ -86,18 +97,12 @@ class Task(NamedTuple):
 
     Attributes:
         detector: The detector.
-        config: The resolved config of an evaluation.
-        sets: The sets by name. Together they have faces of both classes.
-        title: The name of all sets together for readers.
-        groups: The groups of the faces, if a file of groups is given.
+        labelled: The sets.
         batch_size: Number of faces that are computed at once.
     """
 
     detector: Detector
-    config: ConfigDict
-    sets: dict[str, DetectionSet]
-    title: str
-    groups: Groups | None
+    labelled: LabelledSets
     batch_size: int
 
 
@@ -106,7 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "sets",
         nargs="*",
-        metavar="SET",
+        metavar="DIR",
         help=f"folder of labelled faces: test/real and test/fake, as {DEFAULT_CONFIG} describes it;"
         " another split, layout or set: --config=FILE and --config.data.test.mine.split=val, with"
         " the fields of an evaluation",
@@ -116,7 +121,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--groups",
         default="",
         metavar="CSV",
-        help="file with a column path, relative to SET, and columns of groups",
+        help="file with a column path, relative to DIR, and columns of groups",
     )
     parser.add_argument(
         "--group", default="", metavar="COLUMN", help="column of that file, such as generator"
@@ -139,8 +144,6 @@ def open_labelled(args: argparse.Namespace) -> LabelledSets:
     Raises:
         UserError: A set or the file of groups cannot be read, or a class is missing.
     """
-    if not os.path.exists(args.model):
-        raise DataError(f"--model={args.model} does not exist: name a workdir, folder or file")
     for folder in args.sets:
         if not os.path.isdir(folder):
             raise DataError(f"{folder} is no folder: name folders with test/real and test/fake")
@@ -150,17 +153,17 @@ def open_labelled(args: argparse.Namespace) -> LabelledSets:
     return LabelledSets(config, sets, _titles(config), open_groups(config, sets))
 
 
-def open_task(args: argparse.Namespace, found: LabelledSets) -> Task:
+def open_task(args: argparse.Namespace, sets: LabelledSets) -> Task:
     """Opens the detector that the flags of `add_arguments` name, to judge it on sets.
 
     Args:
         args: The parsed flags.
-        found: The sets.
+        sets: The sets.
 
     Raises:
         UserError: The detector cannot be opened, or its faces are resized in another way.
     """
-    config = found.config
+    config = sets.config
     detector = opening.load_network(args, dtype=config.dtype)
     if not isinstance(detector, Detector):
         raise DataError(f"{args.model} {NO_DETECTOR}")
@@ -169,16 +172,15 @@ def open_task(args: argparse.Namespace, found: LabelledSets) -> Task:
             f"config.data.view = {config.data.view!r}, and the detector takes {detector.view!r}:"
             f" give --view={config.data.view}, or correct the config"
         )
-    sets = found.sets
     if any(one.layout == RENDERED for one in config.data.test.values()):
-        sets = _open_sets(config, image_size=detector.image_size)
-    warn_of_known_videos(Path(args.model), sets.values(), image_size=detector.image_size)
-    return Task(detector, config, sets, found.title, found.groups, args.batch_size)
+        sets = sets._replace(sets=_open_sets(config, image_size=detector.image_size))
+    warn_of_known_videos(Path(args.model), sets.sets.values(), image_size=detector.image_size)
+    return Task(detector, sets, args.batch_size)
 
 
 def make_score(task: Task) -> Callable[..., Float64[np.ndarray, " N"]]:
     """Returns `scoring.score_set` for the task's detector, which takes `faces` and `name` then."""
-    detector, config = task.detector, task.config
+    detector, config = task.detector, task.labelled.config
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch_size(task.batch_size, accum_steps=1, mesh=mesh)
     predict = scoring.make_predict(detector.model, stats=detector.stats, mesh=mesh)
@@ -199,66 +201,70 @@ def to_scores(task: Task, margins: Mapping[str, Float64[np.ndarray, " _N"]]) -> 
     return joined(
         [
             scoring.to_scores(margins[name], faces, dataset=name)
-            for name, faces in task.sets.items()
+            for name, faces in task.labelled.sets.items()
         ],
-        dataset=task.title,
+        dataset=task.labelled.title,
     )
 
 
 def to_faces(task: Task, margins: Mapping[str, Float64[np.ndarray, " _N"]]) -> ScoredFaces:
     """Returns the margins of all sets with labels and videos; unread faces are left out."""
     scores = to_scores(task, margins)
-    every = np.concatenate([margins[name] for name in task.sets])
+    every = np.concatenate([margins[name] for name in task.labelled.sets])
     return ScoredFaces(every[~np.isnan(every)], scores.fake, scores.videos)
 
 
-def output_folder(args: argparse.Namespace) -> Path:
+def results_folder(args: argparse.Namespace, names: Sequence[str]) -> Path:
     """Returns the folder for results: `--output`, or the model's own folder.
+
+    This checks before the work that results can be written, and that they replace no others
+    unasked.
+
+    Args:
+        args: The parsed flags.
+        names: The names of all files that the command may write.
 
     Raises:
         ConfigError: The model is a file and `--output` is not given.
+        StorageError: The folder takes no file, or has results already, or folders of their names.
     """
-    if args.output is not None:
-        return args.output
-    model = Path(args.model)
-    if not model.is_dir():
-        raise ConfigError(f"--model={model} is no folder: name a folder with --output")
-    return model
-
-
-def check_results(folder: Path, names: Sequence[str], *, overwrite: bool) -> None:
-    """Checks before the work that results can be written, and that they replace no others unasked.
-
-    Args:
-        folder: The folder for results, which may be missing.
-        names: The names of all files that the command may write.
-        overwrite: Whether results of an earlier run may be replaced.
-
-    Raises:
-        StorageError: The folder takes no file, or has results already.
-    """
-    check_folder(folder, flag=f"--output={folder}")
+    folder, flag = args.output, f"--output={args.output}"
+    if folder is None:
+        folder = Path(args.model)
+        if not folder.is_dir():
+            raise ConfigError(f"--model={folder} is no folder: name a folder with --output")
+        flag = str(folder)
+    check_folder(folder, flag=flag)
     before = [name for name in names if os.path.lexists(folder / name)]
-    if before and not overwrite:
+    if before and not args.overwrite:
         raise StorageError(
             f"{folder} has results of an earlier run ({', '.join(before)}): give --overwrite to"
             " replace them, or another folder with --output"
         )
+    for name in before:
+        if (folder / name).is_dir() and not (folder / name).is_symlink():
+            raise StorageError(f"{folder / name} is a folder: remove it, or give another --output")
+    return folder
 
 
-def remove_results(folder: Path, names: Sequence[str]) -> None:
-    """Removes the results of an earlier run, so that none of them stays beside new ones.
+def write_results(folder: Path, files: Mapping[str, bytes], *, names: Sequence[str]) -> None:
+    """Writes results and prints their names; removes those that are left of an earlier run.
 
     Args:
         folder: The folder for results, which may be missing.
+        files: The contents of the files by their names.
         names: The names of all files that the command may write.
 
     Raises:
-        StorageError: A file cannot be removed.
+        StorageError: A file cannot be written or removed.
     """
+    for name, content in files.items():
+        write_file(epath.Path(folder), name, content)
     for name in names:
-        with written(folder / name, mend="remove it, or choose another folder with --output"):
-            (folder / name).unlink(missing_ok=True)
+        if name not in files:
+            with written(folder / name, mend="remove it, or choose another folder with --output"):
+                (folder / name).unlink(missing_ok=True)
+    print(printable(f"written to {folder}: {', '.join(files)}"))
 
 
 def _open_sets(config: ConfigDict, *, image_size: int) -> dict[str, DetectionSet]:
@@ -298,7 +304,7 @@ def _config(args: argparse.Namespace) -> ConfigDict:
             )
     given = any(word.lstrip("-").startswith("config=") for word in args.rest)
     if not given and not args.sets:
-        raise ConfigError("name a SET, a folder with test/real and test/fake, or a --config=FILE")
+        raise ConfigError("name a folder with test/real and test/fake, or a --config=FILE")
     words = args.rest if given else [f"--config={DEFAULT_CONFIG}", *args.rest]
     unexpected = cli.parse_flags(["", *words])[1:]
     if unexpected:

@@ -10,7 +10,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -22,16 +22,16 @@ from fsvfm_jax.convert import reference
 from fsvfm_jax.convert.measures import network
 from fsvfm_jax.convert.weights import LoadedWeights, read_source
 from fsvfm_jax.data.labelled.faces import LABELS
-from fsvfm_jax.data.rand_augment import CROP_PCT, evaluation_view
+from fsvfm_jax.data.rand_augment import CROP_PCT
 from fsvfm_jax.data.stats import Stats, load_stats, make_stats
-from fsvfm_jax.detectors import stats_of, to_detector
+from fsvfm_jax.detectors import NO_DETECTOR, stats_of, to_detector
 from fsvfm_jax.errors import ConfigError, DataError, told
 from fsvfm_jax.models import CHOICES
 from fsvfm_jax.models.fsvfm import encoder_subset
 from fsvfm_jax.models.vit import ViT
 from fsvfm_jax.predict import programs
 from fsvfm_jax.predict.faces import BATCH_SIZE
-from fsvfm_jax.predict.pictures import Picture, Pictures, each, pixels_of
+from fsvfm_jax.predict.pictures import Pictures, views_of
 from fsvfm_jax.report.metrics import probability
 from fsvfm_jax.train_state import Params
 
@@ -139,7 +139,7 @@ class Encoder:
         An image is taken from an iterable when its batch is computed, so that any number of them
         fits into memory.
         """
-        views = map(self.view_of, each(images))
+        views = views_of(images, size=self.image_size, view=self.view)
         return self.feature_batches_of_views(views, block=block, pool=pool)
 
     def feature_batches_of_views(
@@ -149,7 +149,7 @@ class Encoder:
         block: int | None = None,
         pool: str = "mean",
     ) -> Iterator[Float32[np.ndarray, "B ..."]]:
-        """Yields the features of faces that are resized already, as `view_of` returns them."""
+        """Yields the features of faces that are resized already, as `views_of` returns them."""
         if pool not in POOLS:
             raise ConfigError(f"pool = {told(pool)} is unknown; choose {', '.join(POOLS)}")
         if block is not None and block not in range(1, self.model.depth + 1):
@@ -159,9 +159,10 @@ class Encoder:
         )
         return self._batches(program, views)
 
-    def view_of(self, image: Picture) -> UInt8[np.ndarray, "S S 3"]:
-        """Returns a face as the network takes it; raises DataError as `features` does."""
-        return evaluation_view(pixels_of(image), size=self.image_size, transform=self.view)
+    def __getattr__(self, name: str) -> NoReturn:
+        if name in ("margins", "predict"):
+            raise AttributeError(f"{self.path} {NO_DETECTOR}; it has `features`, and no {name!r}")
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def _batches(
         self, program: Program, views: Iterable[UInt8[np.ndarray, "S S 3"]]
@@ -221,12 +222,12 @@ class Detector(Encoder):
 
     def margin_batches(self, images: Pictures) -> Iterator[Float64[np.ndarray, " B"]]:
         """Yields the margins a batch at a time, as `feature_batches` yields features."""
-        return self.margin_batches_of_views(map(self.view_of, each(images)))
+        return self.margin_batches_of_views(views_of(images, size=self.image_size, view=self.view))
 
     def margin_batches_of_views(
         self, views: Iterable[UInt8[np.ndarray, "S S 3"]]
     ) -> Iterator[Float64[np.ndarray, " B"]]:
-        """Yields the margins of faces that are resized already, as `view_of` returns them."""
+        """Yields the margins of faces that are resized already, as `views_of` returns them."""
         program = functools.partial(programs.margins, model=self.model, stats=self.stats)
         return (margins.astype(np.float64) for margins in self._batches(program, views))
 

@@ -1,6 +1,7 @@
 """Opens the network, the faces and the calibration that the flags of a command name."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -8,7 +9,8 @@ import jax
 from fsvfm_jax import cli
 from fsvfm_jax.errors import ConfigError, told
 from fsvfm_jax.predict.arguments import check_margin, no_crop_margin, no_face_detector
-from fsvfm_jax.predict.calibration import Calibration, calibration_of
+from fsvfm_jax.predict.calibrated import calibration_of
+from fsvfm_jax.predict.calibration import Calibration
 from fsvfm_jax.predict.faces import CROPPED, FaceOptions, most_faces
 from fsvfm_jax.predict.networks import Detector, Encoder, load
 from fsvfm_jax.prepare.crops import FACE_DETECTORS
@@ -30,15 +32,21 @@ def load_network(args: argparse.Namespace, **options: Any) -> Encoder | Detector
     return load(args.model, **{name: getattr(args, name) for name in names}, **options)
 
 
-def find_calibration(network: Detector, args: argparse.Namespace) -> Calibration | None:
+def model_name(args: argparse.Namespace) -> str:
+    """Returns the name of the model for readers, without the folders that it lies in."""
+    return Path(args.model).resolve().name or args.model
+
+
+def find_calibration(network: Encoder, args: argparse.Namespace) -> Calibration | None:
     """Returns the calibration that the flags name, or the model's own, if there is one.
 
     Raises:
         UserError: As `calibration_of`.
     """
-    given = {name: getattr(args, name) for name in ("face_detector", "crop_margin")}
+    # Only verbs that find faces have flags that say how.
+    given = {name: vars(args).get(name) for name in ("face_detector", "crop_margin")}
     facts = network.facts | {name: value for name, value in given.items() if value is not None}
-    return calibration_of(network, args.model, file=args.calibration, facts=facts)
+    return calibration_of(network, file=args.calibration, facts=facts)
 
 
 def face_options(network: Encoder, args: argparse.Namespace) -> FaceOptions:

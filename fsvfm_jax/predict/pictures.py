@@ -1,20 +1,52 @@
 """Turns the pictures that a program gives, in whatever form, into RGB pixels."""
 
 import os
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
 from fsvfm_jax.data.images import decode_image, read_file
-from fsvfm_jax.errors import DataError
+from fsvfm_jax.data.rand_augment import evaluation_view
+from fsvfm_jax.errors import DataError, shortened
+from fsvfm_jax.predict.faces import looks_whole
+from fsvfm_jax.prepare.crops import Box
 
 Picture = np.ndarray | Image.Image | str | os.PathLike
 Pictures = Picture | Iterable[Picture]
 
 # Modes of Pillow whose pixels fit into 8 bits per channel.
 PILLOW_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV")
+
+
+def views_of(images: Pictures, *, size: int, view: str) -> Iterator[UInt8[np.ndarray, "S S 3"]]:
+    """Yields faces as a network takes them, and warns at the end of what looks like no crop.
+
+    Args:
+        images: The faces.
+        size: Side of the network's input in pixels.
+        view: How a face is resized, one of `EVALUATION_TRANSFORMS`.
+
+    Raises:
+        DataError: As `pixels_of`.
+    """
+    first, whole = "", 0
+    for number, image in enumerate(each(images)):
+        pixels = pixels_of(image)
+        height, width, _ = pixels.shape
+        if looks_whole(Box(0, 0, width, height)):
+            is_path = isinstance(image, str | os.PathLike)
+            first = first or (os.fspath(image) if is_path else f"the one with index {number}")
+            whole += 1
+        yield evaluation_view(pixels, size=size, transform=view)
+    if whole:
+        warnings.warn(
+            f"{whole} of {number + 1} pictures look like whole photographs, and not like crops of"
+            f" faces, such as {shortened(first)}: `predict score` finds and crops the faces",
+            stacklevel=2,
+        )
 
 
 def each(images: Pictures) -> Iterable[Picture]:
@@ -39,7 +71,7 @@ def pixels_of(picture: Picture) -> UInt8[np.ndarray, "H W 3"]:
         try:
             return decode_image(read_file(os.fspath(picture)))
         except ValueError as error:
-            raise DataError(f"image {os.fspath(picture)} cannot be read ({error})") from error
+            raise DataError(f"image {os.fspath(picture)}: {error}") from error
     if isinstance(picture, Image.Image):
         if picture.mode not in PILLOW_MODES:
             raise DataError(f"a picture has Pillow's mode {picture.mode}: convert it to RGB")

@@ -4,21 +4,23 @@ A score of at least a threshold is taken for fake. FPR is the share of real vide
 for fake, TPR the share of fake videos that are found.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float64
 from msgspec import Meta
 
-from fsvfm_jax.errors import ConfigError, nearest
 from fsvfm_jax.report.metrics import rates_at, roc
 
-# The largest FPR of each operating point. "eer" is the point where FPR and 1 - TPR are nearest.
-FALSE_POSITIVE_RATES = {"fpr_0.1": 0.001, "fpr_1": 0.01, "fpr_5": 0.05}
-EER = "eer"
+# The names of the operating points. The number is the largest FPR in percent; "eer" is the point
+# where FPR and 1 - TPR are nearest.
 PointName = Literal["fpr_0.1", "fpr_1", "fpr_5", "eer"]
+POINTS = get_args(PointName)
+EER = "eer"
+FALSE_POSITIVE_RATES = {
+    name: float(name.removeprefix("fpr_")) / 100 for name in POINTS if name != EER
+}
 # The operating points that are taken by default, the first one that the set determines.
 DEFAULT_POINTS = ("fpr_1", "fpr_5", EER)
 Values = Float64[np.ndarray, " N"]
@@ -47,27 +49,6 @@ class OperatingPoint:
     note: Annotated[str, Meta(max_length=500)] = ""
 
 
-def require_point(points: Mapping[str, OperatingPoint], name: str) -> OperatingPoint:
-    """Returns the operating point of a name, which has a threshold.
-
-    Args:
-        points: The operating points by name.
-        name: The name that the user asks for.
-
-    Raises:
-        ConfigError: The name is unknown, or the sets could not determine this point.
-    """
-    if name not in points:
-        raise ConfigError(f"there is no threshold {name!r}; {nearest(name, points)}")
-    if points[name].threshold is None:
-        known = [key for key, one in points.items() if one.threshold is not None]
-        raise ConfigError(
-            f"the threshold {name!r} is not determined ({points[name].note}): choose"
-            f" {' or '.join(known) or 'a number'}, or take a larger set"
-        )
-    return points[name]
-
-
 def operating_points(scores: Values, fake: Labels) -> dict[str, OperatingPoint]:
     """Returns the operating point of each `PointName`.
 
@@ -92,10 +73,10 @@ def operating_points(scores: Values, fake: Labels) -> dict[str, OperatingPoint]:
             note = f"over {100 * largest:g} % of the real ones share the highest score"
             points[name] = OperatingPoint(note=note)
         else:
-            points[name] = point_at(scores, fake, _between(curve.thresholds, place))
+            points[name] = point_at(scores, fake, threshold=_between(curve.thresholds, place))
     # The first point has no threshold, because nothing reaches it.
     place = 1 + int(np.argmin(np.abs(curve.fpr - (1 - curve.tpr))[1:]))
-    return points | {EER: point_at(scores, fake, _between(curve.thresholds, place))}
+    return points | {EER: point_at(scores, fake, threshold=_between(curve.thresholds, place))}
 
 
 def too_few(name: str, *, real: int) -> str:
@@ -107,7 +88,7 @@ def too_few(name: str, *, real: int) -> str:
     return f"an FPR of {100 * largest:g} % needs {needed:,} real ones; there are {real:,}"
 
 
-def point_at(scores: Values, fake: Labels, threshold: float | int) -> OperatingPoint:
+def point_at(scores: Values, fake: Labels, *, threshold: float | int) -> OperatingPoint:
     """Returns FPR and TPR of a threshold with their intervals.
 
     Args:

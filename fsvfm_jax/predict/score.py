@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
     options = opening.face_options(network, args)._replace(show=args.plots is not None)
     _check_detector(options.detector)
     calibration = opening.find_calibration(network, args)
-    decided = decision.decide_by(network.score_name, args.threshold, calibration)
+    decided = decision.decide_by(network.score_name, args.threshold, calibration=calibration)
     timings, count = Timings(), _Count(inputs.total)
     pictures = None
     if args.plots is not None:

@@ -7,7 +7,6 @@ import logging
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from fsvfm_jax import cli
@@ -94,9 +93,9 @@ def _page(args: argparse.Namespace, listening: socket.socket) -> Iterator[Any]:
     options = UploadOptions(opening.face_options(network, args), args.max_length)
     check_installed({"dlib"} if options.faces.detector == "dlib" else set(), extra="demo")
     calibration = opening.find_calibration(network, args)
-    decision = decide_by(network.score_name, args.threshold, calibration)
+    decision = decide_by(network.score_name, args.threshold, calibration=calibration)
     logger.info("%s", decision.about)
-    name = Path(args.model).resolve().name
+    name = opening.model_name(args)
     with contextlib.ExitStack() as stack:
         answerer = Answerer(
             network, options, decision, processes=args.processes, max_seconds=args.max_time

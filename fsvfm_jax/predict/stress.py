@@ -3,12 +3,12 @@
 import argparse
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from etils import epath
 from jaxtyping import Float64, Int64
 
 from fsvfm_jax.cli import check_output
@@ -18,14 +18,17 @@ from fsvfm_jax.data.sources import JoinedSets
 from fsvfm_jax.errors import ConfigError, nearest
 from fsvfm_jax.host.markdown import markdown_text
 from fsvfm_jax.host.progress import progress
-from fsvfm_jax.host.terminal import printable
-from fsvfm_jax.predict import arguments, labelled
-from fsvfm_jax.predict.calibration import (
-    calibration_of,
-)
+from fsvfm_jax.predict import arguments, labelled, opening
 from fsvfm_jax.predict.degrade import CROP, KINDS, DegradedFaces, Kind, crop_kind
 from fsvfm_jax.predict.labelled import LabelledSets, Task
-from fsvfm_jax.predict.stress_threshold import Threshold, early_threshold, own_threshold
+from fsvfm_jax.predict.stress_threshold import (
+    SAME_SET,
+    Threshold,
+    own_threshold,
+    threshold_before_scoring,
+)
+from fsvfm_jax.predict.thresholds import check_calibration, number_of
+from fsvfm_jax.prepare.crops import MARGIN
 from fsvfm_jax.prepare.extras import check_installed
 from fsvfm_jax.report.figure import encode_picture, shown_name
 from fsvfm_jax.report.groups import Groups, group_rows
@@ -41,7 +44,7 @@ from fsvfm_jax.report.rows import BOOTSTRAP_SEED, Row
 from fsvfm_jax.report.scores import Scores
 from fsvfm_jax.report.stress_figure import stress_picture
 from fsvfm_jax.report.table import plain
-from fsvfm_jax.report.write import write_file, write_table
+from fsvfm_jax.report.write import table_files
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +53,8 @@ FRAME_COUNTS = (32, 16, 8, 4, 2, 1)
 FRAMES_TITLE = "frames per video"
 NAMES = (*KINDS, CROP, FRAMES)
 TABLE, GROUPS, PICTURE_FILE = "stress", "stress_groups", "stress.png"
-RESULTS = (f"{TABLE}.md", f"{TABLE}.json", PICTURE_FILE, f"{GROUPS}.md", f"{GROUPS}.json")
+TABLE_FILE, JSON_FILE = f"{TABLE}.md", f"{TABLE}.json"
+RESULTS = (TABLE_FILE, JSON_FILE, PICTURE_FILE, f"{GROUPS}.md", f"{GROUPS}.json")
 ONE_CLASS = (
     "both classes are degraded alike: with one class degraded, the codec or the noise separates"
     " the classes, and the result measures that instead of forgeries"
@@ -59,6 +63,22 @@ CAPTION = """\
 In percent, over videos; fake is the positive class; brackets contain 95 % intervals: of AUC and EER
 over videos (bootstrap), of TPR and FPR Wilson's at the fixed threshold. A degradation changes every
 face of both classes before it is resized for the network."""
+
+
+class Stressed(NamedTuple):
+    """What was measured.
+
+    Attributes:
+        rows: The rows of the table. The first one is without a degradation.
+        scores: The scores that each row is of.
+        threshold: The threshold of TPR and FPR.
+        titles: What each degradation of pixels is, with the unit of its strength, by its name.
+    """
+
+    rows: Sequence[Row]
+    scores: Sequence[Scores]
+    threshold: Threshold
+    titles: Mapping[str, str]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="PART",
         help="margin on each side of a face's box that the pictures of the set have, as a fraction"
-        " of the box, from which `crop` cuts; `prepare detect` keeps 0.15",
+        f" of the box, from which `crop` cuts; `prepare detect` keeps {MARGIN}",
     )
     parser.add_argument(
         "--classes",
@@ -83,14 +103,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="both",
         help=f"classes that are degraded; {ONE_CLASS}",
     )
-    parser.add_argument(
-        "--threshold",
-        metavar="P",
-        help="score from which a video is decided to be fake: a number, or an operating point of"
-        " the calibration, or, without one, of the same sets without degradation; default: fpr_1,"
-        " fpr_5 or eer, the first that the calibration determines; 0.5 without a calibration",
-    )
     arguments.add_calibration(parser)
+    arguments.add_threshold(
+        parser, without="an operating point is that of the same sets without degradation"
+    )
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="seed of the noise; default: 0"
     )
@@ -99,7 +115,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="DIR",
-        help="folder for stress.md, stress.json and stress.png",
+        help=f"folder for {TABLE_FILE}, {JSON_FILE} and {PICTURE_FILE}",
     )
 
 
@@ -112,23 +128,26 @@ def run(args: argparse.Namespace) -> None:
     """
     if args.classes != "both":
         raise ConfigError(f"--classes={args.classes}: {ONE_CLASS}")
-    labelled.check_results(args.output, RESULTS, overwrite=args.overwrite)
+    arguments.check_network(args)
+    check_calibration(args.calibration)
+    if args.threshold is not None:
+        number_of(args.threshold)
+    labelled.results_folder(args, RESULTS)
     sets = labelled.open_labelled(args)
     kinds = choose_kinds(args.kinds, sets, set_margin=args.set_margin)
     check_frames(args.kinds, sets)
     task = labelled.open_task(args, sets)
-    stored = calibration_of(
-        task.detector, args.model, file=args.calibration, facts=task.detector.facts
+    stored = opening.find_calibration(task.detector, args)
+    threshold = threshold_before_scoring(
+        args.threshold, task.labelled, stored=stored, score_name=task.detector.score_name
     )
-    score_name = task.detector.score_name
-    threshold = early_threshold(args.threshold, sets, stored, score_name=score_name)
     steps = [(kind.degrade, x) for kind in kinds.values() for x in kind.strengths]
-    degraded = DegradedFaces(JoinedSets(list(task.sets.values())), steps, seed=args.seed)
+    degraded = DegradedFaces(JoinedSets(list(task.labelled.sets.values())), steps, seed=args.seed)
     margins = labelled.make_score(task)(degraded, name=f"{1 + len(steps)} degradations")
     margins = margins.reshape(1 + len(steps), -1)
     if threshold is None:
-        threshold = own_threshold(scores_of(task, margins[0], 1.0), name=args.threshold)
-    of_step = [scores_of(task, one, threshold.temperature) for one in margins]
+        threshold = own_threshold(scores_of(task, margins[0], temperature=1.0), name=args.threshold)
+    of_step = [scores_of(task, one, temperature=threshold.temperature) for one in margins]
     rows: list[Row] = [{"kind": "none", "strength": "stored"}]
     rows += [
         {"kind": name, "strength": f"{strength:g}"}
@@ -141,7 +160,8 @@ def run(args: argparse.Namespace) -> None:
             of_step.append(scores)
     both = progress(zip(rows, of_step, strict=True), total=len(rows), description="intervals")
     rows = [row | measure(scores, threshold.value) for row, scores in both]
-    _write(args, task, rows, of_step, threshold, {name: x.title for name, x in kinds.items()})
+    found = Stressed(rows, of_step, threshold, {name: x.title for name, x in kinds.items()})
+    _write(args, task, found=found)
 
 
 def choose_kinds(
@@ -182,11 +202,14 @@ def choose_kinds(
     return kinds
 
 
-def scores_of(task: Task, margins: Float64[np.ndarray, " N"], temperature: float | int) -> Scores:
+def scores_of(
+    task: Task, margins: Float64[np.ndarray, " N"], *, temperature: float | int
+) -> Scores:
     """Returns the scores of all sets together from the margins of all faces."""
-    ends = np.cumsum([len(faces) for faces in task.sets.values()])[:-1]
+    sets = task.labelled.sets
+    ends = np.cumsum([len(faces) for faces in sets.values()])[:-1]
     parts = np.split(margins / temperature, ends)
-    return labelled.to_scores(task, dict(zip(task.sets, parts, strict=True)))
+    return labelled.to_scores(task, dict(zip(sets, parts, strict=True)))
 
 
 def fewer_frames(scores: Scores) -> dict[int, Scores]:
@@ -228,66 +251,59 @@ def check_frames(names: tuple[str, ...] | None, sets: LabelledSets) -> None:
     Raises:
         ConfigError: Every video has one frame, and fewer are asked for.
     """
+    if names is not None and FRAMES not in names:
+        return
     if max(Counter(video for video, _ in sets.videos()).values()) == 1:
-        if names is not None and FRAMES in names:
+        if names is not None:
             raise ConfigError(f"--kinds={FRAMES}: every video of the set has one frame")
         logger.info("%s is left out: every video of the set has one frame", FRAMES)
 
 
-def _write(
-    args: argparse.Namespace,
-    task: Task,
-    rows: list[Row],
-    of_step: list[Scores],
-    threshold: Threshold,
-    titles: Mapping[str, str],
-) -> None:
+def _write(args: argparse.Namespace, task: Task, *, found: Stressed) -> None:
     """Writes table, picture and groups, and prints the table."""
-    clean = of_step[0]
+    rows, threshold = found.rows, found.threshold
+    clean = found.scores[0]
     videos = video_means(clean.p_fake, clean.fake, clean.videos)
     fake = int(videos.positive.sum())
     sets = f"{len(videos.videos) - fake:,} real and {fake:,} fake videos of {clean.dataset}"
-    kinds = titles | {FRAMES: FRAMES_TITLE}
+    titles = {**found.titles, FRAMES: FRAMES_TITLE}
+    kinds = {row["kind"]: titles[row["kind"]] for row in rows[1:]}
     value = "not determined" if threshold.value is None else f"{threshold.value:.6f}"
     units = "; ".join(f"{name}: {title}" for name, title in kinds.items())
+    model = opening.model_name(args)
     about = "\n".join(
         [
-            f"Detector: {markdown_text(args.model)}, on {markdown_text(sets)},"
+            f"Detector: {markdown_text(model)}, on {markdown_text(sets)},"
             f" {len(clean.files):,} faces; {clean.skipped} skipped. {datetime.now(UTC).date()}.",
             f"Threshold {threshold.name}: {value}, {markdown_text(threshold.origin)}.",
+            *([f"{SAME_SET}."] if threshold.is_of_same_set else []),
         ]
     )
     notes = f"Strengths: {markdown_text(units)}. Seed of the noise: {args.seed}."
-    labelled.remove_results(args.output, RESULTS)
-    write_table(args.output, TABLE, rows, caption=f"{CAPTION}\n{about}\n{notes}")
-    by_kind = {
-        title: [row for row in rows if row["kind"] == name]
-        for name, title in kinds.items()
-        if any(row["kind"] == name for row in rows)
-    }
-    title = f"{Path(args.model).name} on {sets}"
+    files = table_files(TABLE, rows, caption=f"{CAPTION}\n{about}\n{notes}")
+    by_kind = {title: [row for row in rows if row["kind"] == name] for name, title in kinds.items()}
     if by_kind:
-        title = shown_name(title, most=120)
+        title = shown_name(f"{model} on {sets}", most=120)
         figure = stress_picture(rows[0], by_kind, title=title, threshold=threshold.name)
-        write_file(epath.Path(args.output), PICTURE_FILE, encode_picture(figure))
-    if task.groups is not None:
-        caption = f"{about}\n{groups_caption(task.groups)}"
-        grouped = _grouped(rows, of_step, task.groups, threshold)
-        write_table(args.output, GROUPS, grouped, caption=caption)
+        files[PICTURE_FILE] = encode_picture(figure)
+    if task.labelled.groups is not None:
+        caption = f"{about}\n{groups_caption(task.labelled.groups)}"
+        grouped = _grouped(found, task.labelled.groups)
+        files |= table_files(GROUPS, grouped, caption=caption)
     print(plain(rows))
-    print(f"\nIn percent; intervals: {printable(str(args.output / 'stress.md'))}")
+    print(f"\nIn percent; intervals are in {TABLE_FILE}")
+    labelled.write_results(args.output, files, names=RESULTS)
     check_output()
 
 
-def _grouped(
-    rows: list[Row], of_step: list[Scores], groups: Groups, threshold: Threshold
-) -> list[Row]:
+def _grouped(found: Stressed, groups: Groups) -> list[Row]:
     """Returns the groups without a degradation and at the strongest one of each kind."""
+    rows, threshold = found.rows, found.threshold
     last = {row["kind"]: place for place, row in enumerate(rows)}
     thresholds = {} if threshold.value is None else {threshold.name: threshold.value}
     places = progress(last.values(), total=len(last), description="groups")
     return [
         {"kind": rows[place]["kind"], "strength": rows[place]["strength"]} | of_group
         for place in places
-        for of_group in group_rows(of_step[place], groups, thresholds=thresholds)
+        for of_group in group_rows(found.scores[place], groups, thresholds=thresholds)
     ]

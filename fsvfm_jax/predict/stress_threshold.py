@@ -7,13 +7,12 @@ from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.predict.calibration import CALIBRATION_FILE, Calibration
 from fsvfm_jax.predict.decision import decide_by
 from fsvfm_jax.predict.labelled import LabelledSets
-from fsvfm_jax.predict.points import EER, FALSE_POSITIVE_RATES, operating_points, too_few
+from fsvfm_jax.predict.points import EER, POINTS, operating_points, too_few
 from fsvfm_jax.report.metrics import video_means
 from fsvfm_jax.report.scores import Scores
 
 logger = logging.getLogger(__name__)
 
-POINTS = (*FALSE_POSITIVE_RATES, EER)
 SAME_SET = (
     "The threshold was chosen on these same faces: without a degradation TPR and FPR are better"
     " than on new faces"
@@ -28,16 +27,18 @@ class Threshold(NamedTuple):
         value: The threshold; None if the sets do not determine it.
         origin: Where it comes from, or why it is not determined.
         temperature: Margins are divided by it.
+        is_of_same_set: Whether it was chosen on the faces that are degraded.
     """
 
     name: str
     value: float | None
     origin: str
     temperature: float
+    is_of_same_set: bool = False
 
 
-def early_threshold(
-    name: str | None, sets: LabelledSets, stored: Calibration | None, *, score_name: str
+def threshold_before_scoring(
+    name: str | None, sets: LabelledSets, *, stored: Calibration | None, score_name: str
 ) -> Threshold | None:
     """Returns the threshold before the scoring, or None if it is one of the same sets.
 
@@ -59,15 +60,17 @@ def early_threshold(
             )
         logger.warning("%s", SAME_SET)
         return None
-    found = decide_by(score_name, name, stored)
+    found = decide_by(score_name, name, calibration=stored)
     if found.unit is None:
         number = f"{found.threshold:g}"
         return Threshold(number, found.threshold, found.threshold_name, found.temperature or 1.0)
     origin = f"of {CALIBRATION_FILE}, chosen on {found.measured_on}"
-    if stored.fingerprint == sets.fingerprint():
+    is_of_same_set = stored.fingerprint == sets.fingerprint()
+    if is_of_same_set:
         logger.warning("%s", SAME_SET)
-        origin += f". {SAME_SET}"
-    return Threshold(found.threshold_name, found.threshold, origin, found.temperature)
+    return Threshold(
+        found.threshold_name, found.threshold, origin, found.temperature, is_of_same_set
+    )
 
 
 def own_threshold(scores: Scores, *, name: str) -> Threshold:
@@ -82,5 +85,5 @@ def own_threshold(scores: Scores, *, name: str) -> Threshold:
     if point.threshold is None:
         logger.warning("TPR and FPR are left out: %s is not determined, %s", name, point.note)
         return Threshold(name, None, point.note, 1.0)
-    origin = f"of the same sets without degradation. {SAME_SET}"
-    return Threshold(name, point.threshold, origin, 1.0)
+    origin = "of the same sets without degradation"
+    return Threshold(name, point.threshold, origin, 1.0, is_of_same_set=True)

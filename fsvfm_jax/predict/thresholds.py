@@ -1,31 +1,34 @@
-"""What is known of a threshold before the network is opened; imports no JAX."""
+"""What is known of a threshold and a calibration before the network is opened; imports no JAX."""
 
-import contextlib
 import os
 from pathlib import Path
-from typing import get_args
 
-from fsvfm_jax.errors import ConfigError, nearest
-from fsvfm_jax.predict.points import PointName
-
-CALIBRATION_FILE = "calibration.json"
+from fsvfm_jax.errors import ConfigError, DataError, nearest
+from fsvfm_jax.predict.calibration import CALIBRATION_FILE
+from fsvfm_jax.predict.points import POINTS
 
 
 def number_of(threshold: str) -> float | None:
     """Returns the number that a threshold is; None for the name of an operating point.
 
     Args:
-        threshold: A number from 0 to 1, or a name.
+        threshold: A number from 0 to 1, or the name of an operating point.
 
     Raises:
-        ConfigError: It is another number.
+        ConfigError: It is neither.
     """
-    with contextlib.suppress(ValueError):
+    if threshold in POINTS:
+        return None
+    try:
         number = float(threshold)
-        if not 0 <= number <= 1:
-            raise ConfigError(f"--threshold={threshold} is not from 0 to 1")
-        return number
-    return None
+    except ValueError as error:
+        raise ConfigError(
+            f"--threshold={threshold} is no number from 0 to 1 and no operating point:"
+            f" {nearest(threshold, POINTS)}"
+        ) from error
+    if not 0 <= number <= 1:
+        raise ConfigError(f"--threshold={threshold} is not from 0 to 1")
+    return number
 
 
 def not_calibrated(threshold: str) -> ConfigError:
@@ -49,10 +52,20 @@ def check_threshold(threshold: str | None, *, model: str, calibration: Path | No
     """
     if threshold is None or number_of(threshold) is not None:
         return
-    if threshold not in get_args(PointName):
-        known = nearest(threshold, get_args(PointName))
-        raise ConfigError(
-            f"--threshold={threshold} is no number from 0 to 1 and no operating point: {known}"
-        )
     if calibration is None and not os.path.lexists(Path(model) / CALIBRATION_FILE):
         raise not_calibrated(threshold)
+
+
+def check_calibration(file: Path | None) -> None:
+    """Checks that the calibration which the user names is there; None for that of the model.
+
+    Raises:
+        DataError: The file does not exist.
+        ConfigError: It is a folder.
+    """
+    if file is None:
+        return
+    if file.is_dir():
+        raise ConfigError(f"{file} is a folder: name the file {CALIBRATION_FILE} in it")
+    if not os.path.lexists(file):
+        raise DataError(f"{file} does not exist: name a {CALIBRATION_FILE} of `predict calibrate`")

@@ -28,6 +28,7 @@ from fsvfm_jax.report.rows import BOOTSTRAP_SEED, Row
 from fsvfm_jax.report.scores import Scores
 
 PATH = "path"
+WHOLE = "."  # the row of all faces that have no other
 MAX_BYTES = 2**23
 MAX_ROWS = 100_000
 MAX_GROUPS = 50
@@ -92,6 +93,10 @@ def read_groups(file: str, column: str) -> dict[str, str]:
             path, group = os.path.normpath(values[path_place]), values[place]
             if len(group) > MAX_NAME:
                 raise ValueError(f"a group's name has {len(group):,} characters, over {MAX_NAME}")
+            if not group.strip():
+                raise ValueError(f"{column!r} is empty: name a group, or leave out the row")
+            if not values[path_place]:
+                raise ValueError(f"{PATH!r} is empty: name a file, a video or a folder")
             if path in found:
                 raise ValueError(f"the path {path[:MAX_NAME]!r} occurs a second time")
             groups.add(group)
@@ -127,7 +132,7 @@ def match_groups(
     by_file, without, used = {}, [], set()
     for name, path in files.items():
         path = os.path.normpath(path)
-        row = next((one for one in (path, *owners(path)) if one in table), None)
+        row = next((one for one in (path, *owners(path), WHOLE) if one in table), None)
         if row is None:
             without.append(name)
         else:
@@ -137,7 +142,8 @@ def match_groups(
         first = next(iter(files.values()), "")
         raise DataError(
             f"{what} names none of the {len(files):,} faces: its paths, such as"
-            f" {quoted(list(table)[:1])}, must be relative to the set's root, such as {first!r}"
+            f" {quoted(list(table)[:1])}, must be relative to the set's root, such as"
+            f" {quoted([first])}"
         )
     if without:
         logger.warning(
@@ -145,7 +151,7 @@ def match_groups(
             what,
             len(without),
             len(files),
-            short_list(without, most=MAX_SHOWN),
+            _shown(without),
         )
     if unused := [path for path in table if path not in used]:
         logger.warning(
@@ -153,7 +159,7 @@ def match_groups(
             what,
             len(unused),
             len(table),
-            short_list(unused, most=MAX_SHOWN),
+            _shown(unused),
         )
     return Groups(column, by_file, tuple(without), tuple(unused))
 
@@ -190,6 +196,11 @@ def caption(groups: Groups) -> str:
             more = f" and {len(names) - MAX_SHOWN:,} more" if len(names) > MAX_SHOWN else ""
             text += f"\n{len(names):,} {what}: {shown}{more}."
     return text
+
+
+def _shown(names: Sequence[str]) -> str:
+    """Returns the first names for a message, each of them cut."""
+    return short_list([name[:MAX_NAME] for name in names], most=MAX_SHOWN)
 
 
 def _measures(videos: VideoScores, everything: VideoScores, thresholds: Mapping[str, float]) -> Row:

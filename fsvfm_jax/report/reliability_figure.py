@@ -37,7 +37,7 @@ def reliability_picture(panels: Mapping[str, Panel], *, title: str, score_name: 
     for number, (name, panel) in enumerate(panels.items()):
         error = 100 * calibration_error(*panel)
         _diagram(grid[0, number], panel)
-        grid[0, number].set_title(f"{name}: error {error:.1f} %", loc="left", fontsize=10)
+        grid[0, number].set_title(f"{name}: ECE {error:.1f} %", loc="left", fontsize=10)
         _counts(grid[1, number], panel)
         grid[1, number].set_xlabel(f"{score_name} of a face, %")
     grid[0, 0].set_ylabel("fake faces of the bin, %")

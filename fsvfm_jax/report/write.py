@@ -76,10 +76,18 @@ def write_table(folder: epath.PathLike, name: str, rows: Sequence[Row], *, capti
     Raises:
         StorageError: A file cannot be written.
     """
+    for file, content in table_files(name, rows, caption=caption).items():
+        write_file(epath.Path(folder), file, content)
+
+
+def table_files(name: str, rows: Sequence[Row], *, caption: str) -> dict[str, bytes]:
+    """Returns the contents of `<name>.md` and `<name>.json`, as `write_table` writes them."""
     table = {"caption": caption, "rows": list(rows)}
     text = json.dumps(table, indent=1, allow_nan=False) + "\n"
-    write_file(epath.Path(folder), f"{name}.md", encode_text(markdown(rows, caption)))
-    write_file(epath.Path(folder), f"{name}.json", encode_text(text))
+    return {
+        f"{name}.md": encode_text(markdown(rows, caption)),
+        f"{name}.json": encode_text(text),
+    }
 
 
 def read_rows(path: epath.PathLike) -> list[Row]:

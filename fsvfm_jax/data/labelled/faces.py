@@ -92,6 +92,13 @@ class LabelledFaces:
         """Returns the path of the face's file."""
         return os.fsdecode(self.faces.files[index])
 
+    def size(self, index: int) -> int:
+        """Returns the number of bytes of the face's file; -1 if it cannot be found."""
+        try:
+            return os.path.getsize(self.faces.files[index])
+        except OSError:
+            return -1
+
     def label(self, index: int) -> int:
         """Returns the face's index into LABELS."""
         return int(self.faces.labels[index])

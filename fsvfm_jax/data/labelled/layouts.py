@@ -46,7 +46,11 @@ def read_folder(root: SetRoot, *, split: str, videos: str = "") -> Iterator[Vide
     Raises:
         DataError: A folder is missing, has fewer than two class folders, or a class has no image.
     """
-    path = subfolder(root.path, split) if split else root.path
+    try:
+        path = subfolder(root.path, split) if split else root.path
+    except DataError as error:
+        needed = " and ".join(os.path.join(root.path, split, label) for label in LABELS)
+        raise DataError(f"{error}; the faces must be in folders such as {needed}") from error
     classes = folders_in(path)
     if len(classes) < 2:
         raise DataError(

@@ -103,8 +103,11 @@ def subfolder(folder: str, *names: str) -> str:
     for name in names:
         parent, folder = folder, os.path.join(folder, name)
         if not os.path.isdir(folder):
-            there = quoted(folders_in(parent))
-            raise DataError(f"{folder} does not exist; in {parent} there is {there}")
+            folders, files = folders_in(parent), len(os.listdir(parent))
+            there = quoted(folders) if folders or not files else f"no folder, only {files:,} files"
+            above, last = os.path.split(os.path.normpath(parent))
+            hint = f"; the folder above, {above}, may be meant" if last == name else ""
+            raise DataError(f"{folder} does not exist; in {parent} there is {there}{hint}")
     return folder
 
 
