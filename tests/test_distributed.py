@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from commands import ROOT, TINY, free_address, start, train
 from patience import PATIENCE
+from tiny import detection_config, run_detection
 
 from fsvfm_jax.devices import distributed, peers
 from fsvfm_jax.errors import ConfigError
@@ -106,11 +107,8 @@ def test_a_validation_that_hangs_ends_too(tmp_path):
 
 @pytest.mark.e2e
 def test_two_processes_score_every_face_once_and_as_one_does(tmp_path):
-    (tmp_path / "c.py").write_text(DETECTOR.format(validated=4))
     run = tmp_path / "run"
-    (child,) = start([run], tiny=[f"--config={tmp_path}/c.py"])
-    said = child.communicate(timeout=PATIENCE)[1]
-    assert child.returncode == 0, said
+    run_detection(run, detection_config(changes={"epochs": 1}))
     evaluation = ["--config=configs/eval/rendered.py:smoke", f"--config.init.params={run}"]
     for count in (1, 2):
         children = start(
