@@ -165,7 +165,8 @@ def test_every_reader_leaves_them_out(tmp_path: Path, caplog: pytest.LogCaptureF
     assert listed.others[str(tree / "images/._x.png")] == "it is hidden, or one of the system"
     for names, refusals in (find_images(str(tree / "images")), find_sources(str(tree / "images"))):
         assert len(names) == 4 and len(refusals) == 17
-        assert (".ipynb_checkpoints", "it is hidden, or one of the system") in refusals
+        reasons = {refusal.name: refusal.reason for refusal in refusals}
+        assert reasons[".ipynb_checkpoints"] == "it is hidden, or one of the system"
     list_file = tmp_path / "list.txt"
     list_file.write_text("images/a/000.png\nimages/._x.png\n__MACOSX/images/a/000.png\n")
     sources, refusals = find_sources(str(list_file))
