@@ -24,7 +24,6 @@ from fsvfm_jax.data.labelled.detection_sets import (
 )
 from fsvfm_jax.data.labelled.faces import REAL, LabelledFaces
 from fsvfm_jax.data.labelled.set_options import RENDERED
-from fsvfm_jax.detectors import NO_DETECTOR
 from fsvfm_jax.devices import sharding
 from fsvfm_jax.errors import ConfigError, DataError, StorageError
 from fsvfm_jax.grouping import open_groups
@@ -164,9 +163,7 @@ def open_task(args: argparse.Namespace, sets: LabelledSets) -> Task:
         UserError: The detector cannot be opened, or its faces are resized in another way.
     """
     config = sets.config
-    detector = opening.load_network(args, dtype=config.dtype)
-    if not isinstance(detector, Detector):
-        raise DataError(f"{args.model} {NO_DETECTOR}")
+    detector = opening.load_detector(args, dtype=config.dtype)
     if config.data.view not in (DEFAULT_VIEW, detector.view):
         raise ConfigError(
             f"config.data.view = {config.data.view!r}, and the detector takes {detector.view!r}:"

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 
 from fsvfm_jax import cli
-from fsvfm_jax.errors import ConfigError, told
+from fsvfm_jax.detectors import NO_DETECTOR
+from fsvfm_jax.errors import ConfigError, DataError, told
 from fsvfm_jax.predict.arguments import check_margin, no_crop_margin, no_face_detector
 from fsvfm_jax.predict.calibrated import calibration_of
 from fsvfm_jax.predict.calibration import Calibration
@@ -30,6 +31,19 @@ def load_network(args: argparse.Namespace, **options: Any) -> Encoder | Detector
     cli.check_accelerator(jax.default_backend())
     names = ("labels", "stats", "num_heads", "view", "step", "entry", "encoder", "batch_size")
     return load(args.model, **{name: getattr(args, name) for name in names}, **options)
+
+
+def load_detector(args: argparse.Namespace, **options: Any) -> Detector:
+    """Opens the detector that the flags name, as `load_network` opens a network.
+
+    Raises:
+        DataError: The network is no detector.
+        UserError: As `load_network`.
+    """
+    network = load_network(args, **options)
+    if not isinstance(network, Detector):
+        raise DataError(f"{args.model} {NO_DETECTOR}")
+    return network
 
 
 def model_name(args: argparse.Namespace) -> str:

@@ -93,7 +93,7 @@ def point_at(scores: Values, fake: Labels, *, threshold: float | int) -> Operati
 
     Args:
         scores: p_fake of videos, or of faces where these are no frames of videos.
-        fake: Whether each is fake. If there is none of a class, its rate is None.
+        fake: Whether each is fake. The rate of a class without videos is None.
         threshold: A score of at least this is taken for fake.
     """
     rates = rates_at(scores, fake, threshold)

@@ -58,14 +58,10 @@ def run(args: argparse.Namespace) -> None:
     """
     inputs = _checked_inputs(args)
 
-    from fsvfm_jax.detectors import NO_DETECTOR
     from fsvfm_jax.predict import batches, decision, opening
-    from fsvfm_jax.predict.networks import Detector
     from fsvfm_jax.predict.timings import Timings
 
-    network = opening.load_network(args)
-    if not isinstance(network, Detector):
-        raise DataError(f"{args.model} {NO_DETECTOR}")
+    network = opening.load_detector(args)
     options = opening.face_options(network, args)._replace(show=args.plots is not None)
     _check_detector(options.detector)
     calibration = opening.find_calibration(network, args)

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fsvfm_jax import cli
-from fsvfm_jax.errors import ConfigError, DataError, reason_of
+from fsvfm_jax.errors import ConfigError, reason_of
 from fsvfm_jax.predict import arguments
 from fsvfm_jax.predict.upload import UploadOptions
 from fsvfm_jax.prepare.extras import check_installed
@@ -79,17 +79,13 @@ def run(args: argparse.Namespace) -> None:
 def _page(args: argparse.Namespace, listening: socket.socket) -> Iterator[Any]:
     """Yields the page, whose processes end with the context."""
     # These import JAX, and the libraries of the extra.
-    from fsvfm_jax.detectors import NO_DETECTOR
     from fsvfm_jax.predict import opening
     from fsvfm_jax.predict.about import about
     from fsvfm_jax.predict.answer import Answerer
     from fsvfm_jax.predict.decision import decide_by
-    from fsvfm_jax.predict.networks import Detector
     from fsvfm_jax.predict.page import Limits, make_page
 
-    network = opening.load_network(args)
-    if not isinstance(network, Detector):
-        raise DataError(f"{args.model} {NO_DETECTOR}")
+    network = opening.load_detector(args)
     options = UploadOptions(opening.face_options(network, args), args.max_length)
     check_installed({"dlib"} if options.faces.detector == "dlib" else set(), extra="demo")
     calibration = opening.find_calibration(network, args)
