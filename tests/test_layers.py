@@ -114,6 +114,7 @@ def test_float32_is_multiplied_in_float32_everywhere(dtype):
     x = jnp.zeros((2, 5, 32))
     params = jax.eval_shape(block.init, jax.random.key(0), x, None, None)
     text = str(jax.make_jaxpr(block.apply)(params, x, None, None))
-    # qkv, two products of the attention, proj, fc1, fc2
-    assert text.count("dot_general") == 6
-    assert text.count("Precision.HIGHEST, Precision.HIGHEST") == (6 if dtype == "float32" else 0)
+    # The biases of the two norms; q, k, v, two products of the attention, proj, fc1, fc2.
+    in_float32 = 10 if dtype == "float32" else 2
+    assert text.count("dot_general") == 10
+    assert text.count("Precision.HIGHEST, Precision.HIGHEST") == in_float32

@@ -24,9 +24,14 @@ def compiler_options(platform: str) -> dict[str, Any]:
     """Returns XLA's options for a kind of device, such as "gpu", by name."""
     if platform != "gpu":
         return {}
-    # The scheduler that lets collectives overlap with computing, as NVIDIA's images of JAX set it;
-    # on TPUs it is XLA's default.
-    return {"xla_gpu_enable_latency_hiding_scheduler": True}
+    return {
+        # The scheduler that lets collectives overlap with computing, as NVIDIA's images of JAX set
+        # it; on TPUs it is XLA's default.
+        "xla_gpu_enable_latency_hiding_scheduler": True,
+        # Queries, keys and values are made by three products. XLA would merge them, and then copy
+        # each part of the result.
+        "xla_gpu_dot_merger_threshold_mb": 0,
+    }
 
 
 def has_cudnn_attention(device: jax.Device) -> bool:

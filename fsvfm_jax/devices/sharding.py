@@ -90,6 +90,13 @@ def constrain_batch(x: Shaped[Array, "B ..."]) -> Shaped[Array, "B ..."]:
     return jax.lax.with_sharding_constraint(x, BATCH)
 
 
+def gather(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+    """Constrains an array to be whole on every device, if there is a mesh."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec())
+
+
 def state_template(shapes: PyTree, mesh: Mesh) -> Any:
     """Returns a tree of `ShapeDtypeStruct` with the sharding of each array of the state."""
     return jax.tree_util.tree_map_with_path(

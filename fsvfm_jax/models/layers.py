@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from fsvfm_jax.devices.sharding import constrain_batch
+from fsvfm_jax.models.linear import KEPT, Dense, Normed, PreNorm, precision
 
 LAYER_NORM_EPSILON = 1e-6
 MLP_RATIO = 4
@@ -19,7 +20,7 @@ ATTENTIONS = ("xla", "cudnn")
 # of its linear layers, or only its input.
 REMATS = {
     "none": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_only_these_names(KEPT),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
@@ -63,18 +64,9 @@ def layer_norm(dtype: str, *, epsilon: float = LAYER_NORM_EPSILON) -> nn.LayerNo
     return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False)
 
 
-def precision(dtype: str) -> str | None:
-    """Returns the precision of matrix products for a compute dtype.
-
-    By default, TPUs and GPUs multiply float32 values with fewer bits.
-    """
-    return "highest" if dtype == "float32" else None
-
-
-def dense(width: int, dtype: str, **options: Any) -> nn.Dense:
-    """Returns a linear layer, Xavier-uniform unless `options` of `nn.Dense` change that."""
-    options = {"kernel_init": dense_init} | options
-    return nn.Dense(width, dtype=dtype, precision=precision(dtype), **options)
+def dense(width: int, dtype: str, **options: Any) -> Dense:
+    """Returns a linear layer, Xavier-uniform unless `options` of `Dense` change that."""
+    return Dense(width, dtype, **({"kernel_init": dense_init} | options))
 
 
 def attend(
@@ -117,12 +109,10 @@ class Attention(nn.Module):
         self.qkv = dense(3 * self.width, self.dtype)
         self.proj = dense(self.width, self.dtype)
 
-    def __call__(
-        self, x: Float[Array, "B L D"], lengths: Int[Array, " B"] | None
-    ) -> Float[Array, "B L D"]:
-        batch, length, _ = x.shape
-        qkv = constrain_batch(self.qkv(x)).reshape(batch, length, 3, self.num_heads, -1)
-        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+    def __call__(self, x: Normed, lengths: Int[Array, " B"] | None) -> Float[Array, "B L D"]:
+        batch, length, _ = x.tokens.shape
+        heads = (batch, length, self.num_heads, self.width // self.num_heads)
+        q, k, v = (constrain_batch(y).reshape(heads) for y in self.qkv.split(x, 3))
         with jax.default_matmul_precision(precision(self.dtype)):
             x = attend(q, k, v, lengths=lengths, implementation=self.attention)
         x = constrain_batch(x)
@@ -169,9 +159,8 @@ class Mlp(nn.Module):
         self.fc1 = dense(MLP_RATIO * self.width, self.dtype)
         self.fc2 = dense(self.width, self.dtype)
 
-    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        x = constrain_batch(self.fc1(x))
-        return self.fc2(gelu(x))
+    def __call__(self, x: Normed) -> Float[Array, "B L D"]:
+        return self.fc2(gelu(constrain_batch(self.fc1(x))))
 
 
 class Block(nn.Module):
@@ -187,9 +176,9 @@ class Block(nn.Module):
     attention: str | None
 
     def setup(self) -> None:
-        self.norm1 = layer_norm(self.dtype)
+        self.norm1 = PreNorm(LAYER_NORM_EPSILON)
         self.attn = Attention(self.width, self.num_heads, self.dtype, self.attention)
-        self.norm2 = layer_norm(self.dtype)
+        self.norm2 = PreNorm(LAYER_NORM_EPSILON)
         self.mlp = Mlp(self.width, self.dtype)
 
     def __call__(

@@ -1,0 +1,189 @@
+"""Linear layers, and the LayerNorms before them, in a form that needs few passes over the tokens.
+
+A matrix product, its bias, the residual connection and the rounding to the compute dtype become
+one kernel on GPUs if the bias is added in float32, before the rounding. docs/pods.md contains the
+bytes that each of these forms saves.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
+
+from fsvfm_jax.devices.sharding import gather
+
+# The name of the outputs of linear layers, by which `jax.checkpoint` can keep them.
+KEPT = "linear"
+# Kernel and bias; and the scale and the bias of a LayerNorm before them.
+Weights = tuple[Array, Array] | tuple[Array, Array, Array, Array]
+
+
+class Normed(NamedTuple):
+    """The output of a LayerNorm, before its scale and bias are applied.
+
+    Attributes:
+        tokens: Tokens with mean 0 and variance 1, [B, L, D].
+        scale: The scale, float32, [D].
+        bias: The bias, float32, [D].
+    """
+
+    tokens: Float[Array, "B L D"]
+    scale: Float[Array, " D"]
+    bias: Float[Array, " D"]
+
+
+class PreNorm(nn.Module):
+    """LayerNorm before a `Dense` layer, which applies scale and bias.
+
+    Attributes:
+        epsilon: Added to the variance.
+    """
+
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B L D"]) -> Normed:
+        width = (x.shape[-1],)
+        return Normed(
+            standardize(x, self.epsilon),
+            self.param("scale", nn.initializers.ones, width),
+            self.param("bias", nn.initializers.zeros, width),
+        )
+
+
+def standardize(x: Float[Array, "B L D"], epsilon: float) -> Float[Array, "B L D"]:
+    """Subtracts the mean of each token and divides by its deviation, both in float32.
+
+    Args:
+        x: Tokens in the compute dtype, which is that of the result.
+        epsilon: Added to the variance.
+    """
+    y = x.astype(jnp.float32)
+    y -= y.mean(axis=-1, keepdims=True)
+    variance = jnp.square(y).mean(axis=-1, keepdims=True)
+    return (y * jax.lax.rsqrt(variance + epsilon)).astype(x.dtype)
+
+
+class Dense(nn.Module):
+    """Linear layer.
+
+    If the input comes from a `PreNorm`, its scale and bias are applied to the weights: (x * s + b)
+    K + c is x (diag(s) K) + (b K + c). The gradients of s and b then follow from the gradients of
+    the weights, without a pass over the tokens.
+
+    Attributes:
+        features: Channels of the output.
+        dtype: Compute dtype; parameters are float32.
+        use_bias: Whether there is a bias.
+        kernel_init: Initialises the weights.
+        bias_init: Initialises the bias.
+    """
+
+    features: int
+    dtype: str
+    use_bias: bool = True
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros
+
+    def __call__(self, x: Float[Array, "*B D"] | Normed) -> Float[Array, "*B E"]:
+        """Returns the output in the compute dtype."""
+        return self.split(x, 1)[0]
+
+    @nn.compact
+    def split(self, x: Float[Array, "*B D"] | Normed, parts: int) -> tuple[Array, ...]:
+        """Returns the output as equal parts of its channels, each made by a product of its own."""
+        tokens = x.tokens if isinstance(x, Normed) else x
+        kernel = self.param("kernel", self.kernel_init, (tokens.shape[-1], self.features))
+        bias = jnp.zeros(self.features)
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, (self.features,))
+        weights = (kernel, bias, x.scale, x.bias) if isinstance(x, Normed) else (kernel, bias)
+        return linear(tokens.astype(self.dtype), jax.tree.map(jnp.asarray, weights), parts)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def linear(x: Float[Array, "*B D"], weights: Weights, parts: int) -> tuple[Array, ...]:
+    """Returns x @ kernel + bias as `parts` arrays of E / parts channels.
+
+    The bias is added in float32. Derived automatically, the backward pass would multiply float32
+    gradients.
+
+    Args:
+        x: Input in the compute dtype, which is that of the result, [*B, D].
+        weights: Kernel [D, E] and bias [E], and the scale [D] and the bias [D] of a LayerNorm if
+            they are not applied to x yet; float32.
+        parts: Number of arrays; divides E.
+    """
+    return _products(x, weights, parts)
+
+
+def _linear_forward(x, weights, parts):
+    return _products(x, weights, parts), (x, weights)
+
+
+def _linear_backward(parts, kept, gradients):
+    x, weights = kept
+    # The sum of padded gradients is their concatenation. In this form XLA makes it, and the
+    # gradient of the bias, in one pass.
+    width = gradients[0].shape[-1]
+    unchanged = [(0, 0)] * (x.ndim - 1)
+    gradient = sum(
+        jnp.pad(part, [*unchanged, (k * width, (parts - 1 - k) * width)])
+        for k, part in enumerate(gradients)
+    )
+    batch = tuple(range(x.ndim - 1))
+    product = partial(jax.lax.dot_general, precision=precision(x.dtype.name))
+    to_kernel = product(x, gradient, ((batch, batch), ((), ()))).astype(jnp.float32)
+    to_bias = jax.lax.reduce_sum(gradient, batch).astype(jnp.float32)
+    (kernel, _), to_weights = jax.vjp(apply_norm, *weights)
+    to_x = product(gradient, kernel.astype(x.dtype), (((x.ndim - 1,), (1,)), ((), ())))
+    return to_x, to_weights((to_kernel, to_bias))
+
+
+linear.defvjp(_linear_forward, _linear_backward)
+
+
+def _products(x, weights, parts):
+    kernel, bias = apply_norm(*weights)
+    kernel = kernel.astype(x.dtype)
+    if parts > 1:  # With FSDP each device has other channels.
+        kernel, bias = gather(kernel), gather(bias)
+    kernels = jnp.split(kernel, parts, axis=1)
+    # Without the barrier XLA joins the computation of a bias with its broadcast, and then adds the
+    # bias in a kernel of its own.
+    biases = jax.lax.optimization_barrier(jnp.split(bias, parts))
+    outputs = []
+    for part_kernel, part_bias in zip(kernels, biases, strict=True):
+        product = jnp.matmul(
+            x,
+            part_kernel,
+            precision=precision(x.dtype.name),
+            preferred_element_type=jnp.float32,
+        )
+        y = product + part_bias.reshape((1,) * (x.ndim - 1) + (-1,))
+        outputs.append(checkpoint_name(y.astype(x.dtype), KEPT))
+    return tuple(outputs)
+
+
+def apply_norm(
+    kernel: Float[Array, "D E"],
+    bias: Float[Array, " E"],
+    scale: Float[Array, " D"] | None = None,
+    shift: Float[Array, " D"] | None = None,
+) -> tuple[Float[Array, "D E"], Float[Array, " E"]]:
+    """Returns kernel and bias of the layer that also applies the LayerNorm's scale and shift."""
+    if scale is None:
+        return kernel, bias
+    return kernel * scale[:, None], bias + jnp.matmul(shift, kernel, precision="highest")
+
+
+def precision(dtype: str) -> str | None:
+    """Returns the precision of matrix products for a compute dtype.
+
+    By default, TPUs and GPUs multiply float32 values with fewer bits.
+    """
+    return "highest" if dtype == "float32" else None
