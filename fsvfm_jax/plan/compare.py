@@ -28,6 +28,7 @@ from fsvfm_jax.plan.results import Figures, Result, append_result, open_results
 
 # Environment variables that change what the compilers do.
 VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+MAX_MESSAGE = 4000  # characters of a compiler's message in the file
 # What JAX and the compilers raise for a step that they refuse.
 REFUSALS = (UserError, RuntimeError, ValueError, TypeError)
 # The parts of a plan that depend on more than the program.
@@ -67,8 +68,9 @@ def compare(
     for candidate, (identity, error) in zip(candidates, traced, strict=True):
         if error is None and identity not in stored:
             missing.setdefault(identity, candidate)
-    if known := stored.keys() & {identity for identity, _ in traced}:
-        print_above(printable(f"{output} has the results of {len(known)} programs"))
+    programs = {identity for identity, error in traced if error is None}
+    if known := programs & stored.keys():
+        print_above(printable(f"{output} has {len(known)} of {len(programs)} results already"))
     for result in _compile_all(missing, target, header=header):
         stored[result["identity"]] = result
         if output is not None:
@@ -185,18 +187,19 @@ def _result(
 
 def _reason(error: Exception) -> str:
     """Returns the message of an error on one line, with the type of an error of a library."""
-    return shortened(str(error) if isinstance(error, UserError) else in_one_line(error))
+    message = str(error) if isinstance(error, UserError) else in_one_line(error)
+    return message[:MAX_MESSAGE]
 
 
 def _outcome(result: Result) -> str:
     """Returns a result as one line."""
     plan = result["plan"]
     if plan is None:
-        return f"failed: {result['error']}"
+        return _failure(result)
     if plan["moved_bytes"] is None:
         return _note(plan)
     moved = f"{plan['moved_bytes'] / 1e9:,.1f} GB in {plan['kernels']:,} kernels"
-    return f"{moved}, compiled in {plan['compile_seconds']:.0f} s{_note(plan)}"
+    return f"{moved}, compiled in {plan['compile_seconds']:.0f} s {_note(plan)}".rstrip()
 
 
 def comparison(
@@ -216,11 +219,11 @@ def comparison(
     rows, first = [], {}
     for candidate, result in pairs:
         cells = _cells(result["plan"])
-        note = f" FAILED: {result['error']}" if result["plan"] is None else _note(result["plan"])
+        note = _failure(result) if result["plan"] is None else _note(result["plan"])
         if result["identity"] in first:
             note += f" (the same program as {first[result['identity']]})"
         first.setdefault(result["identity"], candidate.label)
-        rows.append([*cells, candidate.label + note])
+        rows.append([*cells, f"{candidate.label} {note}".rstrip()])
     filled = [k for k in range(len(HEADINGS)) if any(cells[k] for cells in rows)]
     shown = [[cells[k] for k in filled] for cells in (HEADINGS, *rows)]
     parts = [aligned(shown[0], shown[1:], numbers=len(filled) - 1)]
@@ -260,8 +263,12 @@ def _cells(plan: Figures | None) -> list[str]:
     ]
 
 
+def _failure(result: Result) -> str:
+    return f"FAILED: {shortened(result['error'] or '')}"
+
+
 def _note(plan: Figures) -> str:
     memory = plan["memory"]
     if plan["fits"] is not False or memory["available"] is None:
         return ""
-    return f" DOES NOT FIT: {memory['total'] / GIB:.2f} of {memory['available'] / GIB:.2f} GiB"
+    return f"DOES NOT FIT: {memory['total'] / GIB:.2f} of {memory['available'] / GIB:.2f} GiB"
