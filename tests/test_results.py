@@ -63,6 +63,7 @@ FIGURES = {
     "fits": None,
     "memory": {"temporary": 1, "total": 2, "available": None},
     "compile_seconds": 1.5,
+    "autotuned": True,
     "moved_bytes": 10,
     "kernels": 1,
     "modules": [],

@@ -22,7 +22,7 @@ from fsvfm_jax.host.progress import meter, print_above
 from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.plan.candidates import Candidate
 from fsvfm_jax.plan.chips import GIB
-from fsvfm_jax.plan.estimate import STATS, Target, describe
+from fsvfm_jax.plan.estimate import NOT_AUTOTUNED, STATS, Target, describe
 from fsvfm_jax.plan.modules import aligned, by_module
 from fsvfm_jax.plan.results import Figures, Result, append_result, open_results
 
@@ -227,6 +227,8 @@ def comparison(
     filled = [k for k in range(len(HEADINGS)) if any(cells[k] for cells in rows)]
     shown = [[cells[k] for k in filled] for cells in (HEADINGS, *rows)]
     parts = [aligned(shown[0], shown[1:], numbers=len(filled) - 1)]
+    if any(result["plan"] and not result["plan"]["autotuned"] for result in results):
+        parts.append(NOT_AUTOTUNED)
     best, result = pairs[0]
     plan = result["plan"]
     if top is not None and plan is not None and plan["modules"] is not None:

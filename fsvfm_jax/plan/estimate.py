@@ -46,6 +46,10 @@ logger = logging.getLogger(__name__)
 
 
 VGGFACE2 = 2_973_696  # faces
+NOT_AUTOTUNED = (
+    "compiled without a GPU, so matrix products are not autotuned: their kernels, and what is fused"
+    " with them, may differ on the device"
+)
 # The values of these statistics do not matter: they are two constants of the program.
 STATS = Stats((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
@@ -248,10 +252,7 @@ def _summary(plan: dict[str, Any]) -> Iterator[str]:
     verdict = {True: "fits", False: "DOES NOT FIT", None: "fits if the CPU has the memory"}
     yield f"{verdict[plan['fits']]}: GiB per device: {', '.join(parts)}"
     if not plan["autotuned"]:
-        yield (
-            "compiled without a GPU, so matrix products are not autotuned: their kernels, and what"
-            " is fused with them, may differ on the device"
-        )
+        yield NOT_AUTOTUNED
     if plan["moved_bytes"] is not None:
         yield (
             f"a step moves {plan['moved_bytes'] / 1e9:.1f} GB between each device and its memory,"

@@ -49,6 +49,7 @@ class Figures(TypedDict):
     fits: bool | None
     memory: StoredMemory
     compile_seconds: float
+    autotuned: bool
     moved_bytes: Count | None
     kernels: Count | None
     modules: list[ModuleTotal] | None
