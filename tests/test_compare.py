@@ -147,7 +147,7 @@ def test_the_best_is_first_and_what_fails_is_last(compiler):
     ]
     assert lines[1].split()[:8] == ["0.50", "1.00", "0.50", "1,234", "0.10", "9,600", "25.0", "%"]
     assert "DOES NOT FIT: 200.00 of " in lines[3]
-    assert "FAILED: RuntimeError: INTERNAL: a b\\x1b[31mccc" in lines[5] and len(lines[5]) < 500
+    assert "REFUSED: RuntimeError: INTERNAL: a b\\x1b[31mccc" in lines[5] and len(lines[5]) < 500
     assert "not autotuned" in table
     assert "what moves the bytes of model.unroll=2 model.remat=full:" in table
     assert "teacher's encoder, forward" in table and "blocks/\\x1bmul" in table
@@ -175,7 +175,7 @@ def test_what_the_values_refuse_together_is_told_before_a_compilation(compiler, 
         compare(found, TARGET, header=HEADER, output=None)
     assert compiler.compiled == [(2, "none"), (1, "none")]
     told = capsys.readouterr().out.splitlines()
-    assert told[0] == ("model.dtype=float32 model.unroll=1: refused: they do not suit each other")
+    assert told[0] == ("model.dtype=float32 model.unroll=1: REFUSED: they do not suit each other")
 
 
 def test_an_error_of_the_program_is_no_result(compiler, tmp_path):

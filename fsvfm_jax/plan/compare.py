@@ -123,7 +123,7 @@ def _trace(
             if key not in traced:
                 traced[key] = _identity_or_error(candidate, target, header)
                 if (error := traced[key][1]) is not None:
-                    print_above(printable(f"{candidate.label}: refused: {error}"))
+                    print_above(printable(f"{candidate.label}: REFUSED: {error}"))
             found.append(traced[key])
             step()
     return found
@@ -266,7 +266,7 @@ def _cells(plan: Figures | None) -> list[str]:
 
 
 def _failure(result: Result) -> str:
-    return f"FAILED: {shortened(result['error'] or '')}"
+    return f"REFUSED: {shortened(result['error'] or '')}"
 
 
 def _note(plan: Figures) -> str:
