@@ -66,6 +66,7 @@ def group_members(
     return jnp.stack([members[group] for group in GROUPS], axis=-2)
 
 
+@jax.named_scope("masks")
 def sample_masks(
     key: PRNGKeyArray,
     classes: UInt16[Array | np.ndarray, "B N"],

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from fsvfm_jax.devices.peers import Address, find_peers
 from fsvfm_jax.errors import ConfigError, Preempted, StorageError, in_one_line, short_list
+from fsvfm_jax.host.hashing import sha256_of_code
 from fsvfm_jax.host.storage import write_text
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 FIELDS_OF_A_HOST = ("data.num_workers", "data.paths", "data.stats_file", "init.params")
 # Libraries whose version must be the same on all processes.
 LIBRARIES = ("jax", "jaxlib", "numpy")
+PACKAGE = Path(__file__).parents[1]
 MAX_DIFFERENCES = 20
 MAX_VALUE = 100  # characters
 
@@ -234,7 +236,7 @@ def check_same_run(config: ConfigDict, flags: Mapping[str, Any]) -> None:
     """
     fields = flatten_dict(config.to_dict(), sep=".")
     facts = {f"config.{name}": fields[name] for name in fields if name not in FIELDS_OF_A_HOST}
-    facts |= {**flags, "the program": _hash_of_program()}
+    facts |= {**flags, "the program": sha256_of_code(PACKAGE)[:12]}
     facts |= {name: importlib.metadata.version(name) for name in LIBRARIES}
     text = json.dumps({name: json.dumps(value, default=str) for name, value in facts.items()})
     if not _processes_that_differ(text):
@@ -271,14 +273,6 @@ def differences(facts: Sequence[Mapping[str, str]]) -> list[str]:
 def _listed(processes: Sequence[int]) -> str:
     numbers = short_list([str(process) for process in processes], most=MAX_DIFFERENCES)
     return f"process{'es' * (len(processes) > 1)} {numbers}"
-
-
-def _hash_of_program() -> str:
-    """Returns a hash that changes with any line of this package."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def _processes_that_differ(text: str) -> list[int]:

@@ -1,7 +1,8 @@
-"""Hashes a file, local or in a bucket, by SHA-256."""
+"""Hashes files by SHA-256: a file, local or in a bucket, and the code in a folder."""
 
 import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import BinaryIO
 
 BLOCK_BYTES = 2**22
@@ -18,4 +19,16 @@ def sha256_of(opened: BinaryIO, *, after_block: Callable[[], None] = lambda: Non
     while block := opened.read(BLOCK_BYTES):
         digest.update(block)
         after_block()
+    return digest.hexdigest()
+
+
+def sha256_of_code(folder: Path) -> str:
+    """Returns a hash, in hexadecimal, that changes with any line of the Python files in a folder.
+
+    Args:
+        folder: A folder of this package, whose subfolders count too.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()

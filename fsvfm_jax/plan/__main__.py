@@ -9,16 +9,30 @@ import shlex
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from fsvfm_jax import cli
+from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.plan.candidates import make_candidates, read_choices
+from fsvfm_jax.plan.compare import compare, comparison
 from fsvfm_jax.plan.estimate import VGGFACE2, Target, make_plan, summary
+from fsvfm_jax.plan.modules import MOST_KERNELS
 from fsvfm_jax.plan.roofline import read_benchmark
 from fsvfm_jax.plan.topology import EXAMPLES, topology_devices
 
 COMMAND = "python -m fsvfm_jax.plan"
+# The packages that contain JAX and XLA's compilers.
+COMPILERS = (
+    *("jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "jax-cuda12-pjrt"),
+    *("jax-cuda13-plugin", "jax-cuda13-pjrt"),
+)
+STOPPED = (
+    "stopped: a plan is not saved; with --compare and --output, the same command continues after"
+    " the last finished candidate"
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -34,23 +48,49 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _run(args: argparse.Namespace, config: ConfigDict, *, command: str) -> None:
-    """Plans the run, prints a summary, and writes JSON if asked to."""
+    """Plans the run, or compares candidates; prints a summary, and writes JSON if asked to."""
     benchmark = read_benchmark(args.calibrate) if args.calibrate else None
+    choices = read_choices(args.compare, config) if args.compare else None
+    _check_flags(args)
     _set_up_jax(args.topology)
     devices, chip = topology_devices(args.topology)
-    target = Target(devices, chip, args.num_samples, args.price, benchmark)
+    target = Target(devices, chip, args.num_samples or VGGFACE2, args.price, benchmark)
+    header = {
+        "command": command,
+        "config": cli.config_filename(),
+        "topology": args.topology,
+        "versions": _versions(),
+    }
+    if choices is not None:
+        candidates = make_candidates(config, choices, devices)
+        results = compare(candidates, target, header=header, output=args.output)
+        print(comparison(candidates, results, top=args.top))
+        if all(result["plan"] is None for result in results):
+            raise ConfigError(f"no candidate was compiled: {results[0]['error']}")
+    else:
+        _plan(args, config, target, header=header)
+    cli.check_output()
+
+
+def _plan(
+    args: argparse.Namespace, config: ConfigDict, target: Target, *, header: dict[str, Any]
+) -> None:
     with cli.open_output(args.output, "w") if args.output else contextlib.nullcontext() as output:
-        plan = {
-            "command": command,
-            "config": cli.config_filename(),
-            "topology": args.topology,
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": _versions(),
-        } | make_plan(config, target)
-        print(summary(plan))
+        date = datetime.now(UTC).isoformat(timespec="seconds")
+        plan = header | {"date": date} | make_plan(config, target)
+        print(summary(plan, top=args.top))
         if output:
             json.dump(plan, output, indent=2)
-    cli.check_output()
+
+
+def _check_flags(args: argparse.Namespace) -> None:
+    """Raises ConfigError for a flag that would have no effect."""
+    for name in ("price", "calibrate", "num_samples"):
+        if args.compare and getattr(args, name) is not None:
+            raise ConfigError(
+                f"--compare needs no --{name.replace('_', '-')}, because it compares bounds and no"
+                " estimates: leave it out"
+            )
 
 
 def _set_up_jax(topology: str) -> None:
@@ -63,9 +103,8 @@ def _set_up_jax(topology: str) -> None:
 
 
 def _versions() -> dict[str, str]:
-    names = ("jax", "jaxlib", "libtpu")
-    installed = {d.name for d in importlib.metadata.distributions()}
-    return {name: importlib.metadata.version(name) for name in names if name in installed}
+    installed = {d.name.replace("_", "-"): d.version for d in importlib.metadata.distributions()}
+    return {name: installed[name] for name in COMPILERS if name in installed}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,8 +113,9 @@ def _parser() -> argparse.ArgumentParser:
         usage=f"{COMMAND} --config=FILE.py --topology=NAME [--config.path.to.field=value ...]"
         " [flags]",
         description="Compiles the config's training step for devices that this machine need not"
-        " have, and reports whether it fits, its speed, and the time and cost of the recipe.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        " have, and reports whether it fits, its speed, and the time and cost of the recipe. With"
+        " --compare it compiles the step with several values of some fields, and prints one table"
+        " of bytes, memory, kernels and bounds, the best first.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -88,11 +128,32 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--num-samples",
         type=cli.count,
-        default=VGGFACE2,
         metavar="N",
-        help="number of images in the data set",
+        help=f"number of images in the data set (default: {VGGFACE2})",
     )
-    parser.add_argument("--output", metavar="JSON", help="write the plan to this file")
+    parser.add_argument(
+        "--compare",
+        nargs="+",
+        action="extend",
+        metavar="FIELD=A,B",
+        help="compile every combination of these values of config fields, such as"
+        " model.unroll=1,12 model.attention=xla,cudnn. compiler_options.NAME=A,B is one of XLA's"
+        " options. Put a value that contains a comma in brackets or quotes:"
+        " optimizer.betas=(0.9,0.95),(0.9,0.999)",
+    )
+    parser.add_argument(
+        "--top",
+        type=_top,
+        metavar="N",
+        help=f"also print what each module of the network moves, and the N (up to {MOST_KERNELS})"
+        " kernels that move the most; with --compare, of the best candidate",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="write the plan to this file as JSON. With --compare: append each result as a JSON"
+        " line when it is finished, and compile only what the file does not contain yet",
+    )
     return parser
 
 
@@ -102,6 +163,12 @@ def _price(text: str) -> float:
     return value
 
 
+def _top(text: str) -> int:
+    if (number := cli.count(text)) > MOST_KERNELS:
+        raise argparse.ArgumentTypeError(f"{text} is more than {MOST_KERNELS}")
+    return number
+
+
 if __name__ == "__main__":
-    cli.begin()
+    cli.begin(stopped=STOPPED)
     main(sys.argv[1:])

@@ -32,6 +32,7 @@ from fsvfm_jax.plan.changes import possible_changes
 from fsvfm_jax.plan.chips import GIB, Chip
 from fsvfm_jax.plan.collectives import Collective, collective_table, collectives
 from fsvfm_jax.plan.flops import training_flops_per_image
+from fsvfm_jax.plan.modules import by_module, module_totals, top_kernels
 from fsvfm_jax.plan.roofline import (
     Benchmark,
     assumed_efficiency,
@@ -39,12 +40,18 @@ from fsvfm_jax.plan.roofline import (
     predict,
     roofline,
 )
-from fsvfm_jax.plan.traffic import traffic
+from fsvfm_jax.plan.traffic import kernels, traffic
 
 logger = logging.getLogger(__name__)
 
 
 VGGFACE2 = 2_973_696  # faces
+NOT_AUTOTUNED = (
+    "compiled without a GPU, so matrix products are not autotuned: their kernels, and what is fused"
+    " with them, may differ on the device"
+)
+# The values of these statistics do not matter: they are two constants of the program.
+STATS = Stats((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 class Target(NamedTuple):
@@ -117,8 +124,7 @@ def make_plan(config: ConfigDict, target: Target) -> dict[str, Any]:
 def describe(config: ConfigDict, target: Target) -> tuple[dict[str, Any], Memory]:
     """Compiles the step that training would run; returns the plan, and the memory of the step."""
     mesh, config = place(config, target.devices)
-    # The values of these statistics do not matter: they are two constants of the program.
-    learner = pretrain.make_learner(config, stats=Stats((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
+    learner = pretrain.make_learner(config, stats=STATS)
     started = time.monotonic()
     compiled, memory, accum_steps = compile_step(
         learner,
@@ -150,20 +156,13 @@ def describe(config: ConfigDict, target: Target) -> tuple[dict[str, Any], Memory
         "state_bytes": sharding.bytes_per_device(state_template(learner, mesh)),
         "compile_seconds": compile_seconds,
         "autotuned": target.present or target.devices[0].platform != "gpu",
-        "moved_bytes": None,
-        "kernels": None,
-        "collectives": None,
+        **dict.fromkeys(("moved_bytes", "kernels", "modules", "top_kernels", "collectives")),
         "mfu_bound": None,
         "bound": None,
         "estimate": None,
     }
     if hlo_text is not None:
-        moved = traffic(hlo_text)
-        plan |= {
-            "moved_bytes": moved.bytes,
-            "kernels": moved.kernels,
-            "collectives": collective_table(hlo_text),
-        }
+        plan |= _count(hlo_text)
         if target.chip is not None:
             nodes = [device.process_index for device in mesh.devices.flat]
             plan |= _predict(
@@ -171,6 +170,19 @@ def describe(config: ConfigDict, target: Target) -> tuple[dict[str, Any], Memory
             )
             plan["mfu_bound"] = plan["bound"]["mfu"]
     return plan, memory
+
+
+def _count(hlo_text: str) -> dict[str, Any]:
+    """Returns what a compiled program moves and exchanges, ready for JSON."""
+    found = kernels(hlo_text)
+    moved = traffic(found)
+    return {
+        "moved_bytes": moved.bytes,
+        "kernels": moved.kernels,
+        "modules": module_totals(found),
+        "top_kernels": top_kernels(found),
+        "collectives": collective_table(hlo_text),
+    }
 
 
 def _predict(
@@ -208,8 +220,13 @@ def as_flags(change: dict[str, Any]) -> str:
     return " ".join(f"--config.{path}={value}" for path, value in change.items())
 
 
-def summary(plan: dict[str, Any]) -> str:
-    """Returns a plan as text."""
+def summary(plan: dict[str, Any], *, top: int | None = None) -> str:
+    """Returns a plan as text.
+
+    Args:
+        plan: The result of `make_plan`, with `config` and `topology`.
+        top: How many of the largest kernels to show, with the totals of all modules; None for none.
+    """
     lines = [
         f"{plan['config']} for {plan['topology']}: batch {plan['batch_size']} ="
         f" {plan['devices']} devices x {plan['images_per_device'] // plan['accum_steps']} images x"
@@ -223,6 +240,9 @@ def summary(plan: dict[str, Any]) -> str:
         lines.append(
             "no change of model.remat, mesh.fsdp and accum_steps makes it fit: use more devices"
         )
+    compiled = next((one for one in (plan, plan["change"]) if one and one["modules"]), None)
+    if top is not None and compiled:
+        lines += ["", by_module(compiled["modules"], compiled["top_kernels"][:top])]
     return "\n".join(lines)
 
 
@@ -232,10 +252,7 @@ def _summary(plan: dict[str, Any]) -> Iterator[str]:
     verdict = {True: "fits", False: "DOES NOT FIT", None: "fits if the CPU has the memory"}
     yield f"{verdict[plan['fits']]}: GiB per device: {', '.join(parts)}"
     if not plan["autotuned"]:
-        yield (
-            "compiled without a GPU, so matrix products are not autotuned: their kernels, and what"
-            " is fused with them, may differ on the device"
-        )
+        yield NOT_AUTOTUNED
     if plan["moved_bytes"] is not None:
         yield (
             f"a step moves {plan['moved_bytes'] / 1e9:.1f} GB between each device and its memory,"

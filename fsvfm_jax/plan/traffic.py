@@ -1,6 +1,7 @@
 """Counts the bytes that a compiled program moves between a device and its memory."""
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from fsvfm_jax.plan.hlo import (
@@ -12,6 +13,7 @@ from fsvfm_jax.plan.hlo import (
     calls,
     parse,
 )
+from fsvfm_jax.plan.op_names import source_of, users_of
 
 # Instructions that move no bytes: names for existing values, and control flow, whose computations
 # are counted separately.
@@ -34,7 +36,7 @@ class Kernel(NamedTuple):
         name: Name of the instruction.
         bytes: Bytes that one execution reads and writes.
         executions: How often it runs in a step.
-        source: Its origin in JAX's name stack; may be empty.
+        source: Its origin in JAX's name stack (`op_names.source_of`); may be empty.
     """
 
     name: str
@@ -50,17 +52,12 @@ class Traffic(NamedTuple):
     kernels: int
 
 
-def traffic(hlo_text: str) -> Traffic:
-    """Counts the bytes that one device reads from and writes to its memory in a step, and kernels.
-
-    Every instruction outside of fusions reads its operands and writes its results. If a fusion only
-    slices an array or updates it in place, only the slice is counted. Arrays that the program's
-    layouts place in a faster memory are not counted.
+def traffic(found: Sequence[Kernel]) -> Traffic:
+    """Returns what some kernels do in a step, in all their executions.
 
     Args:
-        hlo_text: `compiled.as_text()`.
+        found: The result of `kernels`, or a part of it.
     """
-    found = kernels(hlo_text)
     return Traffic(
         bytes=sum(kernel.bytes * kernel.executions for kernel in found),
         kernels=sum(kernel.executions for kernel in found),
@@ -68,9 +65,12 @@ def traffic(hlo_text: str) -> Traffic:
 
 
 def kernels(hlo_text: str) -> list[Kernel]:
-    """Lists the instructions that move bytes, each once.
+    """Lists the instructions with which a device reads from and writes to its memory, each once.
 
-    An asynchronous pair of start and done is one kernel.
+    Every instruction outside of fusions reads its operands and writes its results. If a fusion only
+    slices an array or updates it in place, only the slice is counted. Arrays that the program's
+    layouts place in a faster memory are not counted. An asynchronous pair of start and done is one
+    kernel.
 
     Args:
         hlo_text: `compiled.as_text()`.
@@ -79,18 +79,19 @@ def kernels(hlo_text: str) -> list[Kernel]:
     found = []
     for call in calls(program, program.entry, fusions=False):
         instructions = call.computation.instructions.values()
+        users = users_of(call.computation)
         waits = {
-            name: instruction
-            for instruction in instructions
-            if instruction.opcode.endswith(WAITS)
-            for name in instruction.operands
+            name: user
+            for name, using in users.items()
+            for user in using
+            if user.opcode.endswith(WAITS)
         }
         found += [
             Kernel(
                 name=instruction.name,
                 bytes=_moved(program, call.computation, instruction, waits),
                 executions=call.executions,
-                source=next(iter(re.findall(r'op_name="([^"]*)"', instruction.attributes)), ""),
+                source=source_of(program, call, instruction, users),
             )
             for instruction in instructions
             if not _is_free(instruction)
