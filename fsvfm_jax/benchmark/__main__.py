@@ -37,11 +37,22 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _step(argv: Sequence[str], command: str) -> None:
-    from fsvfm_jax.benchmark.step_speed import benchmark_step
+    import jax
 
-    args = cli.parse_command(_parser(), argv)
-    cli.start_devices()
-    benchmark_step(args, cli.CONFIG.value, command=command)
+    from fsvfm_jax.benchmark import against, step_speed
+
+    parser = _parser()
+    args = cli.parse_command(parser, argv)
+    step_speed.check_arguments(args)
+    if args.against:
+        fields = parser.parse_known_args(argv)[1]
+        against.benchmark_against(args, fields, command=command)
+        return
+    if args.framework == "torch":
+        jax.config.update("jax_platforms", "cpu")  # Accelerators belong to PyTorch.
+    else:
+        cli.start_devices()
+    step_speed.benchmark_step(args, cli.CONFIG.value, command=command)
 
 
 def _input(argv: Sequence[str], command: str) -> None:
