@@ -158,7 +158,6 @@ def measure_step(
         seconds = time_steps(running, steps=steps, warmup=warmup)
         loss = step_times.checked_loss(next(running))
         _profile(running, profile)
-
     device = {"device_kind": mesh.devices.flat[0].device_kind, "device_count": mesh.size}
     return {
         **step_times.conditions(config, **device, steps=steps, warmup=warmup),
