@@ -11,15 +11,21 @@ from fsvfm_jax.errors import UserError
 from fsvfm_jax.host.json_files import parse_json
 from fsvfm_jax.host.processes import available_cores
 
+MAX_LOG = 4000  # characters
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class MeasurementFailed(UserError):
-    """A measurement has no result; the message is the last sentence of its process."""
+    """A measurement has no result; the message is the last sentence of its process.
 
-    def __init__(self, sentence: str, exit_code: int):
+    Attributes:
+        exit_code: Exit code of the process.
+        log: The end of what the process has printed on stderr.
+    """
+
+    def __init__(self, sentence: str, *, exit_code: int = UserError.exit_code, log: str = ""):
         super().__init__(sentence)
-        self.exit_code = exit_code
+        self.exit_code, self.log = exit_code, log
 
 
 def measure(
@@ -51,13 +57,15 @@ def measure(
             timeout=seconds,
         )
     except subprocess.TimeoutExpired as error:
-        raise MeasurementFailed(f"stopped after {seconds:.0f} s", UserError.exit_code) from error
+        raise MeasurementFailed(f"stopped after {seconds:.0f} s") from error
+    log = ended.stderr[-MAX_LOG:]
     if ended.returncode:
-        raise MeasurementFailed(_sentence(ended), max(ended.returncode, 0) or UserError.exit_code)
+        code = max(ended.returncode, 0) or UserError.exit_code
+        raise MeasurementFailed(_sentence(ended), exit_code=code, log=log)
     try:
         return parse_json(ended.stdout.splitlines()[-1], dict[str, Any])
     except (IndexError, ValueError) as error:
-        raise MeasurementFailed("it printed no record", UserError.exit_code) from error
+        raise MeasurementFailed("it printed no record", log=log) from error
 
 
 def _sentence(ended: subprocess.CompletedProcess[str]) -> str:
