@@ -9,15 +9,15 @@ from datetime import datetime
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import pytest
 from patience import PATIENCE
 
 from configs import vit_s
-from fsvfm_jax.benchmark import step_speed
-from fsvfm_jax.errors import ConfigError, NotFiniteError, StorageError
+from fsvfm_jax.benchmark import step_speed, step_times
+from fsvfm_jax.errors import ConfigError, StorageError
 from fsvfm_jax.models import build
 from fsvfm_jax.plan.flops import training_flops_per_image
+from fsvfm_jax.prepare import extras
 
 ROOT = Path(__file__).parent.parent
 TINY = {
@@ -36,59 +36,6 @@ def tiny_config(changes: dict | None = None):
     return config
 
 
-# Arithmetic
-
-
-def test_step_times_of_a_worked_example():
-    times = step_speed.step_times_ms([0.4, 0.1, 1.0, 0.3, 0.2])
-    expected = {"median": 300, "mean": 400, "p10": 140, "p90": 760, "spread": 620}
-    assert times == pytest.approx(expected)
-
-
-def test_the_peak_is_the_flag_before_the_datasheet():
-    assert step_speed.find_peak("NVIDIA H200", None) == (989, "datasheet")
-    assert step_speed.find_peak("NVIDIA H200", 790.0) == (790, "--peak-tflops")
-    assert step_speed.find_peak("cpu", None) == (None, None)
-
-
-# Steps
-
-
-def test_a_step_is_handed_over_before_the_last_one_is_waited_for():
-    events = []
-
-    def train_step(state, batch, values):
-        assert values.learning_rate > 0
-        events.append(("step", state, batch))
-        return state + 1, {"loss": jnp.array(state)}
-
-    running = step_speed.run_steps(train_step, 0, iter("abcd"))
-    for metrics in running:
-        events.append(("ended", int(metrics["loss"])))
-    assert events == [
-        ("step", 0, "a"),
-        ("step", 1, "b"),
-        ("ended", 0),
-        ("step", 2, "c"),
-        ("ended", 1),
-        ("step", 3, "d"),
-        ("ended", 2),
-    ]
-
-
-def test_the_time_of_a_step_is_from_end_to_end_after_the_warm_up(monkeypatch):
-    clock = Namespace(now=0.0)
-    monkeypatch.setattr(step_speed.time, "perf_counter", lambda: clock.now)
-
-    def running():
-        for duration in (100, 50, 10, 1, 2, 3, 1000):
-            clock.now += duration
-            yield
-
-    # Two steps warm up, and the time starts at the end of the third.
-    assert step_speed.time_steps(running(), steps=3, warmup=2) == [1, 2, 3]
-
-
 # Record
 
 
@@ -102,7 +49,7 @@ def check_record(record: dict, *, images_per_second_from: str) -> None:
     assert 0 < times["p10"] <= times["median"] <= times["p90"]
     typical = times[images_per_second_from]
     assert record["images_per_second"] == pytest.approx(record["batch_size"] * 1e3 / typical)
-    assert record["compile_seconds"] > 0
+    assert record["compile_seconds"] > 0 and record["loss"] > 0
     assert record["peak_memory_source"] == "compiler" and record["peak_memory_bytes"] > 100_000
     model = build(tiny_config({"model.rep_pos": "sincos"}).model)
     assert record["flops_per_image"] == training_flops_per_image(model, 0.75).total
@@ -121,16 +68,8 @@ def test_real_input_and_a_trace(tmp_path):
     assert record["input"] == "real"
     assert record["data"] == {"source": "synthetic", "num_workers": 0}
     assert record["peak_tflops"] is record["peak_source"] is record["mfu"] is None
-    assert "MFU unknown" in step_speed.summary(record)
+    assert "MFU unknown" in step_times.summary(record)
     assert list(tmp_path.glob("**/*.xplane.pb"))
-
-
-@pytest.mark.parametrize("name", ["loss", "grad_norm"])
-def test_a_network_that_diverged_gives_no_times(name):
-    metrics = {"loss": jnp.ones(()), "grad_norm": jnp.ones(())}
-    step_speed.check_finite(metrics)
-    with pytest.raises(NotFiniteError, match=f"{name} is nan"):
-        step_speed.check_finite(metrics | {name: jnp.array(jnp.nan)})
 
 
 # Command
@@ -142,6 +81,9 @@ def arguments(**changes) -> Namespace:
         "steps": 1,
         "warmup": 0,
         "input": "synthetic",
+        "framework": "jax",
+        "against": None,
+        "rounds": 3,
         "profile": None,
         "output": None,
         "peak_tflops": None,
@@ -150,14 +92,36 @@ def arguments(**changes) -> Namespace:
 
 
 @pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 0}, "--batch-size is 0"),
+        ({"steps": 0}, "--steps is 0"),
+        ({"warmup": -1}, "--warmup is -1"),
+        ({"rounds": 0}, "--rounds is 0"),
+        ({"peak_tflops": 0.0}, r"--peak-tflops is 0\.0"),
+        ({"peak_tflops": float("nan")}, "--peak-tflops is nan"),
+        ({"framework": "torch", "against": "torch"}, "leave out --framework"),
+        ({"framework": "torch", "input": "real"}, "leave out --input"),
+        ({"against": "torch", "profile": "trace"}, "leave out --profile"),
+    ],
+)
+def test_a_wrong_flag_is_named(changes, message):
+    step_speed.check_arguments(arguments())
+    with pytest.raises(ConfigError, match=message):
+        step_speed.check_arguments(arguments(**changes))
+
+
+@pytest.mark.parametrize("changes", [{"framework": "torch"}, {"against": "torch"}])
+def test_without_pytorch_the_line_that_installs_it_is_named(monkeypatch, changes):
+    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"torch is not installed: pip install '\.\[convert\]'"):
+        step_speed.check_arguments(arguments(**changes))
+
+
+@pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"batch_size": 0}, ConfigError, "--batch-size is 0"),
         ({"batch_size": 3}, ConfigError, "3 does not divide over 8 devices"),
-        ({"steps": 0}, ConfigError, "--steps is 0"),
-        ({"warmup": -1}, ConfigError, "--warmup is -1"),
-        ({"peak_tflops": 0.0}, ConfigError, r"--peak-tflops is 0\.0"),
-        ({"peak_tflops": float("nan")}, ConfigError, "--peak-tflops is nan"),
         ({"output": "/nowhere/speed.jsonl"}, StorageError, "/nowhere/speed.jsonl"),
     ],
 )

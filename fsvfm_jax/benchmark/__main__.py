@@ -12,6 +12,7 @@ from absl import flags
 
 from fsvfm_jax import cli
 from fsvfm_jax.config import lookup as config_files
+from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.host.processes import share_heaps
 
 COMMAND = "python -m fsvfm_jax.benchmark"
@@ -32,16 +33,31 @@ def main(argv: Sequence[str]) -> None:
             _read(argv, command)
         elif argv[:1] == ["transfer"]:
             _transfer(argv)
+        elif argv[:1] == ["attention"]:
+            _attention(argv, command)
+        elif argv[:1] == ["accelerator"]:
+            _accelerator(argv, command)
         else:
             _step(argv, command)
 
 
 def _step(argv: Sequence[str], command: str) -> None:
-    from fsvfm_jax.benchmark.step_speed import benchmark_step
+    import jax
 
-    args = cli.parse_command(_parser(), argv)
-    cli.start_devices()
-    benchmark_step(args, cli.CONFIG.value, command=command)
+    from fsvfm_jax.benchmark import against, step_speed
+
+    parser = _parser()
+    args = cli.parse_command(parser, argv)
+    step_speed.check_arguments(args)
+    if args.against:
+        fields = parser.parse_known_args(argv)[1]
+        against.benchmark_against(args, fields, command=command)
+        return
+    if args.framework == "torch":
+        jax.config.update("jax_platforms", "cpu")  # Accelerators belong to PyTorch.
+    else:
+        cli.start_devices()
+    step_speed.benchmark_step(args, cli.CONFIG.value, command=command)
 
 
 def _input(argv: Sequence[str], command: str) -> None:
@@ -68,8 +84,37 @@ def _transfer(argv: Sequence[str]) -> None:
     benchmark_transfer(args)
 
 
+def _attention(argv: Sequence[str], command: str) -> None:
+    from fsvfm_jax.benchmark.attention_errors import benchmark_attention
+
+    args = cli.parse_command(_parser(), argv)
+    cli.start_devices()
+    benchmark_attention(args, cli.CONFIG.value, command=command)
+
+
+def _accelerator(argv: Sequence[str], command: str) -> None:
+    from fsvfm_jax.benchmark.accelerator import benchmark_accelerator
+
+    args, fields = _parser().parse_known_args(argv)
+    config = None
+    if any(field.partition("=")[0] == "--config" for field in fields):
+        cli.parse_command(_parser(), argv)
+        config = cli.config_filename()
+    for field in fields:
+        if config is None and not field.startswith("--config."):
+            raise ConfigError(f"unexpected argument {field!r}; see {COMMAND} accelerator --help")
+    fields = [field for field in fields if field.startswith("--config.")]
+    benchmark_accelerator(args, config, fields, command=command)
+
+
 def _parser() -> argparse.ArgumentParser:
-    from fsvfm_jax.benchmark import input_speed, read_speed, step_speed
+    from fsvfm_jax.benchmark import (
+        accelerator,
+        attention_errors,
+        input_speed,
+        read_speed,
+        step_speed,
+    )
 
     parser = cli.Parser(prog=COMMAND, description="Measures speed.", allow_abbrev=False)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
@@ -105,6 +150,29 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     read_speed.add_arguments(read)
+    attention = verbs.add_parser(
+        "attention",
+        help="errors of cuDNN's attention and its gradients, and of XLA's, in bfloat16",
+        description="Compares attention and its gradients in bfloat16, by cuDNN and by XLA, with"
+        " those of XLA in float32, for the shapes of the config's network. It needs NVIDIA GPUs.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    attention_errors.add_arguments(attention)
+    accelerator_ = verbs.add_parser(
+        "accelerator",
+        help="all that matters on an accelerator, in the minutes that there are",
+        usage=f"{COMMAND} accelerator --output DIR [--minutes M] [--config=FILE.py]"
+        " [--config.path.to.field=value ...]",
+        description="Measures the step of ViT-S, B and L, the same step in PyTorch, cuDNN's"
+        " gradients, real input, other settings and other batches, in this order, each in a process"
+        " of its own. It writes a table after each measurement. The same command continues: it"
+        " makes the measurements that have no result yet. With --config it measures that config"
+        " alone, with its batch size and data.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    accelerator.add_arguments(accelerator_)
     transfer = verbs.add_parser(
         "transfer",
         help="pretrain, fine-tune in several ways and test on rendered deepfakes and spoofs",

@@ -115,7 +115,7 @@ def benchmark_input(args: argparse.Namespace, *, command: str) -> None:
         cli.json_lines(args.output) as tell,
         tempfile.TemporaryDirectory(prefix="fsvfm-") as folder,
     ):
-        tree = args.tree or _render_tree(Path(folder) / "tree", args.image_size)
+        tree = args.tree or render_tree(Path(folder) / "tree", args.image_size)
         record: dict[str, Any] = {"command": command, **_conditions(args), "encodings": {}}
         for encoding in args.encodings:
             target = str(Path(folder) / encoding)
@@ -249,7 +249,7 @@ def _workers_cpu() -> float | None:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def _render_tree(root: Path, image_size: int) -> str:
+def render_tree(root: Path, image_size: int) -> str:
     """Writes faces as PNG with their parsing maps."""
     for name in ("images", "parsing_maps"):
         (root / name).mkdir(parents=True)

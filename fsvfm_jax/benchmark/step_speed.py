@@ -3,36 +3,28 @@
 import argparse
 import contextlib
 import itertools
-import math
-import os
-import platform
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Generator, Iterator
 from functools import partial
 from typing import Any
 
 import jax
-import jaxlib
-import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from fsvfm_jax import cli
-from fsvfm_jax.data.stats import Stats
+from fsvfm_jax.benchmark import step_times
+from fsvfm_jax.benchmark.step_times import STATS, run_steps, time_steps
 from fsvfm_jax.devices import compilation
 from fsvfm_jax.devices.memory import Memory
-from fsvfm_jax.errors import ConfigError, NotFiniteError
-from fsvfm_jax.plan.chips import find_chip
-from fsvfm_jax.train_state import Batch, Metrics, StepValues
+from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.prepare.extras import check_installed
+from fsvfm_jax.train_state import Batch, Learner, Metrics, StepValues
 
-# Number of synthetic batches, which are made once and used in turn; every step draws new masks.
-NUM_BATCHES = 4
 # Steps that --profile traces, after the timed steps, because tracing takes time.
 PROFILED_STEPS = 3
-# They make no difference to the time.
-STATS = Stats((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+FRAMEWORKS = ("jax", "torch")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +39,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="batches that are already on the devices, or batches of the config's data as in"
         " training; --warmup must then exceed the 2 x config.data.num_workers prefetched batches",
     )
+    parser.add_argument(
+        "--framework",
+        choices=FRAMEWORKS,
+        default="jax",
+        help="this project's step, or the same step in plain PyTorch on one device",
+    )
+    parser.add_argument(
+        "--against",
+        choices=("torch",),
+        help="measure both, in turn and each in a process of its own, and print the ratio",
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, metavar="N", help="measurements of each with --against"
+    )
     parser.add_argument("--profile", metavar="DIR", help="folder for a trace of three more steps")
     parser.add_argument("--output", metavar="JSONL", help="append the JSON line to this file too")
     parser.add_argument(
@@ -57,6 +63,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raises ConfigError if flags are wrong, or PyTorch is needed and not installed."""
+    for flag, least in (
+        ("batch_size", 1),
+        ("steps", 1),
+        ("warmup", 0),
+        ("rounds", 1),
+        ("peak_tflops", 1e-3),
+    ):
+        value = getattr(args, flag)
+        if value is not None and not value >= least:
+            name = flag.replace("_", "-")
+            raise ConfigError(f"--{name} is {value}; it must be at least {least}")
+    if args.against and args.framework == "torch":
+        raise ConfigError("--against measures both frameworks: leave out --framework")
+    if args.against or args.framework == "torch":
+        check_installed({"torch"}, extra="convert")
+        if args.input == "real":
+            raise ConfigError("the PyTorch step has no real input: leave out --input")
+        if args.profile:
+            raise ConfigError("the PyTorch step writes no trace: leave out --profile")
+
+
 def benchmark_step(args: argparse.Namespace, config: ConfigDict, *, command: str) -> None:
     """Measures the step, and prints a summary on stderr and one JSON line on stdout.
 
@@ -64,32 +93,22 @@ def benchmark_step(args: argparse.Namespace, config: ConfigDict, *, command: str
         ConfigError: A flag or field has a value that is not allowed, or the batch does not fit.
         StorageError: `args.output` cannot be written.
     """
-    for flag, least in (("batch_size", 1), ("steps", 1), ("warmup", 0), ("peak_tflops", 1e-3)):
-        value = getattr(args, flag)
-        if value is not None and not value >= least:
-            name = flag.replace("_", "-")
-            raise ConfigError(f"--{name} is {value}; it must be at least {least}")
     if args.batch_size is not None:
         config.batch_size = args.batch_size
+    options = {"steps": args.steps, "warmup": args.warmup, "peak_tflops": args.peak_tflops}
+    if args.framework == "torch":
+        from fsvfm_jax.benchmark.torch_speed import measure_torch_step as measure
+    else:
+        measure = partial(measure_step, real_input=args.input == "real", profile=args.profile)
     with cli.json_lines(args.output if jax.process_index() == 0 else None) as tell:
         try:
-            record = measure_step(
-                config,
-                steps=args.steps,
-                warmup=args.warmup,
-                real_input=args.input == "real",
-                profile=args.profile,
-                peak_tflops=args.peak_tflops,
-            )
+            record = measure(config, **options)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            raise ConfigError(
-                f"batches of {config.batch_size} images do not fit in the devices' memory: lower"
-                " --batch-size, raise config.accum_steps, or set config.model.remat"
-            ) from error
+            raise ConfigError(step_times.too_large(config.batch_size)) from error
         if jax.process_index() == 0:
-            print(summary(record), file=sys.stderr)
+            print(step_times.summary(record), file=sys.stderr)
             tell({"command": command, "config": cli.config_filename()} | record)
 
 
@@ -130,28 +149,28 @@ def measure_step(
     step = compilation.compile_for_devices(learner, mesh, config)
     compile_seconds = time.perf_counter() - started
 
-    if real_input:
-        batches = _real_batches(config, mesh, stats=STATS)
-    else:
-        batches = _synthetic_batches(config, learner.row_shapes, mesh)
+    make_batches = _real_batches if real_input else _synthetic_batches
+    batches = make_batches(config, learner, mesh)
     template = compilation.state_template(learner, mesh)
     state = compilation.fresh_state(learner, template, seed=config.seed)
     with contextlib.closing(batches):
         running = run_steps(partial(_place_and_step, step.program, mesh), state, batches)
         seconds = time_steps(running, steps=steps, warmup=warmup)
+        loss = step_times.checked_loss(next(running))
         _profile(running, profile)
-        check_finite(next(running))
-
+    device = {"device_kind": mesh.devices.flat[0].device_kind, "device_count": mesh.size}
     return {
-        **_conditions(config, mesh),
+        **step_times.conditions(config, **device, steps=steps, warmup=warmup),
+        "framework": "jax",
+        **_settings(config, mesh),
         "accum_steps": step.accum_steps,
         "input": "real" if real_input else "synthetic",
-        "data": {"source": config.data.get("source"), "num_workers": config.data.num_workers},
-        "steps": steps,
-        "warmup": warmup,
+        "loss": loss,
         "compile_seconds": compile_seconds,
         **_peak_memory(step.memory, mesh),
-        **_speed(config, mesh, seconds, real_input=real_input, peak_tflops=peak_tflops),
+        **step_times.speed(
+            config, seconds, **device, real_input=real_input, peak_tflops=peak_tflops
+        ),
     }
 
 
@@ -173,132 +192,39 @@ def _profile(running: Iterator[Metrics], folder: str | None) -> None:
             time_steps(running, steps=PROFILED_STEPS, warmup=0)
 
 
-def run_steps(
-    train_step: Callable[..., tuple[Any, Metrics]], state: Any, batches: Iterator[Batch]
-) -> Iterator[Metrics]:
-    """Yields the metrics of each step when it has ended.
-
-    As in the training loop, the next step is dispatched before, and its batch is read while the
-    devices work.
-    """
-    # The values make no difference to the time; the network should not diverge.
-    values = StepValues(np.float32(1e-5), np.float32(4e-3))
-    previous = None
-    for batch in batches:
-        state, metrics = train_step(state, batch, values)
-        if previous is not None:
-            yield jax.block_until_ready(previous)
-        previous = metrics
-
-
-def time_steps(running: Iterator[Any], *, steps: int, warmup: int) -> list[float]:
-    """Returns the seconds between the ends of `steps` steps, after `warmup` steps and one more."""
-    for _ in range(warmup + 1):
-        next(running)
-    ends = [time.perf_counter()]
-    for _ in range(steps):
-        next(running)
-        ends.append(time.perf_counter())
-    return [end - start for start, end in itertools.pairwise(ends)]
-
-
-def step_times_ms(seconds: Sequence[float]) -> dict[str, float]:
-    """Returns median, mean, 10th and 90th percentile in ms, and their `spread` p90 - p10."""
-    p10, median, p90 = np.percentile(np.asarray(seconds) * 1e3, [10, 50, 90]).tolist()
-    mean = sum(seconds) / len(seconds) * 1e3
-    return {"median": median, "mean": mean, "p10": p10, "p90": p90, "spread": p90 - p10}
-
-
-def find_peak(device_kind: str, peak_tflops: float | None) -> tuple[float | None, str | None]:
-    """Returns the TFLOP/s of one device and their source; both are None if they are unknown."""
-    if peak_tflops is not None:
-        return peak_tflops, "--peak-tflops"
-    chip = find_chip(device_kind)
-    return (None, None) if chip is None else (chip.bf16_flops / 1e12, "datasheet")
-
-
-def check_finite(metrics: Metrics) -> None:
-    """Raises NotFiniteError if loss or gradient are not finite after the timed steps."""
-    for name in ("loss", "grad_norm"):
-        value = float(metrics[name])
-        if not math.isfinite(value):
-            raise NotFiniteError(
-                f"{name} is {value} after the timed steps, whose times then mean little: try"
-                " another config.model.dtype"
-            )
-
-
-def summary(record: dict[str, Any]) -> str:
-    """Returns a summary of three lines."""
-    times, mfu = record["step_time_ms"], "MFU unknown without --peak-tflops"
-    if record["mfu"] is not None:
-        mfu = f"MFU {record['mfu']:.1%} of {record['peak_tflops']:g} TFLOP/s per device"
-    return "\n".join(
-        [
-            f"{record['images_per_second']:.4g} images/s on {record['device_count']} x"
-            f" {record['device_kind']}, batch {record['batch_size']},"
-            f" {record['model']['dtype']}, {record['input']} input",
-            f"step {times['median']:.1f} ms (median of {record['steps']}; 10 to 90 %:"
-            f" {times['p10']:.1f} to {times['p90']:.1f}), {mfu}"
-            f" ({record['flops_per_image'] / 1e9:.2f} GFLOP/image)",
-            f"memory {record['peak_memory_bytes'] / 1e9:.2f} GB per device (by the"
-            f" {record['peak_memory_source']}), compiled in {record['compile_seconds']:.1f} s",
-        ]
-    )
-
-
 def _synthetic_batches(
-    config: ConfigDict, row_shapes: dict[str, jax.ShapeDtypeStruct], mesh: Mesh
+    config: ConfigDict, learner: Learner, mesh: Mesh
 ) -> Generator[Batch, None, None]:
     from fsvfm_jax.devices import sharding
 
-    rng = np.random.default_rng((config.seed, jax.process_index()))
-    rows = config.batch_size // jax.process_count()
-
-    def draw(x: jax.ShapeDtypeStruct) -> np.ndarray:
-        # Unsigned numbers are pixels and regions of all values; signed numbers are labels.
-        high = 1 if np.issubdtype(x.dtype, np.signedinteger) else np.iinfo(x.dtype).max
-        return rng.integers(high, size=(rows, *x.shape), dtype=x.dtype, endpoint=True)
-
-    batches = [
-        sharding.put_batch({name: draw(x) for name, x in row_shapes.items()}, mesh)
-        for _ in range(NUM_BATCHES)
-    ]
+    drawn = step_times.draw_batches(
+        config,
+        learner.row_shapes,
+        process=jax.process_index(),
+        rows=config.batch_size // jax.process_count(),
+    )
+    batches = [sharding.put_batch(batch, mesh) for batch in drawn]
     yield from itertools.cycle(batches)
 
 
-def _real_batches(config: ConfigDict, mesh: Mesh, *, stats: Any) -> Generator[Batch, None, None]:
+def _real_batches(config: ConfigDict, learner: Learner, mesh: Mesh) -> Generator[Batch, None, None]:
     from fsvfm_jax import train
     from fsvfm_jax.devices import sharding
     from fsvfm_jax.tasks import TASKS
 
     task = TASKS[config.task]
-    stream = train.open_stream(config, task.open_source(config), task.element(config, stats=stats))
+    stream = train.open_stream(config, task.open_source(config), task.element(config, stats=STATS))
     with contextlib.closing(stream):
         for batch in stream:
             yield sharding.put_batch(batch, mesh)
 
 
-def _conditions(config: ConfigDict, mesh: Mesh) -> dict[str, Any]:
-    """Returns everything that affects the time and can be read."""
+def _settings(config: ConfigDict, mesh: Mesh) -> dict[str, Any]:
+    """Returns the conditions that PyTorch's step does not have."""
     return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
-        "device_kind": mesh.devices.flat[0].device_kind,
-        "device_count": mesh.size,
-        "process_count": jax.process_count(),
-        "host_cores": os.cpu_count(),
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "libtpu_init_args": os.environ.get("LIBTPU_INIT_ARGS", ""),
-        "compilation_cache": jax.config.jax_compilation_cache_dir is not None,
-        "model": config.model.to_dict(),
-        "task": config.task,
-        "mask": config.mask.to_dict() if "mask" in config else None,
         "mesh": dict(mesh.shape),
-        "batch_size": config.batch_size,
         "compiler_options": config.compiler_options.to_dict(),
+        "data": {"source": config.data.get("source"), "num_workers": config.data.num_workers},
     }
 
 
@@ -310,41 +236,3 @@ def _peak_memory(memory: Memory, mesh: Mesh) -> dict[str, Any]:
     else:
         peak, by = memory.total, "compiler"
     return {"peak_memory_bytes": peak, "peak_memory_source": by}
-
-
-def _speed(
-    config: ConfigDict,
-    mesh: Mesh,
-    seconds: Sequence[float],
-    *,
-    real_input: bool,
-    peak_tflops: float | None,
-) -> dict[str, Any]:
-    from fsvfm_jax.models import build, build_detector
-    from fsvfm_jax.plan.flops import (
-        detection_flops_per_image,
-        model_flops_utilisation,
-        training_flops_per_image,
-    )
-
-    times = step_times_ms(seconds)
-    # Waits for data come in bursts, which a median does not show.
-    images_per_second = config.batch_size * 1e3 / times["mean" if real_input else "median"]
-    if config.task == "finetune":
-        flops = detection_flops_per_image(build_detector(config.model), config.mode)
-    else:
-        flops = training_flops_per_image(build(config.model), config.mask.mask_ratio).total
-    peak_tflops, peak_source = find_peak(mesh.devices.flat[0].device_kind, peak_tflops)
-    mfu = None
-    if peak_tflops is not None:
-        mfu = model_flops_utilisation(
-            flops, images_per_second, num_devices=mesh.size, peak_tflops=peak_tflops
-        )
-    return {
-        "images_per_second": images_per_second,
-        "step_time_ms": times,
-        "flops_per_image": flops,
-        "peak_tflops": peak_tflops,
-        "peak_source": peak_source,
-        "mfu": mfu,
-    }

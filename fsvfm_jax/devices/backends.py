@@ -22,6 +22,10 @@ WIDEST_CUDNN_HEAD = 128
 
 def compiler_options(platform: str) -> dict[str, Any]:
     """Returns XLA's options for a kind of device, such as "gpu", by name."""
+    if platform == "cpu":
+        # YNNPACK, XLA's default for dense products, is up to 1.4 times slower at those of float32
+        # than Eigen, but faster at sums.
+        return {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
     if platform != "gpu":
         return {}
     return {

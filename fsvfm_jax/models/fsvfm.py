@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from fsvfm_jax.devices.sharding import constrain_batch
 from fsvfm_jax.masking import Masks
 from fsvfm_jax.models import layers
+from fsvfm_jax.models.linear import PreNorm
 from fsvfm_jax.models.vit import ViT
 from fsvfm_jax.train_state import Params
 
@@ -82,14 +83,14 @@ class FSVFM(ViT):
         self.decoder_blocks = self.stack(
             self.decoder_depth, self.decoder_width, self.decoder_num_heads
         )
-        self.decoder_norm = layers.layer_norm(self.dtype)
+        self.decoder_norm = PreNorm()
         self.decoder_pred = layers.dense(self.patch_size**2 * 3, self.dtype)
 
         self.rep_decoder_embed = layers.dense(self.width, self.dtype)
         self.rep_decoder_blocks = self.stack(
             self.rep_decoder_depth, self.width, self.rep_decoder_num_heads
         )
-        self.rep_decoder_norm = layers.layer_norm(self.dtype)
+        self.rep_decoder_norm = PreNorm()
         self.rep_decoder_pred = layers.dense(self.width, self.dtype)
 
         head = (self.projection_hidden, self.projection_dim, self.dtype)
@@ -145,8 +146,9 @@ class FSVFM(ViT):
             has_gradient=masks is not None,
         )
         # The method takes the mean after the linear layer. Both orders have the same result.
-        x = constrain_batch(self.rep_decoder_norm(x).mean(axis=1))
-        return constrain_batch(self.rep_decoder_pred(x))
+        normed = self.rep_decoder_norm(x)
+        mean = constrain_batch(normed.tokens.mean(axis=1))
+        return constrain_batch(self.rep_decoder_pred(normed._replace(tokens=mean)))
 
     def init_params(self, key: PRNGKeyArray) -> Params:
         """Returns new random parameters of the student, float32, and its position tables.

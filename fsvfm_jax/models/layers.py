@@ -10,9 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from fsvfm_jax.devices.sharding import constrain_batch
-from fsvfm_jax.models.linear import KEPT, Dense, Normed, PreNorm, precision
+from fsvfm_jax.models.linear import KEPT, LAYER_NORM_EPSILON, Dense, Normed, PreNorm, precision
 
-LAYER_NORM_EPSILON = 1e-6
 MLP_RATIO = 4
 
 ATTENTIONS = ("xla", "cudnn")
@@ -84,17 +83,66 @@ def attend(
         k: Keys.
         v: Values.
         lengths: Number of tokens that are not padding, which comes last; None for all.
-        implementation: One of `ATTENTIONS`; None for the default of JAX. cuDNN has gradients for
-            even L only.
+        implementation: One of `ATTENTIONS`; None for "xla". cuDNN has gradients for even L only.
     """
-    return jax.nn.dot_product_attention(
-        q,
-        k,
-        v,
-        query_seq_lengths=lengths,
-        key_value_seq_lengths=lengths,
-        implementation=implementation,
+    if implementation == "cudnn" or lengths is not None:
+        return jax.nn.dot_product_attention(
+            q,
+            k,
+            v,
+            query_seq_lengths=lengths,
+            key_value_seq_lengths=lengths,
+            implementation=implementation,
+        )
+    # With the heads before the tokens, the products need no other layout.
+    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+    return attend_by_heads(q, k, v).swapaxes(1, 2)
+
+
+@jax.custom_vjp
+def attend_by_heads(
+    q: Float[Array, "B H L D"], k: Float[Array, "B H L D"], v: Float[Array, "B H L D"]
+) -> Float[Array, "B H L D"]:
+    """Returns the attention of every token to every token, with the softmax in float32.
+
+    The backward pass keeps one number per token and head and computes the weights again. Derived
+    automatically, it would keep all weights. The sum of the weights divides the result, which is
+    smaller than the weights.
+    """
+    return _attend_forward(q, k, v)[0]
+
+
+def _attend_forward(q, k, v):
+    scores = _product("bhqd,bhkd->bhqk", q, k) / math.sqrt(q.shape[-1])
+    largest = scores.max(axis=-1, keepdims=True)
+    weights = jnp.exp(scores - largest)
+    total = weights.sum(axis=-1, keepdims=True)
+    out = (_product("bhqk,bhkd->bhqd", weights.astype(v.dtype), v) / total).astype(v.dtype)
+    return out, (q, k, v, out, largest + jnp.log(total))
+
+
+def _attend_backward(kept, gradient):
+    q, k, v, out, logarithm = kept
+    scale = 1 / math.sqrt(q.shape[-1])
+    weights = jnp.exp(scale * _product("bhqd,bhkd->bhqk", q, k) - logarithm)
+    of_v = _product("bhqk,bhqd->bhkd", weights.astype(v.dtype), gradient)
+    of_weights = _product("bhqd,bhkd->bhqk", gradient, v)
+    products = gradient.astype(jnp.float32) * out.astype(jnp.float32)
+    of_scores = scale * weights * (of_weights - products.sum(axis=-1, keepdims=True))
+    of_scores = of_scores.astype(q.dtype)
+    of_q = _product("bhqk,bhkd->bhqd", of_scores, k)
+    of_k = _product("bhqk,bhqd->bhkd", of_scores, q)
+    return tuple(x.astype(q.dtype) for x in (of_q, of_k, of_v))
+
+
+def _product(subscripts: str, a: Float[Array, "..."], b: Float[Array, "..."]) -> Array:
+    """Returns a product of matrices in float32."""
+    return jnp.einsum(
+        subscripts, a, b, precision=precision(a.dtype.name), preferred_element_type=jnp.float32
     )
+
+
+attend_by_heads.defvjp(_attend_forward, _attend_backward)
 
 
 class Attention(nn.Module):
@@ -113,9 +161,7 @@ class Attention(nn.Module):
         batch, length, _ = x.tokens.shape
         heads = (batch, length, self.num_heads, self.width // self.num_heads)
         q, k, v = (constrain_batch(y).reshape(heads) for y in self.qkv.split(x, 3))
-        with jax.default_matmul_precision(precision(self.dtype)):
-            x = attend(q, k, v, lengths=lengths, implementation=self.attention)
-        x = constrain_batch(x)
+        x = constrain_batch(attend(q, k, v, lengths=lengths, implementation=self.attention))
         return self.proj(x.reshape(batch, length, self.width))
 
 
@@ -176,9 +222,9 @@ class Block(nn.Module):
     attention: str | None
 
     def setup(self) -> None:
-        self.norm1 = PreNorm(LAYER_NORM_EPSILON)
+        self.norm1 = PreNorm()
         self.attn = Attention(self.width, self.num_heads, self.dtype, self.attention)
-        self.norm2 = PreNorm(LAYER_NORM_EPSILON)
+        self.norm2 = PreNorm()
         self.mlp = Mlp(self.width, self.dtype)
 
     def __call__(

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from fsvfm_jax.devices.sharding import gather
 
+LAYER_NORM_EPSILON = 1e-6
 # The name of the outputs of linear layers, by which `jax.checkpoint` can keep them.
 KEPT = "linear"
 # Kernel and bias; and the scale and the bias of a LayerNorm before them.
@@ -26,12 +27,12 @@ class Normed(NamedTuple):
     """The output of a LayerNorm, before its scale and bias are applied.
 
     Attributes:
-        tokens: Tokens with mean 0 and variance 1, [B, L, D].
+        tokens: Tokens with mean 0 and variance 1, [*B, D].
         scale: The scale, float32, [D].
         bias: The bias, float32, [D].
     """
 
-    tokens: Float[Array, "B L D"]
+    tokens: Float[Array, "*B D"]
     scale: Float[Array, " D"]
     bias: Float[Array, " D"]
 
@@ -43,7 +44,7 @@ class PreNorm(nn.Module):
         epsilon: Added to the variance.
     """
 
-    epsilon: float
+    epsilon: float = LAYER_NORM_EPSILON
 
     @nn.compact
     def __call__(self, x: Float[Array, "B L D"]) -> Normed:

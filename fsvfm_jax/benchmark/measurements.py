@@ -1,0 +1,79 @@
+"""Runs `benchmark step` in a process of its own, which holds no thread or memory afterwards."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fsvfm_jax.errors import UserError
+from fsvfm_jax.host.json_files import parse_json
+from fsvfm_jax.host.processes import available_cores
+
+MAX_LOG = 4000  # characters
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class MeasurementFailed(UserError):
+    """A measurement has no result; the message is the last sentence of its process.
+
+    Attributes:
+        exit_code: Exit code of the process.
+        log: The end of what the process has printed on stderr.
+    """
+
+    def __init__(self, sentence: str, *, exit_code: int = UserError.exit_code, log: str = ""):
+        super().__init__(sentence)
+        self.exit_code, self.log = exit_code, log
+
+
+def measure(
+    arguments: Sequence[str],
+    *,
+    environment: Mapping[str, str] | None = None,
+    seconds: float | None = None,
+) -> dict[str, Any]:
+    """Returns the record that a command of `fsvfm_jax.benchmark` prints.
+
+    Args:
+        arguments: The command line, without the program's name.
+        environment: Environment variables to set.
+        seconds: Longest time; None for no limit.
+
+    Raises:
+        MeasurementFailed: The command failed, crashed, or took longer than `seconds`.
+    """
+    threads = {name: str(available_cores()) for name in THREADS}
+    command = [sys.executable, "-m", "fsvfm_jax.benchmark", *arguments]
+    try:
+        ended = subprocess.run(
+            command,
+            env=threads | os.environ | (environment or {}),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=seconds,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise MeasurementFailed(f"stopped after {seconds:.0f} s") from error
+    log = ended.stderr[-MAX_LOG:]
+    if ended.returncode:
+        code = max(ended.returncode, 0) or UserError.exit_code
+        raise MeasurementFailed(_sentence(ended), exit_code=code, log=log)
+    try:
+        return parse_json(ended.stdout.splitlines()[-1], dict[str, Any])
+    except (IndexError, ValueError) as error:
+        raise MeasurementFailed("it printed no record", log=log) from error
+
+
+def _sentence(ended: subprocess.CompletedProcess[str]) -> str:
+    """Returns the last sentence on stderr, or the signal that ended the process."""
+    if ended.returncode < 0:
+        return f"the process was ended by {signal.Signals(-ended.returncode).name}"
+    lines = [line for line in ended.stderr.splitlines() if line.strip()]
+    if lines[-1:] == ["internal error"]:
+        lines.pop()  # The line before it names the exception.
+    last = lines[-1] if lines else f"the process ended with exit code {ended.returncode}"
+    return last.removeprefix("error: ")
