@@ -155,7 +155,8 @@ def one_step(config, *, devices=1, fsdp=1, accum_steps=1, steps=1):
     task = finetune.make_learner(config, stats=STATS)
     sides = {"data": devices // fsdp, "fsdp": fsdp}
     mesh = sharding.make_mesh(sides, jax.devices()[:devices])
-    state = compilation.fresh_state(task, compilation.state_template(task, mesh), seed=0)
+    shardings = sharding.shardings_of(compilation.state_template(task, mesh))
+    state = jax.device_put(jax.jit(task.init)(jax.random.key(0)), shardings)
     before = jax.tree.map(np.array, state)
     lowered = compilation.lower_step(task, mesh, batch_size=16, accum_steps=accum_steps)
     program = lowered.compile()
