@@ -54,6 +54,7 @@ def kill_at(lines: int, journal: Path, argv: list[str]) -> None:
     assert process.wait() == -signal.SIGKILL
 
 
+@pytest.mark.e2e
 def test_a_killed_command_goes_on_and_gives_the_same_bytes(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     write_faces(tmp_path / "src", 80)
