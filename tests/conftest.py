@@ -1,9 +1,10 @@
 """Sets up eight virtual CPU devices for every test before JAX starts."""
 
 import functools
+import gc
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,25 @@ settings.load_profile("any machine")
 
 # Grain's workers read absl flags, which nobody parses under pytest.
 flags.FLAGS.mark_as_parsed()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keeps the garbage collector from all that the imports make, now and during the tests."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+@pytest.hookimpl(tryfirst=True)  # before the tests are selected by their markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests that start a command with the fork server."""
+    for item in items:
+        if "fork_server" in getattr(item, "fixturenames", ()):
+            item.add_marker("e2e")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -8,6 +8,7 @@ import numpy as np
 
 from fsvfm_jax.convert.card import Description
 from fsvfm_jax.convert.foreign import Encoder, read_weights, to_encoder
+from fsvfm_jax.convert.measures import shapes_of
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.models import build_detector
 from fsvfm_jax.models.fsvfm import encoder_subset
@@ -31,8 +32,7 @@ def detector_params(attributes: dict[str, Any], *, seed: int = 0) -> Params:
         deviation = like.shape[-2] ** -0.5 if name == "kernel" else 0.2
         return np.float32(deviation) * noise + np.float32(name == "scale")
 
-    shapes = jax.eval_shape(build_detector(attributes).init_params, jax.random.key(0))
-    return jax.tree_util.tree_map_with_path(draw, shapes)
+    return jax.tree_util.tree_map_with_path(draw, shapes_of(build_detector(attributes)))
 
 
 def encoder_params(measures: dict[str, Any], *, seed: int = 0) -> Params:

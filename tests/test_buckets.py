@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from commands import ROOT, TINY, train
+from commands import ROOT, TINY, Forked, ForkServer, train
 from etils import epath
 from object_store import ObjectStore
 from patience import PATIENCE
@@ -35,26 +35,22 @@ def store() -> Iterator[ObjectStore]:
         yield store
 
 
-def start(store: ObjectStore) -> subprocess.Popen:
+def start(server: ForkServer, store: ObjectStore) -> Forked:
     """Starts training in gs://bucket/run."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "fsvfm_jax.main", *TINY, *RUN, "--workdir=gs://bucket/run"],
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"} | store.environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    arguments = [*TINY, *RUN, "--workdir=gs://bucket/run"]
+    environment = os.environ | store.environment
+    return server.start("fsvfm_jax.main", *arguments, environment=environment)
 
 
-def end(process: subprocess.Popen, *, code: int = 0) -> str:
+def end(process: Forked, *, code: int = 0) -> str:
     said = process.communicate(timeout=PATIENCE)[1]
     assert process.returncode == code, said
     return said
 
 
-def run_killed_before(name: str, store: ObjectStore) -> None:
+def run_killed_before(name: str, server: ForkServer, store: ObjectStore) -> None:
     """Starts training and kills it when it is about to write the named object."""
-    process = start(store)
+    process = start(server, store)
 
     def kill(written: str) -> None:
         if written == name:
@@ -96,12 +92,12 @@ class Resumed(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def resumed(tmp_path_factory) -> Iterator[Resumed]:
+def resumed(fork_server, tmp_path_factory) -> Iterator[Resumed]:
     with ObjectStore() as store:
-        run_killed_before("run/checkpoints/10/commit_success.txt", store)
+        run_killed_before("run/checkpoints/10/commit_success.txt", fork_server, store)
         state = last_state(store, tmp_path_factory.mktemp("killed") / "state")
         before = metrics(store), state, store.names()
-        yield Resumed(*before, said=end(start(store)), store=store)
+        yield Resumed(*before, said=end(start(fork_server, store)), store=store)
 
 
 @pytest.mark.e2e
@@ -132,17 +128,17 @@ def test_a_checkpoint_that_was_not_finished_is_none(resumed, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_which_little_was_written_is_none(resumed, store, tmp_path):
-    run_killed_before("run/checkpoints/8/state/ocdbt.process_0/manifest.ocdbt", store)
+def test_a_checkpoint_of_which_little_was_written_is_none(fork_server, resumed, store, tmp_path):
+    run_killed_before("run/checkpoints/8/state/ocdbt.process_0/manifest.ocdbt", fork_server, store)
     assert store.names("run/checkpoints/8/state/")
-    assert "resumed at step 4 of 10" in end(start(store))
+    assert "resumed at step 4 of 10" in end(start(fork_server, store))
     assert metrics(store) == resumed.metrics
     jax.tree.map(np.testing.assert_array_equal, last_state(store, tmp_path / "s"), resumed.state)
 
 
 @pytest.mark.slow
-def test_a_run_told_to_stop_saves_in_the_bucket(resumed, store, tmp_path):
-    process = start(store)
+def test_a_run_told_to_stop_saves_in_the_bucket(fork_server, resumed, store, tmp_path):
+    process = start(fork_server, store)
 
     def stop(written: str) -> None:
         if written == "run/checkpoints/4/commit_success.txt":
@@ -153,19 +149,19 @@ def test_a_run_told_to_stop_saves_in_the_bucket(resumed, store, tmp_path):
     assert "with --workdir=gs://bucket/run goes on" in said
     step = re.search(r"stopped at step (\d+) and saved", said)[1]
     assert f"run/checkpoints/{step}/commit_success.txt" in store.names()
-    assert f"resumed at step {step} of 10" in end(start(store))
+    assert f"resumed at step {step} of 10" in end(start(fork_server, store))
     assert metrics(store) == resumed.metrics
     jax.tree.map(np.testing.assert_array_equal, last_state(store, tmp_path / "s"), resumed.state)
     assert store.unknown == []
 
 
 @pytest.mark.slow
-def test_two_processes_share_a_bucket(resumed, store, monkeypatch):
+def test_two_processes_share_a_bucket(fork_server, resumed, store, monkeypatch):
     for name, value in store.environment.items():
         monkeypatch.setenv(name, value)
     workdir = epath.Path("gs://bucket/run")
-    train(workdir, processes=2, epochs=2)
-    assert "resumed at step 5 of 10" in train(workdir, processes=2, epochs=4)
+    train(fork_server, workdir, processes=2, epochs=2)
+    assert "resumed at step 5 of 10" in train(fork_server, workdir, processes=2, epochs=4)
     for ours, theirs in zip(metrics(store), resumed.metrics, strict=True):
         np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=1e-5)
     assert store.unknown == []
@@ -211,13 +207,13 @@ def test_a_missing_client_ends_in_one_sentence():
 
 
 @pytest.mark.e2e
-def test_a_damaged_step_is_moved_aside_and_the_one_before_restored(resumed):
+def test_a_damaged_step_is_moved_aside_and_the_one_before_restored(fork_server, resumed):
     """Damages the newest step; it is the last test here because it changes the bucket."""
     store = resumed.store
     name = "run/checkpoints/10/data/metadata"
     store.writes += 1
     store.objects[name] = (store.writes, store.objects[name][1] + b" ")
-    said = end(start(store))
+    said = end(start(fork_server, store))
     assert "data/metadata has changed" in said and "resumed at step 8 of 10" in said
     assert {"10-1/quarantined.txt", "10-1/manifest.json"} <= store.names("run/quarantine/")
     assert {name.split("/")[0] for name in store.names("run/checkpoints/")} == {"8", "10"}

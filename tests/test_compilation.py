@@ -3,8 +3,10 @@
 import importlib.util
 import json
 import math
+from typing import ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -16,12 +18,12 @@ from fsvfm_jax.devices import compilation, sharding
 from fsvfm_jax.devices.backends import settings_for
 from fsvfm_jax.devices.memory import Memory
 from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.optim import accumulate_gradients
 from fsvfm_jax.plan.collectives import collective_table, collectives
 from fsvfm_jax.plan.topology import topology_devices
+from fsvfm_jax.train_state import Learner, Picture, TrainState
 
 STATS = Stats((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-NARROW = {"model.width": 32, "model.depth": 1, "model.decoder_depth": 1, "batch_size": 96}
-TRACED = {}  # steps of `traced_once`
 # Each stack has more than one block, so that a layer is smaller than its stack.
 SMALL = {
     "batch_size": 16,
@@ -159,32 +161,34 @@ def test_what_a_tpu_exchanges(topology):
     assert held < 1.2 * whole / 16
 
 
-@pytest.fixture
-def traced_once(monkeypatch):
-    """Traces each number of micro-batches once in all the tests that use this fixture."""
-    lower_step = compilation.lower_step
+class Narrow(Learner):
+    """Learns one matrix: a step that compiles at once, and whose memory grows with its rows."""
 
-    def lower(task, mesh, *, batch_size, accum_steps):
-        if (batch_size, accum_steps) not in TRACED:
-            lowered = lower_step(task, mesh, batch_size=batch_size, accum_steps=accum_steps)
-            TRACED[batch_size, accum_steps] = lowered
-        return TRACED[batch_size, accum_steps]
+    row_shapes: ClassVar = {"x": jax.ShapeDtypeStruct((256,), np.float32)}
+    picture: ClassVar = Picture("nothing", (), "")
 
-    monkeypatch.setattr(compilation, "lower_step", lower)
+    def init(self, key: jax.Array) -> TrainState:
+        return TrainState(jnp.int32(0), {"kernel": jnp.ones((256, 256))}, {}, ())
+
+    def train_step(self, state, batch, values, *, accum_steps):
+        def loss(params, batch):
+            large = jnp.tanh(batch["x"][:, :, None] * params["kernel"][None])
+            total = ((large @ params["kernel"]) ** 2).sum()
+            return total, {"loss": total}
+
+        grads, metrics = accumulate_gradients(loss, state.params, batch, accum_steps=accum_steps)
+        params = jax.tree.map(lambda p, g: p - values.learning_rate * g, state.params, grads)
+        return state._replace(params=params), metrics
 
 
 def auto(available: int | None) -> compilation.CompiledStep:
-    config = vit_s.get_config("smoke")
-    config.update_from_flattened_dict(SMALL | NARROW)
-    task = pretrain.make_learner(settings_for(resolve(config), "cpu"), stats=STATS)
-    mesh = sharding.make_mesh(config.mesh)
+    mesh = sharding.make_mesh(vit_s.get_config("smoke").mesh)
     return compilation.compile_step(
-        task, mesh, batch_size=96, accum_steps="auto", available=available, options={}
+        Narrow(), mesh, batch_size=96, accum_steps="auto", available=available, options={}
     )
 
 
-@pytest.mark.e2e
-def test_auto_halves_what_does_not_fit(traced_once):
+def test_auto_halves_what_does_not_fit():
     whole = auto(None)
     assert whole.accum_steps == 1 and whole.memory.fits is None
     half = auto(whole.memory.total - 1)
@@ -204,9 +208,8 @@ def compile_by_proportion(monkeypatch):
         total = sharding.bytes_per_device(state) * 2 + 10**6 * images
         return None, Memory(0, 0, 0, 0, 0, total, available)
 
-    config = settings_for(resolve(vit_s.get_config("smoke")), "cpu")
-    task = pretrain.make_learner(config, stats=STATS)
-    state = compilation.state_template(task, sharding.make_mesh(config.mesh))
+    mesh = sharding.make_mesh(vit_s.get_config("smoke").mesh)
+    state = compilation.state_template(Narrow(), mesh)
     monkeypatch.setattr(compilation, "lower_step", lower)
     monkeypatch.setattr(compilation, "_compile", compile_)
     return compiled
@@ -274,14 +277,13 @@ def test_another_error_of_the_compiler_stays_one(compile_with_error, message):
 
 def for_devices(monkeypatch, *, available: int | None, **changes) -> compilation.CompiledStep:
     config = vit_s.get_config("smoke")
-    config.update_from_flattened_dict(SMALL | NARROW | changes)
+    config.update_from_flattened_dict({"batch_size": 96} | changes)
     config = settings_for(resolve(config), "cpu")
     monkeypatch.setattr(compilation, "available_bytes", lambda: available)
-    task = pretrain.make_learner(config, stats=STATS)
-    return compilation.compile_for_devices(task, sharding.make_mesh(config.mesh), config)
+    return compilation.compile_for_devices(Narrow(), sharding.make_mesh(config.mesh), config)
 
 
-def test_what_was_compiled_is_said(monkeypatch, caplog, traced_once):
+def test_what_was_compiled_is_said(monkeypatch, caplog):
     with caplog.at_level("INFO", "fsvfm_jax"):
         step = for_devices(monkeypatch, available=None)
         assert "effective batch: 96 = 8 devices x 12 x 1" in caplog.text

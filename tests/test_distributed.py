@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import ROOT, TINY, free_address, start, train
+from commands import ROOT, TINY, ForkServer, free_address, start, train
 from patience import PATIENCE
-from tiny import detection_config, run_detection
+from tiny import STATS, detection_config, run, run_detection
 
 from fsvfm_jax.devices import distributed, peers
 from fsvfm_jax.errors import ConfigError
@@ -39,35 +39,48 @@ def losses(workdir: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in lines]
 
 
+def train_many(server: ForkServer, workdir: Path, **options) -> str:
+    """Runs the command in several processes, with the values of `tiny.run`."""
+    values = [f"--config.data.mean={STATS.mean}", f"--config.data.std={STATS.std}"]
+    return train(server, workdir, *values, **options)
+
+
+def train_here(workdir: Path, *, epochs: int) -> None:
+    run(workdir, {"epochs": epochs, "schedule_epochs": 4})
+
+
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("one")
-    train(workdir, processes=1, epochs=4)
+    train_here(workdir, epochs=4)
     return workdir
 
 
 @pytest.mark.e2e
-def test_two_processes_and_a_change_of_their_number(one_process, tmp_path):
-    said = train(tmp_path, processes=2, epochs=2, devices=2)
+def test_two_processes_and_a_change_of_their_number(fork_server, one_process, tmp_path, caplog):
+    said = train_many(fork_server, tmp_path, processes=2, epochs=2, devices=2)
     assert "process 1: 2 x cpu" in said
     assert "effective batch: 16 = 4 devices x 4 x 1" in said
-    said = train(tmp_path, processes=1, epochs=4)
-    assert "resumed at step 5 of 10" in said
+    with caplog.at_level("INFO", "fsvfm_jax"):
+        train_here(tmp_path, epochs=4)
+    assert "resumed at step 5 of 10" in caplog.text
     np.testing.assert_allclose(losses(tmp_path), losses(one_process), rtol=1e-5)
 
 
 @pytest.mark.slow
-def test_four_processes_go_on_from_one(one_process, tmp_path):
-    train(tmp_path, processes=1, epochs=2)
-    said = train(tmp_path, processes=4, epochs=4, devices=2)
+def test_four_processes_go_on_from_one(fork_server, one_process, tmp_path):
+    train_here(tmp_path, epochs=2)
+    said = train_many(fork_server, tmp_path, processes=4, epochs=4, devices=2)
     assert "effective batch: 16 = 8 devices x 2 x 1" in said
     np.testing.assert_allclose(losses(tmp_path), losses(one_process), rtol=1e-5)
 
 
 @pytest.mark.e2e
-def test_sigterm_to_one_process_saves_and_stops_both(one_process, tmp_path):
+def test_sigterm_to_one_process_saves_and_stops_both(fork_server, tmp_path):
     """Checks that all processes save the same step, although the others receive no signal."""
-    children = start([tmp_path, tmp_path], "--config.epochs=4000", "--config.schedule_epochs=4000")
+    endless = ["--config.epochs=4000", "--config.schedule_epochs=4000"]
+    endless += [f"--config.data.mean={STATS.mean}", f"--config.data.std={STATS.std}"]
+    children = start([tmp_path, tmp_path], *endless, devices=2, server=fork_server)
     metrics = tmp_path / "metrics.jsonl"
     while not metrics.exists() or len(metrics.read_text().splitlines()) < 3:
         assert all(child.poll() is None for child in children)
@@ -85,13 +98,13 @@ def test_sigterm_to_one_process_ends_the_validation_of_both(tmp_path):
     """Checks that the step is saved without a score: the validation would last for minutes."""
     (tmp_path / "c.py").write_text(DETECTOR.format(validated=10_000))
     faults = ["", "validation:2:term"]
-    run = tmp_path / "run"
-    children = start([run] * 2, faults=faults, tiny=[f"--config={tmp_path}/c.py"])
+    workdir = tmp_path / "run"
+    children = start([workdir] * 2, faults=faults, tiny=[f"--config={tmp_path}/c.py"])
     said = [child.communicate(timeout=PATIENCE)[1] for child in children]
     assert [child.returncode for child in children] == [75, 75], said
     assert all("stopped at step 2 and saved" in text for text in said), said
-    assert [x.name for x in (run / "checkpoints").iterdir()] == ["2"]
-    assert not (run / "validation.jsonl").exists()
+    assert [x.name for x in (workdir / "checkpoints").iterdir()] == ["2"]
+    assert not (workdir / "validation.jsonl").exists()
 
 
 @pytest.mark.slow
@@ -106,13 +119,16 @@ def test_a_validation_that_hangs_ends_too(tmp_path):
 
 
 @pytest.mark.e2e
-def test_two_processes_score_every_face_once_and_as_one_does(tmp_path):
-    run = tmp_path / "run"
-    run_detection(run, detection_config(changes={"epochs": 1}))
-    evaluation = ["--config=configs/eval/rendered.py:smoke", f"--config.init.params={run}"]
+def test_two_processes_score_every_face_once_and_as_one_does(fork_server, tmp_path):
+    run_detection(tmp_path / "run", detection_config(changes={"epochs": 1}))
+    weights = f"--config.init.params={tmp_path / 'run'}"
+    evaluation = ["--config=configs/eval/rendered.py:smoke", weights]
     for count in (1, 2):
         children = start(
-            [tmp_path / f"of_{count}"] * count, "--config.batch_size=14", tiny=evaluation
+            [tmp_path / f"of_{count}"] * count,
+            "--config.batch_size=14",
+            tiny=evaluation,
+            server=fork_server,
         )
         said = [child.communicate(timeout=PATIENCE)[1] for child in children]
         assert all(child.returncode == 0 for child in children), said
@@ -148,19 +164,21 @@ def test_one_process_s_own_error_ends_it_with_its_code_and_the_others_soon_after
 
 
 @pytest.mark.e2e
-def test_a_workdir_of_each_hosts_own_is_refused_by_all(tmp_path):
+def test_a_workdir_of_each_hosts_own_is_refused_by_all(fork_server, tmp_path):
     folders = [tmp_path / "a", tmp_path / "b"]
     for folder in folders:
         folder.mkdir()
     tiny = [f"--config={ROOT}/configs/vit_s.py:smoke", *TINY[1:]]
-    children = start([Path("run")] * 2, "--config.epochs=4", folders=folders, tiny=tiny)
+    children = start(
+        [Path("run")] * 2, "--config.epochs=4", folders=folders, tiny=tiny, server=fork_server
+    )
     said = [child.communicate(timeout=PATIENCE)[1] for child in children]
     assert [child.returncode for child in children] == [73, 73], said
     assert all("is local: 1 of 2 processes do not see it" in text for text in said)
 
 
 @pytest.mark.e2e
-def test_processes_of_different_runs_are_refused_by_all(tmp_path):
+def test_processes_of_different_runs_are_refused_by_all(fork_server, tmp_path):
     """Checks runs that would otherwise train without an error, stall, or abort with no message."""
     other = [
         "--config.optimizer.blr=0.1",
@@ -169,7 +187,7 @@ def test_processes_of_different_runs_are_refused_by_all(tmp_path):
         "--config.model.width=64",
         "--config.data.num_workers=1",  # on each host
     ]
-    children = start([tmp_path] * 2, "--config.epochs=4", own=[[], other])
+    children = start([tmp_path] * 2, "--config.epochs=4", own=[[], other], server=fork_server)
     said = [child.communicate(timeout=PATIENCE)[1] for child in children]
     assert [child.returncode for child in children] == [78, 78], said
     for text in said:

@@ -155,7 +155,8 @@ def one_step(config, *, devices=1, fsdp=1, accum_steps=1, steps=1):
     task = finetune.make_learner(config, stats=STATS)
     sides = {"data": devices // fsdp, "fsdp": fsdp}
     mesh = sharding.make_mesh(sides, jax.devices()[:devices])
-    state = compilation.fresh_state(task, compilation.state_template(task, mesh), seed=0)
+    shardings = sharding.shardings_of(compilation.state_template(task, mesh))
+    state = jax.device_put(jax.jit(task.init)(jax.random.key(0)), shardings)
     before = jax.tree.map(np.array, state)
     lowered = compilation.lower_step(task, mesh, batch_size=16, accum_steps=accum_steps)
     program = lowered.compile()
@@ -171,8 +172,16 @@ def one_step(config, *, devices=1, fsdp=1, accum_steps=1, steps=1):
     return before, jax.device_get(state), jax.device_get(metrics)
 
 
-@pytest.mark.parametrize("fas", [False, True])
-@pytest.mark.parametrize("mode", ["adapter", "linear"])
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("mode", "fas"),
+    [
+        ("adapter", False),
+        ("linear", True),
+        pytest.param("adapter", True, marks=pytest.mark.slow),
+        pytest.param("linear", False, marks=pytest.mark.slow),
+    ],
+)
 def test_a_frozen_backbone_stays_to_the_bit_and_costs_no_optimizer_state(mode, fas):
     weight = 0.1 if mode == "adapter" else 0.0
     config = tiny_config(mode, {"model.fas": fas, "loss.weight_anchor": weight})
@@ -186,6 +195,7 @@ def test_a_frozen_backbone_stays_to_the_bit_and_costs_no_optimizer_state(mode, f
     assert sum(x.size for x in jax.tree.leaves(after.opt_state)) <= 2 * sizes + 2
 
 
+@pytest.mark.e2e
 def test_in_full_fine_tuning_all_moves_and_the_less_the_nearer_to_the_image():
     config = tiny_config("full", {"optimizer.layer_decay": 0.1, "optimizer.weight_decay": 0.0})
     before, after, _ = one_step(config)
@@ -208,6 +218,7 @@ def test_adam_with_coupled_l2_decays_all_parameters_in_the_gradient():
     np.testing.assert_allclose(updates["head"]["bias"], 1, rtol=1e-5)
 
 
+@pytest.mark.e2e
 def test_the_spoof_classifier_moves_as_one_of_unit_length():
     """Checks directions only: an update of Adam has one size whatever the length of the weights."""
     config = tiny_config("full", {"model.fas": True, "optimizer.layer_decay": 1.0})
@@ -219,6 +230,7 @@ def test_the_spoof_classifier_moves_as_one_of_unit_length():
     assert 0 < move.max() < 1.1e-3
 
 
+@pytest.mark.e2e
 def test_an_adapters_step_has_no_backward_pass_through_the_backbone():
     mesh = sharding.make_mesh({"data": 1, "fsdp": 1}, jax.devices()[:1])
 
@@ -230,7 +242,10 @@ def test_an_adapters_step_has_no_backward_pass_through_the_backbone():
     assert flops("adapter") < 0.45 * flops("full")
 
 
-@pytest.mark.parametrize(("mode", "fsdp"), [("full", 4), ("adapter", 1)])
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("mode", "fsdp"), [("full", 4), pytest.param("adapter", 1, marks=pytest.mark.slow)]
+)
 def test_one_device_or_eight_the_same_step(mode, fsdp):
     weight = 0.1 if mode == "adapter" else 0.0
     config = tiny_config(mode, {"loss.weight_anchor": weight, "model.drop_path": 0.3})
@@ -242,6 +257,7 @@ def test_one_device_or_eight_the_same_step(mode, fsdp):
     assert max(jax.tree.leaves(differences)) < 1e-5
 
 
+@pytest.mark.e2e
 def test_micro_batches_give_the_gradient_of_the_batch():
     config = tiny_config("full", {"model.drop_path": 0.0})
     _, _, metrics = one_step(config)
@@ -250,6 +266,7 @@ def test_micro_batches_give_the_gradient_of_the_batch():
     assert metrics["grad_norm"] == pytest.approx(of_four["grad_norm"], rel=1e-4)
 
 
+@pytest.mark.e2e
 def test_a_step_that_is_not_finite_changes_nothing_but_its_number():
     config = tiny_config("adapter", {"loss.weight_anchor": 0.1})
     task = finetune.make_learner(config, stats=STATS)

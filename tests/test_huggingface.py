@@ -30,7 +30,7 @@ def save(tmp_path, params, config):
     [
         (S, 224),
         (S, 160),
-        (B, 224),
+        pytest.param(B, 224, marks=slow),
         pytest.param(B, 160, marks=slow),
         pytest.param(L, 224, marks=slow),
         pytest.param(L, 288, marks=slow),

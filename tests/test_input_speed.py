@@ -1,31 +1,24 @@
 """Tests the report of the input benchmark, but not any speed."""
 
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from patience import PATIENCE
 
 from fsvfm_jax.benchmark import input_speed
 
 ROOT = Path(__file__).parent.parent
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "fsvfm_jax.benchmark", "input", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
-
-
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory):
+def measured(fork_server, tmp_path_factory):
     """Measures all encodings of tiny faces, with threads and with a worker."""
     output = tmp_path_factory.mktemp("out") / "a.jsonl"
-    done = run(
-        *("--image-size", "32", "--patch-size", "8", "--batch-size", "16", "--seconds", "0.2"),
+    done = fork_server.run(
+        *("fsvfm_jax.benchmark", "input"),
+        *("--image-size", "32", "--patch-size", "8", "--batch-size", "16", "--seconds", "0.1"),
         *("--workers", "0", "1", "--step-rate", "1000", "--output", str(output)),
     )
     assert done.returncode == 0, done.stderr

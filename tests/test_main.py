@@ -12,6 +12,7 @@ import pytest
 from commands import ForkServer
 from patience import PATIENCE
 from PIL import Image
+from tiny import NETWORK
 
 from fsvfm_jax import cli, main
 from fsvfm_jax.data.sources import SyntheticFaces
@@ -48,16 +49,24 @@ def test_the_default_workdir_has_the_config_and_its_arguments(monkeypatch, confi
 
 
 def run_forked(
-    server: ForkServer, *arguments: str, config: str = "configs/vit_s.py:smoke"
+    server: ForkServer,
+    *arguments: str,
+    config: str = "configs/vit_s.py:smoke",
+    folder: Path = ROOT,
 ) -> subprocess.CompletedProcess:
-    """The same command, which ends before it compiles anything."""
-    return server.run("fsvfm_jax.main", f"--config={ROOT / config}", *arguments)
+    """The same command with the flags of the test suite, which make its compilation fast."""
+    config = f"--config={ROOT / config}"
+    return server.run("fsvfm_jax.main", config, *arguments, folder=folder)
 
 
 @pytest.mark.e2e
-def test_smoke_learns_and_tells_about_it(tmp_path):
+def test_smoke_learns_and_tells_about_it(fork_server, tmp_path):
+    def run_here(*arguments: str) -> subprocess.CompletedProcess:
+        return run_forked(fork_server, *few, *arguments, folder=tmp_path)
+
     few = ("--config.epochs=2", "--config.data.num_samples=256", "--config.tracking.log_every=4")
-    result = run(*few, cwd=tmp_path)
+    few += tuple(f"--config.model.{name}={value}" for name, value in NETWORK.items())
+    result = run_here()
     assert result.returncode == 0, result.stderr
     (workdir,) = (tmp_path / "runs").iterdir()
     assert workdir.name.startswith("vit_s-smoke-20")
@@ -82,7 +91,7 @@ def test_smoke_learns_and_tells_about_it(tmp_path):
     assert list((workdir / "tensorboard").iterdir())
     assert (workdir / "checkpoints" / "16").is_dir()
     # The same command with the same relative workdir finds the checkpoint.
-    result = run(*few, f"--workdir=runs/{workdir.name}", cwd=tmp_path)
+    result = run_here(f"--workdir=runs/{workdir.name}")
     assert result.returncode == 0 and "resumed at step 16 of 16" in result.stderr, result.stderr
 
 

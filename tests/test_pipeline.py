@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from patience import PATIENCE
 
@@ -408,6 +408,7 @@ def whole() -> list[int]:
     return sample_indices(Numbered(13), seed=0, start=0, count=240)
 
 
+@settings(max_examples=30)
 @given(ranges(), st.integers(0, 90))
 def test_what_is_left_out_shifts_what_follows_and_nothing_else(
     whole: list[int], skip_ranges: tuple[tuple[int, int], ...], start: int

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from commands import ForkServer
 from golden_files import need
 from hostile_files import write_hostile_files
 from patience import PATIENCE
@@ -53,6 +54,7 @@ def kill_at(lines: int, journal: Path, argv: list[str]) -> None:
     assert process.wait() == -signal.SIGKILL
 
 
+@pytest.mark.e2e
 def test_a_killed_command_goes_on_and_gives_the_same_bytes(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     write_faces(tmp_path / "src", 80)
@@ -126,13 +128,16 @@ def packed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.e2e
-def test_three_commands_from_photographs_to_a_trained_network(tmp_path: Path) -> None:
+def test_three_commands_from_photographs_to_a_trained_network(
+    fork_server: ForkServer, tmp_path: Path
+) -> None:
     write_faces(tmp_path / "src", 16)
     tree = tmp_path / "tree"
     main(["run", str(tmp_path / "src"), str(tree), "--detector=none", "--parser=average"])
     main(["check", str(tree / "set")])
     size = {"image_size": 32, "width": 32, "depth": 1, "decoder_width": 32, "decoder_depth": 1}
-    train(
+    done = fork_server.run(
+        "fsvfm_jax.main",
         "--config=configs/vit_s.py:smoke",
         *(f"--config.model.{name}={value}" for name, value in size.items()),
         "--config.data.source=tfds",
@@ -142,14 +147,8 @@ def test_three_commands_from_photographs_to_a_trained_network(tmp_path: Path) ->
         "--config.schedule_epochs=2",
         f"--workdir={tmp_path}/run",
     )
-    assert [x.name for x in (tmp_path / "run" / "checkpoints").iterdir()] == ["4"]
-
-
-def train(*flags: str) -> None:
-    root = Path(__file__).parent.parent
-    command = [sys.executable, "-m", "fsvfm_jax.main", *flags]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
+    assert [x.name for x in (tmp_path / "run" / "checkpoints").iterdir()] == ["4"]
 
 
 def test_run_goes_through_all_stages(tmp_path: Path, packed: list[tuple[str, str, str]]) -> None:

@@ -136,6 +136,7 @@ def eight_steps(model):
     return state, {name: np.array([float(m[name]) for m in history]) for name in history[0]}
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("ours", "theirs", "tolerance"),
     [
@@ -153,12 +154,14 @@ def test_history_of_eight_steps(eight_steps, ours, theirs, tolerance):
     np.testing.assert_allclose(history[ours], golden, rtol=0, atol=tolerance)
 
 
+@pytest.mark.e2e
 def test_gradient_norms_of_eight_steps(eight_steps):
     _, history = eight_steps
     golden = golden_numbers.load()["hist/grad_norm"]
     np.testing.assert_allclose(history["grad_norm"], golden, rtol=1e-5)
 
 
+@pytest.mark.e2e
 def test_final_parameters(eight_steps):
     state, _ = eight_steps
     total_rate = golden_numbers.load()["hist/lr"].sum()
@@ -180,6 +183,7 @@ def test_final_parameters(eight_steps):
                 assert not np.any(mine), (prefix, name)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 def test_the_teacher_still_moves_at_momentum_above_9999(dtype):
     tiny = {"image_size": 32, "depth": 1, "decoder_depth": 1, "dtype": dtype}

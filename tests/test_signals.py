@@ -54,6 +54,7 @@ def begin(body: str, *, ignored: tuple[int, ...] = ()) -> subprocess.Popen:
         return subprocess.Popen(
             [sys.executable, "-c", HEADER + body],
             cwd=ROOT,
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},  # a TPU's library speaks on stderr
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -2,15 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 from argparse import Namespace
 from datetime import datetime
 from pathlib import Path
 
 import jax
 import pytest
-from patience import PATIENCE
 
 from configs import vit_s
 from fsvfm_jax.benchmark import step_speed, step_times
@@ -139,29 +136,16 @@ def test_a_batch_that_does_not_fit_is_named(monkeypatch):
         step_speed.benchmark_step(arguments(batch_size=4096), tiny_config(), command="")
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    # The number of devices is the same as here, so that the compiled step is found in the cache.
-    environment = {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": str(jax.device_count()),
-    }
-    return subprocess.run(
-        [sys.executable, "-m", "fsvfm_jax.benchmark", *arguments],
-        cwd=ROOT,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
-
-
 @pytest.mark.e2e
-def test_the_command_prints_one_line_and_appends_it(tmp_path):
+def test_the_command_prints_one_line_and_appends_it(fork_server, tmp_path):
+    # The number of devices is the same as here, so that the compiled step is found in the cache.
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(jax.device_count())}
     output = tmp_path / "speed.jsonl"
     output.write_text("earlier\n")
     fields = [f"--config.{name}={value}" for name, value in TINY.items()]
     flags = ["--steps=4", "--warmup=1", "--peak-tflops=0.5", f"--output={output}"]
-    result = run("step", "--config=configs/vit_s.py:smoke", *flags, *fields, "--batch-size=8")
+    arguments = ["step", "--config=configs/vit_s.py:smoke", *flags, *fields, "--batch-size=8"]
+    result = fork_server.run("fsvfm_jax.benchmark", *arguments, environment=environment)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("\n") == 1
     assert output.read_text() == "earlier\n" + result.stdout

@@ -8,14 +8,16 @@ import shutil
 import signal
 import threading
 from functools import partial
+from pathlib import Path
 
 import golden_numbers
 import jax
 import numpy as np
 import pytest
+import tiny
 from etils import epath
 from PIL import Image
-from tiny import read_metrics, restore, run, tiny_config, without_rate
+from tiny import read_metrics, restore, tiny_config, without_rate
 
 from fsvfm_jax import optim, pretrain, train
 from fsvfm_jax.convert.reference import to_state_dict
@@ -35,7 +37,13 @@ from fsvfm_jax.train_state import StepValues, TrainState
 
 pytestmark = pytest.mark.e2e
 
-STEPS = 20
+STEPS = 10
+SHORT = {"epochs": 4, "schedule_epochs": 8, "checkpoint.every": 5}
+
+
+def run(workdir: Path, changes: dict | None = None, **options) -> None:
+    """Pretrains in this process, for ten steps if the changes do not say otherwise."""
+    tiny.run(workdir, SHORT | (changes or {}), **options)
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +67,12 @@ def test_a_run_leaves_what_its_users_look_for(straight):
         assert line["loss"] == pytest.approx(total, rel=1e-5)
     stored = json.loads((straight / "config.json").read_text())
     assert stored["teacher"]["mode"] == "ema"
-    with Image.open(straight / "images" / "reconstruction_0000020.png") as picture:
+    with Image.open(straight / "images" / "reconstruction_0000010.png") as picture:
         texts = (4 + 1) * LINE_HEIGHT  # the caption and the titles
         assert picture.size == (3 * 96 + 2 * 2, texts + 8 * 96 + 7 * 2)
     table = (straight / "parameters.txt").read_text()
     assert "blocks/attn/qkv/kernel" in table and "Total: " in table
-    assert sorted(int(p.name) for p in (straight / "checkpoints").iterdir()) == [10, 20]
+    assert sorted(int(p.name) for p in (straight / "checkpoints").iterdir()) == [5, 10]
 
 
 def test_resume_is_bit_identical(straight, tmp_path, monkeypatch):
@@ -73,15 +81,15 @@ def test_resume_is_bit_identical(straight, tmp_path, monkeypatch):
 
     original = tracking.Tracker.step
 
-    def step_until_12(self, step, metrics, **options):
+    def step_until_7(self, step, metrics, **options):
         original(self, step, metrics, **options)
-        if step == 12:
+        if step == 7:
             raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(tracking.Tracker, "step", step_until_12)
+        patch.setattr(tracking.Tracker, "step", step_until_7)
         run(tmp_path)
-    assert [line["step"] for line in read_metrics(tmp_path)][-1] == 12
+    assert [line["step"] for line in read_metrics(tmp_path)][-1] == 7
     run(tmp_path)
     assert without_rate(read_metrics(tmp_path)) == without_rate(read_metrics(straight))
     ours, theirs = restore(tmp_path, tiny_config()), restore(straight, tiny_config())
@@ -105,11 +113,13 @@ def test_a_checkpoint_of_another_size_is_refused_and_kept(straight):
 
 
 def train_on(data: int, fsdp: int, *, steps: int) -> tuple[list[float], TrainState]:
+    """Trains on so many devices, from the state that one device has drawn."""
     config = tiny_config({"mesh.data": data, "mesh.fsdp": fsdp})
     task = pretrain.make_learner(config, stats=Stats(config.data.mean, config.data.std))
     mesh = sharding.make_mesh(config.mesh, jax.devices()[: data * fsdp])
     template = compilation.state_template(task, mesh)
-    state = compilation.fresh_state(task, template, seed=0)
+    state = jax.jit(task.init)(jax.random.key(0))
+    state = jax.device_put(state, sharding.shardings_of(template))
     step = compilation.lower_step(task, mesh, batch_size=16).compile()
     source = SyntheticFaces(40, image_size=32, seed=0)
     batches = make_iterator(
@@ -124,10 +134,11 @@ def train_on(data: int, fsdp: int, *, steps: int) -> tuple[list[float], TrainSta
     return losses, state
 
 
+@pytest.mark.slow  # test_distributed.py and test_finetune.py have the same in a smaller way
 def test_one_device_and_eight_give_the_same_losses():
-    one, _ = train_on(1, 1, steps=20)
+    one, _ = train_on(1, 1, steps=12)
     assert one[-1] < 0.9 * one[0]
-    eight, _ = train_on(2, 4, steps=20)
+    eight, _ = train_on(2, 4, steps=12)
     np.testing.assert_allclose(eight, one, rtol=1e-5)
 
 
@@ -147,6 +158,7 @@ def test_every_mesh_gives_the_same_losses_and_parameters():
                 assert golden_numbers.relative_difference(*pair) < 1e-5, (data, fsdp, name)
 
 
+@pytest.mark.slow  # test_optim.py and test_finetune.py have the same in a smaller way
 def test_micro_batches_give_the_gradient_of_the_large_batch():
     moments = []
     for accum_steps in (1, 4):
@@ -196,7 +208,7 @@ def test_check_reads_plans_and_writes_nothing(tmp_path, caplog):
     assert not (tmp_path / "run").exists()
     text = caplog.text
     assert "effective batch: 16 = 8 devices x 2 x 1" in text
-    assert "40 samples, 8 epochs of 2.5 steps = 20 steps" in text
+    assert "40 samples, 4 epochs of 2.5 steps = 10 steps" in text
     assert "memory per device" in text and "nothing was trained" in text
     assert "compiled the step for batches of 16, read 8 of 40 faces" in text
     assert "data: 40 faces, synthetic" in text
@@ -314,6 +326,7 @@ def test_a_packed_set_is_trained_on_and_its_damage_told(face_folder, tmp_path):
         "data.mean": None,
         "data.std": None,
         "epochs": 10,
+        "schedule_epochs": 10,
         "optimizer.warmup_epochs": 0,
     }
     run(tmp_path / "run", changes)
@@ -336,10 +349,8 @@ def test_a_packed_set_is_trained_on_and_its_damage_told(face_folder, tmp_path):
 def test_a_bad_file_ends_the_run_by_its_name(face_folder, tmp_path):
     np.save(face_folder / "parsing_maps" / "sub" / "3.npy", np.full((1, 48, 48), 11, np.int8))
     with pytest.raises(DataError, match=r"3\.npy holds class 11"):
-        run(
-            tmp_path / "run",
-            {"data.source": "folder", "data.paths": (str(face_folder),), "epochs": 30},
-        )
+        changes = {"data.source": "folder", "data.paths": (str(face_folder),)}
+        run(tmp_path / "run", changes | {"epochs": 30, "schedule_epochs": 30})
 
 
 def test_an_uneven_batch_is_refused_before_anything_is_written(tmp_path):
@@ -349,7 +360,7 @@ def test_an_uneven_batch_is_refused_before_anything_is_written(tmp_path):
 
 
 def test_schedule_of_the_released_recipe_outlives_the_run():
-    config = tiny_config({"recipe": "released", "schedule_epochs": 16})
+    config = tiny_config(SHORT | {"recipe": "released"})
     schedule = optim.make_schedule(config, 40)
     assert schedule.total_steps == STEPS
     assert schedule.learning_rate(STEPS) > 0.4 * schedule.peak_learning_rate
@@ -418,11 +429,11 @@ def test_a_second_trainer_is_refused(tmp_path):
 
 
 def test_a_failed_save_ends_the_run_within_a_step(tmp_path, ask):
-    ask("manifest:5:enospc")
-    with pytest.raises(StorageError, match=r"checkpoint 5 could not be saved .*No space left"):
-        run(tmp_path, {"checkpoint.every": 5})  # the next save raises the error at the latest
+    ask("manifest:3:enospc")
+    with pytest.raises(StorageError, match=r"checkpoint 3 could not be saved .*No space left"):
+        run(tmp_path, {"checkpoint.every": 3})  # the next save raises the error at the latest
     steps = [line["step"] for line in read_metrics(tmp_path)]
-    assert steps[-1] <= 10
+    assert steps[-1] <= 6
     ask("")
     run(tmp_path)
     assert int(restore(tmp_path, tiny_config()).state.step) == STEPS

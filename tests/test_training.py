@@ -50,6 +50,7 @@ def test_the_state_is_whole_and_placed_by_name(state):
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(state)} == {"float32", "int32"}
 
 
+@pytest.mark.e2e
 def test_training_goes_on_as_in_the_reference(state):
     model = network(state.params, **golden_files.RUN_HEADS)
 

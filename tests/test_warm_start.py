@@ -108,8 +108,17 @@ def test_weights_of_another_network_are_refused(workdir, changes, error, message
         load_weights(state, init=config.init, model=config.model)
 
 
-@pytest.mark.parametrize("kind", ["student", "teacher", "pth"])
-@pytest.mark.parametrize("pool", ["mean", "token"])
+@pytest.mark.parametrize(
+    ("kind", "pool"),
+    [
+        ("student", "token"),
+        ("teacher", "mean"),
+        ("pth", "token"),
+        pytest.param("student", "mean", marks=pytest.mark.slow),
+        pytest.param("teacher", "token", marks=pytest.mark.slow),
+        pytest.param("pth", "mean", marks=pytest.mark.slow),
+    ],
+)
 def test_a_detector_starts_from_an_encoder(workdir, tmp_path, kind, pool):
     stored = read_run(workdir)
     config = transfer.get_config("vit_small_patch16", smoke=True, init={"params": str(workdir)})

@@ -8,6 +8,7 @@ computes something else.
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -101,11 +102,11 @@ def network(params: Mapping[str, Any], **told: Any) -> ViT:
     name, attributes = kind(params), measures(params, **told)
     if name == "encoder":
         # The shapes of the encoder do not depend on the head.
-        shapes = encoder_subset(_shapes(build_detector(attributes | {"pool": "token"})))
+        shapes = encoder_subset(shapes_of(build_detector(attributes | {"pool": "token"})))
         _check_shapes(params, shapes)
         return ViT(**attributes)
     model = build_detector(attributes) if name == "detector" else build(attributes)
-    shapes = _shapes(model)
+    shapes = shapes_of(model)
     _check_shapes(params, teacher_subset(shapes) if name == "teacher" else shapes)
     return model
 
@@ -225,7 +226,12 @@ def _check_same_at_timm(size: str, *, found: dict[str, Any], name: str) -> None:
         )
 
 
-def _shapes(model: ViT) -> dict[str, Any]:
+@lru_cache(maxsize=16)
+def shapes_of(model: ViT) -> dict[str, Any]:
+    """Returns the shapes of a network's parameters, which nobody may change.
+
+    They are kept, because tracing a network takes a third of a second.
+    """
     return jax.eval_shape(model.init_params, jax.random.key(0))
 
 

@@ -11,9 +11,10 @@ import jax
 import numpy as np
 
 from fsvfm_jax.convert import reference
-from fsvfm_jax.convert.measures import side_of_table
+from fsvfm_jax.convert.measures import shapes_of, side_of_table
 from fsvfm_jax.errors import DataError
 from fsvfm_jax.models.adapter import Detector
+from fsvfm_jax.models.fsvfm import encoder_subset
 from fsvfm_jax.train_state import Params
 
 StateDict = Mapping[str, np.ndarray]
@@ -81,8 +82,7 @@ def blank_encoder(
         num_heads=1,  # It is in no shape.
         pool="token",
     )
-    shapes = jax.eval_shape(model.init_params, jax.random.key(0))
-    del shapes["head"]
+    shapes = encoder_subset(shapes_of(model))
     return jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), shapes)
 
 
