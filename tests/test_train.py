@@ -134,7 +134,6 @@ def train_on(data: int, fsdp: int, *, steps: int) -> tuple[list[float], TrainSta
     return losses, state
 
 
-@pytest.mark.slow  # test_distributed.py and test_finetune.py have the same in a smaller way
 def test_one_device_and_eight_give_the_same_losses():
     one, _ = train_on(1, 1, steps=12)
     assert one[-1] < 0.9 * one[0]
