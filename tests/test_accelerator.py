@@ -59,7 +59,7 @@ class Device:
 
 
 def call(folder, *, minutes: float = 60.0, config: str | None = None, fields=()) -> list[dict]:
-    args = Namespace(output=str(folder), minutes=minutes)
+    args = Namespace(output=str(folder), minutes=minutes, steps=2)
     benchmark_accelerator(args, config, list(fields), command="the command")
     return json.loads((folder / RESULTS).read_text())
 

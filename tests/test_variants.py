@@ -11,31 +11,33 @@ from fsvfm_jax.devices.backends import compiler_options
 
 
 def test_the_most_valuable_measurements_come_first():
-    found = list(measurements(SIZES, ["--config.seed=1"], data=["--config.data.split=train"]))
+    data = ["--config.data.split=train"]
+    found = list(measurements(SIZES, ["--config.seed=1"], data=data, steps=3))
     first = [(x.size, x.kind) for x in found[:8]]
     steps = [(size, "step") for size in "SBL"] + [(size, "torch") for size in "SBL"]
     assert first == [*steps, ("B", "attention"), ("S", "real")]
     assert [x.name for x in found[8:12]] == [name for name, _ in CANDIDATES]
-    others = [(x.size, x.arguments[2]) for x in found[12:]]
+    others = [(x.size, x.arguments[3]) for x in found[12:]]
     assert others == [(x.name, f"--batch-size={n}") for x in SIZES for n in x.batches[1:]]
     assert all("--config.seed=1" in x.arguments for x in found)
-    assert [x.kind for x in found if "--config.data.split=train" in x.arguments] == ["real"]
+    assert [x.kind for x in found if data[0] in x.arguments] == ["real"]
     assert len({x.arguments for x in found}) == len(found)
 
 
 def test_command_lines_are_those_of_the_benchmark():
     parser = argparse.ArgumentParser()
     step_speed.add_arguments(parser.add_subparsers().add_parser("step"))
-    for found in measurements(SIZES, [], data=[]):
+    for found in measurements(SIZES, [], data=[], steps=3):
         if found.kind != "attention":
             args, rest = parser.parse_known_args([*found.arguments])
             assert args.batch_size in dict((x.name, x.batches) for x in SIZES)[found.size]
             assert all(x.startswith("--config") for x in rest)
+            assert args.steps == 3
             step_speed.check_arguments(argparse.Namespace(**vars(args) | {"framework": "jax"}))
 
 
 def test_one_config_keeps_its_batch():
-    found = list(measurements([Size("mine", "mine.py", (None,))], [], data=[]))
+    found = list(measurements([Size("mine", "mine.py", (None,))], [], data=[], steps=3))
     assert {x.size for x in found} == {"mine"}
     assert not any("--batch-size" in argument for x in found for argument in x.arguments)
 

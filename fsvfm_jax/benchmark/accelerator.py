@@ -49,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--minutes", type=float, default=8, metavar="M", help="time for all measurements"
     )
+    parser.add_argument(
+        "--steps", type=cli.count, default=30, metavar="N", help="timed steps of each measurement"
+    )
 
 
 def benchmark_accelerator(
@@ -75,12 +78,12 @@ def benchmark_accelerator(
     environment = {} if CACHE in os.environ else {CACHE: str(folder / "programs")}
     if config is None:
         faces = f"--config.data.paths=('{folder / FACES}',)"
-        wanted = measurements(SIZES, fields, data=["--config.data.source=tfds", faces])
+        sizes, data = SIZES, ["--config.data.source=tfds", faces]
     else:
-        wanted = measurements([Size(Path(config).stem, config, (None,))], fields, data=[])
+        sizes, data = [Size(Path(config).stem, config, (None,))], []
 
     rows = _earlier_rows(folder / RESULTS)
-    for measurement in wanted:
+    for measurement in measurements(sizes, fields, data=data, steps=args.steps):
         if any(row["arguments"] == [*measurement.arguments] and row["record"] for row in rows):
             continue
         if measurement.kind == "real" and config is None:

@@ -1,5 +1,6 @@
 """Measures the pretraining step in PyTorch: `benchmark step --framework=torch`."""
 
+import os
 import resource
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from fsvfm_jax.benchmark.torch_step import TorchBatch, TorchStep
 from fsvfm_jax.config.resolve import resolve
 from fsvfm_jax.convert.reference import to_state_dict
 from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.host.processes import available_cores
 from fsvfm_jax.learners import make_learner
 from fsvfm_jax.masking import Masks
 from fsvfm_jax.train_state import StepValues
@@ -51,6 +53,8 @@ def measure_torch_step(
     """
     config = resolve(config)
     check_config(config)
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    torch.set_num_threads(int(threads) if threads.isdecimal() else available_cores())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     weights, batches = start(config, device, steps=step_times.steps_in_all(steps, warmup))
     step = TorchStep(config, weights, stats=STATS, device=device)

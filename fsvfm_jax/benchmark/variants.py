@@ -62,7 +62,7 @@ class Measurement(NamedTuple):
 
 
 def measurements(
-    sizes: Sequence[Size], fields: Sequence[str], *, data: Sequence[str]
+    sizes: Sequence[Size], fields: Sequence[str], *, data: Sequence[str], steps: int
 ) -> Iterator[Measurement]:
     """Yields all measurements, the most valuable first.
 
@@ -73,6 +73,7 @@ def measurements(
         sizes: The networks, from small to large.
         fields: Fields for every measurement, as flags.
         data: Fields that name the data of the real input, as flags.
+        steps: Timed steps of each measurement.
     """
     middle = sizes[len(sizes) // 2]
 
@@ -82,7 +83,8 @@ def measurements(
         batch = batch or size.batches[0]
         flags = [f"--batch-size={batch}"] if batch else []
         warmup = REAL_WARMUP if kind == "real" else WARMUP
-        line = ("step", f"--warmup={warmup}", *flags, f"--config={size.config}", *fields, *more)
+        flags = ["step", f"--steps={steps}", f"--warmup={warmup}", *flags]
+        line = (*flags, f"--config={size.config}", *fields, *more)
         return Measurement(name, size.name, kind, line)
 
     for size in sizes:
