@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -108,13 +109,7 @@ def _accelerator(argv: Sequence[str], command: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from fsvfm_jax.benchmark import (
-        accelerator,
-        attention_errors,
-        input_speed,
-        read_speed,
-        step_speed,
-    )
+    from fsvfm_jax.benchmark import input_speed, read_speed, step_speed
 
     parser = cli.Parser(prog=COMMAND, description="Measures speed.", allow_abbrev=False)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
@@ -150,6 +145,14 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     read_speed.add_arguments(read)
+    _add_sessions(verbs)
+    return parser
+
+
+def _add_sessions(verbs: Any) -> None:
+    """Adds the verbs that measure more than one speed, or none."""
+    from fsvfm_jax.benchmark import accelerator, attention_errors
+
     attention = verbs.add_parser(
         "attention",
         help="errors of cuDNN's attention and its gradients, and of XLA's, in bfloat16",
@@ -194,7 +197,6 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="only print the validation loss of every method and learning rate at one more seed",
     )
-    return parser
 
 
 if __name__ == "__main__":
