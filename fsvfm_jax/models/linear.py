@@ -56,17 +56,36 @@ class PreNorm(nn.Module):
         )
 
 
-def standardize(x: Float[Array, "B L D"], epsilon: float) -> Float[Array, "B L D"]:
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def standardize(x: Float[Array, "*B D"], epsilon: float) -> Float[Array, "*B D"]:
     """Subtracts the mean of each token and divides by its deviation, both in float32.
+
+    The backward pass needs the result, which the next layer keeps too, and not x.
 
     Args:
         x: Tokens in the compute dtype, which is that of the result.
         epsilon: Added to the variance.
     """
+    return _standardize_forward(x, epsilon)[0]
+
+
+def _standardize_forward(x, epsilon):
     y = x.astype(jnp.float32)
     y -= y.mean(axis=-1, keepdims=True)
-    variance = jnp.square(y).mean(axis=-1, keepdims=True)
-    return (y * jax.lax.rsqrt(variance + epsilon)).astype(x.dtype)
+    inverse = jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + epsilon)
+    y = (y * inverse).astype(x.dtype)
+    return y, (y, inverse)
+
+
+def _standardize_backward(epsilon, kept, gradient):
+    y, inverse = kept
+    y, of_y = y.astype(jnp.float32), gradient.astype(jnp.float32)
+    along_y = y * (of_y * y).mean(axis=-1, keepdims=True)
+    of_x = inverse * (of_y - of_y.mean(axis=-1, keepdims=True) - along_y)
+    return (of_x.astype(gradient.dtype),)
+
+
+standardize.defvjp(_standardize_forward, _standardize_backward)
 
 
 class Dense(nn.Module):
