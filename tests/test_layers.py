@@ -118,3 +118,22 @@ def test_float32_is_multiplied_in_float32_everywhere(dtype):
     in_float32 = 10 if dtype == "float32" else 2
     assert text.count("dot_general") == 10
     assert text.count("Precision.HIGHEST, Precision.HIGHEST") == in_float32
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.015)])
+def test_attention_and_its_gradients_are_those_of_jax(dtype, tolerance):
+    keys = jax.random.split(jax.random.key(0), 4)
+    q, k, v = (jax.random.normal(key, (2, 197, 4, 16)).astype(dtype) for key in keys[:3])
+    direction = jax.random.normal(keys[3], (2, 197, 4, 16))
+
+    def total(attend, q, k, v):
+        out = attend(q, k, v)
+        return (out.astype(jnp.float32) * direction).sum(), out
+
+    grad = jax.grad(total, argnums=(1, 2, 3), has_aux=True)
+    ours = grad(partial(layers.attend, lengths=None, implementation="xla"), q, k, v)
+    in_float32 = (x.astype(jnp.float32) for x in (q, k, v))
+    expected = grad(jax.nn.dot_product_attention, *in_float32)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == jnp.dtype(dtype)
+        assert golden_numbers.relative_difference(a.astype(jnp.float32), b) < tolerance

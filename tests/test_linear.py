@@ -3,6 +3,7 @@
 from functools import partial
 
 import flax.linen as nn
+import golden_numbers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,7 +71,7 @@ def test_a_norm_and_a_linear_layer_are_those_of_flax(weights, tokens, parts):
 
 
 def test_bfloat16_is_rounded_once(weights, tokens):
-    x, kernel = (weights_or_x.astype(jnp.bfloat16) for weights_or_x in (tokens, weights["kernel"]))
+    x, kernel = (a.astype(jnp.bfloat16) for a in (tokens, weights["kernel"]))
     [result] = linear.linear(x, (weights["kernel"], weights["bias"]), 1)
     product = np.asarray(x, np.float64) @ np.asarray(kernel, np.float64)
     expected = jnp.asarray(product + np.asarray(weights["bias"], np.float64), jnp.bfloat16)
@@ -83,6 +84,21 @@ def test_bfloat16_is_near_float32(weights, tokens):
     expected = np.asarray(of_flax(weights, tokens, dtype="float32"))
     result = ours(weights, tokens.astype(jnp.bfloat16), dtype="bfloat16", parts=3)
     assert np.abs(result - expected).max() < 0.02 * np.abs(expected).max()
+
+
+def test_gradients_in_bfloat16_are_near_those_in_float32(weights):
+    keys = jax.random.split(jax.random.key(2), 2)
+    x = (3 + jax.random.normal(keys[0], (16, 197, WIDTH))).astype(jnp.bfloat16)
+    direction = jax.random.normal(keys[1], (16, 197, FEATURES))
+
+    def total(function, weights, x):
+        return (function(weights, x).astype(jnp.float32) * direction).sum()
+
+    grad = jax.grad(total, argnums=(1, 2))
+    found = grad(partial(ours, dtype="bfloat16", parts=3), weights, x)
+    expected = grad(partial(of_flax, dtype="float32"), weights, x.astype(jnp.float32))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert golden_numbers.relative_difference(a.astype(jnp.float32), b) < 0.015
 
 
 def test_a_layer_without_bias(tokens):

@@ -134,6 +134,17 @@ def train_on(data: int, fsdp: int, *, steps: int) -> tuple[list[float], TrainSta
     return losses, state
 
 
+def test_the_first_state_is_the_same_on_every_mesh():
+    config = tiny_config()
+    task = pretrain.make_learner(config, stats=Stats(config.data.mean, config.data.std))
+    states = []
+    for data, fsdp in ((1, 1), (2, 4)):
+        mesh = sharding.make_mesh({"data": data, "fsdp": fsdp}, jax.devices()[: data * fsdp])
+        template = compilation.state_template(task, mesh)
+        states.append(jax.device_get(compilation.fresh_state(task, template, seed=0)))
+    jax.tree.map(np.testing.assert_array_equal, *states)
+
+
 def test_one_device_and_eight_give_the_same_losses():
     one, _ = train_on(1, 1, steps=12)
     assert one[-1] < 0.9 * one[0]

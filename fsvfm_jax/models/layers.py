@@ -10,7 +10,14 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from fsvfm_jax.devices.sharding import constrain_batch
-from fsvfm_jax.models.linear import KEPT, LAYER_NORM_EPSILON, Dense, Normed, PreNorm, precision
+from fsvfm_jax.models.linear import (
+    LAYER_NORM_EPSILON,
+    LINEAR_OUTPUT,
+    Dense,
+    Normed,
+    PreNorm,
+    precision,
+)
 
 MLP_RATIO = 4
 
@@ -19,7 +26,7 @@ ATTENTIONS = ("xla", "cudnn")
 # of its linear layers, or only its input.
 REMATS = {
     "none": None,
-    "dots": jax.checkpoint_policies.save_only_these_names(KEPT),
+    "dots": jax.checkpoint_policies.save_only_these_names(LINEAR_OUTPUT),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
@@ -86,14 +93,15 @@ def attend(
         implementation: One of `ATTENTIONS`; None for "xla". cuDNN has gradients for even L only.
     """
     if implementation == "cudnn" or lengths is not None:
-        return jax.nn.dot_product_attention(
-            q,
-            k,
-            v,
-            query_seq_lengths=lengths,
-            key_value_seq_lengths=lengths,
-            implementation=implementation,
-        )
+        with jax.default_matmul_precision(precision(q.dtype.name)):
+            return jax.nn.dot_product_attention(
+                q,
+                k,
+                v,
+                query_seq_lengths=lengths,
+                key_value_seq_lengths=lengths,
+                implementation=implementation,
+            )
     # With the heads before the tokens, the products need no other layout.
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
     return attend_by_heads(q, k, v).swapaxes(1, 2)
@@ -267,7 +275,7 @@ def block_stack(
         width: Channels of the tokens.
         num_heads: Attention heads; divides `width`.
         dtype: Compute dtype.
-        attention: One of `ATTENTIONS`; None for the default of JAX.
+        attention: One of `ATTENTIONS`; None for "xla".
         remat: One of `REMATS`.
         unroll: Blocks per iteration of the compiled loop.
 

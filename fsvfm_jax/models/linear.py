@@ -18,7 +18,7 @@ from fsvfm_jax.devices.sharding import gather
 
 LAYER_NORM_EPSILON = 1e-6
 # The name of the outputs of linear layers, by which `jax.checkpoint` can keep them.
-KEPT = "linear"
+LINEAR_OUTPUT = "linear"
 # Kernel and bias; and the scale and the bias of a LayerNorm before them.
 Weights = tuple[Array, Array] | tuple[Array, Array, Array, Array]
 
@@ -130,7 +130,8 @@ def linear(x: Float[Array, "*B D"], weights: Weights, parts: int) -> tuple[Array
     """Returns x @ kernel + bias as `parts` arrays of E / parts channels.
 
     The bias is added in float32. Derived automatically, the backward pass would multiply float32
-    gradients.
+    gradients. Here it multiplies gradients in the compute dtype, and the gradient of the kernel is
+    rounded to that dtype once.
 
     Args:
         x: Input in the compute dtype, which is that of the result, [*B, D].
@@ -158,7 +159,9 @@ def _linear_backward(parts, kept, gradients):
     batch = tuple(range(x.ndim - 1))
     product = partial(jax.lax.dot_general, precision=precision(x.dtype.name))
     to_kernel = product(x, gradient, ((batch, batch), ((), ()))).astype(jnp.float32)
-    to_bias = jax.lax.reduce_sum(gradient, batch).astype(jnp.float32)
+    # The tokens of an image are added by the pass that makes the gradient, in its dtype. A sum over
+    # the batch in bfloat16 would lose several per cent.
+    to_bias = jax.lax.reduce_sum(gradient, batch[1:]).astype(jnp.float32).sum(axis=batch[:1])
     (kernel, _), to_weights = jax.vjp(apply_norm, *weights)
     to_x = product(gradient, kernel.astype(x.dtype), (((x.ndim - 1,), (1,)), ((), ())))
     return to_x, to_weights((to_kernel, to_bias))
@@ -170,7 +173,9 @@ linear.defvjp(_linear_forward, _linear_backward)
 def _products(x, weights, parts):
     kernel, bias = apply_norm(*weights)
     kernel = kernel.astype(x.dtype)
-    if parts > 1:  # With FSDP each device has other channels.
+    if (
+        parts > 1
+    ):  # With FSDP a device has some of the channels, and not the same share of each part.
         kernel, bias = gather(kernel), gather(bias)
     kernels = jnp.split(kernel, parts, axis=1)
     # Without the barrier XLA joins the computation of a bias with its broadcast, and then adds the
@@ -185,7 +190,7 @@ def _products(x, weights, parts):
             preferred_element_type=jnp.float32,
         )
         y = product + part_bias.reshape((1,) * (x.ndim - 1) + (-1,))
-        outputs.append(checkpoint_name(y.astype(x.dtype), KEPT))
+        outputs.append(checkpoint_name(y.astype(x.dtype), LINEAR_OUTPUT))
     return tuple(outputs)
 
 

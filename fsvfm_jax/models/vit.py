@@ -29,7 +29,7 @@ class ViT(nn.Module):
         depth: Number of blocks.
         num_heads: Attention heads.
         dtype: Compute dtype, "float32" or "bfloat16"; parameters are always float32.
-        attention: One of `layers.ATTENTIONS`; None for the default of JAX, "xla".
+        attention: One of `layers.ATTENTIONS`; None for "xla".
         remat: What is computed again in the backward pass, one of `layers.REMATS`.
         unroll: Blocks per iteration of the compiled loop over the depth; None for 1.
     """
