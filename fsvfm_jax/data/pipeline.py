@@ -115,8 +115,7 @@ def make_iterator(
         shuffle: Whether to shuffle. False yields the faces in their order, again and again.
         start_sample: Number of samples of the stream that all processes together have already
             consumed; k * global_batch_size continues with batch k.
-        skip_ranges: Samples of the stream to leave out, as (first, one past the last), ascending
-            and disjoint.
+        skip_ranges: Samples to leave out, as (first, one past the last), ascending and disjoint.
         skip_corrupt: Number of damaged samples that are replaced by the source's next sample, with
             a warning, before a `DataError`.
         process_index: Number of this process, from 0.
