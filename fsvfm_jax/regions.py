@@ -75,5 +75,7 @@ def patch_classes(
         wrong = lowest if lowest < 0 else highest
         raise ValueError(f"parsing map holds class {wrong}; LaPa's classes are 0 to 10")
     bits = np.left_shift(np.uint16(1), parsing_maps.astype(np.uint16))
-    patches = bits.reshape(batch, height // patch_size, patch_size, width // patch_size, patch_size)
-    return np.bitwise_or.reduce(patches, axis=(2, 4)).reshape(batch, -1)
+    # Whole rows first: NumPy combines long rows several times as fast as the pixels of a patch.
+    rows = np.bitwise_or.reduce(bits.reshape(batch, -1, patch_size, width), axis=2)
+    patches = rows.reshape(*rows.shape[:2], width // patch_size, patch_size)
+    return np.bitwise_or.reduce(patches, axis=3).reshape(batch, -1)

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from fsvfm_jax.data import images
 from fsvfm_jax.data.images import UnknownClass, decode_image, decode_map, read_file, resize_face
 from fsvfm_jax.data.rendered.synthetic import render_face
+from fsvfm_jax.prepare.encode import encode_map
 
 PIXELS = render_face(0, image_size=48)[0][:40]  # 40 x 48
 
@@ -208,6 +209,30 @@ def grey(array: np.ndarray, mode: str = "L", **settings: Any) -> bytes:
 def test_maps_are_read_from_png() -> None:
     parsing_map = np.arange(40 * 48).reshape(40, 48) % 11
     np.testing.assert_array_equal(decode_map(grey(parsing_map)), parsing_map)
+
+
+def test_a_packed_map_with_any_byte_changed_is_damaged_or_the_same() -> None:
+    """Tests the decoder of packed maps; whatever it does not accept, Pillow decodes or refuses."""
+    parsing_map = np.arange(12 * 9).reshape(12, 9) % 11
+    whole = encode_map(parsing_map.astype(np.uint8))
+    np.testing.assert_array_equal(decode_map(whole), parsing_map)
+    for place in range(len(whole)):
+        data = bytearray(whole)
+        data[place] ^= 1
+        with pytest.raises(ValueError, match=r".+"):
+            decode_map(bytes(data))
+    for end in range(len(whole)):
+        with pytest.raises(ValueError, match=r".+"):
+            decode_map(whole[:end])
+
+
+@pytest.mark.parametrize(
+    ("size", "rows"),
+    [((9000, 9000), b""), ((3, 2), b"\5" * 8)],
+)
+def test_a_packed_map_with_wrong_rows_is_refused(size: tuple[int, int], rows: bytes) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        decode_map(png(*size, colour=0, rows=rows))
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def test_every_encoding_is_measured_with_every_number_of_workers(measured):
         assert all(of["stages_us"][stage] > 0 for stage in input_speed.STAGES)
     assert record["command"].startswith("python -m fsvfm_jax.benchmark input --image-size 32")
     table = [line for line in said.splitlines() if line.startswith("| ")]
-    assert len(table) == 1 + 6 + 1 + 3
+    assert len(table) == 1 + 6 + 1 + len(input_speed.STAGES) + 2
 
 
 def test_a_stand_in_for_the_network_takes_its_time_and_no_more(monkeypatch):

@@ -7,10 +7,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from patience import PATIENCE
 
 from fsvfm_jax.data import segments
+from fsvfm_jax.errors import StorageError
 
 ROOT = Path(__file__).parent.parent
 # Takes a batch now and then, as a trainer does, while the workers prepare others.
@@ -123,3 +125,29 @@ def test_files_of_other_users_stay(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "getuid", lambda: file.stat().st_uid + 1)
     segments.remove_orphans()
     assert file.exists()
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (5, 4, 3), (300, 300)])
+def test_rows_in_shared_memory_are_the_rows_of_stack(shape):
+    rows = [
+        np.arange(np.prod(shape, dtype=int)).reshape(shape).astype(np.uint16)[...] + i
+        for i in range(3)
+    ]
+    if len(shape) > 1:
+        rows = [row.swapaxes(0, 1) for row in rows]  # rows that are not contiguous
+    stacked = segments.stack_in_shared_memory(rows)
+    stacked.unlink_on_del()
+    assert stacked.dtype == rows[0].dtype
+    np.testing.assert_array_equal(stacked, np.stack(rows))
+
+
+def test_full_memory_is_one_sentence_and_leaves_no_segment(monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    before = set(segments.FOLDER.iterdir())
+    monkeypatch.setattr("builtins.open", full)
+    with pytest.raises(StorageError, match=r"no room for 12 bytes .*more shared memory"):
+        segments.stack_in_shared_memory([np.zeros(12, np.uint8)])
+    monkeypatch.undo()
+    assert not {x for x in set(segments.FOLDER.iterdir()) - before if x.name.startswith("psm_")}

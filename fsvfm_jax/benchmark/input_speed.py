@@ -18,9 +18,8 @@ import numpy as np
 from PIL import Image
 
 from fsvfm_jax import cli
-from fsvfm_jax.data.elements import pretraining_element, to_batch_element
-from fsvfm_jax.data.images import Face
-from fsvfm_jax.data.pipeline import CHUNK, make_iterator
+from fsvfm_jax.data.elements import BatchElement, pretraining_element, to_batch_element
+from fsvfm_jax.data.pipeline import CHUNK, Element, make_iterator
 from fsvfm_jax.data.records import FaceRecords
 from fsvfm_jax.data.rendered.synthetic import render_face
 from fsvfm_jax.errors import ConfigError
@@ -31,23 +30,44 @@ from fsvfm_jax.prepare.pack import pack
 
 SYNTHETIC_FACES = 256
 LARGE = 2**20
-STAGES = ("read", "decode", "words", "stack")
+# The stages of an image. Batches are made by threads or by a worker, never by both.
+THREADS, WORKER = "batch, threads", "batch, worker to trainer"
+STAGES = ("read", "decode", "classes", THREADS, WORKER, "to device")
+
+
+class _Ready:
+    """Rows of a batch in memory, which need no reading, decoding or classes."""
+
+    def __init__(self, rows: Sequence[BatchElement]):
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def read(self, indices: Sequence[int]) -> list[BatchElement]:
+        return [self._rows[index] for index in indices]
 
 
 class _Large:
     """Repeats faces many times: to draw the order of a few would take longer than to read them."""
 
-    def __init__(self, faces: FaceRecords):
+    def __init__(self, faces: FaceRecords | _Ready):
         self._faces = faces
 
     def __len__(self) -> int:
         return LARGE
 
-    def __getitem__(self, index: int) -> Face:
+    def __getitem__(self, index: int) -> Any:
         return self.read([index])[0]
 
-    def read(self, indices: Sequence[int]) -> list[Face]:
+    def read(self, indices: Sequence[int]) -> list[Any]:
         return self._faces.read([index % len(self._faces) for index in indices])
+
+
+def _as_it_is(row: BatchElement, key: tuple[int, int]) -> BatchElement:
+    """The element function of `_Ready`."""
+    del key
+    return row
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -151,48 +171,87 @@ def summary(record: dict[str, Any]) -> str:
                 f"| {encoding} | {row['workers'] or 'threads'} | {row['images_per_second']:.0f} |"
                 f" {' | '.join(times)} | {loss} |"
             )
-    lines += ["", "| us/image, one thread | " + " | ".join(STAGES) + " |"]
-    lines.append("|---|" + "---:|" * len(STAGES))
-    for encoding, of in record["encodings"].items():
-        stages = " | ".join(f"{of['stages_us'][stage]:.0f}" for stage in STAGES)
-        lines.append(f"| {encoding} | {stages} |")
+    encodings = record["encodings"]
+    lines += ["", "| images/s per core (CPU us/image) | " + " | ".join(encodings) + " |"]
+    lines.append("|---|" + "---:|" * len(encodings))
+    sums = {"all, threads": WORKER, "all, worker": THREADS}  # what each leaves out
+    for stage in (*STAGES, *sums):
+        cells = []
+        for of in encodings.values():
+            stages = of["stages_us"]
+            parts = [stage] if stage in stages else [x for x in STAGES if x != sums[stage]]
+            times = [stages[part] for part in parts]
+            cells.append("-" if None in times else f"{1e6 / sum(times):.0f} ({sum(times):.0f})")
+        lines.append(f"| {stage} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def _measure(source: FaceRecords, args: argparse.Namespace, encoding: str) -> dict[str, Any]:
-    stages = _profile(source, args.patch_size, seconds=args.seconds)
+    stages = _profile(source, args.patch_size, seconds=args.seconds) | _transfer(source, args)
     numbers = progress(args.workers, total=len(args.workers), description=encoding)
-    rates = [_rate(source, args, workers) for workers in numbers]
+    element = partial(pretraining_element, patch_size=args.patch_size, augment=args.augment)
+    rates = [_rate(source, args, workers, element=element) for workers in numbers]
     return {"rates": rates, "stages_us": stages}
 
 
 def _profile(source: FaceRecords, patch_size: int, *, seconds: float) -> dict[str, float]:
-    """Returns the microseconds per image of each stage, as the median over chunks."""
+    """Returns the CPU microseconds per image of each stage of one face, as medians over chunks."""
     rng = np.random.default_rng(0)
-    times: dict[str, list[float]] = {stage: [] for stage in STAGES}
+    times: dict[str, list[float]] = {stage: [] for stage in STAGES[:3]}
 
     def timed(stage: str, work: Callable[..., Any], *given: Any) -> Any:
-        began = time.perf_counter()
+        began = time.thread_time()
         result = work(*given)
-        times[stage].append((time.perf_counter() - began) / CHUNK * 1e6)
+        times[stage].append((time.thread_time() - began) / CHUNK * 1e6)
         return result
 
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    while not times["classes"] or time.monotonic() < end:
         indices = rng.integers(len(source), size=CHUNK).tolist()
         records = timed("read", source.records, indices)
         pairs = timed("decode", list, map(source.decode, indices, records))
         faces = [{"image": image, "parsing_map": parsing_map} for image, parsing_map in pairs]
-        elements = timed("words", list, (to_batch_element(face, patch_size) for face in faces))
-        timed("stack", np.stack, [element["image"] for element in elements])
+        timed("classes", list, (to_batch_element(face, patch_size) for face in faces))
     return {stage: float(np.median(of)) for stage, of in times.items()}
 
 
-def _rate(source: FaceRecords, args: argparse.Namespace, workers: int) -> dict[str, Any]:
+def _transfer(source: FaceRecords, args: argparse.Namespace) -> dict[str, float | None]:
+    """Returns the CPU microseconds per image from rows in memory to batches on the device."""
+    faces = source.read(range(min(CHUNK, len(source))))
+    ready = _Ready([to_batch_element(face, args.patch_size) for face in faces])
+    host = argparse.Namespace(**vars(args) | {"to": "host", "step_rate": None})
+    times = {
+        stage: _rate(ready, host, workers, element=_as_it_is)["cpu_us_per_image"]
+        for stage, workers in ((THREADS, 0), (WORKER, 1))
+    }
+    rows = ready.read(range(len(ready)))
+    batch = {
+        name: np.stack([rows[index % len(rows)][name] for index in range(args.batch_size)])
+        for name in rows[0]
+    }
+    return times | {"to device": _placing(batch, seconds=args.seconds)}
+
+
+def _placing(batch: dict[str, np.ndarray], *, seconds: float) -> float:
+    """Returns the CPU microseconds per image of all threads that place a batch on the device."""
+    import jax
+
+    times = []
+    end = time.monotonic() + seconds
+    while len(times) < 2 or time.monotonic() < end:  # The first starts the devices.
+        began = time.process_time()
+        jax.block_until_ready(jax.device_put(batch))
+        times.append((time.process_time() - began) / len(batch["image"]) * 1e6)
+    return float(np.median(times[1:]))
+
+
+def _rate(
+    source: FaceRecords | _Ready, args: argparse.Namespace, workers: int, *, element: Element
+) -> dict[str, Any]:
     """Measures the images per second after the prefetched batches are used up."""
     batches = make_iterator(
         _Large(source),
-        element=partial(pretraining_element, patch_size=args.patch_size, augment=args.augment),
+        element=element,
         global_batch_size=args.batch_size,
         seed=0,
         num_workers=workers,

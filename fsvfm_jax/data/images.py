@@ -5,6 +5,8 @@ and every problem is a `ValueError` that states its reason. The decoders release
 """
 
 import io
+import struct
+import zlib
 from typing import TypedDict
 
 import numpy as np
@@ -41,6 +43,7 @@ MAX_JPEG_WORK = 10 * MAX_PIXELS
 _JPEG_MAGIC = b"\xff\xd8\xff"
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+_GREY = bytes((8, 0, 0, 0, 0))  # 8 bits, grey, and the only methods of PNG, not interlaced
 _NPY_MAGIC = b"\x93NUMPY"
 _TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # The last two begin a BigTIFF.
 _ROWS_AT_ONCE = 256
@@ -221,6 +224,9 @@ def _turn(pixels: UInt8[np.ndarray, "H W 3"], orientation: int) -> UInt8[np.ndar
 
 
 def _grey_png(data: bytes) -> UInt8[np.ndarray, "H W"]:
+    plain = _plain_grey_png(data)
+    if plain is not None:
+        return plain
     _verify_png(data)
     # Pillow would scale fewer bits to 0 to 255, and palettes and colours are not classes.
     if tuple(data[24:26]) != (8, 0):
@@ -228,6 +234,31 @@ def _grey_png(data: bytes) -> UInt8[np.ndarray, "H W"]:
     with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
         _check_size(*image.size)
         return np.array(image)
+
+
+def _plain_grey_png(data: bytes) -> UInt8[np.ndarray, "H W"] | None:
+    """Returns the pixels of a whole PNG as `prepare pack` writes it: grey, one chunk, no filters.
+
+    Takes a third of Pillow's time. Returns None for any other file, which Pillow then decodes or
+    refuses.
+    """
+    parts = png_parts(data)
+    if [part.kind for part in parts] != [b"IHDR", b"IDAT", b"IEND"]:
+        return None
+    for _, start, end in parts:
+        if data[end : end + 4] != struct.pack(">I", zlib.crc32(data[start - 4 : end])):
+            return None
+    header, pixels, _ = (data[start:end] for _, start, end in parts)
+    if len(header) != 13 or header[8:] != _GREY:
+        return None
+    width, height = struct.unpack(">II", header[:8])
+    _check_size(width, height)
+    stream, size = zlib.decompressobj(), height * (width + 1)
+    rows = stream.decompress(pixels, size + 1)
+    if len(rows) != size or not stream.eof:
+        return None
+    rows = np.frombuffer(rows, np.uint8).reshape(height, width + 1)
+    return None if rows[:, 0].any() else rows[:, 1:]
 
 
 def _npy(data: bytes) -> np.ndarray:

@@ -7,7 +7,7 @@ seed, not on the number of processes, workers or restarts. The augmentation of a
 on the seed and on the sample's place in the stream.
 
 A batch is read in chunks, each by one worker or thread: storage receives requests for a whole
-chunk, and shared memory holds chunks, not batches.
+chunk, and shared memory holds chunks, not batches. A worker writes its chunk there once.
 
 This module does not use JAX. Grain imports JAX wherever it is installed, in workers too, but starts
 no backend there, so a worker holds no memory of an accelerator.
@@ -25,7 +25,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from fsvfm_jax.data.segments import name_segments_after, name_semaphores, remove_orphans
+from fsvfm_jax.data import segments
 from fsvfm_jax.data.sources import Source
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.host.processes import available_cores, end_with_parent
@@ -115,8 +115,7 @@ def make_iterator(
         shuffle: Whether to shuffle. False yields the faces in their order, again and again.
         start_sample: Number of samples of the stream that all processes together have already
             consumed; k * global_batch_size continues with batch k.
-        skip_ranges: Samples of the stream to leave out, as (first, one past the last), ascending
-            and disjoint.
+        skip_ranges: Samples to leave out, as (first, one past the last), ascending and disjoint.
         skip_corrupt: Number of damaged samples that are replaced by the source's next sample, with
             a warning, before a `DataError`.
         process_index: Number of this process, from 0.
@@ -127,8 +126,8 @@ def make_iterator(
     Raises:
         ConfigError: The batch does not divide over the processes.
     """
-    remove_orphans()
-    name_semaphores()
+    segments.remove_orphans()
+    segments.name_semaphores()
     rows = _rows_per_process(global_batch_size, process_count)
     reader = _ChunkReader(
         source=source,
@@ -140,6 +139,7 @@ def make_iterator(
         rows=rows,
         seed=seed,
         replace=skip_corrupt > 0,
+        share=num_workers > 0,
     )
     batches = _read_ahead(reader, num_workers=num_workers, prefetch=prefetch)
     return Batches(batches, skip_corrupt=skip_corrupt)
@@ -228,6 +228,7 @@ class _ChunkReader:
     rows: int
     seed: int
     replace: bool  # whether to replace damaged faces
+    share: bool  # whether to put the rows in shared memory
 
     @property
     def chunks_per_batch(self) -> int:
@@ -242,7 +243,8 @@ class _ChunkReader:
         faces, replaced = read_faces(self.source, indices, replace=self.replace)
         pairs = zip(faces, places, strict=True)
         elements = [self.element(face, (self.seed, place)) for face, place in pairs]
-        stacked = {name: np.stack([x[name] for x in elements]) for name in elements[0]}
+        stack = segments.stack_in_shared_memory if self.share else np.stack
+        stacked = {name: stack([x[name] for x in elements]) for name in elements[0]}
         return stacked | {"replaced": np.array(replaced)}
 
 
@@ -324,6 +326,8 @@ def _places(kept: Sequence[tuple[int, int]], first: int, count: int) -> list[int
 
 
 def _join(chunks: Sequence[HostBatch]) -> HostBatch:
+    if len(chunks) == 1:  # A batch of one chunk stays where its worker has put it.
+        return {name: np.asarray(rows) for name, rows in chunks[0].items()}
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
@@ -339,5 +343,5 @@ def _start_worker(index: int, count: int) -> None:
     drop_what_cannot_be_written()
     trainer = multiprocessing.parent_process()
     if trainer is not None:
-        name_segments_after(trainer.pid)
+        segments.name_segments_after(trainer.pid)
     end_with_parent()

@@ -10,9 +10,14 @@ import multiprocessing
 import os
 import re
 import secrets
+from collections.abc import Sequence
 from multiprocessing import shared_memory
 from pathlib import Path
 
+import numpy as np
+from grain.multiprocessing import SharedMemoryArray
+
+from fsvfm_jax.errors import StorageError, reason_of
 from fsvfm_jax.host.processes import is_alive, pid_namespace, state_and_start
 
 logger = logging.getLogger(__name__)
@@ -33,6 +38,38 @@ def name_segments_after(trainer: int) -> None:
     prefix = _prefix_of(trainer)
     # Grain leaves the name to Python, which offers no other way to choose it.
     shared_memory._make_filename = lambda: f"/{prefix}{secrets.token_hex(8)}"
+
+
+def stack_in_shared_memory(
+    rows: Sequence[np.ndarray | np.generic],
+) -> np.ndarray:
+    """Returns what `np.stack` returns, in a segment that Grain gives to the trainer as it is.
+
+    The segment is written as a file. That takes half the time of `np.stack` and a copy to mapped
+    memory, where the system would clear every page before its first use.
+
+    Args:
+        rows: At least one array; all have the same shape and dtype.
+
+    Raises:
+        StorageError: The memory is full. Touching mapped memory would kill the process instead.
+    """
+    if not FOLDER.is_dir():
+        return np.stack(rows)
+    arrays = [np.ascontiguousarray(row) for row in rows]
+    shape, dtype = (len(rows), *np.shape(rows[0])), arrays[0].dtype
+    segment = shared_memory.SharedMemory(create=True, size=sum(x.nbytes for x in arrays))
+    try:
+        with open(FOLDER / segment.name, "r+b") as file:
+            for array in arrays:
+                file.write(array)
+    except OSError as error:
+        segment.unlink()
+        raise StorageError(
+            f"{FOLDER} has no room for {segment.size} bytes of a batch ({reason_of(error)}): give"
+            " the machine or container more shared memory, or set config.data.num_workers=0"
+        ) from error
+    return SharedMemoryArray.from_shared_memory(segment, shape, dtype)
 
 
 def name_semaphores() -> None:
