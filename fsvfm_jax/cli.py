@@ -25,7 +25,7 @@ from fsvfm_jax.errors import ConfigError, Preempted, StorageError, UserError, in
 from fsvfm_jax.host import signals, streams
 from fsvfm_jax.host.plain_files import append_plain
 from fsvfm_jax.host.processes import share_heaps
-from fsvfm_jax.host.storage import ELSEWHERE, written
+from fsvfm_jax.host.storage import written
 from fsvfm_jax.host.terminal import printable
 
 # If all processes raise the same error, each has this long to report it.
@@ -256,9 +256,10 @@ def json_lines(path: str | None) -> Iterator[Callable[[Mapping[str, Any]], None]
     Raises:
         StorageError: The output cannot be written.
     """
+    mend = "free space, or choose a file in a writable folder"
 
     def append(text: str) -> None:
-        with written(Path(path), mend=ELSEWHERE), append_plain(path) as file:
+        with written(Path(path), mend=mend), append_plain(path) as file:
             file.write(text.encode())
 
     def tell(record: Mapping[str, Any]) -> None:

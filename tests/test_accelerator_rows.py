@@ -45,5 +45,5 @@ def test_rows_are_read_as_they_were_written(tmp_path):
 )
 def test_other_rows_are_refused(tmp_path, changes):
     (tmp_path / "rows.json").write_text(json.dumps([row("this project") | changes]))
-    with pytest.raises(StorageError, match="is damaged.*: choose another --output$"):
+    with pytest.raises(StorageError, match=r"is damaged.*: choose another --output$"):
         read_rows(tmp_path / "rows.json")

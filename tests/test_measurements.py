@@ -90,8 +90,10 @@ def test_a_measurement_and_its_processes_end_at_the_limit(monkeypatch, pipe):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_processes_too(pipe, number):
     command = [sys.executable, "-S", "-c", WITH_A_CHILD]
+    # A shell starts background commands with SIGINT ignored.
     script = (
-        "import os; from fsvfm_jax import cli; from fsvfm_jax.benchmark import measurements;"
+        "import os, signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from fsvfm_jax import cli; from fsvfm_jax.benchmark import measurements;"
         f"cli.begin(stopped='stopped'); measurements.run({command}, env=os.environ, timeout=None)"
     )
     with subprocess.Popen(
