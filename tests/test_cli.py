@@ -48,10 +48,10 @@ def test_json_lines_go_to_plain_files_only(tmp_path, capsys):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no such device")
 def test_a_full_disk_is_one_sentence(monkeypatch, tmp_path):
     with (
-        pytest.raises(StorageError, match="No space left on device.*: free space"),
+        pytest.raises(StorageError, match=r"No space left on device.*: free space"),
         cli.json_lines(str(tmp_path / "lines")) as tell,
     ):
-        monkeypatch.setattr(cli, "append_plain", lambda path: open("/dev/full", "ab"))
+        monkeypatch.setattr(cli, "append_plain", lambda path: Path("/dev/full").open("ab"))
         tell({"a": 1})
 
 
