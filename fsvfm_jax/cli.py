@@ -23,7 +23,9 @@ from ml_collections import config_flags
 from fsvfm_jax.config.lookup import FindingParser, describe
 from fsvfm_jax.errors import ConfigError, Preempted, StorageError, UserError, in_one_line, reason_of
 from fsvfm_jax.host import signals, streams
+from fsvfm_jax.host.plain_files import append_plain
 from fsvfm_jax.host.processes import share_heaps
+from fsvfm_jax.host.storage import written
 from fsvfm_jax.host.terminal import printable
 
 # If all processes raise the same error, each has this long to report it.
@@ -249,19 +251,26 @@ def json_lines(path: str | None) -> Iterator[Callable[[Mapping[str, Any]], None]
     """Yields a function that prints a record as a JSON line, and appends it to a file if asked to.
 
     Args:
-        path: File to append to, opened at once; None for stdout alone.
+        path: Plain file to append to, checked at once; None for stdout alone.
 
     Raises:
         StorageError: The output cannot be written.
     """
-    with open_output(path, "a") if path is not None else contextlib.nullcontext() as file:
+    mend = "free space, or choose a file in a writable folder"
 
-        def tell(record: Mapping[str, Any]) -> None:
-            for output in (sys.stdout, file):
-                if output is not None:
-                    print(json.dumps(record), file=output)
+    def append(text: str) -> None:
+        with written(Path(path), mend=mend), append_plain(path) as file:
+            file.write(text.encode())
 
-        yield tell
+    def tell(record: Mapping[str, Any]) -> None:
+        line = json.dumps(record)
+        print(line)
+        if path is not None:
+            append(f"{line}\n")
+
+    if path is not None:
+        append("")  # A wrong name must not cost minutes of work.
+    yield tell
     if path is None:
         check_output()
 

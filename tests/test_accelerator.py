@@ -6,6 +6,7 @@ from argparse import Namespace
 import pytest
 import tiny
 
+from fsvfm_jax.benchmark import __main__ as benchmark
 from fsvfm_jax.benchmark import accelerator, measurements
 from fsvfm_jax.benchmark.accelerator import RESULTS, TABLE, benchmark_accelerator
 from fsvfm_jax.benchmark.measurements import MeasurementFailed
@@ -14,6 +15,7 @@ from fsvfm_jax.errors import ConfigError, StorageError
 CONFIG = "configs/vit_s.py:smoke"
 RECORD = {
     "device_kind": "NVIDIA H200",
+    "device_count": 1,
     "jax": "0.10.2",
     "step_time_ms": {"median": 50.0, "p10": 49.0, "p90": 52.0},
     "images_per_second": 5120.0,
@@ -67,14 +69,14 @@ def call(folder, *, minutes: float = 60.0, config: str | None = None, fields=())
 def test_failures_are_rows_and_the_others_go_on(monkeypatch, tmp_path, capsys):
     device = Device(monkeypatch)
     rows = call(tmp_path / "new")
-    assert len(rows) == len(device.lines) == 18
+    assert len(rows) == len(device.lines) == 19
     failed = [row for row in rows if row["size"] == "L"]
     assert all((row["record"], row["log"]) == (None, "the end") for row in failed)
     table = (tmp_path / "new" / TABLE).read_text()
     assert capsys.readouterr().out.strip() == table.strip()
     assert "on NVIDIA H200; jax 0.10.2." in table and "Command: the command" in table
     assert r"RESOURCE_EXHAUSTED: Out of \| memory" in table
-    assert "0.500 of the first row's speed" in table
+    assert "0.500 of this project's speed per device" in table
     assert "cudnn 0.20% (output) and 0.40% (gradients)" in table
     assert "| S | this project | 256 | 5,120 | 50.0 (49.0 to 52.0) | 40.0% | 30.0 | 60 |" in table
     assert "Not measured on a device" not in table
@@ -101,7 +103,44 @@ def test_the_same_command_makes_the_missing_measurements(monkeypatch, tmp_path):
     second = Device(monkeypatch)
     rows = call(tmp_path)
     done = [line for line in first.lines[:2]]
-    assert len(rows) == 18 and not any(line in second.lines for line in done)
+    assert len(rows) == 19 and not any(line in second.lines for line in done)
+
+
+def test_the_first_measurement_always_starts(monkeypatch, tmp_path):
+    device = Device(monkeypatch, seconds=90.0)
+    rows = call(tmp_path, minutes=100 / 60)
+    assert rows[0]["record"] and len(device.lines) == 1
+    # The next call starts with the first one that is missing.
+    rows = call(tmp_path, minutes=100 / 60)
+    assert [bool(row["record"]) for row in rows[:3]] == [True, True, False]
+
+
+def test_rows_have_the_order_of_the_plan(monkeypatch, tmp_path):
+    Device(monkeypatch)
+    expected = [row["arguments"] for row in call(tmp_path)]
+    rows = json.loads((tmp_path / RESULTS).read_text())
+    other = rows[0] | {"arguments": ["of another call"]}
+    (tmp_path / RESULTS).write_text(json.dumps([other, *rows[:0:-1]]))
+    found = [row["arguments"] for row in call(tmp_path)]
+    assert found == [*expected, other["arguments"]]
+
+
+def test_a_call_without_any_result_fails(monkeypatch, tmp_path, capsys):
+    Device(monkeypatch, seconds=1000.0)
+    with pytest.raises(MeasurementFailed, match="no measurement has a result"):
+        call(tmp_path, minutes=2.0)
+    assert "| S | this project |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "argument", ["32", "--config", "--config.batch_size", "--configs=x", "--seed=1"]
+)
+def test_only_fields_with_a_value_are_arguments(monkeypatch, tmp_path, argument, capsys):
+    monkeypatch.setattr(accelerator, "benchmark_accelerator", None)
+    with pytest.raises(SystemExit) as ended:
+        benchmark.main(["accelerator", f"--output={tmp_path}", "--config.seed=1", argument])
+    assert ended.value.code == 78
+    assert f"unexpected argument '{argument}'" in capsys.readouterr().err
 
 
 def test_results_are_written_after_each_measurement(monkeypatch, tmp_path):
@@ -121,8 +160,9 @@ def test_results_are_written_after_each_measurement(monkeypatch, tmp_path):
 
 def test_wrong_arguments_are_named(monkeypatch, tmp_path):
     Device(monkeypatch)
-    with pytest.raises(ConfigError, match="--minutes is 0"):
-        call(tmp_path, minutes=0.0)
+    for minutes in (0.0, float("inf"), float("nan"), 1e9):
+        with pytest.raises(ConfigError, match=f"--minutes is {minutes:g}".replace("+", r"\+")):
+            call(tmp_path, minutes=minutes)
     (tmp_path / RESULTS).write_text("{}")
     with pytest.raises(StorageError, match="choose another --output"):
         call(tmp_path)
@@ -134,10 +174,10 @@ def test_wrong_arguments_are_named(monkeypatch, tmp_path):
 def test_the_short_form_on_a_cpu(monkeypatch, tmp_path, fork_server):
     """Every measurement is a process that is forked, to save the time of the imports."""
 
-    def run(command, *, env, timeout, **options):
+    def run(command, *, env, timeout):
         return fork_server.run(*command[2:], environment=env)
 
-    monkeypatch.setattr(measurements.subprocess, "run", run)
+    monkeypatch.setattr(measurements, "run", run)
     monkeypatch.setattr("fsvfm_jax.benchmark.variants.CANDIDATES", ())
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # On a busy machine, threads wait for each other.
     network = tiny.NETWORK | {"depth": 1}

@@ -4,6 +4,7 @@ from fsvfm_jax.benchmark.accelerator_table import HEADINGS, markdown
 
 RECORD = {
     "device_kind": "cpu",
+    "device_count": 1,
     "jax": "0.10.2",
     "step_time_ms": {"median": 50.0, "p10": 49.0, "p90": 52.0},
     "images_per_second": 5120.0,
@@ -29,19 +30,22 @@ def row(name: str, *, size: str = "S", record: dict | None = None, message: str 
     }
 
 
-def test_a_row_is_compared_with_the_first_of_the_same_network_and_batch():
+def test_a_row_is_compared_with_ours_of_the_same_network_and_batch():
     slower = RECORD | {"images_per_second": 1280.0}
     rows = [
-        row("this project", record=RECORD),
-        row("other network", size="B", record=slower),
-        row("other batch", record=slower | {"batch_size": 128}),
+        row("XLA's default scheduler", record=RECORD | {"batch_size": 128}),
+        row("this project", record=RECORD | {"device_count": 2}),
+        row("this project", size="B", record=slower),
+        row("another batch", record=slower | {"batch_size": 64}),
         row("PyTorch", record=slower),
+        row("PyTorch", record=slower | {"batch_size": 64}),
+        row("PyTorch", size="L", record=slower),
     ]
     lines = markdown(rows).splitlines()
-    results = [line.strip("| ").split("|")[-1].strip() for line in lines[-4:]]
-    assert [result == "0.250 of the first row's speed" for result in results] == [
-        *(False, False, False, True)
-    ]
+    results = [line.strip("| ").split("|")[-1].strip() for line in lines[-7:]]
+    # The first two have 2,560 images per second and device, and 1,280.
+    assert results[4:6] == [f"{x} of this project's speed per device" for x in ("0.500", "1.000")]
+    assert not any("speed" in result for result in [*results[:4], results[6]])
 
 
 def test_figures_that_a_device_does_not_have_are_empty():

@@ -24,6 +24,9 @@ def test_errors_are_small_and_a_wrong_kernel_shows(monkeypatch):
     attend, wrong = attention_errors.attend, [0.0]
 
     def stand_in(q, k, v, *, lengths, implementation):
+        # As in training: only cuDNN's number of tokens is even.
+        assert q.shape[1] == {"cudnn": 6, "xla": 5}[implementation]
+        assert (lengths is None) == (implementation == "xla")
         out = attend(q, k, v, lengths=lengths, implementation="xla")
         return out + (wrong[0] * q if implementation == "cudnn" else 0)
 

@@ -1,5 +1,7 @@
 """Tests what the commands share; `test_main` runs the commands as a user does."""
 
+import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +33,27 @@ def test_exit_codes(error, code, capsys):
     said = capsys.readouterr().err
     assert ("Traceback" in said) == (code == 70)
     assert str(error) in said
+
+
+def test_json_lines_go_to_plain_files_only(tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, "/dev/full"):
+        with pytest.raises(StorageError, match="cannot be written"), cli.json_lines(str(path)):
+            pass
+    with cli.json_lines(str(tmp_path / "lines")) as tell:
+        tell({"a": 1})
+        tell({"a": 2})
+    assert (tmp_path / "lines").read_text() == '{"a": 1}\n{"a": 2}\n' == capsys.readouterr().out
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no such device")
+def test_a_full_disk_is_one_sentence(monkeypatch, tmp_path):
+    with (
+        pytest.raises(StorageError, match=r"No space left on device.*: free space"),
+        cli.json_lines(str(tmp_path / "lines")) as tell,
+    ):
+        monkeypatch.setattr(cli, "append_plain", lambda path: io.FileIO("/dev/full", "w"))
+        tell({"a": 1})
 
 
 def test_a_wrong_flag_is_one_sentence():

@@ -1,5 +1,9 @@
 """Tests measurements in processes of their own: results, failures, crashes and time limits."""
 
+import os
+import select
+import signal
+import subprocess
 import sys
 
 import pytest
@@ -10,9 +14,9 @@ from fsvfm_jax.benchmark.measurements import MeasurementFailed, measure
 
 def stand_in(monkeypatch, script: str) -> None:
     """Lets a script take the place of the command."""
-    run = measurements.subprocess.run
+    run = measurements.run
     monkeypatch.setattr(
-        measurements.subprocess,
+        measurements,
         "run",
         lambda command, **options: run([sys.executable, "-S", "-c", script], **options),
     )
@@ -56,10 +60,55 @@ def test_a_failure_is_one_sentence(monkeypatch, script, sentence, code):
     assert failed.value.exit_code == code and "error:" not in str(failed.value)
 
 
-def test_a_measurement_ends_at_its_limit(monkeypatch):
-    stand_in(monkeypatch, "import time; time.sleep(1000)")
+# Both processes hold the pipe open until they end.
+WITH_A_CHILD = """
+import os, time
+pipe = open(os.environ["PIPE"], "w")
+os.fork()
+print("ready", file=pipe, flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.fixture
+def pipe(monkeypatch, tmp_path):
+    """Yields a file whose end is reached when no process with the pipe is left."""
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setenv("PIPE", str(tmp_path / "pipe"))
+    with open(os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)) as opened:
+        os.set_blocking(opened.fileno(), True)
+        yield opened
+
+
+def test_a_measurement_and_its_processes_end_at_the_limit(monkeypatch, pipe):
+    stand_in(monkeypatch, WITH_A_CHILD)
     with pytest.raises(MeasurementFailed, match="stopped after 1 s"):
         measure(["step"], seconds=1.0)
+    pipe.read()  # Returns when both have ended.
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_processes_too(pipe, number):
+    command = [sys.executable, "-S", "-c", WITH_A_CHILD]
+    # A shell starts background commands with SIGINT ignored.
+    script = (
+        "import os, signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from fsvfm_jax import cli; from fsvfm_jax.benchmark import measurements;"
+        f"cli.begin(stopped='stopped'); measurements.run({command}, env=os.environ, timeout=None)"
+    )
+    with subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import signal; signal.signal(2, signal.default_int_handler)\n" + script,
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        select.select([pipe], [], [])
+        process.send_signal(number)
+        assert (process.stderr.read(), process.wait()) == ("stopped\n", 75)
+    pipe.read()
 
 
 @pytest.mark.e2e

@@ -16,8 +16,8 @@ def test_the_most_valuable_measurements_come_first():
     first = [(x.size, x.kind) for x in found[:8]]
     steps = [(size, "step") for size in "SBL"] + [(size, "torch") for size in "SBL"]
     assert first == [*steps, ("B", "attention"), ("S", "real")]
-    assert [x.name for x in found[8:12]] == [name for name, _ in CANDIDATES]
-    others = [(x.size, x.arguments[3]) for x in found[12:]]
+    assert [x.name for x in found[8:13]] == [name for name, _ in CANDIDATES]
+    others = [(x.size, x.arguments[3]) for x in found[13:]]
     assert others == [(x.name, f"--batch-size={n}") for x in SIZES for n in x.batches[1:]]
     assert all("--config.seed=1" in x.arguments for x in found)
     assert [x.kind for x in found if data[0] in x.arguments] == ["real"]

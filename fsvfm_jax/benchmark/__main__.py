@@ -17,6 +17,9 @@ from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.host.processes import share_heaps
 
 COMMAND = "python -m fsvfm_jax.benchmark"
+# The verbs that start measurements in processes of their own, and end these with themselves.
+ENDED_AT_ONCE = (["accelerator"], ["step"])
+STOPPED = "stopped: the results that were written are kept"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -97,13 +100,16 @@ def _accelerator(argv: Sequence[str], command: str) -> None:
     from fsvfm_jax.benchmark.accelerator import benchmark_accelerator
 
     args, fields = _parser().parse_known_args(argv)
+    for field in fields:
+        if not (field.startswith(("--config=", "--config.")) and "=" in field):
+            raise ConfigError(
+                f"unexpected argument {field!r}: write --config=FILE.py and --config.x=VALUE with"
+                f" an equals sign; see {COMMAND} accelerator --help"
+            )
     config = None
-    if any(field.partition("=")[0] == "--config" for field in fields):
+    if any(field.startswith("--config=") for field in fields):
         cli.parse_command(_parser(), argv)
         config = cli.config_filename()
-    for field in fields:
-        if config is None and not field.startswith("--config."):
-            raise ConfigError(f"unexpected argument {field!r}; see {COMMAND} accelerator --help")
     fields = [field for field in fields if field.startswith("--config.")]
     benchmark_accelerator(args, config, fields, command=command)
 
@@ -200,5 +206,5 @@ def _add_sessions(verbs: Any) -> None:
 
 
 if __name__ == "__main__":
-    cli.begin()
+    cli.begin(stopped=STOPPED if sys.argv[1:2] in ENDED_AT_ONCE else None)
     main(sys.argv[1:])

@@ -1,9 +1,10 @@
 """Measures in a few minutes what matters on an accelerator: `benchmark accelerator`.
 
 Every measurement is a command of `fsvfm_jax.benchmark` in a process of its own. The results are
-written after each of them, so a call that is cut off leaves what it has. A measurement starts if
-the remaining time is likely enough for it: the time of the longest earlier measurement of its kind,
-or that of EXPECTED_SECONDS if there was none. It is stopped when the time is over.
+written after each of them, so a call that is cut off leaves what it has. The first measurement of
+a call starts at once. Another one starts if the remaining time is likely enough for it: the time of
+the longest earlier measurement of its kind, or that of EXPECTED_SECONDS if there was none. It is
+stopped when the time is over.
 """
 
 import argparse
@@ -19,18 +20,21 @@ from etils import epath
 
 from fsvfm_jax import cli
 from fsvfm_jax.benchmark import input_speed
-from fsvfm_jax.benchmark.accelerator_table import Row, markdown
+from fsvfm_jax.benchmark.accelerator_rows import Row, read_rows
+from fsvfm_jax.benchmark.accelerator_table import markdown
 from fsvfm_jax.benchmark.against import CACHE
 from fsvfm_jax.benchmark.measurements import MeasurementFailed, measure
 from fsvfm_jax.benchmark.variants import SIZES, Measurement, Size, measurements
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.host.processes import available_cores
-from fsvfm_jax.host.storage import check_folder, read_json, write_json, write_text
+from fsvfm_jax.host.signals import released_at_once
+from fsvfm_jax.host.storage import check_folder, write_json, write_text
 from fsvfm_jax.prepare.pack import pack
 
 # Seconds that a measurement is expected to take if none of its kind has been made: the compilation
 # takes most of a step's, and finds the programs of "real" in the cache.
 EXPECTED_SECONDS = {"step": 120.0, "torch": 45.0, "attention": 45.0, "real": 60.0}
+MAX_MINUTES = 24 * 60
 RESULTS, TABLE = "accelerator.json", "accelerator.md"
 FACES, FACE_SIZE = "faces", 224
 
@@ -66,11 +70,14 @@ def benchmark_accelerator(
         command: The command line, for the rows.
 
     Raises:
-        ConfigError: `args.minutes` is not above 0.
+        ConfigError: `args.minutes` is not above 0, or above a day.
         StorageError: The folder cannot be written, or contains other results.
+        MeasurementFailed: No measurement has a result.
     """
-    if not args.minutes > 0:
-        raise ConfigError(f"--minutes is {args.minutes}; it must be above 0")
+    if not 0 < args.minutes <= MAX_MINUTES:
+        raise ConfigError(
+            f"--minutes is {args.minutes:g}; it must be above 0 and at most {MAX_MINUTES}"
+        )
     deadline = time.monotonic() + 60 * args.minutes
     folder = Path(args.output).absolute()
     check_folder(folder, flag="--output")
@@ -82,32 +89,31 @@ def benchmark_accelerator(
     else:
         sizes, data = [Size(Path(config).stem, config, (None,))], []
 
-    rows = _earlier_rows(folder / RESULTS)
-    for measurement in measurements(sizes, fields, data=data, steps=args.steps):
+    rows, started = read_rows(folder / RESULTS), False
+    planned = list(measurements(sizes, fields, data=data, steps=args.steps))
+    order = {measurement.arguments: number for number, measurement in enumerate(planned)}
+    for measurement in planned:
         if any(row["arguments"] == [*measurement.arguments] and row["record"] for row in rows):
             continue
         if measurement.kind == "real" and config is None:
             _make_faces(folder / FACES)
-        row = _measured(measurement, rows, deadline, environment=environment)
+        row = _measured(measurement, rows, deadline, environment=environment, at_once=not started)
+        started = True
         rows = [x for x in rows if x["arguments"] != row["arguments"]]
         rows.append(row | {"command": command})
+        rows.sort(key=lambda x: order.get(tuple(x["arguments"]), len(order)))
         write_json(epath.Path(folder / RESULTS), rows)
         write_text(epath.Path(folder / TABLE), markdown(rows))
         logger.info("%s, %s: %s", row["size"], row["name"], row["message"] or "measured")
     print(markdown(rows))
     cli.check_output()
-
-
-def _earlier_rows(file: Path) -> list[Row]:
-    """Returns the rows that an earlier call has written, if there was one."""
-    if not file.exists():
-        return []
-    return read_json(epath.Path(file), list[Row], mend="choose another --output")
+    if not any(row["record"] for row in rows):
+        raise MeasurementFailed(f"no measurement has a result; the reasons are in {folder / TABLE}")
 
 
 def _make_faces(target: Path) -> None:
     """Packs rendered faces, unless that is already done."""
-    with tempfile.TemporaryDirectory(prefix="fsvfm-") as folder:
+    with released_at_once(tempfile.TemporaryDirectory(prefix="fsvfm-")) as folder:
         tree = input_speed.render_tree(Path(folder) / "tree", FACE_SIZE)
         pack(tree, str(target), workers=available_cores())
 
@@ -124,14 +130,15 @@ def _measured(
     deadline: float,
     *,
     environment: Mapping[str, str],
+    at_once: bool,
 ) -> Row:
-    """Makes a measurement if there is time; a failure is a row with its message."""
+    """Makes a measurement at once or if there is time; a failure is a row with its message."""
     started = time.monotonic()
-    left, needed = deadline - started, expected_seconds(measurement.kind, rows)
+    left, needed = max(deadline - started, 0), expected_seconds(measurement.kind, rows)
     record = message = None
     log = ""
-    if left < needed:
-        message = f"not started: {needed:.0f} s are expected and {max(left, 0):.0f} s were left"
+    if left < needed and not at_once:
+        message = f"not started: {needed:.0f} s are expected and {left:.0f} s were left"
     else:
         try:
             record = measure(measurement.arguments, environment=environment, seconds=left)

@@ -1,8 +1,10 @@
 """Formats the results of `benchmark accelerator` as Markdown."""
 
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import Any
 
+from fsvfm_jax.benchmark.accelerator_rows import Row
+from fsvfm_jax.benchmark.variants import OURS
 from fsvfm_jax.host.markdown import markdown_text
 
 HEADINGS = (
@@ -17,24 +19,6 @@ HEADINGS = (
     "result",
 )
 MAX_MESSAGE = 200  # characters
-
-
-class Row(TypedDict):
-    """One measurement; `record` is None if there is no result, and `message` says why.
-
-    The other fields are those of `variants.Measurement`, the time, and the end of the log.
-    """
-
-    name: str
-    size: str
-    kind: str
-    arguments: list[str]
-    command: str
-    date: str
-    seconds: float
-    message: str | None
-    log: str
-    record: dict[str, Any] | None
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -70,7 +54,7 @@ def _cells(row: Row, rows: Sequence[Row]) -> list[str]:
     record = row["record"]
     cells = [markdown_text(row["size"]), markdown_text(row["name"])]
     if record is None:
-        return cells + [""] * 6 + [markdown_text(row["message"], max_chars=MAX_MESSAGE)]
+        return cells + [""] * 6 + [markdown_text(row["message"] or "", max_chars=MAX_MESSAGE)]
     if row["kind"] == "attention":
         return cells + [""] * 6 + [_errors(record)]
     times, mfu, compiled = record["step_time_ms"], record["mfu"], record["compile_seconds"]
@@ -87,17 +71,25 @@ def _cells(row: Row, rows: Sequence[Row]) -> list[str]:
 
 
 def _compared(row: Row, rows: Sequence[Row]) -> str:
-    """Returns the speed as a share of that of the first row of the network with this batch."""
-    batch = row["record"]["batch_size"]
-    first = next(
+    """Returns the images per second and device as a share of this project's.
+
+    This project's step has the same network and batch. The result is empty for that step itself,
+    and if it has no record.
+    """
+    record = row["record"]
+    ours = (
         x["record"]
         for x in rows
-        if x["record"] and x["size"] == row["size"] and x["record"].get("batch_size") == batch
+        if x["record"] and x["name"] in OURS and x["kind"] == "step" and x["size"] == row["size"]
     )
-    if first is row["record"]:
+    same_batch = (x for x in ours if x["batch_size"] == record["batch_size"])
+    if row["name"] in OURS or (of := next(same_batch, None)) is None:
         return ""
-    share = row["record"]["images_per_second"] / first["images_per_second"]
-    return f"{share:.3f} of the first row's speed"
+    return f"{_speed(record) / _speed(of):.3f} of this project's speed per device"
+
+
+def _speed(record: dict[str, Any]) -> float:
+    return record["images_per_second"] / record["device_count"]
 
 
 def _errors(record: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from fsvfm_jax import cli
 from fsvfm_jax.benchmark.measurements import measure
 from fsvfm_jax.benchmark.step_speed import FRAMEWORKS
 from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.host.signals import released_at_once
 
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 
@@ -78,7 +79,7 @@ def compilation_cache() -> Iterator[dict[str, str]]:
     if CACHE in os.environ:
         yield {}
     else:
-        with tempfile.TemporaryDirectory(prefix="fsvfm-") as folder:
+        with released_at_once(tempfile.TemporaryDirectory(prefix="fsvfm-")) as folder:
             yield {CACHE: folder}
 
 

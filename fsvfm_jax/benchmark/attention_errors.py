@@ -2,7 +2,9 @@
 
 import argparse
 import math
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,6 +20,7 @@ from fsvfm_jax.models import build
 from fsvfm_jax.models.layers import attend
 
 IMAGES = 8
+Results = tuple[Array, tuple[Array, ...]]  # the output and its gradients
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,8 +75,11 @@ def shapes(config: ConfigDict) -> list[tuple[int, int, int]]:
 def errors(tokens: int, heads: int, width: int) -> dict[str, Any]:
     """Returns the norm of each kernel's errors in bfloat16, as a share of float32's norm.
 
+    Each kernel gets its input as in training: cuDNN's gets one more token, to which no token
+    attends, if their number is odd.
+
     Args:
-        tokens: Number of tokens; an odd number gets one more, to which no token attends.
+        tokens: Number of tokens.
         heads: Number of heads.
         width: Channels of a head.
     """
@@ -81,22 +87,24 @@ def errors(tokens: int, heads: int, width: int) -> dict[str, Any]:
     even = tokens + tokens % 2
     shape = (IMAGES, even, heads, width)
     q, k, v, weight = (jax.random.normal(key, shape, jnp.bfloat16) for key in keys)
-    weight = weight.at[:, tokens:].set(0)
+    padded, unpadded = (q, k, v), tuple(x[:, :tokens] for x in (q, k, v))
+    lengths = jnp.full(IMAGES, tokens, jnp.int32) if even > tokens else None
 
-    def run(implementation: str, dtype: str) -> tuple[Array, tuple[Array, ...]]:
+    def run(kernel: Callable[..., Array], arguments: Iterable[Array]) -> Results:
         def loss(q: Array, k: Array, v: Array) -> tuple[Array, Array]:
-            lengths = jnp.full(IMAGES, tokens, jnp.int32) if even > tokens else None
-            out = attend(q, k, v, lengths=lengths, implementation=implementation)[:, :tokens]
+            out = kernel(q, k, v)[:, :tokens]
             products = out.astype(jnp.float32) * weight[:, :tokens].astype(jnp.float32)
             return products.sum(), out
 
-        with jax.default_matmul_precision("highest" if dtype == "float32" else "default"):
-            arguments = (x.astype(dtype) for x in (q, k, v))
-            grads, out = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*arguments)
+        grads, out = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*arguments)
         return out, tuple(gradient[:, :tokens] for gradient in grads)
 
-    expected = run("xla", "float32")
-    found = {name: run(name, "bfloat16") for name in ("cudnn", "xla")}
+    with jax.default_matmul_precision("highest"):
+        in_float32 = (x.astype(jnp.float32) for x in unpadded)
+        expected = run(partial(jax.nn.dot_product_attention, implementation="xla"), in_float32)
+    cudnn = partial(attend, lengths=lengths, implementation="cudnn")
+    xla = partial(attend, lengths=None, implementation="xla")
+    found = {"cudnn": run(cudnn, padded), "xla": run(xla, unpadded)}
     return {
         "tokens": tokens,
         "heads": heads,

@@ -1,15 +1,18 @@
 """Runs `benchmark step` in a process of its own, which holds no thread or memory afterwards."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fsvfm_jax.errors import UserError
 from fsvfm_jax.host.json_files import parse_json
 from fsvfm_jax.host.processes import available_cores
+from fsvfm_jax.host.signals import released_at_once
 
 MAX_LOG = 4000  # characters
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -47,15 +50,7 @@ def measure(
     threads = {name: str(available_cores()) for name in THREADS}
     command = [sys.executable, "-m", "fsvfm_jax.benchmark", *arguments]
     try:
-        ended = subprocess.run(
-            command,
-            env=threads | os.environ | (environment or {}),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=seconds,
-        )
+        ended = run(command, env=threads | os.environ | (environment or {}), timeout=seconds)
     except subprocess.TimeoutExpired as error:
         raise MeasurementFailed(f"stopped after {seconds:.0f} s") from error
     log = ended.stderr[-MAX_LOG:]
@@ -66,6 +61,65 @@ def measure(
         return parse_json(ended.stdout.splitlines()[-1], dict[str, Any])
     except (IndexError, ValueError) as error:
         raise MeasurementFailed("it printed no record", log=log) from error
+
+
+def run(
+    command: Sequence[str], *, env: Mapping[str, str], timeout: float | None
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command, and ends all its processes with it, with this process, or after a time.
+
+    Args:
+        command: The program and its arguments.
+        env: All environment variables.
+        timeout: Longest time in seconds; None for no limit.
+
+    Raises:
+        subprocess.TimeoutExpired: The command took longer.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.callback((group := _Group()).reap)
+        stack.enter_context(released_at_once(group))
+        process = group.start(command, env)
+        stdout, stderr = process.communicate(timeout=timeout)
+        return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+
+class _Group:
+    """A process and all that it starts; they end when the `with` statement does."""
+
+    def __init__(self) -> None:
+        # A signal that arrives while the process starts waits for the start, and then ends it.
+        self._mutex = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> "_Group":
+        return self
+
+    def start(self, command: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[str]:
+        with self._mutex:
+            self._process = subprocess.Popen(
+                command,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=True,
+            )
+            return self._process
+
+    def __exit__(self, *exception: object) -> None:
+        with self._mutex:
+            if self._process is not None:
+                with contextlib.suppress(ProcessLookupError):  # All have ended.
+                    os.killpg(self._process.pid, signal.SIGKILL)
+
+    def reap(self) -> None:
+        """Waits for the end of the process, and closes its pipes."""
+        if self._process is not None:
+            with self._process:
+                pass
 
 
 def _sentence(ended: subprocess.CompletedProcess[str]) -> str:

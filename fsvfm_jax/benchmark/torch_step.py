@@ -54,7 +54,8 @@ class TorchStep:
             stats: Mean and standard deviation that normalise the images.
             device: The device.
         """
-        self.config, self.stats = config, stats
+        self.config = config
+        self._mean, self._std = (torch.tensor(x, device=device).view(3, 1, 1) for x in stats)
         self.student = {
             name: torch.tensor(np.ascontiguousarray(x), device=device)
             for name, x in weights.items()
@@ -96,8 +97,7 @@ class TorchStep:
 
     def _losses(self, batch: TorchBatch) -> dict[str, Tensor]:
         model, loss, masks = self.config.model, self.config.loss, batch.masks
-        mean, std = (torch.tensor(x, device=batch.images.device).view(3, 1, 1) for x in self.stats)
-        images = (batch.images.float() / 255 - mean) / std
+        images = (batch.images.float() / 255 - self._mean) / self._std
         with torch.no_grad():
             tokens = encode(self.teacher, images, model)
             z = head(self.teacher, "projector", represent(self.teacher, tokens, model))

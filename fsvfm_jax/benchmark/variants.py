@@ -30,7 +30,7 @@ SIZES = (
 )
 
 
-def _options(name: str, value: bool) -> str:
+def _options(name: str, value: int) -> str:
     """Returns the flag that changes one of XLA's options for GPUs."""
     return f"--config.compiler_options={compiler_options('gpu') | {name: value}}"
 
@@ -41,7 +41,10 @@ CANDIDATES = (
     ("blocks in a loop", "--config.model.unroll=1"),
     ("no matrix product by Triton", _options("xla_gpu_enable_triton_gemm", False)),
     ("XLA's default scheduler", _options("xla_gpu_enable_latency_hiding_scheduler", False)),
+    ("XLA merges products", _options("xla_gpu_dot_merger_threshold_mb", 32)),
 )
+# Names of the rows with this project's step as it is, with which the others are compared.
+OURS = ("this project", "another batch")
 # Steps before the timed ones. With real input they exceed the prefetched batches.
 WARMUP, REAL_WARMUP = 5, 20
 
@@ -89,7 +92,7 @@ def measurements(
         return Measurement(name, size.name, kind, line)
 
     for size in sizes:
-        yield step("this project", size)
+        yield step(OURS[0], size)
     for size in sizes:
         yield step("PyTorch", size, "--framework=torch", kind="torch")
     attention = ("attention", f"--config={middle.config}", *fields)
@@ -99,4 +102,4 @@ def measurements(
         yield step(name, middle, field)
     for size in sizes:
         for batch in size.batches[1:]:
-            yield step("another batch", size, batch=batch)
+            yield step(OURS[1], size, batch=batch)
