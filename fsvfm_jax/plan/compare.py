@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from jax.errors import JaxRuntimeError
+
 from fsvfm_jax import pretrain
 from fsvfm_jax.config.resolve import to_json
 from fsvfm_jax.devices.compilation import lower_step, place
@@ -24,13 +26,14 @@ from fsvfm_jax.plan.candidates import Candidate
 from fsvfm_jax.plan.chips import GIB
 from fsvfm_jax.plan.estimate import NOT_AUTOTUNED, STATS, Target, describe
 from fsvfm_jax.plan.modules import aligned, by_module
-from fsvfm_jax.plan.results import Figures, Result, append_result, open_results
+from fsvfm_jax.plan.results import Figures, Line, Result, append_result, open_results
 
 # Environment variables that change what the compilers do.
 VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 MAX_MESSAGE = 4000  # characters of a compiler's message in the file
-# What JAX and the compilers raise for a step that they refuse.
-REFUSALS = (UserError, RuntimeError, ValueError, TypeError)
+# Beginnings of a compiler's message that are about this machine and this moment, such as a machine
+# without enough memory to compile. The same command then compiles the program again.
+PASSING = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "CANCELLED", "ABORTED", "DEADLINE_EXCEEDED")
 # The parts of a plan that depend on more than the program.
 NOT_OF_THE_PROGRAM = ("num_samples", "total_steps", "estimate")
 HEADINGS = (
@@ -71,10 +74,10 @@ def compare(
     programs = {identity for identity, error in traced if error is None}
     if known := programs & stored.keys():
         print_above(printable(f"{output} has {len(known)} of {len(programs)} results already"))
-    for result in _compile_all(missing, target, header=header):
-        stored[result["identity"]] = result
-        if output is not None:
-            append_result(output, result)
+    for line, is_final in _compile_all(missing, target, header=header):
+        stored[line["identity"]] = line
+        if output is not None and is_final:
+            append_result(output, line)
     return [
         stored[identity]
         if error is None
@@ -90,7 +93,7 @@ def identity_of(candidate: Candidate, target: Target, header: Mapping[str, Any])
     code of the step; the compiler's options, the topology, the versions, and the code that counts.
 
     Raises:
-        Exception: The step cannot be traced with this config; one of `REFUSALS`.
+        UserError, ValueError: The step cannot be traced with this config.
     """
     mesh, config = place(candidate.config, target.devices)
     accum_steps = config.accum_steps
@@ -136,35 +139,43 @@ def _identity_or_error(
         return candidate.label, candidate.refusal
     try:
         return identity_of(candidate, target, header), None
-    except REFUSALS as error:
+    except (UserError, ValueError) as error:
         return candidate.label, _reason(error)
 
 
 def _compile_all(
     missing: Mapping[str, Candidate], target: Target, *, header: Mapping[str, Any]
-) -> Iterator[Result]:
-    """Yields the result of each candidate, and shows the progress."""
+) -> Iterator[tuple[Line, bool]]:
+    """Yields the result of each candidate and whether it is final, and shows the progress."""
     if not missing:
         return
     with meter(total=len(missing), description="compiling") as step:
         for identity, candidate in missing.items():
-            result = _compile(candidate, target, identity=identity, header=header)
-            print_above(printable(f"{candidate.label}: {_outcome(result)}"))
-            yield result
+            line, is_final = _compile(candidate, target, identity=identity, header=header)
+            print_above(printable(f"{candidate.label}: {_outcome(line)}"))
+            yield line, is_final
             step()
 
 
 def _compile(
     candidate: Candidate, target: Target, *, identity: str, header: Mapping[str, Any]
-) -> Result:
+) -> tuple[Line, bool]:
+    """Returns the result of a candidate, and whether it follows from the program alone."""
     try:
         plan, _ = describe(candidate.config, target)
-    except REFUSALS as error:
-        return _result(candidate, identity=identity, header=header, error=_reason(error))
+    except (UserError, JaxRuntimeError) as error:
+        line = _result(candidate, identity=identity, header=header, error=_reason(error))
+        return line, _is_of_the_program(error)
     plan = {name: value for name, value in plan.items() if name not in NOT_OF_THE_PROGRAM}
     if plan["bound"] is not None:
         plan["bound"] = {name: x for name, x in plan["bound"].items() if name != "hours"}
-    return _result(candidate, identity=identity, header=header, plan=plan)
+    return _result(candidate, identity=identity, header=header, plan=plan), True
+
+
+def _is_of_the_program(error: Exception) -> bool:
+    """Returns whether an error is what the compiler says of the program, at any time."""
+    said = error.__cause__ if isinstance(error, UserError) else error
+    return isinstance(said, JaxRuntimeError) and not str(said).startswith(PASSING)
 
 
 def _result(
@@ -174,8 +185,8 @@ def _result(
     header: Mapping[str, Any],
     plan: dict[str, Any] | None = None,
     error: str | None = None,
-) -> Result:
-    return Result(
+) -> Line:
+    return Line(
         identity=identity,
         candidate=candidate.fields,
         **header,
