@@ -169,6 +169,32 @@ def test_what_a_compiler_refuses_for_its_memory_has_few_figures(compiler, tmp_pa
     assert "\n\n" not in comparison(found[:1], results[:1], top=5)
 
 
+def test_a_value_or_a_stored_text_adds_no_row(compiler):
+    found = candidates("model.unroll=1,2,3")
+    found[0].fields["init.params"] = "a\n0.01  0.01  best\x1b[2J" + "b" * 1000
+    compiler.raises = {2: JaxRuntimeError("INTERNAL: no")}
+    results = compare(found, TARGET, header=HEADER, output=None)
+    results[1]["error"] = "first\nsecond\r" + "c" * 1000
+    results[2]["plan"]["top_kernels"][0] |= {"kernel": "copy\n9.9  forged"}
+    table = comparison(found, results, top=1)
+    rows, _, *others = table.split("\n\n")
+    assert len(rows.splitlines()) == 4
+    assert "init.params=a\\n0.01  0.01  best\\x1b[2Jb" in table
+    assert "REFUSED: first\\nsecond\\rc" in table
+    assert [len(part.splitlines()) for part in others] == [1, 3, 2]
+    assert max(map(len, table.splitlines())) < 500
+
+
+def test_programs_without_a_bound_are_not_mixed_with_others(compiler):
+    found = candidates("model.unroll=1,2,3,4")
+    results = compare(found, TARGET, header=HEADER, output=None)
+    results[2]["plan"] |= {"bound": None, "moved_bytes": 1}
+    results[3]["plan"] |= {"bound": None, "moved_bytes": None}
+    results[3]["plan"]["memory"]["total"] = 0
+    lines = comparison(found, results, top=None).splitlines()[1:5]
+    assert [line.partition("unroll=")[2][:1] for line in lines] == ["2", "1", "3", "4"]
+
+
 def test_what_the_values_refuse_together_is_told_before_a_compilation(compiler, capsys):
     found = candidates("model.dtype=float32,bfloat16", "model.unroll=1,2")
     found[0] = Candidate(found[0].fields, None, "they do not suit each other")

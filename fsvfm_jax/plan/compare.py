@@ -117,12 +117,12 @@ def identity_of(candidate: Candidate, target: Target, header: Mapping[str, Any])
 def _trace(
     candidates: Sequence[Candidate], target: Target, header: Mapping[str, Any]
 ) -> list[tuple[str, str | None]]:
-    """Returns the identity of each candidate and None, or its label and why it has no program."""
+    """Returns the identity of each candidate and None, or its key and why it has no program."""
     traced: dict[str, tuple[str, str | None]] = {}
     found = []
     with meter(total=len(candidates), description="tracing") as step:
         for candidate in candidates:
-            key = candidate.label if candidate.config is None else to_json(candidate.config)
+            key = _key(candidate)
             if key not in traced:
                 traced[key] = _identity_or_error(candidate, target, header)
                 if (error := traced[key][1]) is not None:
@@ -132,15 +132,20 @@ def _trace(
     return found
 
 
+def _key(candidate: Candidate) -> str:
+    """Returns a text that is equal for candidates with the same config."""
+    return repr(candidate.fields) if candidate.config is None else to_json(candidate.config)
+
+
 def _identity_or_error(
     candidate: Candidate, target: Target, header: Mapping[str, Any]
 ) -> tuple[str, str | None]:
     if candidate.refusal is not None:
-        return candidate.label, candidate.refusal
+        return _key(candidate), candidate.refusal
     try:
         return identity_of(candidate, target, header), None
     except (UserError, ValueError) as error:
-        return candidate.label, _reason(error)
+        return _key(candidate), _reason(error)
 
 
 def _compile_all(
@@ -218,8 +223,9 @@ def comparison(
 ) -> str:
     """Returns the table of all candidates, the best first, as text.
 
-    The order is that of the images per second at the bound; without one, as on a CPU, that of the
-    bytes moved for an image. What does not fit comes after, and then what failed.
+    The order is that of the images per second at the bound. Programs without one, as on a CPU, come
+    after those with one, in the order of the bytes moved for an image; without these, in the order
+    of the memory. What does not fit comes after all of them, and then what failed.
 
     Args:
         candidates: The candidates.
@@ -243,20 +249,22 @@ def comparison(
     best, result = pairs[0]
     plan = result["plan"]
     if top is not None and plan is not None and plan["modules"] is not None:
-        parts.append(f"what moves the bytes of {best.label}:")
+        parts.append(printable(f"what moves the bytes of {best.label}:"))
         parts.append(by_module(plan["modules"], plan["top_kernels"][:top]))
-    return printable("\n\n".join(parts), keep="\n")
+    return "\n\n".join(parts)
 
 
-def _rank(result: Result) -> tuple[int, float]:
+def _rank(result: Result) -> tuple[int, int, float]:
+    """Returns what the table is sorted by; only figures of the same kind are compared."""
     plan = result["plan"]
     if plan is None:
-        return 2, 0.0
+        return 2, 0, 0.0
+    fails = int(plan["fits"] is False)
     if plan["bound"] is not None:
-        return int(plan["fits"] is False), plan["bound"]["step_seconds"] / plan["batch_size"]
-    moved = plan["moved_bytes"]
-    per_image = plan["memory"]["total"] if moved is None else moved / plan["images_per_device"]
-    return int(plan["fits"] is False), float(per_image)
+        return fails, 0, plan["bound"]["step_seconds"] / plan["batch_size"]
+    if plan["moved_bytes"] is not None:
+        return fails, 1, plan["moved_bytes"] / plan["images_per_device"]
+    return fails, 2, float(plan["memory"]["total"])
 
 
 def _cells(plan: Figures | None) -> list[str]:
