@@ -8,9 +8,11 @@ from types import SimpleNamespace
 import jax
 import pytest
 from commands import ForkServer
+from jax.errors import JaxRuntimeError
 from tiny import NETWORK
 
 from configs import vit_s
+from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.plan import compare as comparing
 from fsvfm_jax.plan.candidates import Candidate, make_candidates, read_choices
 from fsvfm_jax.plan.chips import CHIPS
@@ -133,7 +135,7 @@ def test_a_line_says_what_it_is_of_and_holds_no_figure_of_other_data(compiler, t
 
 
 def test_the_best_is_first_and_what_fails_is_last(compiler):
-    compiler.raises = {3: RuntimeError("INTERNAL: a\nb\x1b[31m" + "c" * 1000)}
+    compiler.raises = {3: JaxRuntimeError("INTERNAL: a\nb\x1b[31m" + "c" * 1000)}
     found = candidates("model.unroll=1,3,2", "model.remat=none,full")
     table = comparison(found, compare(found, TARGET, header=HEADER, output=None), top=1)
     lines = table.splitlines()
@@ -147,7 +149,7 @@ def test_the_best_is_first_and_what_fails_is_last(compiler):
     ]
     assert lines[1].split()[:8] == ["0.50", "1.00", "0.50", "1,234", "0.10", "9,600", "25.0", "%"]
     assert "DOES NOT FIT: 200.00 of " in lines[3]
-    assert "REFUSED: RuntimeError: INTERNAL: a b\\x1b[31mccc" in lines[5] and len(lines[5]) < 500
+    assert "REFUSED: JaxRuntimeError: INTERNAL: a b\\x1b[31mccc" in lines[5] and len(lines[5]) < 500
     assert "not autotuned" in table
     assert "what moves the bytes of model.unroll=2 model.remat=full:" in table
     assert "teacher's encoder, forward" in table and "blocks/\\x1bmul" in table
@@ -167,6 +169,32 @@ def test_what_a_compiler_refuses_for_its_memory_has_few_figures(compiler, tmp_pa
     assert "\n\n" not in comparison(found[:1], results[:1], top=5)
 
 
+def test_a_value_or_a_stored_text_adds_no_row(compiler):
+    found = candidates("model.unroll=1,2,3")
+    found[0].fields["init.params"] = "a\n0.01  0.01  best\x1b[2J" + "b" * 1000
+    compiler.raises = {2: JaxRuntimeError("INTERNAL: no")}
+    results = compare(found, TARGET, header=HEADER, output=None)
+    results[1]["error"] = "first\nsecond\r" + "c" * 1000
+    results[2]["plan"]["top_kernels"][0] |= {"kernel": "copy\n9.9  forged"}
+    table = comparison(found, results, top=1)
+    rows, _, *others = table.split("\n\n")
+    assert len(rows.splitlines()) == 4
+    assert "init.params=a\\n0.01  0.01  best\\x1b[2Jb" in table
+    assert "REFUSED: first\\nsecond\\rc" in table
+    assert [len(part.splitlines()) for part in others] == [1, 3, 2]
+    assert max(map(len, table.splitlines())) < 500
+
+
+def test_programs_without_a_bound_are_not_mixed_with_others(compiler):
+    found = candidates("model.unroll=1,2,3,4")
+    results = compare(found, TARGET, header=HEADER, output=None)
+    results[2]["plan"] |= {"bound": None, "moved_bytes": 1}
+    results[3]["plan"] |= {"bound": None, "moved_bytes": None}
+    results[3]["plan"]["memory"]["total"] = 0
+    lines = comparison(found, results, top=None).splitlines()[1:5]
+    assert [line.partition("unroll=")[2][:1] for line in lines] == ["2", "1", "3", "4"]
+
+
 def test_what_the_values_refuse_together_is_told_before_a_compilation(compiler, capsys):
     found = candidates("model.dtype=float32,bfloat16", "model.unroll=1,2")
     found[0] = Candidate(found[0].fields, None, "they do not suit each other")
@@ -179,11 +207,41 @@ def test_what_the_values_refuse_together_is_told_before_a_compilation(compiler, 
 
 
 def test_an_error_of_the_program_is_no_result(compiler, tmp_path):
-    compiler.raises = {1: KeyError("a mistake")}
     output = tmp_path / "results.jsonl"
-    with pytest.raises(KeyError):
-        compare(candidates("model.unroll=1"), TARGET, header=HEADER, output=str(output))
+    for error in (KeyError, RuntimeError, TypeError, ValueError, MemoryError):
+        compiler.raises = {1: error("a mistake")}
+        with pytest.raises(error):
+            compare(candidates("model.unroll=1"), TARGET, header=HEADER, output=str(output))
     assert output.read_text() == ""
+
+
+def refused_by_the_compiler(message: str) -> ConfigError:
+    error = ConfigError("config.compiler_options: no such option")
+    error.__cause__ = JaxRuntimeError(message)
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "stored"),
+    [
+        (JaxRuntimeError("INTERNAL: a mistake of the compiler"), True),
+        (refused_by_the_compiler("INVALID_ARGUMENT: No such compile option"), True),
+        (JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"), False),
+        (JaxRuntimeError("UNAVAILABLE: try again"), False),
+        (ConfigError("config.schedule does not suit config.epochs"), False),
+    ],
+)
+def test_only_what_the_compiler_says_of_the_program_is_stored(compiler, tmp_path, error, stored):
+    compiler.raises = {1: error}
+    output = tmp_path / "results.jsonl"
+    found = candidates("model.unroll=1,2")
+    results = compare(found, TARGET, header=HEADER, output=str(output))
+    assert [result["plan"] is None for result in results] == [True, False]
+    assert str(error) in comparison(found, results, top=None)
+    assert len(output.read_text().splitlines()) == 1 + stored
+    compiler.raises, compiler.compiled = {}, []
+    compare(found, TARGET, header=HEADER, output=str(output))
+    assert len(compiler.compiled) == 1 - stored
 
 
 def test_a_result_depends_on_all_that_the_compiler_reads(compiler, monkeypatch):

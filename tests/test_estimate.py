@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from fsvfm_jax.plan import estimate
 from fsvfm_jax.plan.chips import CHIPS
 from fsvfm_jax.plan.estimate import Target, make_plan, summary
 from fsvfm_jax.plan.flops import training_flops_per_image
+from fsvfm_jax.plan.results import BEGINNING
 from fsvfm_jax.plan.topology import topology_devices
 
 ROOT = Path(__file__).parent.parent
@@ -140,6 +142,30 @@ def test_a_mistake_ends_in_one_sentence(fork_server, arguments, code, message):
     assert result.returncode == code
     assert result.stderr.strip().splitlines()[-1].startswith(message)
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.e2e
+def test_an_output_that_is_no_plan_is_refused_before_the_work(fork_server, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "results.jsonl").write_bytes(BEGINNING + b"a")
+    for name, code, message in (
+        ("pipe", 73, "pipe cannot be written (it is a named pipe"),
+        ("results.jsonl", 65, "results.jsonl has results of --compare"),
+        (".", 73, "cannot be written (it is a folder"),
+    ):
+        result = run(fork_server, "--topology=cpu:1", f"--output={tmp_path / name}")
+        assert result.returncode == code, result.stderr
+        assert message in result.stderr and "Traceback" not in result.stderr
+    assert (tmp_path / "results.jsonl").read_bytes() == BEGINNING + b"a"
+
+
+@pytest.mark.e2e
+def test_a_plan_that_fails_leaves_the_file_as_it_is(fork_server, tmp_path):
+    output = tmp_path / "plan.json"
+    output.write_text("the plan before")
+    result = run(fork_server, "--topology=cpu:8", "--config.batch_size=12", f"--output={output}")
+    assert result.returncode == 78, result.stderr
+    assert output.read_text() == "the plan before"
 
 
 @pytest.mark.slow

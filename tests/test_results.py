@@ -1,16 +1,19 @@
 """Tests the output file of `plan --compare`."""
 
+import fcntl
 import json
 import os
+import resource
+import threading
 from pathlib import Path
 
 import pytest
 
 from fsvfm_jax.errors import DataError, StorageError
-from fsvfm_jax.plan.results import Result, append_result, open_results
+from fsvfm_jax.plan.results import MAX_LINE, Line, Result, append_result, open_results
 
 
-def result(identity: str, **changes) -> Result:
+def result(identity: str, **changes) -> Line:
     fields = {
         "identity": identity,
         "candidate": {"model.unroll": 1},
@@ -34,7 +37,18 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_results_are_read_back(file):
-    assert open_results(str(file)) == {name: result(name) for name in "ab"}
+    stored = {name: Result(identity=name, error="it failed", plan=None) for name in "ab"}
+    assert open_results(str(file)) == stored
+    file.write_bytes(b"\n" + file.read_bytes() + b" \n\n")
+    assert open_results(str(file)) == stored
+
+
+def test_a_whole_last_line_without_a_newline_is_kept(file):
+    file.write_bytes(file.read_bytes().removesuffix(b"\n"))
+    assert set(open_results(str(file))) == {"a", "b"}
+    append_result(str(file), result("c"))
+    assert set(open_results(str(file))) == {"a", "b", "c"}
+    assert len(file.read_bytes().splitlines()) == 3
 
 
 def test_a_missing_file_is_empty_and_can_be_written(tmp_path):
@@ -51,6 +65,46 @@ def test_a_line_that_was_not_finished_is_removed(file, size, caplog):
     assert file.read_bytes() == whole
     append_result(str(file), result("c"))
     assert set(open_results(str(file))) == {"a", "b", "c"}
+
+
+def test_a_first_line_that_was_not_finished_is_removed(tmp_path):
+    file = tmp_path / "results.jsonl"
+    file.write_bytes(json.dumps(result("a")).encode()[:60])
+    assert open_results(str(file)) == {}
+    assert file.read_bytes() == b""
+
+
+def test_a_command_waits_while_another_writes(file):
+    whole = file.read_bytes()
+    found = {}
+    with file.open("ab", buffering=0) as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        other.write(with_line()[:50])
+        reader = threading.Thread(target=lambda: found.update(open_results(str(file))))
+        reader.start()
+        other.write(with_line()[50:])
+    reader.join()
+    assert set(found) == {"a", "b", "c"}
+    assert file.read_bytes() == whole + with_line()
+
+
+def test_a_disk_that_becomes_full_leaves_no_part_of_a_line(file):
+    whole = file.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 20, limits[1]))
+    try:
+        with pytest.raises(StorageError, match="cannot be written"):
+            append_result(str(file), result("c"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert file.read_bytes() == whole
+
+
+def test_a_line_that_could_not_be_read_back_is_not_written(file):
+    whole = file.read_bytes()
+    with pytest.raises(DataError, match="use a shorter command"):
+        append_result(str(file), result("c", command="x" * MAX_LINE))
+    assert file.read_bytes() == whole
 
 
 def with_line(**changes) -> bytes:
@@ -77,8 +131,14 @@ FIGURES = {
     [
         b"a text of somebody else",
         b'{\n  "command": "python -m fsvfm_jax.plan"\n}',
-        b"\n",
         b"[]\n",
+        b'{"identity": "somebody", "age": 3}',
+        b'{"identity": "somebody"\n',
+        b"{}",
+        b"{ ",
+        with_line(error=3).removesuffix(b"\n"),
+        with_line(command="x" * MAX_LINE),
+        b"[" + b"[]," * MAX_LINE + b"[]]",
         b'{"identity": "a"}\n',
         b"\xff\xfe\n",
         b"[" * 100_000 + b"\n",
@@ -100,6 +160,15 @@ def test_another_file_is_refused_and_not_changed(file, content):
         text = str(caught.value)
         assert text.startswith(f"--output={file} is ") and text.endswith("choose another file")
         assert "\n" not in text and len(text) < 1000
+
+
+@pytest.mark.parametrize("content", [b"{", b'{"id', b"[", b'{"identity": 1'])
+def test_the_beginning_of_another_file_is_not_removed(tmp_path, content):
+    file = tmp_path / "data.json"
+    file.write_bytes(content)
+    with pytest.raises(DataError):
+        open_results(str(file))
+    assert file.read_bytes() == content
 
 
 def test_a_file_that_is_no_plain_file_is_refused(tmp_path):

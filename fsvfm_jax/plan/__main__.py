@@ -1,25 +1,29 @@
 """Plans a run on devices that this machine need not have: `python -m fsvfm_jax.plan --help`."""
 
 import argparse
-import contextlib
 import importlib.metadata
 import json
 import math
+import os
 import shlex
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from fsvfm_jax import cli
-from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.errors import ConfigError, DataError, StorageError, reason_of, shortened
+from fsvfm_jax.host.plain_files import open_plain
+from fsvfm_jax.host.storage import ELSEWHERE, replace_bytes, written
 from fsvfm_jax.plan.candidates import make_candidates, read_choices
 from fsvfm_jax.plan.compare import compare, comparison
 from fsvfm_jax.plan.estimate import VGGFACE2, Target, make_plan, summary
 from fsvfm_jax.plan.modules import MOST_KERNELS
+from fsvfm_jax.plan.results import BEGINNING
 from fsvfm_jax.plan.roofline import read_benchmark
 from fsvfm_jax.plan.topology import EXAMPLES, topology_devices
 
@@ -66,7 +70,7 @@ def _run(args: argparse.Namespace, config: ConfigDict, *, command: str) -> None:
         results = compare(candidates, target, header=header, output=args.output)
         print(comparison(candidates, results, top=args.top))
         if all(result["plan"] is None for result in results):
-            raise ConfigError(f"no candidate was compiled: {results[0]['error']}")
+            raise ConfigError(f"no candidate was compiled: {shortened(results[0]['error'] or '')}")
     else:
         _plan(args, config, target, header=header)
     cli.check_output()
@@ -75,12 +79,40 @@ def _run(args: argparse.Namespace, config: ConfigDict, *, command: str) -> None:
 def _plan(
     args: argparse.Namespace, config: ConfigDict, target: Target, *, header: dict[str, Any]
 ) -> None:
-    with cli.open_output(args.output, "w") if args.output else contextlib.nullcontext() as output:
-        date = datetime.now(UTC).isoformat(timespec="seconds")
-        plan = header | {"date": date} | make_plan(config, target)
-        print(summary(plan, top=args.top))
-        if output:
-            json.dump(plan, output, indent=2)
+    if args.output:
+        _check_output(args.output)
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    plan = header | {"date": date} | make_plan(config, target)
+    print(summary(plan, top=args.top))
+    if args.output:
+        with written(args.output, mend=ELSEWHERE):
+            replace_bytes(Path(args.output), json.dumps(plan, indent=2).encode())
+
+
+def _check_output(path: str) -> None:
+    """Checks before the work that a plan can be written, and replaces no file of `--compare`.
+
+    Raises:
+        DataError: The file has results of `--compare`.
+        StorageError: The file is no plain file, or its folder takes no file.
+    """
+    folder = Path(path).absolute().parent
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise StorageError(
+            f"{path} cannot be written: {folder} is missing or not writable; choose a file in a"
+            " writable folder"
+        )
+    try:
+        with open_plain(path, max_bytes=sys.maxsize) as file:
+            if file.read(len(BEGINNING)) == BEGINNING:
+                raise DataError(
+                    f"--output={path} has results of --compare: choose another file, or add"
+                    " --compare"
+                )
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written ({reason_of(error)}): {ELSEWHERE}") from error
 
 
 def _check_flags(args: argparse.Namespace) -> None:

@@ -39,7 +39,7 @@ class Candidate(NamedTuple):
 
     @property
     def label(self) -> str:
-        """Returns the fields with their values in one line."""
+        """Returns the fields with their values, each shortened."""
         return _label(self.fields)
 
 
@@ -176,7 +176,7 @@ def _changed(config: ConfigDict, fields: Mapping[str, Any], *, platform: str) ->
 
 
 def _label(fields: Mapping[str, Any]) -> str:
-    return " ".join(f"{path}={value}" for path, value in fields.items())
+    return " ".join(f"{shortened(path)}={shortened(str(value))}" for path, value in fields.items())
 
 
 def _suggestion(path: str, fields: set[str]) -> str:

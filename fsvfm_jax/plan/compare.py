@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from jax.errors import JaxRuntimeError
+
 from fsvfm_jax import pretrain
 from fsvfm_jax.config.resolve import to_json
 from fsvfm_jax.devices.compilation import lower_step, place
@@ -24,13 +26,14 @@ from fsvfm_jax.plan.candidates import Candidate
 from fsvfm_jax.plan.chips import GIB
 from fsvfm_jax.plan.estimate import NOT_AUTOTUNED, STATS, Target, describe
 from fsvfm_jax.plan.modules import aligned, by_module
-from fsvfm_jax.plan.results import Figures, Result, append_result, open_results
+from fsvfm_jax.plan.results import Figures, Line, Result, append_result, open_results
 
 # Environment variables that change what the compilers do.
 VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 MAX_MESSAGE = 4000  # characters of a compiler's message in the file
-# What JAX and the compilers raise for a step that they refuse.
-REFUSALS = (UserError, RuntimeError, ValueError, TypeError)
+# Beginnings of a compiler's message that are about this machine and this moment, such as a machine
+# without enough memory to compile. The same command then compiles the program again.
+PASSING = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "CANCELLED", "ABORTED", "DEADLINE_EXCEEDED")
 # The parts of a plan that depend on more than the program.
 NOT_OF_THE_PROGRAM = ("num_samples", "total_steps", "estimate")
 HEADINGS = (
@@ -71,10 +74,10 @@ def compare(
     programs = {identity for identity, error in traced if error is None}
     if known := programs & stored.keys():
         print_above(printable(f"{output} has {len(known)} of {len(programs)} results already"))
-    for result in _compile_all(missing, target, header=header):
-        stored[result["identity"]] = result
-        if output is not None:
-            append_result(output, result)
+    for line, is_final in _compile_all(missing, target, header=header):
+        stored[line["identity"]] = line
+        if output is not None and is_final:
+            append_result(output, line)
     return [
         stored[identity]
         if error is None
@@ -90,7 +93,7 @@ def identity_of(candidate: Candidate, target: Target, header: Mapping[str, Any])
     code of the step; the compiler's options, the topology, the versions, and the code that counts.
 
     Raises:
-        Exception: The step cannot be traced with this config; one of `REFUSALS`.
+        UserError, ValueError: The step cannot be traced with this config.
     """
     mesh, config = place(candidate.config, target.devices)
     accum_steps = config.accum_steps
@@ -114,12 +117,12 @@ def identity_of(candidate: Candidate, target: Target, header: Mapping[str, Any])
 def _trace(
     candidates: Sequence[Candidate], target: Target, header: Mapping[str, Any]
 ) -> list[tuple[str, str | None]]:
-    """Returns the identity of each candidate and None, or its label and why it has no program."""
+    """Returns the identity of each candidate and None, or its key and why it has no program."""
     traced: dict[str, tuple[str, str | None]] = {}
     found = []
     with meter(total=len(candidates), description="tracing") as step:
         for candidate in candidates:
-            key = candidate.label if candidate.config is None else to_json(candidate.config)
+            key = _key(candidate)
             if key not in traced:
                 traced[key] = _identity_or_error(candidate, target, header)
                 if (error := traced[key][1]) is not None:
@@ -129,42 +132,55 @@ def _trace(
     return found
 
 
+def _key(candidate: Candidate) -> str:
+    """Returns a text that is equal for candidates with the same config."""
+    return repr(candidate.fields) if candidate.config is None else to_json(candidate.config)
+
+
 def _identity_or_error(
     candidate: Candidate, target: Target, header: Mapping[str, Any]
 ) -> tuple[str, str | None]:
     if candidate.refusal is not None:
-        return candidate.label, candidate.refusal
+        return _key(candidate), candidate.refusal
     try:
         return identity_of(candidate, target, header), None
-    except REFUSALS as error:
-        return candidate.label, _reason(error)
+    except (UserError, ValueError) as error:
+        return _key(candidate), _reason(error)
 
 
 def _compile_all(
     missing: Mapping[str, Candidate], target: Target, *, header: Mapping[str, Any]
-) -> Iterator[Result]:
-    """Yields the result of each candidate, and shows the progress."""
+) -> Iterator[tuple[Line, bool]]:
+    """Yields the result of each candidate and whether it is final, and shows the progress."""
     if not missing:
         return
     with meter(total=len(missing), description="compiling") as step:
         for identity, candidate in missing.items():
-            result = _compile(candidate, target, identity=identity, header=header)
-            print_above(printable(f"{candidate.label}: {_outcome(result)}"))
-            yield result
+            line, is_final = _compile(candidate, target, identity=identity, header=header)
+            print_above(printable(f"{candidate.label}: {_outcome(line)}"))
+            yield line, is_final
             step()
 
 
 def _compile(
     candidate: Candidate, target: Target, *, identity: str, header: Mapping[str, Any]
-) -> Result:
+) -> tuple[Line, bool]:
+    """Returns the result of a candidate, and whether it follows from the program alone."""
     try:
         plan, _ = describe(candidate.config, target)
-    except REFUSALS as error:
-        return _result(candidate, identity=identity, header=header, error=_reason(error))
+    except (UserError, JaxRuntimeError) as error:
+        line = _result(candidate, identity=identity, header=header, error=_reason(error))
+        return line, _is_of_the_program(error)
     plan = {name: value for name, value in plan.items() if name not in NOT_OF_THE_PROGRAM}
     if plan["bound"] is not None:
         plan["bound"] = {name: x for name, x in plan["bound"].items() if name != "hours"}
-    return _result(candidate, identity=identity, header=header, plan=plan)
+    return _result(candidate, identity=identity, header=header, plan=plan), True
+
+
+def _is_of_the_program(error: Exception) -> bool:
+    """Returns whether an error is what the compiler says of the program, at any time."""
+    said = error.__cause__ if isinstance(error, UserError) else error
+    return isinstance(said, JaxRuntimeError) and not str(said).startswith(PASSING)
 
 
 def _result(
@@ -174,8 +190,8 @@ def _result(
     header: Mapping[str, Any],
     plan: dict[str, Any] | None = None,
     error: str | None = None,
-) -> Result:
-    return Result(
+) -> Line:
+    return Line(
         identity=identity,
         candidate=candidate.fields,
         **header,
@@ -207,8 +223,9 @@ def comparison(
 ) -> str:
     """Returns the table of all candidates, the best first, as text.
 
-    The order is that of the images per second at the bound; without one, as on a CPU, that of the
-    bytes moved for an image. What does not fit comes after, and then what failed.
+    The order is that of the images per second at the bound. Programs without one, as on a CPU, come
+    after those with one, in the order of the bytes moved for an image; without these, in the order
+    of the memory. What does not fit comes after all of them, and then what failed.
 
     Args:
         candidates: The candidates.
@@ -232,20 +249,22 @@ def comparison(
     best, result = pairs[0]
     plan = result["plan"]
     if top is not None and plan is not None and plan["modules"] is not None:
-        parts.append(f"what moves the bytes of {best.label}:")
+        parts.append(printable(f"what moves the bytes of {best.label}:"))
         parts.append(by_module(plan["modules"], plan["top_kernels"][:top]))
-    return printable("\n\n".join(parts), keep="\n")
+    return "\n\n".join(parts)
 
 
-def _rank(result: Result) -> tuple[int, float]:
+def _rank(result: Result) -> tuple[int, int, float]:
+    """Returns what the table is sorted by; only figures of the same kind are compared."""
     plan = result["plan"]
     if plan is None:
-        return 2, 0.0
+        return 2, 0, 0.0
+    fails = int(plan["fits"] is False)
     if plan["bound"] is not None:
-        return int(plan["fits"] is False), plan["bound"]["step_seconds"] / plan["batch_size"]
-    moved = plan["moved_bytes"]
-    per_image = plan["memory"]["total"] if moved is None else moved / plan["images_per_device"]
-    return int(plan["fits"] is False), float(per_image)
+        return fails, 0, plan["bound"]["step_seconds"] / plan["batch_size"]
+    if plan["moved_bytes"] is not None:
+        return fails, 1, plan["moved_bytes"] / plan["images_per_device"]
+    return fails, 2, float(plan["memory"]["total"])
 
 
 def _cells(plan: Figures | None) -> list[str]:

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple, TypedDict
 
+from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.plan.traffic import Kernel, traffic
 
 # The parts of the network by the first of their names in the name stack; the rest of a network is
@@ -192,14 +193,14 @@ def by_module(totals: Sequence[ModuleTotal], top: Sequence[TopKernel]) -> str:
 
 
 def aligned(headings: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int) -> str:
-    """Returns a table as text.
+    """Returns a table as text; what a terminal cannot show in a cell is escaped.
 
     Args:
         headings: The headings of the columns.
         rows: The cells of each row.
         numbers: How many of the first columns are aligned to the right.
     """
-    lines = [headings, *rows]
+    lines = [[printable(cell) for cell in cells] for cells in (headings, *rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
