@@ -14,7 +14,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 from absl import flags
 from absl import logging as absl_logging
@@ -223,27 +223,6 @@ def parse_command(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argpa
     if unexpected:
         raise ConfigError(f"unexpected argument {unexpected[0]!r}; see {parser.prog} --help")
     return args
-
-
-def open_output(path: str, mode: str) -> TextIO:
-    """Opens a file for writing, before the work: a wrong name must not cost minutes of work.
-
-    Args:
-        path: The file.
-        mode: Mode of `open`.
-
-    Returns:
-        The open file, UTF-8.
-
-    Raises:
-        StorageError: The file cannot be written.
-    """
-    try:
-        return open(path, mode, encoding="utf-8")
-    except OSError as error:
-        raise StorageError(
-            f"{path} cannot be written ({reason_of(error)}); choose a file in a writable folder"
-        ) from error
 
 
 @contextlib.contextmanager

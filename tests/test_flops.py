@@ -73,10 +73,13 @@ def test_the_count_is_that_of_the_traced_network(mask_ratio):
 
 
 def traced_flops(jaxpr: Jaxpr) -> int:
-    """Returns 2mkn of every dot_general, multiplied by the lengths of the loops around it."""
+    """Returns 2mkn of every dot_general, multiplied by the lengths of the loops around it.
+
+    Products of a vector are left out: they apply the bias of a norm to the bias of the next layer.
+    """
     total = 0
     for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
+        if equation.primitive.name == "dot_general" and equation.invars[0].aval.ndim > 1:
             (contracted, _), _ = equation.params["dimension_numbers"]
             shape = equation.invars[0].aval.shape
             depth = math.prod(shape[axis] for axis in contracted)

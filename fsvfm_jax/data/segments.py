@@ -15,7 +15,6 @@ from multiprocessing import shared_memory
 from pathlib import Path
 
 import numpy as np
-from grain.multiprocessing import SharedMemoryArray
 
 from fsvfm_jax.errors import StorageError, reason_of
 from fsvfm_jax.host.processes import is_alive, pid_namespace, state_and_start
@@ -69,6 +68,9 @@ def stack_in_shared_memory(
             f"{FOLDER} has no room for {segment.size} bytes of a batch ({reason_of(error)}): give"
             " the machine or container more shared memory, or set config.data.num_workers=0"
         ) from error
+    # Grain imports JAX, which most importers of this module do without.
+    from grain.multiprocessing import SharedMemoryArray
+
     return SharedMemoryArray.from_shared_memory(segment, shape, dtype)
 
 
