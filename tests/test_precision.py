@@ -59,7 +59,9 @@ class Move(NamedTuple):
     expected: float
 
 
-def train(dtype: str, *, seed: int, faces: list) -> tuple[dict[str, np.ndarray], list[Move]]:
+def train(
+    dtype: str, *, seed: int, faces: SyntheticFaces
+) -> tuple[dict[str, np.ndarray], list[Move]]:
     """Returns the metrics of every step, and the moves at a momentum above .9999."""
     config = vit_s.get_config("smoke")
     config.update_from_flattened_dict(CHANGES | {"seed": seed, "model.dtype": dtype})
@@ -102,7 +104,7 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_bfloat16_learns_what_float32_learns(seed):
-    faces = list(SyntheticFaces(FACES, image_size=64, seed=seed))
+    faces = SyntheticFaces(FACES, image_size=64, seed=seed)
     runs = {dtype: train(dtype, seed=seed, faces=faces) for dtype in ("float32", "bfloat16")}
     (exact, _), (rounded, _) = runs.values()
     assert exact["loss_rec"].shape == (500,)
