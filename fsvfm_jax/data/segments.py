@@ -39,9 +39,7 @@ def name_segments_after(trainer: int) -> None:
     shared_memory._make_filename = lambda: f"/{prefix}{secrets.token_hex(8)}"
 
 
-def stack_in_shared_memory(
-    rows: Sequence[np.ndarray | np.generic],
-) -> np.ndarray:
+def stack_in_shared_memory(rows: Sequence[np.ndarray | np.generic]) -> np.ndarray:
     """Returns what `np.stack` returns, in a segment that Grain gives to the trainer as it is.
 
     The segment is written as a file. That takes half the time of `np.stack` and a copy to mapped

@@ -173,9 +173,8 @@ linear.defvjp(_linear_forward, _linear_backward)
 def _products(x, weights, parts):
     kernel, bias = apply_norm(*weights)
     kernel = kernel.astype(x.dtype)
-    if (
-        parts > 1
-    ):  # With FSDP a device has some of the channels, and not the same share of each part.
+    if parts > 1:
+        # With FSDP a device holds some of the channels, and not an equal share of each part.
         kernel, bias = gather(kernel), gather(bias)
     kernels = jnp.split(kernel, parts, axis=1)
     # Without the barrier XLA joins the computation of a bias with its broadcast, and then adds the
