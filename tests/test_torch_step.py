@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import tiny
 
-from fsvfm_jax.benchmark.step_times import STATS, draw_batches
+from fsvfm_jax.benchmark.step_times import draw_batches
 from fsvfm_jax.convert.reference import to_state_dict
 from fsvfm_jax.learners import make_learner
+from fsvfm_jax.plan.estimate import STATS
 from fsvfm_jax.train_state import StepValues
 
 torch = pytest.importorskip("torch")

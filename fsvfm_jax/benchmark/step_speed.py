@@ -15,10 +15,11 @@ from ml_collections import ConfigDict
 
 from fsvfm_jax import cli
 from fsvfm_jax.benchmark import step_times
-from fsvfm_jax.benchmark.step_times import STATS, run_steps, time_steps
+from fsvfm_jax.benchmark.step_times import run_steps, time_steps
 from fsvfm_jax.devices import compilation
 from fsvfm_jax.devices.memory import Memory
 from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.plan.estimate import STATS
 from fsvfm_jax.prepare.extras import check_installed
 from fsvfm_jax.train_state import Batch, Learner, Metrics, StepValues
 

@@ -14,15 +14,12 @@ import jaxlib
 import numpy as np
 from ml_collections import ConfigDict
 
-from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.errors import NotFiniteError
 from fsvfm_jax.plan.chips import find_chip
 from fsvfm_jax.train_state import StepValues
 
 # Number of synthetic batches, which are made once and used in turn; every step draws new masks.
 NUM_BATCHES = 4
-# They make no difference to the time.
-STATS = Stats((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 def draw_batches(

@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 from torch import Tensor
 
 from fsvfm_jax.benchmark import step_times
-from fsvfm_jax.benchmark.step_times import STATS
 from fsvfm_jax.benchmark.torch_step import TorchBatch, TorchStep
 from fsvfm_jax.config.resolve import resolve
 from fsvfm_jax.convert.reference import to_state_dict
@@ -21,6 +20,7 @@ from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.host.processes import available_cores
 from fsvfm_jax.learners import make_learner
 from fsvfm_jax.masking import Masks
+from fsvfm_jax.plan.estimate import STATS
 from fsvfm_jax.train_state import StepValues
 
 # Fields of which the yardstick has one value.
