@@ -183,7 +183,7 @@ COMMANDS = {
         "--workdir=RUN",
         "--check",
     ],
-    "masks": ["fsvfm_jax.visualize", "masks", "--paths", "SET", "--output", "RUN.png"],
+    "masks": ["fsvfm_jax.visualize", "masks", "--output", "RUN.png", "SET"],
 }
 
 

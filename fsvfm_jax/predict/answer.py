@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 
 from fsvfm_jax.data.rand_augment import CROP_PCT
 from fsvfm_jax.host.pictures import encode_png
+from fsvfm_jax.mask_pictures import masks_picture
 from fsvfm_jax.masking import Masks, sample_masks
 from fsvfm_jax.predict.decision import Decision, make_record
 from fsvfm_jax.predict.faces import Face, FileFaces, unreadable
@@ -24,7 +25,6 @@ from fsvfm_jax.prepare.crops import MARGIN
 from fsvfm_jax.prepare.files import MediaFile
 from fsvfm_jax.prepare.workers import DIED, Worker
 from fsvfm_jax.regions import patch_classes
-from fsvfm_jax.visualize import masks_picture
 
 MAX_MASKED = 4  # faces whose masks are drawn
 OTHER_CROPS = """\

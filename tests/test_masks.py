@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fsvfm_jax import visualize
+from fsvfm_jax import mask_pictures
 from fsvfm_jax.data.sources import SyntheticFaces
 from fsvfm_jax.host.pictures import LINE_HEIGHT, legend_strip
+from fsvfm_jax.mask_pictures import masks_picture, show_masks
 from fsvfm_jax.masking import STRATEGIES, Masks, group_members, sample_masks
 from fsvfm_jax.regions import CLASSES, GROUPS, NUM_COVERABLE, PALETTE, patch_classes
-from fsvfm_jax.visualize import ROWS, masks_picture, removed_shares, show_masks
+from fsvfm_jax.visualize.__main__ import main
+from fsvfm_jax.visualize.masks import ROWS, markdown_table, removed_shares
 
 SIZE, PATCH = 64, 8
 NUM_PATCHES = (SIZE // PATCH) ** 2
@@ -58,7 +60,7 @@ def rows_of(table: str) -> dict[str, list[str]]:
 def fails(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str]:
     """Returns exit code and message of a command that must print one line and nothing else."""
     with pytest.raises(SystemExit) as raised:
-        visualize.main(["masks", *flags])
+        main(["masks", *flags])
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1
     return raised.value.code, captured.err
@@ -75,9 +77,9 @@ def test_removed_patches_are_those_of_the_masks():
         for index in range(NUM_PATCHES):
             wanted = patch(images[face], index)
             if masks.region_mask[face, index]:
-                wanted = np.broadcast_to(visualize.COVERED, wanted.shape)
+                wanted = np.broadcast_to(mask_pictures.COVERED, wanted.shape)
             elif masks.mask[face, index]:
-                wanted = np.broadcast_to(visualize.REMOVED, wanted.shape)
+                wanted = np.broadcast_to(mask_pictures.REMOVED, wanted.shape)
             np.testing.assert_array_equal(patch(shown[face], index), wanted)
 
 
@@ -97,9 +99,9 @@ def test_the_picture_has_a_row_per_face_and_titled_columns(faces):
         for row in range(3):
             cell = grid[row * pitch : row * pitch + SIZE, left : left + SIZE]
             np.testing.assert_array_equal(cell, wanted[row])
-    for colour in (*PALETTE, visualize.REMOVED, visualize.COVERED):
+    for colour in (*PALETTE, mask_pictures.REMOVED, mask_pictures.COVERED):
         assert (legend == colour).all(axis=-1).sum() >= 100
-    assert list(visualize.LEGEND)[2:] == list(CLASSES)
+    assert list(mask_pictures.LEGEND)[2:] == list(CLASSES)
 
 
 def test_every_class_has_a_colour_of_its_own():
@@ -125,7 +127,7 @@ def test_shares_of_a_worked_example():
     assert shares["all"] == 0.5
     assert shares["one region fully covered"] == 1 / 4  # only the nose; skin does not count
     assert np.isnan(shares["hair"])
-    table = rows_of(visualize.markdown_table({"some": np.array(list(shares.values()))}))
+    table = rows_of(markdown_table({"some": np.array(list(shares.values()))}))
     assert table["nose"] == ["75.0 %"]
     assert table["hair"] == ["-"]
 
@@ -151,9 +153,7 @@ def test_a_covered_region_that_fits_the_budget_is_always_covered(faces, strategy
 
 def test_the_command_writes_the_picture_and_prints_the_table(tmp_path, capsys):
     output = tmp_path / "masks.png"
-    visualize.main(
-        ["masks", *SMALL, "--count", f"{COUNT}", "--draws", "3", "--output", str(output)]
-    )
+    main(["masks", *SMALL, "--count", f"{COUNT}", "--draws", "3", "--output", str(output)])
     printed = capsys.readouterr().out
     table = rows_of(printed)
     assert tuple(table) == ROWS == (*GROUPS, "all", "one region fully covered")
@@ -163,22 +163,22 @@ def test_the_command_writes_the_picture_and_prints_the_table(tmp_path, capsys):
     with Image.open(output, formats=["PNG"]) as picture:
         columns = 2 + len(STRATEGIES)
         # Eight of the ten faces are shown.
-        legend = legend_strip(visualize.LEGEND, columns * (SIZE + 2) - 2).shape[0]
+        legend = legend_strip(mask_pictures.LEGEND, columns * (SIZE + 2) - 2).shape[0]
         height = LINE_HEIGHT + 8 * (SIZE + 2) - 2 + legend
         assert picture.size == (columns * (SIZE + 2) - 2, height)
 
 
 def test_a_missing_folder_ends_in_one_sentence_and_exit_code_65(tmp_path):
     missing = tmp_path / "nowhere"
-    command = [sys.executable, "-m", "fsvfm_jax.visualize", "masks", "--paths", str(missing)]
+    command = [sys.executable, "-m", "fsvfm_jax.visualize", "masks", str(missing)]
     done = subprocess.run(
         [*command, "--output", "masks.png"],
         capture_output=True,
         text=True,
-        cwd=Path(visualize.__file__).parents[1],
+        cwd=Path(mask_pictures.__file__).parents[1],
     )
     assert (done.returncode, done.stdout) == (65, "")
-    assert done.stderr.startswith(f"error: the data folder {missing} does not exist;")
+    assert done.stderr.startswith(f"error: {missing}")
     assert done.stderr.count("\n") == 1
 
 
@@ -199,7 +199,7 @@ def test_an_output_that_cannot_be_written_is_named(tmp_path, capsys):
         (("--seed", "-1"), "--seed is -1"),
         ((*SMALL, "--count", "1", "--mask-ratio", "1"), "mask_ratio 1.0 removes 64 of N = 64"),
         (("--count", "many"), "'many'"),
-        (("--colour", "red"), "--colour red"),
+        (("--colour", "red"), "--colour"),
     ],
 )
 def test_a_wrong_flag_ends_in_one_sentence_and_exit_code_78(capsys, flags, part):
