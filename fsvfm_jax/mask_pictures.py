@@ -6,12 +6,13 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from fsvfm_jax.host.pictures import image_grid, legend_strip, title_strip
+from fsvfm_jax.host.pictures import below_each_other, image_grid, legend_strip, title_strip
 from fsvfm_jax.masking import Masks
 from fsvfm_jax.regions import CLASSES, PALETTE
 
 REMOVED = np.array((128, 128, 128), np.uint8)
 COVERED = np.array((230, 140, 60), np.uint8)
+COLUMNS = 6  # of a picture; more would be too wide to read
 LEGEND = {
     "removed patch": REMOVED,
     "removed patch of the covered region": COVERED,
@@ -48,7 +49,8 @@ def masks_picture(
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Returns a picture with one row per face: the face, its parsing map, and its masks.
 
-    The titles of the columns are above the `image_grid`, a legend of the colours is below it.
+    The titles of the columns are above the `image_grid`, a legend of the colours is below it. If
+    there are more columns than COLUMNS, the others are in further grids below, of the same faces.
 
     Args:
         images: The faces.
@@ -58,6 +60,9 @@ def masks_picture(
     """
     shown = {name: show_masks(images, of_name, patch_size) for name, of_name in masks.items()}
     columns = {"face": images, "parsing map": PALETTE[parsing_maps], **shown}
-    grid = image_grid(list(columns.values()))
-    width = grid.shape[1]
-    return np.concatenate([title_strip([*columns], width), grid, legend_strip(LEGEND, width)])
+    parts = []
+    for start in range(0, len(columns), COLUMNS):
+        titles = [*columns][start : start + COLUMNS]
+        grid = image_grid([columns[title] for title in titles])
+        parts += [title_strip(titles, grid.shape[1]), grid]
+    return below_each_other([*parts, legend_strip(LEGEND, parts[0].shape[1])])

@@ -16,8 +16,9 @@ from fsvfm_jax.host.pictures import LINE_HEIGHT, legend_strip
 from fsvfm_jax.mask_pictures import masks_picture, show_masks
 from fsvfm_jax.masking import STRATEGIES, Masks, group_members, sample_masks
 from fsvfm_jax.regions import CLASSES, GROUPS, NUM_COVERABLE, PALETTE, patch_classes
+from fsvfm_jax.visualize import masks
 from fsvfm_jax.visualize.__main__ import main
-from fsvfm_jax.visualize.masks import ROWS, markdown_table, removed_shares
+from fsvfm_jax.visualize.masks import ROWS, removed_shares, table_rows
 
 SIZE, PATCH = 64, 8
 NUM_PATCHES = (SIZE // PATCH) ** 2
@@ -71,28 +72,29 @@ def fails(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str]:
 
 def test_removed_patches_are_those_of_the_masks():
     images = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), np.uint8)
-    masks = random_masks(1, batch=3)
-    shown = show_masks(images, masks, PATCH)
+    drawn = random_masks(1, batch=3)
+    shown = show_masks(images, drawn, PATCH)
     for face in range(3):
         for index in range(NUM_PATCHES):
             wanted = patch(images[face], index)
-            if masks.region_mask[face, index]:
+            if drawn.region_mask[face, index]:
                 wanted = np.broadcast_to(mask_pictures.COVERED, wanted.shape)
-            elif masks.mask[face, index]:
+            elif drawn.mask[face, index]:
                 wanted = np.broadcast_to(mask_pictures.REMOVED, wanted.shape)
             np.testing.assert_array_equal(patch(shown[face], index), wanted)
 
 
 def test_the_picture_has_a_row_per_face_and_titled_columns(faces):
     images, maps = faces[0][:3], faces[1][:3]
-    masks = {"one": random_masks(1, batch=3), "other": random_masks(2, batch=3)}
-    picture = masks_picture(images, maps, masks, patch_size=PATCH)
+    drawn = {"one": random_masks(1, batch=3), "other": random_masks(2, batch=3)}
+    picture = masks_picture(images, maps, drawn, patch_size=PATCH)
     pitch = SIZE + 2
-    bottom = LINE_HEIGHT + 3 * pitch - 2
+    top = 2 * LINE_HEIGHT  # "parsing map" is two lines at this width.
+    bottom = top + 3 * pitch - 2
     assert picture.shape[1:] == (4 * pitch - 2, 3) and picture.shape[0] > bottom
-    shown = [show_masks(images, of_name, PATCH) for of_name in masks.values()]
+    shown = [show_masks(images, of_name, PATCH) for of_name in drawn.values()]
     columns = [images, PALETTE[maps], *shown]
-    titles, grid, legend = np.split(picture, [LINE_HEIGHT, bottom])
+    titles, grid, legend = np.split(picture, [top, bottom])
     for column, wanted in enumerate(columns):
         left = column * pitch
         assert titles[:, left : left + SIZE].min() < 128
@@ -118,18 +120,17 @@ def test_shares_of_a_worked_example():
     classes = np.array(
         [[nose, nose + skin, skin, skin], [skin, skin, background, background]], np.uint16
     )
-    masks = np.array(
+    removed = np.array(
         [[[1, 1, 0, 0], [1, 1, 0, 0]], [[1, 0, 1, 0], [0, 0, 1, 1]]], np.uint8
     )  # [draw, face, patch]
-    shares = dict(zip(ROWS, removed_shares(masks, classes), strict=True))
+    shares = dict(zip(ROWS, removed_shares(removed, classes), strict=True))
     assert shares["nose"] == (2 + 1) / 4  # the second face has no nose
     assert shares["skin"] == ((1 + 1) / 6 + (2 + 0) / 4) / 2
     assert shares["all"] == 0.5
     assert shares["one region fully covered"] == 1 / 4  # only the nose; skin does not count
     assert np.isnan(shares["hair"])
-    table = rows_of(markdown_table({"some": np.array(list(shares.values()))}))
-    assert table["nose"] == ["75.0 %"]
-    assert table["hair"] == ["-"]
+    table = table_rows({"some": np.array(list(shares.values()))})
+    assert ["nose", "75.0 %"] in table and ["hair", "-"] in table
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -139,8 +140,8 @@ def test_a_covered_region_that_fits_the_budget_is_always_covered(faces, strategy
     classes = classes[((sizes > 0) & (sizes <= BUDGET)).all(axis=1)][:COUNT]
     assert len(classes) == COUNT
     sample = partial(sample_jitted, strategy=strategy, mask_ratio=RATIO)
-    masks = [sample(key, classes).mask for key in jax.random.split(jax.random.key(0), 50)]
-    shares = dict(zip(ROWS, removed_shares(np.stack(masks), classes), strict=True))
+    drawn = [sample(key, classes).mask for key in jax.random.split(jax.random.key(0), 50)]
+    shares = dict(zip(ROWS, removed_shares(np.stack(drawn), classes), strict=True))
     assert shares["all"] == BUDGET / NUM_PATCHES
     if strategy in ("crfr_r", "crfr_p"):
         assert shares["one region fully covered"] == 1
@@ -158,28 +159,45 @@ def test_the_command_writes_the_picture_and_prints_the_table(tmp_path, capsys):
     table = rows_of(printed)
     assert tuple(table) == ROWS == (*GROUPS, "all", "one region fully covered")
     assert table["all"] == [f"{100 * BUDGET / NUM_PATCHES:.1f} %"] * len(STRATEGIES)
-    assert "\n\n10 faces, 3 draws; each removes 44 of 64 patches.\n" in printed
-    assert printed.splitlines()[-1].startswith(f"The picture is {output}: ")
+    assert "10 faces and 3 draws for each; each mask removes 44 of 64 patches" in printed
     with Image.open(output, formats=["PNG"]) as picture:
-        columns = 2 + len(STRATEGIES)
-        # Eight of the ten faces are shown.
-        legend = legend_strip(mask_pictures.LEGEND, columns * (SIZE + 2) - 2).shape[0]
-        height = LINE_HEIGHT + 8 * (SIZE + 2) - 2 + legend
-        assert picture.size == (columns * (SIZE + 2) - 2, height)
+        side = 4 * SIZE + 2  # Small faces are enlarged.
+        width = 6 * side - 2
+        # Eight of the ten faces are shown, in two grids; the title is above them.
+        legend = legend_strip(mask_pictures.LEGEND, width).shape[0]
+        height = 3 * LINE_HEIGHT + 2 * (8 * side - 2) + legend
+        assert picture.size == (width + 16, height + 16)
 
 
-def test_a_missing_folder_ends_in_one_sentence_and_exit_code_65(tmp_path):
+def test_a_region_that_is_named_above_a_column_is_covered_there(tmp_path, monkeypatch):
+    drawn = []
+
+    def draw(_images, maps, shown, *, patch_size):
+        drawn.append((maps, shown, patch_size))
+        return np.zeros((8, 8, 3), np.uint8)
+
+    monkeypatch.setattr(masks, "masks_picture", draw)
+    main(["masks", *SMALL, "--count", "2", "--draws", "1", "--output", str(tmp_path / "a.html")])
+    ((maps, shown, patch_size),) = drawn
+    members = np.asarray(group_members(patch_classes(maps, patch_size)))
+    assert [*shown][-NUM_COVERABLE:] == [f"crfr_p: {group}" for group in GROUPS[:NUM_COVERABLE]]
+    for region in range(NUM_COVERABLE):
+        covered = np.asarray(shown[f"crfr_p: {GROUPS[region]}"].region_mask) != 0
+        np.testing.assert_array_equal(covered, members[:, region])
+
+
+@pytest.mark.e2e
+def test_a_missing_input_ends_in_one_sentence_and_exit_code_65(tmp_path):
     missing = tmp_path / "nowhere"
     command = [sys.executable, "-m", "fsvfm_jax.visualize", "masks", str(missing)]
     done = subprocess.run(
-        [*command, "--output", "masks.png"],
+        [*command, "--output", str(tmp_path / "masks.png")],
         capture_output=True,
         text=True,
         cwd=Path(mask_pictures.__file__).parents[1],
     )
     assert (done.returncode, done.stdout) == (65, "")
-    assert done.stderr.startswith(f"error: {missing}")
-    assert done.stderr.count("\n") == 1
+    assert done.stderr == f"error: {missing}: it does not exist\n"
 
 
 def test_an_output_that_cannot_be_written_is_named(tmp_path, capsys):
@@ -194,14 +212,15 @@ def test_an_output_that_cannot_be_written_is_named(tmp_path, capsys):
     ("flags", "part"),
     [
         (("--patch-size", "15"), "--patch-size 15"),
-        (("--count", "0"), "--count is 0"),
-        (("--draws", "-1"), "--draws is -1"),
+        (("--count", "0"), "'0' is no number from 1 up"),
+        (("--draws", "-1"), "--draws: '-1' is no number"),
         (("--seed", "-1"), "--seed is -1"),
         ((*SMALL, "--count", "1", "--mask-ratio", "1"), "mask_ratio 1.0 removes 64 of N = 64"),
         (("--count", "many"), "'many'"),
+        (("--output", "masks.jpg"), "--output=masks.jpg does not end in .png or .html"),
         (("--colour", "red"), "--colour"),
     ],
 )
-def test_a_wrong_flag_ends_in_one_sentence_and_exit_code_78(capsys, flags, part):
-    code, message = fails(capsys, "--output", "masks.png", *flags)
+def test_a_wrong_flag_ends_in_one_sentence_and_exit_code_78(tmp_path, capsys, flags, part):
+    code, message = fails(capsys, "--output", str(tmp_path / "masks.png"), *flags)
     assert code == 78 and part in message

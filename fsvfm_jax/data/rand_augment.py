@@ -188,9 +188,22 @@ def evaluation_view(
     if transform not in EVALUATION_TRANSFORMS:
         choices = " or ".join(EVALUATION_TRANSFORMS)
         raise ConfigError(f"unknown config.data.view {transform!r}; choose {choices}")
-    picture = Image.fromarray(image)
+    return _view(image, size, transform, resample=BICUBIC)
+
+
+def evaluation_map(
+    parsing_map: UInt8[np.ndarray, "H W"], *, size: int, transform: str
+) -> UInt8[np.ndarray, "S S"]:
+    """Returns the parsing map of the picture that `evaluation_view` returns, nearest neighbour."""
+    return _view(parsing_map, size, transform, resample=Image.Resampling.NEAREST)
+
+
+def _view(
+    pixels: np.ndarray, size: int, transform: str, *, resample: Image.Resampling
+) -> np.ndarray:
+    picture = Image.fromarray(pixels)
     box = None if transform == "resize" else _middle(picture.size, size)
-    return np.array(picture.resize((size, size), BICUBIC, box=box))
+    return np.array(picture.resize((size, size), resample, box=box))
 
 
 def _middle(picture: tuple[int, int], size: int) -> tuple[float, float, float, float]:

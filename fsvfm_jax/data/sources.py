@@ -143,17 +143,12 @@ class FaceFolder:
         return [self[index] for index in indices]
 
     def __getitem__(self, index: int) -> Face:
-        image_file = self._image_file(index)
+        return resize_face(*self.decoded(index), image_size=self._image_size)
+
+    def decoded(self, index: int) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H W"]]:
+        """Returns the image and the parsing map of one face in their stored size."""
         map_file = self._root / "parsing_maps" / _map_name(os.fsdecode(self._names[index]))
-        image, parsing_map = _read_image(image_file), _read_map(map_file)
-        if image.shape[:2] != parsing_map.shape:
-            raise DataError(
-                f"{image_file} has {image.shape[0]} x {image.shape[1]} pixels but its parsing map"
-                f" {map_file} has {parsing_map.shape[0]} x {parsing_map.shape[1]}; make the map"
-                " anew from this image, or bring all maps to their images' sizes by `python -m"
-                " fsvfm_jax.prepare parse DIR --parser import --maps MAPS`"
-            )
-        return resize_face(image, parsing_map, image_size=self._image_size)
+        return read_pair(self._image_file(index), map_file)
 
     def _image_file(self, index: int) -> Path:
         return self._root / "images" / os.fsdecode(self._names[index])
@@ -248,6 +243,35 @@ def make_source(
     return JoinedSets([open_set(path) for path in paths])
 
 
+def read_pair(
+    image_file: Path, map_file: Path
+) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H W"]]:
+    """Returns an image and its parsing map in their stored size.
+
+    Raises:
+        DataError: A file is damaged, or image and map have different sizes.
+    """
+    image, parsing_map = read_image(image_file), _read_map(map_file)
+    if image.shape[:2] != parsing_map.shape:
+        raise DataError(
+            f"{image_file} has {image.shape[0]} x {image.shape[1]} pixels but its parsing map"
+            f" {map_file} has {parsing_map.shape[0]} x {parsing_map.shape[1]}; make the map"
+            " anew from this image, or bring all maps to their images' sizes by `python -m"
+            " fsvfm_jax.prepare parse DIR --parser import --maps MAPS`"
+        )
+    return image, parsing_map
+
+
+def read_image(file: Path) -> UInt8[np.ndarray, "H W 3"]:
+    """Returns the pixels of an image; raises DataError if the file is damaged."""
+    try:
+        return decode_image(read_file(str(file)))
+    except ValueError as error:
+        raise DataError(
+            f"image {file} cannot be read ({error}); replace it, or remove it with its parsing map"
+        ) from error
+
+
 def _list_root(root: str) -> np.ndarray:
     """Returns the images' sorted paths relative to `<root>/images`, as an array of bytes."""
     layout = "a data folder holds images/**.png (or jpg, jpeg, webp, bmp, tif) and"
@@ -280,15 +304,6 @@ def _list_root(root: str) -> np.ndarray:
 
 def _map_name(name: str) -> str:
     return os.path.splitext(name)[0] + ".npy"
-
-
-def _read_image(file: Path) -> UInt8[np.ndarray, "H W 3"]:
-    try:
-        return decode_image(read_file(str(file)))
-    except ValueError as error:
-        raise DataError(
-            f"image {file} cannot be read ({error}); replace it, or remove it with its parsing map"
-        ) from error
 
 
 def _read_map(file: Path) -> UInt8[np.ndarray, "H W"]:

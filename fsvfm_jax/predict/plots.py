@@ -14,7 +14,14 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from fsvfm_jax.errors import StorageError
-from fsvfm_jax.host.pictures import caption_strip, encode_png, image_grid, title_strip
+from fsvfm_jax.host.pictures import (
+    below_each_other,
+    caption_strip,
+    encode_png,
+    image_grid,
+    padded,
+    title_strip,
+)
 from fsvfm_jax.host.storage import ELSEWHERE, check_folder, whole_file, written
 from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.predict.faces import Face, FileFaces
@@ -96,7 +103,7 @@ def write_plot(
     """
     if record["faces"] and record["faces"][0]["frame"] is not None:
         curves = _curves(record, score_name=score_name)
-        content = encode_png(_below_each_other(curves, _portraits(found.faces)))
+        content = encode_png(below_each_other([curves, _portraits(found.faces)]))
     elif found.shown is not None:
         content = encode_png(_captioned(record, found.shown, score_name=score_name))
     else:
@@ -138,10 +145,7 @@ def with_boxes(
 def _captioned(record: Record, shown: Shown, *, score_name: str) -> UInt8[np.ndarray, "H W 3"]:
     """Returns the picture with the boxes of its faces, below a title and a legend."""
     picture = with_boxes(shown, record["faces"], score_name=score_name)
-    height, width, _ = picture.shape
-    if width < MIN_CAPTIONED:
-        margin = np.full((height, MIN_CAPTIONED - width, 3), 255, np.uint8)
-        picture = np.concatenate([picture, margin], axis=1)
+    picture = padded(picture, MIN_CAPTIONED)
     threshold = record["threshold"]
     path = printable(record["path"])
     lines = [path if len(path) <= MAX_TITLE else f"..{path[2 - MAX_TITLE :]}"]
@@ -175,17 +179,6 @@ def _portraits(faces: Sequence[Face]) -> UInt8[np.ndarray, "H W 3"]:
     row = image_grid(tiles)
     titles = title_strip([f"person {face.track}" for face in first], row.shape[1])
     return np.concatenate([titles, row])
-
-
-def _below_each_other(
-    one: UInt8[np.ndarray, "H W 3"], other: UInt8[np.ndarray, "H2 W2 3"]
-) -> UInt8[np.ndarray, "H3 W3 3"]:
-    width = max(one.shape[1], other.shape[1])
-    wide = [
-        np.pad(x, ((0, 0), (0, width - x.shape[1]), (0, 0)), constant_values=255)
-        for x in (one, other)
-    ]
-    return np.concatenate(wide)
 
 
 def _curves(record: Record, *, score_name: str) -> UInt8[np.ndarray, "H W 3"]:

@@ -2,43 +2,36 @@
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 
 import jax
 import numpy as np
 from jaxtyping import Float, UInt8, UInt16
-from PIL import Image
 
-from fsvfm_jax.data.elements import to_batch_element
-from fsvfm_jax.data.sources import make_source
-from fsvfm_jax.errors import ConfigError, StorageError, reason_of
+from fsvfm_jax import cli
+from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.mask_pictures import masks_picture
 from fsvfm_jax.masking import STRATEGIES, Masks, group_members, num_removed, sample_masks
-from fsvfm_jax.regions import GROUPS, NUM_COVERABLE
+from fsvfm_jax.regions import GROUPS, NUM_COVERABLE, patch_classes
+from fsvfm_jax.visualize import sheet, shown_faces
+from fsvfm_jax.visualize.colours import enlarged, scale_of
 
 ROWS = (*GROUPS, "all", "one region fully covered")
 MAX_FACES_SHOWN = 8
+MAX_FACES = 4096  # of the table
+FORCED = ("crfr_p",)  # drawn once for every region that it can cover
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the verb."""
-    parser.add_argument(
-        "inputs",
-        nargs="*",
-        metavar="INPUT",
-        help="folder with images/ and parsing_maps/, or packed set; without any, rendered faces",
-    )
-    parser.add_argument(
-        "--count", type=int, default=16, help="number of faces to use, from the first on"
-    )
-    parser.add_argument("--image-size", type=int, default=224, help="side in pixels")
-    parser.add_argument("--patch-size", type=int, default=16, help="side in pixels")
+    shown_faces.add_arguments(parser)
+    parser.set_defaults(count=16)
+    parser.add_argument("--image-size", type=cli.count, default=224, help="side in pixels")
+    parser.add_argument("--patch-size", type=cli.count, default=16, help="side in pixels")
     parser.add_argument("--mask-ratio", type=float, default=0.75, help="share of patches removed")
     parser.add_argument(
-        "--seed", type=int, default=0, help="seed of the masks and of rendered faces"
+        "--draws", type=cli.count, default=200, help="number of masks drawn per face"
     )
-    parser.add_argument("--draws", type=int, default=200, help="number of masks drawn per face")
-    parser.add_argument("--output", required=True, metavar="FILE.png", help="the picture to write")
+    sheet.add_output(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -47,34 +40,53 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: A flag or a face is wrong, or the picture cannot be written.
     """
-    _check(args)
-    source = make_source(
-        "tfds" if args.inputs else "synthetic",
-        image_size=args.image_size,
-        paths=args.inputs,
-        num_samples=args.count,
-        seed=args.seed,
-    )
-    count = min(args.count, len(source))
-    elements = (to_batch_element(source[i], args.patch_size) for i in range(count))
-    classes = np.stack([element["classes"] for element in elements])
-    faces = [source[i] for i in range(min(count, MAX_FACES_SHOWN))]
+    if args.image_size % args.patch_size:
+        raise ConfigError(
+            f"--image-size {args.image_size} does not divide into patches of --patch-size"
+            f" {args.patch_size}; choose a multiple"
+        )
+    sheet.check_output_file(args.output)
+    faces = shown_faces.read_faces(args, size=args.image_size, most=MAX_FACES)
+    sheet.write_sheet(draw_masks(faces, args), args.output)
 
-    sample = jax.jit(sample_masks, static_argnames=("strategy", "mask_ratio"))
+
+def draw_masks(faces: shown_faces.ShownFaces, args: argparse.Namespace) -> sheet.Sheet:
+    """Draws the masks of the first faces, and computes the removed shares of all.
+
+    Args:
+        faces: The faces.
+        args: The flags of the verb.
+    """
+    classes = patch_classes(faces.parsing_maps, args.patch_size)
+    sample = jax.jit(sample_masks, static_argnames=("strategy", "mask_ratio", "region"))
     keys = jax.random.split(jax.random.key(args.seed), args.draws)
-    shown, shares = {}, {}
+    shown, shares, first = {}, {}, slice(MAX_FACES_SHOWN)
     for name in STRATEGIES:
         draws = [sample(k, classes, strategy=name, mask_ratio=args.mask_ratio) for k in keys]
-        shown[name] = Masks(*(array[: len(faces)] for array in draws[0]))
         shares[name] = removed_shares(np.stack([masks.mask for masks in draws]), classes)
-
-    images = np.stack([face["image"] for face in faces])
-    parsing_maps = np.stack([face["parsing_map"] for face in faces])
-    _write(masks_picture(images, parsing_maps, shown, patch_size=args.patch_size), args.output)
-    print(markdown_table(shares))
+        if name not in FORCED:
+            shown[name] = draws[0]
+    for name in FORCED:
+        for region, group in enumerate(GROUPS[:NUM_COVERABLE]):
+            options = {"strategy": name, "mask_ratio": args.mask_ratio, "region": region}
+            shown[f"{name}: {group}"] = sample(keys[0], classes, **options)
+    masks = {name: Masks(*(array[first] for array in one)) for name, one in shown.items()}
+    maps, scale = faces.parsing_maps[first], scale_of(args.image_size)
+    picture = masks_picture(
+        enlarged(faces.images[first], scale),
+        enlarged(maps, scale),
+        masks,
+        patch_size=args.patch_size * scale,
+    )
     removed, total = num_removed(classes.shape[1], args.mask_ratio), classes.shape[1]
-    print(f"\n{count} faces, {args.draws} draws; each removes {removed} of {total} patches.")
-    print(f"The picture is {args.output}: removed patches grey, the covered region's orange.")
+    table = sheet.Table(
+        f"Share of the patches that a mask removes: mean over {len(classes)} faces and"
+        f" {args.draws} draws for each; each mask removes {removed} of {total} patches",
+        ("", *shares),
+        table_rows(shares),
+    )
+    title = f"Masks of each strategy; {removed} of {total} patches are removed"
+    return sheet.Sheet(title, faces.notes, picture, [table])
 
 
 def removed_shares(
@@ -101,38 +113,10 @@ def removed_shares(
     return np.append(shares, whole[:, :NUM_COVERABLE].any(axis=1).mean())
 
 
-def markdown_table(shares: Mapping[str, Float[np.ndarray, " rows"]]) -> str:
-    """Returns a table in percent, with a row per entry of ROWS and a column per mapping entry."""
-    lines = [["", *shares], ["---", *["---:"] * len(shares)]]
+def table_rows(shares: Mapping[str, Float[np.ndarray, " rows"]]) -> list[list[str]]:
+    """Returns the cells in percent, with a row per entry of ROWS and a column per mapping entry."""
+    rows = []
     for row, name in enumerate(ROWS):
         values = [column[row] for column in shares.values()]
-        lines.append([name, *("-" if np.isnan(v) else f"{100 * v:.1f} %" for v in values)])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _check(args: argparse.Namespace) -> None:
-    for flag in ("count", "image_size", "patch_size", "draws", "seed"):
-        value, least = getattr(args, flag), 0 if flag == "seed" else 1
-        if value < least:
-            name = flag.replace("_", "-")
-            raise ConfigError(f"--{name} is {value}; it must be at least {least}")
-    if args.image_size % args.patch_size:
-        raise ConfigError(
-            f"--image-size {args.image_size} does not divide into patches of --patch-size"
-            f" {args.patch_size}; choose a multiple"
-        )
-    if not Path(args.output).parent.is_dir():
-        raise _cannot_be_written(args.output, "its folder does not exist")
-
-
-def _write(picture: UInt8[np.ndarray, "H W 3"], output: str) -> None:
-    try:
-        Image.fromarray(picture).save(output, format="PNG")
-    except OSError as error:
-        raise _cannot_be_written(output, reason_of(error)) from error
-
-
-def _cannot_be_written(output: str, reason: str | None) -> StorageError:
-    return StorageError(
-        f"the picture {output} cannot be written ({reason}); choose a file in a writable folder"
-    )
+        rows.append([name, *("-" if np.isnan(v) else f"{100 * v:.1f} %" for v in values)])
+    return rows

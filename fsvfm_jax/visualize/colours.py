@@ -1,0 +1,108 @@
+"""Turns numbers into colours, with the borders of the facial regions, and draws rows of faces."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float, Integer, UInt8
+
+from fsvfm_jax.host.pictures import (
+    below_each_other,
+    caption_strip,
+    image_grid,
+    scale_strip,
+    title_strip,
+)
+
+MIN_SIDE = 224  # pixels; smaller faces are drawn larger
+HEAT = "magma"  # from black over red to light yellow: values from 0 up
+SIGNED = "RdBu_r"  # blue below 0, white at 0, red above
+STEPS = 256
+
+Images = UInt8[np.ndarray, "B S S 3"]
+
+
+def scale_of(size: int) -> int:
+    """Returns the factor by which faces of this side are enlarged: a pixel becomes a square."""
+    return max(1, math.ceil(MIN_SIDE / size))
+
+
+def enlarged(pixels: np.ndarray, scale: int) -> np.ndarray:
+    """Returns arrays [B, H, W, ...] with every pixel repeated `scale` times in both directions."""
+    return pixels.repeat(scale, axis=1).repeat(scale, axis=2)
+
+
+def per_pixel(
+    patches: Float[np.ndarray, "B N"] | Integer[np.ndarray, "B N"], size: int
+) -> np.ndarray:
+    """Returns one value per patch as one value per pixel, [B, size, size]."""
+    side = math.isqrt(patches.shape[1])
+    return enlarged(patches.reshape(-1, side, side), size // side)
+
+
+def coloured(
+    values: Float[np.ndarray, "B S S"], ends: tuple[float, float], name: str
+) -> UInt8[np.ndarray, "B S S 3"]:
+    """Returns the colour of each value.
+
+    Args:
+        values: The values; those beyond the ends get the colours of the ends.
+        ends: Lowest and highest value of the scale.
+        name: HEAT or SIGNED.
+    """
+    share = (values - ends[0]) / max(ends[1] - ends[0], 1e-12)
+    steps = np.uint8((share.clip(0, 1) * (STEPS - 1)).round())
+    return colours_of(name)[steps]
+
+
+def colours_of(name: str) -> UInt8[np.ndarray, "256 3"]:
+    """Returns the colours of a scale from its lowest to its highest value."""
+    return np.uint8(matplotlib.colormaps[name](np.arange(STEPS))[:, :3] * 255)
+
+
+def with_borders(
+    images: Images, regions: Integer[np.ndarray, "B S S"], colour: tuple[int, int, int]
+) -> Images:
+    """Returns the images with a line of one pixel between different regions.
+
+    Args:
+        images: The images.
+        regions: The region of each pixel.
+        colour: RGB colour of the line.
+    """
+    border = np.zeros(regions.shape, bool)
+    border[:, :-1] |= regions[:, :-1] != regions[:, 1:]
+    border[:, :, :-1] |= regions[:, :, :-1] != regions[:, :, 1:]
+    return np.where(border[..., None], np.array(colour, np.uint8), images)
+
+
+def legend_of(name: str, ends: tuple[float, float], *, title: str, form: str, width: int):
+    """Returns the bar of a scale with its title and the values at its ends.
+
+    Args:
+        name: HEAT or SIGNED.
+        ends: Lowest and highest value.
+        title: What the colours show, with the unit.
+        form: Format of a value, such as "{:.1f} %".
+        width: Width in pixels.
+    """
+    texts = tuple(form.format(end) for end in ends)
+    return scale_strip(colours_of(name), title=title, ends=texts, width=width)
+
+
+def face_rows(columns: Mapping[str, Images], captions: Sequence[str]) -> UInt8[np.ndarray, "H W 3"]:
+    """Returns a row of images for each face below its caption, and the titles of the columns.
+
+    Args:
+        columns: Title of each column and its images.
+        captions: The text above each row.
+    """
+    grids = [
+        image_grid([images[[row]] for images in columns.values()]) for row in range(len(captions))
+    ]
+    width = grids[0].shape[1]
+    parts = [title_strip([*columns], width)]
+    for caption, grid in zip(captions, grids, strict=True):
+        parts += [caption_strip(caption, width), grid]
+    return below_each_other(parts)
