@@ -148,22 +148,14 @@ class Pretraining:
         With `norm_pix` a predicted patch gets the mean and the variance of the true patch. The
         masks are always drawn with key 0, so that the pictures of a run can be compared.
         """
-        size = self.model.patch_size
         images = normalize_images(batch["image"], self.stats)
         masks = self.sample(jax.random.key(0), batch["classes"])
         student = self.model.apply({"params": state.params}, images, masks, method="student")
-        prediction, patches = student.prediction, patchify(images, size)
+        prediction = student.prediction
         if self.loss["norm_pix"]:
-            patch_mean, patch_deviation = losses.patch_moments(patches)
-            prediction = prediction * patch_deviation + patch_mean
-
-        removed = masks.mask[:, :, None].astype(bool)
-        mean, std = _per_channel(self.stats, images.ndim)
-        grey = patchify(jnp.broadcast_to((0.5 - mean) / std, images.shape), size)
-        columns = jnp.stack(
-            [patches, jnp.where(removed, grey, patches), jnp.where(removed, prediction, patches)]
-        )
-        return to_pixels(jax.vmap(partial(unpatchify, patch_size=size))(columns), self.stats)
+            mean, deviation = losses.patch_moments(patchify(images, self.model.patch_size))
+            prediction = prediction * deviation + mean
+        return draw_reconstructions(images, masks, prediction[None], stats=self.stats)
 
 
 def move_teacher(
@@ -230,6 +222,32 @@ def three_c_loss(
         "variance_z": losses.batch_variance(z),
         "masked_fraction": masks.mask.astype(jnp.float32).mean(),
     }
+
+
+def draw_reconstructions(
+    images: Float[Array, "B H W 3"],
+    masks: Masks,
+    predictions: Float[Array, "K B N P"],
+    *,
+    stats: Stats,
+) -> UInt8[Array, "columns B H W 3"]:
+    """Draws the faces, the masked faces (removed patches grey), and each prediction's faces.
+
+    Args:
+        images: Normalised images.
+        masks: The masks of the images.
+        predictions: K predictions of all patches, as normalised pixels; of each the removed patches
+            are shown.
+        stats: Mean and standard deviation that normalise the images.
+    """
+    size = images.shape[1] // round(predictions.shape[2] ** 0.5)
+    removed = masks.mask[:, :, None].astype(bool)
+    mean, std = _per_channel(stats, images.ndim)
+    grey = patchify(jnp.broadcast_to((0.5 - mean) / std, images.shape), size)
+    patches = patchify(images, size)
+    filled = [jnp.where(removed, fill, patches) for fill in (grey, *predictions)]
+    columns = jnp.stack([patches, *filled])
+    return to_pixels(jax.vmap(partial(unpatchify, patch_size=size))(columns), stats)
 
 
 def normalize_images(images: UInt8[Array, "B H W 3"], stats: Stats) -> Float[Array, "B H W 3"]:

@@ -48,6 +48,11 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         "a picture of the masks, and a table of the share of each region they remove",
         module="masks",
     )
+    command(
+        "reconstruct",
+        "what a pretrained network predicts of removed patches, and its errors by region",
+        module="reconstruct",
+    )
     return parser
 
 

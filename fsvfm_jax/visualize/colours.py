@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
-from jaxtyping import Float, Integer, UInt8
+from jaxtyping import Float, Integer, Shaped, UInt8
 
 from fsvfm_jax.host.pictures import (
     below_each_other,
@@ -33,17 +33,15 @@ def enlarged(pixels: np.ndarray, scale: int) -> np.ndarray:
     return pixels.repeat(scale, axis=1).repeat(scale, axis=2)
 
 
-def per_pixel(
-    patches: Float[np.ndarray, "B N"] | Integer[np.ndarray, "B N"], size: int
-) -> np.ndarray:
+def per_pixel(patches: Shaped[np.ndarray, "B N"], size: int) -> Shaped[np.ndarray, "B S S"]:
     """Returns one value per patch as one value per pixel, [B, size, size]."""
     side = math.isqrt(patches.shape[1])
     return enlarged(patches.reshape(-1, side, side), size // side)
 
 
 def coloured(
-    values: Float[np.ndarray, "B S S"], ends: tuple[float, float], name: str
-) -> UInt8[np.ndarray, "B S S 3"]:
+    values: Float[np.ndarray, "*batch H W"], ends: tuple[float, float], name: str
+) -> UInt8[np.ndarray, "*batch H W 3"]:
     """Returns the colour of each value.
 
     Args:
