@@ -159,3 +159,32 @@ def test_unknown_sets_splits_and_empty_ones_are_refused_with_the_way_out():
         rendered(videos=0)
     with pytest.raises(IndexError):
         rendered()[16]
+
+
+@pytest.mark.parametrize("name", DEEPFAKES)
+def test_the_truth_of_an_image_is_where_it_differs_from_its_real_face(name, monkeypatch):
+    """Uses a camera that changes nothing but the crop, with the same draws for both."""
+    still = rendered_sets.Camera(1.0, (1.0, 1.0, 1.0), 1.0, 0.0, (100, 100))
+    forgeries = RENDERED_SETS[name].forgeries
+    monkeypatch.setitem(rendered_sets.RENDERED_SETS, name, RenderedSet(forgeries, still))
+    faces = rendered(name, image_size=64, videos=4, frames=1)
+    for index in (1, 3):
+        fake, truth = faces[index]["image"], faces.truth(index)
+        with monkeypatch.context() as patch:
+            patch.setattr(RenderedFaces, "label", lambda self, index: LABELS.index("real"))
+            real, of_real = faces[index]["image"], faces.truth(index)
+        assert not of_real.forged.any() and truth.forged.any()
+        np.testing.assert_array_equal(truth.parsing_map, of_real.parsing_map)
+        change = np.abs(np.int16(fake) - real).max(axis=2)
+        # JPEG and the interpolation of the crop change pixels beside the region by a few levels.
+        assert change[truth.forged].mean() > 3 * change[~truth.forged].mean()
+
+
+def test_the_regions_of_a_real_image_are_where_its_pixels_are():
+    faces = rendered("swap-a", image_size=64, videos=8, frames=1)
+    for index in range(0, 8, 2):
+        image, regions = faces[index]["image"].astype(float), faces.truth(index).parsing_map
+        inside = image[regions == 1]
+        outside = image[regions == 0]
+        assert np.abs(inside.mean(axis=0) - outside.mean(axis=0)).max() > 5
+        assert regions.shape == (64, 64) and (regions == 1).mean() > 0.05

@@ -127,6 +127,13 @@ class ViT(nn.Module):
         Returns:
             The class token followed by the K (or N) patch tokens: L = K + 1.
         """
+        x = self.embed(images, ids_keep)
+        return self.run(self.blocks, x, drop_rates, has_gradient=has_gradient)
+
+    def embed(
+        self, images: Float[Array, "B H W 3"], ids_keep: Int[Array, "B K"] | None = None
+    ) -> Float[Array, "B L D"]:
+        """Returns the input of the first block: tokens with their positions; see `tokens`."""
         patches = layers.patchify(images, self.patch_size)
         positions = self.position_table("pos_embed")
         cls_position, patch_positions = positions[:, :1], positions[:, 1:]
@@ -137,5 +144,4 @@ class ViT(nn.Module):
         x = self.patch_embed(patches) + patch_positions
         cls_token = self.cls_token.astype(self.dtype) + cls_position
         cls_tokens = jnp.broadcast_to(cls_token, (x.shape[0], 1, self.width))
-        x = jnp.concatenate([cls_tokens, x], axis=1)
-        return self.run(self.blocks, x, drop_rates, has_gradient=has_gradient)
+        return jnp.concatenate([cls_tokens, x], axis=1)

@@ -53,6 +53,21 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         "what a pretrained network predicts of removed patches, and its errors by region",
         module="reconstruct",
     )
+    command(
+        "attention",
+        "which patches the class token attends to, per head, and by rollout over the blocks",
+        module="attention",
+    )
+    command(
+        "features",
+        "patch features as colours, and their similarity to the feature of one patch",
+        module="features",
+    )
+    command(
+        "explain",
+        "which patches and facial regions make a face look fake to a detector",
+        module="explain",
+    )
     return parser
 
 

@@ -19,8 +19,11 @@ MIN_SIDE = 224  # pixels; smaller faces are drawn larger
 HEAT = "magma"  # from black over red to light yellow: values from 0 up
 SIGNED = "RdBu_r"  # blue below 0, white at 0, red above
 STEPS = 256
+LINE = (150, 200, 255)  # colour of the borders of regions on a map of HEAT
+COLUMNS = 8  # of a row; more would be too wide to read
 
 Images = UInt8[np.ndarray, "B S S 3"]
+Picture = UInt8[np.ndarray, "H W 3"]
 
 
 def scale_of(size: int) -> int:
@@ -75,7 +78,9 @@ def with_borders(
     return np.where(border[..., None], np.array(colour, np.uint8), images)
 
 
-def legend_of(name: str, ends: tuple[float, float], *, title: str, form: str, width: int):
+def legend_of(
+    name: str, ends: tuple[float, float], *, title: str, form: str, width: int
+) -> Picture:
     """Returns the bar of a scale with its title and the values at its ends.
 
     Args:
@@ -89,18 +94,24 @@ def legend_of(name: str, ends: tuple[float, float], *, title: str, form: str, wi
     return scale_strip(colours_of(name), title=title, ends=texts, width=width)
 
 
-def face_rows(columns: Mapping[str, Images], captions: Sequence[str]) -> UInt8[np.ndarray, "H W 3"]:
-    """Returns a row of images for each face below its caption, and the titles of the columns.
+def face_rows(columns: Mapping[str, Images], captions: Sequence[str]) -> Picture:
+    """Returns rows of images for each face below its caption, and the titles of the columns.
+
+    If there are more than COLUMNS columns, each face has several rows, and each row its titles.
 
     Args:
         columns: Title of each column and its images.
-        captions: The text above each row.
+        captions: The text above the images of each face.
     """
-    grids = [
-        image_grid([images[[row]] for images in columns.values()]) for row in range(len(captions))
-    ]
-    width = grids[0].shape[1]
-    parts = [title_strip([*columns], width)]
-    for caption, grid in zip(captions, grids, strict=True):
-        parts += [caption_strip(caption, width), grid]
+    titles = [*columns]
+    chunks = [titles[start : start + COLUMNS] for start in range(0, len(titles), COLUMNS)]
+    width = image_grid([columns[title][:1] for title in chunks[0]]).shape[1]
+    parts = [title_strip(titles, width)] if len(chunks) == 1 else []
+    for row, caption in enumerate(captions):
+        parts.append(caption_strip(caption, width))
+        for chunk in chunks:
+            grid = image_grid([columns[title][[row]] for title in chunk])
+            if len(chunks) > 1:
+                parts.append(title_strip(chunk, grid.shape[1]))
+            parts.append(grid)
     return below_each_other(parts)

@@ -220,7 +220,7 @@ def draw(
     size, patch_size = student.model.image_size, student.model.patch_size
     mask = np.asarray(masks.mask) != 0
     titles = [TRUE, ALONE] if student.norm_pix else ["of the network"]
-    rows, ends = _rows(made, per_pixel(mask, size), faces.names, titles)
+    rows, ends = _rows(made, per_pixel(mask, size), faces.captions, titles)
     classes = patch_classes(faces.parsing_maps, patch_size)
     members = np.asarray(group_members(classes)) & mask[:, None]
     values = _by_region(made, members, patch_size=patch_size)
@@ -248,7 +248,7 @@ def draw(
 
 
 def _rows(
-    made: Reconstruction, removed: Bool[np.ndarray, "B S S"], names: list[str], titles: list[str]
+    made: Reconstruction, removed: Bool[np.ndarray, "B S S"], captions: list[str], titles: list[str]
 ) -> tuple[UInt8[np.ndarray, "H W 3"], tuple[float, float]]:
     """Returns a row of images for each face, and the ends of the scale of errors."""
     ends = (0.0, float(np.ceil(np.percentile(made.errors[:, removed], 99))))
@@ -259,7 +259,6 @@ def _rows(
         columns[f"error of the reconstruction {title}"] = shown
     scale = scale_of(removed.shape[1])
     columns = {title: enlarged(images, scale) for title, images in columns.items()}
-    captions = [f"{number}: {name}" for number, name in enumerate(names, start=1)]
     return face_rows(columns, captions), ends
 
 

@@ -19,6 +19,7 @@ from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.predict.faces import CROPPED, FaceOptions, detector_of, faces_of_file, looks_whole
 from fsvfm_jax.predict.inputs import Input, find_inputs
+from fsvfm_jax.predict.networks import Encoder
 from fsvfm_jax.prepare.average import average_map
 from fsvfm_jax.prepare.crops import MARGIN, Box
 from fsvfm_jax.prepare.extras import check_installed
@@ -57,6 +58,11 @@ class ShownFaces(NamedTuple):
     images: UInt8[np.ndarray, "B S S 3"]
     parsing_maps: UInt8[np.ndarray, "B S S"]
     notes: list[str]
+
+    @property
+    def captions(self) -> list[str]:
+        """Number and name of each face."""
+        return [f"{number}: {name}" for number, name in enumerate(self.names, start=1)]
 
 
 Render = Callable[[int, int, int], Pair]  # takes index, image size and seed
@@ -138,6 +144,18 @@ def read_faces(
     maps = [average if one.parsing_map is None else one.parsing_map for one in found]
     names = [printable(one.name) for one in found]
     return ShownFaces(names, np.stack([one.image for one in found]), np.stack(maps), _notes(found))
+
+
+def read_for(network: Encoder, args: argparse.Namespace, *, render: Render = render) -> ShownFaces:
+    """Returns the faces that the flags name as a network takes them; see `read_faces`."""
+    margin = network.facts.get("crop_margin")
+    return read_faces(
+        args,
+        size=network.image_size,
+        view=network.view,
+        crop_margin=MARGIN if margin is None else margin,
+        render=render,
+    )
 
 
 def _viewed(pair: Pair, size: int, view: str) -> Pair:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from fsvfm_jax.data.labelled.faces import LABELS, LabelledFace
@@ -40,6 +40,7 @@ FACES_OF_A_SPLIT = 2**32
 # of a frame, as a share of the part that is not visible.
 CROP = (0.84, 0.94)
 MOTION = 0.2
+LEAST_CHANGE = 3  # of any colour of a forged pixel, in levels of 0 to 255
 
 
 class Camera(NamedTuple):
@@ -58,6 +59,18 @@ class Camera(NamedTuple):
     contrast: float
     grain: float
     quality: tuple[int, int]
+
+
+class Truth(NamedTuple):
+    """What is known of a rendered image.
+
+    Attributes:
+        parsing_map: LaPa class of each pixel of the face, before a forgery moved any of them.
+        forged: Whether the forgery changed the pixel by LEAST_CHANGE levels or more.
+    """
+
+    parsing_map: UInt8[np.ndarray, "S S"]
+    forged: Bool[np.ndarray, "S S"]
 
 
 class RenderedSet(NamedTuple):
@@ -154,18 +167,26 @@ class RenderedFaces:
         return len(self._indices)
 
     def __getitem__(self, index: int) -> LabelledFace:
-        video, frame = self._locate(index)
-        draw_video, draw_frame, draw_forgery = (
-            np.random.default_rng([*self._key, video, number]) for number in (0, frame + 2, 1)
-        )
-        rendered = RENDERED_SETS[self._name]
-        face, label = self._face(2 * (video // 2)), self.label(index)
-        image = face.image
-        if LABELS[label] == "fake":
-            forge, strength = rendered.forgeries[video // 2 % len(rendered.forgeries)]
-            donor = partial(self._face, 2 * (video // 2) + 1)
-            image = forge(face, donor, draw_forgery, strength=strength)
-        return {"image": photograph(image, rendered.camera, draw_video, draw_frame), "label": label}
+        draw_video, draw_frame, draw_forgery = self._draws(index)
+        image = self._in_front(index, draw_forgery)
+        camera = RENDERED_SETS[self._name].camera
+        image = photograph(image, camera, draw_video, draw_frame)
+        return {"image": image, "label": self.label(index)}
+
+    def truth(self, index: int) -> Truth:
+        """Returns what is known of an image, in its pixels."""
+        draw_video, draw_frame, draw_forgery = self._draws(index)
+        face = self._face(2 * (self._locate(index)[0] // 2))
+        change = np.abs(np.int16(self._in_front(index, draw_forgery)) - face.image).max(axis=2)
+        size = self._image_size
+        box = _visible(size, draw_video, draw_frame)
+
+        def seen(pixels: UInt8[np.ndarray, "S S"]) -> np.ndarray:
+            nearest = Image.Resampling.NEAREST
+            return np.array(Image.fromarray(pixels).resize((size, size), nearest, box))
+
+        forged = seen(np.uint8(change >= LEAST_CHANGE)) > 0
+        return Truth(seen(face.parsing_map), forged)
 
     def read(self, indices: Sequence[int]) -> list[LabelledFace]:
         """Returns the faces, rendered one after another."""
@@ -196,6 +217,23 @@ class RenderedFaces:
         """Returns the video and the frame of an index; raises IndexError beyond the last."""
         return divmod(self._indices[index], self._frames)
 
+    def _draws(self, index: int) -> list[np.random.Generator]:
+        """Returns the generators of the video, the frame and the forgery."""
+        video, frame = self._locate(index)
+        return [np.random.default_rng([*self._key, video, x]) for x in (0, frame + 2, 1)]
+
+    def _in_front(
+        self, index: int, draw_forgery: np.random.Generator
+    ) -> UInt8[np.ndarray, "S S 3"]:
+        """Returns the picture in front of the camera: the face, or its forgery."""
+        video, forgeries = self._locate(index)[0], RENDERED_SETS[self._name].forgeries
+        face = self._face(2 * (video // 2))
+        if LABELS[self.label(index)] == "real":
+            return face.image
+        forge, strength = forgeries[video // 2 % len(forgeries)]
+        donor = partial(self._face, 2 * (video // 2) + 1)
+        return forge(face, donor, draw_forgery, strength=strength)
+
     def _face(self, number: int) -> Subject:
         seed, name, split = self._key
         first = (name * len(SPLITS) + split) * FACES_OF_A_SPLIT
@@ -217,20 +255,27 @@ def photograph(
         draw_frame: Draws how this frame differs from the others of the video.
     """
     size = len(image)
-    side = draw_video.uniform(*CROP)
-    corner = (1 - side) * (0.5 + draw_video.uniform(-0.25, 0.25, 2))
+    box = _visible(size, draw_video, draw_frame)
     contrast = camera.contrast * draw_video.uniform(0.85, 1.1)
     gain = draw_video.uniform(0.9, 1.1) * draw_video.uniform(0.97, 1.03, 3) * camera.tint
     grain = camera.grain * draw_video.uniform(0.5, 1.5)
     quality = int(draw_video.integers(*camera.quality, endpoint=True))
-    corner = corner + (1 - side) * draw_frame.uniform(-MOTION, MOTION, 2)
     gain = np.float32(gain * draw_frame.uniform(0.97, 1.03))
     stored = round(camera.scale * size)
-    left, top = (size * corner).tolist()
-    box = (left, top, left + side * size, top + side * size)
     picture = np.float32(Image.fromarray(image).resize((stored, stored), BICUBIC, box))
     picture = np.float32(contrast) * (picture * gain - 128) + 128
     picture += np.float32(grain) * draw_frame.standard_normal(picture.shape, np.float32)
     taken = np.uint8(picture.clip(0, 255) + np.float32(0.5))
     taken = simplejpeg.decode_jpeg(simplejpeg.encode_jpeg(taken, quality, "RGB", "420"))
     return np.array(Image.fromarray(taken).resize((size, size), BICUBIC))
+
+
+def _visible(
+    size: int, draw_video: np.random.Generator, draw_frame: np.random.Generator
+) -> tuple[float, float, float, float]:
+    """Draws the part of the picture that the camera sees: left, top, right, bottom, in pixels."""
+    side = draw_video.uniform(*CROP)
+    corner = (1 - side) * (0.5 + draw_video.uniform(-0.25, 0.25, 2))
+    corner = corner + (1 - side) * draw_frame.uniform(-MOTION, MOTION, 2)
+    left, top = (size * corner).tolist()
+    return left, top, left + side * size, top + side * size
