@@ -37,6 +37,8 @@ def main(argv: Sequence[str]) -> None:
             _read(argv, command)
         elif argv[:1] == ["transfer"]:
             _transfer(argv)
+        elif argv[:1] == ["localization"]:
+            _localization(argv)
         elif argv[:1] == ["attention"]:
             _attention(argv, command)
         elif argv[:1] == ["accelerator"]:
@@ -86,6 +88,15 @@ def _transfer(argv: Sequence[str]) -> None:
     args = _parser().parse_args(argv)
     flags.FLAGS.mark_as_parsed()
     benchmark_transfer(args)
+
+
+def _localization(argv: Sequence[str]) -> None:
+    config_files.make_importable(Path.cwd(), config_files.BUNDLED)
+    from fsvfm_jax.benchmark.localization import benchmark_localization
+
+    args = _parser().parse_args(argv)
+    flags.FLAGS.mark_as_parsed()
+    benchmark_localization(args)
 
 
 def _attention(argv: Sequence[str], command: str) -> None:
@@ -182,6 +193,11 @@ def _add_sessions(verbs: Any) -> None:
         allow_abbrev=False,
     )
     accelerator.add_arguments(accelerator_)
+    _add_trainings(verbs)
+
+
+def _add_trainings(verbs: Any) -> None:
+    """Adds the verbs that train on rendered faces."""
     transfer = verbs.add_parser(
         "transfer",
         help="pretrain, fine-tune in several ways and test on rendered deepfakes and spoofs",
@@ -202,6 +218,24 @@ def _add_sessions(verbs: Any) -> None:
         "--tune",
         action="store_true",
         help="only print the validation loss of every method and learning rate at one more seed",
+    )
+    localization = verbs.add_parser(
+        "localization",
+        help="whether the maps of visualize explain find the forged patches of rendered faces",
+        description="Trains detectors as `transfer` does, in the same folder, explains their scores"
+        " of rendered forgeries, whose forged pixels are known, and writes a table, and pictures of"
+        " the best and the worst faces. The same command continues a stopped run.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    localization.add_argument(
+        "--output", required=True, metavar="DIR", help="folder for the runs, table and pictures"
+    )
+    localization.add_argument(
+        "--seeds", type=int, default=3, metavar="N", help="number of detectors"
+    )
+    localization.add_argument(
+        "--faces", type=int, default=60, metavar="N", help="number of forged faces"
     )
 
 

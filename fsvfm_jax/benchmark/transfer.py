@@ -60,10 +60,7 @@ def benchmark_transfer(args: argparse.Namespace) -> None:
     if args.seeds < 1:
         raise ConfigError(f"--seeds is {args.seeds}; it must be at least 1")
     folder = Path(args.output)
-    # The cache saves time because many runs compile the same programs.
-    jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
-    pretrained = folder / "pretrained"
-    _train(offline.pretraining(), pretrained)
+    pretrained = pretrain(folder)
     for (name, split), (videos, frames) in offline.RENDERED.items():
         _render(name, split, folder / "faces", videos=videos, frames=frames)
     if args.tune:
@@ -74,6 +71,44 @@ def benchmark_transfer(args: argparse.Namespace) -> None:
     text = f"# Deepfakes\n\n{deepfakes}\n# Spoofs, one domain left out\n\n{spoofs}"
     write_text(epath.Path(folder / "table.md"), text)
     print(text)
+
+
+def pretrain(folder: Path) -> Path:
+    """Pretrains the encoder of all methods, unless it is done, and returns its workdir."""
+    # The cache saves time because many runs compile the same programs.
+    jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
+    pretrained = folder / "pretrained"
+    _train(offline.pretraining(), pretrained)
+    return pretrained
+
+
+def train_detectors(folder: Path, method: str, *, seeds: int) -> list[Path]:
+    """Trains the detectors of a method, unless they are trained, and returns their workdirs.
+
+    Args:
+        folder: The folder of the benchmark.
+        method: One of `offline.METHODS`.
+        seeds: Number of detectors.
+    """
+    pretrained = pretrain(folder)
+    for (name, split), (videos, frames) in offline.RENDERED.items():
+        if name == offline.TRAINED and split != "test":
+            _render(name, split, folder / "faces", videos=videos, frames=frames)
+    return [train_detector(folder, pretrained, method, seed=seed) for seed in range(seeds)]
+
+
+def train_detector(folder: Path, pretrained: Path, method: str, *, seed: int) -> Path:
+    """Trains one detector, unless it is trained, and returns its workdir.
+
+    Args:
+        folder: The folder of the benchmark.
+        pretrained: The workdir of the pretrained encoder.
+        method: One of `offline.METHODS`.
+        seed: The seed of the run.
+    """
+    run = folder / f"{method.replace(' ', '-')}-{seed}"
+    _train(_finetuning(folder, pretrained, method, seed=seed), run)
+    return run
 
 
 def _render(name: str, split: str, faces: Path, *, videos: int, frames: int) -> None:
@@ -99,8 +134,7 @@ def _deepfakes(folder: Path, pretrained: Path, *, seeds: int) -> str:
     for method in offline.METHODS:
         of_seeds = {}
         for seed in range(seeds):
-            run = folder / f"{method.replace(' ', '-')}-{seed}"
-            _train(_finetuning(folder, pretrained, method, seed=seed), run)
+            run = train_detector(folder, pretrained, method, seed=seed)
             found = _evaluate(offline.detection(faces=str(folder / "faces")), run, seed=seed)
             of_seeds[seed] = [row for row in found if row["dataset"] in offline.TESTED]
         means = over_seeds(of_seeds)

@@ -1,0 +1,276 @@
+"""Measures how well the maps of `visualize explain` find forged patches: `benchmark localization`.
+
+The forgeries are rendered, so that their pixels are known. It tests the maps, and proves nothing
+about real deepfakes. The detectors are those of `benchmark transfer` in the same folder; what is
+missing there is trained. It must run in the folder that contains `configs/`.
+"""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+from jaxtyping import Bool, Float, UInt8
+
+from configs import offline
+from fsvfm_jax.benchmark import transfer
+from fsvfm_jax.data.rendered.rendered_sets import RenderedFaces
+from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.host.pictures import below_each_other
+from fsvfm_jax.host.storage import write_bytes, write_text
+from fsvfm_jax.predict.networks import Detector, load
+from fsvfm_jax.report.metrics import auc
+from fsvfm_jax.visualize import sheet
+from fsvfm_jax.visualize.colours import (
+    SIGNED,
+    coloured,
+    enlarged,
+    face_rows,
+    legend_of,
+    per_pixel,
+    scale_of,
+    with_borders,
+)
+from fsvfm_jax.visualize.explanations import integrated_gradients, patch_drops, region_values
+from fsvfm_jax.visualize.region_shares import region_parts
+
+METHOD = "full"
+SHOWN = 5  # best and worst faces
+ORDERS = 200  # random maps of each face, for chance
+COVERED, SHARES, GRADIENTS = "one patch covered", "share of each region", "integrated gradients"
+CHANCE, AVERAGE = "random map", "average forged region"
+FORGED = (0, 0, 0)  # colour of the border of the forged patches
+FACES = "forged test faces of swap-a"
+CAPTION = """\
+Where explanations of a detector's score are largest, and where {count} {faces} are forged
+(fsvfm_jax/data/rendered/rendered_sets.py). This proves nothing about real deepfakes. Mean +-
+deviation over {seeds} seeds of training; video AUC of the detectors {aucs}.
+A patch is forged if half of its pixels are; that is {share:.0f} % of the patches. IoU is that of
+the forged patches and as many patches with the largest values. Pointing is the share of faces whose
+largest value is in a forged patch. "found" counts only the faces that the detector takes for fake
+({found:.0f} %).
+"{chance}" knows nothing. "{average}" is one map for all faces, the mean of the forged patches of
+training faces: what it reaches needs no explanation. "untrained" is the same network with random
+weights."""
+
+Values = Float[np.ndarray, "B N"]
+
+
+class Faces(NamedTuple):
+    """Forged faces, and what is known of them.
+
+    Attributes:
+        names: Name of each face.
+        images: The faces.
+        parsing_maps: LaPa classes.
+        forged: Whether each patch is forged.
+    """
+
+    names: list[str]
+    images: UInt8[np.ndarray, "B S S 3"]
+    parsing_maps: UInt8[np.ndarray, "B S S"]
+    forged: Bool[np.ndarray, "B N"]
+
+
+def benchmark_localization(args: argparse.Namespace) -> None:
+    """Trains what is missing in the folder, and writes a table and pictures there.
+
+    Args:
+        args: The arguments of `benchmark localization`.
+
+    Raises:
+        ConfigError: An argument has a value that is not allowed.
+    """
+    for name in ("seeds", "faces"):
+        if getattr(args, name) < 1:
+            raise ConfigError(f"--{name} is {getattr(args, name)}; it must be at least 1")
+    folder = Path(args.output)
+    runs = transfer.train_detectors(folder, METHOD, seeds=args.seeds)
+    networks = [load(run) for run in runs]
+    model = networks[0].model
+    faces = forged_faces(args.faces, split="test", model=model)
+    average = forged_faces(args.faces, split="train", model=model).forged.mean(axis=0)
+    found = [network.margins(faces.images) > 0 for network in networks]
+    maps = [explained(network, faces) for network in networks]
+    fresh = [untrained(network, seed=seed) for seed, network in enumerate(networks)]
+    rows = {
+        CHANCE: [chance(faces.forged, seed=seed) for seed in range(args.seeds)],
+        AVERAGE: [scores(np.tile(average, (args.faces, 1)), faces.forged)] * args.seeds,
+    }
+    for title in (COVERED, GRADIENTS):
+        of_seeds = [explained(network, faces)[title] for network in fresh]
+        rows[f"untrained: {title}"] = [scores(x, faces.forged) for x in of_seeds]
+    for title in maps[0]:
+        rows[title] = [scores(x[title], faces.forged) for x in maps]
+    text = _text(rows, found, faces, aucs=[_auc(network, args.faces) for network in networks])
+    write_text(epath.Path(folder / "localization.md"), text)
+    iou = np.mean([x[0] for x in rows[COVERED]], axis=0)
+    order = np.argsort(-iou, kind="stable")
+    for name, chosen in (("best", order[:SHOWN]), ("worst", order[::-1][:SHOWN])):
+        drawn = picture(faces, maps[0], iou, chosen=chosen, title=f"The {name} of {len(iou)}")
+        write_bytes(epath.Path(folder / f"localization-{name}.png"), sheet.as_png(drawn))
+    print(text)
+
+
+def forged_faces(count: int, *, split: str, model) -> Faces:
+    """Returns forged faces of the set that the detectors are trained on.
+
+    Args:
+        count: Number of faces.
+        split: "train" or "test".
+        model: The network, for its sizes.
+    """
+    source = _source(count, split=split, image_size=model.image_size)
+    indices = range(1, 2 * count, 2)
+    truths = [source.truth(index) for index in indices]
+    side = model.image_size // model.patch_size
+    pixels = np.stack([truth.forged for truth in truths])
+    cells = pixels.reshape(count, side, model.patch_size, side, model.patch_size)
+    forged = cells.mean(axis=(2, 4)).reshape(count, -1) >= 0.5
+    return Faces(
+        [source.name(index) for index in indices],
+        np.stack([source[index]["image"] for index in indices]),
+        np.stack([truth.parsing_map for truth in truths]),
+        forged,
+    )
+
+
+def explained(network: Detector, faces: Faces) -> dict[str, Values]:
+    """Returns the maps of `visualize explain` for faces, one value per patch.
+
+    Args:
+        network: The detector.
+        faces: The faces.
+    """
+    shares = region_values(network, faces.images, faces.parsing_maps).share
+    parts = region_parts(faces.parsing_maps, network.model.num_patches)
+    return {
+        COVERED: patch_drops(network, faces.images),
+        SHARES: np.einsum("br,brn->bn", shares, parts),
+        GRADIENTS: integrated_gradients(network, faces.images),
+    }
+
+
+def untrained(network: Detector, *, seed: int) -> Detector:
+    """Returns a detector of the same shape with random weights.
+
+    Args:
+        network: The detector.
+        seed: Seed of the weights.
+    """
+    params = network.model.init_params(jax.random.key(seed))
+    options = {"path": network.path, "stats": network.stats, "view": network.view, "facts": {}}
+    return Detector(network.model, params, batch_size=network.batch_size, **options)
+
+
+def scores(
+    values: Values, forged: Bool[np.ndarray, "B N"]
+) -> tuple[Float[np.ndarray, " B"], Bool[np.ndarray, " B"]]:
+    """Returns for each face the IoU of its forged patches and the patches with the largest values.
+
+    As many patches are taken as are forged.
+
+    Returns:
+        The IoU, and whether the patch with the largest value is forged.
+    """
+    order = np.argsort(-values, axis=1, kind="stable")
+    place = np.argsort(order, axis=1, kind="stable")
+    count = forged.sum(axis=1)
+    common = (forged & (place < count[:, None])).sum(axis=1)
+    hits = np.take_along_axis(forged, order[:, :1], axis=1)[:, 0]
+    return common / np.maximum(2 * count - common, 1), hits
+
+
+def chance(
+    forged: Bool[np.ndarray, "B N"], *, seed: int
+) -> tuple[Float[np.ndarray, " B"], Float[np.ndarray, " B"]]:
+    """Returns the mean `scores` of ORDERS random maps of each face.
+
+    Args:
+        forged: Whether each patch is forged.
+        seed: Seed of the maps.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = [scores(rng.random(forged.shape), forged) for _ in range(ORDERS)]
+    ious, hits = zip(*drawn, strict=True)
+    return np.mean(ious, axis=0), np.mean(hits, axis=0)
+
+
+def picture(
+    faces: Faces,
+    maps: Mapping[str, Values],
+    iou: Float[np.ndarray, " B"],
+    *,
+    chosen: np.ndarray,
+    title: str,
+) -> sheet.Sheet:
+    """Draws faces with the border of their forged patches, and their maps.
+
+    Args:
+        faces: The faces.
+        maps: Maps of a detector, by title.
+        iou: IoU of each face, for the captions.
+        chosen: The faces to draw, in this order.
+        title: The first words of the title.
+    """
+    size = faces.images.shape[1]
+    scale = scale_of(size)
+    forged = enlarged(per_pixel(faces.forged[chosen], size).astype(np.uint8), scale)
+    columns = {"face": enlarged(faces.images[chosen], scale)}
+    columns["forged patches"] = with_borders(columns["face"], forged, FORGED)
+    legends = []
+    for name, values in maps.items():
+        most = float(np.percentile(np.abs(values), 99.8))
+        shown = coloured(per_pixel(values[chosen], size), (-most, most), SIGNED)
+        columns[name] = with_borders(enlarged(shown, scale), forged, FORGED)
+        legends.append((f"{name}: part of the margin, red is fake", (-most, most)))
+    captions = [f"{faces.names[row]}: IoU {iou[row]:.2f}" for row in chosen]
+    rows = face_rows(columns, captions)
+    width = rows.shape[1]
+    parts = [legend_of(SIGNED, e, title=t, form="{:+.2g}", width=width) for t, e in legends]
+    notes = [
+        f"The maps are those of the detector of seed 0; the IoU is that of '{COVERED}', mean over"
+        " the seeds. Black lines are the borders of the forged patches."
+    ]
+    return sheet.Sheet(f"{title} {FACES} by IoU", notes, below_each_other([rows, *parts]), [])
+
+
+def _source(count: int, *, split: str, image_size: int) -> RenderedFaces:
+    options = {"image_size": image_size, "seed": 0, "videos": 2 * count, "frames": 1}
+    return RenderedFaces(offline.TRAINED, split, **options)
+
+
+def _auc(network: Detector, count: int) -> float:
+    source = _source(count, split="test", image_size=network.image_size)
+    images = np.stack([face["image"] for face in source.read(range(len(source)))])
+    return auc(network.margins(images), np.arange(len(images)) % 2 == 1)
+
+
+def _text(rows, found, faces: Faces, *, aucs: list[float]) -> str:
+    header = ("map", "IoU", "pointing in %", "IoU, found", "pointing in %, found")
+    cells = []
+    for title, of_seeds in rows.items():
+        columns = [[iou.mean() for iou, _ in of_seeds], [100 * x.mean() for _, x in of_seeds]]
+        pairs = list(zip(of_seeds, found, strict=True))
+        columns.append([iou[mask].mean() for (iou, _), mask in pairs if mask.any()])
+        columns.append([100 * x[mask].mean() for (_, x), mask in pairs if mask.any()])
+        forms = ("{:.3f} ± {:.3f}", "{:.1f} ± {:.1f}") * 2
+        texts = [
+            form.format(np.mean(x), np.std(x)) if x else "-"
+            for form, x in zip(forms, columns, strict=True)
+        ]
+        cells.append([title, *texts])
+    caption = CAPTION.format(
+        count=len(faces.images),
+        faces=FACES,
+        seeds=len(aucs),
+        aucs=", ".join(f"{100 * x:.1f}" for x in aucs),
+        share=100 * faces.forged.mean(),
+        found=100 * np.mean(found),
+        chance=CHANCE,
+        average=AVERAGE,
+    )
+    return f"{sheet.as_markdown(sheet.Table('', header, cells))}\n\n{caption}\n"

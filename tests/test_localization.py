@@ -1,0 +1,70 @@
+"""Tests the scores of maps on worked examples, and the whole chain with the smallest numbers."""
+
+import argparse
+
+import numpy as np
+import pytest
+from test_transfer import small  # noqa: F401
+
+from fsvfm_jax.benchmark import localization, transfer
+from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.models import build_detector
+
+FORGED = np.array([[1, 1, 0, 0], [0, 0, 0, 1]], bool)
+
+
+@pytest.mark.parametrize(
+    ("values", "ious", "hits"),
+    [
+        ([[4, 3, 2, 1], [0, 0, 0, 1]], [1, 1], [True, True]),
+        ([[4, 1, 2, 1], [1, 0, 0, -1]], [1 / 3, 0], [True, False]),
+        ([[0, 0, 5, 5], [0, 0, 0, 1]], [0, 1], [False, True]),
+    ],
+)
+def test_scores_of_worked_examples(values, ious, hits):
+    iou, hit = localization.scores(np.array(values, float), FORGED)
+    np.testing.assert_allclose(iou, ious)
+    np.testing.assert_array_equal(hit, hits)
+
+
+def test_chance_is_what_random_maps_reach():
+    iou, hits = localization.chance(FORGED, seed=0)
+    # Two of four patches: 1 common patch with probability 4 / 6, both with 1 / 6.
+    np.testing.assert_allclose(iou, [4 / 6 / 3 + 1 / 6, 1 / 4], atol=0.1)
+    np.testing.assert_allclose(hits, [1 / 2, 1 / 4], atol=0.1)
+
+
+def test_the_forged_patches_are_those_of_the_inner_face():
+    model = build_detector({"image_size": 64, "patch_size": 8, "width": 16, "depth": 1,
+                            "num_heads": 2})  # fmt: skip
+    faces = localization.forged_faces(8, split="test", model=model)
+    share = faces.forged.mean(axis=1)
+    assert faces.images.shape == (8, 64, 64, 3) and (share > 0.05).all() and (share < 0.6).all()
+    assert all("/fake/" in name for name in faces.names) and len(set(faces.names)) == 8
+    edge = faces.forged.reshape(8, 8, 8)[:, [0, -1]]
+    assert edge.mean() < 0.1 < faces.forged.reshape(8, 8, 8)[:, 2:6, 2:6].mean()
+
+
+def test_numbers_below_one_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="--faces is 0"):
+        localization.benchmark_localization(
+            argparse.Namespace(output=str(tmp_path), seeds=1, faces=0)
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small")
+def test_the_whole_chain_writes_table_and_pictures(tmp_path, capsys):
+    args = argparse.Namespace(output=str(tmp_path), seeds=2, faces=6)
+    localization.benchmark_localization(args)
+    text = (tmp_path / "localization.md").read_text()
+    assert text in capsys.readouterr().out
+    for title in (localization.CHANCE, localization.AVERAGE, localization.GRADIENTS, "untrained"):
+        assert title in text
+    for name in ("best", "worst"):
+        file = tmp_path / f"localization-{name}.png"
+        assert file.read_bytes().startswith(b"\x89PNG")
+    before = (tmp_path / "full-0" / "metrics.jsonl").read_bytes()
+    runs = transfer.train_detectors(tmp_path, "full", seeds=2)
+    assert [run.name for run in runs] == ["full-0", "full-1"]
+    assert (tmp_path / "full-0" / "metrics.jsonl").read_bytes() == before
