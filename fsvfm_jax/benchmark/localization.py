@@ -25,13 +25,12 @@ from fsvfm_jax.predict.networks import Detector, load
 from fsvfm_jax.report.metrics import auc
 from fsvfm_jax.visualize import sheet
 from fsvfm_jax.visualize.colours import (
-    SIGNED,
-    coloured,
     enlarged,
     face_rows,
-    legend_of,
     per_pixel,
     scale_of,
+    signed_legend,
+    signed_maps,
     with_borders,
 )
 from fsvfm_jax.visualize.explanations import integrated_gradients, patch_drops, region_values
@@ -221,21 +220,18 @@ def picture(
     forged = enlarged(per_pixel(faces.forged[chosen], size).astype(np.uint8), scale)
     columns = {"face": enlarged(faces.images[chosen], scale)}
     columns["forged patches"] = with_borders(columns["face"], forged, FORGED)
-    legends = []
+    below = {}
     for name, values in maps.items():
-        most = float(np.percentile(np.abs(values), 99.8))
-        shown = coloured(per_pixel(values[chosen], size), (-most, most), SIGNED)
+        shown, below[name] = signed_maps(per_pixel(values[chosen], size))
         columns[name] = with_borders(enlarged(shown, scale), forged, FORGED)
-        legends.append((f"{name}: part of the margin, red is fake", (-most, most)))
     captions = [f"{faces.names[row]}: IoU {iou[row]:.2f}" for row in chosen]
-    rows = face_rows(columns, captions)
-    width = rows.shape[1]
-    parts = [legend_of(SIGNED, e, title=t, form="{:+.2g}", width=width) for t, e in legends]
+    rows = face_rows(columns, captions, below=below)
+    drawn = below_each_other([rows, signed_legend(rows.shape[1])])
     notes = [
         f"The maps are those of the detector of seed 0; the IoU is that of '{COVERED}', mean over"
         " the seeds. Black lines are the borders of the forged patches."
     ]
-    return sheet.Sheet(f"{title} {FACES} by IoU", notes, below_each_other([rows, *parts]), [])
+    return sheet.Sheet(f"{title} {FACES} by IoU", notes, drawn, [])
 
 
 def _source(count: int, *, split: str, image_size: int) -> RenderedFaces:

@@ -31,7 +31,7 @@ NOTE = (
     "Each map shows how the attention of the class token divides among the patches, in percent;"
     " what is missing to 100 % goes to the class token itself. Lines are the borders of the facial"
     " regions. Attention shows which patches are mixed into the class token in one block. It does"
-    " not show what decides a score: `explain` does."
+    " not show what decides a score: `visualize explain` does."
 )
 ROLLOUT, MEAN = "rollout", "mean of the heads"
 
@@ -119,7 +119,9 @@ def draw(network: Encoder, faces: shown_faces.ShownFaces, *, block: int, name: s
             legend_of(HEAT, ends[ROLLOUT], title=f"{ROLLOUT}: {per_patch}", **options),
         ]
     )
-    title = f"Attention of the class token in block {block} of {name}, and {ROLLOUT} over all"
+    title = (
+        f"Attention of the class token in block {block} of {name}, and {ROLLOUT} over all blocks"
+    )
     return sheet.Sheet(title, [NOTE, *faces.notes], picture, [_table(maps, faces)])
 
 

@@ -94,7 +94,12 @@ def legend_of(
     return scale_strip(colours_of(name), title=title, ends=texts, width=width)
 
 
-def face_rows(columns: Mapping[str, Images], captions: Sequence[str]) -> Picture:
+def face_rows(
+    columns: Mapping[str, Images],
+    captions: Sequence[str],
+    *,
+    below: Mapping[str, Sequence[str]] | None = None,
+) -> Picture:
     """Returns rows of images for each face below its caption, and the titles of the columns.
 
     If there are more than COLUMNS columns, each face has several rows, and each row its titles.
@@ -102,6 +107,7 @@ def face_rows(columns: Mapping[str, Images], captions: Sequence[str]) -> Picture
     Args:
         columns: Title of each column and its images.
         captions: The text above the images of each face.
+        below: For some columns the text below each image.
     """
     titles = [*columns]
     chunks = [titles[start : start + COLUMNS] for start in range(0, len(titles), COLUMNS)]
@@ -114,4 +120,30 @@ def face_rows(columns: Mapping[str, Images], captions: Sequence[str]) -> Picture
             if len(chunks) > 1:
                 parts.append(title_strip(chunk, grid.shape[1]))
             parts.append(grid)
+            if below:
+                texts = [below[title][row] if title in below else "" for title in chunk]
+                parts.append(title_strip(texts, grid.shape[1]))
     return below_each_other(parts)
+
+
+def signed_maps(maps: Float[np.ndarray, "B S S"]) -> tuple[Images, list[str]]:
+    """Returns maps in the colours of SIGNED, and the values of full red and full blue of each.
+
+    Each map has a scale of its own, because the values of one face may hide those of another.
+
+    Args:
+        maps: The maps of the faces.
+    """
+    most = np.abs(maps).max(axis=(1, 2))
+    shown = [coloured(one, (-end, end), SIGNED) for one, end in zip(maps, most, strict=True)]
+    return np.stack(shown), [f"full colour: ±{end:.2g}" for end in most]
+
+
+def signed_legend(width: int) -> Picture:
+    """Returns the bar of the colours of `signed_maps`.
+
+    Args:
+        width: Width in pixels.
+    """
+    title = "part of the margin; the value of the full colours is below each map"
+    return scale_strip(colours_of(SIGNED), title=title, ends=("real", "fake"), width=width)

@@ -3,7 +3,7 @@
 import argparse
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from fsvfm_jax.data.labelled.faces import LABELS
 from fsvfm_jax.data.rendered.rendered_sets import RenderedFaces
@@ -13,13 +13,12 @@ from fsvfm_jax.predict.networks import Detector
 from fsvfm_jax.report.metrics import probability
 from fsvfm_jax.visualize import sheet, shown_faces
 from fsvfm_jax.visualize.colours import (
-    SIGNED,
-    coloured,
     enlarged,
     face_rows,
-    legend_of,
     per_pixel,
     scale_of,
+    signed_legend,
+    signed_maps,
     with_borders,
 )
 from fsvfm_jax.visualize.explanations import (
@@ -40,7 +39,7 @@ MAX_BARS = 900  # pixels
 NOTES = (
     "The margin is logit(fake) - logit(real). Red parts make the face look fake: without them the"
     " margin is lower. Blue parts make it look real. Lines are the borders of the facial regions."
-    " Every column has a scale of its own.",
+    " Every map has a scale of its own.",
     f"'{PATCHES}' and '{DROP}': how much the margin falls when the mean colour covers that part"
     f" alone. '{SHARE}': the Shapley values of the regions, which add up to the difference between"
     f" the margin of the face and that of the mean colour. '{GRADIENTS}': {STEPS} steps from the"
@@ -102,42 +101,53 @@ def draw(network: Detector, faces: shown_faces.ShownFaces, *, name: str) -> shee
         SHARE: of_regions(values.share),
         GRADIENTS: per_pixel(integrated_gradients(network, faces.images), size),
     }
-    scale = scale_of(size)
-    columns, legends = {"face": enlarged(faces.images, scale)}, []
-    for title, of_pixels in maps.items():
-        most = float(np.percentile(np.abs(of_pixels), 99.8))
-        shown = enlarged(coloured(of_pixels, (-most, most), SIGNED), scale)
-        columns[title] = with_borders(shown, enlarged(regions, scale), BORDER)
-        legends.append((title, (-most, most)))
-    scores = probability(margins / network.temperature)
-    captions = [
-        f"{caption}: {network.score_name} {score:.3f}, margin {margin:+.2f}"
-        for caption, score, margin in zip(faces.captions, scores, margins, strict=True)
-    ]
-    rows = face_rows(columns, captions)
-    width = rows.shape[1]
-    unit = "part of the margin, red is fake"
-    series = dict(zip((SHARE, DROP), COLOURS, strict=True))
+    rows = _rows(network, faces, maps, captions=_captions(network, faces, margins))
     means = {
         region: [values.share[:, place].mean(), values.drop[:, place].mean()]
         for place, region in enumerate(REGIONS)
     }
+    width = rows.shape[1]
     picture = below_each_other(
         [
             rows,
-            *(
-                legend_of(SIGNED, ends, title=f"{title}: {unit}", form="{:+.2g}", width=width)
-                for title, ends in legends
-            ),
+            signed_legend(width),
             caption_strip("Parts of the margin, mean over the faces:", width),
-            legend_strip(series, width),
+            legend_strip(dict(zip((SHARE, DROP), COLOURS, strict=True)), width),
             bars(means, colours=COLOURS, form="{:+.2g}", width=min(width, MAX_BARS)),
         ]
     )
+    scores = probability(margins / network.temperature)
     about = f"What decides the score of {name} ({network.score_name})"
     return sheet.Sheet(
         about, [*NOTES, *faces.notes], picture, _tables(faces, values, margins, scores)
     )
+
+
+def _captions(
+    network: Detector, faces: shown_faces.ShownFaces, margins: Float[np.ndarray, " B"]
+) -> list[str]:
+    scores = probability(margins / network.temperature)
+    return [
+        f"{caption}: {network.score_name} {score:.3f}, margin {margin:+.2f}"
+        for caption, score, margin in zip(faces.captions, scores, margins, strict=True)
+    ]
+
+
+def _rows(
+    network: Detector,
+    faces: shown_faces.ShownFaces,
+    maps: dict[str, Float[np.ndarray, "B S S"]],
+    *,
+    captions: list[str],
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Returns a row of maps for each face, with the borders of the regions."""
+    scale = scale_of(network.image_size)
+    regions = enlarged(regions_of(faces.parsing_maps), scale)
+    columns, below = {"face": enlarged(faces.images, scale)}, {}
+    for title, values in maps.items():
+        shown, below[title] = signed_maps(values)
+        columns[title] = with_borders(enlarged(shown, scale), regions, BORDER)
+    return face_rows(columns, captions, below=below)
 
 
 def _tables(

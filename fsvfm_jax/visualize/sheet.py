@@ -32,7 +32,7 @@ _PAGE = """\
 <style>
 body {{ font: 16px/1.5 sans-serif; margin: 2em; color: #111; background: #fff }}
 img {{ max-width: 100%; height: auto }}
-table {{ border-collapse: collapse; margin: 1em 0 }}
+table {{ border-collapse: collapse; margin: 1em 0; min-width: 36em }}
 caption {{ text-align: left; font-weight: bold; padding: .3em 0 }}
 th, td {{ padding: .2em .8em; border-bottom: 1px solid #ccc; text-align: right }}
 th:first-child, td:first-child {{ text-align: left }}
@@ -42,7 +42,7 @@ p {{ max-width: 60em }}
 <body>
 <h1>{title}</h1>
 {notes}
-<p><img alt="{title}" src="data:image/png;base64,{picture}"></p>
+<div><img alt="{title}" src="data:image/png;base64,{picture}"></div>
 {tables}
 </body>
 </html>
