@@ -44,3 +44,20 @@ def test_each_face_has_a_caption_and_its_pixels():
     np.testing.assert_array_equal(second[:, :30], images[1])
     np.testing.assert_array_equal(second[:, 32:], images[0])
     assert rows[2 * LINE_HEIGHT + 30 : 3 * LINE_HEIGHT + 30].min() < 128
+
+
+def test_a_signed_map_has_a_scale_of_its_own_that_is_told():
+    maps = np.array([[[0.0, 2.0], [-1.0, 0.0]], [[0.0, 0.02], [0.0, -0.02]]])
+    shown, told = colours.signed_maps(maps)
+    scale = colours.colours_of(colours.SIGNED)
+    np.testing.assert_array_equal(shown[0, 0, 1], scale[-1])
+    np.testing.assert_array_equal(shown[1, :, 1], scale[[-1, 0]])
+    assert told == ["full colour: ±2", "full colour: ±0.02"]
+
+
+def test_text_below_an_image_is_below_it():
+    images = np.zeros((2, 200, 200, 3), np.uint8)
+    options = {"below": {"b": ["one", "two"]}}
+    rows = colours.face_rows({"a": images, "b": images}, ["first", "second"], **options)
+    assert rows.shape[0] == LINE_HEIGHT + 2 * (200 + 2 * LINE_HEIGHT)
+    assert (rows[-LINE_HEIGHT:, :200] == 255).all() and rows[-LINE_HEIGHT:, 202:].min() < 128

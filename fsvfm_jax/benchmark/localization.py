@@ -40,17 +40,18 @@ METHOD = "full"
 SHOWN = 5  # best and worst faces
 ORDERS = 200  # random maps of each face, for chance
 COVERED, SHARES, GRADIENTS = "one patch covered", "share of each region", "integrated gradients"
+UNSIGNED = ", without signs"
 CHANCE, AVERAGE = "random map", "average forged region"
 FORGED = (0, 0, 0)  # colour of the border of the forged patches
 FACES = "forged test faces of swap-a"
 CAPTION = """\
-Where explanations of a detector's score are largest, and where {count} {faces} are forged
-(fsvfm_jax/data/rendered/rendered_sets.py). This proves nothing about real deepfakes. Mean +-
-deviation over {seeds} seeds of training; video AUC of the detectors {aucs}.
+{count} {faces} (fsvfm_jax/data/rendered/rendered_sets.py); this proves nothing about real
+deepfakes. Mean +- deviation over {seeds} seeds of training. AUC of the detectors on these and as
+many real faces: {aucs}.
 A patch is forged if half of its pixels are; that is {share:.0f} % of the patches. IoU is that of
 the forged patches and as many patches with the largest values. Pointing is the share of faces whose
 largest value is in a forged patch. "found" counts only the faces that the detector takes for fake
-({found:.0f} %).
+({found:.0f} %). "without signs" takes parts that make a face look real for forged, too.
 "{chance}" knows nothing. "{average}" is one map for all faces, the mean of the forged patches of
 training faces: what it reaches needs no explanation. "untrained" is the same network with random
 weights."""
@@ -94,22 +95,26 @@ def benchmark_localization(args: argparse.Namespace) -> None:
     average = forged_faces(args.faces, split="train", model=model).forged.mean(axis=0)
     found = [network.margins(faces.images) > 0 for network in networks]
     maps = [explained(network, faces) for network in networks]
-    fresh = [untrained(network, seed=seed) for seed, network in enumerate(networks)]
+    fresh = [
+        explained(untrained(network, seed=seed), faces) for seed, network in enumerate(networks)
+    ]
     rows = {
         CHANCE: [chance(faces.forged, seed=seed) for seed in range(args.seeds)],
         AVERAGE: [scores(np.tile(average, (args.faces, 1)), faces.forged)] * args.seeds,
     }
-    for title in (COVERED, GRADIENTS):
-        of_seeds = [explained(network, faces)[title] for network in fresh]
-        rows[f"untrained: {title}"] = [scores(x, faces.forged) for x in of_seeds]
-    for title in maps[0]:
-        rows[title] = [scores(x[title], faces.forged) for x in maps]
+    for prefix, of_networks in (("untrained: ", fresh), ("", maps)):
+        for title in maps[0]:
+            for suffix, change in (("", np.positive), (UNSIGNED, np.abs)):
+                of_seeds = [scores(change(x[title]), faces.forged) for x in of_networks]
+                rows[f"{prefix}{title}{suffix}"] = of_seeds
     text = _text(rows, found, faces, aucs=[_auc(network, args.faces) for network in networks])
     write_text(epath.Path(folder / "localization.md"), text)
-    iou = np.mean([x[0] for x in rows[COVERED]], axis=0)
-    order = np.argsort(-iou, kind="stable")
+    ious = {title: np.mean([x[0] for x in rows[title]], axis=0) for title in maps[0]}
+    best = max(ious, key=lambda title: ious[title].mean())
+    order = np.argsort(-ious[best], kind="stable")
     for name, chosen in (("best", order[:SHOWN]), ("worst", order[::-1][:SHOWN])):
-        drawn = picture(faces, maps[0], iou, chosen=chosen, title=f"The {name} of {len(iou)}")
+        title = f"The {name} of {len(faces.names)} {FACES}, by the IoU of '{best}'"
+        drawn = picture(faces, maps[0], ious[best], chosen=chosen, title=title)
         write_bytes(epath.Path(folder / f"localization-{name}.png"), sheet.as_png(drawn))
     print(text)
 
@@ -213,7 +218,7 @@ def picture(
         maps: Maps of a detector, by title.
         iou: IoU of each face, for the captions.
         chosen: The faces to draw, in this order.
-        title: The first words of the title.
+        title: The title.
     """
     size = faces.images.shape[1]
     scale = scale_of(size)
@@ -228,10 +233,10 @@ def picture(
     rows = face_rows(columns, captions, below=below)
     drawn = below_each_other([rows, signed_legend(rows.shape[1])])
     notes = [
-        f"The maps are those of the detector of seed 0; the IoU is that of '{COVERED}', mean over"
-        " the seeds. Black lines are the borders of the forged patches."
+        "The maps are those of the detector of seed 0; the IoU is the mean over the seeds. Black"
+        " lines are the borders of the forged patches."
     ]
-    return sheet.Sheet(f"{title} {FACES} by IoU", notes, drawn, [])
+    return sheet.Sheet(title, notes, drawn, [])
 
 
 def _source(count: int, *, split: str, image_size: int) -> RenderedFaces:
