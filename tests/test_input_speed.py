@@ -19,18 +19,8 @@ def measured(fork_server, tmp_path_factory):
     done = fork_server.run(
         *("fsvfm_jax.benchmark", "input"),
         *("--image-size", "32", "--patch-size", "8", "--batch-size", "16", "--seconds", "0.1"),
-        *(
-            "--encodings",
-            "jpeg",
-            "raw",
-            "--workers",
-            "0",
-            "1",
-            "--step-rate",
-            "1000",
-            "--output",
-            str(output),
-        ),
+        *("--encodings", "jpeg", "raw", "--workers", "0", "1", "--step-rate", "1000"),
+        f"--output={output}",
     )
     assert done.returncode == 0, done.stderr
     assert output.read_text() == done.stdout
