@@ -73,6 +73,7 @@ def picture_of(url: str) -> np.ndarray:
         return np.array(picture)
 
 
+@pytest.mark.e2e
 def test_the_answer_to_a_picture(answerer: Answerer, network: networks.Detector) -> None:
     faces = faces_of([0, 1, 2])
     Worker.result = FileFaces(faces, 1, 3, 0, None, 0.0, shown=Shown(None, 0.5, TWO_FACES))

@@ -89,6 +89,7 @@ def detect_and_parse(photographs: Path, tree: Path, beam: str | None) -> dict[st
     return face_trees.contents(tree)
 
 
+@pytest.mark.e2e
 @needs_beam
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("options", RUNNERS)
@@ -105,6 +106,7 @@ def test_both_ways_give_the_same_crops_maps_and_manifest(
     assert spread == alone
 
 
+@pytest.mark.slow  # the same for a packed set is above
 @needs_beam
 @pytest.mark.filterwarnings("ignore")
 def test_a_stage_goes_on_with_what_was_done_elsewhere(

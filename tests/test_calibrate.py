@@ -113,6 +113,7 @@ def test_earlier_results_stay_until_new_ones_replace_them(
     assert (tmp_path / "calibration.json").read_text() == "earlier"
 
 
+@pytest.mark.e2e
 def test_rendered_sets_are_named_by_a_config(detector_folder, tmp_path):
     config = "--config=configs/eval/rendered.py:smoke"
     words = ("calibrate", "--model", detector_folder, "--output", tmp_path, config)
@@ -183,6 +184,7 @@ def margins_of_rendered(split, videos):
     return np.array(rows), np.array([faces.label(i) == FAKE for i in range(len(faces))])
 
 
+@pytest.mark.e2e
 def test_the_temperature_of_one_half_of_a_rendered_set_lowers_the_error_of_the_other():
     linear = pytest.importorskip("sklearn.linear_model")
     statistics, fake = margins_of_rendered("train", 40)

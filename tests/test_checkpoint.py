@@ -52,6 +52,7 @@ def open_checkpoints(path, **options) -> Checkpoints:
     return Checkpoints(epath.Path(path), **({"keep": 3} | options))
 
 
+@pytest.mark.e2e
 def test_a_state_comes_back_bit_for_bit(tmp_path, state):
     with open_checkpoints(tmp_path / "c") as checkpoints:
         assert checkpoints.restore_newest_valid(template_of(state)) is None
@@ -66,6 +67,7 @@ def test_a_state_comes_back_bit_for_bit(tmp_path, state):
         assert len(ours.sharding.device_set) == jax.device_count()
 
 
+@pytest.mark.e2e
 def test_the_newest_is_restored_and_the_policy_kept(tmp_path, state):
     with open_checkpoints(tmp_path / "c", keep=2, keep_every=4) as checkpoints:
         for step in range(1, 8):
@@ -75,6 +77,7 @@ def test_the_newest_is_restored_and_the_policy_kept(tmp_path, state):
         assert checkpoints.restore_newest_valid(template_of(state)).samples_seen == 7
 
 
+@pytest.mark.e2e
 def test_the_best_are_kept_too(tmp_path, state):
     with open_checkpoints(tmp_path / "c", keep=1, keep_best=2) as checkpoints:
         for step, score in enumerate([0.9, 0.3, 0.5, 0.4, 0.8], start=1):
@@ -82,6 +85,7 @@ def test_the_best_are_kept_too(tmp_path, state):
     assert sorted(int(p.name) for p in (tmp_path / "c").iterdir()) == [2, 4, 5]
 
 
+@pytest.mark.e2e
 def test_whoever_only_reads_leaves_a_save_that_is_going_on_alone(tmp_path, state):
     with open_checkpoints(tmp_path / "c") as checkpoints:
         checkpoints.save(state, step=7, samples_seen=448)
@@ -98,6 +102,7 @@ def test_whoever_only_reads_leaves_a_save_that_is_going_on_alone(tmp_path, state
     assert not going_on.exists()  # leftovers of a killed run are removed when training starts
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -115,6 +120,7 @@ def test_a_checkpoint_of_another_size_is_refused(tmp_path, state, changes, messa
             checkpoints.restore_newest_valid(other)
 
 
+@pytest.mark.e2e
 def test_a_saved_state_is_not_the_donated_one(tmp_path, state):
     """Overwrites the memory of the state while the save runs in the background."""
     moving = jax.tree.map(jnp.copy, state)
@@ -145,6 +151,7 @@ def newest(path, state) -> int | None:
     return restored.samples_seen
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("damage", "every"),
     [
@@ -193,6 +200,7 @@ def test_without_any_valid_step_nothing_is_begun_anew(tmp_path, state):
     assert len(list((tmp_path / "quarantine").iterdir())) == 2
 
 
+@pytest.mark.e2e
 def test_a_run_that_died_before_its_first_step_was_whole_begins_anew(tmp_path, state):
     save_two(tmp_path / "c", state)
     shutil.rmtree(tmp_path / "c" / "1")
@@ -202,6 +210,7 @@ def test_a_run_that_died_before_its_first_step_was_whole_begins_anew(tmp_path, s
     assert list((tmp_path / "c").iterdir()) == []
 
 
+@pytest.mark.e2e
 def test_a_reader_passes_over_what_is_damaged_and_touches_nothing(tmp_path, state):
     save_two(tmp_path / "c", state)
     (tmp_path / "c" / "2" / "data" / "metadata").write_text("{}")
@@ -228,6 +237,7 @@ def full_disk(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+@pytest.mark.e2e
 def test_a_save_that_fails_in_the_background_is_noticed(tmp_path, state, monkeypatch):
     save_two(tmp_path / "c", state)
     with monkeypatch.context() as patch:
@@ -274,6 +284,7 @@ def test_the_question_for_room_has_a_limit(tmp_path, state, monkeypatch):
     assert asked[-1:] == [[("saving checkpoint 3 (config.watchdog.save_seconds)", 5)]]
 
 
+@pytest.mark.e2e
 def test_without_room_nothing_is_written(tmp_path, state, monkeypatch):
     save_two(tmp_path / "c", state)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))

@@ -109,7 +109,7 @@ def _shapes(task) -> tuple[set[tuple[int, ...]], set[tuple[int, ...]]]:
     return layers, others
 
 
-@pytest.mark.e2e
+@pytest.mark.slow  # test_estimate.py has the kinds of exchange
 def test_data_parallel_training_all_reduces_its_gradient_and_nothing_else():
     lowered, task, _ = lower(SMALL)
     check_data_parallel(lowered, task, gradient_bytes=4)

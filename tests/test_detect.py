@@ -88,6 +88,7 @@ def test_an_upright_face_is_cut_from_a_turned_photograph(tmp_path: Path) -> None
     assert crops[0] == crops[1] is not None
 
 
+@pytest.mark.e2e
 def test_a_run_writes_crops_and_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     src, tree = tmp_path / "src", tmp_path / "tree"
     save(src / "a.png", render_face(0, image_size=40)[0])
@@ -109,6 +110,7 @@ def test_a_run_writes_crops_and_lines(tmp_path: Path, capsys: pytest.CaptureFixt
         detect(str(src), tree, CROPPED._replace(size=64), processes=2)
 
 
+@pytest.mark.e2e
 def test_a_run_without_a_face_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"no face was found .* says why for each"):

@@ -74,6 +74,7 @@ def names(paths, root):
     return [os.path.relpath(path, root) for path in paths]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(("pool", "block"), [("mean", None), ("token", 1), ("patches", None)])
 def test_an_npz_has_the_features_of_every_face(model, faces, tmp_path, pool, block):
     flags = [] if block is None else [f"--block={block}"]

@@ -84,7 +84,7 @@ def test_the_estimate_is_the_bound_over_the_efficiency(plan):
     assert estimate["cost_range"] == pytest.approx([8 * 2 * hours * 0.75, 8 * 2 * hours * 1.25])
 
 
-@pytest.mark.e2e
+@pytest.mark.slow  # test_changes.py has the choice of the change
 def test_what_does_not_fit_gets_a_change_that_does(plan):
     available = plan["memory"]["total"] - 1
     target = Target(jax.devices(), H200._replace(hbm_bytes=available))

@@ -22,6 +22,7 @@ def packed(tree: Path, tmp_path: Path) -> Path:
     return tmp_path / "set"
 
 
+@pytest.mark.e2e
 def test_workers_see_the_same(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     faces = FaceRecords(str(packed), image_size=1)
     alone = examine(faces, workers=1, description="")

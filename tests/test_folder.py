@@ -72,6 +72,7 @@ def test_what_is_written_is_read(tmp_path, kind):
     jax.tree.map(np.testing.assert_array_equal, read.params, params)
 
 
+@pytest.mark.e2e
 def test_timm_loads_it(detector, face):
     torch, timm = need("torch"), need("timm")
     folder, params = detector
@@ -101,6 +102,7 @@ def test_the_cards_six_lines_run_with_timm_alone(detector, face, capsys, monkeyp
     np.testing.assert_allclose(list(printed.values()), expected, atol=0.02)
 
 
+@pytest.mark.e2e
 def test_hugging_face_loads_it(detector, face):
     torch, transformers = need("torch"), need("transformers")
     folder, params = detector

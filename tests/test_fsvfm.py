@@ -32,6 +32,7 @@ def count(tree: dict) -> int:
     return sum(x.size for x in jax.tree.leaves(tree))
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(("size", "counts"), PARAMETER_COUNTS.items())
 def test_parameter_counts(size, counts):
     params = jax.eval_shape(build(size).init_params, jax.random.key(0))
@@ -52,6 +53,7 @@ def tiny_params():
     return jax.jit(build(golden_numbers.MODEL).init_params)(jax.random.key(0))
 
 
+@pytest.mark.e2e
 def test_initial_values(tiny_params):
     kernel = tiny_params["blocks"]["attn"]["qkv"]["kernel"]
     limit = np.sqrt(6 / (48 + 3 * 48))  # Xavier over the complete [D, 3D] layer
@@ -63,6 +65,7 @@ def test_initial_values(tiny_params):
     assert 0.01 < np.std(tiny_params["mask_token"]) < 0.03
 
 
+@pytest.mark.e2e
 def test_position_tables(tiny_params):
     golden = golden_numbers.params("init")
     for name in ("pos_embed", "decoder_pos_embed", "rep_decoder_pos_embed"):
@@ -92,18 +95,29 @@ def loss_and_gradient(changes: dict, params: dict) -> tuple[float, dict]:
     return run(params)
 
 
+@pytest.fixture(scope="module")
+def plain(tiny_params):
+    return loss_and_gradient({}, tiny_params)
+
+
 @pytest.mark.e2e
-def test_remat_and_unroll_change_no_number(tiny_params):
-    loss, grads = loss_and_gradient({}, tiny_params)
-    for changes in ({"remat": "full", "unroll": 1}, {"remat": "dots", "unroll": 64}):
-        other_loss, other_grads = loss_and_gradient(changes, tiny_params)
-        np.testing.assert_allclose(other_loss, loss, rtol=1e-6)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), other_grads, grads)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"remat": "full", "unroll": 1}, marks=pytest.mark.slow),
+        {"remat": "dots", "unroll": 64},
+    ],
+)
+def test_remat_and_unroll_change_no_number(plain, tiny_params, changes):
+    loss, grads = plain
+    other_loss, other_grads = loss_and_gradient(changes, tiny_params)
+    np.testing.assert_allclose(other_loss, loss, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), other_grads, grads)
 
 
 @pytest.mark.e2e
 def test_cudnn_gets_even_lengths_in_the_student_and_the_result_is_the_same(
-    tiny_params, monkeypatch
+    plain, tiny_params, monkeypatch
 ):
     original, calls = jax.nn.dot_product_attention, []
 
@@ -114,7 +128,7 @@ def test_cudnn_gets_even_lengths_in_the_student_and_the_result_is_the_same(
             q, k, v, query_seq_lengths=query_seq_lengths, key_value_seq_lengths=query_seq_lengths
         )
 
-    loss, grads = loss_and_gradient({}, tiny_params)
+    loss, grads = plain
     monkeypatch.setattr(jax.nn, "dot_product_attention", attend)
     other_loss, other_grads = loss_and_gradient({"attention": "cudnn"}, tiny_params)
     # 16 patches and the class token in the teacher and in the decoders, 5 tokens in the encoder.
@@ -123,6 +137,7 @@ def test_cudnn_gets_even_lengths_in_the_student_and_the_result_is_the_same(
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), other_grads, grads)
 
 
+@pytest.mark.e2e
 def test_kept_tokens_are_put_in_image_order_and_get_their_gradient_back():
     ids_keep, ids_removed = jnp.array([[4, 1]]), jnp.array([[0, 2, 3]])
     mask = jnp.array([[1, 0, 1, 1, 0]])
@@ -143,6 +158,7 @@ def test_kept_tokens_are_put_in_image_order_and_get_their_gradient_back():
     np.testing.assert_allclose(grads[1][0, 0], expected, rtol=1e-6)
 
 
+@pytest.mark.e2e
 def test_bfloat16_computes_in_bfloat16_and_answers_in_float32(tiny_params):
     model = build(golden_numbers.MODEL | {"dtype": "bfloat16"})
     images, masks = golden_numbers.images(0), golden_numbers.masks(0)
@@ -156,6 +172,7 @@ def test_bfloat16_computes_in_bfloat16_and_answers_in_float32(tiny_params):
     assert 1e-4 < golden_numbers.relative_difference(student.prediction, exact.prediction) < 0.05
 
 
+@pytest.mark.e2e
 def test_program_does_not_grow_with_depth():
     def lines(depth: int) -> int:
         model = build({"width": 192, "depth": depth, "num_heads": 4, "image_size": 64})

@@ -24,6 +24,7 @@ class Killed(BaseException):
     """An error that no code may catch."""
 
 
+@pytest.mark.e2e
 def test_it_goes_on_after_a_kill(tree: Path, tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
     """Kills the process as soon as the second shard exists."""
     code = """
@@ -53,6 +54,7 @@ pack.pack(*sys.argv[1:], shard_records=5)
         assert (tmp_path / name).stat().st_mtime_ns == time_written
 
 
+@pytest.mark.e2e
 def test_it_goes_on_wherever_it_was_stopped(
     tree: Path, tmp_path: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ def save(tmp_path, params, config):
     config.save_pretrained(tmp_path)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("size", "image_size"),
     [

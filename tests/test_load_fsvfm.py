@@ -63,6 +63,7 @@ def test_it_is_short_and_knows_nothing_of_us():
     assert imported == {"hashlib", "json", "pathlib", "timm", "torch", "safetensors"}
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_are_ours(tmp_path, kind):
     attributes = {**TINY, **KINDS[kind]}
@@ -100,6 +101,7 @@ def test_images_are_prepared_as_in_training(tmp_path):
     assert list(config["mean"]) == stored["mean"] and list(config["std"]) == stored["std"]
 
 
+@pytest.mark.e2e
 def test_an_adapter_of_vit_s_is_a_few_hundred_kilobytes(tmp_path):
     attributes = {**S, "image_size": 224, "adapter_reduction": 4}
     params = export(tmp_path / "x", attributes, with_encoder=False)

@@ -199,6 +199,7 @@ def test_says_who_holds_it_and_is_gone_afterwards(place):
     assert place.names() == set()
 
 
+@pytest.mark.e2e
 def test_second_trainer_is_refused_20_of_20(place):
     with holders(str(place.workdir)) as pids:
         before = place.read()
@@ -217,6 +218,7 @@ def test_second_trainer_is_refused_20_of_20(place):
         assert place.read() == before
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("reaped", [True, False], ids=["gone", "zombie"])
 def test_killed_holder_is_replaced_20_of_20(place, caplog, reaped):
     workdirs = [str(place.workdir / str(count)) for count in range(20)]

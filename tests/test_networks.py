@@ -77,6 +77,7 @@ def some(faces, count=5):
     return sorted(faces.rglob("*.png"))[:count]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("kind", KINDS)
 def test_features_and_margins_are_those_of_the_network(exported, faces, kind):
     files, detector = some(faces), load(exported / kind)
@@ -111,6 +112,7 @@ def test_features_of_an_encoder_are_its_normalised_tokens(exported, faces):
     assert encoder.facts["license"] == "apache-2.0" and encoder.facts["source"] == "encoder"
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("view", CROP_PCT)
 def test_scores_are_those_of_evaluation_whatever_the_batch_and_order(tmp_path, faces, view):
     params = detector_params(TINY)
@@ -143,6 +145,7 @@ def test_scores_are_those_of_evaluation_whatever_the_batch_and_order(tmp_path, f
     np.testing.assert_allclose(margins, logits[:, 1] - logits[:, 0], rtol=0, atol=2e-5)
 
 
+@pytest.mark.e2e
 def test_one_program_is_compiled_for_each_size_of_a_batch(exported, faces):
     detector = load(exported / "token", batch_size=4)
     files = some(faces, 9)

@@ -40,6 +40,7 @@ def test_a_set_is_shards_metadata_and_manifest(tree: Path, tmp_path: Path) -> No
     assert list(split.images_per_class) == expected
 
 
+@pytest.mark.e2e
 def test_workers_and_hash_seeds_change_nothing(
     tree: Path, tmp_path: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -48,6 +49,7 @@ def test_workers_and_hash_seeds_change_nothing(
     assert face_trees.contents(tmp_path) == undisturbed
 
 
+@pytest.mark.e2e
 def test_neither_packing_nor_reading_needs_tensorflow(tree: Path, tmp_path: Path) -> None:
     code = """
 import sys

@@ -52,6 +52,7 @@ def test_crops_keep_their_order_and_damaged_ones_their_reason(tree: Path) -> Non
     assert [x is None for x in maps] == [True, True, False]
 
 
+@pytest.mark.e2e
 def test_a_run_makes_a_folder_that_trains(tree: Path) -> None:
     counts = parse(tree, AVERAGE, processes=2, batch_size=2)
     assert counts == {"parsed": 4, "refused": 1}
@@ -71,6 +72,7 @@ def test_a_run_makes_a_folder_that_trains(tree: Path) -> None:
     np.testing.assert_array_equal(faces[3]["parsing_map"], average_map(32, 32))
 
 
+@pytest.mark.e2e
 def test_large_crops_are_parsed_one_at_a_time(tmp_path: Path) -> None:
     """Checks 16 crops of 8 megapixels, which together would take too much memory."""
     (tmp_path / "images").mkdir()
@@ -80,6 +82,7 @@ def test_large_crops_are_parsed_one_at_a_time(tmp_path: Path) -> None:
     assert parse(tmp_path, AVERAGE, processes=2) == {"parsed": 16}
 
 
+@pytest.mark.e2e
 def test_a_run_again_does_only_what_is_new(tree: Path) -> None:
     parse(tree, AVERAGE, processes=1)
     before = {x: x.stat().st_mtime_ns for x in tree.rglob("*.npy")}
@@ -90,12 +93,14 @@ def test_a_run_again_does_only_what_is_new(tree: Path) -> None:
     assert before.items() <= after.items()
 
 
+@pytest.mark.e2e
 def test_another_parser_is_refused(tree: Path) -> None:
     parse(tree, AVERAGE, processes=1)
     with pytest.raises(ConfigError, match="parser was average and is import"):
         parse(tree, Options(parser="import", maps=str(tree)), processes=1)
 
 
+@pytest.mark.e2e
 def test_images_that_links_lead_out_to_are_refused(
     tree: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -108,6 +113,7 @@ def test_images_that_links_lead_out_to_are_refused(
     assert not (tree / "parsing_maps" / "x.npy").exists()
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", ["parsing_maps", "parsing_maps/sub"])
 def test_maps_are_not_written_through_links(
     tree: Path, tmp_path_factory: pytest.TempPathFactory, name: str
@@ -120,6 +126,7 @@ def test_maps_are_not_written_through_links(
     assert not list(other.iterdir())
 
 
+@pytest.mark.e2e
 def test_no_map_at_all_is_an_error(tree: Path) -> None:
     (tree / "maps").mkdir()
     with pytest.raises(DataError, match=r"no crop in .* got a map"):
@@ -157,6 +164,7 @@ def half_of(tree: Path) -> Options:
     return Options(parser="import", maps=str(tree / "maps"))
 
 
+@pytest.mark.e2e
 def test_maps_of_half_the_size_are_brought_to_their_images(
     tree: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -173,6 +181,7 @@ def test_maps_of_half_the_size_are_brought_to_their_images(
     np.testing.assert_array_equal(face["parsing_map"], expected)
 
 
+@pytest.mark.e2e
 def test_a_map_of_the_whole_photograph_is_not_taken_for_a_crop(tree: Path) -> None:
     (tree / "options.json").write_text('{"detect": {"detector": "dlib"}}')
     with pytest.raises(DataError, match=r"no crop in .* got a map"):

@@ -108,6 +108,7 @@ def test_a_batch_holds_images_and_the_classes_of_their_patches() -> None:
 
 
 # Hypothesis is not used: threads that end later may draw random numbers, which it forbids.
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("num_samples", "batch_size", "seed"),
     [(1, 1, 0), (1, 12, 3), (20, 1, 2), (20, 12, 2**32 - 1), (7, 3, 5), (5, 12, 1), (12, 12, 9)],
@@ -183,6 +184,7 @@ def whole_epoch(records: FaceRecords) -> list[dict[str, np.ndarray]]:
     return batches(records, 25, **EPOCH)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     "options",
     [
@@ -240,6 +242,7 @@ class Damaged(Numbered):
         return super().__getitem__(index)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_damaged_samples_are_replaced_by_the_next_and_counted(num_workers: int) -> None:
     expected = numbers(Numbered(12), 3, global_batch_size=4)
@@ -284,6 +287,7 @@ def test_threads_raise_an_error_as_it_is() -> None:
     assert str(error.value) == "image broken.png cannot be read"
 
 
+@pytest.mark.e2e
 def test_workers_make_the_same_stream_and_end_when_closed() -> None:
     source = SyntheticFaces(10, image_size=SIZE, seed=0)
     expected = batches(source, 6, global_batch_size=4)
@@ -314,6 +318,7 @@ def test_what_does_not_end_is_told_and_not_waited_for(monkeypatch, caplog) -> No
     end()
 
 
+@pytest.mark.e2e
 def test_a_worker_raises_an_error_as_it_is_and_starts_no_backend() -> None:
     class Broken(Numbered):
         def __getitem__(self, index: int) -> Face:
@@ -383,6 +388,7 @@ def ranges(draw: st.DrawFn) -> tuple[tuple[int, int], ...]:
     return tuple(zip(ends[:-1:2], ends[1::2], strict=True))
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("process_count", [1, 2])
 @pytest.mark.parametrize(
     ("skip_ranges", "start"),
@@ -408,6 +414,7 @@ def whole() -> list[int]:
     return sample_indices(Numbered(13), seed=0, start=0, count=240)
 
 
+@pytest.mark.e2e
 @settings(max_examples=30)
 @given(ranges(), st.integers(0, 90))
 def test_what_is_left_out_shifts_what_follows_and_nothing_else(

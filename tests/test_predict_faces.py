@@ -106,6 +106,7 @@ def test_the_crops_are_those_of_detect(tmp_path: Path, which: str, view: str) ->
         assert [face.track for face in found.faces] == [0, 1][: len(found.faces)]
 
 
+@pytest.mark.e2e
 def test_dlib_finds_the_same_faces_as_detect(tmp_path: Path) -> None:
     need("dlib", "prepare")
     Image.fromarray(photograph()).save(tmp_path / "a.png")
@@ -283,6 +284,7 @@ def test_processes_are_fewer_if_their_faces_take_much_memory(
     assert started == [64, 40]
 
 
+@pytest.mark.e2e
 def test_hostile_files_are_read_or_refused(tmp_path: Path) -> None:
     need("av", "prepare")
     harmless = write_hostile_files(tmp_path / "src")
@@ -309,6 +311,7 @@ def test_a_crop_is_stored_without_loss() -> None:
     assert Image.open(io.BytesIO(detect._png(pixels))).mode == "RGB"
 
 
+@pytest.mark.e2e
 def test_worker_processes_import_no_jax() -> None:
     program = "import sys, fsvfm_jax.predict.faces; print('jax' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)

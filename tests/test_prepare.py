@@ -57,19 +57,19 @@ def kill_at(lines: int, journal: Path, argv: list[str]) -> None:
 @pytest.mark.e2e
 def test_a_killed_command_goes_on_and_gives_the_same_bytes(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    write_faces(tmp_path / "src", 80)
+    write_faces(tmp_path / "src", 30)
     for tree in (whole, killed):
         src = str(tmp_path / "src")
         detecting = ["detect", src, str(tree), "--detector", "none", "--size", "48"]
         parsing = ["parse", str(tree), "--parser", "average", "--batch-size", "2"]
         if tree == killed:
-            kill_at(20, tree / ".detect.jsonl", detecting)
+            kill_at(8, tree / ".detect.jsonl", detecting)
         main(detecting)
         if tree == killed:
-            kill_at(10, tree / ".parse.jsonl", parsing)
+            kill_at(4, tree / ".parse.jsonl", parsing)
         main(parsing)
     assert bytes_of(killed) == bytes_of(whole)
-    assert len(list((whole / "parsing_maps").iterdir())) == 80
+    assert len(list((whole / "parsing_maps").iterdir())) == 30
 
 
 def measured(arguments: Any) -> Callable[[MediaFile], tuple[list[dict[str, Any]], float, int]]:
@@ -86,6 +86,7 @@ def measured(arguments: Any) -> Callable[[MediaFile], tuple[list[dict[str, Any]]
     return do
 
 
+@pytest.mark.e2e
 def test_hostile_files_are_refused_in_time(tmp_path: Path) -> None:
     src, tree = tmp_path / "src", tmp_path / "tree"
     harmless = write_hostile_files(src)
@@ -107,6 +108,7 @@ def test_hostile_files_are_refused_in_time(tmp_path: Path) -> None:
     assert {x.name for x in tmp_path.iterdir()} == {"src", "tree", "secret.jpg"}
 
 
+@pytest.mark.e2e
 def test_a_video_gives_evenly_spaced_frames(tmp_path: Path) -> None:
     write_video(tmp_path / "v.avi", 100)
     main(["detect", str(tmp_path / "v.avi"), str(tmp_path / "t"), "--detector", "none"])
@@ -151,6 +153,7 @@ def test_three_commands_from_photographs_to_a_trained_network(
     assert [x.name for x in (tmp_path / "run" / "checkpoints").iterdir()] == ["4"]
 
 
+@pytest.mark.e2e
 def test_run_goes_through_all_stages(tmp_path: Path, packed: list[tuple[str, str, str]]) -> None:
     write_faces(tmp_path / "src", 2)
     tree = str(tmp_path / "tree")

@@ -27,6 +27,7 @@ def model():
     return build(golden_numbers.MODEL)
 
 
+@pytest.mark.e2e
 def test_forward_pass_of_step_0(model):
     golden = golden_numbers.load()
     params = golden_numbers.params("init")
@@ -40,6 +41,7 @@ def test_forward_pass_of_step_0(model):
     assert difference(z, golden["step0/feat_target"]) < 1e-5
 
 
+@pytest.mark.e2e
 def test_order_of_the_kept_patches_does_not_matter(model):
     params = golden_numbers.params("init")
     images, masks = golden_numbers.images(0), golden_numbers.masks(0)
@@ -57,6 +59,7 @@ def test_order_of_the_kept_patches_does_not_matter(model):
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.e2e
 def test_gradients_of_step_0(model):
     params = golden_numbers.params("init")
 

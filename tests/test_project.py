@@ -27,6 +27,7 @@ def test_lint_and_format(command):
     assert result.returncode == 0, result.stdout
 
 
+@pytest.mark.e2e
 def test_the_core_imports_neither_tensorflow_nor_pytorch():
     # None makes an import fail.
     program = (
@@ -40,6 +41,7 @@ def test_the_core_imports_neither_tensorflow_nor_pytorch():
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.e2e
 def test_a_start_imports_neither_where_they_are_installed():
     program = (
         "import sys, fsvfm_jax.train, fsvfm_jax.pretrain, fsvfm_jax.evaluate;"
@@ -64,6 +66,7 @@ def test_every_module_has_its_tests():
     assert names <= {path.stem.removeprefix("test_") for path in (ROOT / "tests").glob("test_*.py")}
 
 
+@pytest.mark.e2e
 def test_nothing_is_unpickled():
     unsafe = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
     scripts = [*(ROOT / "configs").glob("*.py"), *(ROOT / "launch").glob("*.py")]

@@ -19,6 +19,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "set"
 
 
+@pytest.mark.e2e
 def test_single_reads_and_chunks_are_measured(
     packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

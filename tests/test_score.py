@@ -301,6 +301,7 @@ def test_every_photograph_has_a_picture_if_asked_for(
     assert run(*argv, f"--plots={tmp_path / 'plots'}") == 73
 
 
+@pytest.mark.e2e
 def test_wrong_flags_are_found_before_jax_is_imported(tmp_path: Path) -> None:
     (tmp_path / "m.pth").write_bytes(b"")
     program = """
@@ -351,6 +352,7 @@ def write_video(file: Path, count: int) -> None:
         container.mux(stream.encode())
 
 
+@pytest.mark.e2e
 def test_two_people_in_a_video(
     tmp_path: Path, model: Path, here: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -50,6 +50,7 @@ def score(faces, params, *, devices=1, batch_size=8, num_workers=0):
     return scoring.score_set(predict, params, faces, feed=feed, name="x")
 
 
+@pytest.mark.e2e
 def test_scores_hang_neither_on_devices_nor_on_the_batch(faces, params):
     def p_fake(**options):
         scores = scoring.to_scores(score(faces, params, **options), faces, dataset="x")
@@ -64,6 +65,7 @@ def test_scores_hang_neither_on_devices_nor_on_the_batch(faces, params):
     np.testing.assert_array_equal(p_fake(num_workers=2), first)
 
 
+@pytest.mark.e2e
 def test_each_score_is_that_of_its_own_face(faces, params):
     margins = score(faces, params)
     for index in (0, 7, COUNT - 1):

@@ -214,6 +214,7 @@ def test_mistakes_end_with_a_sentence(model: Path, tmp_path: Path) -> None:
         run("--max-mb=0")
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("host", "names"),
     [

@@ -44,6 +44,7 @@ def test_all_files_together_are_the_network(tmp_path, index):
     assert read_index(tmp_path / INDEX_FILE)[0].keys() == set(FILES)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     "architecture", ["ViTModel", "ViTForImageClassification", "ViTForMaskedImageModeling"]
 )

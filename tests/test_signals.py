@@ -162,6 +162,7 @@ with cli.exit_codes(), Preemption() as preemption:
 """
 
 
+@pytest.mark.e2e
 def test_once_steps_are_done_the_first_signal_saves_however_many_come():
     process = begin(SAVING.format(seconds=0.3))
     assert process.stdout.readline() == "ready\n"
@@ -172,6 +173,7 @@ def test_once_steps_are_done_the_first_signal_saves_however_many_come():
     assert end(process) == (75, "stopped and saved\n")
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("first", [signal.SIGHUP, signal.SIGINT])
 def test_ctrl_c_after_the_first_signal_ends_at_once(first):
     process = begin(SAVING.format(seconds=10000))

@@ -200,6 +200,7 @@ def test_a_save_into_what_vanished_fails_at_once(tmp_path, what, looked, monkeyp
     assert newest(tmp_path) == 2
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
 def test_the_checkpoint_before_one_of_an_odd_manifest_is_taken(tmp_path, content, caplog):
     save(tmp_path, 1, 2)

@@ -61,6 +61,7 @@ def test_the_command_writes_a_row_for_every_strength(
         assert "12 real and 12 fake videos of faces/test, 72 faces; 0 skipped. 20" in text
 
 
+@pytest.mark.e2e
 def test_earlier_results_are_replaced_only_if_this_is_asked_for_and_then_all_of_them(
     detector_folder, labelled_tree, tmp_path, capsys
 ):
@@ -109,6 +110,7 @@ def test_mistakes_are_one_sentence(detector_folder, labelled_tree, tmp_path, cap
     assert "it is no folder" in refused(faces, "--kinds=jpeg", *late, code=73)
 
 
+@pytest.mark.e2e
 def test_the_threshold_of_a_calibration_on_the_same_faces_is_warned_of(
     detector_folder, labelled_tree, tmp_path, capsys
 ):

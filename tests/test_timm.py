@@ -31,6 +31,7 @@ def timm_network(params, attributes, *, num_classes):
     return network.eval()
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("size", "image_size", "pool"),
     [
@@ -59,6 +60,7 @@ def test_features_and_logits_are_timms(size, image_size, pool):
     np.testing.assert_allclose(ours.logits, logits.numpy(), rtol=0, atol=1e-5)
 
 
+@pytest.mark.e2e
 def test_an_encoders_tokens_are_timms():
     torch = need("torch")
     params = encoder_params(S)

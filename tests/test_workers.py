@@ -62,6 +62,7 @@ def met(folder: Path, count: int) -> int:
     return os.getpid()
 
 
+@pytest.mark.e2e
 def test_every_item_comes_back_once() -> None:
     done = list(spread(range(20), make, ["a", "b"]))
     assert sorted(item for item, _ in done) == list(range(20))
@@ -69,6 +70,7 @@ def test_every_item_comes_back_once() -> None:
     assert all(result[1] == item for item, result in done)
 
 
+@pytest.mark.e2e
 def test_a_slow_item_is_noticed(tmp_path: Path) -> None:
     """The item waits for a file that is written only after that."""
     stream = spread([tmp_path], make, ["a"], idle_seconds=0.01)
@@ -77,12 +79,14 @@ def test_a_slow_item_is_noticed(tmp_path: Path) -> None:
     assert [item for item, _ in filter(None, stream)] == [tmp_path]
 
 
+@pytest.mark.e2e
 def test_each_process_has_its_own_argument(tmp_path: Path) -> None:
     done = list(spread([tmp_path] * 4, make, ["a", "b"]))
     assert len({pid for _, pid in done}) == 2
     assert os.getpid() not in {pid for _, pid in done}
 
 
+@pytest.mark.e2e
 def test_what_a_process_dies_of_has_no_result_and_the_rest_is_done() -> None:
     items = [1, 2, "die", 3, "hang", 4, "much", "some", "memory", 5]
     done = dict(spread(items, make, ["limited", "limited"]))
@@ -91,12 +95,14 @@ def test_what_a_process_dies_of_has_no_result_and_the_rest_is_done() -> None:
     assert done["much"] == "too much" and done["some"] == 300 * 2**20
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(("argument", "message"), [("broken", "no weights"), ("a", "it failed")])
 def test_an_error_is_raised_as_it_is(argument: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         list(spread(["fail"], make, [argument]))
 
 
+@pytest.mark.e2e
 def test_an_error_ends_the_processes_at_once(tmp_path: Path) -> None:
     """The other items wait for ever."""
     with pytest.raises(DataError, match="it failed"):
@@ -107,6 +113,7 @@ def test_an_error_ends_the_processes_at_once(tmp_path: Path) -> None:
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.e2e
 def test_semaphores_are_removed_without_a_warning() -> None:
     """A process that a signal ends leaves them to Python's tracker."""
     program = """
@@ -127,6 +134,7 @@ if __name__ == "__main__":
     assert list(Path("/dev/shm").glob(f"sem.fsvfm-*-{process.pid}-*")) == []
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("workers", [1, 2])
 def test_results_come_in_order(workers: int, tmp_path: Path) -> None:
     work = functools.partial(first_comes_last, tmp_path, workers)
@@ -147,6 +155,7 @@ def first_comes_last(folder: Path, workers: int, place: int) -> tuple[int, int]:
     return place, os.getpid()
 
 
+@pytest.mark.e2e
 def test_in_order_nothing_is_left_out() -> None:
     with pytest.raises(DataError, match="a process ended while it worked on die: a file may be"):
         list(in_order(make("a"), ["x", "y", "die", "z"], workers=2))
@@ -159,6 +168,7 @@ def test_ticking_without_limits_does_nothing() -> None:
     assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
 
 
+@pytest.mark.e2e
 def test_a_worker_is_replaced_when_an_item_ends_it() -> None:
     worker = Worker(make, "limited")
     try:
@@ -173,6 +183,7 @@ def test_a_worker_is_replaced_when_an_item_ends_it() -> None:
         worker.close()
 
 
+@pytest.mark.e2e
 def test_a_worker_that_cannot_start_does_nothing() -> None:
     worker = Worker(make, "broken")
     try:
