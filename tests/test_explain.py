@@ -52,6 +52,7 @@ def test_the_map_of_patches_is_in_the_picture(detector_folder, monkeypatch):
     assert (np.sign(redness) == np.sign(drops))[clear].all() and clear.any()
 
 
+@pytest.mark.e2e
 def test_an_encoder_is_refused(short_run, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["explain", f"--model={short_run}", f"--output={tmp_path / 'a.png'}"])

@@ -14,6 +14,7 @@ from fsvfm_jax.regions import GROUPS, patch_classes
 from fsvfm_jax.visualize import reconstruct, shown_faces
 from fsvfm_jax.visualize.__main__ import _parser, main
 
+pytestmark = pytest.mark.e2e  # They read a training run.
 COUNT = 3
 
 

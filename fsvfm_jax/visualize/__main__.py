@@ -61,7 +61,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     command(
         "features",
         "patch features as colours, and their similarity to the feature of one patch",
-        module="features",
+        module="patch_features",
     )
     command(
         "explain",
