@@ -21,6 +21,7 @@ from fsvfm_jax.data.rendered.rendered_sets import RenderedFaces
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.host.pictures import below_each_other
 from fsvfm_jax.host.storage import write_bytes, write_text
+from fsvfm_jax.models.vit import ViT
 from fsvfm_jax.predict.networks import Detector, load
 from fsvfm_jax.report.metrics import auc
 from fsvfm_jax.visualize import sheet
@@ -54,7 +55,7 @@ largest value is in a forged patch. "found" counts only the faces that the detec
 ({found:.0f} %). "without signs" takes parts that make a face look real for forged, too.
 "{chance}" knows nothing. "{average}" is one map for all faces, the mean of the forged patches of
 training faces: what it reaches needs no explanation. "untrained" is the same network with random
-weights."""
+weights. "real faces" are the maps of the faces before the forgery, against the same patches."""
 
 Values = Float[np.ndarray, "B N"]
 
@@ -98,11 +99,13 @@ def benchmark_localization(args: argparse.Namespace) -> None:
     fresh = [
         explained(untrained(network, seed=seed), faces) for seed, network in enumerate(networks)
     ]
+    real = real_faces(faces, split="test", model=model)
+    of_real = [explained(network, real) for network in networks]
     rows = {
         CHANCE: [chance(faces.forged, seed=seed) for seed in range(args.seeds)],
         AVERAGE: [scores(np.tile(average, (args.faces, 1)), faces.forged)] * args.seeds,
     }
-    for prefix, of_networks in (("untrained: ", fresh), ("", maps)):
+    for prefix, of_networks in (("untrained: ", fresh), ("real faces: ", of_real), ("", maps)):
         for title in maps[0]:
             for suffix, change in (("", np.positive), (UNSIGNED, np.abs)):
                 of_seeds = [scores(change(x[title]), faces.forged) for x in of_networks]
@@ -119,7 +122,7 @@ def benchmark_localization(args: argparse.Namespace) -> None:
     print(text)
 
 
-def forged_faces(count: int, *, split: str, model) -> Faces:
+def forged_faces(count: int, *, split: str, model: ViT) -> Faces:
     """Returns forged faces of the set that the detectors are trained on.
 
     Args:
@@ -139,6 +142,26 @@ def forged_faces(count: int, *, split: str, model) -> Faces:
         np.stack([source[index]["image"] for index in indices]),
         np.stack([truth.parsing_map for truth in truths]),
         forged,
+    )
+
+
+def real_faces(faces: Faces, *, split: str, model: ViT) -> Faces:
+    """Returns the real faces that were forged, with the patches that are forged in the forgeries.
+
+    The camera of a real face has another crop, which moves the face by up to a few pixels.
+
+    Args:
+        faces: The forgeries.
+        split: As for `forged_faces`.
+        model: As for `forged_faces`.
+    """
+    source = _source(len(faces.images), split=split, image_size=model.image_size)
+    indices = range(0, len(source), 2)
+    return Faces(
+        [source.name(index) for index in indices],
+        np.stack([source[index]["image"] for index in indices]),
+        np.stack([source.truth(index).parsing_map for index in indices]),
+        faces.forged,
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float64, UInt8
 
 from fsvfm_jax.data.stats import Stats
+from fsvfm_jax.host.progress import progress
 from fsvfm_jax.models.adapter import Detector as Model
 from fsvfm_jax.models.layers import patchify
 from fsvfm_jax.predict.networks import Detector
@@ -59,7 +60,7 @@ def patch_drops(
     one_patch = np.eye(network.model.num_patches, dtype=bool)
     masks = per_pixel(one_patch, network.image_size)
     drops = []
-    for image in images:
+    for image in progress(images, total=len(images), description="faces, patches covered"):
         margins = _margins(network, itertools.chain([image], _covered(network, image, masks)))
         drops.append(margins[0] - margins[1:])
     return np.stack(drops)
@@ -80,10 +81,9 @@ def region_values(
     Returns:
         The values of a region that a face does not show are 0.
     """
-    found = [
-        _of_face(network, image, regions)
-        for image, regions in zip(images, regions_of(parsing_maps), strict=True)
-    ]
+    pairs = zip(images, regions_of(parsing_maps), strict=True)
+    pairs = progress(pairs, total=len(images), description="faces, regions covered")
+    found = [_of_face(network, image, regions) for image, regions in pairs]
     return RegionValues(*map(np.stack, zip(*found, strict=True)))
 
 
