@@ -44,8 +44,8 @@ NOTES = (
     f" alone. '{SHARE}': the Shapley values of the regions, which add up to the difference between"
     f" the margin of the face and that of the mean colour. '{GRADIENTS}': {STEPS} steps from the"
     " mean colour to the face, summed over each patch.",
-    "A map shows what this detector reacts to. This is not always where a face is forged: the"
-    " benchmark localization measures how often it is, on rendered faces.",
+    "A map shows what this detector reacts to. It does not show where a face is forged: on rendered"
+    " forgeries such maps hardly find the forged part (docs/seeing.md).",
 )
 
 
