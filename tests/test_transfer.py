@@ -58,13 +58,15 @@ def test_the_whole_chain_and_its_table(small, tmp_path, capsys):
     args = argparse.Namespace(output=str(tmp_path), seeds=2, tune=False)
     transfer.benchmark_transfer(args)
     text = (tmp_path / "table.md").read_text()
-    assert "proves\nnothing about real deepfakes" in text
+    assert "proves nothing about real deepfakes" in text
     for words in ("statistics", "random frozen", "scratch", "linear", "adapter", "full", "(n=2)"):
         assert words in text
     for way in ("validation", "last", "test-oracle"):
         assert f"| {way}" in text
     assert "The papers report" in text
-    assert re.search(r"HTER of \d+\.\d\d, .* of 'validation' \([+-].*\) and .* of 'last' \(", text)
+    assert re.search(
+        r"HTER is \d+\.\d\d, .* for 'validation' \([+-].*\) and .* for 'last' \(", text
+    )
     rows = {row["method"]: row for row in json.loads((tmp_path / "table.json").read_text())}
     assert set(rows) == {"statistics", *offline.METHODS}
     faces = tmp_path / "faces" / "swap-a" / "train"
