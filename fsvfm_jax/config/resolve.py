@@ -44,6 +44,8 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 # Fields that earlier versions did not store, with the values that have the same effect.
 ADDED = {"init.entry": ""}
+# The errors of other libraries for a stored config with wrong types.
+ODD_CONFIG = (KeyError, AttributeError, TypeError, ValueError, ArithmeticError)
 
 
 def resolve(config: ConfigDict) -> ConfigDict:

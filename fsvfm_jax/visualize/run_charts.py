@@ -1,0 +1,197 @@
+"""Chooses the charts of the page, and collects the data that its script draws."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from fsvfm_jax.report.figure import COLOURS, STYLES
+from fsvfm_jax.report.published_curves import Curve, Means
+from fsvfm_jax.visualize.run_facts import Mark, Run
+from fsvfm_jax.visualize.run_lines import Thinned
+
+MAX_RUNS = len(COLOURS) * len(STYLES)
+MAX_CHARTS = 80
+# The dashes of matplotlib's line styles, for SVG.
+DASHES = {"-": "", "--": "6 3", ":": "2 2"}
+_LARGEST = 2**53  # JavaScript has no larger whole numbers.
+
+
+class Chart(NamedTuple):
+    """One chart: a number of every run by step.
+
+    Attributes:
+        section: Title of the section of the page.
+        name: The number's name in the files, and the title of the chart.
+        axis: What the y axis shows, with its unit.
+        log: Whether the y axis is logarithmic at first.
+        beside: Another number that is drawn dotted beside it, or an empty text.
+        means: Whether the means of epochs are drawn too.
+    """
+
+    section: str
+    name: str
+    axis: str
+    log: bool = False
+    beside: str = ""
+    means: bool = True
+
+
+LOSSES, COLLAPSE, PROBES = "Losses", "Collapse of the teacher", "Probes"
+SCHEDULE, SPEED, HEALTH = "Schedule", "Speed", "Health of the optimisation"
+VALIDATION, OTHERS = "Validation", "Other numbers"
+# What to look at, as HTML.
+SECTIONS = {
+    LOSSES: "Thin: logged steps. Thick: the mean of each epoch, drawn in the middle of its steps.",
+    VALIDATION: "Scores on the validation faces, which choose the checkpoint.",
+    COLLAPSE: "In a collapse <code>variance_z</code> falls towards 0 while <code>loss_sim</code>"
+    " approaches its minimum. The student learns about an individual face only while"
+    " <code>loss_sim</code> is below <code>loss_sim_constant</code> (dotted).",
+    PROBES: "Measured every <code>config.probe.every</code> steps on the features of the encoder.",
+    SCHEDULE: "",
+    SPEED: "Each value covers the time since the previous logged step, with saves and validation.",
+    HEALTH: "",
+    OTHERS: "",
+}
+CHARTS = (
+    Chart(LOSSES, "loss", "weighted sum of the losses"),
+    Chart(LOSSES, "loss_rec", "squared error of the removed patches"),
+    Chart(LOSSES, "loss_region", "squared error of the covered region"),
+    Chart(LOSSES, "loss_ce", "cross-entropy in nats"),
+    Chart(LOSSES, "loss_anchor", "contrastive loss of the real faces"),
+    Chart(COLLAPSE, "loss_sim", "similarity loss", beside="loss_sim_constant"),
+    Chart(COLLAPSE, "variance_z", "variance of z (teacher) over the batch", log=True),
+    Chart(COLLAPSE, "variance_q", "variance of q (student) over the batch", log=True),
+    Chart(COLLAPSE, "teacher_change", "change of the teacher's weights in a step", means=False),
+    Chart(SCHEDULE, "lr", "learning rate", means=False),
+    Chart(SCHEDULE, "teacher_momentum", "momentum of the teacher", means=False),
+    Chart(SPEED, "images_per_second", "images per second", means=False),
+    Chart(SPEED, "data_wait", "share of the time that waits for data", means=False),
+    Chart(HEALTH, "grad_norm", "norm of the gradient", log=True),
+    Chart(HEALTH, "param_norm", "norm of the trained parameters"),
+    Chart(HEALTH, "skipped", "skipped steps per step"),
+    Chart(HEALTH, "replaced_samples", "damaged faces that were replaced", means=False),
+)
+_SCORES = {
+    "val_loss": Chart(VALIDATION, "val_loss", "cross-entropy in nats"),
+    "val_frame_auc": Chart(VALIDATION, "val_frame_auc", "area under the ROC, of frames"),
+    "val_video_auc": Chart(VALIDATION, "val_video_auc", "area under the ROC, of videos"),
+    "val_unread": Chart(VALIDATION, "val_unread", "faces that could not be read"),
+}
+_BESIDE = {chart.beside for chart in CHARTS}
+_KNOWN = {chart.name for chart in CHARTS} | _BESIDE | {"epoch", "steps"}
+
+
+def charts_of(runs: Sequence[Run], notes: list[str]) -> list[Chart]:
+    """Returns the charts that at least one run has numbers for, in the order of the page.
+
+    Args:
+        runs: The runs.
+        notes: Gets a note if there are too many charts.
+    """
+    logged = _names(runs, "metrics.jsonl")
+    others = [
+        Chart(PROBES if name.startswith("probe_") else OTHERS, name, name, means=False)
+        for name in logged
+        if name not in _KNOWN
+    ]
+    scores = [
+        _SCORES.get(name, Chart(VALIDATION, name, name))
+        for name in _names(runs, "validation.jsonl")
+        if name not in ("epoch", "steps")
+    ]
+    found = [chart for chart in CHARTS if chart.name in logged] + scores + others
+    order = list(SECTIONS)
+    found.sort(key=lambda chart: order.index(chart.section))
+    if len(found) > MAX_CHARTS:
+        notes.append(f"{len(found)} numbers have a chart: the first {MAX_CHARTS} are drawn")
+    return found[:MAX_CHARTS]
+
+
+def _names(runs: Sequence[Run], file: str) -> list[str]:
+    return list(dict.fromkeys(name for run in runs for name in run.folder.lines[file].curves))
+
+
+def page_data(
+    runs: Sequence[Run], charts: Sequence[Chart], *, against: Curve | None, like: Run | None
+) -> dict[str, Any]:
+    """Returns what the script of the page draws, as `json` can write it.
+
+    Args:
+        runs: The runs.
+        charts: The result of `charts_of`.
+        against: The authors' curve; None draws none.
+        like: The first run that is compared with that curve, for its steps per epoch.
+    """
+    return {
+        "runs": [
+            {
+                "name": run.name,
+                **look(place),
+                "perEpoch": run.steps_per_epoch,
+                "marks": [_mark(mark) for mark in run.marks if 0 <= mark.step <= _LARGEST],
+            }
+            for place, run in enumerate(runs)
+        ],
+        "charts": [
+            {
+                "name": chart.name,
+                "axis": chart.axis,
+                "log": chart.log,
+                "lines": [
+                    *(line for place, run in enumerate(runs) for line in _lines(chart, place, run)),
+                    *_reference(chart, against, like),
+                ],
+            }
+            for chart in charts
+        ],
+    }
+
+
+def look(place: int) -> dict[str, str]:
+    """Returns colour and dashes of a run's lines, by its place among the runs."""
+    style = STYLES[place // len(COLOURS) % len(STYLES)]
+    return {"colour": COLOURS[place % len(COLOURS)], "dash": DASHES[style]}
+
+
+def _mark(mark: Mark) -> dict[str, Any]:
+    return {"step": mark.step, "kind": mark.kind, "text": mark.text[:300]}
+
+
+def _lines(chart: Chart, place: int, run: Run) -> Iterable[dict[str, Any]]:
+    files = run.folder.lines
+    if chart.section == VALIDATION:
+        wanted = [("validation.jsonl", chart.name, "points", "")]
+    else:
+        wanted = [("metrics.jsonl", chart.name, "steps", "")]
+        if chart.means:
+            wanted.append(("epochs.jsonl", chart.name, "points", "mean of the epoch"))
+        if chart.beside:
+            wanted.append(("metrics.jsonl", chart.beside, "beside", chart.beside))
+        if chart.section == PROBES:
+            wanted[0] = ("metrics.jsonl", chart.name, "points", "")
+    for file, name, kind, label in wanted:
+        if name in files[file].curves:
+            yield {"run": place, "kind": kind, "label": label, **_points(files[file].curves[name])}
+
+
+def _points(curve: Thinned) -> dict[str, list[float]]:
+    points = curve.points()
+    return {"x": [step for step, _ in points], "y": [_short(value) for _, value in points]}
+
+
+def _reference(chart: Chart, against: Curve | None, like: Run | None) -> Iterable[dict[str, Any]]:
+    if against is None or like is None or chart.name not in Means._fields:
+        return
+    # The mean of an epoch is drawn in its middle, like those of the runs.
+    yield {
+        "run": None,
+        "kind": "reference",
+        "label": against.title,
+        "perEpoch": like.steps_per_epoch,
+        "x": [(epoch + 0.5) * (like.steps_per_epoch or 1) for epoch in against.epochs],
+        "y": [getattr(means, chart.name) for means in against.epochs.values()],
+    }
+
+
+def _short(value: float) -> float:
+    """Returns a number with seven digits, which makes the page smaller."""
+    return float(f"{value:.7g}")
