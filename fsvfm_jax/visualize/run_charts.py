@@ -87,7 +87,7 @@ def charts_of(runs: Sequence[Run], notes: list[str]) -> list[Chart]:
         runs: The runs.
         notes: Gets a note if there are too many charts.
     """
-    logged = _names(runs, "metrics.jsonl")
+    logged = _names(runs, ("metrics.jsonl", "epochs.jsonl"))
     others = [
         Chart(PROBES if name.startswith("probe_") else OTHERS, name, name, means=False)
         for name in logged
@@ -95,7 +95,7 @@ def charts_of(runs: Sequence[Run], notes: list[str]) -> list[Chart]:
     ]
     scores = [
         _SCORES.get(name, Chart(VALIDATION, name, name))
-        for name in _names(runs, "validation.jsonl")
+        for name in _names(runs, ("validation.jsonl",))
         if name not in ("epoch", "steps")
     ]
     found = [chart for chart in CHARTS if chart.name in logged] + scores + others
@@ -106,8 +106,9 @@ def charts_of(runs: Sequence[Run], notes: list[str]) -> list[Chart]:
     return found[:MAX_CHARTS]
 
 
-def _names(runs: Sequence[Run], file: str) -> list[str]:
-    return list(dict.fromkeys(name for run in runs for name in run.folder.lines[file].curves))
+def _names(runs: Sequence[Run], files: Sequence[str]) -> list[str]:
+    found = (name for run in runs for file in files for name in run.folder.lines[file].curves)
+    return list(dict.fromkeys(found))
 
 
 def page_data(
@@ -173,7 +174,7 @@ def _lines(chart: Chart, place: int, run: Run) -> Iterable[dict[str, Any]]:
             yield {"run": place, "kind": kind, "label": label, **_points(files[file].curves[name])}
 
 
-def _points(curve: Thinned) -> dict[str, list[float]]:
+def _points(curve: Thinned) -> dict[str, list[Any]]:
     points = curve.points()
     return {"x": [step for step, _ in points], "y": [_short(value) for _, value in points]}
 

@@ -32,7 +32,7 @@ class Mark(NamedTuple):
     step: int
     kind: str
     text: str
-    seconds: float | None = None
+    seconds: float | int | None = None
 
 
 class Run(NamedTuple):
@@ -223,7 +223,7 @@ def seconds_left(run: Run) -> float | None:
     return left / rate if rate > 0 and 0 <= left < math.inf else None
 
 
-def date_text(seconds: float) -> str:
+def date_text(seconds: float | int) -> str:
     """Returns a time as local date and time with its zone, to the minute."""
     try:
         return f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M %Z}"
