@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from fsvfm_jax.config.resolve import RECIPES
-from fsvfm_jax.report.published_curves import CURVES, PEAK_LEARNING_RATE, SETTINGS
+from fsvfm_jax.report.published_curves import CURVES, PEAK_LEARNING_RATE, SCHEDULE
 
 ROOT = Path(__file__).parent.parent
 
@@ -32,5 +32,5 @@ def test_curves_fall():
 
 
 def test_the_settings_are_those_of_the_released_recipe():
-    assert SETTINGS["schedule_epochs"] == RECIPES["released"]["schedule_epochs"]
+    assert SCHEDULE["schedule_epochs"] == RECIPES["released"]["schedule_epochs"]
     assert PEAK_LEARNING_RATE == 2.4e-3

@@ -89,3 +89,15 @@ def test_marks_that_no_step_can_have_are_not_drawn(tmp_path):
     marks = [Mark(step, "change", "x") for step in (-1, 5, 10**30)]
     data = data_of(run._replace(marks=marks))
     assert [mark["step"] for mark in data["runs"][0]["marks"]] == [5]
+
+
+def test_probes_are_in_order_with_their_units(tmp_path):
+    workdir = write_run(tmp_path / "run")
+    probes = ("probe_rec_eyes", "probe_new", "probe_rankme", "probe_linear_ridge", "probe_knn_auc")
+    write_lines(workdir / "metrics.jsonl", [{"step": 4} | dict.fromkeys(probes, 1.0)])
+    charts = charts_of([described(workdir)], [])
+    shown = [chart.name for chart in charts if chart.section == PROBES and chart.name in probes]
+    order = "knn_auc rankme rec_eyes new linear_ridge"
+    assert shown == [f"probe_{name}" for name in order.split()]
+    axes = {chart.name: chart.axis for chart in charts}
+    assert "chance" in axes["probe_knn_auc"] and axes["probe_new"] == "value"

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 from etils import epath
+from golden_files import need
+from object_store import ObjectStore
 from run_workdirs import numbers, write_like_authors, write_lines, write_picture, write_run
 
 from fsvfm_jax.visualize import __main__ as visualize
@@ -204,3 +206,28 @@ def test_a_real_run_and_a_half_written_one(short_run, tmp_path):
     data = json.loads(Page(output.read_text()).raw[1])
     assert {"loss", "loss_rec", "lr", "variance_z"} <= {chart["name"] for chart in data["charts"]}
     assert data["runs"][0]["pictures"] and data["pictureSteps"][:2] == [1, 2]
+
+
+def test_a_run_in_a_bucket(fork_server, tmp_path):
+    need("gcsfs", "gcs")
+    workdir = write_run(tmp_path / "run", pictures=(1, 2))
+    with ObjectStore() as store:
+        for file in workdir.rglob("*"):
+            if file.is_file():
+                store.objects[f"run/{file.relative_to(workdir)}"] = (1, file.read_bytes())
+        output = tmp_path / "page.html"
+        done = fork_server.run(
+            "fsvfm_jax.visualize",
+            *("run", "gs://bucket/run", str(workdir), "--output", str(output)),
+            environment=os.environ | store.environment,
+        )
+        assert done.returncode == 0, done.stderr
+        assert store.writes == 0 and not store.unknown
+    first, second, _ = done.stdout.splitlines()
+    assert first.startswith("bucket/run: ")
+    assert first.split(": ", 1)[1] == second.split(": ", 1)[1]
+    content = output.read_text()
+    data = json.loads(Page(content).raw[1])
+    for part in ("marks", "pictures", "perEpoch"):
+        assert data["runs"][0][part] == data["runs"][1][part]
+    assert data["runs"][0]["pictures"] and "<p>Nothing.</p>" in content

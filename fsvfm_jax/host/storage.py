@@ -6,6 +6,7 @@ no link is followed: a file that is written replaces it, and `make_own_folder` s
 
 import contextlib
 import errno
+import io
 import itertools
 import json
 import logging
@@ -29,6 +30,7 @@ CONTINUE = (
 )
 ELSEWHERE = "free space, or choose a folder that is writable"
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # errors of a disk without hard links
+_BUFFER_BYTES = 2**20
 UNFINISHED = ".unfinished"  # ending of a file that is being written
 
 
@@ -206,7 +208,8 @@ def open_bytes(file: epath.Path, *, max_bytes: int, follow_links: bool = True) -
     size = file.stat().length
     if size > max_bytes:
         raise FileRefused(errno.EFBIG, f"it has {size:,} bytes, more than {max_bytes:,}", str(file))
-    return file.open("rb")
+    # The client's own file reads no line up to a limit.
+    return io.BufferedReader(file.open("rb"), _BUFFER_BYTES)
 
 
 def is_own_folder(path: epath.Path) -> bool:

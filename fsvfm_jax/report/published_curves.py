@@ -7,11 +7,13 @@ had a frozen teacher of its own, which lowers the size of that loss.
 from typing import Any, NamedTuple
 
 # The fields of a config that must have these values in a run that is compared.
-SETTINGS: dict[str, Any] = {
+SCHEDULE: dict[str, Any] = {
     "batch_size": 4096,
     "schedule_epochs": 800,  # The authors stopped the run of 400 epochs early.
     "optimizer.warmup_epochs": 40,
     "optimizer.min_lr": 0.0,
+}
+METHOD: dict[str, Any] = {
     "init.params": "",
     "loss.norm_pix": True,
     "mask.strategy": "crfr_p",

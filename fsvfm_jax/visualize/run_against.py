@@ -1,10 +1,17 @@
 """Compares the epoch means of a run with one of the authors' training curves."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from fsvfm_jax.errors import short_list, told
-from fsvfm_jax.report.published_curves import PEAK_LEARNING_RATE, SETTINGS, Curve, Means
+from fsvfm_jax.errors import told
+from fsvfm_jax.report.published_curves import (
+    METHOD,
+    PEAK_LEARNING_RATE,
+    SCHEDULE,
+    Curve,
+    Means,
+)
 from fsvfm_jax.visualize.run_facts import Run
 
 # The largest relative difference of a mean that counts as consistent. It is a choice and not
@@ -31,7 +38,9 @@ class Verdict(NamedTuple):
 def compare(run: Run, curve: Curve) -> Verdict:
     """Compares every epoch of the authors' curve that the run has finished."""
     if differences := _differences(run, curve):
-        listed = short_list(differences, most=MAX_DIFFERENCES, rest="more differences")
+        listed = "; ".join(differences[:MAX_DIFFERENCES])
+        if len(differences) > MAX_DIFFERENCES:
+            listed += f"; and {len(differences) - MAX_DIFFERENCES} more differences"
         text = f"not compared with {curve.title}: {listed}"
         return Verdict(text, refused=True)
     epochs = run.folder.lines["epochs.jsonl"].epochs
@@ -75,26 +84,39 @@ def _list(epochs: list[int]) -> str:
 
 def _differences(run: Run, curve: Curve) -> list[str]:
     """Returns how the settings of the run differ from those of the authors."""
-    config, found = run.folder.config, []
+    config = run.folder.config
     if config.get("task") != "pretrain":
         return ["it is no pretraining"]
+    found = _of_fields(config, SCHEDULE)
     if run.schedule is None:
         found.append("its schedule is not known")
     elif not math.isclose(run.schedule.peak_learning_rate, PEAK_LEARNING_RATE, rel_tol=1e-6):
         rate = run.schedule.peak_learning_rate
         found.append(f"the peak learning rate is {rate:.4g}, not {PEAK_LEARNING_RATE:.4g}")
-    faces = run.folder.fingerprint.get("images")
-    if curve.faces is not None and not _near(faces, curve.faces, FACES_TOLERANCE * curve.faces):
-        found.append(f"the set has {told(faces)} faces, not {curve.faces:,}")
     for name in ("mean", "std"):
         ours, theirs = run.folder.fingerprint.get(name), getattr(curve, name)
         if theirs is not None and not _all_near(ours, theirs):
-            found.append(f"the {name} of the data is {told(ours)}, not {told(theirs)}")
-    for path, wanted in SETTINGS.items():
-        value = _field(config, path)
-        if value != wanted:
-            found.append(f"{path} is {told(value)}, not {told(wanted)}")
-    return found
+            found.append(f"the {name} of the data is {_short(ours)}, not {_short(theirs)}")
+    faces = run.folder.fingerprint.get("images")
+    if curve.faces is not None and not _near(faces, curve.faces, FACES_TOLERANCE * curve.faces):
+        found.append(f"the set has {told(faces)} faces, not {curve.faces:,}")
+    return found + _of_fields(config, METHOD)
+
+
+def _of_fields(config: dict[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    values = {path: _field(config, path) for path in settings}
+    return [
+        f"{path} is {told(values[path])}, not {told(wanted)}"
+        for path, wanted in settings.items()
+        if values[path] != wanted
+    ]
+
+
+def _short(values: Any) -> str:
+    try:
+        return " ".join(f"{value:.4f}" for value in values)
+    except (TypeError, ValueError):  # The file of a stranger may have anything here.
+        return told(values)
 
 
 def _field(config: dict[str, Any], path: str) -> Any:

@@ -68,6 +68,7 @@ CHARTS = (
     Chart(HEALTH, "grad_norm", "norm of the gradient", log=True),
     Chart(HEALTH, "param_norm", "norm of the trained parameters"),
     Chart(HEALTH, "skipped", "skipped steps per step"),
+    Chart(HEALTH, "masked_fraction", "share of the patches that is masked", means=False),
     Chart(HEALTH, "replaced_samples", "damaged faces that were replaced", means=False),
 )
 _SCORES = {
@@ -76,6 +77,16 @@ _SCORES = {
     "val_video_auc": Chart(VALIDATION, "val_video_auc", "area under the ROC, of videos"),
     "val_unread": Chart(VALIDATION, "val_unread", "faces that could not be read"),
 }
+# The y axis by the begin and the end of a probe's name, in the order of the page.
+_PROBE_AXES = (
+    ("", "_auc", "area under the ROC (0.5 is chance)"),
+    ("", "_accuracy", "balanced accuracy (0.5 is chance)"),
+    ("probe_rankme", "", "effective rank of the features"),
+    ("probe_spectrum", "", "share of the variance"),
+    ("probe_variance", "", "variance of the features"),
+    ("probe_rec", "", "error of the removed patches"),
+    ("", "", "value"),
+)
 _BESIDE = {chart.beside for chart in CHARTS}
 _KNOWN = {chart.name for chart in CHARTS} | _BESIDE | {"epoch", "steps"}
 
@@ -88,17 +99,16 @@ def charts_of(runs: Sequence[Run], notes: list[str]) -> list[Chart]:
         notes: Gets a note if there are too many charts.
     """
     logged = _names(runs, ("metrics.jsonl", "epochs.jsonl"))
-    others = [
-        Chart(PROBES if name.startswith("probe_") else OTHERS, name, name, means=False)
-        for name in logged
-        if name not in _KNOWN
-    ]
+    probes = sorted((name for name in logged if name.startswith("probe_")), key=_place_of_probe)
+    others = [name for name in logged if name not in _KNOWN and name not in probes]
     scores = [
         _SCORES.get(name, Chart(VALIDATION, name, name))
         for name in _names(runs, ("validation.jsonl",))
         if name not in ("epoch", "steps")
     ]
-    found = [chart for chart in CHARTS if chart.name in logged] + scores + others
+    found = [chart for chart in CHARTS if chart.name in logged] + scores
+    found += [Chart(PROBES, name, _probe_axis(name), means=False) for name in probes]
+    found += [Chart(OTHERS, name, name, means=False) for name in others]
     order = list(SECTIONS)
     found.sort(key=lambda chart: order.index(chart.section))
     if len(found) > MAX_CHARTS:
@@ -109,6 +119,18 @@ def charts_of(runs: Sequence[Run], notes: list[str]) -> list[Chart]:
 def _names(runs: Sequence[Run], files: Sequence[str]) -> list[str]:
     found = (name for run in runs for file in files for name in run.folder.lines[file].curves)
     return list(dict.fromkeys(found))
+
+
+def _place_of_probe(name: str) -> int:
+    return next(
+        place
+        for place, (begin, end, _) in enumerate(_PROBE_AXES)
+        if name.startswith(begin) and name.endswith(end)
+    )
+
+
+def _probe_axis(name: str) -> str:
+    return _PROBE_AXES[_place_of_probe(name)][2]
 
 
 def page_data(
@@ -122,6 +144,7 @@ def page_data(
         against: The authors' curve; None draws none.
         like: The first run that is compared with that curve, for its steps per epoch.
     """
+    references = {chart.name: _reference(chart, against, like) for chart in charts}
     return {
         "runs": [
             {
@@ -136,10 +159,11 @@ def page_data(
             {
                 "name": chart.name,
                 "axis": chart.axis,
-                "log": chart.log,
+                # The differences from the authors' curve are small compared with its fall.
+                "log": chart.log or bool(references[chart.name]),
                 "lines": [
                     *(line for place, run in enumerate(runs) for line in _lines(chart, place, run)),
-                    *_reference(chart, against, like),
+                    *references[chart.name],
                 ],
             }
             for chart in charts
@@ -154,7 +178,7 @@ def look(place: int) -> dict[str, str]:
 
 
 def _mark(mark: Mark) -> dict[str, Any]:
-    return {"step": mark.step, "kind": mark.kind, "text": mark.text[:300]}
+    return {"step": mark.step, "kind": mark.kind, "text": mark.text[:800]}
 
 
 def _lines(chart: Chart, place: int, run: Run) -> Iterable[dict[str, Any]]:
@@ -179,11 +203,11 @@ def _points(curve: Thinned) -> dict[str, list[Any]]:
     return {"x": [step for step, _ in points], "y": [_short(value) for _, value in points]}
 
 
-def _reference(chart: Chart, against: Curve | None, like: Run | None) -> Iterable[dict[str, Any]]:
+def _reference(chart: Chart, against: Curve | None, like: Run | None) -> list[dict[str, Any]]:
     if against is None or like is None or chart.name not in Means._fields:
-        return
+        return []
     # The mean of an epoch is drawn in its middle, like those of the runs.
-    yield {
+    line = {
         "run": None,
         "kind": "reference",
         "label": against.title,
@@ -191,6 +215,7 @@ def _reference(chart: Chart, against: Curve | None, like: Run | None) -> Iterabl
         "x": [(epoch + 0.5) * (like.steps_per_epoch or 1) for epoch in against.epochs],
         "y": [getattr(means, chart.name) for means in against.epochs.values()],
     }
+    return [line]
 
 
 def _short(value: float) -> float:

@@ -6,6 +6,7 @@ All text that comes from a workdir is escaped.
 import html
 from collections.abc import Iterable, Mapping, Sequence
 
+from fsvfm_jax.errors import told
 from fsvfm_jax.host.progress import clock_text, rate_text
 from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.visualize.run_facts import (
@@ -130,7 +131,7 @@ def _folded(
 
 
 def _fields(run: Run) -> dict[str, str]:
-    data = {f"fingerprint.{name}": str(value) for name, value in run.folder.fingerprint.items()}
+    data = {f"fingerprint.{name}": told(value) for name, value in run.folder.fingerprint.items()}
     return run.folder.fields | {name: data[name] for name in _SUMMED if name in data}
 
 
@@ -149,7 +150,7 @@ def events(runs: Sequence[Run]) -> str:
     if not rows:
         return "<p>Nothing is recorded.</p>"
     lines = [
-        "".join(f"<td>{text(cell)}</td>" for cell in (run.name, f"{step:,}", when, what))
+        "".join(f"<td>{text(cell, most=800)}</td>" for cell in (run.name, f"{step:,}", when, what))
         for run, step, when, what in rows
     ]
     cells = "".join(f"<tr>{line}</tr>" for line in lines)

@@ -97,7 +97,7 @@ class Chart {
     check.checked = this.log;
     label.replaceChildren(check, " logarithmic");
     check.addEventListener("change", () => { this.log = check.checked; this.draw(); });
-    this.svg = this.box.querySelector("svg");
+    this.svg = this.box.querySelector(":scope > svg");
     this.legend = this.box.querySelector(".legend");
     this.svg.addEventListener("pointermove", event => this.point(event));
     this.svg.addEventListener("pointerleave", () => { if (!this.from) this.rest(); });
@@ -248,8 +248,6 @@ class Chart {
       node("path", { d: "M0 5H22", stroke: look.colour, "stroke-dasharray": look.dash, "stroke-width": look.width + 0.6, opacity: line.kind === "steps" ? 0.75 : 1 }, swatch);
       if (line.kind === "points" || line.run === null) node("circle", { cx: 11, cy: 5, r: 3, fill: look.colour }, swatch);
       const found = choose(points);
-      swatch.style.width = "22px";
-      swatch.style.height = "10px";
       entry.append(titleOf(line));
       element("b", entry, found ? `${shown(found[1])} at ${shown(Number(found[0].toFixed(byEpoch ? 2 : 0)))}` : "–");
       return entry;
