@@ -68,6 +68,7 @@ def test_what_is_not_finite_is_counted_and_not_drawn():
     assert lines.curves["loss"].points() == [(3, 1.0)] and lines.not_finite == {"loss": 2}
     assert lines.curves["lr"].points() == [(1, 0.5)] and not lines.left_out
     assert read(line(1, loss=math.nan)).recent("loss") is None
+    assert read(line(1, loss=-1e101)).not_finite == {"loss": 1}
 
 
 @pytest.mark.parametrize(

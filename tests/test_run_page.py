@@ -121,7 +121,7 @@ def test_what_is_left_out_is_named_in_the_page(tmp_path):
     for part in (
         "run: left out of metrics.jsonl: lines that are no JSON of a step: 1",
         "run: left out of metrics.jsonl: half-written last lines: 1",
-        "because they are NaN or infinite: loss 1",
+        "because they are NaN or too large: loss 1",
         "24 of 30 pictures are shown",
     ):
         assert part in content

@@ -15,6 +15,7 @@ from fsvfm_jax.host.storage import in_bucket
 from fsvfm_jax.optim import Schedule, make_schedule
 from fsvfm_jax.visualize.run_folder import Folder
 
+_LEAST_STEPS = 1e-9  # of an epoch
 MAX_MARKS = 200  # of each kind
 _RECENT_RATES = 10
 
@@ -65,8 +66,10 @@ def describe(folder: Folder, name: str) -> Run:
     notes = list(folder.notes)
     schedule = _schedule(folder, notes)
     newest = folder.lines["metrics.jsonl"].newest
-    step, epoch = newest.get("step", 0.0), newest.get("epoch", 0.0)
-    per_epoch = step / epoch if 0 < epoch < math.inf else None
+    epoch = newest.get("epoch", 0.0)
+    per_epoch = newest["step"] / epoch if 0 < epoch < math.inf else 0.0
+    if not _LEAST_STEPS <= per_epoch <= 1 / _LEAST_STEPS:
+        per_epoch = None
     if per_epoch is None and schedule is not None:
         per_epoch = schedule.steps_per_epoch
     return Run(name, folder, schedule, per_epoch, _marks(folder, notes), notes)

@@ -210,7 +210,7 @@ def _lines(file: epath.Path, notes: list[str]) -> Lines:
     _note_left_out(file, lines.left_out, notes)
     if lines.not_finite:
         values = ", ".join(f"{name} {count:,}" for name, count in lines.not_finite.most_common(20))
-        notes.append(f"not drawn of {file.name}, because they are NaN or infinite: {values}")
+        notes.append(f"not drawn of {file.name}, because they are NaN or too large: {values}")
     return lines
 
 

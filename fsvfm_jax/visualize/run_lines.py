@@ -20,6 +20,7 @@ MAX_ODD_LINES = 100_000
 MAX_LINE_BYTES = 2**20
 MAX_NAMES = 100
 MAX_NAME = 80  # characters
+MAX_VALUE = 1e100  # No number of a run is larger, and a browser can draw up to here.
 MAX_INTERVALS = 800
 MAX_KEPT = 10_000  # epochs, alarms, and skipped steps
 _MAX_STEP = 2**53  # JavaScript has no larger whole numbers.
@@ -93,7 +94,7 @@ class Lines:
         newest: The values of the newest line by name, `step` among them; empty without lines.
         epochs: Of lines that describe an epoch, the values of `OF_EPOCHS` by its number.
         skipped: Steps whose line has `skipped` above 0.
-        not_finite: Number of values by name that are NaN or infinite.
+        not_finite: Number of values by name that are NaN, infinite or above `MAX_VALUE`.
         left_out: Number of things that are left out, by what they are.
     """
 
@@ -111,9 +112,9 @@ class Lines:
         return int(self.newest.get("step", 0))
 
     def recent(self, name: str) -> float | None:
-        """Returns a number of the newest line, or None if it has none or it is not finite."""
-        value = self.newest.get(name)
-        return value if value is not None and math.isfinite(value) else None
+        """Returns a number of the newest line, or None if it has none or it is not drawn."""
+        value = self.newest.get(name, math.nan)
+        return value if abs(value) <= MAX_VALUE else None
 
     def take(self, record: dict[str, float]) -> None:
         """Adds the values of a line."""
@@ -131,7 +132,7 @@ class Lines:
             if curve is None:
                 continue
             self.newest[name] = value
-            if math.isfinite(value):
+            if abs(value) <= MAX_VALUE:
                 curve.add(place, value)
             else:
                 self.not_finite[name] += 1

@@ -185,7 +185,8 @@ def _controls(runs: Sequence[Run], looks: Sequence[dict[str, str]]) -> str:
         '<p class="keys">Point at a chart to read its values in the legend. Drag across a chart to'
         " zoom all charts; double-click to show all. Marks: ▲ started again, ◀ went back,"
         " ◆ data changed, ✕ skipped step, ! alarm; point at a mark to read it. Long curves show"
-        f" the lowest and the highest value of each of at most {MAX_INTERVALS} intervals.</p>"
+        f" the lowest and the highest value of each of at most {MAX_INTERVALS} intervals. A"
+        " logarithmic axis shows positive values only.</p>"
     )
 
 

@@ -2,7 +2,8 @@
 "use strict";
 
 const SVG = "http://www.w3.org/2000/svg";
-const HEIGHT = 250, LEFT = 66, RIGHT = 14, TOP = 16, BOTTOM = 40;
+const HEIGHT = 250, LEFT = 78, RIGHT = 14, TOP = 16, BOTTOM = 40;
+const LEAST = 1e-100;  // the least value on a logarithmic axis
 const MARKS = { start: ["▲", "#222"], rewind: ["◀", "#222"], change: ["◆", "#222"], skipped: ["✕", "#a3001b"], alarm: ["!", "#a3001b"] };
 const data = JSON.parse(document.getElementById("data").textContent);
 const hidden = new Set();
@@ -36,8 +37,16 @@ function ticks(low, high, most) {
   const rough = (high - low) / most, power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map(x => x * power).find(x => x >= rough * 0.999);
   const found = [];
-  for (let n = Math.ceil(low / step - 1e-9); n * step <= high + step * 1e-9 && found.length < 50; n++) found.push(n * step);
-  return found;
+  for (let n = Math.ceil(low / step - 1e-9); n * step <= high + step * 1e-9 && found.length < 50; n++)
+    found.push(n * step + 0);  // + 0 turns -0 into 0.
+  return { values: found, step };
+}
+
+// The text of a tick, with as many digits as its distance to the next tick needs.
+function tickText(value, step) {
+  const size = Math.abs(value), digits = Math.min(Math.max(-Math.floor(Math.log10(step) + 1e-9), 0), 8);
+  if (size === 0 || size >= 1e6 || (size && (size < 1e-3 || digits > 7))) return shown(value);
+  return value.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 }
 
 function logTicks(low, high) {
@@ -47,8 +56,11 @@ function logTicks(low, high) {
   for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power += stride)
     for (const part of parts) found.push(part * 10 ** power);
   const inside = found.filter(x => x >= low && x <= high);
-  return inside.length > 1 ? inside : [low, high];
+  return { values: inside.length > 1 ? inside : [low, high], step: null };
 }
+
+// A number of pixels that SVG can draw.
+function near(pixels) { return Math.min(Math.max(pixels, -1e5), 1e5); }
 
 // The place of a step on the x axis; null if the epochs of the run are not known.
 function placeOf(step, perEpoch) {
@@ -121,7 +133,7 @@ class Chart {
       const perEpoch = perEpochOf(line), points = [];
       line.x.forEach((step, n) => {
         const place = placeOf(step, perEpoch);
-        if (place !== null && (!this.log || line.y[n] > 0)) points.push([place, line.y[n]]);
+        if (place !== null && (!this.log || line.y[n] > LEAST)) points.push([place, line.y[n]]);
       });
       return { line, points };
     });
@@ -155,29 +167,34 @@ class Chart {
     }
   }
 
-  across(place) { return LEFT + (place - this.low) / (this.high - this.low) * (this.width - LEFT - RIGHT); }
+  across(place) { return near(LEFT + (place - this.low) / (this.high - this.low) * (this.width - LEFT - RIGHT)); }
 
   down(value) {
     const share = this.log ? Math.log(value / this.bottom) / Math.log(this.top / this.bottom) : (value - this.bottom) / (this.top - this.bottom);
-    return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM);
+    return near(HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM));
   }
 
   drawAxes() {
     const end = this.width - RIGHT, floor = HEIGHT - BOTTOM;
-    for (const value of this.log ? logTicks(this.bottom, this.top) : ticks(this.bottom, this.top, 5)) {
+    const { values, step } = this.log ? logTicks(this.bottom, this.top) : ticks(this.bottom, this.top, 5);
+    for (const value of values) {
       const y = this.down(value);
       node("path", { d: `M${LEFT} ${y}H${end}`, stroke: "#e4e4e4" }, this.svg);
-      node("text", { x: LEFT - 6, y: y + 4, "text-anchor": "end" }, this.svg, shown(value));
+      node("text", { x: LEFT - 6, y: y + 4, "text-anchor": "end" }, this.svg, step ? tickText(value, step) : shown(value));
     }
-    for (const value of ticks(this.low, this.high, Math.max(3, Math.floor(this.width / 90)))) {
+    const below = ticks(this.low, this.high, Math.max(3, Math.floor(this.width / 90)));
+    for (const value of below.values) {
       const x = this.across(value);
       node("path", { d: `M${x} ${TOP}V${floor}`, stroke: "#f0f0f0" }, this.svg);
-      node("text", { x, y: floor + 16, "text-anchor": "middle" }, this.svg, shown(value));
+      node("text", { x, y: floor + 16, "text-anchor": "middle" }, this.svg, tickText(value, below.step));
     }
     node("path", { d: `M${LEFT} ${TOP}V${floor}H${end}`, stroke: "#888", fill: "none" }, this.svg);
     node("text", { x: (LEFT + end) / 2, y: HEIGHT - 6, "text-anchor": "middle" }, this.svg, byEpoch ? "epoch" : "step");
     const axis = node("text", { transform: `translate(12 ${(TOP + floor) / 2}) rotate(-90)`, "text-anchor": "middle" }, this.svg, this.spec.axis);
-    if (this.spec.axis.length > 34) axis.setAttribute("textLength", floor - TOP);
+    if (this.spec.axis.length > 34) {
+      axis.setAttribute("textLength", floor - TOP);
+      axis.setAttribute("lengthAdjust", "spacingAndGlyphs");
+    }
     if (this.empty) node("text", { x: (LEFT + end) / 2, y: (TOP + floor) / 2, "text-anchor": "middle" }, this.svg, "nothing to draw here");
   }
 
