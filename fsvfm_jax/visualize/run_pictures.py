@@ -51,7 +51,8 @@ def read_pictures(folder: Folder, *, runs: int, notes: list[str]) -> list[Pictur
     names = names_in(images, notes)
     found = {int(match[2]): name for name in sorted(names) if (match := _NAME.fullmatch(name))}
     if len(found) < len(names):
-        notes.append(f"images/: {len(names) - len(found):,} entries are no picture of a step")
+        others = len(names) - len(found)
+        notes.append(f"images/: {others:,} entries are no picture of a step, or a second one")
     steps = evenly(sorted(found), most_of_run(runs))
     if len(steps) < len(found):
         notes.append(
