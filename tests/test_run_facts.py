@@ -57,6 +57,7 @@ def test_an_odd_config_is_named(tmp_path):
         (workdir / "config.json").write_text(json.dumps(content))
         run = described(workdir)
         assert run.schedule is None and "number of steps is not known" in run.notes[-1]
+        assert state_of(run) == "not running: its last step is not known"
         assert run.steps_per_epoch == 32
 
 

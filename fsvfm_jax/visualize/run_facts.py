@@ -200,6 +200,8 @@ def state_of(run: Run) -> str:
         return "not running: it stopped because of a collapse, as config.monitor.collapse demands"
     if run.folder.not_finite:
         return "not running: too many skipped steps, see not_finite.json in the workdir"
+    if run.schedule is None:
+        return "not running: its last step is not known"
     return "not running: stopped before its last step"
 
 

@@ -195,7 +195,8 @@ def _alarms(run: Run) -> str:
     alarms = [mark for mark in run.marks if mark.kind == "alarm"]
     if not alarms:
         return "none"
-    last = f"{len(alarms):,}; the last at step {alarms[-1].step:,}, {alarms[-1].text}"
+    count = len(run.folder.alarms)
+    last = f"{count:,}; the last at step {alarms[-1].step:,}, {alarms[-1].text}"
     return f'<span class="alarm">{text(last, most=600)}</span>'
 
 
