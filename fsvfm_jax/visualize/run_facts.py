@@ -1,5 +1,6 @@
 """Concludes from the content of workdirs what the page shows: names, steps, marks and the state."""
 
+import bisect
 import math
 import os
 import statistics
@@ -156,7 +157,7 @@ def _rewind_text(step: int, ranges: list[list[int]]) -> str:
 
 def _skipped(folder: Folder) -> list[Mark]:
     """Returns the logged steps that were skipped, and the epochs with further ones."""
-    logged = folder.lines["metrics.jsonl"].skipped
+    logged = sorted(folder.lines["metrics.jsonl"].skipped)
     marks = [
         Mark(step, "skipped", f"step {step:,} was skipped, because it was not finite")
         for step in logged
@@ -164,7 +165,7 @@ def _skipped(folder: Folder) -> list[Mark]:
     first = 0
     for epoch, means in sorted(folder.lines["epochs.jsonl"].epochs.items()):
         last, count = int(means["step"]), skipped_in(means)
-        others = count - sum(first < step <= last for step in logged)
+        others = count - (bisect.bisect(logged, last) - bisect.bisect(logged, first))
         if others > 0:
             text = f"{others:,} skipped steps in epoch {epoch} that were not logged"
             marks.append(Mark(last, "skipped", text))

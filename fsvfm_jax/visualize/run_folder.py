@@ -6,6 +6,7 @@ What cannot be read is named in the notes of the run.
 
 import contextlib
 import itertools
+import logging
 import os
 import re
 import sys
@@ -36,9 +37,12 @@ from fsvfm_jax.visualize.run_lines import (
 
 T = TypeVar("T")
 
+logger = logging.getLogger(__name__)
+
 MAX_ENTRIES = 100_000  # in a folder
 MAX_FIELDS = 1000
 _MAX_DEPTH = 8
+_LARGE = 100_000_000  # bytes, which take some seconds
 # The names that `run/tensorboard.py` gives to the file of each start: its time, host and step.
 _EVENTS = re.compile(r"events\.out\.tfevents\.([0-9]{1,12})\..*\.([0-9]{1,15})", re.DOTALL)
 _LATEST = 253_402_214_400  # the last day of the year 9999, in seconds since 1970
@@ -227,6 +231,8 @@ def _of_lines(file: epath.Path, read: Callable[[BinaryIO, int], T], notes: list[
         with open_bytes(file, max_bytes=sys.maxsize, follow_links=False) as opened:
             size = opened.seek(0, os.SEEK_END)
             opened.seek(0)
+            if size > _LARGE:
+                logger.info("reading %s: %d MB", file, size // 10**6)
             return read(opened, size)
     except FileNotFoundError:
         return None

@@ -140,7 +140,7 @@ def events(runs: Sequence[Run]) -> str:
     rows = []
     for run in runs:
         starts = run.folder.starts[:1]
-        rows += [(run, 0, date_text(start.seconds), "started") for start in starts]
+        rows += [(run, start.step, date_text(start.seconds), "started") for start in starts]
         if len(run.marks) > MAX_EVENTS:
             left = len(run.marks) - MAX_EVENTS
             rows.append((run, run.marks[0].step, "", f"{left:,} earlier events are not listed"))
