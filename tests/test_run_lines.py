@@ -108,6 +108,15 @@ def test_epochs_are_kept_and_drawn_in_their_middle():
     assert lines.curves["loss_rec"].points() == [(50, 0.5)]
 
 
+def test_what_is_not_kept_is_counted(monkeypatch):
+    monkeypatch.setattr(run_lines, "MAX_KEPT", 2)
+    content = b"".join(line(step, skipped=1.0, epoch=step, steps=1) for step in range(5))
+    lines = read(content)
+    assert lines.skipped == [0, 1] and list(lines.epochs) == [0, 1]
+    assert sorted(lines.left_out.values()) == [3, 3]
+    assert len(lines.curves["skipped"].points()) == 5
+
+
 def test_skipped_steps_are_found():
     lines = read(line(1, skipped=0.0) + line(2, skipped=1.0) + line(3, skipped=0.0))
     assert lines.skipped == [2]

@@ -16,6 +16,7 @@ from golden_files import need
 from object_store import ObjectStore
 from run_workdirs import numbers, write_like_authors, write_lines, write_picture, write_run
 
+from fsvfm_jax.run.lock_holder import record
 from fsvfm_jax.visualize import __main__ as visualize
 from fsvfm_jax.visualize.run_charts import MAX_RUNS
 from fsvfm_jax.visualize.run_facts import describe
@@ -176,6 +177,15 @@ def test_wrong_arguments_end_in_one_sentence(tmp_path, capsys):
     code, said = fails(capsys, "s3://bucket/run", "--output", output)
     assert code == 78 and "neither a folder nor in a bucket" in said
     assert not output.exists()
+
+
+def test_what_is_printed_has_no_control_codes(tmp_path, capsys):
+    workdir = write_run(tmp_path / "a\x1b[31mb")
+    holder = json.loads(record("token")) | {"host": "\x1b]0;title\x07"}
+    (workdir / "run.lock").write_text(json.dumps(holder))
+    command(workdir, "--output", tmp_path / "page.html")
+    said = capsys.readouterr().out
+    assert "running: process" in said and "\x1b" not in said and "\x07" not in said
 
 
 def test_a_page_that_is_a_link_is_replaced_and_not_followed(tmp_path):

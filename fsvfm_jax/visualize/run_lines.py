@@ -119,11 +119,17 @@ class Lines:
     def take(self, record: dict[str, float]) -> None:
         """Adds the values of a line."""
         step = int(record["step"])
-        if record.get("skipped", 0) > 0 and len(self.skipped) < MAX_KEPT:
-            self.skipped.append(step)
+        if record.get("skipped", 0) > 0:
+            if len(self.skipped) < MAX_KEPT:
+                self.skipped.append(step)
+            else:
+                self.left_out[f"marks of skipped steps after the first {MAX_KEPT:,}"] += 1
         epoch, place = record.get("epoch", math.nan), step
-        if math.isfinite(record.get("steps", math.nan)) and 0 <= epoch < MAX_KEPT:
-            self.epochs[int(epoch)] = {x: record[x] for x in OF_EPOCHS if x in record}
+        if math.isfinite(record.get("steps", math.nan)) and 0 <= epoch < math.inf:
+            if epoch < MAX_KEPT:
+                self.epochs[int(epoch)] = {x: record[x] for x in OF_EPOCHS if x in record}
+            else:
+                self.left_out[f"skipped steps of epochs from {MAX_KEPT:,} on, in lines"] += 1
             # A mean belongs to the middle of its steps.
             place = step - int(min(max(record["steps"], 0), step)) // 2
         self.newest = {"step": record["step"]}
@@ -182,6 +188,7 @@ def read_alarms(opened: BinaryIO, size: int) -> tuple[list[Alarm], Counter[str]]
             alarms.append(parse_json(line, Alarm))
         except ValueError:
             left_out[_ODD] += 1
+    left_out[f"alarms before the last {MAX_KEPT:,}"] = max(len(alarms) - MAX_KEPT, 0)
     return alarms[-MAX_KEPT:], left_out
 
 

@@ -18,6 +18,7 @@ import fsvfm_jax
 from fsvfm_jax.devices.distributed import check_workdir
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.host.storage import replace_bytes, written
+from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.report.published_curves import CURVES, Curve
 from fsvfm_jax.visualize import run_tables
 from fsvfm_jax.visualize.run_against import Verdict, compare
@@ -27,9 +28,9 @@ from fsvfm_jax.visualize.run_folder import read_folder
 from fsvfm_jax.visualize.run_lines import MAX_INTERVALS
 from fsvfm_jax.visualize.run_pictures import Picture, read_pictures
 from fsvfm_jax.visualize.run_tables import swatch, text
+from fsvfm_jax.visualize.sheet import ELSEWHERE, check_output_file
 
 _STATIC = Path(__file__).with_name("static")
-_ELSEWHERE = "choose a file in a writable folder"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,9 +61,7 @@ def run(args: argparse.Namespace) -> None:
     output = Path(args.output)
     if output.suffix != ".html":
         raise ConfigError(f"--output {args.output} does not end in .html: name a page")
-    with written(output, mend=_ELSEWHERE):
-        if not output.parent.is_dir():
-            raise NotADirectoryError("its folder does not exist")
+    check_output_file(output)
     if len(args.workdirs) > MAX_RUNS:
         raise ConfigError(f"{len(args.workdirs)} workdirs are given: give at most {MAX_RUNS}")
     paths = [epath.Path(workdir) for workdir in args.workdirs]
@@ -74,12 +73,12 @@ def run(args: argparse.Namespace) -> None:
     curve = CURVES.get(getattr(args, "against", ""))
     verdicts = [compare(run, curve) for run in runs] if curve is not None else None
     page = make_page(runs, pictures, curve=curve, verdicts=verdicts)
-    with written(output, mend=_ELSEWHERE):
+    with written(output, mend=ELSEWHERE):
         replace_bytes(epath.Path(output), page.encode())
     for place, shown in enumerate(runs):
         said = f"; {verdicts[place].text}" if verdicts is not None else ""
-        print(f"{shown.name}: {run_tables.outline(shown)}{said}")
-    print(f"The page is {output}.")
+        print(printable(f"{shown.name}: {run_tables.outline(shown)}{said}"))
+    print(printable(f"The page is {output}."))
 
 
 def make_page(
