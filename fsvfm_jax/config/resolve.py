@@ -25,6 +25,9 @@ from fsvfm_jax.masking import num_removed
 from fsvfm_jax.models import build
 from fsvfm_jax.optim import check_rates, check_warmup, peak_learning_rate
 
+# The errors of other libraries for a stored config with wrong types.
+ODD_CONFIG = (KeyError, AttributeError, TypeError, ValueError, ArithmeticError)
+
 # The values that each recipe sets for fields that are None. With the recipe "paper",
 # `schedule_epochs` is `epochs`.
 RECIPES: dict[str, dict[str, Any]] = {
@@ -44,8 +47,6 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 # Fields that earlier versions did not store, with the values that have the same effect.
 ADDED = {"init.entry": ""}
-# The errors of other libraries for a stored config with wrong types.
-ODD_CONFIG = (KeyError, AttributeError, TypeError, ValueError, ArithmeticError)
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
