@@ -52,7 +52,7 @@ def test_the_summary_says_where_a_run_is(tmp_path):
 def test_what_differs_between_configs_is_marked(tmp_path):
     first = described(write_run(tmp_path / "a"), "a")
     other = write_run(tmp_path / "b", changes={"optimizer.blr": 1e-3, "seed": 7})
-    config = json.loads((other / "config.json").read_text()) | {"probe": {"every": 5}}
+    config = json.loads((other / "config.json").read_text()) | {"invented": {"every": 5}}
     (other / "config.json").write_text(json.dumps(config))
     (tmp_path / "b" / "fingerprint.json").write_text(
         '{"fingerprint": {"images": 99}, "accepted": []}'
@@ -63,7 +63,7 @@ def test_what_differs_between_configs_is_marked(tmp_path):
     rows = cells_of(changed)
     assert rows["optimizer.blr"] == ["0.008", "0.001"] and rows["seed"] == ["0", "7"]
     assert rows["fingerprint.images"] == ["1024", "99"] and "batch_size" not in rows
-    assert cells_of(once)["probe.every"] == ["-", "5"]
+    assert cells_of(once)["invented.every"] == ["-", "5"]
     assert cells_of(same)["batch_size"] == ["32", "32"]
 
 
