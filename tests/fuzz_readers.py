@@ -78,7 +78,7 @@ def _make_page(folder: Path) -> None:
     run = describe(read_folder(epath.Path(folder)), "run")
     pictures = read_pictures(run.folder, runs=1, notes=run.notes)
     verdict = compare(run, CURVES["vggface2_b"])
-    make_page([run], [pictures], curve=CURVES["vggface2_b"], verdicts=[verdict])
+    make_page([run], [pictures], plotly="", curve=CURVES["vggface2_b"], verdicts=[verdict])
 
 
 READERS = {

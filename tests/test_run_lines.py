@@ -25,7 +25,7 @@ def line(step: object, **values: object) -> bytes:
     return json.dumps({"step": step, **values}).encode() + b"\n"
 
 
-@given(st.lists(st.tuples(st.integers(0, 2**53), st.floats(-1e300, 1e300)), max_size=60))
+@given(st.lists(st.tuples(st.integers(0, 2**53), st.floats(-1e100, 1e100)), max_size=60))
 def test_thinning_keeps_lowest_highest_and_newest(points):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_lines, "MAX_INTERVALS", 4)
@@ -39,6 +39,19 @@ def test_thinning_keeps_lowest_highest_and_newest(points):
         values = [value for _, value in points]
         assert {min(values), max(values)} <= {value for _, value in kept}
         assert points[-1] in kept
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**53), st.sampled_from([1.0, math.nan, math.inf]))))
+def test_gaps_are_thinned_too_and_none_is_where_there_was_none(points):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_lines, "MAX_INTERVALS", 4)
+        curve = Thinned()
+        for step, value in points:
+            curve.add(step, value)
+    gaps = {step for step, value in points if not math.isfinite(value)}
+    assert set(curve.gaps()) <= gaps and len(curve.gaps()) <= 4
+    assert {step // curve.width for step in gaps} == {step // curve.width for step in curve.gaps()}
+    assert all(math.isfinite(value) for _, value in curve.points())
 
 
 def test_a_million_steps_are_spread_evenly():
@@ -66,6 +79,7 @@ def test_what_is_not_finite_is_counted_and_not_drawn():
     content = line(1, loss=math.nan, lr=0.5) + line(2, loss=math.inf) + line(3, loss=1.0)
     lines = read(content)
     assert lines.curves["loss"].points() == [(3, 1.0)] and lines.not_finite == {"loss": 2}
+    assert lines.curves["loss"].gaps() == [1, 2]
     assert lines.curves["lr"].points() == [(1, 0.5)] and not lines.left_out
     assert read(line(1, loss=math.nan)).recent("loss") is None
     assert read(line(1, loss=-1e101)).not_finite == {"loss": 1}

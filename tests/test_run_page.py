@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import html
 import html.parser
 import json
 import os
@@ -18,12 +19,13 @@ from run_workdirs import numbers, write_like_authors, write_lines, write_picture
 
 from fsvfm_jax.run.lock_holder import record
 from fsvfm_jax.visualize import __main__ as visualize
-from fsvfm_jax.visualize.run_charts import MAX_RUNS
 from fsvfm_jax.visualize.run_facts import describe
+from fsvfm_jax.visualize.run_figures import MAX_RUNS
 from fsvfm_jax.visualize.run_folder import read_folder
 from fsvfm_jax.visualize.run_page import make_page
 from fsvfm_jax.visualize.run_pictures import read_pictures
 
+PLOTLY = "const Plotly = {};"
 EVIL = "</script><script>alert(1)</script><!--<script>"
 
 
@@ -52,7 +54,12 @@ class Page(html.parser.HTMLParser):
 def page_of(*workdirs: Path) -> str:
     runs = [describe(read_folder(epath.Path(workdir)), workdir.name) for workdir in workdirs]
     notes = [read_pictures(run.folder, runs=len(runs), notes=run.notes) for run in runs]
-    return make_page(runs, notes)
+    return make_page(runs, notes, plotly=PLOTLY)
+
+
+def traces_of(content: str) -> list[dict]:
+    figures = json.loads(Page(content).raw[1])["figures"]
+    return [trace for figure in figures for trace in figure["data"]]
 
 
 def command(*arguments: object) -> None:
@@ -73,14 +80,14 @@ def test_the_page_needs_no_network_and_its_policy_allows_only_its_own_script(tmp
     page = Page(content)
     [policy] = [meta["content"] for meta in page.all("meta") if "http-equiv" in meta]
     allowed = dict(part.strip().split(" ", 1) for part in policy.split(";"))
-    assert allowed["default-src"] == "'none'" and allowed["img-src"] == "data:"
-    style, data, script = page.raw
-    for name, source in (("style-src", style), ("script-src", script)):
-        digest = base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
-        assert allowed[name] == f"'sha256-{digest}'"
+    assert allowed["default-src"] == "'none'" and allowed["img-src"] == "data: blob:"
+    _, data, *scripts = page.raw
+    digests = [hashlib.sha256(source.encode()).digest() for source in scripts]
+    assert scripts[0] == PLOTLY and allowed["script-src"].split() == [
+        f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests
+    ]
     assert json.loads(data)["pictureSteps"] == [1, 2]
-    addresses = re.findall(r"[a-z]+://[^\s\"'<>]*", content)
-    assert set(addresses) <= {"http://www.w3.org/2000/svg"}  # a name, which nothing loads
+    assert not re.findall(r"[a-z]+://[^\s\"'<>]*", content)
     for tag, attributes in page.tags:
         assert not {"style", "onload", "onclick", "srcset"} & attributes.keys(), tag
         assert tag not in ("iframe", "object", "embed", "base", "form")
@@ -92,12 +99,12 @@ def test_every_part_that_the_script_needs_is_there(tmp_path):
     page = Page(content)
     data = json.loads(page.raw[1])
     charts = [x["id"] for x in page.all("div") if (x.get("id") or "").startswith("chart-")]
-    assert charts == [f"chart-{n}" for n in range(len(data["charts"]))]
-    for name in ("all", "slider", "slider-step", "data"):
+    assert charts == [f"chart-{n}" for n in range(len(data["figures"]))]
+    for name in ("slider", "slider-step", "data"):
         assert content.count(f'id="{name}"') == 1
     [slider] = [x for x in page.all("input") if x.get("type") == "range"]
-    assert slider["max"] == "2" and len(page.all("figure")) == len(data["runs"]) == 2
-    assert [len(run["pictures"]) for run in data["runs"]] == [3, 0]
+    assert slider["max"] == "2" and len(page.all("figure")) == len(data["pictures"]) == 2
+    assert [len(pictures) for pictures in data["pictures"]] == [3, 0]
     assert "<title>Training: a, b</title>" in content and "fsvfm_jax 0." in content
 
 
@@ -106,12 +113,16 @@ def test_text_of_a_stranger_cannot_leave_its_place(tmp_path):
     write_lines(workdir / "metrics.jsonl", [numbers(4, **{EVIL: 1.0})])
     write_lines(workdir / "alarms.jsonl", [{"step": 4, "alarm": EVIL, "message": EVIL}])
     run = describe(read_folder(epath.Path(workdir)), EVIL)
-    content = make_page([run], [[]])
+    content = make_page([run], [[]], plotly=PLOTLY)
     page = Page(content)
-    assert len(page.all("script")) == content.count("<script") == content.count("</script") == 2
+    assert len(page.all("script")) == content.count("<script") == content.count("</script") == 3
     assert "<!--" not in content and "alert(1)" in content
+    shown = html.escape(EVIL)
     data = json.loads(page.raw[1])
-    assert data["runs"][0]["name"] == EVIL and EVIL in [chart["name"] for chart in data["charts"]]
+    assert shown in data["marks"][0]["text"][0] and data["marks"][0]["name"] == shown
+    assert f"<b>{shown[:20]}" in [
+        figure["layout"]["title"]["text"][:23] for figure in data["figures"]
+    ]
 
 
 def test_what_is_left_out_is_named_in_the_page(tmp_path):
@@ -141,12 +152,8 @@ def test_the_command_compares_and_names_runs_of_the_same_name(tmp_path, capsys):
     assert last == f"The page is {output}."
     content = output.read_text()
     assert "off by +20.0% at epoch" in content and "not compared with" in content
-    lines = [
-        line for chart in json.loads(Page(content).raw[1])["charts"] for line in chart["lines"]
-    ]
-    assert {line["label"] for line in lines if line["run"] is None} == {
-        "the authors' ViT-B on VGGFace2"
-    }
+    names = [trace["name"] for trace in traces_of(content)]
+    assert names.count("the authors' ViT-B on VGGFace2") == 2
     after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path != output}
     assert {path: after.get(path) for path in before if path != tmp_path} == {
         path: time for path, time in before.items() if path != tmp_path
@@ -156,8 +163,8 @@ def test_the_command_compares_and_names_runs_of_the_same_name(tmp_path, capsys):
 def test_no_curve_of_the_authors_is_drawn_for_runs_that_are_refused(tmp_path, capsys):
     output = tmp_path / "page.html"
     command(write_run(tmp_path / "run"), "--output", output, "--against=youtubefaces_b")
-    data = json.loads(Page(output.read_text()).raw[1])
-    assert all(line["run"] is not None for chart in data["charts"] for line in chart["lines"])
+    traces = traces_of(output.read_text())
+    assert traces and all(trace["name"].startswith("run") for trace in traces)
 
 
 def test_wrong_arguments_end_in_one_sentence(tmp_path, capsys):
@@ -177,6 +184,12 @@ def test_wrong_arguments_end_in_one_sentence(tmp_path, capsys):
     code, said = fails(capsys, "s3://bucket/run", "--output", output)
     assert code == 78 and "neither a folder nor in a bucket" in said
     assert not output.exists()
+
+
+def test_without_plotly_one_sentence_says_how_to_install_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    code, said = fails(capsys, write_run(tmp_path / "run"), "--output", tmp_path / "page.html")
+    assert code == 78 and "plotly is not installed: pip install '.[charts]'" in said
 
 
 def test_what_is_printed_has_no_control_codes(tmp_path, capsys):
@@ -214,8 +227,9 @@ def test_a_real_run_and_a_half_written_one(short_run, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stderr == "" and "run: finished; step 5 of 5 (100%)" in done.stdout
     data = json.loads(Page(output.read_text()).raw[1])
-    assert {"loss", "loss_rec", "lr", "variance_z"} <= {chart["name"] for chart in data["charts"]}
-    assert data["runs"][0]["pictures"] and data["pictureSteps"][:2] == [1, 2]
+    titles = {figure["layout"]["title"]["text"] for figure in data["figures"]}
+    assert {"<b>loss</b>", "<b>loss_rec</b>", "<b>lr</b>", "<b>variance_z</b>"} <= titles
+    assert data["pictures"][0] and data["pictureSteps"][:2] == [1, 2]
 
 
 def test_a_run_in_a_bucket(fork_server, tmp_path):
@@ -238,6 +252,5 @@ def test_a_run_in_a_bucket(fork_server, tmp_path):
     assert first.split(": ", 1)[1] == second.split(": ", 1)[1]
     content = output.read_text()
     data = json.loads(Page(content).raw[1])
-    for part in ("marks", "pictures", "perEpoch"):
-        assert data["runs"][0][part] == data["runs"][1][part]
-    assert data["runs"][0]["pictures"] and "<p>Nothing.</p>" in content
+    first, second = data["pictures"]
+    assert first == second and first and "<p>Nothing.</p>" in content

@@ -1,18 +1,11 @@
-"""Chooses the charts of the page, and collects the data that its script draws."""
+"""Chooses the charts of the page."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from fsvfm_jax.report.figure import COLOURS, STYLES
-from fsvfm_jax.report.published_curves import Curve, Means
-from fsvfm_jax.visualize.run_facts import Mark, Run
-from fsvfm_jax.visualize.run_lines import Thinned
+from fsvfm_jax.visualize.run_facts import Run
 
-MAX_RUNS = len(COLOURS) * len(STYLES)
 MAX_CHARTS = 80
-# The dashes of matplotlib's line styles, for SVG.
-DASHES = {"-": "", "--": "6 3", ":": "2 2"}
-_LARGEST = 2**53  # JavaScript has no larger whole numbers.
 
 
 class Chart(NamedTuple):
@@ -131,93 +124,3 @@ def _place_of_probe(name: str) -> int:
 
 def _probe_axis(name: str) -> str:
     return _PROBE_AXES[_place_of_probe(name)][2]
-
-
-def page_data(
-    runs: Sequence[Run], charts: Sequence[Chart], *, against: Curve | None, like: Run | None
-) -> dict[str, Any]:
-    """Returns what the script of the page draws, as `json` can write it.
-
-    Args:
-        runs: The runs.
-        charts: The result of `charts_of`.
-        against: The authors' curve; None draws none.
-        like: The first run that is compared with that curve, for its steps per epoch.
-    """
-    references = {chart.name: _reference(chart, against, like) for chart in charts}
-    return {
-        "runs": [
-            {
-                "name": run.name,
-                **look(place),
-                "perEpoch": run.steps_per_epoch,
-                "marks": [_mark(mark) for mark in run.marks if 0 <= mark.step <= _LARGEST],
-            }
-            for place, run in enumerate(runs)
-        ],
-        "charts": [
-            {
-                "name": chart.name,
-                "axis": chart.axis,
-                # The differences from the authors' curve are small compared with its fall.
-                "log": chart.log or bool(references[chart.name]),
-                "lines": [
-                    *(line for place, run in enumerate(runs) for line in _lines(chart, place, run)),
-                    *references[chart.name],
-                ],
-            }
-            for chart in charts
-        ],
-    }
-
-
-def look(place: int) -> dict[str, str]:
-    """Returns colour and dashes of a run's lines, by its place among the runs."""
-    style = STYLES[place // len(COLOURS) % len(STYLES)]
-    return {"colour": COLOURS[place % len(COLOURS)], "dash": DASHES[style]}
-
-
-def _mark(mark: Mark) -> dict[str, Any]:
-    return {"step": mark.step, "kind": mark.kind, "text": mark.text[:800]}
-
-
-def _lines(chart: Chart, place: int, run: Run) -> Iterable[dict[str, Any]]:
-    files = run.folder.lines
-    if chart.section == VALIDATION:
-        wanted = [("validation.jsonl", chart.name, "points", "")]
-    else:
-        wanted = [("metrics.jsonl", chart.name, "steps", "")]
-        if chart.means:
-            wanted.append(("epochs.jsonl", chart.name, "points", "mean of the epoch"))
-        if chart.beside:
-            wanted.append(("metrics.jsonl", chart.beside, "beside", chart.beside))
-        if chart.section == PROBES:
-            wanted[0] = ("metrics.jsonl", chart.name, "points", "")
-    for file, name, kind, label in wanted:
-        if name in files[file].curves:
-            yield {"run": place, "kind": kind, "label": label, **_points(files[file].curves[name])}
-
-
-def _points(curve: Thinned) -> dict[str, list[Any]]:
-    points = curve.points()
-    return {"x": [step for step, _ in points], "y": [_short(value) for _, value in points]}
-
-
-def _reference(chart: Chart, against: Curve | None, like: Run | None) -> list[dict[str, Any]]:
-    if against is None or like is None or chart.name not in Means._fields:
-        return []
-    # The mean of an epoch is drawn in its middle, like those of the runs.
-    line = {
-        "run": None,
-        "kind": "reference",
-        "label": against.title,
-        "perEpoch": like.steps_per_epoch,
-        "x": [(epoch + 0.5) * (like.steps_per_epoch or 1) for epoch in against.epochs],
-        "y": [getattr(means, chart.name) for means in against.epochs.values()],
-    }
-    return [line]
-
-
-def _short(value: float) -> float:
-    """Returns a number with seven digits, which makes the page smaller."""
-    return float(f"{value:.7g}")

@@ -46,25 +46,31 @@ class Alarm(TypedDict):
 class Thinned:
     """The points of a curve; each interval of steps keeps its lowest and its highest point.
 
+    It also keeps the first step of each interval that has no finite value, where a line has a gap.
+
     At most `MAX_INTERVALS` intervals are kept. When there are more, all become twice as wide.
     """
 
     def __init__(self) -> None:
-        self.count = 0  # points that were added
+        self.count = 0  # finite points that were added
         self.width = 1  # steps of an interval
         self._intervals: dict[int, list[tuple[float, int]]] = {}  # lowest and highest
+        self._gaps: dict[int, int] = {}  # steps
         self._newest: tuple[float, int] | None = None
 
     def add(self, step: int, value: float) -> None:
-        """Adds a point; the value must be finite."""
+        """Adds a point; one that is not finite or above `MAX_VALUE` is a gap."""
+        if not abs(value) <= MAX_VALUE:
+            self._gaps.setdefault(step // self.width, step)
+            self._widen()
+            return
         self.count += 1
         self._newest = point = (value, step)
         place = step // self.width
         ends = self._intervals.get(place)
         if ends is None:
             self._intervals[place] = [point, point]
-            while len(self._intervals) > MAX_INTERVALS:
-                self._widen()
+            self._widen()
         elif point < ends[0]:
             ends[0] = point
         elif point > ends[1]:
@@ -77,20 +83,30 @@ class Thinned:
             kept.add(self._newest)
         return sorted((step, value) for value, step in kept)
 
+    def gaps(self) -> list[int]:
+        """Returns the steps of the gaps that are kept, in order."""
+        return sorted(self._gaps.values())
+
     def _widen(self) -> None:
-        self.width *= 2
-        wider: dict[int, list[tuple[float, int]]] = {}
-        for place, (low, high) in self._intervals.items():
-            ends = wider.setdefault(place // 2, [low, high])
-            ends[:] = min(ends[0], low), max(ends[1], high)
-        self._intervals = wider
+        """Makes the intervals twice as wide until there are few enough."""
+        while max(len(self._intervals), len(self._gaps)) > MAX_INTERVALS:
+            self.width *= 2
+            wider: dict[int, list[tuple[float, int]]] = {}
+            for place, (low, high) in self._intervals.items():
+                ends = wider.setdefault(place // 2, [low, high])
+                ends[:] = min(ends[0], low), max(ends[1], high)
+            self._intervals = wider
+            steps: dict[int, int] = {}
+            for place, step in self._gaps.items():
+                steps[place // 2] = min(step, steps.get(place // 2, step))
+            self._gaps = steps
 
 
 class Lines:
     """The content of one file of lines.
 
     Attributes:
-        curves: The finite values by name.
+        curves: The values by name.
         newest: The values of the newest line by name, `step` among them; empty without lines.
         epochs: Of lines that describe an epoch, the values of `OF_EPOCHS` by its number.
         skipped: Steps whose line has `skipped` above 0.
@@ -138,9 +154,8 @@ class Lines:
             if curve is None:
                 continue
             self.newest[name] = value
-            if abs(value) <= MAX_VALUE:
-                curve.add(place, value)
-            else:
+            curve.add(place, value)
+            if not abs(value) <= MAX_VALUE:
                 self.not_finite[name] += 1
 
     def _curve(self, name: str) -> Thinned | None:

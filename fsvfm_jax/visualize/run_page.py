@@ -1,7 +1,7 @@
 """The verb `run`: one HTML page of one or several training runs, which needs no network.
 
-The page draws its charts with a script of its own (static/run_page.js), because a library of
-charts would add megabytes to every page. Its security policy allows this script and nothing else.
+The page contains plotly's script, which draws the charts, and a short one of its own
+(static/run_page.js). Its security policy allows these two scripts and nothing else.
 """
 
 import argparse
@@ -19,11 +19,13 @@ from fsvfm_jax.devices.distributed import check_workdir
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.host.storage import replace_bytes, written
 from fsvfm_jax.host.terminal import printable
+from fsvfm_jax.prepare.extras import check_installed
 from fsvfm_jax.report.published_curves import CURVES, Curve
 from fsvfm_jax.visualize import run_tables
 from fsvfm_jax.visualize.run_against import Verdict, compare
-from fsvfm_jax.visualize.run_charts import MAX_RUNS, SECTIONS, Chart, charts_of, look, page_data
+from fsvfm_jax.visualize.run_charts import SECTIONS, Chart, charts_of
 from fsvfm_jax.visualize.run_facts import Run, date_text, describe, names_of
+from fsvfm_jax.visualize.run_figures import MAX_RUNS, look, page_figures
 from fsvfm_jax.visualize.run_folder import read_folder
 from fsvfm_jax.visualize.run_lines import MAX_INTERVALS
 from fsvfm_jax.visualize.run_pictures import Picture, read_pictures
@@ -31,6 +33,18 @@ from fsvfm_jax.visualize.run_tables import swatch, text
 from fsvfm_jax.visualize.sheet import ELSEWHERE, check_output_file
 
 _STATIC = Path(__file__).with_name("static")
+_CONTROLS = (
+    '<noscript><p class="error">The charts and pictures need JavaScript.</p></noscript>'
+    '<div class="controls" hidden>'
+    '<span>x axis: <label><input type="radio" name="axis" value="step" checked> step</label>'
+    ' <label><input type="radio" name="axis" value="epoch"> epoch</label></span></div>'
+    '<p class="keys">Point at a chart to read its values. Drag across a chart to zoom all charts;'
+    " double-click to show all. Click a run in a legend to hide it everywhere. Marks: ▲ started"
+    " again, ◀ went back, ◆ data changed, ✕ skipped step, ★ alarm; point at a mark to read it."
+    " Long curves show the lowest and the highest value of each of at most"
+    f" {MAX_INTERVALS} intervals. A line has a gap where a value is not finite. A logarithmic"
+    " axis shows positive values only.</p>"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,8 +70,9 @@ def run(args: argparse.Namespace) -> None:
     """Runs the verb.
 
     Raises:
-        UserError: A flag or a workdir is wrong, or the page cannot be written.
+        UserError: plotly is missing, a flag or a workdir is wrong, or the page cannot be written.
     """
+    check_installed({"plotly"}, extra="charts")
     output = Path(args.output)
     if output.suffix != ".html":
         raise ConfigError(f"--output {args.output} does not end in .html: name a page")
@@ -72,7 +87,9 @@ def run(args: argparse.Namespace) -> None:
     pictures = [read_pictures(run.folder, runs=len(runs), notes=run.notes) for run in runs]
     curve = CURVES.get(getattr(args, "against", ""))
     verdicts = [compare(run, curve) for run in runs] if curve is not None else None
-    page = make_page(runs, pictures, curve=curve, verdicts=verdicts)
+    from plotly.offline import get_plotlyjs  # of the extra
+
+    page = make_page(runs, pictures, plotly=get_plotlyjs(), curve=curve, verdicts=verdicts)
     with written(output, mend=ELSEWHERE):
         replace_bytes(epath.Path(output), page.encode())
     for place, shown in enumerate(runs):
@@ -85,6 +102,7 @@ def make_page(
     runs: Sequence[Run],
     pictures: Sequence[Sequence[Picture]],
     *,
+    plotly: str,
     curve: Curve | None = None,
     verdicts: Sequence[Verdict] | None = None,
 ) -> str:
@@ -93,15 +111,15 @@ def make_page(
     Args:
         runs: At least one run.
         pictures: The pictures of each run, by step.
+        plotly: The script of plotly.
         curve: The authors' curve to draw; None draws none.
         verdicts: The comparison of each run with that curve.
     """
     notes: list[str] = []
     charts = charts_of(runs, notes)
     compared = [n for n, verdict in enumerate(verdicts or ()) if not verdict.refused]
-    data = page_data(runs, charts, against=curve, like=runs[compared[0]] if compared else None)
-    for of_run, own in zip(data["runs"], pictures, strict=True):
-        of_run["pictures"] = [picture._asdict() for picture in own]
+    data = page_figures(runs, charts, against=curve, like=runs[compared[0]] if compared else None)
+    data["pictures"] = [[picture._asdict() for picture in own] for own in pictures]
     data["pictureSteps"] = sorted({picture.step for own in pictures for picture in own})
     looks = [look(place) for place in range(len(runs))]
     said = [verdict.text for verdict in verdicts] if verdicts is not None else None
@@ -110,7 +128,7 @@ def make_page(
         f'<p class="about">Made on {text(date_text(time.time()))} by fsvfm_jax'
         f" {fsvfm_jax.__version__} from what the runs had written by then.</p>",
         run_tables.summary(runs, looks, said),
-        _controls(runs, looks),
+        _CONTROLS,
         *_sections(charts),
         _pictures(runs, looks, pictures, len(data["pictureSteps"])),
         f"<h2>{'Configs' if len(runs) > 1 else 'Config'}</h2>",
@@ -119,7 +137,7 @@ def make_page(
         run_tables.events(runs),
         _left_out(runs, notes),
     ]
-    return _document(_title(runs), body, data)
+    return _document(_title(runs), body, data, plotly)
 
 
 def _title(runs: Sequence[Run]) -> str:
@@ -127,12 +145,13 @@ def _title(runs: Sequence[Run]) -> str:
     return f"Training: {names}{f' and {len(runs) - 3} more' if len(runs) > 3 else ''}"
 
 
-def _document(title: str, body: Sequence[str], data: dict) -> str:
+def _document(title: str, body: Sequence[str], data: dict, plotly: str) -> str:
     script = (_STATIC / "run_page.js").read_text()
     style = (_STATIC / "run_page.css").read_text()
     policy = (
-        f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)};"
-        " img-src data:; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src {_hash(plotly)} {_hash(script)};"
+        # plotly writes styles into its elements, and makes its pictures from a blob.
+        " style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
     return "\n".join(
         [
@@ -149,6 +168,7 @@ def _document(title: str, body: Sequence[str], data: dict) -> str:
             "<body>",
             *body,
             f'<script type="application/json" id="data">{_embedded(data)}</script>',
+            f"<script>{plotly}</script>",
             f"<script>{script}</script>",
             "</body>",
             "</html>",
@@ -158,7 +178,7 @@ def _document(title: str, body: Sequence[str], data: dict) -> str:
 
 
 def _hash(content: str) -> str:
-    """Returns the hash of a script or style for the security policy."""
+    """Returns the hash of a script for the security policy."""
     digest = hashlib.sha256(content.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
@@ -169,26 +189,6 @@ def _embedded(data: dict) -> str:
     return content.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _controls(runs: Sequence[Run], looks: Sequence[dict[str, str]]) -> str:
-    boxes = "".join(
-        f'<label><input type="checkbox" checked> {swatch(look)} {text(run.name)}</label>'
-        for run, look in zip(runs, looks, strict=True)
-    )
-    return (
-        '<noscript><p class="error">The curves and pictures need JavaScript.</p></noscript>'
-        '<div class="controls" hidden>'
-        '<span>x axis: <label><input type="radio" name="axis" value="step" checked> step</label>'
-        ' <label><input type="radio" name="axis" value="epoch"> epoch</label></span>'
-        '<button id="all" type="button" disabled>show all steps</button>'
-        f'<span class="runs">{boxes}</span></div>'
-        '<p class="keys">Point at a chart to read its values in the legend. Drag across a chart to'
-        " zoom all charts; double-click to show all. Marks: ▲ started again, ◀ went back,"
-        " ◆ data changed, ✕ skipped step, ! alarm; point at a mark to read it. Long curves show"
-        f" the lowest and the highest value of each of at most {MAX_INTERVALS} intervals. A"
-        " logarithmic axis shows positive values only.</p>"
-    )
-
-
 def _sections(charts: Sequence[Chart]) -> list[str]:
     parts = []
     for section, about in SECTIONS.items():
@@ -196,12 +196,7 @@ def _sections(charts: Sequence[Chart]) -> list[str]:
         if own:
             note = f'<p class="note">{about}</p>' if about else ""
             parts.append(f'<h2>{section}</h2>{note}<div class="charts">')
-            parts += [
-                f'<div class="chart" id="chart-{n}"><div class="head"><h3>{text(chart.name)}</h3>'
-                f'<label></label></div><svg role="img" aria-label="{text(chart.name)} by step">'
-                '</svg><div class="legend"></div></div>'
-                for n, chart in own
-            ]
+            parts += [f'<div class="chart" id="chart-{n}"></div>' for n, _ in own]
             parts.append("</div>")
     return parts or ["<p>There is no line of numbers yet.</p>"]
 
