@@ -63,6 +63,7 @@ def traces_of(content: str) -> list[dict]:
 
 
 def command(*arguments: object) -> None:
+    need("plotly", "charts")
     visualize.main(["run", *map(str, arguments)])
 
 
@@ -188,8 +189,11 @@ def test_wrong_arguments_end_in_one_sentence(tmp_path, capsys):
 
 def test_without_plotly_one_sentence_says_how_to_install_it(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    code, said = fails(capsys, write_run(tmp_path / "run"), "--output", tmp_path / "page.html")
-    assert code == 78 and "plotly is not installed: pip install '.[charts]'" in said
+    with pytest.raises(SystemExit) as raised:
+        visualize.main(["run", str(tmp_path), "--output", str(tmp_path / "page.html")])
+    said = capsys.readouterr().err
+    assert raised.value.code == 78 and said.count("\n") == 1
+    assert "plotly is not installed: pip install '.[charts]'" in said
 
 
 def test_what_is_printed_has_no_control_codes(tmp_path, capsys):
@@ -210,6 +214,7 @@ def test_a_page_that_is_a_link_is_replaced_and_not_followed(tmp_path):
 
 @pytest.mark.e2e
 def test_a_real_run_and_a_half_written_one(short_run, tmp_path):
+    plotly = need("plotly.offline", "charts").get_plotlyjs()
     growing = write_run(tmp_path / "growing", pictures=(1,))
     write_picture(growing, 2)
     with (growing / "metrics.jsonl").open("a") as file:
@@ -226,7 +231,9 @@ def test_a_real_run_and_a_half_written_one(short_run, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == "" and "run: finished; step 5 of 5 (100%)" in done.stdout
-    data = json.loads(Page(output.read_text()).raw[1])
+    content = output.read_text()
+    assert content.count(plotly) == 1 and content.count("</script") == 3
+    data = json.loads(Page(content).raw[1])
     titles = {figure["layout"]["title"]["text"] for figure in data["figures"]}
     assert {"<b>loss</b>", "<b>loss_rec</b>", "<b>lr</b>", "<b>variance_z</b>"} <= titles
     assert data["pictures"][0] and data["pictureSteps"][:2] == [1, 2]
@@ -234,6 +241,7 @@ def test_a_real_run_and_a_half_written_one(short_run, tmp_path):
 
 def test_a_run_in_a_bucket(fork_server, tmp_path):
     need("gcsfs", "gcs")
+    need("plotly", "charts")
     workdir = write_run(tmp_path / "run", pictures=(1, 2))
     with ObjectStore() as store:
         for file in workdir.rglob("*"):

@@ -143,7 +143,7 @@ def _traces(chart: Chart, place: int, run: Run) -> Iterator[dict[str, Any]]:
     for n, (file, name, kind, label) in enumerate(lines):
         faded = kind == "steps" and any(other[2] == "points" for other in lines)
         yield {
-            **_line(files[file].curves[name], few=_FEW if kind == "points" else 1),
+            **_line(files[file].curves[name], few=_FEW if kind == "points" else 0),
             "name": f"{text(run.name, most=_MAX_NAME)}{': ' if label else ''}{text(label)}",
             "legendgroup": str(place),
             "line": {"color": own["colour"], **styles[kind]},
@@ -155,16 +155,19 @@ def _traces(chart: Chart, place: int, run: Run) -> Iterator[dict[str, Any]]:
 
 def _line(curve: Thinned, *, few: int) -> dict[str, Any]:
     """Returns a line; one of at most so many points has markers."""
-    gaps = [(step, None) for step in curve.gaps()]
     points = [(step, _short(value)) for step, value in curve.points()]
-    points = sorted([*points, *gaps], key=lambda point: point[0])
+    points += [(step, None) for step in curve.gaps()]
+    points.sort(key=lambda point: point[0])
+    values = [value for _, value in points]
+    # No line leads to a point between two gaps, so it needs a marker.
+    neighbours = zip([None, *values[:-1]], values, [*values[1:], None], strict=True)
+    lonely = any(a is None and b is not None and c is None for a, b, c in neighbours)
     return {
         "type": "scatter",
-        # A point between two gaps has no line, so a curve with gaps has markers.
-        "mode": "lines+markers" if gaps or len(points) <= few else "lines",
+        "mode": "lines+markers" if lonely or len(points) <= few else "lines",
         "marker": {"size": 5},
         "x": [step for step, _ in points],
-        "y": [value for _, value in points],
+        "y": values,
         "hovertemplate": _VALUE,
     }
 
@@ -194,7 +197,7 @@ def _marks(place: int, run: Run) -> dict[str, Any] | None:
         },
         "error_y": {
             **{"type": "constant", "value": 0, "valueminus": 1, "symmetric": False},
-            **{"color": colour, "thickness": 0.8, "width": 0},
+            **{"color": f"{colour}99", "thickness": 0.8, "width": 0},  # 60 % opaque
         },
         "cliponaxis": False,
         "name": text(run.name, most=_MAX_NAME),
