@@ -74,25 +74,22 @@ def look(place: int) -> dict[str, str]:
 
 
 def _layout(chart: Chart, *, end: float, log: bool) -> dict[str, Any]:
-    title = {
-        "text": f"<b>{text(chart.name, most=_MAX_TITLE)}</b>",
-        "x": 0,
-        "xref": "paper",
-        "y": 0.97,
-    }
+    title = f"<b>{text(chart.name, most=_MAX_TITLE)}</b>"
     buttons = [
         {"label": kind, "method": "relayout", "args": [{"yaxis.type": kind}]}
         for kind in ("linear", "log")
     ]
     return {
-        "title": title | {"font": {"size": 14}},
+        "title": {"text": title, "x": 0, "xref": "paper", "y": 0.97, "font": {"size": 14}},
         "height": _HEIGHT,
         "margin": {"l": 70, "r": 15, "t": 45, "b": 30},
         "font": {"family": "sans-serif", "size": 12, "color": "#222"},
         "hovermode": "x unified",
         "hoverlabel": {"namelength": -1, "font": {"size": 12}},
-        "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"}
-        | {"maxheight": 0.3},
+        "legend": {
+            **{"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
+            **{"maxheight": 0.3},  # of the chart; a longer legend scrolls
+        },
         "showlegend": True,
         "xaxis": {
             "title": {"text": "step", "standoff": 6},
@@ -112,10 +109,12 @@ def _layout(chart: Chart, *, end: float, log: bool) -> dict[str, Any]:
         # The lines of marks go from the bottom to the top of the chart.
         "yaxis2": {"overlaying": "y", "range": [0, 1.07], "fixedrange": True, "visible": False},
         "updatemenus": [
-            {"type": "buttons", "direction": "right", "buttons": buttons, "active": int(log)}
-            # Left of plotly's own buttons.
-            | {"x": 0.75, "xanchor": "right", "y": 1, "yanchor": "bottom", "font": {"size": 10}}
-            | {"pad": {"b": 2}}
+            {
+                **{"type": "buttons", "direction": "right", "buttons": buttons},
+                # Left of plotly's own buttons.
+                **{"x": 0.75, "xanchor": "right", "y": 1, "yanchor": "bottom", "pad": {"b": 2}},
+                **{"active": int(log), "font": {"size": 10}},
+            }
         ],
     }
 

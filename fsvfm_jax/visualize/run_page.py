@@ -38,12 +38,12 @@ _CONTROLS = (
     '<div class="controls" hidden>'
     '<span>x axis: <label><input type="radio" name="axis" value="step" checked> step</label>'
     ' <label><input type="radio" name="axis" value="epoch"> epoch</label></span></div>'
-    '<p class="keys">Point at a chart to read its values. Drag across a chart to zoom all charts;'
-    " double-click to show all. Click a run in a legend to hide it everywhere. Marks: ▲ started"
-    " again, ◀ went back, ◆ data changed, ✕ skipped step, ★ alarm; point at a mark to read it."
-    " Long curves show the lowest and the highest value of each of at most"
-    f" {MAX_INTERVALS} intervals. A line has a gap where a value is not finite. A logarithmic"
-    " axis shows positive values only.</p>"
+    '<p class="keys">Point at a chart to read its values. Drag across a chart to zoom all charts,'
+    " or drag a box to zoom the height of this chart too; double-click to show all. Click a run in"
+    " a legend to hide it everywhere. Marks: ▲ started again, ◀ went back, ◆ data changed,"
+    " ✕ skipped step, ★ alarm; point at a mark to read it. Long curves show the lowest and the"
+    f" highest value of each of at most {MAX_INTERVALS} intervals. A line has a gap where a value"
+    " is not finite. A logarithmic axis shows positive values only.</p>"
 )
 
 
