@@ -34,8 +34,14 @@ from fsvfm_jax.host import storage
 from fsvfm_jax.prepare import video
 from fsvfm_jax.prepare.manifest import read_lines
 from fsvfm_jax.report import summary
+from fsvfm_jax.report.published_curves import CURVES
 from fsvfm_jax.run import integrity, lines, lock, rewind
 from fsvfm_jax.run.fingerprint import StoredFingerprint
+from fsvfm_jax.visualize.run_against import compare
+from fsvfm_jax.visualize.run_facts import describe
+from fsvfm_jax.visualize.run_folder import read_folder
+from fsvfm_jax.visualize.run_page import make_page
+from fsvfm_jax.visualize.run_pictures import read_pictures
 
 CPU_SECONDS = 20
 MEMORY_BYTES = 2**30
@@ -66,6 +72,13 @@ def _read_all(faces: FaceRecords) -> None:
 
 def _read_set(layout: str, **options: Any) -> Callable[[Path], object]:
     return lambda folder: protocols.read_set(layout, str(folder), split="test", **options)
+
+
+def _make_page(folder: Path) -> None:
+    run = describe(read_folder(epath.Path(folder)), "run")
+    pictures = read_pictures(run.folder, runs=1, notes=run.notes)
+    verdict = compare(run, CURVES["vggface2_b"])
+    make_page([run], [pictures], plotly="", curve=CURVES["vggface2_b"], verdicts=[verdict])
 
 
 READERS = {
@@ -174,6 +187,11 @@ READERS = {
         lambda folder: lock._File(str(folder / "run.lock")).read(),
         ("run.lock",),
         (OSError,),
+    ),
+    "page of a run": Reader(
+        fuzz_sources.write_whole_run,
+        _make_page,
+        fuzz_sources.WHOLE_RUN,
     ),
     "table": Reader(
         fuzz_sources.write_table,

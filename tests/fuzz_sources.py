@@ -6,6 +6,7 @@ from pathlib import Path
 import face_trees
 import numpy as np
 import random_weights
+import run_workdirs
 from etils import epath
 from golden_files import need
 from google_names import google_names
@@ -34,6 +35,9 @@ IMAGES = (
 LABELLED = {"a": "REAL", "b": "FAKE"}
 MAPS = ("map.png", "map.npy")
 VIDEOS = ("v.mp4", "v.mkv", "v.avi")
+WHOLE_RUN = ("config.json", "fingerprint.json", "rewinds.json", "origin.json", "run.lock")
+WHOLE_RUN += ("metrics.jsonl", "epochs.jsonl", "validation.jsonl", "alarms.jsonl")
+WHOLE_RUN += ("images/reconstruction_0000005.png",)
 SHARD = shard_name("train", 0, 1)
 
 
@@ -183,6 +187,21 @@ def write_metrics(folder: Path) -> None:
 
 def write_lock(folder: Path) -> None:
     folder.mkdir(parents=True)
+    (folder / "run.lock").write_bytes(lock.record("token"))
+
+
+def write_whole_run(folder: Path) -> None:
+    """Writes a run with the settings of the authors, so that the comparison reads it too."""
+    run_workdirs.write_like_authors(folder)
+    for name in ("images", "tensorboard"):
+        (folder / name).mkdir()
+    (folder / "tensorboard" / "events.out.tfevents.1700000000.host.5").touch()
+    run_workdirs.write_picture(folder, 5)
+    (folder / "rewinds.json").write_text('[{"step": 4, "skip_ranges": [[0, 8]]}]')
+    (folder / "origin.json").write_text('{"source": "w.pth"}')
+    alarm = {"step": 4, "alarm": "spike", "message": "the loss is 9"}
+    run_workdirs.write_lines(folder / "alarms.jsonl", [alarm])
+    run_workdirs.write_lines(folder / "validation.jsonl", [{"step": 4, "val_loss": 0.5}])
     (folder / "run.lock").write_bytes(lock.record("token"))
 
 

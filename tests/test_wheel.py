@@ -54,7 +54,7 @@ def test_the_wheel_has_the_package_its_configs_and_nothing_beside_it(wheel):
         f"fsvfm_jax/bundled/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.py")
     }
     assert "fsvfm_jax/bundled/configs/finetune/folder.py" in configs
-    page = {str(path.relative_to(ROOT)) for path in ROOT.glob("fsvfm_jax/predict/static/*")}
+    page = {str(path.relative_to(ROOT)) for path in ROOT.glob("fsvfm_jax/*/static/*")}
     assert page and names == modules | configs | page | {"fsvfm_jax/py.typed"}
 
 

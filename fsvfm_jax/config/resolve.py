@@ -25,6 +25,9 @@ from fsvfm_jax.masking import num_removed
 from fsvfm_jax.models import build
 from fsvfm_jax.optim import check_rates, check_warmup, peak_learning_rate
 
+# The errors of other libraries for a stored config with wrong types.
+ODD_CONFIG = (KeyError, AttributeError, TypeError, ValueError, ArithmeticError)
+
 # The values that each recipe sets for fields that are None. With the recipe "paper",
 # `schedule_epochs` is `epochs`.
 RECIPES: dict[str, dict[str, Any]] = {

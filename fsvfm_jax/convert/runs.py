@@ -8,7 +8,7 @@ from etils import epath
 from ml_collections import ConfigDict
 from msgspec import Meta
 
-from fsvfm_jax.config.resolve import resolve_stored
+from fsvfm_jax.config.resolve import ODD_CONFIG, resolve_stored
 from fsvfm_jax.convert.card import Text
 from fsvfm_jax.convert.source_files import file_sha256, read_json
 from fsvfm_jax.data.stats import STATS_FILE, Stats, known_stats
@@ -20,9 +20,6 @@ from fsvfm_jax.run.fingerprint import FINGERPRINT_FILE
 from fsvfm_jax.run.integrity import STEP_MANIFEST
 from fsvfm_jax.run.origin import ORIGIN_FILE
 from fsvfm_jax.train_state import TrainState
-
-# The errors of other libraries for a config with wrong types.
-ODD_CONFIG = (KeyError, AttributeError, TypeError, ValueError, ArithmeticError)
 
 
 class Origin(TypedDict):

@@ -6,6 +6,7 @@ no link is followed: a file that is written replaces it, and `make_own_folder` s
 
 import contextlib
 import errno
+import io
 import itertools
 import json
 import logging
@@ -29,6 +30,7 @@ CONTINUE = (
 )
 ELSEWHERE = "free space, or choose a folder that is writable"
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # errors of a disk without hard links
+_BUFFER_BYTES = 2**20
 UNFINISHED = ".unfinished"  # ending of a file that is being written
 
 
@@ -181,31 +183,33 @@ def read_json(file: epath.Path, schema: Any, *, mend: str) -> Any:
         raise StorageError(f"{file} is damaged ({error}): {mend}") from error
 
 
-def read_bytes(file: epath.Path, *, max_bytes: int) -> bytes:
+def read_bytes(file: epath.Path, *, max_bytes: int, follow_links: bool = True) -> bytes:
     """Returns the bytes of a file of a run, in a folder or in a bucket.
 
     Args:
         file: The file.
         max_bytes: The largest size that such a file can have.
+        follow_links: Whether the file may be a symbolic link.
 
     Raises:
         OSError: The file is missing, not a plain file, or has more than `max_bytes`.
     """
-    with open_bytes(file, max_bytes=max_bytes) as opened:
+    with open_bytes(file, max_bytes=max_bytes, follow_links=follow_links) as opened:
         content = opened.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise FileRefused(errno.EFBIG, f"it has more than {max_bytes:,} bytes", str(file))
     return content
 
 
-def open_bytes(file: epath.Path, *, max_bytes: int) -> BinaryIO:
+def open_bytes(file: epath.Path, *, max_bytes: int, follow_links: bool = True) -> BinaryIO:
     """Opens a file of a run for reading bytes; raises the errors of `read_bytes`."""
     if not in_bucket(file):
-        return open_plain(file, max_bytes=max_bytes)
+        return open_plain(file, max_bytes=max_bytes, follow_links=follow_links)
     size = file.stat().length
     if size > max_bytes:
         raise FileRefused(errno.EFBIG, f"it has {size:,} bytes, more than {max_bytes:,}", str(file))
-    return file.open("rb")
+    # The client's own file reads no line up to a limit.
+    return io.BufferedReader(file.open("rb"), _BUFFER_BYTES)
 
 
 def is_own_folder(path: epath.Path) -> bool:

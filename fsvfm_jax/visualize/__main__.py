@@ -68,6 +68,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         "which patches and facial regions make a face look fake to a detector",
         module="explain",
     )
+    command("run", "a page of training runs: curves, pictures, configs", module="run_page")
     return parser
 
 
