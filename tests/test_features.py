@@ -76,7 +76,7 @@ def test_held_out_faces_are_of_both_classes_and_of_other_videos(count, of_video,
     held = held_out(Labelled(np.zeros((len(fake), 1), np.float32), fake, videos))
     for of_class in (fake, ~fake):
         assert 0 < held[of_class].sum() < of_class.sum()
-        assert 0.15 < held[of_class].mean() <= 0.5
+        assert 0.14 < held[of_class].mean() <= 0.5
     assert not set(videos[held]) & set(videos[~held])
 
 
