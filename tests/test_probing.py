@@ -157,7 +157,8 @@ def test_a_set_that_is_missing_is_told_before_training():
     with config.unlocked():
         config.probe.test.x = ConfigDict({"layout": "folder", "path": "", "split": "test"})
     mesh = sharding.make_mesh({"data": -1, "fsdp": 1})
-    with pytest.raises(DataError, match=r"the set x \(folder\) lies under none of"):
+    said = r"the set x \(folder\) lies under none of config\.probe\.paths = /nowhere"
+    with pytest.raises(DataError, match=said):
         open_probe(config, source=SyntheticFaces(4, image_size=32, seed=0), mesh=mesh)
 
 

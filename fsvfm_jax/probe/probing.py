@@ -195,8 +195,10 @@ def _labelled_rows(config: ConfigDict, chosen: Chosen, indices: Sequence[int]) -
     faces = Readable(chosen.source).read(indices)
     size = config.model.image_size
     rows = [evaluation_element(face, (0, 0), size=size, view="resize") for face in faces]
-    if unread := sum(not row["readable"] for row in rows):
-        logger.warning("the probe leaves out %d labelled faces that cannot be read", unread)
+    unread = {index for index, row in zip(indices, rows, strict=True) if not row["readable"]}
+    if unread:
+        name = chosen.source.name(min(unread))
+        logger.warning("the probe leaves out %d unreadable faces, such as %s", len(unread), name)
     return _stacked(rows)
 
 
