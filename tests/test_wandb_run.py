@@ -138,19 +138,20 @@ def test_only_the_first_process_opens_it(monkeypatch, tmp_path):
     assert tracker.folder is None and opened == []
 
 
-@pytest.mark.e2e
-def test_a_run_of_two_starts_is_written_offline(fork_server, tmp_path, monkeypatch):
+@pytest.mark.parametrize("starts", [(2,), pytest.param((2, 4), marks=pytest.mark.slow)])
+def test_the_starts_of_a_run_are_written_offline(fork_server, tmp_path, monkeypatch, starts):
     need("wandb", "wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    for epochs in (2, 4):
+    for epochs in starts:
         arguments = [f"--config.epochs={epochs}", "--config.tracking.also=('wandb',)"]
         (child,) = start([tmp_path], *arguments, server=fork_server)
         said = child.communicate(timeout=PATIENCE)[1]
         assert child.returncode == 0, said
     run_id = json.loads((tmp_path / RUN_FILE).read_text())["id"]
     runs = sorted((tmp_path / "wandb").glob("offline-run-*"))
-    assert len(runs) == 2 and all(run.name.endswith(run_id) for run in runs)
+    assert len(runs) == len(starts) and all(run.name.endswith(run_id) for run in runs)
     for run in runs:
         content = (run / f"run-{run_id}.wandb").read_bytes()
         assert b"loss_rec" in content and b"projection_dim" in content
-    assert [line["step"] for line in tiny.read_metrics(tmp_path)] == list(range(1, 11))
+    steps = [line["step"] for line in tiny.read_metrics(tmp_path)]
+    assert steps == list(range(1, 1 + 5 * len(starts)))
