@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference, placeholder
 
 from configs import arguments
+from configs.face_sets import rendered_set
 from fsvfm_jax.models.vit import SIZES
 
 
@@ -88,6 +89,20 @@ def get_config(size: str, arg: str = "") -> ConfigDict:
     c.data.skip_corrupt = 0
     c.data.num_workers = 8
 
+    # What has been learnt, measured on the frozen features without any training. Your own labelled
+    # sets take the place of the rendered ones, as in configs/finetune/folder.py.
+    c.probe = ConfigDict()
+    c.probe.every = 1000
+    c.probe.faces = 512
+    c.probe.branch = "student"
+    c.probe.k = 20
+    c.probe.paths = ()
+    for split in ("train", "test"):
+        c.probe[split] = ConfigDict({"swap-a": rendered_set("swap-a", split, videos=512, frames=1)})
+
+    c.monitor = ConfigDict()
+    c.monitor.collapse = "warn"
+
     add_run_sections(c)
     if "smoke" in words:
         _make_smoke(c)
@@ -135,6 +150,7 @@ def add_run_sections(c: ConfigDict) -> None:
     c.tracking = ConfigDict()
     c.tracking.log_every = 50
     c.tracking.picture_every = 1000
+    c.tracking.also = ()
 
 
 def _make_smoke(c: ConfigDict) -> None:
@@ -162,3 +178,4 @@ def _make_smoke(c: ConfigDict) -> None:
     c.teacher.momentum = 0.99
     c.checkpoint.every = 100
     c.tracking.update(log_every=10, picture_every=100)
+    c.probe.update(every=160, faces=128)

@@ -45,6 +45,12 @@ class Preempted(UserError):
     exit_code = 75
 
 
+class CollapseError(UserError):
+    """The network gives almost the same output for all faces, and the config ends such a run."""
+
+    exit_code = 76
+
+
 class ConfigError(UserError):
     """A configuration field, or a checkpoint of another configuration, does not fit."""
 

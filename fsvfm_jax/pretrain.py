@@ -110,7 +110,7 @@ class Pretraining:
             accum_steps: Number of micro-batches, which are processed one after another.
 
         Returns:
-            The next state, and the scalar metrics of `three_c_loss` and `all_or_nothing`.
+            The next state, and scalars: of `three_c_loss`, `all_or_nothing` and `teacher_change`.
         """
         # 1. Draw the masks of the whole batch. They depend only on the seed, the step and the row.
         key = jax.random.fold_in(jax.random.key(self.seed), state.step)
@@ -137,10 +137,12 @@ class Pretraining:
 
         # 3. The teacher follows, once per optimizer update.
         teacher_params = move_teacher(state.teacher_params, params, rate=values.teacher_rate)
+        change = teacher_change(state.teacher_params, teacher_params)
 
         # 4. The update is applied only if loss and gradient are finite.
         updated = TrainState(state.step, params, teacher_params, update.opt_state)
-        return all_or_nothing(state, updated, update.metrics, trained=self.trained)
+        metrics = update.metrics | {"teacher_change": change}
+        return all_or_nothing(state, updated, metrics, trained=self.trained)
 
     def draw(self, state: TrainState, batch: Batch) -> UInt8[Array, "columns rows H W 3"]:
         """Draws the faces, the masked faces (removed patches grey), and the reconstructed faces.
@@ -173,6 +175,14 @@ def move_teacher(
         teacher_params,
         teacher_subset(params),
     )
+
+
+def teacher_change(before: Params, after: Params) -> Float[Array, ""]:
+    """Returns the norm of the change of the teacher's patch embedding in a step.
+
+    All parameters of the teacher move in the same way; to read these few costs next to nothing.
+    """
+    return optax.tree.norm(optax.tree.sub(after["patch_embed"], before["patch_embed"]))
 
 
 def three_c_loss(

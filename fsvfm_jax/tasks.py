@@ -25,7 +25,8 @@ from fsvfm_jax.data.sources import FaceSet, JoinedSets, make_source
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.devices import distributed
 from fsvfm_jax.models import build_detector
-from fsvfm_jax.train_state import TrainState, Validate
+from fsvfm_jax.probe.probing import open_probe
+from fsvfm_jax.train_state import Probe, TrainState, Validate
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ class Task(NamedTuple):
             names, and the origin of the weights.
         open_validation: Takes `source` and `mesh` too, opens the validation faces and returns a
             function from `stats` to a `Validate`, or None if there are no such faces.
+        open_probe: Takes `source` and `mesh` too, opens labelled faces and returns a function from
+            the learner and the template of its state to a `Probe`, or None without a probe.
     """
 
     open_source: Callable[[ConfigDict], FaceSet]
@@ -53,6 +56,7 @@ class Task(NamedTuple):
     fingerprint: Callable[[ConfigDict], dict[str, Any]]
     load_weights: Callable[[TrainState, ConfigDict], tuple[TrainState, dict[str, Any]]]
     open_validation: Callable[..., Callable[[Stats], Validate] | None]
+    open_probe: Callable[..., Callable[..., Probe] | None]
 
 
 def open_faces(config: ConfigDict) -> FaceSet:
@@ -187,6 +191,7 @@ TASKS = {
             state, init=config.init, model=config.model
         ),
         open_validation=lambda config, **_: None,
+        open_probe=open_probe,
     ),
     "finetune": Task(
         open_source=open_labelled,
@@ -195,5 +200,6 @@ TASKS = {
         fingerprint=_detection_fields,
         load_weights=warm_start.load_encoder,
         open_validation=open_validation,
+        open_probe=lambda config, **_: None,
     ),
 }

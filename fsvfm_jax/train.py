@@ -19,7 +19,7 @@ from fsvfm_jax.devices.compilation import compile_for_devices, fresh_state, plac
 from fsvfm_jax.errors import DataError
 from fsvfm_jax.learners import make_learner
 from fsvfm_jax.optim import Schedule, make_schedule
-from fsvfm_jax.run.checkpoint import Checkpoints, Restored
+from fsvfm_jax.run.checkpoint import Restored
 from fsvfm_jax.run.descriptions import describe_run
 from fsvfm_jax.run.failed_start import CHECKPOINTS
 from fsvfm_jax.run.faults import fault
@@ -27,14 +27,14 @@ from fsvfm_jax.run.fingerprint import check_fingerprint, make_fingerprint
 from fsvfm_jax.run.guard import Guard
 from fsvfm_jax.run.origin import save_origin
 from fsvfm_jax.run.pictures import Pictures, picture_faces
-from fsvfm_jax.run.reports import Reports, describe_batch
+from fsvfm_jax.run.reports import open_reports
 from fsvfm_jax.run.rewind import rewind
-from fsvfm_jax.run.saver import Saver
-from fsvfm_jax.run.skipped_steps import SkippedSteps
+from fsvfm_jax.run.saver import Saver, open_checkpoints
 from fsvfm_jax.run.start_stats import find_stats
 from fsvfm_jax.run.tracking import open_tracker
+from fsvfm_jax.run.wandb_run import check_trackers
 from fsvfm_jax.tasks import Task
-from fsvfm_jax.train_state import Learner, TrainState, Validate
+from fsvfm_jax.train_state import Learner, Probe, TrainState, Validate
 
 logger = logging.getLogger(__name__)
 
@@ -53,10 +53,9 @@ def train(config: ConfigDict, workdir: epath.Path, *, task: Task, check_only: bo
     """
     # ── Devices and data ──────────────────────────────────────────────────────────────────────
     mesh, config = place(config)
-    source, open_validate = _open_data(config, workdir, task, mesh)
+    source, open_validate, open_probe = _open_data(config, workdir, task, mesh)
     if check_only:
-        _check(config, mesh, source, workdir, task)
-        return
+        return _check(config, mesh, source, workdir, task)
     with contextlib.ExitStack() as stack:
         guard = stack.enter_context(Guard(workdir, config.watchdog))
         stats, schedule = _plan(config, source, workdir, task, compute_stats=True)
@@ -68,7 +67,7 @@ def train(config: ConfigDict, workdir: epath.Path, *, task: Task, check_only: bo
 
         # ── Restore before the long compilation, to refuse a wrong checkpoint early ───────────
         guard.fault("restore", 0)
-        checkpoints = stack.enter_context(_open_checkpoints(config, workdir, guard))
+        checkpoints = stack.enter_context(open_checkpoints(config, workdir, guard))
         skip_ranges = config.data.skip_ranges
         rewind(workdir, checkpoints, step=config.resume.step, skip_ranges=skip_ranges)
         state, samples_seen = checkpoints.restore_newest_valid(template) or Restored(
@@ -84,15 +83,14 @@ def train(config: ConfigDict, workdir: epath.Path, *, task: Task, check_only: bo
         train_step = compile_for_devices(learner, mesh, config).program
         pictures = Pictures(learner, template, picture_faces(config, source, element), mesh)
         validate = open_validate and open_validate(stats)
+        probe = open_probe and open_probe(learner, template)
 
         # ── Loop ──────────────────────────────────────────────────────────────────────────────
         describe_run(config, template, workdir)
         tracker = stack.enter_context(open_tracker(config, schedule, workdir, start_step))
         batches = open_stream(config, source, element, start_sample=samples_seen)
         stack.enter_context(contextlib.closing(batches))
-        skipped = SkippedSteps(tracker.folder, limit=config.max_skipped_steps)
-        describe = partial(describe_batch, config, source)
-        reports = Reports(tracker, skipped, schedule, batches, describe)
+        reports = open_reports(config, source, workdir, tracker, schedule, batches)
         every = config.checkpoint.every or max(1, round(schedule.steps_per_epoch))
         saver = Saver(checkpoints, reports, guard, validate, start_step, total_steps, every)
 
@@ -107,6 +105,8 @@ def train(config: ConfigDict, workdir: epath.Path, *, task: Task, check_only: bo
             guard.after_step(step)
             # While the device computes this step, the metrics of the previous step are read.
             reports.put(step, metrics, waited=guard.waited, first_sample=samples_seen)
+            if probe and (step == total_steps or step % config.probe.every == 0):
+                reports.put_probe(probe(state))
             samples_seen = advance(samples_seen, config.batch_size, skip_ranges=skip_ranges)
             saver.check()
             saver.after(step, state, samples_seen)
@@ -137,18 +137,21 @@ def _check(
 
 def _open_data(
     config: ConfigDict, workdir: epath.Path, task: Task, mesh: Mesh
-) -> tuple[FaceSet, Callable[[Stats], Validate] | None]:
-    """Opens the training faces and the validation faces.
+) -> tuple[FaceSet, Callable[[Stats], Validate] | None, Callable[..., Probe] | None]:
+    """Opens the faces of the training, of the validation and of the probe.
 
     Raises:
         DataError: The faces cannot be read, or the starting weights do not exist.
+        ConfigError: A tracker is not installed.
     """
+    check_trackers(config)
     fault("start", 0, process=jax.process_index())
     weights = config.init.params
     if weights and not epath.Path(weights).exists() and not (workdir / CHECKPOINTS).exists():
         raise DataError(f"config.init.params = {weights!r} does not exist: give another path")
     source = task.open_source(config)
-    return source, task.open_validation(config, source=source, mesh=mesh)
+    sets = {"source": source, "mesh": mesh}
+    return source, task.open_validation(config, **sets), task.open_probe(config, **sets)
 
 
 def _plan(
@@ -183,17 +186,6 @@ def _state_template(learner: Learner, mesh: Mesh) -> TrainState:
         *(f"{trained:,}", f"{sum(x.size for x in arrays):,}", len(arrays)),
     )
     return template
-
-
-def _open_checkpoints(config: ConfigDict, workdir: epath.Path, guard: Guard) -> Checkpoints:
-    return Checkpoints(
-        workdir / CHECKPOINTS,
-        keep=config.checkpoint.keep,
-        keep_every=config.checkpoint.keep_every,
-        keep_best=config.checkpoint.keep_best,
-        watchdog=guard.watchdog,
-        save_seconds=config.watchdog.save_seconds,
-    )
 
 
 def _first_state(

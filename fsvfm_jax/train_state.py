@@ -93,3 +93,6 @@ class Learner(Protocol):
 # validation by raising an error. It returns the scores on the validation faces by name, with
 # `val_loss` among them.
 Validate = Callable[[Params, Callable[[], None]], dict[str, float]]
+# A Probe takes the state, which it does not change, and returns numbers by name. All processes must
+# call it at the same steps.
+Probe = Callable[[TrainState], dict[str, float]]

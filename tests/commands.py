@@ -24,6 +24,7 @@ TINY = [
     "--config.data.num_samples=40",
     "--config.batch_size=16",
     "--config.tracking.log_every=1",
+    "--config.probe.every=0",
 ]
 
 

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from fsvfm_jax import cli
-from fsvfm_jax.errors import ConfigError, DataError, NotFiniteError, Preempted, StorageError
+from fsvfm_jax.errors import (
+    CollapseError,
+    ConfigError,
+    DataError,
+    NotFiniteError,
+    Preempted,
+    StorageError,
+)
 
 ROOT = Path(__file__).parent.parent
 
@@ -21,6 +28,7 @@ ROOT = Path(__file__).parent.parent
         (NotFiniteError("loss is nan"), 72),
         (StorageError("disk is full"), 73),
         (Preempted("saved"), 75),
+        (CollapseError("all alike"), 76),
         (ConfigError("no such field"), 78),
         (ZeroDivisionError("unforeseen"), 70),
         (KeyboardInterrupt(), 130),

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import pytest
 
-from fsvfm_jax.errors import NotFiniteError
+from fsvfm_jax.errors import CollapseError, NotFiniteError
 from fsvfm_jax.optim import Schedule
+from fsvfm_jax.run.monitor import Alarm
 from fsvfm_jax.run.reports import Reports
 from fsvfm_jax.run.skipped_steps import SkippedSteps
 
@@ -28,9 +29,15 @@ class Tracker:
 
     def __init__(self) -> None:
         self.lines: list[tuple[int, dict, float]] = []
+        self.probes: list[dict] = []
+        self.alarms: list[tuple[int, Alarm]] = []
 
-    def step(self, step: int, metrics: dict, *, waited: float) -> None:
+    def step(self, step: int, metrics: dict, *, waited: float, probe: dict) -> None:
         self.lines.append((step, metrics, waited))
+        self.probes.append(probe)
+
+    def alarm(self, step: int, alarm: Alarm) -> None:
+        self.alarms.append((step, alarm))
 
 
 def make_reports(schedule: Schedule = SCHEDULE, *, limit: int = 0) -> Reports:
@@ -45,6 +52,8 @@ def make_reports(schedule: Schedule = SCHEDULE, *, limit: int = 0) -> Reports:
     reports = Reports.__new__(Reports)
     fields = {"tracker": Tracker(), "skipped": skipped, "schedule": schedule}
     fields |= {"batches": batches, "describe": describe, "_unread": None, "_losses": []}
+    fields |= {"monitor": SimpleNamespace(take=lambda *args, **options: []), "stops": False}
+    fields["_probe"] = {}
     for name, value in fields.items():
         setattr(reports, name, value)
     reports.described = described
@@ -96,3 +105,33 @@ def test_one_skipped_step_too_many_ends_the_run_with_its_batch():
     with pytest.raises(NotFiniteError, match="1 steps in a row, the last 1"):
         reports.put(2, metrics(1.0), waited=0.0, first_sample=64)
     assert reports.described == [48] and reports.tracker.lines == []
+
+
+def test_the_numbers_of_a_probe_belong_to_its_step():
+    reports = make_reports()
+    reports.put(1, metrics(0.5), waited=0.0, first_sample=0)
+    reports.put_probe({"probe_rankme": 2.0})
+    reports.put(2, metrics(0.5), waited=0.0, first_sample=16)
+    reports.flush()
+    assert reports.tracker.probes == [{"probe_rankme": 2.0}, {}]
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_alarms_are_written_and_a_collapse_ends_the_run_if_the_config_says_so(stops):
+    alarms = {
+        1: [Alarm("spike", 9.0, 1.0, "high")],
+        2: [Alarm("collapse", 0.0, 0.1, "all alike")],
+    }
+    reports = make_reports()
+    reports.stops = stops
+    reports.monitor.take = lambda step, numbers, *, waited, now: alarms.get(step, [])
+    for step in (1, 2):
+        reports.put(step, metrics(0.5), waited=0.0, first_sample=0)
+    if stops:
+        with pytest.raises(CollapseError, match=r"step 2: all alike\. config\.monitor\.collapse"):
+            reports.flush()
+    else:
+        reports.flush()
+    assert reports.tracker.alarms == [(1, alarms[1][0]), (2, alarms[2][0])]
+    # The numbers of the step are written before the run ends.
+    assert [line[0] for line in reports.tracker.lines] == [1, 2]

@@ -5,8 +5,10 @@ import json
 from pathlib import Path
 
 import pytest
+from ml_collections import ConfigDict
 
-from fsvfm_jax.config.resolve import ADDED, resolve, resolve_stored, to_json
+from configs.face_sets import face_set
+from fsvfm_jax.config.resolve import ADDED, ADDED_SECTIONS, resolve, resolve_stored, to_json
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.models import build
 
@@ -132,3 +134,34 @@ def test_a_run_of_before_a_field_came_is_read(path):
     section, name = path.split(".")
     del content[section][name]
     assert to_json(resolve_stored(content)) == to_json(resolved)
+
+
+def test_a_run_of_before_probes_and_alarms_is_read():
+    resolved = resolve(get_config("vit_s", "smoke"))
+    content = json.loads(to_json(resolved))
+    for section in ADDED_SECTIONS:
+        del content[section]
+    stored = resolve_stored(content)
+    assert stored.probe.every == 0 and stored.monitor.collapse == "off"
+    assert {name: value.keys() for name, value in ADDED_SECTIONS.items()} == {
+        name: resolved[name].to_dict().keys() for name in ADDED_SECTIONS
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": {}}, r"config\.probe\.train names no set"),
+        ({"test": {"x": face_set("folder")}}, r'layout \'folder\': .* --config\.probe\.paths="'),
+        ({"every": -1}, r"config\.probe\.every = -1 must be from 0"),
+        ({"branch": "both"}, "config.probe.branch = 'both' is unknown"),
+        ({"test": {"x": face_set("foldr")}}, "config.probe.test.x.layout = 'foldr' is unknown"),
+    ],
+)
+def test_a_probe_that_cannot_be_made_is_refused(changes, message):
+    config = get_config("vit_s", "smoke")
+    with config.unlocked(), config.probe.unlocked():
+        for name, value in changes.items():
+            config.probe[name] = ConfigDict(value) if isinstance(value, dict) else value
+    with pytest.raises(ConfigError, match=message):
+        resolve(config)

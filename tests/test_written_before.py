@@ -52,6 +52,7 @@ FIELDS = {
     "checkpoint.every": 3,
     "tracking.log_every": 1,
     "tracking.picture_every": 100,
+    "probe.every": 0,
 }
 
 

@@ -37,6 +37,7 @@ TINY = {
     "checkpoint.every": 10,
     "tracking.log_every": 1,
     "tracking.picture_every": 10,
+    "probe.every": 0,
 }
 TINY_DETECTION = {
     "batch_size": 16,
@@ -48,7 +49,7 @@ TINY_DETECTION = {
 
 # Sections and fields of a config that the training step does not depend on.
 NOT_IN_THE_STEP = ("checkpoint", "data", "epochs", "init", "max_skipped_steps", "resume")
-NOT_IN_THE_STEP += ("schedule_epochs", "total_steps", "tracking", "watchdog")
+NOT_IN_THE_STEP += ("schedule_epochs", "total_steps", "tracking", "watchdog", "probe", "monitor")
 _made: dict[tuple, Any] = {}
 
 

@@ -34,7 +34,7 @@ def resolve_finetuning(config: ConfigDict) -> None:
     """
     check_fields(config, FINETUNING)
     check_stats(config.data)
-    _resolve_sets(config.data, "train", "val")
+    resolve_sets(config.data, "train", "val")
     if config.model.adapter_reduction is None:
         config.model.adapter_reduction = ADAPTER_REDUCTION if config.mode == "adapter" else 0
     if (config.mode == "adapter") != (config.model.adapter_reduction > 0):
@@ -68,7 +68,7 @@ def resolve_finetuning(config: ConfigDict) -> None:
             f"config.accum_steps = {accum_steps}: micro-batches of a balanced batch may hold one"
             " class alone, which the contrastive loss cannot tell from another: set it to 1"
         )
-    _check_sets(config.data, "train")
+    check_sets(config.data, "train")
     if config.data.paths and all(one.layout == RENDERED for one in config.data.train.values()):
         raise ConfigError(
             f"config.data.paths = {told(config.data.paths)} is read by no set of config.data.train,"
@@ -89,7 +89,7 @@ def resolve_evaluation(config: ConfigDict) -> None:
     """
     check_fields(config, EVALUATION)
     check_stats(config.data)
-    _resolve_sets(config.data, "test", "val")
+    resolve_sets(config.data, "test", "val")
     # The order of these checks is the order in which a user fills in the fields: the detector, the
     # selection, the sets.
     if not config.init.params:
@@ -110,7 +110,7 @@ def resolve_evaluation(config: ConfigDict) -> None:
             f"config.groups.file = {told(config.groups.file)} with config.groups.column ="
             f" {told(config.groups.column)}: give both, or neither"
         )
-    _check_sets(config.data, "test")
+    check_sets(config.data, "test")
 
 
 def _resolve_weights(config: ConfigDict) -> None:
@@ -127,11 +127,20 @@ def _resolve_weights(config: ConfigDict) -> None:
     check_weights(config.data.weights, parts, of="sets (config.data.balanced: sets x classes)")
 
 
-def _resolve_sets(data: ConfigDict, *kinds: str) -> None:
-    """Checks every set, and removes the options that the set does not give."""
+def resolve_sets(data: ConfigDict, *kinds: str, of: str = "config.data") -> None:
+    """Checks every set, and removes the options that the set does not give.
+
+    Args:
+        data: The section that contains the sets.
+        kinds: The fields of the section that name sets, such as "train".
+        of: Name of the section, for messages.
+
+    Raises:
+        ConfigError: An option is missing, unknown or has a wrong value.
+    """
     for kind in kinds:
         for name, one in data[kind].items():
-            _resolve_set(one, f"config.data.{kind}.{name}")
+            _resolve_set(one, f"{of}.{kind}.{name}")
 
 
 def _resolve_set(one: ConfigDict, path: str) -> None:
@@ -154,18 +163,17 @@ def _resolve_set(one: ConfigDict, path: str) -> None:
     check_options(layout, options, field=path)
 
 
-def _check_sets(data: ConfigDict, name: str) -> None:
+def check_sets(data: ConfigDict, name: str, *, of: str = "config.data") -> None:
+    """Raises ConfigError if there is no set, or no folder for a set on disk; see `resolve_sets`."""
     sets: Any = data[name]
     if not sets:
-        raise ConfigError(
-            f"config.data.{name} names no set: add one with configs.transfer.face_set"
-        )
+        raise ConfigError(f"{of}.{name} names no set: add one with configs.transfer.face_set")
     if data.paths:
         return
     for key, one in sets.items():
         if one.layout != RENDERED:
             raise ConfigError(
-                f"config.data.paths is empty, and config.data.{name}.{key} has the layout"
-                f""" {one.layout!r}: say where it lies, such as --config.data.paths="('DIR',)" """
+                f"{of}.paths is empty, and {of}.{name}.{key} has the layout"
+                f""" {one.layout!r}: say where it lies, such as --{of}.paths="('DIR',)" """
                 "or add :smoke after the config file to run on rendered faces"
             )

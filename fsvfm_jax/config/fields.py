@@ -15,6 +15,7 @@ from fsvfm_jax.config.checks import (
     number,
     optional,
     ranges,
+    sections,
     settings,
     several,
     text,
@@ -28,6 +29,7 @@ from fsvfm_jax.models import CHOICES
 
 TASK_NAMES = ("pretrain", "finetune", "evaluate")
 BRANCHES = ("student", "teacher")
+TRACKERS = ("wandb",)
 MAX_EPOCHS = 10**9
 MAX_SECONDS = 10**8  # about three years
 MAX_WIDTH = 2**16
@@ -154,6 +156,8 @@ RUN: Fields = {
         {
             "log_every": whole("steps between logged lines", 1),
             "picture_every": whole("steps between pictures", 1),
+            # "wandb" needs the extra `wandb`. JSON lines and TensorBoard files are always written.
+            "also": several("other trackers that get the same numbers", choice("", TRACKERS)),
         },
     ),
 }
@@ -243,4 +247,20 @@ PRETRAINING: Fields = {
             "num_samples": whole("number of faces in the synthetic set", 1),
         },
     ),
+    **under(
+        "probe",
+        {
+            # docs/pretraining.md describes the numbers, which are called probe_*.
+            "every": whole("steps between probes; 0: none"),
+            # Half of the labelled faces are real. As many faces of the training set are probed too.
+            "faces": whole("faces to fit the probe to, and faces to test it on", 8, 2**16),
+            "branch": choice("network whose features are probed", BRANCHES),
+            "k": whole("neighbours of a face that vote", 1, 2**16),
+            "paths": several("folders that contain the sets on disk", text("a folder")),
+            "train": sections("labelled sets to fit the probe to, by name"),
+            "test": sections("labelled sets to test the probe on, by name"),
+        },
+    ),
+    # "stop" ends the run with exit code 76. docs/pretraining.md describes the rule.
+    "monitor.collapse": choice("what a collapse of the network does", ("off", "warn", "stop")),
 }

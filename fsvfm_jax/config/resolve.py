@@ -46,7 +46,20 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
 }
 # Fields that earlier versions did not store, with the values that have the same effect.
-ADDED = {"init.entry": ""}
+ADDED: dict[str, Any] = {"init.entry": "", "tracking.also": ()}
+# Sections of pretraining that earlier versions did not store, with values that have no effect.
+ADDED_SECTIONS: dict[str, dict[str, Any]] = {
+    "monitor": {"collapse": "off"},
+    "probe": {
+        "every": 0,
+        "faces": 512,
+        "branch": "student",
+        "k": 20,
+        "paths": (),
+        "train": {},
+        "test": {},
+    },
+}
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
@@ -82,6 +95,8 @@ def resolve_stored(content: Mapping[str, Any]) -> ConfigDict:
         section, name = path.split(".")
         if isinstance(config.get(section), ConfigDict) and name not in config[section]:
             config[section][name] = value
+    if config.get("task") == "pretrain":
+        config = ConfigDict(ADDED_SECTIONS | dict(config.items()))
     return resolve(config)
 
 
@@ -120,5 +135,9 @@ def _check_relations(config: ConfigDict) -> None:
         )
     check_weights(config.data.weights, len(config.data.paths), of="config.data.paths")
     check_stats(config.data)
+    downstream.resolve_sets(config.probe, "train", "test", of="config.probe")
+    if config.probe.every:
+        downstream.check_sets(config.probe, "train", of="config.probe")
+        downstream.check_sets(config.probe, "test", of="config.probe")
     model = build(config.model)
     num_removed(model.num_patches, config.mask.mask_ratio)

@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 # together. Later checks compare the contents of the paths: the fingerprint covers data and
 # statistics (`fingerprint.check_fingerprint`), a hash covers weights (`check_same_arrays`).
 FIELDS_OF_A_HOST = ("data.num_workers", "data.paths", "data.stats_file", "init.params")
+FIELDS_OF_A_HOST += ("probe.paths",)
 # Libraries whose version must be the same on all processes.
 LIBRARIES = ("jax", "jaxlib", "numpy")
 PACKAGE = Path(__file__).parents[1]

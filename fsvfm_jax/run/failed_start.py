@@ -13,6 +13,7 @@ from fsvfm_jax.host.storage import delete, in_bucket
 from fsvfm_jax.run.fingerprint import FINGERPRINT_FILE
 from fsvfm_jax.run.lines import LINES
 from fsvfm_jax.run.origin import ORIGIN_FILE
+from fsvfm_jax.run.wandb_run import RUN_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -20,8 +21,8 @@ CONFIG_FILE = "config.json"
 PARAMETERS_FILE = "parameters.txt"
 CHECKPOINTS = "checkpoints"
 # All files that a run can write into its workdir before its first step, except the lock.
-_FILES = (CONFIG_FILE, PARAMETERS_FILE, STATS_FILE, FINGERPRINT_FILE, ORIGIN_FILE, *LINES)
-_FOLDERS = ("tensorboard", "images")
+_FILES = (CONFIG_FILE, PARAMETERS_FILE, STATS_FILE, FINGERPRINT_FILE, ORIGIN_FILE, RUN_FILE, *LINES)
+_FOLDERS = ("tensorboard", "images", "wandb")
 
 
 class Start:

@@ -39,6 +39,7 @@ POINTS = (
     "commit",
     "manifest",
     "picture",
+    "probe",
 )
 SIGNALS = {
     "kill": signal.SIGKILL,

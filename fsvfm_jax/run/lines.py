@@ -13,9 +13,9 @@ from fsvfm_jax.host.json_files import parse_json
 from fsvfm_jax.host.plain_files import FileRefused, append_plain, open_plain
 from fsvfm_jax.host.storage import set_aside, whole_file, written
 
-LINES = ("metrics.jsonl", "epochs.jsonl", "validation.jsonl")
-_MAX_LINE_BYTES = 2**20
-_MAX_LINES_BYTES = 2**33
+LINES = ("metrics.jsonl", "epochs.jsonl", "validation.jsonl", "alarms.jsonl")
+MAX_LINE_BYTES = 2**20
+MAX_LINES_BYTES = 2**33
 
 
 class _Line(TypedDict):
@@ -51,7 +51,7 @@ def drop_later_lines(path: epath.Path, step: int) -> None:
         return
     with written(path):
         try:
-            lines = open_plain(path, max_bytes=_MAX_LINES_BYTES)
+            lines = open_plain(path, max_bytes=MAX_LINES_BYTES)
         except FileRefused as error:
             set_aside(path, error.strerror)
             return
@@ -74,7 +74,7 @@ def copy_lines(lines: BinaryIO, kept: BinaryIO, step: int) -> int:
         step: The last step whose line is copied.
     """
     odd = 0
-    for line in iter(partial(lines.readline, _MAX_LINE_BYTES), b""):
+    for line in iter(partial(lines.readline, MAX_LINE_BYTES), b""):
         try:
             record = parse_json(line, _Line)
         except ValueError:

@@ -1,15 +1,20 @@
 """Reports the numbers of each step one step later, while the device computes the next step."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+from etils import epath
 from ml_collections import ConfigDict
 
 from fsvfm_jax.data.pipeline import Batches, sample_indices
 from fsvfm_jax.data.sources import FaceSet
+from fsvfm_jax.errors import CollapseError
 from fsvfm_jax.optim import Schedule
+from fsvfm_jax.run.monitor import Monitor, open_monitor
 from fsvfm_jax.run.skipped_steps import SkippedSteps
 from fsvfm_jax.run.tracking import Tracker, mean_of_finite
 from fsvfm_jax.train_state import Metrics
@@ -26,7 +31,7 @@ class _Unread(NamedTuple):
 
 @dataclass
 class Reports:
-    """Passes the numbers of each step to the tracker, and ends the run if they are not finite.
+    """Passes the numbers of each step to tracker and monitor, and ends the run if they are bad.
 
     Attributes:
         tracker: Writes the numbers.
@@ -34,6 +39,8 @@ class Reports:
         schedule: Gives the learning rate and the teacher's momentum.
         batches: Counts the samples that were replaced.
         describe: Takes the first sample of a batch and returns what the batch contained.
+        monitor: Checks the numbers.
+        stops: Whether a collapse ends the run.
     """
 
     tracker: Tracker
@@ -41,7 +48,10 @@ class Reports:
     schedule: Schedule
     batches: Batches
     describe: Callable[[int], dict[str, Any]]
+    monitor: Monitor
+    stops: bool
     _unread: _Unread | None = field(default=None, init=False)
+    _probe: Mapping[str, float] = field(default_factory=dict, init=False)
     _losses: list[float] = field(default_factory=list, init=False)
 
     def put(self, step: int, metrics: Metrics, *, waited: float, first_sample: int) -> None:
@@ -55,16 +65,17 @@ class Reports:
 
         Raises:
             NotFiniteError: Too many steps in a row were skipped.
+            CollapseError: The network has collapsed, and the config ends such a run.
         """
         self.flush()
         self._unread = _Unread(step, metrics, waited, first_sample)
 
-    def flush(self) -> None:
-        """Reports the numbers that are not reported yet.
+    def put_probe(self, numbers: Mapping[str, float]) -> None:
+        """Takes the numbers of a probe of the step that `put` has taken last."""
+        self._probe = numbers
 
-        Raises:
-            NotFiniteError: Too many steps in a row were skipped.
-        """
+    def flush(self) -> None:
+        """Reports the numbers that are not reported yet; raises the errors of `put`."""
         if self._unread is None:
             return
         unread, self._unread = self._unread, None
@@ -75,14 +86,52 @@ class Reports:
         if self.schedule.teacher_momentum is not None:
             numbers["teacher_momentum"] = 1 - self.schedule.teacher_rate(unread.step - 1)
         numbers["replaced_samples"] = float(self.batches.replaced)
-        self.tracker.step(unread.step, numbers, waited=unread.waited)
+        probe, self._probe = self._probe, {}
+        self.tracker.step(unread.step, numbers, waited=unread.waited, probe=probe)
         self._losses.append(numbers["loss"])
+        now = time.monotonic()
+        for alarm in self.monitor.take(unread.step, numbers, waited=unread.waited, now=now):
+            self.tracker.alarm(unread.step, alarm)
+            if alarm.alarm == "collapse" and self.stops:
+                raise CollapseError(
+                    f"step {unread.step}: {alarm.message}. config.monitor.collapse = 'stop' ends"
+                    " the run here; nothing of the last steps is saved"
+                )
 
     def take_mean_loss(self) -> float:
         """Returns the mean of the finite losses since the last call."""
         mean = mean_of_finite(self._losses)
         self._losses.clear()
         return mean
+
+
+def open_reports(
+    config: ConfigDict,
+    source: FaceSet,
+    workdir: epath.Path,
+    tracker: Tracker,
+    schedule: Schedule,
+    batches: Batches,
+) -> Reports:
+    """Opens the reports of a run.
+
+    Args:
+        config: The resolved config.
+        source: The training faces.
+        workdir: The run's folder.
+        tracker: Writes the numbers.
+        schedule: Steps and epochs of the run.
+        batches: The batches of the run.
+    """
+    return Reports(
+        tracker,
+        SkippedSteps(tracker.folder, limit=config.max_skipped_steps),
+        schedule,
+        batches,
+        partial(describe_batch, config, source),
+        open_monitor(config, schedule, workdir),
+        stops=config.task == "pretrain" and config.monitor.collapse == "stop",
+    )
 
 
 def describe_batch(config: ConfigDict, source: FaceSet, first_sample: int) -> dict[str, Any]:

@@ -3,8 +3,12 @@
 import math
 from dataclasses import dataclass
 
+from etils import epath
+from ml_collections import ConfigDict
+
 from fsvfm_jax.errors import Preempted
 from fsvfm_jax.run.checkpoint import Checkpoints
+from fsvfm_jax.run.failed_start import CHECKPOINTS
 from fsvfm_jax.run.guard import Guard
 from fsvfm_jax.run.preemption import StopWaiting
 from fsvfm_jax.run.reports import Reports
@@ -111,3 +115,21 @@ class Saver:
             return math.nan
         self.reports.tracker.validation(step, found)
         return found["val_loss"]
+
+
+def open_checkpoints(config: ConfigDict, workdir: epath.Path, guard: Guard) -> Checkpoints:
+    """Opens the checkpoints of a run, with the config's policy and time limit.
+
+    Args:
+        config: The resolved config: `checkpoint`, `watchdog`.
+        workdir: The run's folder.
+        guard: Its watchdog limits the time of a save.
+    """
+    return Checkpoints(
+        workdir / CHECKPOINTS,
+        keep=config.checkpoint.keep,
+        keep_every=config.checkpoint.keep_every,
+        keep_best=config.checkpoint.keep_best,
+        watchdog=guard.watchdog,
+        save_seconds=config.watchdog.save_seconds,
+    )

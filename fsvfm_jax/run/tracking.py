@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import jax
@@ -27,7 +28,9 @@ from fsvfm_jax.host.progress import clock_text, rate_text
 from fsvfm_jax.host.storage import in_bucket, make_own_folder, write_bytes, written
 from fsvfm_jax.optim import Schedule
 from fsvfm_jax.run.lines import LINES, append_line, drop_later_lines
+from fsvfm_jax.run.monitor import Alarm
 from fsvfm_jax.run.tensorboard import Events
+from fsvfm_jax.run.wandb_run import WandbRun, open_others
 
 T = TypeVar("T")
 
@@ -48,13 +51,15 @@ class Tracker:
             images_per_second, and data_wait, the fraction of the time that was spent waiting for
             batches. Both cover the time since the previous logged step, with saving and
             evaluation. The time starts at the end of the first step, which compiles, so that the
-            line of the first step has neither of the two.
+            line of the first step has neither of the two. The line of a step with a probe, which is
+            always logged, has the probe's numbers too.
         epochs.jsonl: One object per finished epoch: epoch (from 0), step, steps (the number of
             steps in the mean, which is smaller after a resume in mid-epoch) and the mean of every
             metric over the steps where it is finite. A step whose batch crosses into the next
             epoch counts for the epoch that it finishes. A step that finishes several epochs writes
             one line, for the last of them. The last step of the run ends an unfinished epoch.
         validation.jsonl: One object per validation: step and its scores.
+        alarms.jsonl: One object per alarm: step and the fields of `monitor.Alarm`.
         tensorboard/: The same numbers, by step; epoch means under `epoch/`; pictures.
         images/: Pictures as PNG files.
 
@@ -78,6 +83,7 @@ class Tracker:
         images_per_step: Images per update, over all processes.
         log_every: Steps from one logged step to the next. Step 1 and the last step are always
             logged.
+        others: Other trackers that get the same numbers and pictures. They are closed at the end.
         active: False makes a tracker that does nothing, for all processes except the first.
 
     Attributes:
@@ -93,9 +99,11 @@ class Tracker:
         steps_per_epoch: float,
         images_per_step: int,
         log_every: int,
+        others: Sequence[WandbRun] = (),
         active: bool = True,
     ) -> None:
         self._active = active
+        self._others = others
         self.folder = workdir if active else None
         if not active:
             return
@@ -145,13 +153,21 @@ class Tracker:
                 raise
             logger.error("%s", error)
 
-    def step(self, step: int, metrics: Mapping[str, float], *, waited: float = 0.0) -> None:
+    def step(
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        *,
+        waited: float = 0.0,
+        probe: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
         """Takes the metrics of one update; it must be called after every update.
 
         Args:
             step: Number of updates done, including this one: `start_step + 1` to `total_steps`.
             metrics: Metrics by name.
             waited: Seconds for which the loop only waited for the batch of this update.
+            probe: Numbers of a probe of the state after this update, by name.
         """
         if not self._active:
             return
@@ -164,8 +180,8 @@ class Tracker:
             self._epoch_values[name].append(value)
         self._epoch_steps += 1
         is_last = step == self._total_steps
-        if step % self._log_every == 0 or step == 1 or is_last:
-            self._log_step(step, metrics, now)
+        if step % self._log_every == 0 or step == 1 or is_last or probe:
+            self._log_step(step, metrics, now, probe)
         epochs_done = self._epochs_done(step)
         if epochs_done > self._epochs_done(step - 1):
             self._log_epoch(epochs_done - 1, step)
@@ -183,6 +199,13 @@ class Tracker:
         self._add_scalars(step, "", metrics)
         logger.info("%s", "  ".join([f"validation at step {step}", *_metric_texts(metrics)]))
 
+    def alarm(self, step: int, alarm: Alarm) -> None:
+        """Writes an alarm to `alarms.jsonl`, and logs it."""
+        if not self._active:
+            return
+        append_line(self._local / "alarms.jsonl", {"step": step, **alarm._asdict()})
+        logger.warning("step %d: %s", step, alarm.message)
+
     def images(self, step: int, tag: str, grid: UInt8[np.ndarray, "H W 3"]) -> None:
         """Writes a picture to TensorBoard and to `images/<tag>_<step>.png`."""
         if not self._active:
@@ -194,6 +217,8 @@ class Tracker:
         with written(path):
             make_own_folder(path.parent)
         write_bytes(path, png)
+        for other in self._others:
+            other.image(step, tag, grid)
 
     def close(self) -> None:
         """Ends the bar and writes everything that is still in memory."""
@@ -201,6 +226,8 @@ class Tracker:
             return
         self._bar.close()
         self._above_the_bar.close()
+        for other in self._others:
+            other.close()
         with written(self._events_folder):
             self._events.close()
         self._copy_changed()
@@ -233,7 +260,9 @@ class Tracker:
         # Any other step is at least one image away from the border, far more than 1e-9 epochs.
         return math.floor(step / self._steps_per_epoch + 1e-9)
 
-    def _log_step(self, step: int, metrics: Mapping[str, float], now: float) -> None:
+    def _log_step(
+        self, step: int, metrics: Mapping[str, float], now: float, probe: Mapping[str, float]
+    ) -> None:
         record = {"step": step, "epoch": step / self._steps_per_epoch, **metrics}
         position = [f"step {step}/{self._total_steps}", f"epoch {record['epoch']:.2f}"]
         values, speed, time_left = _metric_texts(metrics), [], []
@@ -247,6 +276,7 @@ class Tracker:
             seconds_left = (self._total_steps - step) * self._images_per_step / rate
             time_left = [f"{clock_text(seconds_left)} left"]
         self._rate_from, self._waited = (step, now), 0.0
+        record |= probe
         append_line(self._local / "metrics.jsonl", record)
         self._add_scalars(step, "", record)
         if self._bar.disable:
@@ -258,6 +288,8 @@ class Tracker:
                 if name in metrics
             ]
             self._bar.set_postfix_str("  ".join(speed + shown), refresh=False)
+        if probe:
+            logger.info("%s", "  ".join([f"probe at step {step}", *_metric_texts(probe)]))
 
     def _log_epoch(self, epoch: int, step: int) -> None:
         means = {name: mean_of_finite(values) for name, values in self._epoch_values.items()}
@@ -276,6 +308,8 @@ class Tracker:
         named = {prefix + name: value for name, value in values.items() if name != "step"}
         with written(self._events_folder):
             self._events.scalars(step, named)
+        for other in self._others:
+            other.scalars(step, named)
 
 
 def open_tracker(
@@ -289,6 +323,7 @@ def open_tracker(
         workdir: The run's folder.
         start_step: Number of updates done before this start.
     """
+    active = jax.process_index() == 0
     return Tracker(
         workdir,
         start_step=start_step,
@@ -296,7 +331,8 @@ def open_tracker(
         steps_per_epoch=schedule.steps_per_epoch,
         images_per_step=config.batch_size,
         log_every=config.tracking.log_every,
-        active=jax.process_index() == 0,
+        others=open_others(config, workdir) if active else (),
+        active=active,
     )
 
 

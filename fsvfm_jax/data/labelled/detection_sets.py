@@ -198,7 +198,7 @@ def _open_set(
     roots = [root for root in paths if os.path.isdir(os.path.join(root, path))]
     if not roots:
         raise DataError(
-            f"the set {name} ({layout}) lies under none of config.data.paths ="
+            f"the set {name} ({layout}) lies under none of {_section(field)}.paths ="
             f" {', '.join(paths)}: there is no folder {path or '.'} there"
         )
     options = {"name": name, "roots": paths, "field": f"{field}.{name}"} | options
@@ -214,6 +214,11 @@ def _open_set(
         faces.grouping,
     )
     return LabelledFaces(faces)
+
+
+def _section(field: str) -> str:
+    """Returns the section of a field: config.data for both config.data and config.data.train."""
+    return ".".join(field.split(".")[:2])
 
 
 def _labels(pairs: Any, *, field: str) -> dict[str, str]:
