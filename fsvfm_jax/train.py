@@ -32,7 +32,7 @@ from fsvfm_jax.run.rewind import rewind
 from fsvfm_jax.run.saver import Saver, open_checkpoints
 from fsvfm_jax.run.start_stats import find_stats
 from fsvfm_jax.run.tracking import open_tracker
-from fsvfm_jax.run.wandb_run import check_trackers
+from fsvfm_jax.run.wandb_run import check_trackers, open_others
 from fsvfm_jax.tasks import Task
 from fsvfm_jax.train_state import Learner, Probe, TrainState, Validate
 
@@ -55,7 +55,7 @@ def train(config: ConfigDict, workdir: epath.Path, *, task: Task, check_only: bo
     mesh, config = place(config)
     source, open_validate, open_probe = _open_data(config, workdir, task, mesh)
     if check_only:
-        return _check(config, mesh, source, workdir, task)
+        return _check(config, mesh, source, workdir, task, open_probe)
     with contextlib.ExitStack() as stack:
         guard = stack.enter_context(Guard(workdir, config.watchdog))
         stats, schedule = _plan(config, source, workdir, task, compute_stats=True)
@@ -79,6 +79,7 @@ def train(config: ConfigDict, workdir: epath.Path, *, task: Task, check_only: bo
             return
 
         # ── Compile ───────────────────────────────────────────────────────────────────────────
+        others = stack.enter_context(open_others(config, workdir))
         guard.fault("compile", 0)
         train_step = compile_for_devices(learner, mesh, config).program
         pictures = Pictures(learner, template, picture_faces(config, source, element), mesh)
@@ -87,13 +88,12 @@ def train(config: ConfigDict, workdir: epath.Path, *, task: Task, check_only: bo
 
         # ── Loop ──────────────────────────────────────────────────────────────────────────────
         describe_run(config, template, workdir)
-        tracker = stack.enter_context(open_tracker(config, schedule, workdir, start_step))
+        tracker = stack.enter_context(open_tracker(config, schedule, workdir, start_step, others))
         batches = open_stream(config, source, element, start_sample=samples_seen)
         stack.enter_context(contextlib.closing(batches))
         reports = open_reports(config, source, workdir, tracker, schedule, batches)
         every = config.checkpoint.every or max(1, round(schedule.steps_per_epoch))
         saver = Saver(checkpoints, reports, guard, validate, start_step, total_steps, every)
-
         guard.begin_steps()
         for step in range(start_step + 1, total_steps + 1):
             if (rows := guard.next(batches, step)) is None:
@@ -106,7 +106,7 @@ def train(config: ConfigDict, workdir: epath.Path, *, task: Task, check_only: bo
             # While the device computes this step, the metrics of the previous step are read.
             reports.put(step, metrics, waited=guard.waited, first_sample=samples_seen)
             if probe and (step == total_steps or step % config.probe.every == 0):
-                reports.put_probe(probe(state))
+                reports.put_probe(probe(state, step))
             samples_seen = advance(samples_seen, config.batch_size, skip_ranges=skip_ranges)
             saver.check()
             saver.after(step, state, samples_seen)
@@ -122,13 +122,20 @@ def train(config: ConfigDict, workdir: epath.Path, *, task: Task, check_only: bo
 
 
 def _check(
-    config: ConfigDict, mesh: Mesh, source: FaceSet, workdir: epath.Path, task: Task
+    config: ConfigDict,
+    mesh: Mesh,
+    source: FaceSet,
+    workdir: epath.Path,
+    task: Task,
+    open_probe: Callable[..., Probe] | None,
 ) -> None:
-    """Plans, compiles the step and reads some faces. Trains and writes nothing."""
+    """Plans, compiles the step and the probe, and reads some faces. Trains and writes nothing."""
     stats, _ = _plan(config, source, workdir, task, compute_stats=False)
     learner = make_learner(config, stats=stats)
-    _state_template(learner, mesh)
+    template = _state_template(learner, mesh)
     compile_for_devices(learner, mesh, config)
+    if open_probe is not None:
+        open_probe(learner, template)
     faces = picture_faces(config, source, task.element(config, stats=stats))
     counts = (config.batch_size, len(next(iter(faces.values()))), len(source))
     text = "check: compiled the step for batches of %d, read %d of %d faces; %s"

@@ -93,6 +93,7 @@ class Learner(Protocol):
 # validation by raising an error. It returns the scores on the validation faces by name, with
 # `val_loss` among them.
 Validate = Callable[[Params, Callable[[], None]], dict[str, float]]
-# A Probe takes the state, which it does not change, and returns numbers by name. All processes must
-# call it at the same steps.
-Probe = Callable[[TrainState], dict[str, float]]
+# A Probe takes the state, which it does not change, and the step. It starts the computation and
+# returns a function that waits for it and returns numbers by name. All processes must call the
+# probe at the same steps.
+Probe = Callable[[TrainState, int], Callable[[], dict[str, float]]]

@@ -27,8 +27,9 @@ def test_scores_of_worked_examples(values, ious, hits):
     np.testing.assert_array_equal(hit, hits)
 
 
-def test_chance_is_what_random_maps_reach():
-    iou, hits = localization.chance(FORGED, seed=0)
+@pytest.mark.parametrize("value", [0.0, -3.0])
+def test_a_constant_map_is_chance(value):
+    iou, hits = localization.scores(np.full(FORGED.shape, value), FORGED, seed=1)
     # Two of four patches: 1 common patch with probability 4 / 6, both with 1 / 6.
     np.testing.assert_allclose(iou, [4 / 6 / 3 + 1 / 6, 1 / 4], atol=0.1)
     np.testing.assert_allclose(hits, [1 / 2, 1 / 4], atol=0.1)

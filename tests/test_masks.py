@@ -156,6 +156,8 @@ def test_an_output_that_cannot_be_written_is_named(tmp_path, capsys):
         (("--count", "0"), "'0' is no number from 1 up"),
         (("--draws", "-1"), "--draws: '-1' is no number"),
         (("--seed", "-1"), "--seed is -1"),
+        (("--image-size", "100000"), "--image-size is 100000; it must be at most 2048"),
+        (("--draws", "1000000000"), "--draws is 1000000000; it must be at most 10000"),
         ((*SMALL, "--count", "1", "--mask-ratio", "1"), "mask_ratio 1.0 removes 64 of N = 64"),
         (("--count", "many"), "'many'"),
         (("--output", "masks.jpg"), "--output=masks.jpg does not end in .png or .html"),

@@ -188,6 +188,43 @@ def test_input_that_starves_the_devices_is_said():
     assert watch(make_monitor(), [HEALTHY] * 300, waited=0.4) == []
 
 
+@pytest.mark.parametrize("place", range(45, 60))
+def test_one_stall_of_the_input_is_not_said(place):
+    watched, now, found = make_monitor(), 0.0, []
+    for step in range(1, 151):
+        waited = 60.0 if step == place else 0.0
+        now += 1.0 + waited
+        found += watched.take(step, HEALTHY, waited=waited, now=now)
+    assert found == []
+
+
+def test_only_the_first_process_reads_the_variance_at_step_0(tmp_path, monkeypatch, caplog):
+    """A process that reads another value than the others would end the run alone."""
+    config = tiny.tiny_config()
+    file = tmp_path / "metrics.jsonl"
+    assert open_monitor(config, SCHEDULE, epath.Path(tmp_path))._first_variance is None
+    assert caplog.text == ""
+    file.write_text('{"step": 1, "variance_z": 0.25}\n')
+    assert open_monitor(config, SCHEDULE, epath.Path(tmp_path))._first_variance == 0.25
+    for content in ("", '{"step": 2, "variance_z": 0.25}\n', '{"step": 1, "variance_z": NaN}\n'):
+        file.write_text(content)
+        caplog.clear()
+        with caplog.at_level("WARNING", "fsvfm_jax"):
+            assert open_monitor(config, SCHEDULE, epath.Path(tmp_path))._first_variance is None
+        assert "does not have the variance_z of step 1" in caplog.text
+    monkeypatch.setattr(monitor, "open_bytes", None)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    assert open_monitor(config, SCHEDULE, epath.Path(tmp_path))._first_variance is None
+
+
+def test_outliers_of_fine_tuning_are_no_alarm():
+    rng = np.random.default_rng(0)
+    margins = rng.normal(8, 3, (5000, 16))
+    losses = np.log1p(np.exp(-margins)).mean(axis=1).tolist()
+    watched = Monitor(SCHEDULE, batch_size=16)
+    assert watch(watched, [{"loss": loss, "skipped": 0.0} for loss in losses]) == []
+
+
 # Real runs
 
 

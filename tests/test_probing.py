@@ -108,9 +108,9 @@ def test_the_teacher_can_be_probed_and_the_student_reconstructs():
     source = SyntheticFaces(12, image_size=32, seed=0)
     probe = open_probe(config, source=source, mesh=mesh)(learner, template)
     state = compilation.fresh_state(learner, template, seed=0)
-    before = probe(state)
+    before = probe(state, 0)()
     moved = jax.tree.map(lambda x: x + 0.1, state.teacher_params)
-    after = probe(state._replace(teacher_params=moved))
+    after = probe(state._replace(teacher_params=moved), 0)()
     assert after["probe_rec"] == before["probe_rec"]
     assert after["probe_rankme"] != before["probe_rankme"]
 

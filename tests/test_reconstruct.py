@@ -126,3 +126,10 @@ def test_a_detector_is_refused(detector_folder, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["reconstruct", f"--model={detector_folder}", f"--output={tmp_path / 'a.png'}"])
     assert ended.value.code == 65 and "has no pixel decoder" in capsys.readouterr().err
+
+
+def test_a_region_is_refused_for_a_strategy_that_covers_none(tmp_path, capsys):
+    flags = ["--model=none", "--strategy=random", "--region=nose", f"--output={tmp_path / 'a.png'}"]
+    with pytest.raises(SystemExit) as ended:
+        main(["reconstruct", *flags])
+    assert ended.value.code == 78 and "--region=nose is for crfr_r" in capsys.readouterr().err

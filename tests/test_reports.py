@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -28,6 +29,7 @@ class Tracker:
     """Records what it receives."""
 
     def __init__(self) -> None:
+        self.folder: Path | None = Path("run")
         self.lines: list[tuple[int, dict, float]] = []
         self.probes: list[dict] = []
         self.alarms: list[tuple[int, Alarm]] = []
@@ -53,7 +55,7 @@ def make_reports(schedule: Schedule = SCHEDULE, *, limit: int = 0) -> Reports:
     fields = {"tracker": Tracker(), "skipped": skipped, "schedule": schedule}
     fields |= {"batches": batches, "describe": describe, "_unread": None, "_losses": []}
     fields |= {"monitor": SimpleNamespace(take=lambda *args, **options: []), "stops": False}
-    fields["_probe"] = {}
+    fields["_measure"] = None
     for name, value in fields.items():
         setattr(reports, name, value)
     reports.described = described
@@ -110,10 +112,29 @@ def test_one_skipped_step_too_many_ends_the_run_with_its_batch():
 def test_the_numbers_of_a_probe_belong_to_its_step():
     reports = make_reports()
     reports.put(1, metrics(0.5), waited=0.0, first_sample=0)
-    reports.put_probe({"probe_rankme": 2.0})
+    reports.put_probe(lambda: {"probe_rankme": 2.0})
     reports.put(2, metrics(0.5), waited=0.0, first_sample=16)
     reports.flush()
     assert reports.tracker.probes == [{"probe_rankme": 2.0}, {}]
+
+
+def test_only_the_first_process_measures_a_probe():
+    reports = make_reports()
+    reports.tracker.folder = None
+    reports.put(1, metrics(0.5), waited=0.0, first_sample=0)
+    reports.put_probe(lambda: pytest.fail("measured"))
+    reports.flush()
+    assert reports.tracker.probes == [{}]
+
+
+def test_the_monitor_gets_the_wait_of_the_interval_that_ends_with_the_report():
+    """While the loop waits for batch 2, the device computes step 1, which is then reported."""
+    reports, waits = make_reports(), {}
+    reports.monitor.take = lambda step, numbers, *, waited, now: waits.update({step: waited}) or []
+    for step, waited in enumerate((0.1, 0.2, 0.3), start=1):
+        reports.put(step, metrics(0.5), waited=waited, first_sample=0)
+    reports.flush()
+    assert waits == {1: 0.2, 2: 0.3, 3: 0.0}
 
 
 @pytest.mark.parametrize("stops", [False, True])

@@ -153,6 +153,8 @@ def test_a_run_of_before_probes_and_alarms_is_read():
     [
         ({"train": {}}, r"config\.probe\.train names no set"),
         ({"test": {"x": face_set("folder")}}, r'layout \'folder\': .* --config\.probe\.paths="'),
+        ({"k": 129}, r"config\.probe\.k = 129 is above config\.probe\.faces = 128"),
+        ({"paths": ("/my",)}, r"config\.probe\.paths = \('/my',\) is read by no set"),
         ({"every": -1}, r"config\.probe\.every = -1 must be from 0"),
         ({"branch": "both"}, "config.probe.branch = 'both' is unknown"),
         ({"test": {"x": face_set("foldr")}}, "config.probe.test.x.layout = 'foldr' is unknown"),

@@ -85,6 +85,8 @@ def test_alarms_are_marks_and_a_collapse_may_end_the_run(tmp_path):
     assert "stopped before" in state_of(run)
     config = json.loads((workdir / "config.json").read_text()) | {"monitor": {"collapse": "stop"}}
     (workdir / "config.json").write_text(json.dumps(config))
+    assert "stopped before" in state_of(described(workdir))  # It trained on until step 64.
+    write_lines(workdir / "alarms.jsonl", [alarm | {"step": 64}])
     assert "because of a collapse" in state_of(described(workdir))
 
 

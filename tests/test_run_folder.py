@@ -131,8 +131,12 @@ def test_a_run_that_has_just_started_is_read(tmp_path):
     ("make", "part"),
     [
         (lambda path: None, "does not exist"),
-        (lambda path: path.mkdir(), "neither a config.json nor a line in metrics.jsonl"),
+        (lambda path: path.mkdir(), "neither the config.json of a run nor a line"),
         (lambda path: path.touch(), "is no folder"),
+        (
+            lambda path: (path.mkdir(), (path / "config.json").write_text('{"num_classes": 2}')),
+            "neither the config.json of a run nor a line",
+        ),
         (lambda path: path.symlink_to(path), "does not exist|cannot be read"),
         (
             lambda path: (path.mkdir(), (path / "config.json").write_text('{"task": "evaluate"}')),

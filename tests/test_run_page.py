@@ -173,6 +173,8 @@ def test_wrong_arguments_end_in_one_sentence(tmp_path, capsys):
     config = (workdir / "config.json").read_text()
     assert fails(capsys, workdir, "--output", workdir / "config.json")[0] == 78
     assert (workdir / "config.json").read_text() == config
+    code, said = fails(capsys, workdir, "--output", workdir / "page.html")
+    assert code == 78 and "lies in the workdir" in said and not (workdir / "page.html").exists()
     code, said = fails(capsys, workdir, "--output", tmp_path / "no" / "page.html")
     assert code == 73 and "its folder does not exist" in said
     code, said = fails(capsys, tmp_path / "none", "--output", output)

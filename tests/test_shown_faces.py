@@ -12,7 +12,10 @@ from fsvfm_jax.data.rand_augment import evaluation_map, evaluation_view
 from fsvfm_jax.data.records import FaceRecords
 from fsvfm_jax.data.rendered.synthetic import render_face
 from fsvfm_jax.errors import ConfigError, DataError, UserError
+from fsvfm_jax.predict.faces import Face, FileFaces
 from fsvfm_jax.prepare.average import average_map
+from fsvfm_jax.prepare.crops import Box
+from fsvfm_jax.visualize import shown_faces
 from fsvfm_jax.visualize.shown_faces import ShownFaces, add_arguments, read_faces
 
 SIZE = face_trees.SIZE
@@ -80,6 +83,25 @@ def test_a_whole_photograph_is_refused_as_a_crop_and_searched_for_faces(tmp_path
     pytest.importorskip("dlib")
     with pytest.raises(DataError, match="no face was found"):
         read(file, "--faces=all")
+    empty = FileFaces([], 1, 1, 0, None, 0.0)
+    one = FileFaces(
+        [Face(photo[:, :40], Box(0, 0, 40, 40), 1.0, None, None, 0)], 1, 1, 0, None, 0.0
+    )
+    found = iter([empty, one, empty])
+    monkeypatch.setattr(shown_faces, "faces_of_file", lambda *args, **options: next(found))
+    faces = read(file, file, file, "--faces=all")
+    assert faces.notes[0] == "No face was found in 2 pictures: photo.png, photo.png."
+
+
+def test_paths_of_a_list_are_relative_to_its_folder_or_the_root(tree, tmp_path):
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    face = next((tree / "images").rglob("*.png"))
+    (lists / "a.txt").write_text(f"{face.relative_to(tree)}\n")
+    with pytest.raises(DataError, match="No such file"):
+        read(lists / "a.txt")
+    faces = read(lists / "a.txt", "--root", tree)
+    assert faces.names == [face.name]
 
 
 @pytest.mark.parametrize(
@@ -88,6 +110,7 @@ def test_a_whole_photograph_is_refused_as_a_crop_and_searched_for_faces(tmp_path
         (["/nowhere/at/all"], DataError, "it does not exist"),
         (["--count=65"], ConfigError, "--count is 65; it must be at most 64"),
         (["--seed=-1"], ConfigError, "--seed is -1"),
+        ([f"--seed={2**70}"], ConfigError, "it must be from 0 to 2147483647"),
     ],
 )
 def test_wrong_flags_are_one_sentence(argv, error, words):

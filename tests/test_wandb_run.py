@@ -16,8 +16,7 @@ from odd_json import CONTENTS
 from patience import PATIENCE
 
 from fsvfm_jax.errors import ConfigError, StorageError
-from fsvfm_jax.optim import make_schedule
-from fsvfm_jax.run import tracking
+from fsvfm_jax.run import tracking, wandb_run
 from fsvfm_jax.run.wandb_run import RUN_FILE, WandbRun, check_trackers, open_others
 
 
@@ -63,9 +62,12 @@ def fake(monkeypatch):
 
 def test_it_gets_the_numbers_and_pictures_that_the_files_get(fake, tmp_path):
     workdir = epath.Path(tmp_path)
-    others = open_others(tiny.tiny_config({"tracking.also": ("wandb",)}), workdir)
+    config = tiny.tiny_config({"tracking.also": ("wandb",)})
     options = {"start_step": 0, "total_steps": 2, "steps_per_epoch": 2.0, "images_per_step": 16}
-    with tracking.Tracker(workdir, log_every=1, others=others, **options) as tracker:
+    with (
+        open_others(config, workdir) as others,
+        tracking.Tracker(workdir, log_every=1, others=others, **options) as tracker,
+    ):
         tracker.step(1, {"loss": 2.0})
         tracker.step(2, {"loss": 1.0}, probe={"probe_rankme": 3.0})
         tracker.validation(2, {"val_loss": 0.5})
@@ -82,13 +84,18 @@ def test_it_gets_the_numbers_and_pictures_that_the_files_get(fake, tmp_path):
 
 
 def test_a_service_that_fails_ends_no_training(fake, tmp_path, caplog):
+    def fails(grid):
+        raise OSError("the disk is full")
+
+    fake.Image = fails
     run = WandbRun(epath.Path(tmp_path), {})
     fake.run.fails = True
     with caplog.at_level(logging.ERROR, "fsvfm_jax"):
         run.scalars(1, {"loss": 1.0})
         run.image(1, "picture", np.zeros((4, 4, 3), np.uint8))
         run.close()
-    assert caplog.text.count("Weights & Biases: RuntimeError: the service is down") == 3
+    assert caplog.text.count("Weights & Biases: RuntimeError: the service is down") == 2
+    assert "Weights & Biases: OSError: the disk is full" in caplog.text
 
 
 def test_a_run_that_is_refused_is_told_in_one_sentence(fake, tmp_path):
@@ -125,17 +132,18 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch):
     with pytest.raises(ConfigError, match=r"wandb is not installed: pip install '\.\[wandb\]'"):
         check_trackers(config)
     check_trackers(tiny.tiny_config())
-    assert open_others(tiny.tiny_config(), epath.Path("/none")) == []
+    with open_others(tiny.tiny_config(), epath.Path("/none")) as others:
+        assert others == []
 
 
-def test_only_the_first_process_opens_it(monkeypatch, tmp_path):
-    opened = []
-    monkeypatch.setattr(tracking, "open_others", lambda config, workdir: opened.append(workdir))
-    monkeypatch.setattr(tracking.jax, "process_index", lambda: 1)
-    config = tiny.tiny_config()
-    schedule = make_schedule(config, 40)
-    tracker = tracking.open_tracker(config, schedule, epath.Path(tmp_path), 0)
-    assert tracker.folder is None and opened == []
+def test_only_the_first_process_opens_it_and_all_end_if_it_cannot(fake, monkeypatch, tmp_path):
+    config, workdir = tiny.tiny_config({"tracking.also": ("wandb",)}), epath.Path(tmp_path)
+    monkeypatch.setattr(wandb_run.jax, "process_index", lambda: 1)
+    with open_others(config, workdir) as others:
+        assert others == []
+    monkeypatch.setattr(wandb_run.distributed, "number_of_processes", lambda failed: 1)
+    with pytest.raises(ConfigError, match="process 0 cannot open"), open_others(config, workdir):
+        pytest.fail("opened")
 
 
 @pytest.mark.parametrize("starts", [(2,), pytest.param((2, 4), marks=pytest.mark.slow)])

@@ -39,7 +39,7 @@ from fsvfm_jax.visualize.region_shares import region_parts
 
 METHOD = "full"
 SHOWN = 5  # best and worst faces
-ORDERS = 200  # random maps of each face, for chance
+ORDERS = 200  # random orders of patches with equal values
 COVERED, SHARES, GRADIENTS = "one patch covered", "share of each region", "integrated gradients"
 UNSIGNED = ", without signs"
 CHANCE, AVERAGE = "random map", "average forged region"
@@ -102,7 +102,10 @@ def benchmark_localization(args: argparse.Namespace) -> None:
     real = real_faces(faces, split="test", model=model)
     of_real = [explained(network, real) for network in networks]
     rows = {
-        CHANCE: [chance(faces.forged, seed=seed) for seed in range(args.seeds)],
+        CHANCE: [
+            scores(np.zeros(faces.forged.shape), faces.forged, seed=seed)
+            for seed in range(args.seeds)
+        ],
         AVERAGE: [scores(np.tile(average, (args.faces, 1)), faces.forged)] * args.seeds,
     }
     for prefix, of_networks in (("untrained: ", fresh), ("real faces: ", of_real), ("", maps)):
@@ -194,35 +197,29 @@ def untrained(network: Detector, *, seed: int) -> Detector:
 
 
 def scores(
-    values: Values, forged: Bool[np.ndarray, "B N"]
-) -> tuple[Float[np.ndarray, " B"], Bool[np.ndarray, " B"]]:
+    values: Values, forged: Bool[np.ndarray, "B N"], *, seed: int = 0
+) -> tuple[Float[np.ndarray, " B"], Float[np.ndarray, " B"]]:
     """Returns for each face the IoU of its forged patches and the patches with the largest values.
 
-    As many patches are taken as are forged.
-
-    Returns:
-        The IoU, and whether the patch with the largest value is forged.
-    """
-    order = np.argsort(-values, axis=1, kind="stable")
-    place = np.argsort(order, axis=1, kind="stable")
-    count = forged.sum(axis=1)
-    common = (forged & (place < count[:, None])).sum(axis=1)
-    hits = np.take_along_axis(forged, order[:, :1], axis=1)[:, 0]
-    return common / np.maximum(2 * count - common, 1), hits
-
-
-def chance(
-    forged: Bool[np.ndarray, "B N"], *, seed: int
-) -> tuple[Float[np.ndarray, " B"], Float[np.ndarray, " B"]]:
-    """Returns the mean `scores` of ORDERS random maps of each face.
+    As many patches are taken as are forged. Equal values are taken in a random order; the result is
+    the mean over ORDERS orders. A constant map therefore has the result of chance.
 
     Args:
+        values: A map of each face.
         forged: Whether each patch is forged.
-        seed: Seed of the maps.
+        seed: Seed of the orders.
+
+    Returns:
+        The IoU, and how often the patch with the largest value is forged.
     """
-    rng = np.random.default_rng(seed)
-    drawn = [scores(rng.random(forged.shape), forged) for _ in range(ORDERS)]
-    ious, hits = zip(*drawn, strict=True)
+    rng, count = np.random.default_rng(seed), forged.sum(axis=1)
+    ious, hits = [], []
+    for _ in range(ORDERS):
+        order = np.lexsort((rng.random(values.shape), -values), axis=1)
+        place = np.argsort(order, axis=1)
+        common = (forged & (place < count[:, None])).sum(axis=1)
+        ious.append(common / np.maximum(2 * count - common, 1))
+        hits.append(np.take_along_axis(forged, order[:, :1], axis=1)[:, 0])
     return np.mean(ious, axis=0), np.mean(hits, axis=0)
 
 

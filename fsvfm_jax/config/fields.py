@@ -253,7 +253,7 @@ PRETRAINING: Fields = {
             # docs/pretraining.md describes the numbers, which are called probe_*.
             "every": whole("steps between probes; 0: none"),
             # Half of the labelled faces are real. As many faces of the training set are probed too.
-            "faces": whole("faces to fit the probe to, and faces to test it on", 8, 2**16),
+            "faces": whole("faces to fit the probe to, and faces to test it on", 8, 2**13),
             "branch": choice("network whose features are probed", BRANCHES),
             "k": whole("neighbours of a face that vote", 1, 2**16),
             "paths": several("folders that contain the sets on disk", text("a folder")),

@@ -139,5 +139,20 @@ def _check_relations(config: ConfigDict) -> None:
     if config.probe.every:
         downstream.check_sets(config.probe, "train", of="config.probe")
         downstream.check_sets(config.probe, "test", of="config.probe")
+        _check_probe(config.probe)
     model = build(config.model)
     num_removed(model.num_patches, config.mask.mask_ratio)
+
+
+def _check_probe(probe: ConfigDict) -> None:
+    if probe.k > probe.faces:
+        raise ConfigError(
+            f"config.probe.k = {probe.k} is above config.probe.faces = {probe.faces}: only as many"
+            " faces can vote; lower it"
+        )
+    sets = [*probe.train.values(), *probe.test.values()]
+    if probe.paths and all(one.layout == downstream.RENDERED for one in sets):
+        raise ConfigError(
+            f"config.probe.paths = {told(probe.paths)} is read by no set of config.probe, which are"
+            " all rendered: write a config file with your sets (docs/pretraining.md)"
+        )

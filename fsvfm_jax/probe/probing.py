@@ -160,11 +160,10 @@ def _make_probe(
         batches = [sharding.put_batch(rows, mesh) for rows in (own, labelled)]
         compiled = program.lower(template, *batches).compile()
 
-    def probe(state: TrainState) -> dict[str, float]:
-        fault("probe", int(state.step), process=jax.process_index())
+    def probe(state: TrainState, step: int) -> Callable[[], dict[str, float]]:
+        fault("probe", step, process=jax.process_index())
         found = compiled(state, *(sharding.put_batch(rows, mesh) for rows in (own, labelled)))
-        found = jax.device_get(found)
-        return measure(found, chosen, own_faces=count, k=config.probe.k)
+        return lambda: measure(jax.device_get(found), chosen, own_faces=count, k=config.probe.k)
 
     return probe
 
@@ -192,9 +191,11 @@ def _own_rows(config: ConfigDict, source: FaceSet, indices: Sequence[int]) -> Ho
 
 
 def _labelled_rows(config: ConfigDict, chosen: Chosen, indices: Sequence[int]) -> HostBatch:
-    faces = Readable(chosen.source).read(indices)
-    size = config.model.image_size
-    rows = [evaluation_element(face, (0, 0), size=size, view="resize") for face in faces]
+    source, size = Readable(chosen.source), config.model.image_size
+    # One face at a time: stored faces may be much larger than the rows.
+    rows = [
+        evaluation_element(source[index], (0, 0), size=size, view="resize") for index in indices
+    ]
     unread = {index for index, row in zip(indices, rows, strict=True) if not row["readable"]}
     if unread:
         name = chosen.source.name(min(unread))

@@ -7,30 +7,37 @@ Rules, where a "window" is `WINDOW` steps that follow each other:
     teacher: `config.teacher.mode` is "ema", and the teacher's weights stay the same, bit for bit,
         for `STILL_STEPS` steps before the last percent of the schedule, in which the momentum is
         nearly 1.
-    spike: The loss is above the median of the steps before by `SPIKE_SIGMAS` robust standard
-        deviations, and by `SPIKE_SHARE` of the median.
+    spike: In pretraining, the loss is above the median of the steps before by `SPIKE_SIGMAS` robust
+        standard deviations, and by `SPIKE_SHARE` of the median. The losses of fine-tuning have
+        such outliers in healthy runs.
     speed: The median time of a step of a window is over `SLOWEST` times the median of the windows
         before.
-    input: In a window, the loop waits for batches for over `MOST_WAITING` of the time.
+    input: In the median step of a window, the loop waits for its batch for over `MOST_WAITING` of
+        the time: the input is slower than the training step.
 
 An alarm is said when its condition begins. It is said again only after its condition has been false
 for `QUIET_STEPS` steps (or one window).
 """
 
+import logging
 import math
 import statistics
 from collections import deque
 from collections.abc import Mapping
 from typing import NamedTuple, TypedDict
 
+import jax
 import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from fsvfm_jax.host.json_files import parse_json
 from fsvfm_jax.host.storage import open_bytes
 from fsvfm_jax.optim import Schedule
 from fsvfm_jax.run.lines import MAX_LINE_BYTES, MAX_LINES_BYTES
+
+logger = logging.getLogger(__name__)
 
 LEAST_VARIANCE = 0.1
 NEAR_CONSTANT = 0.01
@@ -102,7 +109,7 @@ class Monitor:
         self._still = 0  # steps in a row in which the teacher did not change
         self._losses: deque[float] = deque(maxlen=SPIKE_STEPS[1])
         self._seconds: list[float] = []  # durations of the steps of this window
-        self._waited = 0.0  # seconds in this window
+        self._waiting: list[float] = []  # shares of these durations
         self._windows: list[float] = []  # median durations of the windows before
         self._began: float | None = None  # when the newest step was reported
         self._quiet: dict[str, int] = {}  # by alarm that was said: checks since it was last true
@@ -115,14 +122,14 @@ class Monitor:
         Args:
             step: The step's number.
             numbers: The step's metrics by name.
-            waited: Seconds that the loop waited for the step's batch.
+            waited: Seconds that the loop waited for a batch since the call before.
             now: A clock in seconds when the numbers were read.
         """
         found = self._check_speed(now, waited)
-        if not numbers.get("skipped"):  # The numbers of a skipped step may not be finite.
+        # The numbers of a skipped step may not be finite.
+        if "variance_z" in numbers and not numbers.get("skipped"):
             found += self._check_loss(numbers["loss"])
-            if "variance_z" in numbers:
-                found += self._check_teacher(step, numbers) + self._check_collapse(step, numbers)
+            found += self._check_teacher(step, numbers) + self._check_collapse(step, numbers)
         return found
 
     def _begins(self, name: str, is_true: bool, *, quiet: int) -> bool:
@@ -157,8 +164,8 @@ class Monitor:
             f" {loss:.4f} is within {NEAR_CONSTANT:.0%} of the {constant:.4f} of a constant"
             " (loss_sim_constant), as means of"
             f" {SMOOTHED} steps. Look at variance_z and probe_rankme in metrics.jsonl; go back"
-            " (--config.resume.step=N) with a larger config.teacher.momentum or a smaller"
-            " config.optimizer.blr"
+            " (--config.resume.step=N), or start again in another workdir, with a larger"
+            " config.teacher.momentum or a smaller config.optimizer.blr"
         )
         return [Alarm("collapse", variance, limit, message)]
 
@@ -201,12 +208,11 @@ class Monitor:
         if began is None:
             return []
         self._seconds.append(now - began)
-        self._waited += waited
+        self._waiting.append(min(waited / max(now - began, 1e-9), 1.0))
         if len(self._seconds) < WINDOW:
             return []
-        of_step, total = statistics.median(self._seconds), math.fsum(self._seconds)
-        waiting = self._waited / max(total, 1e-9)
-        self._seconds, self._waited = [], 0.0
+        of_step, waiting = statistics.median(self._seconds), statistics.median(self._waiting)
+        self._seconds, self._waiting = [], []
         usual = statistics.median(self._windows) if self._windows else of_step
         slow = len(self._windows) >= WINDOWS_BEFORE and of_step > SLOWEST * usual
         self._windows.append(of_step)
@@ -220,16 +226,17 @@ class Monitor:
             found.append(Alarm("speed", rate, limit, message))
         if self._begins("input", waiting > MOST_WAITING, quiet=1):
             message = (
-                f"the devices wait for batches: {waiting:.0%} of the last {WINDOW} steps (limit"
-                f" {MOST_WAITING:.0%}). Raise config.data.num_workers, pack the set (docs/data.md),"
-                " or measure the input: python -m fsvfm_jax.benchmark input --help"
+                f"the input is slower than the training step: the loop waits for {waiting:.0%} of"
+                f" the time of a step, the median of {WINDOW} steps (limit {MOST_WAITING:.0%})."
+                " Raise config.data.num_workers, pack the set (docs/data.md), or measure the input:"
+                " python -m fsvfm_jax.benchmark input --help"
             )
             found.append(Alarm("input", waiting, MOST_WAITING, message))
         return found
 
 
 def open_monitor(config: ConfigDict, schedule: Schedule, workdir: epath.Path) -> Monitor:
-    """Opens the monitor of a run, on every process.
+    """Opens the monitor of a run, on every process; all say that it has collapsed, or none.
 
     Args:
         config: The resolved config.
@@ -249,10 +256,24 @@ def open_monitor(config: ConfigDict, schedule: Schedule, workdir: epath.Path) ->
 
 
 def _first_variance(file: epath.Path) -> float | None:
-    """Returns `variance_z` of step 1, or None if the file does not contain it."""
-    try:
-        with open_bytes(file, max_bytes=MAX_LINES_BYTES) as lines:
-            first = parse_json(lines.readline(MAX_LINE_BYTES), _FirstLine)
-    except (OSError, ValueError):
-        return None
-    return first["variance_z"] if first["step"] == 1 else None
+    """Returns `variance_z` of step 1 as the first process reads it; None for a new run.
+
+    It is None too, with a warning, if the file of a run that continues does not contain it.
+    """
+    value = math.nan
+    if jax.process_index() == 0:
+        try:
+            with open_bytes(file, max_bytes=MAX_LINES_BYTES) as lines:
+                first = parse_json(lines.readline(MAX_LINE_BYTES), _FirstLine)
+            value = first["variance_z"] if first["step"] == 1 else math.nan
+            failed = not math.isfinite(value)
+        except FileNotFoundError:
+            failed = False
+        except (OSError, ValueError):
+            failed = True
+        if failed:
+            text = "%s does not have the variance_z of step 1: there is no alarm of a collapse"
+            logger.warning(text, file)
+    # If the processes read different values, one of them alone would end the run.
+    shared = float(multihost_utils.broadcast_one_to_all(np.float32(value)))
+    return shared if math.isfinite(shared) else None

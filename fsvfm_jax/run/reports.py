@@ -1,7 +1,7 @@
 """Reports the numbers of each step one step later, while the device computes the next step."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -51,7 +51,7 @@ class Reports:
     monitor: Monitor
     stops: bool
     _unread: _Unread | None = field(default=None, init=False)
-    _probe: Mapping[str, float] = field(default_factory=dict, init=False)
+    _measure: Callable[[], dict[str, float]] | None = field(default=None, init=False)
     _losses: list[float] = field(default_factory=list, init=False)
 
     def put(self, step: int, metrics: Metrics, *, waited: float, first_sample: int) -> None:
@@ -67,15 +67,19 @@ class Reports:
             NotFiniteError: Too many steps in a row were skipped.
             CollapseError: The network has collapsed, and the config ends such a run.
         """
-        self.flush()
+        self.flush(waited=waited)
         self._unread = _Unread(step, metrics, waited, first_sample)
 
-    def put_probe(self, numbers: Mapping[str, float]) -> None:
-        """Takes the numbers of a probe of the step that `put` has taken last."""
-        self._probe = numbers
+    def put_probe(self, measure: Callable[[], dict[str, float]]) -> None:
+        """Takes the probe of the step that `put` has taken last; it is measured with the report."""
+        self._measure = measure
 
-    def flush(self) -> None:
-        """Reports the numbers that are not reported yet; raises the errors of `put`."""
+    def flush(self, *, waited: float = 0.0) -> None:
+        """Reports the numbers that are not reported yet; raises the errors of `put`.
+
+        Args:
+            waited: Seconds for which the loop waited for a batch since the report before.
+        """
         if self._unread is None:
             return
         unread, self._unread = self._unread, None
@@ -86,11 +90,13 @@ class Reports:
         if self.schedule.teacher_momentum is not None:
             numbers["teacher_momentum"] = 1 - self.schedule.teacher_rate(unread.step - 1)
         numbers["replaced_samples"] = float(self.batches.replaced)
-        probe, self._probe = self._probe, {}
+        measure, self._measure = self._measure, None
+        # Only the first process writes; the others train on meanwhile.
+        probe = measure() if measure is not None and self.tracker.folder is not None else {}
         self.tracker.step(unread.step, numbers, waited=unread.waited, probe=probe)
         self._losses.append(numbers["loss"])
         now = time.monotonic()
-        for alarm in self.monitor.take(unread.step, numbers, waited=unread.waited, now=now):
+        for alarm in self.monitor.take(unread.step, numbers, waited=waited, now=now):
             self.tracker.alarm(unread.step, alarm)
             if alarm.alarm == "collapse" and self.stops:
                 raise CollapseError(

@@ -30,7 +30,7 @@ from fsvfm_jax.optim import Schedule
 from fsvfm_jax.run.lines import LINES, append_line, drop_later_lines
 from fsvfm_jax.run.monitor import Alarm
 from fsvfm_jax.run.tensorboard import Events
-from fsvfm_jax.run.wandb_run import WandbRun, open_others
+from fsvfm_jax.run.wandb_run import WandbRun
 
 T = TypeVar("T")
 
@@ -83,7 +83,7 @@ class Tracker:
         images_per_step: Images per update, over all processes.
         log_every: Steps from one logged step to the next. Step 1 and the last step are always
             logged.
-        others: Other trackers that get the same numbers and pictures. They are closed at the end.
+        others: Other trackers that get the same numbers and pictures.
         active: False makes a tracker that does nothing, for all processes except the first.
 
     Attributes:
@@ -226,8 +226,6 @@ class Tracker:
             return
         self._bar.close()
         self._above_the_bar.close()
-        for other in self._others:
-            other.close()
         with written(self._events_folder):
             self._events.close()
         self._copy_changed()
@@ -313,7 +311,11 @@ class Tracker:
 
 
 def open_tracker(
-    config: ConfigDict, schedule: Schedule, workdir: epath.Path, start_step: int
+    config: ConfigDict,
+    schedule: Schedule,
+    workdir: epath.Path,
+    start_step: int,
+    others: Sequence[WandbRun],
 ) -> "Tracker":
     """Opens the tracker of a run, which does nothing in processes other than the first.
 
@@ -322,8 +324,8 @@ def open_tracker(
         schedule: Steps and epochs of the run.
         workdir: The run's folder.
         start_step: Number of updates done before this start.
+        others: Other trackers that get the same numbers and pictures.
     """
-    active = jax.process_index() == 0
     return Tracker(
         workdir,
         start_step=start_step,
@@ -331,8 +333,8 @@ def open_tracker(
         steps_per_epoch=schedule.steps_per_epoch,
         images_per_step=config.batch_size,
         log_every=config.tracking.log_every,
-        others=open_others(config, workdir) if active else (),
-        active=active,
+        others=others,
+        active=jax.process_index() == 0,
     )
 
 

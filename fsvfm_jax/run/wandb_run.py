@@ -4,20 +4,23 @@ Without a network set WANDB_MODE=offline: the run is then written to `<workdir>/
 `wandb sync` sends it later.
 """
 
+import contextlib
 import logging
 import os
 import secrets
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, TypedDict
 
+import jax
 import numpy as np
 from etils import epath
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 from msgspec import Meta
 
-from fsvfm_jax.errors import ConfigError, in_one_line
+from fsvfm_jax.devices import distributed
+from fsvfm_jax.errors import ConfigError, UserError, in_one_line
 from fsvfm_jax.host.storage import in_bucket, read_json, write_json
 from fsvfm_jax.prepare.extras import check_installed
 
@@ -48,7 +51,7 @@ class WandbRun:
     def __init__(self, workdir: epath.Path, config: Mapping[str, Any]) -> None:
         import wandb
 
-        self._picture = wandb.Image
+        self._make_picture = wandb.Image
         folder = tempfile.mkdtemp(prefix="fsvfm-") if in_bucket(workdir) else str(workdir)
         try:
             self._run = wandb.init(
@@ -74,11 +77,11 @@ class WandbRun:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Sends numbers by their names."""
-        self._send({"step": step, **values})
+        self._send(lambda: {"step": step, **values})
 
     def image(self, step: int, tag: str, grid: UInt8[np.ndarray, "H W 3"]) -> None:
         """Sends a picture."""
-        self._send({"step": step, tag: self._picture(grid)})
+        self._send(lambda: {"step": step, tag: self._make_picture(grid)})
 
     def close(self) -> None:
         """Sends what is not sent yet."""
@@ -87,9 +90,9 @@ class WandbRun:
         except Exception as error:
             logger.error("Weights & Biases: %s", in_one_line(error))
 
-    def _send(self, content: dict[str, Any]) -> None:
+    def _send(self, make_content: Callable[[], dict[str, Any]]) -> None:
         try:
-            self._run.log(content)
+            self._run.log(make_content())
         except Exception as error:  # Days of training matter more than a tracker.
             logger.error("Weights & Biases: %s", in_one_line(error))
 
@@ -100,9 +103,27 @@ def check_trackers(config: ConfigDict) -> None:
         check_installed({name}, extra=name)
 
 
-def open_others(config: ConfigDict, workdir: epath.Path) -> Sequence[WandbRun]:
-    """Opens the trackers that `config.tracking.also` names, on the first process."""
-    return [WandbRun(workdir, config.to_dict())] if config.tracking.also else []
+@contextlib.contextmanager
+def open_others(config: ConfigDict, workdir: epath.Path) -> Iterator[Sequence[WandbRun]]:
+    """Opens the trackers that `config.tracking.also` names, on the first process alone.
+
+    Raises:
+        UserError: The first process cannot open them. Every process raises it, so that none waits
+            for another.
+    """
+    opened, error = [], None
+    if config.tracking.also and jax.process_index() == 0:
+        try:
+            opened = [WandbRun(workdir, config.to_dict())]
+        except UserError as refused:
+            error = refused
+    if distributed.number_of_processes(error is not None):
+        raise error or ConfigError("process 0 cannot open config.tracking.also: see its message")
+    try:
+        yield opened
+    finally:
+        for other in opened:
+            other.close()
 
 
 def _run_id(workdir: epath.Path) -> str:

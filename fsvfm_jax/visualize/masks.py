@@ -18,6 +18,7 @@ from fsvfm_jax.visualize.colours import enlarged, scale_of
 ROWS = (*GROUPS, "all", "one region fully covered")
 MAX_FACES_SHOWN = 8
 MAX_FACES = 4096  # of the table
+MOST = {"image_size": 2048, "draws": 10_000}
 FORCED = ("crfr_p",)  # drawn once for every region that it can cover
 
 
@@ -40,6 +41,10 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: A flag or a face is wrong, or the picture cannot be written.
     """
+    for name, most in MOST.items():
+        if (value := vars(args)[name]) > most:
+            flag = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{flag} is {value}; it must be at most {most}")
     if args.image_size % args.patch_size:
         raise ConfigError(
             f"--image-size {args.image_size} does not divide into patches of --patch-size"

@@ -45,6 +45,7 @@ FLAT = "mean of the true patches, nothing predicted"
 FLAT_COLOUR = np.array((150, 150, 150), np.uint8)
 MEAN, LEVELS = "mean", "absolute error in levels of 0 to 255"
 MAX_BARS = 900  # pixels
+COVERING = ("crfr_r", "crfr_p")  # strategies that cover a region
 NORM_PIX = (
     "The network predicts each patch without its mean and contrast (norm_pix). The reconstruction"
     f" '{TRUE}' takes both from the true patch, which the network does not know: much of what looks"
@@ -127,6 +128,11 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: A flag, a face or the network is wrong, or the picture cannot be written.
     """
+    if args.region is not None and args.strategy not in COVERING:
+        raise ConfigError(
+            f"--region={args.region} is for {' and '.join(COVERING)}: --strategy={args.strategy}"
+            " covers no region"
+        )
     sheet.check_output_file(args.output)
     cli.check_accelerator(jax.default_backend())
     student = open_student(args)

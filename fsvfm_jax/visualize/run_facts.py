@@ -209,7 +209,9 @@ def state_of(run: Run) -> str:
 def _stopped_by_collapse(folder: Folder) -> bool:
     monitor = folder.config.get("monitor")
     stops = isinstance(monitor, dict) and monitor.get("collapse") == "stop"
-    return stops and any(alarm["alarm"] == "collapse" for alarm in folder.alarms)
+    newest = folder.lines["metrics.jsonl"].step
+    collapses = (alarm["step"] for alarm in folder.alarms if alarm["alarm"] == "collapse")
+    return stops and any(step >= newest for step in collapses)
 
 
 def is_running(run: Run) -> bool:
@@ -224,7 +226,8 @@ def seconds_left(run: Run) -> float | None:
     batch = run.folder.config.get("batch_size")
     if not is_running(run) or run.schedule is None or rates is None or not isinstance(batch, int):
         return None
-    rate = statistics.median(value for _, value in rates.points()[-_RECENT_RATES:])
+    recent = [value for _, value in rates.points()[-_RECENT_RATES:]]
+    rate = statistics.median(recent) if recent else 0.0
     left = (run.schedule.total_steps - metrics.step) * batch
     return left / rate if rate > 0 and 0 <= left < math.inf else None
 

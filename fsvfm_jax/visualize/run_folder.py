@@ -138,11 +138,11 @@ def _read_folder(path: epath.Path) -> Folder:
     notes: list[str] = []
     config = _json(path / CONFIG_FILE, dict[str, Any], {}, notes)
     lines = {name: _lines(path / name, notes) for name in NUMBERS}
-    if not config and not lines["metrics.jsonl"].newest:
+    if "task" not in config and not lines["metrics.jsonl"].newest:
         reasons = f" ({'; '.join(notes[:3])})" if notes else ""
         raise DataError(
-            f"{path} is no workdir of a training run: it has neither a config.json nor a line in"
-            f" metrics.jsonl{reasons}"
+            f"{path} is no workdir of a training run: it has neither the config.json of a run nor a"
+            f" line in metrics.jsonl{reasons}"
         )
     if config.get("task") == "evaluate":
         raise DataError(f"{path} is the workdir of an evaluation, which draws no curves")

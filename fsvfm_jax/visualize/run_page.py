@@ -17,7 +17,7 @@ from etils import epath
 import fsvfm_jax
 from fsvfm_jax.devices.distributed import check_workdir
 from fsvfm_jax.errors import ConfigError
-from fsvfm_jax.host.storage import replace_bytes, written
+from fsvfm_jax.host.storage import in_bucket, replace_bytes, written
 from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.prepare.extras import check_installed
 from fsvfm_jax.report.published_curves import CURVES, Curve
@@ -82,6 +82,11 @@ def run(args: argparse.Namespace) -> None:
     paths = [epath.Path(workdir) for workdir in args.workdirs]
     for path in paths:
         check_workdir(path)
+        if not in_bucket(path) and output.parent.resolve().is_relative_to(Path(path).resolve()):
+            raise ConfigError(
+                f"--output {args.output} lies in the workdir {path}, where this command writes"
+                " nothing: name a file elsewhere"
+            )
     names = names_of(paths)
     runs = [describe(read_folder(path), name) for path, name in zip(paths, names, strict=True)]
     pictures = [read_pictures(run.folder, runs=len(runs), notes=run.notes) for run in runs]

@@ -23,9 +23,11 @@ from fsvfm_jax.predict.networks import Encoder
 from fsvfm_jax.prepare.average import average_map
 from fsvfm_jax.prepare.crops import MARGIN, Box
 from fsvfm_jax.prepare.extras import check_installed
+from fsvfm_jax.prepare.files import is_list
 
 FACES = (CROPPED, "largest", "all")
 MAX_DRAWN = 64  # faces of a picture
+MAX_NAMED = 10  # pictures without a face that a note names
 MAPS = "parsing_maps"
 VIDEO = "is a video: cut its faces out with prepare detect"
 
@@ -83,6 +85,11 @@ def add_arguments(parser: argparse.ArgumentParser, *, rendered: str = "rendered 
         f" and parsing_maps/, or packed set; without any, {rendered}",
     )
     parser.add_argument(
+        "--root",
+        metavar="DIR",
+        help="folder to which the paths in lists are relative; by default each list's folder",
+    )
+    parser.add_argument(
         "--count", type=cli.count, default=8, metavar="N", help="faces to draw, from the first on"
     )
     parser.add_argument(
@@ -128,11 +135,14 @@ def read_faces(
     """
     if args.count > most:
         raise ConfigError(f"--count is {args.count}; it must be at most {most}")
-    if args.seed < 0:
-        raise ConfigError(f"--seed is {args.seed}; it must be at least 0")
+    if args.seed not in range(2**31):
+        raise ConfigError(f"--seed is {args.seed}; it must be from 0 to {2**31 - 1}")
+    without_face: list[str] = []
     if args.inputs:
         options = FaceOptions("dlib", crop_margin, "all", 1, size, view)
-        pairs = itertools.chain.from_iterable(_pairs(one, args, options) for one in args.inputs)
+        pairs = itertools.chain.from_iterable(
+            _pairs(one, args, options, without_face) for one in args.inputs
+        )
         found = [_viewed(pair, size, view) for pair in itertools.islice(pairs, args.count)]
     else:
         found = [render(index, size, args.seed) for index in range(args.count)]
@@ -143,7 +153,8 @@ def read_faces(
     average = average_map(size, size)
     maps = [average if one.parsing_map is None else one.parsing_map for one in found]
     names = [printable(one.name) for one in found]
-    return ShownFaces(names, np.stack([one.image for one in found]), np.stack(maps), _notes(found))
+    notes = _notes(found, without_face)
+    return ShownFaces(names, np.stack([one.image for one in found]), np.stack(maps), notes)
 
 
 def read_for(network: Encoder, args: argparse.Namespace, *, render: Render = render) -> ShownFaces:
@@ -165,17 +176,25 @@ def _viewed(pair: Pair, size: int, view: str) -> Pair:
     return Pair(pair.name, evaluation_view(pair.image, size=size, transform=view), parsing_map)
 
 
-def _notes(found: Sequence[Pair]) -> list[str]:
-    without = [str(row) for row, one in enumerate(found, start=1) if one.parsing_map is None]
-    if not without:
-        return []
+def _notes(found: Sequence[Pair], without_face: Sequence[str]) -> list[str]:
+    notes = []
+    if without_face:
+        shown = ", ".join([*without_face[:MAX_NAMED], *["..."][: len(without_face) - MAX_NAMED]])
+        notes.append(f"No face was found in {len(without_face)} pictures: {shown}.")
+    without_map = [str(row) for row, one in enumerate(found, start=1) if one.parsing_map is None]
+    if not without_map:
+        return notes
     return [
-        f"No parsing map belongs to face {', '.join(without)}: the regions drawn there are those of"
-        " an average face, and may not lie on this one. `prepare parse` makes parsing maps."
+        *notes,
+        f"No parsing map belongs to face {', '.join(without_map)}: the regions drawn there are"
+        " those of an average face, and may not lie on this one. `prepare parse` makes parsing"
+        " maps.",
     ]
 
 
-def _pairs(source: str, args: argparse.Namespace, options: FaceOptions) -> Iterator[Pair]:
+def _pairs(
+    source: str, args: argparse.Namespace, options: FaceOptions, without_face: list[str]
+) -> Iterator[Pair]:
     """Yields the faces of an input in their stored size, each read when its turn comes."""
     folder = Path(source)
     if (folder / "images").is_dir() and (folder / MAPS).is_dir():
@@ -186,8 +205,8 @@ def _pairs(source: str, args: argparse.Namespace, options: FaceOptions) -> Itera
 
         yield from _of_set(FaceRecords(source, image_size=options.image_size, split=args.split))
     else:
-        for one in find_inputs([source]).each:
-            yield from _of_file(one, args.faces, options)
+        for one in find_inputs([source], root=args.root if is_list(source) else None).each:
+            yield from _of_file(one, args.faces, options, without_face)
 
 
 def _of_set(faces) -> Iterator[Pair]:
@@ -195,7 +214,9 @@ def _of_set(faces) -> Iterator[Pair]:
         yield Pair(os.path.basename(faces.name(index)), *faces.decoded(index))
 
 
-def _of_file(one: Input, faces: str, options: FaceOptions) -> Iterator[Pair]:
+def _of_file(
+    one: Input, faces: str, options: FaceOptions, without_face: list[str]
+) -> Iterator[Pair]:
     if one.media is None:
         raise DataError(f"{one.path}: {one.error}")
     if one.media.is_video:
@@ -210,6 +231,8 @@ def _of_file(one: Input, faces: str, options: FaceOptions) -> Iterator[Pair]:
     )
     if found.error is not None:
         raise DataError(f"{one.path}: {found.error}")
+    if not found.faces:
+        without_face.append(name)
     for number, face in enumerate(found.faces, start=1):
         yield Pair(f"{name}, face {number}", face.pixels, None)
 
