@@ -257,7 +257,7 @@ def test_one_device_or_eight_the_same_step(mode, fsdp):
     assert max(jax.tree.leaves(differences)) < 1e-5
 
 
-@pytest.mark.e2e
+@pytest.mark.slow  # test_optim.py has the same in a smaller way
 def test_micro_batches_give_the_gradient_of_the_batch():
     config = tiny_config("full", {"model.drop_path": 0.0})
     _, _, metrics = one_step(config)

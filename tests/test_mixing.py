@@ -212,7 +212,13 @@ def test_a_row_depends_on_the_key_its_index_and_its_image_alone():
 # Devices
 
 
-@pytest.mark.parametrize("alphas", [{"mixup": 0.8, "cutmix": 0}, {"mixup": 0, "cutmix": 1.0}])
+@pytest.mark.parametrize(
+    "alphas",
+    [
+        pytest.param({"mixup": 0.8, "cutmix": 0}, marks=pytest.mark.slow),
+        {"mixup": 0, "cutmix": 1.0},
+    ],
+)
 def test_eight_devices_mix_as_one(alphas):
     mesh = sharding.make_mesh({"data": 2, "fsdp": 4})
     images, targets = batch(16)

@@ -153,8 +153,9 @@ def test_fewer_faces_than_asked_for_are_all_chosen():
 
 
 def test_a_set_that_is_missing_is_told_before_training():
-    config = tiny_config(PROBED | {"probe.paths": ("/nowhere",)})
-    with config.unlocked():
+    config = tiny_config(PROBED)
+    with config.unlocked(), config.probe.unlocked():
+        config.probe.paths = ("/nowhere",)
         config.probe.test.x = ConfigDict({"layout": "folder", "path": "", "split": "test"})
     mesh = sharding.make_mesh({"data": -1, "fsdp": 1})
     said = r"the set x \(folder\) lies under none of config\.probe\.paths = /nowhere"

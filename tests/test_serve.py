@@ -177,7 +177,10 @@ def test_the_page_loads_nothing_from_elsewhere(server: Server) -> None:
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [pytest.param(signal.SIGTERM, 75, marks=pytest.mark.slow), (signal.SIGKILL, -9)],
+)
 def test_no_end_leaves_an_upload(model: Path, tmp_path: Path, number: int, code: int) -> None:
     server = start(model, tmp_path / "tmp", "--cropped", "--processes=1")
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
