@@ -18,7 +18,15 @@ from fsvfm_jax.data.sources import SyntheticFaces
 from fsvfm_jax.devices import compilation, sharding
 from fsvfm_jax.errors import DataError
 from fsvfm_jax.masking import group_members, sample_masks
-from fsvfm_jax.probe.probing import PARTS, Chosen, Found, choose, measure, open_probe, region_errors
+from fsvfm_jax.probe.probing import (
+    PARTS,
+    ProbeFaces,
+    ProbeOutputs,
+    choose,
+    measure,
+    open_probe,
+    region_errors,
+)
 from fsvfm_jax.regions import GROUPS
 from fsvfm_jax.run import tracking
 
@@ -166,13 +174,15 @@ def test_a_set_that_is_missing_is_told_before_training():
 # Numbers
 
 
-def found_in(features: np.ndarray, *, readable: np.ndarray | None = None) -> tuple[Found, Chosen]:
+def found_in(
+    features: np.ndarray, *, readable: np.ndarray | None = None
+) -> tuple[ProbeOutputs, ProbeFaces]:
     count = len(features)
     readable = np.ones(count, bool) if readable is None else readable
-    found = Found(features, np.zeros(1 + len(GROUPS), np.float32), features, readable)
+    found = ProbeOutputs(features, np.zeros(1 + len(GROUPS), np.float32), features, readable)
     rows = np.arange(count)
     videos = np.array([f"v{row}" for row in rows])
-    return found, Chosen(None, rows, rows % 2 == 0, videos, rows >= count // 2)
+    return found, ProbeFaces(None, rows, rows % 2 == 0, videos, rows >= count // 2)
 
 
 def test_faces_that_cannot_be_read_are_left_out():

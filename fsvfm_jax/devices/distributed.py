@@ -28,9 +28,15 @@ logger = logging.getLogger(__name__)
 
 # Fields that may differ between hosts: they change neither the results nor what processes do
 # together. Later checks compare the contents of the paths: the fingerprint covers data and
-# statistics (`fingerprint.check_fingerprint`), a hash covers weights (`check_same_arrays`).
-FIELDS_OF_A_HOST = ("data.num_workers", "data.paths", "data.stats_file", "init.params")
-FIELDS_OF_A_HOST += ("probe.paths",)
+# statistics (`fingerprint.check_fingerprint`), a hash covers weights (`check_same_arrays`), and
+# `check_same` compares the sets of a probe.
+FIELDS_OF_A_HOST = (
+    "data.num_workers",
+    "data.paths",
+    "data.stats_file",
+    "init.params",
+    "probe.paths",
+)
 # Libraries whose version must be the same on all processes.
 LIBRARIES = ("jax", "jaxlib", "numpy")
 PACKAGE = Path(__file__).parents[1]

@@ -47,7 +47,7 @@ PARTS = ("train", "test")
 FACES_AT_ONCE = 64
 
 
-class Chosen(NamedTuple):
+class ProbeFaces(NamedTuple):
     """The labelled faces of a probe: those to fit to, and those to test on.
 
     Attributes:
@@ -65,7 +65,7 @@ class Chosen(NamedTuple):
     tested: Bool[np.ndarray, " N"]
 
 
-class Found(NamedTuple):
+class ProbeOutputs(NamedTuple):
     """What the devices compute in a probe, with the rows that fill the batches.
 
     Attributes:
@@ -117,7 +117,7 @@ def open_probe(
     return partial(_make_probe, config, source, choose(sets, faces=config.probe.faces), mesh)
 
 
-def choose(sets: Mapping[str, Mapping[str, DetectionSet]], *, faces: int) -> Chosen:
+def choose(sets: Mapping[str, Mapping[str, DetectionSet]], *, faces: int) -> ProbeFaces:
     """Chooses faces of each part that are evenly spaced over its sets, half of them fake.
 
     Args:
@@ -138,13 +138,13 @@ def choose(sets: Mapping[str, Mapping[str, DetectionSet]], *, faces: int) -> Cho
     number = np.searchsorted(starts, rows, side="right") - 1
     pairs = zip(number, rows, strict=True)
     videos = [f"{n}/{flat[n][1].video(int(row - starts[n]))}" for n, row in pairs]
-    return Chosen(joined, rows, labels[rows] == FAKE, np.array(videos), tested[rows])
+    return ProbeFaces(joined, rows, labels[rows] == FAKE, np.array(videos), tested[rows])
 
 
 def _make_probe(
     config: ConfigDict,
     source: FaceSet,
-    chosen: Chosen,
+    chosen: ProbeFaces,
     mesh: Mesh,
     learner: Pretraining,
     template: TrainState,
@@ -190,7 +190,7 @@ def _own_rows(config: ConfigDict, source: FaceSet, indices: Sequence[int]) -> Ho
     return _stacked([to_batch_element(face, config.model.patch_size) for face in faces])
 
 
-def _labelled_rows(config: ConfigDict, chosen: Chosen, indices: Sequence[int]) -> HostBatch:
+def _labelled_rows(config: ConfigDict, chosen: ProbeFaces, indices: Sequence[int]) -> HostBatch:
     source, size = Readable(chosen.source), config.model.image_size
     # One face at a time: stored faces may be much larger than the rows.
     rows = [
@@ -215,7 +215,7 @@ def _compute(
     *,
     branch: str,
     own_faces: int,
-) -> Found:
+) -> ProbeOutputs:
     """Computes features and errors; the rows of `own` from `own_faces` on only fill the batch."""
     params = state.params if branch == "student" else state.teacher_params
     model, stats = learner.model, learner.stats
@@ -233,7 +233,7 @@ def _compute(
     errors = _in_chunks(errors_of, (own["image"], masks))
     is_face = jnp.arange(len(errors)) < own_faces
     removed = masks.mask.astype(bool) & is_face[:, None]
-    return Found(
+    return ProbeOutputs(
         own=_in_chunks(features, own["image"]),
         errors=region_errors(errors, removed, group_members(own["classes"])),
         labelled=_in_chunks(features, labelled["image"]),
@@ -270,7 +270,7 @@ def _in_chunks(compute: Callable[[Any], Array], rows: Any) -> Array:
     return found.swapaxes(0, 1).reshape(size, *found.shape[2:])
 
 
-def measure(found: Found, chosen: Chosen, *, own_faces: int, k: int) -> dict[str, float]:
+def measure(found: ProbeOutputs, chosen: ProbeFaces, *, own_faces: int, k: int) -> dict[str, float]:
     """Returns the numbers of a probe by name; NaN where a number is not defined.
 
     Args:

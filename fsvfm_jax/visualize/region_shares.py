@@ -1,4 +1,4 @@
-"""Divides the pixels of a face into regions, and tells how values divide among them."""
+"""Divides the pixels of a face into regions, and computes how values divide among them."""
 
 import math
 

@@ -11,13 +11,12 @@ from typing import Annotated, Any, BinaryIO, TypedDict
 import msgspec
 
 from fsvfm_jax.host.json_files import parse_json
+from fsvfm_jax.run.lines import LINES, MAX_LINE_BYTES
 
-NUMBERS = ("metrics.jsonl", "epochs.jsonl", "validation.jsonl")
-ALARMS = "alarms.jsonl"
+*NUMBERS, ALARMS = LINES
 MAX_BYTES = 2**30  # A run of a million logged steps has half of this.
 MAX_LINES = 2_000_000
 MAX_ODD_LINES = 100_000
-MAX_LINE_BYTES = 2**20
 MAX_NAMES = 100
 MAX_NAME = 80  # characters
 MAX_VALUE = 1e100  # No number of a run is larger, and a browser can draw up to here.
