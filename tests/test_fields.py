@@ -141,6 +141,8 @@ def resolve_or_refuse(config: ConfigDict) -> None:
 @pytest.mark.parametrize(
     ("task", "path", "value", "message"),
     [
+        ("pretrain", "compiler_options", {"a": 2**63}, r"names with numbers below 2\^63"),
+        ("pretrain", "compiler_options", {"a": float("nan")}, r"names with numbers below 2\^63"),
         ("pretrain", "optimizer.lr", -1.0, r"optimizer\.lr = -1\.0 must be above 0"),
         ("pretrain", "optimizer.blr", float("nan"), r"optimizer\.blr = nan must be from 0 to 1000"),
         ("pretrain", "optimizer.weight_decay", float("inf"), "weight_decay = inf must be from 0"),

@@ -15,6 +15,7 @@ from fsvfm_jax.errors import MAX_TOLD, ConfigError, nearest, told
 
 # Largest count, unless a field has a smaller limit: the step of a run is an int32.
 MAX_COUNT = 2**31 - 1
+MAX_SETTING = 2**63  # XLA's whole numbers have 64 bits.
 # Largest place in the stream of samples: float64 and every JSON reader represent it exactly.
 MAX_SAMPLES = 2**53
 MAX_TEXT = 4096
@@ -161,12 +162,17 @@ def settings(meaning: str) -> Field:
 
     def problem(value: Any) -> str | None:
         fits = isinstance(value, ConfigDict) and all(
-            isinstance(name, str) and isinstance(x, bool | int | float | str)
-            for name, x in value.items()
+            isinstance(name, str) and _is_setting(x) for name, x in value.items()
         )
-        return None if fits else "must be names with numbers, True, False or text"
+        return None if fits else "must be names with numbers below 2^63, True, False or text"
 
     return Field(meaning, problem)
+
+
+def _is_setting(value: Any) -> bool:
+    if isinstance(value, bool | str):
+        return True
+    return isinstance(value, int | float) and abs(value) < MAX_SETTING
 
 
 def sections(meaning: str) -> Field:
