@@ -75,7 +75,7 @@ def test_four_processes_go_on_from_one(fork_server, one_process, tmp_path):
     np.testing.assert_allclose(losses(tmp_path), losses(one_process), rtol=1e-5)
 
 
-@pytest.mark.e2e
+@pytest.mark.slow  # test_preemption.py and test_train.py have it for one process
 def test_sigterm_to_one_process_saves_and_stops_both(fork_server, tmp_path):
     """Checks that all processes save the same step, although the others receive no signal."""
     endless = ["--config.epochs=4000", "--config.schedule_epochs=4000"]

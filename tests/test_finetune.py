@@ -242,10 +242,8 @@ def test_an_adapters_step_has_no_backward_pass_through_the_backbone():
     assert flops("adapter") < 0.45 * flops("full")
 
 
-@pytest.mark.e2e
-@pytest.mark.parametrize(
-    ("mode", "fsdp"), [("full", 4), pytest.param("adapter", 1, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow  # test_train.py has it for pretraining
+@pytest.mark.parametrize(("mode", "fsdp"), [("full", 4), ("adapter", 1)])
 def test_one_device_or_eight_the_same_step(mode, fsdp):
     weight = 0.1 if mode == "adapter" else 0.0
     config = tiny_config(mode, {"loss.weight_anchor": weight, "model.drop_path": 0.3})
