@@ -31,26 +31,16 @@ from fsvfm_jax.data.labelled.faces import LabelledFaces
 from fsvfm_jax.detectors import NO_DETECTOR, LoadedDetector, load_detector
 from fsvfm_jax.devices import distributed, sharding
 from fsvfm_jax.errors import ConfigError, DataError, nearest, told
-from fsvfm_jax.grouping import open_groups, write_groups
+from fsvfm_jax.grouping import open_groups
 from fsvfm_jax.host.markdown import markdown_text
 from fsvfm_jax.host.storage import write_text
-from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.known_videos import warn_of_known_videos
 from fsvfm_jax.optim import make_schedule
 from fsvfm_jax.report.published import MODELS
-from fsvfm_jax.report.rows import (
-    DETECTION_CAPTION,
-    SPOOF_CAPTION,
-    Row,
-    detection_row,
-    mean_rows,
-    oracle_error,
-    spoof_row,
-    video_threshold,
-)
+from fsvfm_jax.report.results import set_line, set_row, write_results
+from fsvfm_jax.report.rows import Row, mean_rows, oracle_error, video_threshold
 from fsvfm_jax.report.scores import Scores, joined
-from fsvfm_jax.report.table import plain
-from fsvfm_jax.report.write import file_stems, write_report
+from fsvfm_jax.report.write import file_stems
 from fsvfm_jax.run import integrity
 
 logger = logging.getLogger(__name__)
@@ -130,15 +120,17 @@ def evaluate(config: ConfigDict, workdir: epath.Path, *, check_only: bool = Fals
     margins = score_all(detector, sets.all(), steps, config=config, mesh=mesh)
     rows, scores = make_rows(margins, sets, candidates, config=config)
     if jax.process_index() == 0:
-        caption = SPOOF_CAPTION if config.report == "spoof" else DETECTION_CAPTION
-        caption = f"{caption}\n\n{_protocol(config, sets.all())}"
-        write_report(workdir, rows, scores, caption=caption, drawn=len(sets.test))
-        write_groups(workdir, scores, groups)
+        write_results(
+            workdir,
+            rows,
+            scores,
+            report=config.report,
+            protocol=_protocol(config, sets.all()),
+            groups=groups,
+            drawn=len(sets.test),
+        )
         write_text(workdir / "evaluation.json", to_json(config))
-        table = workdir / "table.md"
-        print(f"\nIn percent; all columns are in {printable(str(table))}\n")
-        print(plain(rows))
-        logger.info("done: %s", table)
+        logger.info("done: %s", workdir / "table.md")
 
 
 def choose_checkpoints(config: ConfigDict) -> Candidates:
@@ -248,19 +240,19 @@ def make_rows(
             }
             # Only the chosen checkpoint has a row: its intervals take far longer than the choice.
             chosen = min(steps, key=lambda step: oracle_error(found[step], spoof=spoof))
-            options = {
-                "selection": selection,
-                "step": chosen,
-                "seed": candidates.seed,
-                "model": compared,
-                "alone": len(sets.test) == 1,
-            }
-            if spoof:
-                thresholds = _thresholds(margins[chosen], sets.val)
-                row = spoof_row(found[chosen], thresholds=thresholds, **options)
-            else:
-                row = detection_row(found[chosen], **options)
-            rows.append({**row, "candidates": len(steps), "run_steps": candidates.run_steps})
+            row = set_row(
+                config.report,
+                found[chosen],
+                thresholds=_thresholds(margins[chosen], sets.val) if spoof else {},
+                selection=selection,
+                step=chosen,
+                seed=candidates.seed,
+                candidates=len(steps),
+                run_steps=candidates.run_steps,
+                model=compared,
+                alone=len(sets.test) == 1,
+            )
+            rows.append(row)
             scores.append(found[chosen]._replace(dataset=f"{name} {selection}"))
     if len(sets.test) > 1:
         rows += mean_rows(rows, model=compared)
@@ -308,21 +300,16 @@ def _check_can_be_judged(sets: Sets, config: ConfigDict) -> None:
         check_classes(sets.test, purpose="every metric", where=" (config.data.test)")
 
 
-def _protocol(config: ConfigDict, sets: Mapping[str, DetectionSet]) -> str:
+def _protocol(config: ConfigDict, sets: Mapping[str, DetectionSet]) -> list[str]:
     """Returns the facts that a reader needs to compare the numbers with other papers' numbers."""
     detector = markdown_text(config.init.params)
     lines = [f"Detector: {detector}; images: {config.data.view}, in {config.dtype}."]
     for name, one in {**config.data.val, **config.data.test}.items():
-        options = {
-            k: x for k, x in sorted(one.items()) if x not in ("", None, ()) and k != "layout"
-        }
-        if options.get("frames") == 0:
-            options["frames"] = "all"
-        told = ", ".join(f"{key} {x}" for key, x in options.items())
+        options = {key: x for key, x in one.items() if key != "layout"}
         faces = sets[name]
-        grouping = f"; {faces.faces.grouping}" if isinstance(faces, LabelledFaces) else ""
-        lines.append(f"{markdown_text(name)}: {one.layout} {markdown_text(told + grouping)}.")
-    return "\n".join(lines)
+        grouping = faces.faces.grouping if isinstance(faces, LabelledFaces) else ""
+        lines.append(set_line(name, one.layout, options, grouping=grouping))
+    return lines
 
 
 def _thresholds(margins: Margins, sets: Mapping[str, DetectionSet]) -> dict[str, float]:

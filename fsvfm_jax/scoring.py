@@ -26,7 +26,7 @@ from fsvfm_jax.host.progress import progress
 from fsvfm_jax.models.adapter import Detector
 from fsvfm_jax.report import metrics
 from fsvfm_jax.report.metrics import probability
-from fsvfm_jax.report.scores import Scores
+from fsvfm_jax.report.scores import Scores, scores_of
 from fsvfm_jax.train_state import Batch, Params, Validate
 
 logger = logging.getLogger(__name__)
@@ -185,14 +185,7 @@ def to_scores(margins: Float64[np.ndarray, " N"], faces: DetectionSet, *, datase
         dataset: Name of the set in the scores.
     """
     kept = np.flatnonzero(~np.isnan(margins))
-    return Scores(
-        dataset=dataset,
-        files=np.array([faces.name(int(i)) for i in kept], np.str_),
-        videos=np.array([faces.video(int(i)) for i in kept], np.str_),
-        fake=np.array([faces.label(int(i)) == FAKE for i in kept], bool),
-        p_fake=probability(margins[kept]),
-        skipped=faces.skipped + len(margins) - len(kept),
-    )
+    return scores_of(faces, kept, probability(margins[kept]), dataset=dataset)
 
 
 def validation_scores(

@@ -8,7 +8,8 @@ from configs import evaluation, transfer
 from fsvfm_jax.config.resolve import resolve
 from fsvfm_jax.data.labelled.detection_sets import open_sets
 from fsvfm_jax.errors import ConfigError
-from fsvfm_jax.grouping import open_groups, write_groups
+from fsvfm_jax.grouping import open_groups
+from fsvfm_jax.report.results import write_groups
 
 
 def config_of(file, root, **sets):

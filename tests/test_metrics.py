@@ -389,6 +389,8 @@ def test_metrics_are_those_of_scikit_learn(pair):
     np.testing.assert_allclose(ours.fpr, fpr, atol=1e-9)
     np.testing.assert_allclose(ours.tpr, tpr, atol=1e-9)
     np.testing.assert_array_equal(ours.thresholds[1:], thresholds[1:])
+    eer = np.interp(0.0, fpr + tpr - 1, fpr)
+    assert equal_error_rate(scores, positive) == pytest.approx(eer, abs=1e-9)
     for rate in (0.001, 0.01, 0.05, 0.5):
         assert tpr_at_fpr(scores, positive, rate) == pytest.approx(max(tpr[fpr <= rate]), abs=1e-9)
 

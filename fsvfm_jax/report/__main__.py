@@ -1,10 +1,13 @@
-"""Prints one table of several reports: `python -m fsvfm_jax.report --help`."""
+"""Makes reports of given scores, and joins reports: `python -m fsvfm_jax.report --help`."""
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fsvfm_jax import cli
+from fsvfm_jax.prepare.extras import check_installed
+from fsvfm_jax.report import tabulate
+from fsvfm_jax.report.given_scores import PARQUET
 from fsvfm_jax.report.summary import summary
 
 COMMAND = "python -m fsvfm_jax.report"
@@ -16,24 +19,56 @@ def main(argv: Sequence[str]) -> None:
     Args:
         argv: Command line without the program's name.
     """
+    cli.set_up_logging()
     with cli.exit_codes():
         args = _parser().parse_args(argv)
-        print(summary(args.tables))
+        args.run(args)
         cli.check_output()
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = cli.Parser(prog=COMMAND, description="Tables of several reports.", allow_abbrev=False)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    verb = verbs.add_parser(
+
+    def command(
+        name: str, run: Callable[[argparse.Namespace], None], *, about: str, description: str
+    ) -> argparse.ArgumentParser:
+        verb = verbs.add_parser(name, help=about, description=description, allow_abbrev=False)
+        verb.set_defaults(run=run)
+        return verb
+
+    verb = command(
         "summary",
-        help="one table of many reports, with means over seeds and sets",
+        _summary,
+        about="one table of many reports, with means over seeds and sets",
         description="Joins the tables of several evaluations into one Markdown table. Metrics of"
         " several seeds become mean and standard deviation.",
-        allow_abbrev=False,
     )
-    verb.add_argument("tables", nargs="+", metavar="TABLE", help="table.json of an evaluation")
+    verb.add_argument(
+        "tables",
+        nargs="+",
+        metavar="[METHOD=]TABLE",
+        help="table.json of an evaluation; METHOD= before it names the detector in the table",
+    )
+    verb = command(
+        "scores",
+        _scores,
+        about="the report of an evaluation, of the scores of any detector",
+        description="Makes the report of an evaluation from a file of scores: labels and videos"
+        " come from the set on disk, as in configs/eval/.",
+    )
+    tabulate.add_arguments(verb)
     return parser
+
+
+def _summary(args: argparse.Namespace) -> None:
+    print(summary(args.tables))
+
+
+def _scores(args: argparse.Namespace) -> None:
+    if args.file.lower().endswith(PARQUET):
+        check_installed({"pyarrow"}, extra="parquet")
+    tabulate.run(args)
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def read_groups(file: str, column: str) -> dict[str, str]:
     lines = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         headings = next(lines, [])
-        place, path_place = (_place(file, headings, name) for name in (column, PATH))
+        place, path_place = (column_place(file, headings, name) for name in (column, PATH))
         found: dict[str, str] = {}
         groups: set[str] = set()
         for values in lines:
@@ -151,7 +151,7 @@ def match_groups(
             what,
             len(without),
             len(files),
-            _shown(without),
+            first_names(without),
         )
     if unused := [path for path in table if path not in used]:
         logger.warning(
@@ -159,7 +159,7 @@ def match_groups(
             what,
             len(unused),
             len(table),
-            _shown(unused),
+            first_names(unused),
         )
     return Groups(column, by_file, tuple(without), tuple(unused))
 
@@ -198,7 +198,28 @@ def caption(groups: Groups) -> str:
     return text
 
 
-def _shown(names: Sequence[str]) -> str:
+def column_place(file: str, headings: Sequence[str], name: str) -> int:
+    """Returns the place of a column among the headings of a table.
+
+    Args:
+        file: Name of the file, for messages.
+        headings: The headings.
+        name: The heading of the column.
+
+    Raises:
+        DataError: There is no such column, or more than one.
+    """
+    count = list(headings).count(name)
+    if count == 0:
+        known = [heading[:MAX_NAME] for heading in headings]
+        hint = nearest(name, known) if known else "the file is empty"
+        raise DataError(f"{file} has no column {name!r} in its first line; {hint}")
+    if count > 1:
+        raise DataError(f"{file} has {count} columns {name!r} in its first line; rename one")
+    return list(headings).index(name)
+
+
+def first_names(names: Sequence[str]) -> str:
     """Returns the first names for a message, each of them cut."""
     return short_list([name[:MAX_NAME] for name in names], most=MAX_SHOWN)
 
@@ -225,15 +246,3 @@ def _measures(videos: VideoScores, everything: VideoScores, thresholds: Mapping[
         rates = rates_at(videos.scores, videos.positive, threshold)
         row |= {f"{key}@{name}": value for key, value in rates.items()}
     return row
-
-
-def _place(file: str, headings: Sequence[str], name: str) -> int:
-    """Returns the place of a column."""
-    count = list(headings).count(name)
-    if count == 0:
-        known = [heading[:MAX_NAME] for heading in headings]
-        hint = nearest(name, known) if known else "the file is empty"
-        raise DataError(f"{file} has no column {name!r} in its first line; {hint}")
-    if count > 1:
-        raise DataError(f"{file} has {count} columns {name!r} in its first line; rename one")
-    return list(headings).index(name)

@@ -165,7 +165,7 @@ def oracle_error(scores: Scores, *, spoof: bool) -> float:
 
 
 def mean_rows(rows: Iterable[Row], *, model: str | None = None) -> list[Row]:
-    """Returns the mean of each metric over the sets, as one row per selection and seed.
+    """Returns the mean of each metric over the sets, as one row per method, selection and seed.
 
     It is the mean of the sets' metrics, never a metric of the sets together. A metric that one of
     the sets lacks has no mean. A set without both classes is left out and not counted.
@@ -177,9 +177,9 @@ def mean_rows(rows: Iterable[Row], *, model: str | None = None) -> list[Row]:
     """
     measured = [row for row in rows if "note" not in row]
     means = []
-    for group in _grouped(measured, "selection", "seed"):
+    for group in _grouped(measured, "method", "selection", "seed"):
         row = {"dataset": f"mean of {len(group)} sets"}
-        row |= _shared(group, ("selection", "step", "seed", "paper"))
+        row |= _shared(group, ("method", "selection", "step", "seed", "paper"))
         keys = _rates(group)
         row |= {key: float(np.mean([each[key] for each in group])) for key in keys}
         average = published.find_average(model, (each["dataset"] for each in group))
@@ -192,14 +192,14 @@ def of_single_sets(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if "images" in row]
 
 
-def over_seeds(rows_by_seed: Mapping[int | None, Sequence[Row]]) -> list[Row]:
-    """Returns a row per set and selection, with each metric as {"mean", "sd", "n"} over the seeds.
+def over_seeds(rows_by_training: Mapping[Any, Sequence[Row]]) -> list[Row]:
+    """Returns a row per method, set and selection, with metrics as {"mean", "sd", "n"} over seeds.
 
     sd is the sample standard deviation (n - 1), or None for a single seed.
     """
-    rows = [row for of_seed in rows_by_seed.values() for row in of_seed]
+    rows = [row for of_training in rows_by_training.values() for row in of_training]
     combined = []
-    for group in _grouped(rows, "dataset", "selection"):
+    for group in _grouped(rows, "method", "dataset", "selection"):
         row = _shared(group, group[0].keys() - {"seed"})
         for key in _rates(group):
             if key == "published":

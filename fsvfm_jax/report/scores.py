@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
-from jaxtyping import Bool, Float64, Shaped
+from jaxtyping import Bool, Float64, Int64, Shaped
 
-from fsvfm_jax.data.labelled.faces import LABELS
+from fsvfm_jax.data.labelled.detection_sets import DetectionSet
+from fsvfm_jax.data.labelled.faces import FAKE, LABELS
 from fsvfm_jax.errors import DataError, in_one_line
 from fsvfm_jax.host.storage import read_bytes
 from fsvfm_jax.report.metrics import video_means
@@ -41,6 +42,31 @@ class Scores(NamedTuple):
     fake: Bool[np.ndarray, " N"]
     p_fake: Float64[np.ndarray, " N"]
     skipped: int
+
+
+def scores_of(
+    faces: DetectionSet,
+    rows: Int64[np.ndarray, " N"],
+    p_fake: Float64[np.ndarray, " N"],
+    *,
+    dataset: str,
+) -> Scores:
+    """Returns the scores of some faces of a set; the others count as skipped.
+
+    Args:
+        faces: The set.
+        rows: Index of each face.
+        p_fake: Probability of fake of each of these faces.
+        dataset: Name of the set in tables.
+    """
+    return Scores(
+        dataset=dataset,
+        files=np.array([faces.name(int(i)) for i in rows], np.str_),
+        videos=np.array([faces.video(int(i)) for i in rows], np.str_),
+        fake=np.array([faces.label(int(i)) == FAKE for i in rows], bool),
+        p_fake=p_fake,
+        skipped=faces.skipped + len(faces) - len(rows),
+    )
 
 
 def joined(parts: Sequence[Scores], *, dataset: str) -> Scores:

@@ -1,11 +1,13 @@
 """Joins many reports into one table, with means over seeds and over sets.
 
     python -m fsvfm_jax.report summary runs/*-report/table.json
+    python -m fsvfm_jax.report summary ours=runs/dfd-report/table.json theirs=report/table.json
 
 The papers' anti-spoofing results are means over sets, each of which is tested by separate runs that
 leave this domain out of training.
 """
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
@@ -24,32 +26,50 @@ def summary(tables: Sequence[str]) -> str:
     """Returns the table in Markdown.
 
     Args:
-        tables: Files that `report.write.write_report` wrote.
+        tables: Files that `report.write.write_report` wrote; a name and = before a file make the
+            name the method of its rows.
 
     Raises:
-        DataError: A file does not have that form, two files report on the same set, selection and
-            seed, or the files of two seeds report on different sets.
+        DataError: A file does not have that form, two files report on the same method, set,
+            selection and seed, or the files of two seeds report on different sets.
     """
-    rows = [row for table in tables for row in of_single_sets(read_rows(table))]
+    rows = [row for table in tables for row in _rows_of(table)]
     _refuse_twice(rows)
-    by_seed = defaultdict(list)
+    by_training = defaultdict(list)
     for row in rows:
-        by_seed[row["seed"]].append(row)
-    sets = {seed: {row["dataset"] for row in of_seed} for seed, of_seed in by_seed.items()}
+        by_training[row.get("method"), row["seed"]].append(row)
+    sets = {key: {row["dataset"] for row in of_one} for key, of_one in by_training.items()}
     if len({*map(frozenset, sets.values())}) > 1:
-        told = "; ".join(f"{seed}: {', '.join(sorted(names))}" for seed, names in sets.items())
-        raise DataError(f"the tables of each seed must be of the same sets; there are {told}")
-    for seed, of_seed in by_seed.items():
-        if len(sets[seed]) > 1:
-            of_seed += mean_rows(of_seed)
-    return markdown(over_seeds(by_seed), "\n".join([CAPTION, *map(markdown_text, tables)]))
+        told = "; ".join(
+            f"{' '.join(str(x) for x in (method, seed) if x is not None)}:"
+            f" {', '.join(sorted(names))}"
+            for (method, seed), names in sets.items()
+        )
+        raise DataError(
+            f"the tables of each method and seed must be of the same sets; there are {told}"
+        )
+    for key, of_one in by_training.items():
+        if len(sets[key]) > 1:
+            of_one += mean_rows(of_one)
+    return markdown(over_seeds(by_training), "\n".join([CAPTION, *map(markdown_text, tables)]))
+
+
+def _rows_of(table: str) -> list[Row]:
+    """Returns the rows of single sets of a table, with the method that stands before its name."""
+    method, equals, file = table.partition("=")
+    if not equals or os.path.exists(table):
+        return of_single_sets(read_rows(table))
+    return [{"method": method} | row for row in of_single_sets(read_rows(file))]
 
 
 def _refuse_twice(rows: Sequence[Row]) -> None:
-    count = Counter((row["dataset"], row["selection"], row["seed"]) for row in rows)
-    for (dataset, selection, seed), times in count.items():
+    count = Counter(
+        (row.get("method"), row["dataset"], row["selection"], row["seed"]) for row in rows
+    )
+    for (_, dataset, selection, seed), times in count.items():
         if times > 1:
             raise DataError(
                 f"{times} of the tables report of {dataset!r}, {selection}, seed {seed}: give each"
-                " once, or say the seed by config.init.seed where they are evaluated"
+                " once, name the detector of each as METHOD=TABLE, or say the seed by"
+                " config.init.seed where they are evaluated"
             )

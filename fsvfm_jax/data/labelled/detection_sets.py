@@ -177,6 +177,19 @@ def told_of(sets: Mapping[str, DetectionSet]) -> str:
     return " ".join(f"{name} {faces.fingerprint()}" for name, faces in sets.items())
 
 
+def log_faces(faces: FaceList) -> None:
+    """Logs the numbers of images and videos of a set."""
+    logger.info(
+        "set %s: %d images of %d videos, %s; %d skipped; on disk: %s",
+        faces.name,
+        len(faces.files),
+        len(np.unique(faces.videos)),
+        ", ".join(f"{np.sum(faces.labels == i)} {label}" for i, label in enumerate(LABELS)),
+        faces.skipped,
+        faces.grouping,
+    )
+
+
 def _open_set(
     name: str, options: dict[str, Any], paths: Sequence[str], *, image_size: int, field: str
 ) -> DetectionSet:
@@ -204,15 +217,7 @@ def _open_set(
     options = {"name": name, "roots": paths, "field": f"{field}.{name}"} | options
     lists = [read_set(layout, os.path.join(root, path), split=split, **options) for root in roots]
     faces = _merge(name, lists)
-    logger.info(
-        "set %s: %d images of %d videos, %s; %d skipped; on disk: %s",
-        name,
-        len(faces.files),
-        len(np.unique(faces.videos)),
-        ", ".join(f"{np.sum(faces.labels == i)} {label}" for i, label in enumerate(LABELS)),
-        faces.skipped,
-        faces.grouping,
-    )
+    log_faces(faces)
     return LabelledFaces(faces)
 
 
