@@ -1,9 +1,11 @@
 """Makes scores of a few videos, whose metrics can be computed by hand."""
 
+import csv
 import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pytest
 
 from fsvfm_jax.report.scores import Scores
 
@@ -49,3 +51,26 @@ def same(one: Scores, other: Scores) -> bool:
         np.array_equal(a, b) and getattr(a, "dtype", None) == getattr(b, "dtype", None)
         for a, b in zip(one, other, strict=True)
     )
+
+
+def sane(count: int = 400, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Returns scores of two classes that overlap."""
+    rng = np.random.default_rng(seed)
+    positive = rng.random(count) < 0.4
+    return 1 / (1 + np.exp(-rng.normal(positive * 1.2 - 0.6))), positive
+
+
+def write_given(file, rows, header=("path", "p_fake")):
+    """Writes the scores of a detector as CSV, and returns the name of the file."""
+    with file.open("w", newline="", errors="surrogateescape") as opened:
+        csv.writer(opened).writerows([header, *rows])
+    return str(file)
+
+
+def write_parquet(file, **columns):
+    """Writes columns as Parquet, and returns the name of the file."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table(columns), file)
+    return str(file)

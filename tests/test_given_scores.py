@@ -1,6 +1,5 @@
 """Tests that scores in files of others are read and matched, or refused in one sentence."""
 
-import csv
 import os
 import random
 
@@ -9,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from labelled_trees import write_pictures
-from scored_sets import HOSTILE
+from scored_sets import HOSTILE, write_given, write_parquet
 
 from fsvfm_jax.data.labelled.faces import LabelledFaces
 from fsvfm_jax.data.labelled.protocols import read_set
@@ -26,20 +25,6 @@ def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("set")
     write_pictures(folder, PATHS)
     return folder
-
-
-def write(file, rows, header=("path", "p_fake")):
-    with file.open("w", newline="", errors="surrogateescape") as opened:
-        csv.writer(opened).writerows([header, *rows])
-    return str(file)
-
-
-def write_parquet(file, **columns):
-    pyarrow = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
-    parquet.write_table(pyarrow.table(columns), file)
-    return str(file)
 
 
 def match(root, file, **options):
@@ -66,7 +51,7 @@ def test_scores_come_in_the_order_of_the_set_whatever_the_order_of_the_file(
 ):
     rows = [(os.path.join(root, path) if absolute else f"./{path}", p) for path, p in scored()]
     random.Random(0).shuffle(rows)
-    found = match(root, write(tmp_path / "x.csv", rows))
+    found = match(root, write_given(tmp_path / "x.csv", rows))
     assert found.scores.files.tolist() == [str(root / path) for path in PATHS]
     assert found.scores.p_fake.tolist() == [i / 10 for i in range(8)]
     assert found.scores.fake.tolist() == [True] * 4 + [False] * 4
@@ -76,7 +61,7 @@ def test_scores_come_in_the_order_of_the_set_whatever_the_order_of_the_file(
 
 def test_other_columns_are_not_read_and_parquet_gives_the_same(root, tmp_path):
     rows = [(p, "note", path) for path, p in scored()]
-    of_csv = match(root, write(tmp_path / "x.csv", rows, ("p_fake", "note", "path")))
+    of_csv = match(root, write_given(tmp_path / "x.csv", rows, ("p_fake", "note", "path")))
     paths, values = zip(*scored(), strict=True)
     file = write_parquet(tmp_path / "x.parquet", path=paths, p_fake=values, other=[None] * 8)
     of_parquet = match(root, file)
@@ -86,7 +71,7 @@ def test_other_columns_are_not_read_and_parquet_gives_the_same(root, tmp_path):
 
 
 def test_faces_without_a_score_are_refused_or_counted(root, tmp_path, caplog):
-    file = write(tmp_path / "x.csv", scored(PATHS[2:]))
+    file = write_given(tmp_path / "x.csv", scored(PATHS[2:]))
     said = refused(root, file)
     assert "2 of 8 faces of mine have no score: test/fake/v0/0.png, test/fake/v0/1.png;" in said
     found = match(root, file, allow_missing=True)
@@ -95,10 +80,10 @@ def test_faces_without_a_score_are_refused_or_counted(root, tmp_path, caplog):
 
 
 def test_rows_that_name_no_face_are_counted_and_named(root, tmp_path, caplog):
-    file = write(tmp_path / "x.csv", [*scored(), ("val/real/a\nb.png", 0.5)])
+    file = write_given(tmp_path / "x.csv", [*scored(), ("val/real/a\nb.png", 0.5)])
     assert list(match(root, file).unused) == ["val/real/a\nb.png"]
     assert "1 of 9 rows name no face of mine and are not used" in caplog.text
-    said = refused(root, write(tmp_path / "x.csv", [("real/v0/0.png", 0.5)]))
+    said = refused(root, write_given(tmp_path / "x.csv", [("real/v0/0.png", 0.5)]))
     assert "names none of the 8 faces of mine: its paths, such as 'real/v0/0.png'," in said
     assert "must be relative to ROOT, such as 'test/fake/v0/0.png'" in said
 
@@ -129,7 +114,7 @@ def test_rows_that_name_no_face_are_counted_and_named(root, tmp_path, caplog):
     ],
 )
 def test_wrong_rows_are_counted_and_the_first_is_named(root, tmp_path, rows, said):
-    assert said in refused(root, write(tmp_path / "x.csv", rows))
+    assert said in refused(root, write_given(tmp_path / "x.csv", rows))
 
 
 @pytest.mark.parametrize(
@@ -154,7 +139,7 @@ def test_what_is_no_plain_file_or_too_large_is_refused(root, tmp_path, monkeypat
     os.mkfifo(tmp_path / "pipe.csv")
     assert "it is a named pipe" in refused(root, str(tmp_path / "pipe.csv"))
     assert "it is a folder" in refused(root, str(tmp_path))
-    file = write(tmp_path / "x.csv", scored())
+    file = write_given(tmp_path / "x.csv", scored())
     monkeypatch.setattr(given_scores, "MAX_ROWS", 3)
     assert "line 5: there are over 3 rows" in refused(root, file)
     monkeypatch.setattr(given_scores, "MAX_BYTES", 100)
@@ -185,7 +170,7 @@ def test_names_that_no_text_can_hold_are_matched_byte_by_byte(tmp_path):
     names += [f"real/{os.fsdecode(bytes([233]))}.png", "fake/ü 脸.png"]
     write_pictures(tmp_path / "root", names)
     rows = [(name, i / 100) for i, name in enumerate(names)]
-    file = write(tmp_path / "x.csv", rows)
+    file = write_given(tmp_path / "x.csv", rows)
     faces = LabelledFaces(read_set("folder", str(tmp_path / "root"), split="", name="x"))
     found = match_given(
         read_given(file), faces, root=str(tmp_path / "root"), dataset="x", allow_missing=False
@@ -202,7 +187,7 @@ def test_a_damaged_file_is_read_or_refused(tmp_path_factory, data):
     file = folder / f"changed.{suffix}"
     paths, values = zip(*scored(), strict=True)
     if suffix == "csv":
-        write(file, scored())
+        write_given(file, scored())
     else:
         write_parquet(file, path=paths, p_fake=values)
     content = bytearray(file.read_bytes())

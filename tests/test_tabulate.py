@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from etils import epath
 from labelled_trees import write_pictures
-from test_given_scores import write, write_parquet
+from scored_sets import write_given, write_parquet
 
 from configs import evaluation, face_sets, transfer
 from fsvfm_jax import evaluate
@@ -70,7 +70,7 @@ def test_exported_scores_get_the_table_of_the_evaluation(
 ):
     evaluated(detector_folder, labelled_tree, tmp_path / "ours")
     printed = capsys.readouterr().out
-    file = write(tmp_path / "scores.csv", exported(tmp_path / "ours", labelled_tree))
+    file = write_given(tmp_path / "scores.csv", exported(tmp_path / "ours", labelled_tree))
     words = ("--name=mine", "--frames=2", "--exclude", "v03")
     words += (f"--groups={labelled_tree / 'groups.csv'}", "--group=light")
     report(tmp_path / "theirs", file, labelled_tree, *words)
@@ -98,7 +98,7 @@ def test_one_table_has_the_detectors_of_several_people(tmp_path, capsys):
     write_pictures(tmp_path / "set", names)
     for who, values in (("good", range(8)), ("bad", range(8, 0, -1))):
         rows = [(name, value / 10) for name, value in zip(names, values, strict=True)]
-        report(tmp_path / who, write(tmp_path / f"{who}.csv", rows), tmp_path / "set")
+        report(tmp_path / who, write_given(tmp_path / f"{who}.csv", rows), tmp_path / "set")
     capsys.readouterr()
     tables = [f"{who}={tmp_path / who / 'table.json'}" for who in ("good", "bad")]
     main(["summary", *tables])
@@ -126,7 +126,7 @@ def test_a_report_of_spoofs_and_of_published_figures(tmp_path):
 
 def test_mistakes_are_one_sentence(tmp_path, capsys):
     write_pictures(tmp_path / "set/test", "real/a.png fake/b.png")
-    file = write(tmp_path / "x.csv", [("test/real/a.png", 0.1), ("test/fake/b.png", 0.2)])
+    file = write_given(tmp_path / "x.csv", [("test/real/a.png", 0.1), ("test/fake/b.png", 0.2)])
     good = (tmp_path / "out", file, tmp_path / "set")
     assert "is no folder: name the folder" in sentence(capsys, 65, *good[:2], tmp_path / "no")
     said = sentence(capsys, 65, *good, "--exclude", "fake")
@@ -145,7 +145,7 @@ def test_names_of_the_set_and_the_file_do_nothing_in_the_table(tmp_path, capsys)
     folder = tmp_path / "<b>`x`\n# y"
     write_pictures(folder / "test", ["real/a\n# b.png", "fake/[x](y).png"])
     rows = [("test/real/a\n# b.png", 0.1), ("test/fake/[x](y).png", 0.2), ("a\x1b[0m\n# z", 0.5)]
-    report(tmp_path / "out", write(folder / "x.csv", rows), folder)
+    report(tmp_path / "out", write_given(folder / "x.csv", rows), folder)
     text = (tmp_path / "out/table.md").read_text()
     assert "\n#" not in text and "\x1b" not in text and "<b>" not in text.replace("\\<", "")
     assert "1 rows of the file name no face of the set" in text
@@ -162,7 +162,7 @@ def test_every_option_of_a_set_of_a_config_is_a_flag():
 
 def test_the_command_imports_neither_jax_nor_the_training_code(tmp_path):
     write_pictures(tmp_path / "set/test", "real/a.png fake/b.png")
-    file = write(tmp_path / "x.csv", [("test/real/a.png", 0.1), ("test/fake/b.png", 0.2)])
+    file = write_given(tmp_path / "x.csv", [("test/real/a.png", 0.1), ("test/fake/b.png", 0.2)])
     code = (
         "import sys; from fsvfm_jax.report.__main__ import main; main(sys.argv[1:]);"
         "print(sorted({x.split('.')[0] for x in sys.modules} & {'jax', 'flax', 'torch',"

@@ -30,9 +30,9 @@ from fsvfm_jax.predict.points import (
     Values,
     operating_points,
 )
+from fsvfm_jax.report.bootstrap import bootstrap_interval
 from fsvfm_jax.report.metrics import (
     Interval,
-    bootstrap_interval,
     equal_error_rate,
     probability,
     video_means,

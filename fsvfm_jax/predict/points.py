@@ -11,7 +11,12 @@ import numpy as np
 from jaxtyping import Bool, Float64
 from msgspec import Meta
 
-from fsvfm_jax.report.metrics import rates_at, roc
+from fsvfm_jax.report.metrics import (
+    equal_error_threshold,
+    rates_at,
+    roc,
+    threshold_below,
+)
 
 # The names of the operating points. The number is the largest FPR in percent; "eer" is the point
 # where FPR and 1 - TPR are nearest.
@@ -73,10 +78,10 @@ def operating_points(scores: Values, fake: Labels) -> dict[str, OperatingPoint]:
             note = f"over {100 * largest:g} % of the real ones share the highest score"
             points[name] = OperatingPoint(note=note)
         else:
-            points[name] = point_at(scores, fake, threshold=_between(curve.thresholds, place))
-    # The first point has no threshold, because nothing reaches it.
-    place = 1 + int(np.argmin(np.abs(curve.fpr - (1 - curve.tpr))[1:]))
-    return points | {EER: point_at(scores, fake, threshold=_between(curve.thresholds, place))}
+            points[name] = point_at(
+                scores, fake, threshold=threshold_below(curve.thresholds, place)
+            )
+    return points | {EER: point_at(scores, fake, threshold=equal_error_threshold(scores, fake))}
 
 
 def too_few(name: str, *, real: int) -> str:
@@ -98,16 +103,3 @@ def point_at(scores: Values, fake: Labels, *, threshold: float | int) -> Operati
     """
     rates = rates_at(scores, fake, threshold)
     return OperatingPoint(threshold=float(threshold), **rates)
-
-
-def _between(thresholds: Float64[np.ndarray, " P"], place: int) -> float:
-    """Returns the middle of a threshold and the next lower one, if rounding leaves it above that.
-
-    A score that is computed again may differ in its last digits, and stays on its side.
-    """
-    upper = float(thresholds[place])
-    if place + 1 == len(thresholds):
-        return upper
-    lower = float(thresholds[place + 1])
-    middle = (upper + lower) / 2
-    return middle if middle > lower else upper

@@ -30,12 +30,12 @@ from fsvfm_jax.predict.stress_threshold import (
 from fsvfm_jax.predict.thresholds import check_calibration, number_of
 from fsvfm_jax.prepare.crops import MARGIN
 from fsvfm_jax.prepare.extras import check_installed
+from fsvfm_jax.report.bootstrap import bootstrap_interval
 from fsvfm_jax.report.figure import encode_picture, shown_name
 from fsvfm_jax.report.groups import Groups, group_rows
 from fsvfm_jax.report.groups import caption as groups_caption
 from fsvfm_jax.report.metrics import (
     auc,
-    bootstrap_interval,
     equal_error_rate,
     rates_at,
     video_means,

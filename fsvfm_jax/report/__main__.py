@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from fsvfm_jax import cli
 from fsvfm_jax.prepare.extras import check_installed
-from fsvfm_jax.report import tabulate
+from fsvfm_jax.report import tabulate, versus
 from fsvfm_jax.report.given_scores import PARQUET
 from fsvfm_jax.report.summary import summary
 
@@ -58,6 +58,14 @@ def _parser() -> argparse.ArgumentParser:
         " come from the set on disk, as in configs/eval/.",
     )
     tabulate.add_arguments(verb)
+    verb = command(
+        "compare",
+        versus.run,
+        about="two detectors on the same videos: which is better, and where they disagree",
+        description="Compares two reports: differences of AUC, AP and EER with intervals, and the"
+        " videos on which the detectors disagree.",
+    )
+    versus.add_arguments(verb)
     return parser
 
 

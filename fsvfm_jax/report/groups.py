@@ -17,10 +17,10 @@ from fsvfm_jax.data.labelled.videos import owners
 from fsvfm_jax.errors import DataError, nearest, quoted, reason_of, short_list
 from fsvfm_jax.host.markdown import markdown_text
 from fsvfm_jax.host.plain_files import read_plain
+from fsvfm_jax.report.bootstrap import bootstrap_interval
 from fsvfm_jax.report.metrics import (
     VideoScores,
     auc,
-    bootstrap_interval,
     rates_at,
     video_means,
 )

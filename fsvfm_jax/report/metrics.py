@@ -5,8 +5,6 @@ batches. The positive class has the high scores; it is fake in deepfake detectio
 anti-spoofing.
 """
 
-from collections.abc import Callable, Iterator
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -202,57 +200,52 @@ def video_means(scores: Values, positive: Labels, videos: Names) -> VideoScores:
         DataError: A video has frames of both classes, or scores or lengths are wrong (see `roc`).
     """
     _check(scores, positive, videos)
-    names, index, labels = _by_video(positive, videos)
+    names, index, labels = by_video(positive, videos)
     return VideoScores(names, np.bincount(index, scores) / np.bincount(index), labels)
 
 
-def bootstrap_interval(
-    metric: Callable[[Values, Labels], float],
-    scores: Values,
-    positive: Labels,
-    videos: Names,
-    *,
-    seed: int,
-    draws: int = 1000,
-    level: float = 0.95,
-) -> Interval:
-    """Returns the percentile interval of a metric, from drawing whole videos with replacement.
-
-    Frames of one video are alike, so drawing frames would give too narrow intervals. For a metric
-    of videos pass the result of `video_means`.
-
-    Args:
-        metric: A metric of scores and labels, such as `auc`.
-        scores: Scores of frames, or of videos.
-        positive: Label of each score.
-        videos: Name of the video of each score.
-        seed: Seed of the draws. The interval does not depend on the order of the frames.
-        draws: Number of draws. A draw with one class only is repeated.
-        level: Share of the draws within the interval.
+def by_video(
+    positive: Labels, videos: Names
+) -> tuple[Shaped[np.ndarray, " V"], Int64[np.ndarray, " _"], Bool[np.ndarray, " V"]]:
+    """Returns the videos' sorted names, the index of each frame's video, and the videos' labels.
 
     Raises:
-        DataError: As `video_means`, and if a class is missing.
+        DataError: A video has frames of both classes.
     """
-    check_classes(scores, positive, videos)
-    _, index, labels = _by_video(positive, videos)
-    # Repeating sorted scores gives sorted draws, and metrics sort a sorted draw fast.
-    order = np.argsort(scores, kind="stable")
-    scores, positive, index = scores[order], positive[order], index[order]
-    values = []
-    for times in islice(_video_draws(labels, seed), draws):
-        repeats = times[index]
-        values.append(metric(np.repeat(scores, repeats), np.repeat(positive, repeats)))
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(low), float(high))
+    names, index = np.unique(videos, return_inverse=True)
+    positives, frames = np.bincount(index, positive), np.bincount(index)
+    mixed = names[(positives > 0) & (positives < frames)].tolist()
+    if mixed:
+        raise DataError(
+            f"{len(mixed)} of {len(names)} videos have frames of both classes, such as"
+            f" {mixed[0]!r}; give each video one label, or two of the same name different names"
+        )
+    return names, index, positives > 0
 
 
-def _video_draws(positive: Bool[np.ndarray, " V"], seed: int) -> Iterator[Int64[np.ndarray, " V"]]:
-    """Yields without end how often each video is drawn; every draw contains both classes."""
-    rng, count = np.random.default_rng(seed), len(positive)
-    while True:
-        times = np.bincount(rng.integers(count, size=count), minlength=count)
-        if 0 < times[positive].sum() < count:
-            yield times
+def equal_error_threshold(scores: Values, positive: Labels) -> float:
+    """Returns the threshold where FPR and 1 - TPR are nearest; it lies between two scores."""
+    curve = roc(scores, positive)
+    # The first point has no threshold, because nothing reaches it.
+    place = 1 + int(np.argmin(np.abs(curve.fpr - (1 - curve.tpr))[1:]))
+    return threshold_below(curve.thresholds, place)
+
+
+def threshold_below(thresholds: Float64[np.ndarray, " P"], place: int) -> float:
+    """Returns the middle of a threshold and the next lower one, if rounding leaves it above that.
+
+    A score that is computed again may differ in its last digits, and stays on its side.
+
+    Args:
+        thresholds: Thresholds of a ROC curve, descending.
+        place: Place of the threshold.
+    """
+    upper = float(thresholds[place])
+    if place + 1 == len(thresholds):
+        return upper
+    lower = float(thresholds[place + 1])
+    middle = (upper + lower) / 2
+    return middle if middle > lower else upper
 
 
 def _counts(
@@ -276,21 +269,6 @@ def _false_shares(
     above, below = np.sort(scores[~positive]), np.sort(scores[positive])
     accepted = len(above) - np.searchsorted(above, thresholds, side="left")
     return accepted / len(above), np.searchsorted(below, thresholds, side="left") / len(below)
-
-
-def _by_video(
-    positive: Labels, videos: Names
-) -> tuple[Shaped[np.ndarray, " V"], Int64[np.ndarray, " _"], Bool[np.ndarray, " V"]]:
-    """Returns the videos' sorted names, the index of each frame's video, and the videos' labels."""
-    names, index = np.unique(videos, return_inverse=True)
-    positives, frames = np.bincount(index, positive), np.bincount(index)
-    mixed = names[(positives > 0) & (positives < frames)].tolist()
-    if mixed:
-        raise DataError(
-            f"{len(mixed)} of {len(names)} videos have frames of both classes, such as"
-            f" {mixed[0]!r}; give each video one label, or two of the same name different names"
-        )
-    return names, index, positives > 0
 
 
 def check_classes(scores: Values, positive: Labels, *columns: Names) -> None:

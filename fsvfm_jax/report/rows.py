@@ -13,12 +13,12 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from fsvfm_jax.report import published
+from fsvfm_jax.report.bootstrap import bootstrap_interval
 from fsvfm_jax.report.metrics import (
     VideoScores,
     auc,
     average_precision,
     balanced_accuracy,
-    bootstrap_interval,
     equal_error_rate,
     error_rates,
     grid_threshold,

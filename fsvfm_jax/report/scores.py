@@ -96,7 +96,7 @@ def image_csv(scores: Scores) -> bytes:
     """
     labels = np.where(scores.fake, "fake", "real")
     columns = (scores.files, scores.videos, labels, scores.p_fake)
-    return _csv(IMAGE_HEADER, zip(*(column.tolist() for column in columns), strict=True))
+    return encode_csv(IMAGE_HEADER, zip(*(column.tolist() for column in columns), strict=True))
 
 
 def video_csv(scores: Scores) -> bytes:
@@ -108,7 +108,7 @@ def video_csv(scores: Scores) -> bytes:
     names, means, fake = video_means(scores.p_fake, scores.fake, scores.videos)
     _, frames = np.unique(scores.videos, return_counts=True)
     columns = (names, np.where(fake, "fake", "real"), frames, means)
-    return _csv(VIDEO_HEADER, zip(*(column.tolist() for column in columns), strict=True))
+    return encode_csv(VIDEO_HEADER, zip(*(column.tolist() for column in columns), strict=True))
 
 
 def read_scores(path: epath.PathLike, *, dataset: str, skipped: int = 0) -> Scores:
@@ -142,7 +142,8 @@ def read_scores(path: epath.PathLike, *, dataset: str, skipped: int = 0) -> Scor
     return Scores(dataset, *names, np.array(fake, np.bool_), numbers, skipped)
 
 
-def _csv(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> bytes:
+def encode_csv(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> bytes:
+    """Returns CSV with text in quotes and numbers without, in UTF-8."""
     text = io.StringIO()
     writer = csv.writer(text, **_FORM)
     writer.writerow(header)

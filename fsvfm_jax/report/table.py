@@ -28,6 +28,10 @@ def _signed(value: float) -> str:
     return f"{100 * value:+.2f}"
 
 
+def _probability(value: float) -> str:
+    return f"{value:.3f}"
+
+
 class Column(NamedTuple):
     """A column of a table: its heading, and a function that formats a value."""
 
@@ -70,14 +74,22 @@ COLUMNS = {
     "apcer": Column("APCER", _percent),
     "bpcer": Column("BPCER", _percent),
     "published": Column("published", _percent),
+    "measure": Column("metric", _text),
+    "value": Column("value", _percent),
     "difference": Column("difference", _signed),
+    "p_value": Column("p", _probability),
+    "both_right": Column("both right", _count),
+    "only_right": Column("only right", _count),
+    "both_wrong": Column("both wrong", _count),
+    "disagree": Column("disagree", _count),
     "paper": Column("paper", _text),
     "note": Column("note", _text),
 }
 # The columns for which a terminal has room.
 ON_SCREEN = (
     *("method", "dataset", "selection", "videos", "frame_auc", "video_auc", "average_precision"),
-    *("equal_error_rate", "auc", "hter", "kind", "strength", "tpr", "fpr", "note"),
+    *("equal_error_rate", "auc", "hter", "kind", "strength", "tpr", "fpr", "measure", "value"),
+    *("p_value", "only_right", "disagree", "note"),
 )
 
 
