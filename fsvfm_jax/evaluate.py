@@ -36,6 +36,7 @@ from fsvfm_jax.host.markdown import markdown_text
 from fsvfm_jax.host.storage import write_text
 from fsvfm_jax.known_videos import warn_of_known_videos
 from fsvfm_jax.optim import make_schedule
+from fsvfm_jax.report.class_formats import check_formats
 from fsvfm_jax.report.published import MODELS
 from fsvfm_jax.report.results import set_line, set_row, write_results
 from fsvfm_jax.report.rows import Row, mean_rows, oracle_error, video_threshold
@@ -113,6 +114,7 @@ def evaluate(config: ConfigDict, workdir: epath.Path, *, check_only: bool = Fals
         image_size=detector.model.image_size,
     )
     groups = open_groups(config, sets.test)
+    formats = check_formats(sets.test) if jax.process_index() == 0 else {}
     if check_only:
         logger.info("check: read the detector and the lists; nothing was scored or written")
         return
@@ -126,6 +128,7 @@ def evaluate(config: ConfigDict, workdir: epath.Path, *, check_only: bool = Fals
             scores,
             report=config.report,
             protocol=_protocol(config, sets.all()),
+            formats=formats,
             groups=groups,
             drawn=len(sets.test),
         )

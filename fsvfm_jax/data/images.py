@@ -135,7 +135,7 @@ def _decode_jpeg(data: bytes) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def _decode_other(data: bytes) -> UInt8[np.ndarray, "H W 3"]:
-    image_format, most = _format_of(data), MAX_PIXELS
+    image_format, most = format_of(data), MAX_PIXELS
     if image_format == "PNG":
         _verify_png(data)
         if data[24] == 16:
@@ -153,8 +153,17 @@ def _decode_other(data: bytes) -> UInt8[np.ndarray, "H W 3"]:
         return _rgb(image)
 
 
-def _format_of(data: bytes) -> str:
-    """Returns the format by Pillow's name."""
+def format_of(data: bytes) -> str:
+    """Returns the format by Pillow's name: JPEG, PNG, WEBP, TIFF or BMP.
+
+    Args:
+        data: Content of the file, or at least its first 12 bytes.
+
+    Raises:
+        ValueError: The content begins like none of these formats.
+    """
+    if data.startswith(_JPEG_MAGIC):
+        return "JPEG"
     if data.startswith(_PNG_MAGIC):
         return "PNG"
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":

@@ -12,6 +12,7 @@ from etils import epath
 from fsvfm_jax.host.markdown import markdown_text
 from fsvfm_jax.host.storage import written
 from fsvfm_jax.host.terminal import printable
+from fsvfm_jax.report.class_formats import FormatCheck, add_to_rows, lines
 from fsvfm_jax.report.groups import Groups, caption, group_rows
 from fsvfm_jax.report.rows import (
     DETECTION_CAPTION,
@@ -92,6 +93,7 @@ def write_results(
     *,
     report: Report,
     protocol: Sequence[str],
+    formats: Mapping[str, FormatCheck],
     groups: Groups | None,
     drawn: int,
 ) -> None:
@@ -103,6 +105,7 @@ def write_results(
         scores: The scores behind the rows.
         report: The kind of the table.
         protocol: Lines in Markdown on what a reader needs to compare the numbers with others.
+        formats: The check of the files of each set, by the set's name.
         groups: The groups of all faces; None removes the tables of an earlier evaluation.
         drawn: As in `write.write_report`.
 
@@ -110,7 +113,8 @@ def write_results(
         DataError: As `write.write_report`.
         StorageError: A file cannot be written or removed.
     """
-    text = "\n".join([CAPTIONS[report], "", *protocol])
+    text = "\n".join([CAPTIONS[report], "", *protocol, *lines(formats)])
+    rows = add_to_rows(rows, formats)
     write_report(folder, rows, scores, caption=text, drawn=drawn)
     write_groups(folder, scores, groups)
     print(f"\nIn percent; all columns are in {printable(str(folder / 'table.md'))}\n")

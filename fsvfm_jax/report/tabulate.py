@@ -15,6 +15,7 @@ from fsvfm_jax.data.labelled.set_options import given, options_of
 from fsvfm_jax.errors import ConfigError, DataError, nearest
 from fsvfm_jax.host.markdown import markdown_text
 from fsvfm_jax.host.storage import check_folder
+from fsvfm_jax.report.class_formats import check_formats
 from fsvfm_jax.report.given_scores import Matched, match_given, read_given
 from fsvfm_jax.report.groups import Groups, first_names, match_groups, read_groups
 from fsvfm_jax.report.published import MODELS
@@ -85,6 +86,7 @@ def run(args: argparse.Namespace) -> None:
     faces = _open_set(args)
     name = faces.faces.name
     check_classes({name: faces}, purpose="every metric", where=f" (--root={args.root})")
+    formats = check_formats({name: faces})
     groups = _open_groups(args, faces)
     matched = match_given(
         read_given(args.file),
@@ -111,6 +113,7 @@ def run(args: argparse.Namespace) -> None:
         [matched.scores._replace(dataset=f"{name} {SELECTION}")],
         report=args.report,
         protocol=_protocol(args, faces.faces, matched),
+        formats=formats,
         groups=groups,
         drawn=1,
     )
