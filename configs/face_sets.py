@@ -10,8 +10,8 @@ def face_set(layout: str, path: str = "", *, split: str = "", **options: Any) ->
     """Where faces are and which of them are meant.
 
     Args:
-        layout: "folder", "list", "deepfakebench", "ffpp", "celebdf", "dfdc", "fas", "diff", or
-            "rendered" (synthetic faces and forgeries; no files). See
+        layout: "folder", "folders", "list", "lists", "deepfakebench", "ffpp", "celebdf", "dfdc",
+            "fas", "diff", or "rendered" (synthetic faces and forgeries; no files). See
             fsvfm_jax/data/labelled/layouts.py.
         path: Under the config's `data.paths`.
         split: Such as "train".
@@ -30,6 +30,8 @@ def face_set(layout: str, path: str = "", *, split: str = "", **options: Any) ->
             "compression": "",
             "frames_folder": "",
             "methods": (),
+            "real": (),
+            "fake": (),
             "subset": "",
         } | options
     return ConfigDict({"layout": layout, "path": path, "split": split, **options})

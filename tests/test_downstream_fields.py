@@ -54,7 +54,7 @@ def test_the_layout_can_be_changed_where_options_of_the_other_are_empty():
     config.data.train.mine.layout = "folder"
     message = (
         r"config\.data\.train\.mine\.list_file = 'a\.json' is no option of the layout 'folder',"
-        r" but of 'list' and 'deepfakebench'.*; leave it empty, or set"
+        r" but of 'list' and 'lists' and 'deepfakebench'.*; leave it empty, or set"
         r" config\.data\.train\.mine\.layout$"
     )
     with pytest.raises(ConfigError, match=message):

@@ -11,6 +11,7 @@ from fsvfm_jax.data.labelled import layouts
 from fsvfm_jax.data.labelled.layouts import FF_METHODS, LAYOUTS
 from fsvfm_jax.data.labelled.protocols import read_set
 from fsvfm_jax.data.labelled.set_root import Excluded, SetRoot, walk_pictures
+from fsvfm_jax.errors import ConfigError, DataError
 
 
 @pytest.mark.parametrize("split", ["test", ""])
@@ -365,7 +366,8 @@ def test_diff(tmp_path):
 
 def test_these_are_the_layouts():
     assert set(LAYOUTS) == {
-        *("folder", "list", "deepfakebench", "ffpp", "celebdf", "dfdc", "fas", "diff")
+        *("folder", "folders", "list", "lists", "deepfakebench", "ffpp", "celebdf", "dfdc"),
+        *("fas", "diff"),
     }
 
 
@@ -376,3 +378,53 @@ def test_the_documented_layouts_have_the_documented_options():
         options = list(inspect.signature(read_layout).parameters)[2:]
         assert sorted(re.findall(r"`(\w+)`", rows[layout])) == sorted(options), layout
     assert set(rows) >= {*LAYOUTS, "rendered"}
+
+
+FFIW = ("source/test/v0/1.png source/test/v0/2.png source/train/v9/1.png target/test/v0/1.png"
+        " target/test/v1/7.png target/train/v8/1.png")  # fmt: skip
+OF_FFIW = {"real": ("source/{split}",), "fake": ("target/{split}",)}
+
+
+def test_folders_of_classes_may_lie_anywhere(tmp_path):
+    write_pictures(tmp_path, FFIW)
+    assert read(tmp_path, "folders", **OF_FFIW) == [
+        ("source/test/v0/1.png", "real", "source/test/v0"),
+        ("source/test/v0/2.png", "real", "source/test/v0"),
+        ("target/test/v0/1.png", "fake", "target/test/v0"),
+        ("target/test/v1/7.png", "fake", "target/test/v1"),
+    ]
+    train = {label for _, label, _ in read(tmp_path, "folders", "train", **OF_FFIW)}
+    assert train == {"real", "fake"}
+    # A folder is a generator, and a name leaves one out.
+    both = {"real": ("source",), "fake": ("target/test", "target/train/")}
+    found = read(tmp_path, "folders", "", exclude=("train",), **both)
+    assert {file for file, label, _ in found if label == "fake"} == {
+        "target/test/v0/1.png",
+        "target/test/v1/7.png",
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"fake": ("target/{split}", "no")},
+            "ROOT/no does not exist; in ROOT there is 'empty', 'source'",
+        ),
+        ({"fake": ("source/test",)}, "'source/test' is a folder of 'real' already"),
+        ({"fake": ("../x",)}, "fake = '../x' is not below ROOT"),
+        ({"fake": ("/etc",)}, "fake = '/etc' is not below ROOT"),
+        ({"fake": ("empty",)}, "the folder ROOT/empty of fake faces has no image"),
+    ],
+)
+def test_folders_that_are_not_there_are_named(tmp_path, changes, said):
+    write_pictures(tmp_path, FFIW)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises((DataError, ConfigError)) as error:
+        read_set("folders", str(tmp_path), split="test", **OF_FFIW | changes)
+    assert said in str(error.value).replace(str(tmp_path), "ROOT")
+
+
+def test_folders_need_both_classes(tmp_path):
+    with pytest.raises(ConfigError, match="the layout 'folders' needs fake: set it"):
+        read_set("folders", str(tmp_path), split="test", real=("real",))

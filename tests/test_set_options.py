@@ -10,6 +10,7 @@ from fsvfm_jax.errors import ConfigError
 
 NEEDED = {
     **{layout: {} for layout in LAYOUTS},
+    "folders": {"real": ("a",), "fake": ("b",)},
     "fas": {"subset": "msu"},
     "diff": {"subset": "T2I"},
     "deepfakebench": {"list_file": "x.json"},

@@ -29,8 +29,9 @@ FILES = [
     for folder in ("finetune", "adapter", "fas", "eval")
     for path in sorted((CONFIGS / folder).glob("*.py"))
 ]
-# These train on the user's faces and have no row in the papers' tables.
-OWN = "finetune/folder"
+# These have no row in the papers' tables.
+FOLDER = "finetune/folder"
+OWN = (FOLDER, "finetune/leave_one_out")
 
 
 def module(name):
@@ -48,10 +49,10 @@ def doc_rows(name):
 TRAINED = [
     f"{file}:{size}"
     for file in FILES
-    if not file.startswith("eval/") and file != OWN
+    if not file.startswith("eval/") and file not in OWN
     for size in doc_rows(file)
 ]
-NAMES = [*TRAINED, OWN, *(file for file in FILES if file.startswith("eval/"))]
+NAMES = [*TRAINED, *OWN, *(file for file in FILES if file.startswith("eval/"))]
 SPOOFS = [name for name in NAMES if name.startswith("fas/")]
 TARGETS = {"mcio": ("M", "C", "I", "O"), "wcs": ("wmca", "cefa", "surf")}
 
@@ -126,7 +127,10 @@ def test_each_is_short_names_its_command_and_resolves_to_json(name):
     json.loads(to_json(config))
 
 
-WITHOUT_FIGURES = (OWN, "eval/folder", "eval/rendered")
+WITHOUT_FIGURES = (
+    *OWN,
+    *(f"eval/{name}" for name in ("df40", "folder", "leave_one_out", "rendered")),
+)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in WITHOUT_FIGURES])
@@ -161,7 +165,7 @@ def test_sets_lie_under_the_roots_and_have_names_that_flags_can_hold(name):
             assert key.isidentifier() or one.layout == "rendered"
 
 
-@pytest.mark.parametrize("name", [*TRAINED, OWN])
+@pytest.mark.parametrize("name", [*TRAINED, *OWN])
 def test_smoke_builds_a_tiny_step_on_rendered_faces_that_takes_few_steps(name):
     plain, config = resolved(name), resolved(name, "smoke")
     faces = sum(one.videos * one.frames for one in config.data.train.values())
@@ -387,8 +391,8 @@ def test_names_choose_among_the_test_sets():
         ("eval/diff", "T2V", "no argument 'T2V'; it takes smoke$"),
         ("eval/released_vit_l", "CDFv1", "no argument 'CDFv1'"),
         ("eval/rendered", "smok", "no argument 'smok'; it takes smoke$"),
-        (OWN, "h", "no argument 'h'; it takes tiny, s, b, l, fsfm_b, smoke$"),
-        (OWN, "b,l", "a run has one size, not b and l$"),
+        (FOLDER, "h", "no argument 'h'; it takes tiny, s, b, l, fsfm_b, smoke$"),
+        (FOLDER, "b,l", "a run has one size, not b and l$"),
         ("eval/folder", "tiny", "no argument 'tiny'; it takes smoke$"),
     ],
 )
@@ -404,17 +408,17 @@ def test_a_change_of_a_field_that_is_not_there_is_refused():
 
 @pytest.mark.parametrize("size", ["s", "b", "l"])
 def test_ones_own_folder_is_trained_on_with_the_papers_values(size):
-    config, papers = resolved(OWN, size), resolved(f"finetune/dfd:{size}")
+    config, papers = resolved(FOLDER, size), resolved(f"finetune/dfd:{size}")
     assert config.model.to_dict() == papers.model.to_dict()
     assert config.optimizer.to_dict() == papers.optimizer.to_dict()
     assert config.augment.to_dict() == papers.augment.to_dict()
     # Validation and tests use the same view.
     assert config.data.view == resolved("eval/folder").data.view == "resize"
-    assert resolved(OWN).to_dict() == resolved(OWN, "b").to_dict()
+    assert resolved(FOLDER).to_dict() == resolved(FOLDER, "b").to_dict()
 
 
 def test_the_tiny_network_is_that_of_smoke_on_the_folder_itself():
-    tiny, smoke = resolved(OWN, "tiny"), resolved(OWN, "smoke")
+    tiny, smoke = resolved(FOLDER, "tiny"), resolved(FOLDER, "smoke")
     for section in ("model", "optimizer", "augment", "loss"):
         assert tiny[section].to_dict() == smoke[section].to_dict()
     assert (tiny.epochs, tiny.batch_size) == (smoke.epochs, smoke.batch_size)
@@ -497,8 +501,8 @@ def test_the_page_on_ones_own_folder_makes_the_tree_that_its_commands_read(tmp_p
     assert few != program
     monkeypatch.chdir(tmp_path)
     exec(few, {})
-    assert counts(OWN, "train", tmp_path / "faces") == {"mine": (8, 8)}
-    assert counts(OWN, "val", tmp_path / "faces") == {"mine": (4, 4)}
+    assert counts(FOLDER, "train", tmp_path / "faces") == {"mine": (8, 8)}
+    assert counts(FOLDER, "val", tmp_path / "faces") == {"mine": (4, 4)}
     assert counts("eval/folder", "test", tmp_path / "faces") == {"mine": (4, 4)}
     for file, argument in re.findall(r"--config=(configs/\S+?\.py):?(\w*)", page):
         module(file.removeprefix("configs/").removesuffix(".py")).get_config(argument)
@@ -508,6 +512,6 @@ def test_ones_own_folder_has_a_split_for_each_purpose(tmp_path):
     for split, fakes in (("train", 3), ("val", 2), ("test", 1)):
         names = [f"{split}/fake/v_frame_{frame}.png" for frame in range(fakes)]
         write_pictures(tmp_path, [*names, f"{split}/real/w/v_frame_0.png"])
-    assert counts(OWN, "train", tmp_path) == {"mine": (3, 1)}
-    assert counts(OWN, "val", tmp_path, "tiny") == {"mine": (2, 1)}
+    assert counts(FOLDER, "train", tmp_path) == {"mine": (3, 1)}
+    assert counts(FOLDER, "val", tmp_path, "tiny") == {"mine": (2, 1)}
     assert counts("eval/folder", "test", tmp_path) == {"mine": (1, 1)}

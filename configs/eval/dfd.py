@@ -6,8 +6,9 @@
 `:CDFv2,DFDC` tests these alone, of CDFv2, DFD, DFDC, DFDCP, WDF, CDFpp, FFIW; `:smoke` rendered
 ones. The first four are told by DeepfakeBench's JSON, DIR/DeepfakeBench/Celeb-DF-v2.json beside its
 frames; the others lie in DIR/{WildDeepfake,Celeb-DF++,FFIW}/test/{real,fake}. `:folder` looks for
-all so, `:list` for lists such as DIR/DFDC/test.txt. Of Celeb-DF only Celeb-real counts as real:
-where CDFv2 or CDFpp has no folder YouTube-real, give --config.data.test.CDFpp.exclude="()".
+all so, `:list` for lists such as DIR/DFDC/test.txt, `:public` for the folders that the authors of
+each set publish (configs/sets.py). Of Celeb-DF only Celeb-real counts as real: where CDFv2 or CDFpp
+has no folder YouTube-real, give --config.data.test.CDFpp.exclude="()".
 
     network       hardware  published video AUC, checkpoint "validation"
     FS-VFM ViT-L  one GPU   CDFv2 95.17, DFD 97.17, DFDC 87.75, DFDCP 93.35
@@ -20,14 +21,14 @@ from configs import arguments, evaluation, sets
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    given = arguments.split(arg, (*sets.DEEPFAKES, "folder", "list", "smoke"))
+    given = arguments.split(arg, (*sets.DEEPFAKES, "folder", "list", "public", "smoke"))
     c = evaluation.get_config()
     if "smoke" in given:
         c.data.test.update(sets.rendered(("swap-a", "swap-b"), "test"))
         c.data.num_workers = 0
     else:
         names = [name for name in sets.DEEPFAKES if name in given] or sets.DEEPFAKES
-        layout = next((word for word in given if word in ("folder", "list")), "")
+        layout = next((word for word in given if word in ("folder", "list", "public")), "")
         c.data.test.update(sets.deepfakes(names, layout=layout))
     c.lock()
     return c

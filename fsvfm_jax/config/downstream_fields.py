@@ -165,10 +165,12 @@ OF_LAYOUTS: Fields = {
     "videos": text(
         "what is one video: folder, name, picture or a pattern; '' decides from the files"
     ),
-    "list_file": text("list of the files, relative to the set's path"),
+    "list_file": text("list of the files, or folder of lists, relative to the set's path"),
     "strip_prefix": text("beginning that is removed from the paths of a list"),
     "compression": text("compression of the videos, such as c23"),
     "frames_folder": text("name of the folders that contain frames"),
+    "real": several("folders with real faces, relative to the set's path", text("")),
+    "fake": several("folders with fake faces, relative to the set's path", text("")),
     "methods": several("forgery methods of FaceForensics++ to read", text("")),
     "subset": text("name of the subset, such as msu or T2I"),
 }

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 SELECTION = "given"  # The user has chosen the checkpoint, so there is one row.
 # The options of the layouts whose values are several words; the others are one text each.
-SEVERAL = ("methods",)
+SEVERAL = ("methods", "real", "fake")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import msgspec
 
+from fsvfm_jax.data.labelled.class_lists import read_lists
 from fsvfm_jax.data.labelled.faces import LABELS
 from fsvfm_jax.data.labelled.list_layouts import (
     read_celebdf,
@@ -28,7 +29,7 @@ from fsvfm_jax.data.labelled.videos import (
     without_frame,
     without_suffix,
 )
-from fsvfm_jax.errors import DataError, quoted
+from fsvfm_jax.errors import ConfigError, DataError, quoted
 
 FF_METHODS = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
 
@@ -70,6 +71,53 @@ def read_folder(root: SetRoot, *, split: str, videos: str = "") -> Iterator[Vide
         found += pictures
     option = root.option("videos")
     yield from group_pictures(found, videos, class_folders=classes, option=option)
+
+
+def read_folders(
+    root: SetRoot, *, split: str, real: Sequence[str], fake: Sequence[str], videos: str = ""
+) -> Iterator[Video]:
+    """Yields the videos of folders that are named for each class, such as those of one generator.
+
+    This is the layout of sets whose classes lie anywhere: `{source,target}/<split>/**` (FFIW),
+    `{real,fake}_<split>/**` (WildDeepfake), or two folders of FaceForensics++ (DeepFakeDetection).
+
+    Args:
+        root: The set, to which the folders are relative.
+        split: Text that stands for {split} in the folders.
+        real: Folders with real faces.
+        fake: Folders with fake faces.
+        videos: How pictures form videos, as in `group_pictures`.
+
+    Raises:
+        ConfigError: A folder is not below the root, or is named twice.
+        DataError: A folder is missing or has no image.
+    """
+    labels: dict[str, str] = {}
+    for label, names in (("real", real), ("fake", fake)):
+        for name in names:
+            folder = os.path.normpath(name.replace("{split}", split))
+            if os.path.isabs(folder) or folder.split(os.sep)[0] == os.pardir:
+                raise ConfigError(f"{root.option(label)} = {name!r} is not below {root.path}")
+            if folder in labels:
+                raise ConfigError(
+                    f"{root.option(label)} = {name!r} is a folder of {labels[folder]!r} already:"
+                    " name each folder once"
+                )
+            labels[folder] = label
+    found: list[Picture] = []
+    for folder, label in labels.items():
+        if root.excluded.has([label, *folder.split(os.sep)]):
+            continue
+        subfolder(root.path, *folder.split(os.sep))
+        pictures = walk_pictures(root, root.path, folder, label=label)
+        if not pictures:
+            raise DataError(
+                f"the folder {os.path.join(root.path, folder)} of {label} faces has no image; fill"
+                " it, or leave it out"
+            )
+        found += pictures
+    option = root.option("videos")
+    yield from group_pictures(found, videos, class_folders=labels, option=option)
 
 
 def read_ffpp(
@@ -175,7 +223,9 @@ def read_diff(
 
 LAYOUTS: dict[str, Callable[..., Iterator[Video]]] = {
     "folder": read_folder,
+    "folders": read_folders,
     "list": read_list,
+    "lists": read_lists,
     "deepfakebench": read_deepfakebench,
     "ffpp": read_ffpp,
     "celebdf": read_celebdf,

@@ -72,9 +72,9 @@ def read_list(
             pictures.append(Picture(relative, label, file, where))
         else:
             named.append(Video(relative, label, [], where))
-    folders, option = _class_folders(pictures), root.option("videos")
+    folders, option = class_folders(pictures), root.option("videos")
     yield from group_pictures(pictures, videos, class_folders=folders, option=option)
-    yield from _find_frames(root, named)
+    yield from find_frames(root, named)
 
 
 def read_deepfakebench(
@@ -160,13 +160,15 @@ def read_celebdf(
                 " correct one of them"
             )
         named.append(Video(name, label, [], where))
-    yield from _find_frames(root, named, frames_folder=frames_folder)
+    yield from find_frames(root, named, frames_folder=frames_folder)
 
 
 def read_dfdc(
     root: SetRoot, *, split: str, list_file: str = "metadata.json", frames_folder: str = ""
 ) -> Iterator[Video]:
     """Yields the videos of DFDC from JSON of `{"abc.mp4": {"label": "FAKE", "split": "train"}}`.
+
+    The preview of DFDC (DFDCP) calls the list dataset.json, and the split "set".
 
     Frames are beside the list or in its `<frames_folder>/`, in a folder with the video's name, or
     have names that begin with it.
@@ -192,7 +194,7 @@ def read_dfdc(
             where = f"{file}: {_shown(name)}"
             if root.excluded.has_folder_of(name):
                 continue
-            label, of_split = entry(one, "label", where), one.get("split", split)
+            label, of_split = entry(one, "label", where), one.get("split", one.get("set", split))
             if not isinstance(label, str) or not isinstance(of_split, str):
                 raise DataError(f"{where}: label and split are no texts; correct them")
             splits.add(of_split)
@@ -204,10 +206,10 @@ def read_dfdc(
             f"{root.path} has no video of the split {split!r} in {list_file}; it has"
             f" {quoted(sorted(splits))}"
         )
-    yield from _find_frames(root, named, frames_folder=frames_folder)
+    yield from find_frames(root, named, frames_folder=frames_folder)
 
 
-def _find_frames(
+def find_frames(
     root: SetRoot, named: Sequence[Video], *, frames_folder: str = ""
 ) -> Iterator[Video]:
     """Yields the named videos, and each again with every picture below its folder that it owns."""
@@ -223,6 +225,25 @@ def _find_frames(
             video = next(filter(None, map(video_by_name.get, owners(picture.path))), None)
             if video:
                 yield video._replace(frames=[picture.file])
+
+
+def class_folders(pictures: Iterable[Picture]) -> set[str]:
+    """Returns folders that are not videos: with two labels, or with all pictures of a label."""
+    labels: dict[str, set[str]] = {}
+    folders: dict[str, set[str]] = {}
+    for picture in pictures:
+        folder = os.path.dirname(picture.path)
+        labels.setdefault(folder, set()).add(picture.label.lower())
+        folders.setdefault(picture.label.lower(), set()).add(folder)
+    of_several = {folder for folder, found in labels.items() if len(found) > 1}
+    of_all = {folder for found in folders.values() if len(found) == 1 for folder in found}
+    return {"", *of_several, *of_all}
+
+
+def unquoted(text: str) -> str:
+    """Returns a text without the quotes around it."""
+    is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
+    return text[1:-1] if is_quoted else text
 
 
 def _bench_video(
@@ -252,7 +273,7 @@ def _label_column(text: str, where: str) -> int | None:
     Raises:
         DataError: The line names other columns than a path and a label.
     """
-    words = [_unquoted(word).lower() for word in re.split(r"[\s,;]+", text)]
+    words = [unquoted(word).lower() for word in re.split(r"[\s,;]+", text)]
     if "." in text or _HEADERS.isdisjoint(words):
         return None
     labels = [column for column, word in enumerate(words) if word in _HEADERS]
@@ -271,34 +292,16 @@ def _path_and_label(text: str, *, label_first: bool) -> tuple[str, str]:
     """
     words = re.fullmatch(r"(.*[^\s,;])[\s,;]+([^\s,;]+)", text)
     if not words:
-        return _unquoted(text), ""
-    name, label = _unquoted(words[1]), _unquoted(words[2])
+        return unquoted(text), ""
+    name, label = unquoted(words[1]), unquoted(words[2])
     first = re.fullmatch(r"([^\s,;]+)[\s,;]+(.+)", text)
     if first and label_first:
-        return _unquoted(first[2]), _unquoted(first[1])
+        return unquoted(first[2]), unquoted(first[1])
     if first and (is_image(label) or without_suffix(label) != label):
-        word = _unquoted(first[1])
+        word = unquoted(first[1])
         if word in ("0", "1") or label_of(word) is not None:
-            return _unquoted(first[2]), word
+            return unquoted(first[2]), word
     return name, label
-
-
-def _unquoted(text: str) -> str:
-    is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
-    return text[1:-1] if is_quoted else text
-
-
-def _class_folders(pictures: Iterable[Picture]) -> set[str]:
-    """Returns folders that are not videos: with two labels, or with all pictures of a label."""
-    labels: dict[str, set[str]] = {}
-    folders: dict[str, set[str]] = {}
-    for picture in pictures:
-        folder = os.path.dirname(picture.path)
-        labels.setdefault(folder, set()).add(picture.label.lower())
-        folders.setdefault(picture.label.lower(), set()).add(folder)
-    of_several = {folder for folder, found in labels.items() if len(found) > 1}
-    of_all = {folder for found in folders.values() if len(found) == 1 for folder in found}
-    return {"", *of_several, *of_all}
 
 
 def _shown(key: str) -> str:
