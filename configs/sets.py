@@ -52,9 +52,8 @@ PUBLIC: dict[str, dict[str, Any]] = {
     "FFIW": {
         "layout": "folders",
         "path": "FFIW10K-v1-release-test",
-        "split": "test",
-        "real": ("source/{split}",),
-        "fake": ("target/{split}",),
+        "real": ("source",),
+        "fake": ("target",),
     },
 }
 # The methods of DF40 by kind, as its lists call them: face swaps, reenactment, synthesis of whole

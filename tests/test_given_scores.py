@@ -147,6 +147,8 @@ def test_what_is_no_plain_file_or_too_large_is_refused(root, tmp_path, monkeypat
 
 
 def test_what_is_no_parquet_of_scores_is_refused(root, tmp_path, monkeypatch):
+    pyarrow = pytest.importorskip("pyarrow")
+
     def said(**columns):
         return refused(root, write_parquet(tmp_path / "x.parquet", **columns))
 
@@ -156,7 +158,14 @@ def test_what_is_no_parquet_of_scores_is_refused(root, tmp_path, monkeypatch):
         path=["a", "b"], p_fake=[0.5, None]
     )
     assert "row 1: 'path' is empty" in said(path=[None, "a"], p_fake=[0.5, 0.5])
-    assert "the first [0.5] of 'a'" in said(path=["a"], p_fake=[[0.5]])
+    assert "the column p_fake is list<" in said(path=["a"], p_fake=[[0.5]])
+    assert "the column p_fake is string: write numbers" in said(path=["a"], p_fake=["0.5"])
+    # A terabyte of text in a short file.
+    rows = np.zeros(10**6, np.int8)
+    path = pyarrow.DictionaryArray.from_arrays(rows, ["a" * 10**6])
+    many = said(path=path, p_fake=np.zeros(10**6))
+    assert "a path has 1,000,000 bytes, over 16,384" in many
+    assert (tmp_path / "x.parquet").stat().st_size < 2 * 10**6
     for content in (b"", b"PAR1", b"PAR1" * 100):
         (tmp_path / "x.parquet").write_bytes(content)
         assert "cannot be read as Parquet" in refused(root, str(tmp_path / "x.parquet"))

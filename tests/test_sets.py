@@ -40,7 +40,7 @@ TREES = {
             "Celeb-synthesis/TalkingFace/FLOAT/id0_id1_0000",
         ),
     ),
-    "FFIW": ("FFIW10K-v1-release-test", ("source/test/00001", "target/test/00001")),
+    "FFIW": ("FFIW10K-v1-release-test", ("source/00001", "target/00001")),
 }
 FAKE = {"CDFpp": 2}
 

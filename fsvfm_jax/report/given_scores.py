@@ -218,28 +218,47 @@ def _read_parquet(file: str) -> tuple[list[str], list[Any]]:
 
 def _parquet_columns(file: str, opened: BinaryIO) -> tuple[list[str], list[Any]]:
     import pyarrow
-    from pyarrow import parquet
+    from pyarrow import compute, parquet
 
-    table = parquet.ParquetFile(opened)
+    # A short file can repeat a long path millions of times: as a dictionary it stays short.
+    table = parquet.ParquetFile(opened, read_dictionary=[PATH])
+    _check_schema(file, table)
+    paths, values, characters = [], [], 0
+    for batch in table.iter_batches(batch_size=_ROWS_AT_ONCE, columns=[PATH, P_FAKE]):
+        different = batch[PATH].dictionary
+        longest = compute.max(compute.binary_length(different.cast(pyarrow.large_string()))).as_py()
+        if (longest or 0) > 4 * MAX_PATH:
+            raise ValueError(f"a path has {longest:,} bytes, over {4 * MAX_PATH:,}")
+        for path, value in zip(*(batch[name].to_pylist() for name in (PATH, P_FAKE)), strict=True):
+            _check_row(len(paths), path)
+            characters += len(path)
+            if characters > MAX_BYTES:
+                raise ValueError(f"all paths together have over {MAX_BYTES:,} characters")
+            paths.append(path)
+            values.append(value)
+    return paths, values
+
+
+def _check_schema(file: str, table: Any) -> None:
+    """Raises DataError unless a Parquet file has both columns, of the right types, and fits."""
+    from pyarrow import types
+
     schema, about = table.schema_arrow, table.metadata
     for name in (PATH, P_FAKE):
         column_place(file, schema.names, name)
-    is_text = pyarrow.types.is_string(schema.field(PATH).type)
-    if not (is_text or pyarrow.types.is_large_string(schema.field(PATH).type)):
-        raise DataError(f"{file}: the column {PATH} is {schema.field(PATH).type}: write text")
+    of_path, of_score = schema.field(PATH).type, schema.field(P_FAKE).type
+    if types.is_dictionary(of_path):
+        of_path = of_path.value_type
+    if not (types.is_string(of_path) or types.is_large_string(of_path)):
+        raise DataError(f"{file}: the column {PATH} is {of_path}: write text")
+    if not (types.is_floating(of_score) or types.is_integer(of_score)):
+        raise DataError(f"{file}: the column {P_FAKE} is {str(of_score)[:99]}: write numbers")
     stored = sum(about.row_group(place).total_byte_size for place in range(about.num_row_groups))
     if about.num_rows > MAX_ROWS or stored > 4 * MAX_BYTES:
         raise DataError(
             f"{file} has {about.num_rows:,} rows of {stored:,} bytes; {MAX_ROWS:,} rows and"
             f" {4 * MAX_BYTES:,} bytes are the most"
         )
-    paths, values = [], []
-    for batch in table.iter_batches(batch_size=_ROWS_AT_ONCE, columns=[PATH, P_FAKE]):
-        for path, value in zip(*(batch[name].to_pylist() for name in (PATH, P_FAKE)), strict=True):
-            _check_row(len(paths), path)
-            paths.append(path)
-            values.append(value)
-    return paths, values
 
 
 def _check_row(rows: int, path: str | None) -> None:

@@ -92,6 +92,7 @@ def run(args: argparse.Namespace) -> None:
     names = (first.name, second.name)
     differences, decided, listed = [], [], []
     for dataset in _common(first, second):
+        logger.info("comparing %s", dataset)
         pair = Pair(names, first.scores(dataset), second.scores(dataset))
         check_same(pair)
         differences += difference_rows(pair)
