@@ -26,14 +26,15 @@ from etils import epath
 
 from fsvfm_jax.convert import runs, weights
 from fsvfm_jax.data import images, stats
-from fsvfm_jax.data.labelled import protocols
+from fsvfm_jax.data.labelled import file_formats, protocols
 from fsvfm_jax.data.records import FaceRecords
 from fsvfm_jax.data.sources import FaceFolder
 from fsvfm_jax.errors import UserError
 from fsvfm_jax.host import storage
 from fsvfm_jax.prepare import video
 from fsvfm_jax.prepare.manifest import read_lines
-from fsvfm_jax.report import summary
+from fsvfm_jax.report import given_scores, summary, versus
+from fsvfm_jax.report.paired import Pair, check_same, verdicts
 from fsvfm_jax.report.published_curves import CURVES
 from fsvfm_jax.run import integrity, lines, lock, rewind
 from fsvfm_jax.run.fingerprint import StoredFingerprint
@@ -81,6 +82,14 @@ def _make_page(folder: Path) -> None:
     make_page([run], [pictures], plotly="", curve=CURVES["vggface2_b"], verdicts=[verdict])
 
 
+def _compare(folder: Path) -> None:
+    report = versus.open_report(f"A={folder}", "A", select=None)
+    for dataset in report.rows:
+        pair = Pair(("A", "B"), report.scores(dataset), report.scores(dataset))
+        check_same(pair)
+        verdicts(pair)
+
+
 READERS = {
     "image": Reader(
         fuzz_sources.write_images,
@@ -90,6 +99,13 @@ READERS = {
         ],
         fuzz_sources.IMAGES,
         (ValueError,),
+    ),
+    "format of an image": Reader(
+        fuzz_sources.write_images,
+        lambda folder: [
+            file_formats.read_format(str(folder / name)) for name in fuzz_sources.IMAGES
+        ],
+        fuzz_sources.IMAGES,
     ),
     "parsing map": Reader(
         fuzz_sources.write_maps,
@@ -192,6 +208,21 @@ READERS = {
         fuzz_sources.write_whole_run,
         _make_page,
         fuzz_sources.WHOLE_RUN,
+    ),
+    "scores of a detector": Reader(
+        fuzz_sources.write_scores,
+        lambda folder: given_scores.read_given(str(folder / "scores.csv")),
+        ("scores.csv",),
+    ),
+    "Parquet of scores": Reader(
+        fuzz_sources.write_scores,
+        lambda folder: given_scores.read_given(str(folder / "scores.parquet")),
+        ("scores.parquet",),
+    ),
+    "reports to compare": Reader(
+        fuzz_sources.write_compared,
+        _compare,
+        ("table.json", "scores/x_given.csv"),
     ),
     "table": Reader(
         fuzz_sources.write_table,

@@ -13,7 +13,7 @@ from google_names import google_names
 from hostile_files import saved
 from labelled_trees import write_pictures
 from PIL import Image
-from scored_sets import BY_HAND, scored
+from scored_sets import BY_HAND, scored, write_given, write_parquet
 from video_files import write_video
 
 from configs import vit_s
@@ -24,7 +24,7 @@ from fsvfm_jax.convert.safetensors import save_safetensors
 from fsvfm_jax.data.rendered.synthetic import render_face
 from fsvfm_jax.prepare.pack import pack
 from fsvfm_jax.prepare.shards import shard_name
-from fsvfm_jax.report.rows import spoof_row
+from fsvfm_jax.report.rows import detection_row, spoof_row
 from fsvfm_jax.report.write import write_report
 from fsvfm_jax.run import integrity, lock
 
@@ -84,6 +84,20 @@ def write_prepared(folder: Path) -> None:
     folder.mkdir(parents=True)
     line = {"stage": "detect", "source": "a.jpg", "outcome": "face", "image": "a.png"}
     (folder / "manifest.jsonl").write_text((json.dumps(line) + "\n") * 3)
+
+
+def write_scores(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    scores = {"real/a.png": 0.1, "fake/b.png": 0.9, "fake/c.png": 0.5}
+    write_given(folder / "scores.csv", scores.items())
+    paths, values = zip(*scores.items(), strict=True)
+    write_parquet(folder / "scores.parquet", path=paths, p_fake=values)
+
+
+def write_compared(folder: Path) -> None:
+    scores = scored("x", BY_HAND)
+    row = detection_row(scores, selection="given", step=None, seed=None)
+    write_report(folder, [row], [scores._replace(dataset="x given")], caption="x")
 
 
 def write_list(folder: Path) -> None:

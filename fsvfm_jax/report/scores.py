@@ -17,7 +17,7 @@ from fsvfm_jax.report.metrics import video_means
 
 IMAGE_HEADER = ("file", "video", "label", "p_fake")
 VIDEO_HEADER = ("video", "label", "frames", "p_fake")
-MAX_SCORES_BYTES = 2**30  # about 10,000,000 faces
+MAX_SCORES_BYTES = 2**28  # about 2,500,000 faces
 _IS_FAKE = {label: label == "fake" for label in LABELS}
 # Text is in quotes and numbers are not, so the reader can distinguish them, and no name needs
 # escaping.

@@ -84,9 +84,8 @@ def run(args: argparse.Namespace) -> None:
     check_folder(Path(args.output), flag=f"--output={args.output}")
     if args.root is not None and not os.path.isdir(args.root):
         raise DataError(f"--root={args.root} is no folder: name the folder with the pictures")
-    first, second = (
-        _open(text, name, select=args.select) for text, name in zip(args.reports, "AB", strict=True)
-    )
+    named = zip(args.reports, "AB", strict=True)
+    first, second = (open_report(text, name, select=args.select) for text, name in named)
     if first.name == second.name:
         raise ConfigError(f"both reports are called {first.name!r}: give NAME=REPORT")
     names = (first.name, second.name)
@@ -105,13 +104,17 @@ def run(args: argparse.Namespace) -> None:
     _write(folder, names, differences, decided, listed, about=about, root=args.root)
 
 
-def _open(text: str, name: str, *, select: str | None) -> Report:
+def open_report(text: str, name: str, *, select: str | None) -> Report:
     """Reads the table of a report.
 
     Args:
         text: The folder, perhaps after a name and =.
         name: Name of the detector if the text has none.
         select: How the checkpoint was chosen, if the report has several rows of a set.
+
+    Raises:
+        DataError: There is no such table.
+        ConfigError: The report has several rows of a set, and `select` is none of them.
     """
     before, equals, folder = text.partition("=")
     if not equals or os.path.exists(text):
