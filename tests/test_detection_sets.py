@@ -62,8 +62,8 @@ def test_options_of_another_layout_and_missing_ones_name_the_field_to_set(tmp_pa
         open_sets(ConfigDict(sets), [str(tmp_path)], image_size=16, field="config.data.test")
     assert str(error.value) == (
         "config.data.test.x.list_file = 'x.json' is no option of the layout 'folder', but of"
-        " 'list' and 'deepfakebench' and 'celebdf' and 'dfdc': its options are videos; leave it"
-        " empty, or set config.data.test.x.layout"
+        " 'list' and 'lists' and 'deepfakebench' and 'celebdf' and 'dfdc': its options are videos;"
+        " leave it empty, or set config.data.test.x.layout"
     )
     sets["x"].update(layout="fas", list_file="")
     with pytest.raises(ConfigError, match=r"'fas' needs config\.data\.test\.x\.subset: set it"):

@@ -193,7 +193,7 @@ def test_what_is_said_of_a_name_goes_before_what_it_says_itself(tmp_path):
 @pytest.mark.parametrize(
     ("layout", "options", "said"),
     [
-        ("folders", {}, "there is no layout 'folders'; did you mean 'folder'?"),
+        ("foldr", {}, "there is no layout 'foldr'; did you mean 'folder'?"),
         (
             "folder",
             {"compression": "c23"},
