@@ -20,8 +20,8 @@ def get_config(size: str, *, smoke: bool = False, mode: str = "full", **changes:
     Args:
         size: Such as "vit_base_patch16".
         smoke: A tiny network on rendered faces instead, with a tiny run's rates.
-        mode: "full", "adapter" or "linear".
-        changes: What differs, such as `optimizer={"blr": 5e-5}`; `smoke` changes the result.
+        mode: Which parameters are trained, one of `fsvfm_jax.tuning.MODES`.
+        changes: What differs, such as `full={"blr": 5e-5}`; `smoke` changes the result.
     """
     c = ConfigDict()
     c.task = "finetune"
@@ -49,16 +49,30 @@ def get_config(size: str, *, smoke: bool = False, mode: str = "full", **changes:
     c.loss.temperature = 0.07
     c.loss.anchors = "real"
 
+    c.lora = ConfigDict()
+    c.lora.rank = 8
+    c.lora.alpha = 8.0
+    c.lora.targets = ("q", "v")
+
+    c.partial = ConfigDict()
+    c.partial.blocks = 2
+
+    # The values of the optimizer's fields that are None, except in the modes norms and lora.
+    c.full = ConfigDict()
+    c.full.blr = 2e-4
+    c.full.weight_decay = 0.03
+    c.full.layer_decay = 0.6
+
     c.optimizer = ConfigDict()
     c.optimizer.name = "adamw"
-    c.optimizer.blr = 2e-4
+    c.optimizer.blr = placeholder(float)
     c.optimizer.lr = placeholder(float)
     c.optimizer.schedule = "cosine"
     c.optimizer.min_lr = 1e-6
     c.optimizer.warmup_epochs = 5.0
     c.optimizer.betas = (0.9, 0.999)
-    c.optimizer.weight_decay = 0.03
-    c.optimizer.layer_decay = 0.6
+    c.optimizer.weight_decay = placeholder(float)
+    c.optimizer.layer_decay = placeholder(float)
     c.optimizer.grad_clip = 0.0
 
     c.augment = ConfigDict()

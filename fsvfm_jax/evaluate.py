@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float64
 from ml_collections import ConfigDict
 
-from fsvfm_jax import scoring
+from fsvfm_jax import finetune, scoring
 from fsvfm_jax.config.resolve import to_json
 from fsvfm_jax.convert.runs import is_run, run_config, run_data
 from fsvfm_jax.data.labelled.detection_sets import (
@@ -58,11 +58,15 @@ class Candidates(NamedTuple):
             None is for the weights of a folder or file.
         run_steps: Number of steps of the whole training run; None without a run.
         seed: Seed of the training run, or the seed in the config; None if it is not known.
+        mode: The training run's `config.mode`; None without a run.
+        trainable: Number of parameters that the run trains; None without a run.
     """
 
     steps: dict[str, list[int | None]]
     run_steps: int | None
     seed: int | None
+    mode: str | None = None
+    trainable: int | None = None
 
     def distinct(self) -> list[int | None]:
         """Returns every step once, in the order of the selections."""
@@ -178,7 +182,8 @@ def choose_checkpoints(config: ConfigDict) -> Candidates:
         "test-oracle": sorted(scores),
         "given": [newest if config.init.step is None else config.init.step],
     }
-    return Candidates({name: choices[name] for name in config.select}, run_steps, run.seed)
+    steps = {name: choices[name] for name in config.select}
+    return Candidates(steps, run_steps, run.seed, run.mode, finetune.count_trained(run))
 
 
 def score_all(
@@ -255,7 +260,7 @@ def make_rows(
                 model=compared,
                 alone=len(sets.test) == 1,
             )
-            rows.append(row)
+            rows.append(row | {"mode": candidates.mode, "trainable": candidates.trainable})
             scores.append(found[chosen]._replace(dataset=f"{name} {selection}"))
     if len(sets.test) > 1:
         rows += mean_rows(rows, model=compared)

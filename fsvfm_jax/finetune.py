@@ -1,7 +1,6 @@
 """Fine-tunes a pretrained encoder to detect faces that are not real.
 
-There are three modes: "full" trains all parameters, "adapter" trains an FS-Adapter and its head
-beside a frozen backbone, and "linear" trains only the head.
+`tuning.py` decides which parameters are trained: all, or a part beside a frozen backbone.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,18 +18,10 @@ from fsvfm_jax import losses, mixing, optim
 from fsvfm_jax.data.labelled.faces import REAL
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.models import build_detector
-from fsvfm_jax.models.adapter import Detector, unit_columns
+from fsvfm_jax.models.adapter import Detector, DetectorOutput, unit_columns
 from fsvfm_jax.pretrain import normalize_images, to_pixels
 from fsvfm_jax.train_state import Batch, Metrics, Params, Picture, StepValues, TrainState
-
-# The parts that are trained beside a frozen backbone, by mode and whether the network is one for
-# anti-spoofing. With an adapter, the latter has the adapter's head but does not use it.
-TRAINED = {
-    ("adapter", False): ("adapter", "projector", "head"),
-    ("adapter", True): ("adapter", "projector", "embedder", "classifier"),
-    ("linear", False): ("head",),
-    ("linear", True): ("embedder", "classifier"),
-}
+from fsvfm_jax.tuning import FACTORS, Tuning, count, init_factors, join, make_tuning, merge, split
 
 
 def make_learner(config: ConfigDict | FrozenConfigDict, *, stats: Stats) -> "Detection":
@@ -48,8 +39,15 @@ def make_learner(config: ConfigDict | FrozenConfigDict, *, stats: Stats) -> "Det
         stats=stats,
         loss=config.loss,
         seed=config.seed,
-        mode=config.mode,
+        tuning=make_tuning(config),
     )
+
+
+def count_trained(config: ConfigDict | FrozenConfigDict) -> int:
+    """Returns the number of parameters that a resolved config of fine-tuning trains."""
+    learner = make_learner(config, stats=Stats((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))
+    state = jax.eval_shape(learner.init, jax.random.key(0))
+    return count(jax.eval_shape(learner.trained, state.params))
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ class Detection:
         stats: Mean and standard deviation that normalise the images.
         loss: The config's loss section.
         seed: The run's seed.
-        mode: "full", "adapter" or "linear".
+        tuning: The way of training.
     """
 
     model: Detector
@@ -72,7 +70,7 @@ class Detection:
     stats: Stats
     loss: Mapping[str, Any] | ConfigDict | FrozenConfigDict
     seed: int
-    mode: str
+    tuning: Tuning
 
     @property
     def row_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -92,6 +90,9 @@ class Detection:
     def init(self, key: PRNGKeyArray) -> TrainState:
         """Returns the state at step 0, without pretrained weights."""
         params = self.model.init_params(key)
+        if self.tuning.mode == "lora":
+            key = jax.random.fold_in(key, 1)
+            params = {**params, FACTORS: init_factors(key, params["blocks"], self.tuning)}
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
@@ -100,8 +101,8 @@ class Detection:
         )
 
     def trained(self, params: Params) -> Params:
-        """Returns the parameters that are trained in `mode`."""
-        return split_trained(params, mode=self.mode, fas=self.model.fas)[0]
+        """Returns the parameters that are trained."""
+        return split(params, self.tuning)[0]
 
     def train_step(
         self, state: TrainState, batch: Batch, values: StepValues, *, accum_steps: int
@@ -125,14 +126,14 @@ class Detection:
         mixed = self.augment(augment_key, normalize_images(batch["image"], self.stats), labels)
 
         # 2. Forward pass, loss, gradient. Frozen parameters have no gradient and no backward pass.
-        trained, frozen = split_trained(state.params, mode=self.mode, fas=self.model.fas)
+        trained, frozen = split(state.params, self.tuning)
         if self.model.fas:
             trained = with_unit_classifier(trained)
 
         def loss_fn(trained: Params, micro: Any) -> tuple[Array, Metrics]:
             mixed, labels, rows = micro
-            params, key = {**trained, **frozen}, jax.random.fold_in(drop_key, rows[0])
-            logits, projection = self.apply(params, mixed.images, key)
+            key = jax.random.fold_in(drop_key, rows[0])
+            logits, projection = self.apply(trained, frozen, mixed.images, key)
             return detection_loss(logits, projection, mixed.targets, labels, loss=self.loss)
 
         update = optim.gradient_step(
@@ -146,16 +147,20 @@ class Detection:
         )
 
         # 3. Keep the update only if the loss and the gradient are finite.
-        updated = state._replace(params=update.params | frozen, opt_state=update.opt_state)
+        updated = state._replace(params=join(update.params, frozen), opt_state=update.opt_state)
         return optim.all_or_nothing(state, updated, update.metrics, trained=self.trained)
 
     def apply(
-        self, params: Params, images: Float[Array, "B H W 3"], key: PRNGKeyArray
+        self, trained: Params, frozen: Params, images: Float[Array, "B H W 3"], key: PRNGKeyArray
     ) -> tuple[Float[Array, "B C"], Float[Array, "B A"] | None]:
         """Returns logits and projection in training mode; `key` decides what dropout removes."""
         path_key, feature_key = jax.random.split(key)
         rngs = {"drop_path": path_key, "dropout": feature_key}
-        output = self.model.apply({"params": params}, images, deterministic=False, rngs=rngs)
+        if self.tuning.mode == "partial":
+            output = apply_in_two(self.model, trained, frozen, images, rngs=rngs)
+        else:
+            params = merge(join(trained, frozen), self.tuning)
+            output = self.model.apply({"params": params}, images, deterministic=False, rngs=rngs)
         return output.logits, output.projection
 
     def draw(self, state: TrainState, batch: Batch) -> UInt8[Array, "columns rows H W 3"]:
@@ -186,11 +191,46 @@ def make_optimizer(optimizer: ConfigDict, *, depth: int) -> optax.GradientTransf
     return optax.chain(adamw, optim.scale_by_layer(optimizer.layer_decay, depth=depth))
 
 
-def split_trained(params: Params, *, mode: str, fas: bool) -> tuple[Params, Params]:
-    """Splits a tree into the parts that `mode` trains and those that it freezes."""
-    names = params.keys() if mode == "full" else TRAINED[mode, fas]
-    trained = {name: value for name, value in params.items() if name in names}
-    return trained, {name: value for name, value in params.items() if name not in names}
+def apply_in_two(
+    model: Detector,
+    trained: Params,
+    frozen: Params,
+    images: Float[Array, "B H W 3"],
+    *,
+    rngs: dict[str, PRNGKeyArray],
+) -> DetectorOutput:
+    """Applies a network with frozen first blocks, which have no backward pass, in training mode.
+
+    One loop over all blocks would have a backward pass through all of them.
+
+    Args:
+        model: The network.
+        trained: The trained parameters, with the last blocks.
+        frozen: The frozen parameters, with the other blocks.
+        images: Normalised images.
+        rngs: Keys of the random streams "drop_path" and "dropout".
+    """
+    first = len(frozen["blocks"]["norm1"]["scale"])
+    lower, upper = model.clone(depth=first), model.clone(depth=model.depth - first)
+    rates, below, above = model.drop_rates(), None, None
+    if rates is not None:
+        below, above = rates[:first], rates[first:]
+    lower_key, upper_key = jax.random.split(rngs["drop_path"])
+    tokens = lower.apply(
+        {"params": frozen},
+        images,
+        drop_rates=below,
+        has_gradient=False,
+        rngs={"drop_path": lower_key},
+        method="tokens",
+    )
+    return upper.apply(
+        {"params": frozen | trained},
+        tokens,
+        drop_rates=above,
+        rngs=rngs | {"drop_path": upper_key},
+        method="continue_from",
+    )
 
 
 def with_unit_classifier(trained: Params) -> Params:

@@ -182,7 +182,8 @@ def layer_factors(params: PyTree, layer_decay: float, *, depth: int) -> PyTree:
     layers after the blocks.
 
     Args:
-        params: The trained parameters, with those of all blocks stacked on axis 0.
+        params: The trained parameters, with those of all blocks, or of the last ones, stacked on
+            axis 0.
         layer_decay: Factor from one layer to the layer below.
         depth: Number of blocks.
 
@@ -196,8 +197,9 @@ def layer_factors(params: PyTree, layer_decay: float, *, depth: int) -> PyTree:
     ) -> np.ndarray | np.float32:
         if path[0].key in ("cls_token", "pos_embed", "patch_embed"):
             return np.float32(layer_decay ** (depth + 1))
-        if path[0].key == "blocks":
-            of_blocks = layer_decay ** np.arange(depth, 0, -1.0)
+        if path[0].key.endswith("blocks"):
+            # The last of the stacked blocks is block depth - 1, also if some blocks are frozen.
+            of_blocks = layer_decay ** np.arange(x.shape[0], 0, -1.0)
             return of_blocks.astype(np.float32).reshape(-1, *[1] * (x.ndim - 1))
         return np.float32(1)
 

@@ -28,6 +28,7 @@ from fsvfm_jax.report import metrics
 from fsvfm_jax.report.metrics import probability
 from fsvfm_jax.report.scores import Scores, scores_of
 from fsvfm_jax.train_state import Batch, Params, Validate
+from fsvfm_jax.tuning import make_tuning, merge
 
 logger = logging.getLogger(__name__)
 
@@ -231,9 +232,11 @@ def open_validation(
         model: The network.
     """
     predict = make_predict(model, stats=stats, mesh=mesh)
-    feed = feed_of(config, model, mesh)
+    feed, tuning = feed_of(config, model, mesh), make_tuning(config)
 
     def validate(params: Params, after_batch: Callable[[], None]) -> dict[str, float]:
+        if tuning.mode == "lora":
+            params = jax.jit(merge, static_argnames="tuning")(params, tuning=tuning)
         margins = [
             score_set(
                 predict,

@@ -25,6 +25,7 @@ from fsvfm_jax.data.sources import FaceSet, JoinedSets, make_source
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.devices import distributed
 from fsvfm_jax.models import build_detector
+from fsvfm_jax.optim import peak_learning_rate
 from fsvfm_jax.probe.probing import open_probe
 from fsvfm_jax.train_state import Probe, TrainState, Validate
 
@@ -113,8 +114,15 @@ def open_detection_sets(config: ConfigDict, kind: str) -> dict[str, DetectionSet
 def open_labelled(config: ConfigDict) -> JoinedSets:
     """Opens the labelled faces to train on, as one set."""
     if not config.init.params:
-        stays = " and is not trained" if config.mode != "full" else ""
+        frozen = {"full": "", "adapter": " and is not trained", "linear": " and is not trained"}
+        stays = frozen.get(config.mode, " and most of it is not trained")
         logger.warning("config.init.params is empty: the encoder has random weights%s", stays)
+    optimizer = config.optimizer
+    logger.info(
+        "mode %s: learning rate %g, weight decay %g, layer decay %g",
+        *(config.mode, peak_learning_rate(config)),
+        *(optimizer.weight_decay, optimizer.layer_decay),
+    )
     sets = open_detection_sets(config, "train")
     joined = join_for_training(sets, balanced=config.data.balanced)
     logger.info("data: %d labelled faces, %s", len(joined), ", ".join(sets))
@@ -174,11 +182,17 @@ def _detection_fields(config: ConfigDict) -> dict[str, Any]:
         "data.train": config.data.train,
         "data.val": config.data.val,
     }
-    return {"data.balanced": config.data.balanced, "data.view": config.data.view} | {
-        f"{name}.{field}": value.to_dict() if isinstance(value, ConfigDict) else value
-        for name, section in sections.items()
-        for field, value in section.items()
-    }
+    # The targets and the rank are in the shapes of the state, and alpha in no array.
+    alpha = {"lora.alpha": config.lora.alpha} if config.mode == "lora" else {}
+    return (
+        {"data.balanced": config.data.balanced, "data.view": config.data.view}
+        | alpha
+        | {
+            f"{name}.{field}": value.to_dict() if isinstance(value, ConfigDict) else value
+            for name, section in sections.items()
+            for field, value in section.items()
+        }
+    )
 
 
 TASKS = {

@@ -87,7 +87,7 @@ def train(config: ConfigDict, workdir: epath.Path, *, task: Task, check_only: bo
         probe = open_probe and open_probe(learner, template)
 
         # ── Loop ──────────────────────────────────────────────────────────────────────────────
-        describe_run(config, template, workdir)
+        describe_run(config, learner, template, workdir)
         tracker = stack.enter_context(open_tracker(config, schedule, workdir, start_step, others))
         batches = open_stream(config, source, element, start_sample=samples_seen)
         stack.enter_context(contextlib.closing(batches))
@@ -187,10 +187,11 @@ def _state_template(learner: Learner, mesh: Mesh) -> TrainState:
     """Returns the template of the state, and logs the size of its network."""
     template = state_template(learner, mesh)
     arrays = jax.tree.leaves(template.params)
-    trained = sum(x.size for x in jax.tree.leaves(learner.trained(template.params)))
+    trained = jax.tree.leaves(jax.eval_shape(learner.trained, template.params))
     logger.info(
         "model: %s trainable parameters of %s, in %d arrays",
-        *(f"{trained:,}", f"{sum(x.size for x in arrays):,}", len(arrays)),
+        *(f"{sum(x.size for x in of):,}" for of in (trained, arrays)),
+        len(arrays),
     )
     return template
 

@@ -19,7 +19,7 @@ class TrainState(NamedTuple):
     Attributes:
         step: Number of optimizer updates done, int32.
         params: Parameters of the network (in pretraining the student), float32, with the position
-            tables.
+            tables, and in fine-tuning with the factors of LoRA if there are any.
         teacher_params: Parameters of the teacher, float32: the student's tree without the parts
             that only the student has. The tree is empty in fine-tuning.
         opt_state: The optimizer's state for the trained part of `params`.
@@ -78,7 +78,7 @@ class Learner(Protocol):
         """Returns the state at step 0."""
 
     def trained(self, params: Params) -> Params:
-        """Returns the part of `TrainState.params` that a step changes."""
+        """Returns the part of `TrainState.params` that a step changes, which may have slices."""
 
     def train_step(
         self, state: TrainState, batch: Batch, values: StepValues, *, accum_steps: int

@@ -139,12 +139,12 @@ def test_a_run_of_before_a_field_came_is_read(path):
 def test_a_run_of_before_probes_and_alarms_is_read():
     resolved = resolve(get_config("vit_s", "smoke"))
     content = json.loads(to_json(resolved))
-    for section in ADDED_SECTIONS:
+    for section in ADDED_SECTIONS["pretrain"]:
         del content[section]
     stored = resolve_stored(content)
     assert stored.probe.every == 0 and stored.monitor.collapse == "off"
-    assert {name: value.keys() for name, value in ADDED_SECTIONS.items()} == {
-        name: resolved[name].to_dict().keys() for name in ADDED_SECTIONS
+    assert {name: value.keys() for name, value in ADDED_SECTIONS["pretrain"].items()} == {
+        name: resolved[name].to_dict().keys() for name in ADDED_SECTIONS["pretrain"]
     }
 
 

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from configs import arguments, sets, transfer
 
-# For each size, the name of the network and the fields of the optimizer.
+# For each size, the name of the network and the optimizer's values.
 SIZES = {
     "s": ("vit_small_patch16", {"blr": 2e-4, "layer_decay": 0.65, "weight_decay": 0.03}),
     "b": ("vit_base_patch16", {"blr": 2e-4, "layer_decay": 0.6, "weight_decay": 0.03}),
@@ -32,4 +32,4 @@ SIZES = {
 def get_config(arg: str = "") -> ConfigDict:
     recipe, smoke = arguments.size_and_smoke(arg, SIZES)
     network, optimizer = recipe
-    return transfer.get_config(network, smoke=smoke, optimizer=optimizer, data=sets.ffpp())
+    return transfer.get_config(network, smoke=smoke, full=optimizer, data=sets.ffpp())

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from configs import arguments, sets, transfer
 
-# The network and the optimizer's fields of each size.
+# The network and the optimizer's values of each size.
 SIZES = {
     "s": ("vit_small_patch16", {"blr": 5e-5, "layer_decay": 0.95, "weight_decay": 0.05}),
     "b": ("vit_base_patch16", {"blr": 5e-5, "layer_decay": 0.9, "weight_decay": 0.03}),
@@ -35,6 +35,6 @@ def get_config(arg: str = "") -> ConfigDict:
     return transfer.get_config(
         network,
         smoke=smoke,
-        optimizer=optimizer,
+        full=optimizer,
         data=sets.ffpp(methods=("Deepfakes",), real_frames=32),
     )

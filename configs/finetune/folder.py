@@ -31,7 +31,7 @@ def get_config(arg: str = "") -> ConfigDict:
     size = arguments.pick(words, sizes, default="b", what="size")
     network, optimizer = dfd.SIZES["b" if size == "tiny" else size]
     mine = {split: {"mine": face_set("folder", split=split)} for split in ("train", "val")}
-    c = transfer.get_config(network, smoke="smoke" in words, optimizer=optimizer, data=mine)
+    c = transfer.get_config(network, smoke="smoke" in words, full=optimizer, data=mine)
     if size == "tiny":
         transfer.make_tiny(c)
     return c

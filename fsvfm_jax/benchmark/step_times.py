@@ -185,12 +185,13 @@ def speed(
         model_flops_utilisation,
         training_flops_per_image,
     )
+    from fsvfm_jax.tuning import make_tuning
 
     times = step_times_ms(seconds)
     # Waits for data come in bursts, which a median does not show.
     images_per_second = config.batch_size * 1e3 / times["mean" if real_input else "median"]
     if config.task == "finetune":
-        flops = detection_flops_per_image(build_detector(config.model), config.mode)
+        flops = detection_flops_per_image(build_detector(config.model), make_tuning(config))
     else:
         flops = training_flops_per_image(build(config.model), config.mask.mask_ratio).total
     peak_tflops, peak_source = find_peak(device_kind, peak_tflops)

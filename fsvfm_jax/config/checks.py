@@ -209,8 +209,9 @@ def check_fields(config: ConfigDict, fields: Fields, *, within: str = "") -> Non
         ConfigError: A field is missing, unknown or has a wrong value. The message names the field,
             its value and its allowed values.
     """
+    found = {path: find_field(config, path) for path in fields}
     for path, field in fields.items():
-        section, name = find_field(config, path)
+        section, name = found[path]
         value = section[name]
         if wrong := field.problem(value):
             raise ConfigError(f"config.{within}{path} = {told(value)} {wrong} ({field.meaning})")

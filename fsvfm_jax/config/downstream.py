@@ -19,12 +19,21 @@ from fsvfm_jax.data.labelled.set_options import RENDERED, check_options, given
 from fsvfm_jax.errors import ConfigError, told
 from fsvfm_jax.models import build_detector
 from fsvfm_jax.optim import check_rates, check_warmup, peak_learning_rate
+from fsvfm_jax.tuning import TARGETS
 
 ADAPTER_REDUCTION = 4
+# The values of fields of `optimizer` that are None, in modes in which those of config.full, which
+# are made for training all weights, would be too small. The rate and the weight decay of "norms"
+# are GenD's (arXiv:2508.06248), the rate of "lora" is that of the paper (arXiv:2106.09685) for
+# RoBERTa base with the same rank, alpha and targets.
+BY_MODE = {
+    "norms": {"lr": 3e-4, "weight_decay": 0.0, "layer_decay": 1.0},
+    "lora": {"lr": 5e-4, "weight_decay": 0.0, "layer_decay": 1.0},
+}
 
 
 def resolve_finetuning(config: ConfigDict) -> None:
-    """Fills in the fields that depend on `mode` and `optimizer.schedule`, and checks all fields.
+    """Fills in the fields that depend on the mode and on the schedule, and checks all fields.
 
     Args:
         config: The config; it is changed in place.
@@ -42,6 +51,7 @@ def resolve_finetuning(config: ConfigDict) -> None:
             f"config.mode = {config.mode!r} with config.model.adapter_reduction ="
             f" {config.model.adapter_reduction}: only and always mode 'adapter' has an adapter"
         )
+    _resolve_optimizer(config)
     if config.optimizer.schedule == "constant":
         config.optimizer.min_lr = peak_learning_rate(config)
         config.optimizer.warmup_epochs = 0.0
@@ -76,6 +86,44 @@ def resolve_finetuning(config: ConfigDict) -> None:
         )
     _resolve_weights(config)
     build_detector(config.model)
+    _check_mode(config)
+
+
+def _resolve_optimizer(config: ConfigDict) -> None:
+    """Fills in the fields of the optimizer that are None: by mode, or else from config.full."""
+    optimizer, own = config.optimizer, BY_MODE.get(config.mode, {})
+    if optimizer.lr is None and optimizer.blr is None:
+        optimizer.lr = own.get("lr")
+    for name, value in {**config.full, **own}.items():
+        if name != "lr" and optimizer[name] is None:
+            optimizer[name] = value
+
+
+def _check_mode(config: ConfigDict) -> None:
+    """Raises ConfigError unless the network has what `lora` or `partial` shall train."""
+    model, lora = config.model, config.lora
+    if config.mode == "lora":
+        if lora.rank > model.width:
+            raise ConfigError(
+                f"config.lora.rank = {lora.rank} is above config.model.width = {model.width}:"
+                " lower it, such as to 8"
+            )
+        kernels = [TARGETS[name].path for name in lora.targets]
+        parts = {name for name in lora.targets if TARGETS[name].parts > 1}
+        if (
+            not kernels
+            or len(set(lora.targets)) < len(kernels)
+            or ("qkv" in lora.targets and parts)
+        ):
+            raise ConfigError(
+                f"config.lora.targets = {told(lora.targets)} must name some kernels, each once, and"
+                " not both qkv and a part of it (q, k, v), such as ('q', 'v')"
+            )
+    if config.mode == "partial" and config.partial.blocks > model.depth:
+        raise ConfigError(
+            f"config.partial.blocks = {config.partial.blocks} is above config.model.depth ="
+            f" {model.depth}: lower it, or use --config.mode=full"
+        )
 
 
 def resolve_evaluation(config: ConfigDict) -> None:

@@ -19,14 +19,17 @@ from fsvfm_jax.data.labelled.set_options import RENDERED, options_of
 from fsvfm_jax.data.rand_augment import EVALUATION_TRANSFORMS, MAX_MAGNITUDE
 from fsvfm_jax.data.rendered.rendered_sets import RENDERED_SETS
 from fsvfm_jax.models import CHOICES
+from fsvfm_jax.tuning import MODES, TARGETS
 
 SELECTIONS = ("validation", "last", "test-oracle", "given")
 
+# The learning rate of a layer has the factor layer_decay^(number of layers above it).
+LAYER_DECAY = number("decay of the rate from layer to layer; 1: no decay", 0, 1)
+
 FINETUNING: Fields = {
     **RUN,
-    # "full" trains all parameters, "adapter" an FS-Adapter and its head on a frozen backbone,
-    # "linear" only the head.
-    "mode": choice("which parameters are trained", ("full", "adapter", "linear")),
+    # docs/transfer.md describes the modes.
+    "mode": choice("which parameters are trained", MODES),
     "epochs": number("number of passes over the training sets", 0, MAX_EPOCHS),
     "total_steps": optional(whole("number of updates, instead of epochs", 1)),
     **under(
@@ -63,13 +66,29 @@ FINETUNING: Fields = {
             "anchors": choice("images that the other images are compared with", ("real", "all")),
         },
     ),
+    # docs/transfer.md has the names of the targets and what they are.
+    **under(
+        "lora",
+        {
+            "rank": whole("rank of the factors of mode 'lora'", 1, MAX_WIDTH),
+            # The product of the factors has the factor alpha / rank.
+            "alpha": number("scale of the factors' product, times the rank", 0, 1e6, above=True),
+            "targets": several("kernels that get factors", choice("", tuple(TARGETS))),
+        },
+    ),
+    "partial.blocks": whole("number of last blocks that mode 'partial' trains", 1, MAX_WIDTH),
+    # The values of the fields of `optimizer` with the same names that are None. The modes "norms"
+    # and "lora" have other values (config/downstream.py).
+    **under("full", {name: RUN[f"optimizer.{name}"] for name in ("blr", "weight_decay")}),
+    "full.layer_decay": LAYER_DECAY,
     **under(
         "optimizer",
         {
+            "blr": optional(RUN["optimizer.blr"]),
+            "weight_decay": optional(RUN["optimizer.weight_decay"]),
             "name": choice("AdamW, or Adam with an L2 term in the gradient", ("adamw", "adam")),
             "schedule": choice("learning rate after the warm-up", ("cosine", "constant")),
-            # The learning rate of a layer has the factor layer_decay^(number of layers above it).
-            "layer_decay": number("decay of the rate from layer to layer; 1: no decay", 0, 1),
+            "layer_decay": optional(LAYER_DECAY),
         },
     ),
     **under(

@@ -47,17 +47,24 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 # Fields that earlier versions did not store, with the values that have the same effect.
 ADDED: dict[str, Any] = {"init.entry": "", "tracking.also": ()}
-# Sections of pretraining that earlier versions did not store, with values that have no effect.
-ADDED_SECTIONS: dict[str, dict[str, Any]] = {
-    "monitor": {"collapse": "off"},
-    "probe": {
-        "every": 0,
-        "faces": 512,
-        "branch": "student",
-        "k": 20,
-        "paths": (),
-        "train": {},
-        "test": {},
+# Sections that earlier versions did not store, by task, with values that have no effect.
+ADDED_SECTIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "pretrain": {
+        "monitor": {"collapse": "off"},
+        "probe": {
+            "every": 0,
+            "faces": 512,
+            "branch": "student",
+            "k": 20,
+            "paths": (),
+            "train": {},
+            "test": {},
+        },
+    },
+    "finetune": {
+        "lora": {"rank": 8, "alpha": 8.0, "targets": ("q", "v")},
+        "partial": {"blocks": 2},
+        "full": {"blr": 2e-4, "weight_decay": 0.03, "layer_decay": 0.6},
     },
 }
 
@@ -95,9 +102,8 @@ def resolve_stored(content: Mapping[str, Any]) -> ConfigDict:
         section, name = path.split(".")
         if isinstance(config.get(section), ConfigDict) and name not in config[section]:
             config[section][name] = value
-    if config.get("task") == "pretrain":
-        config = ConfigDict(ADDED_SECTIONS | dict(config.items()))
-    return resolve(config)
+    added = ADDED_SECTIONS.get(str(config.get("task")), {})
+    return resolve(ConfigDict(added | dict(config.items())))
 
 
 def _resolve_pretraining(config: ConfigDict) -> None:

@@ -61,10 +61,10 @@ def to_folder(args: argparse.Namespace) -> None:
     if args.license is not None and not is_license(args.license):
         raise ConfigError(f"--license={args.license}: {LICENSES}")
     source = _read(args)
-    params, model = source.params, dict(source.model)
-    if args.image_size is not None:
-        params = resize_positions(params, args.image_size)
-        model["image_size"] = args.image_size
+    params, model, tuned = source.params, dict(source.model), source.tuned
+    if (size := args.image_size) is not None:
+        params, model["image_size"] = resize_positions(params, size), size
+        tuned = tuned and tuned._replace(params=resize_positions(tuned.params, size))
     if reference.kind(params) != "detector":
         params = encoder_subset(params)
         names = ("image_size", "patch_size", "width", "depth", "num_heads")
@@ -90,6 +90,7 @@ def to_folder(args: argparse.Namespace) -> None:
         params,
         description,
         with_encoder=not args.without_encoder,
+        tuned=tuned,
         allow_not_finite=args.allow_not_finite,
     )
     _say(f"{args.dst}: {reference.kind(params)}, {_measures(model)}; see its README.md")
@@ -278,7 +279,10 @@ def _parser() -> argparse.ArgumentParser:
         "--image-size", type=int, metavar="N", help="side of the images in pixels, if it changes"
     )
     folder.add_argument(
-        "--without-encoder", action="store_true", help="write the adapter without its encoder"
+        "--without-encoder",
+        action="store_true",
+        help="write only what fine-tuning made: adapter,"
+        " LoRA's factors, norms or last blocks, and the head",
     )
     _command(
         formats,
@@ -337,7 +341,7 @@ def _command(
         "--step", type=int, metavar="N", help="checkpoint of a workdir; default: the newest"
     )
     parser.add_argument(
-        "--encoder", type=Path, metavar="DIR", help="encoder's folder, if SRC has an adapter only"
+        "--encoder", type=Path, metavar="DIR", help="encoder's folder, if SRC does not contain it"
     )
     parser.add_argument("--sha256", metavar="HASH", help="refuse a file with another hash")
     parser.add_argument(

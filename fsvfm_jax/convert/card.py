@@ -64,7 +64,7 @@ image = transform(Image.open("face.png").convert("RGB"))[None]
 tokens, features = model.forward_features(image), model(image)  # class token first; pooled
 ```"""
 LOADER = """\
-timm has no place for this head: `load_fsvfm.py` puts it on timm's network. In this folder:
+timm alone cannot load this folder: `load_fsvfm.py` adds it to timm's network. In this folder:
 
 ```python
 import timm

@@ -2,7 +2,8 @@
 
 `model.safetensors` contains the encoder, and a linear head, under timm's names. Layers that timm
 does not have (FS-Adapter, anti-spoofing head) are in a file of their own, with a loader for
-PyTorch. `config.json` is that of timm and Hugging Face, with the `Description` under `fsvfm_jax`.
+PyTorch. Without its encoder, a folder contains only what fine-tuning made (`tuned.py`).
+`config.json` is that of timm and Hugging Face, with the `Description` under `fsvfm_jax`.
 """
 
 import hashlib
@@ -30,17 +31,17 @@ from fsvfm_jax.convert.licenses import LICENSES, is_license
 from fsvfm_jax.convert.measures import network
 from fsvfm_jax.convert.safetensors import load_safetensors, save_safetensors
 from fsvfm_jax.convert.source_files import file_sha256, read_json
+from fsvfm_jax.convert.tuned import StateDict, Tuned, add_factors, small_file, timm_names
 from fsvfm_jax.data.stats import StoredStats, make_stats
 from fsvfm_jax.errors import ConfigError, DataError, StorageError, reason_of, short_list, told
 from fsvfm_jax.models.adapter import POOLS
 from fsvfm_jax.models.layers import LAYER_NORM_EPSILON
 from fsvfm_jax.train_state import Params
 
-StateDict = dict[str, np.ndarray]
-
 MODEL_FILE = "model.safetensors"
 ADAPTER_FILE = "adapter.safetensors"
 FAS_FILE = "head.safetensors"
+TUNED_FILE = "tuned.safetensors"
 STEPS_FILE = "preprocess.json"
 LOADER = Path(__file__).with_name("load_fsvfm.py")
 # Layers that the loader adds to timm's network. It adds `head` too if one of these is present.
@@ -123,6 +124,7 @@ def write_folder(
     description: Description,
     *,
     with_encoder: bool = True,
+    tuned: Tuned | None = None,
     allow_not_finite: bool = False,
 ) -> None:
     """Writes an encoder or a detector as a folder.
@@ -131,8 +133,9 @@ def write_folder(
         folder: The folder to make; if it exists it must be empty.
         params: Encoder's or detector's tree.
         description: Description of these parameters.
-        with_encoder: False omits the encoder of an FS-Adapter: the folder then has a few MB, and is
-            loaded together with an encoder's folder.
+        with_encoder: False writes only what fine-tuning made: the folder then usually has a few
+            MB, and is loaded together with the folder of the encoder that was fine-tuned.
+        tuned: The detector and its way of training, if it is known and does not train all.
         allow_not_finite: Whether to write weights that are infinite or not a number.
 
     Raises:
@@ -147,17 +150,16 @@ def write_folder(
     if not allow_not_finite:
         check_finite(params, what=description.source)
     model, outside = split(timm_names(params))
+    head_file = ADAPTER_FILE if "adapter" in params else FAS_FILE
     if not with_encoder and "adapter" not in params:
-        raise ConfigError("only a detector with an adapter can be written without its encoder")
+        (outside, model), head_file = _without_encoder(tuned), TUNED_FILE
     # timm has no head for a network with an adapter or an anti-spoofing head.
     config = timm_config(params, description, num_classes=0 if outside else num_classes)
     files = {MODEL_FILE: model} if with_encoder else {}
     if outside:
-        config["fsvfm_jax"] |= {
-            "head_file": ADAPTER_FILE if "adapter" in params else FAS_FILE,
-            "encoder_sha256": encoder_sha256(model),
-        }
-        files[config["fsvfm_jax"]["head_file"]] = outside
+        hashed = {"head_file": head_file, "encoder_sha256": encoder_sha256(model)}
+        config["fsvfm_jax"] |= hashed
+        files[head_file] = outside
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
@@ -175,20 +177,28 @@ def write_folder(
         raise StorageError(f"{folder} cannot be written ({reason_of(error)})") from error
 
 
+def _without_encoder(tuned: Tuned | None) -> tuple[StateDict, StateDict]:
+    if tuned is None:
+        raise ConfigError(
+            "only a run of another mode than full, or a detector with an adapter, can be written"
+            " without its encoder"
+        )
+    return small_file(tuned)
+
+
 def read_folder(folder: Path, *, encoder: Path | None = None) -> Exported:
     """Reads a folder that `write_folder` wrote.
 
     Args:
         folder: Folder of an encoder or a detector.
-        encoder: Folder of the encoder, if `folder` contains only an adapter.
+        encoder: Folder of the encoder, if `folder` does not contain it.
 
     Returns:
         Parameters and description.
 
     Raises:
         DataError: A file is missing, damaged or does not match config.json, or preprocess.json
-            differs from config.json, or the encoder is not the encoder that the adapter was trained
-            on.
+            differs from config.json, or the encoder is not the encoder that was fine-tuned.
     """
     config = _read_config(folder)
     stored = config["fsvfm_jax"]
@@ -205,11 +215,13 @@ def read_folder(folder: Path, *, encoder: Path | None = None) -> Exported:
         raise DataError(f"{folder}/config.json cannot be that of our weights: {error}") from error
     state_dict: StateDict = {}
     for name, sha256 in hashes.items():
-        if name not in (MODEL_FILE, ADAPTER_FILE, FAS_FILE):
+        if name not in (MODEL_FILE, ADAPTER_FILE, FAS_FILE, TUNED_FILE):
             raise DataError(f"{folder}/config.json names {name!r}, which is no file of ours")
         state_dict |= load_safetensors(folder / name, sha256=sha256)
     if MODEL_FILE not in hashes:
         state_dict |= _encoder_for(folder, encoder, state_dict, encoder_hash)
+    if TUNED_FILE in hashes:
+        state_dict = add_factors(state_dict)
     params = reference.to_params(state_dict)
     try:
         _check_description(params, description)
@@ -270,16 +282,6 @@ def _check_steps(file: Path, description: Description) -> None:
             )
 
 
-def timm_names(params: Mapping[str, Any]) -> StateDict:
-    """Returns the parameters under timm's names, or the reference's names where timm has none."""
-    state_dict = reference.to_state_dict(params)
-    return {
-        name.removeprefix(reference.FAS_PREFIX): array
-        for name, array in state_dict.items()
-        if name not in reference.FAS_COPIES
-    }
-
-
 def split(state_dict: StateDict) -> tuple[StateDict, StateDict]:
     """Splits a state dict into timm's network and the layers on top of it.
 
@@ -327,10 +329,10 @@ def _check_description(params: Mapping[str, Any], description: Description) -> i
 def _encoder_for(
     folder: Path, encoder: Path | None, detector: StateDict, sha256: str | None
 ) -> StateDict:
-    """Reads the encoder that the adapter in `folder` was trained on."""
+    """Reads the arrays of the encoder that was fine-tuned and that are not in `detector`."""
     if encoder is None:
         raise DataError(
-            f"{folder} has an adapter only: name the folder of its encoder too (--encoder)"
+            f"{folder} does not contain its encoder: name the encoder's folder too (--encoder)"
         )
     dropped = ("fc_norm.", "head.")
     if "fc_norm.weight" in detector:
@@ -338,10 +340,10 @@ def _encoder_for(
     arrays = {
         name: array
         for name, array in load_safetensors(encoder / MODEL_FILE).items()
-        if not name.startswith(dropped)
+        if not name.startswith(dropped) and name not in detector
     }
     if encoder_sha256(arrays) != sha256:
-        raise DataError(f"{encoder} holds another encoder than the adapter in {folder} stands on")
+        raise DataError(f"{encoder} holds another encoder than the one that {folder} belongs to")
     return arrays
 
 

@@ -3,6 +3,9 @@
 detector = load("FOLDER").eval()                      # the folder contains model.safetensors
 detector = load("FOLDER", backbone="ENCODER").eval()  # another exported folder contains it
 logits = detector(images)  # [B, 3, H, W], normalised; classes as in detector.label_names
+
+A folder without model.safetensors contains what fine-tuning made: arrays that replace those of the
+encoder, or LoRA's factors: lora_B @ lora_A is added to a weight, or to its rows of q, k or v.
 """
 
 import hashlib
@@ -43,17 +46,29 @@ class Detector(nn.Module):
         return linear(x, normalize(w[f"{classifier}/weight"], dim=0), w[f"{classifier}/bias"])
 
 
+def weight_of(encoder: dict, name: str) -> torch.Tensor:
+    """Returns the weight that factors belong to, or its rows of q, k or v."""
+    layer, target = name.rsplit(".", 1)
+    if target in ("q", "k", "v"):
+        return encoder[f"{layer}.qkv.weight"].chunk(3)["qkv".index(target)]
+    return encoder[f"{name}.weight"]
+
+
 def load(folder: str, backbone: str | None = None) -> Detector:
     config = json.loads((Path(folder) / "config.json").read_text())
     ours = config["fsvfm_jax"]
     options = {"num_classes": 0, "pretrained_cfg": config["pretrained_cfg"]}
     model = timm.create_model(config["architecture"], **options, **config["model_args"])
     weights = load_file(Path(folder) / ours["head_file"])
-    norm = {key: weights.pop(key) for key in list(weights) if key.startswith("fc_norm.")}
+    factors = {key: weights.pop(key) for key in list(weights) if ".lora_" in key}
+    tuned = {key: weights.pop(key) for key in model.state_dict() if key in weights}
     encoder = load_file(Path(backbone or folder) / "model.safetensors")
-    encoder = {key: encoder[key] for key in sorted(model.state_dict()) if key not in norm}
+    encoder = {key: encoder[key] for key in sorted(model.state_dict()) if key not in tuned}
     arrays = b"".join(x.numpy().tobytes() for x in encoder.values())
     if hashlib.sha256(arrays).hexdigest() != ours["encoder_sha256"]:
         raise ValueError(f"{backbone or folder} holds another encoder than this detector's")
-    model.load_state_dict(encoder | norm)
+    for key, a in factors.items():
+        if key.endswith(".lora_A"):
+            weight_of(encoder, key.removesuffix(".lora_A")).add_(factors[key[:-1] + "B"] @ a)
+    model.load_state_dict(encoder | tuned)
     return Detector(model, weights, ours["label_names"])

@@ -18,10 +18,12 @@ from fsvfm_jax.convert.measures import HEADS, UnknownHeads, measures, network
 from fsvfm_jax.convert.runs import is_run, read_run
 from fsvfm_jax.convert.source_files import file_sha256, read_json
 from fsvfm_jax.convert.training import number_of_updates
+from fsvfm_jax.convert.tuned import Tuned
 from fsvfm_jax.data.labelled.faces import LABELS
 from fsvfm_jax.data.rand_augment import CROP_PCT
 from fsvfm_jax.data.stats import REFERENCE_STATS_FILE, load_stats
 from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.tuning import make_tuning, merge
 
 LOG = logging.getLogger(__name__)
 
@@ -37,12 +39,14 @@ class LoadedWeights(NamedTuple):
         model: Measures of the network, as returned by `convert.measures`.
         facts: The known fields of `card.Description`.
         file: For a file of another program: its format, and the network's place in it.
+        tuned: For a run of fine-tuning that does not train all parameters: what it trained.
     """
 
     params: dict[str, Any]
     model: dict[str, Any]
     facts: dict[str, Any]
     file: dict[str, Any] = MappingProxyType({})
+    tuned: Tuned | None = None
 
 
 class UnknownNetwork(DataError):
@@ -143,9 +147,12 @@ def _of_run(workdir: Path, *, branch: str, step: int | None) -> LoadedWeights:
     else:
         params = run.state.params if branch == "student" else run.state.teacher_params
         facts |= {"recipe": run.config.recipe, "source": f"{workdir.name}, {branch}"}
-    params = jax.device_get(params)
+    params, tuned = jax.device_get(params), None
+    if run.config.task == "finetune" and run.config.mode != "full":
+        tuned = Tuned(params, make_tuning(run.config))
+        params = jax.device_get(merge(params, tuned.tuning))
     heads = {name: run.config.model[name] for name in HEADS if name in run.config.model}
-    return LoadedWeights(params, measures(params, **heads), facts)
+    return LoadedWeights(params, measures(params, **heads), facts, tuned=tuned)
 
 
 def _of_exported(folder: Path, *, encoder: Path | None) -> LoadedWeights:

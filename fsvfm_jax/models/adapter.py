@@ -93,10 +93,27 @@ class Detector(ViT):
             deterministic: False in training: drops paths and features with the random streams
                 "drop_path" and "dropout".
         """
-        rates = None
-        if self.drop_path and not deterministic:
-            rates = jnp.linspace(0.0, self.drop_path, self.depth)
+        rates = None if deterministic else self.drop_rates()
         x = self.tokens(jnp.asarray(images), drop_rates=rates)
+        return self.detect(x, deterministic=deterministic)
+
+    def drop_rates(self) -> Float[Array, " depth"] | None:
+        """Returns the probability of dropping a branch of each block in training, or None."""
+        return jnp.linspace(0.0, self.drop_path, self.depth) if self.drop_path else None
+
+    def continue_from(
+        self, x: Float[Array, "B L D"], drop_rates: Float[Array, " depth"] | None
+    ) -> DetectorOutput:
+        """Returns the outputs, in training mode, for the tokens before the first block.
+
+        Args:
+            x: The tokens.
+            drop_rates: Probability of dropping a branch, for each block; None to drop nothing.
+        """
+        return self.detect(self.run(self.blocks, x, drop_rates), deterministic=False)
+
+    def detect(self, x: Float[Array, "B L D"], *, deterministic: bool) -> DetectorOutput:
+        """Returns the outputs for the tokens after the last block; see `__call__`."""
         f = self.norm(x)[:, 0] if self.pool == "token" else self.fc_norm(x[:, 1:].mean(axis=1))
 
         joined, projection = f, None

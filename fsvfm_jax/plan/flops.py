@@ -6,6 +6,7 @@ from fsvfm_jax.masking import num_removed
 from fsvfm_jax.models.adapter import Detector
 from fsvfm_jax.models.fsvfm import FSVFM
 from fsvfm_jax.models.layers import MLP_RATIO
+from fsvfm_jax.tuning import Tuning
 
 
 class Flops(NamedTuple):
@@ -75,19 +76,28 @@ def training_flops_per_image(model: FSVFM, mask_ratio: float) -> Flops:
     )
 
 
-def detection_flops_per_image(model: Detector, mode: str) -> int:
+def detection_flops_per_image(model: Detector, tuning: Tuning) -> int:
     """Counts the operations of a fine-tuning step for one image.
 
-    It is three times the forward pass, or one forward pass of a frozen backbone. Heads and
-    adapters, a few thousandths of the total, are not counted.
+    A trained layer costs three times its forward pass, and a frozen layer without a trained layer
+    below it costs its forward pass. Between them, in the modes "norms" and "lora", the gradient
+    passes through the blocks, and they cost twice their forward pass. Heads, adapters, norms and
+    LoRA's factors, a few hundredths of the total, are not counted.
 
     Args:
         model: The network.
-        mode: "full", or "adapter" or "linear", whose backbone has no backward pass.
+        tuning: The way of training.
     """
     n, d = model.num_patches, model.width
-    forward = _linear(n, 3 * model.patch_size**2, d) + model.depth * _block(n + 1, d)
-    return 3 * forward if mode == "full" else forward
+    embed, block = _linear(n, 3 * model.patch_size**2, d), _block(n + 1, d)
+    forward = embed + model.depth * block
+    backward = {
+        "full": 2 * forward,
+        "norms": model.depth * block,
+        "lora": model.depth * block,
+        "partial": 2 * tuning.last_blocks * block,
+    }
+    return forward + backward.get(tuning.mode, 0)
 
 
 def model_flops_utilisation(

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--entry", metavar="NAME", help="entry of a file with several networks, such as model_ema"
     )
     parser.add_argument(
-        "--encoder", metavar="DIR", help="encoder's folder, if the model has an adapter only"
+        "--encoder", metavar="DIR", help="encoder's folder, if the model does not contain it"
     )
     parser.add_argument(
         "--batch-size",

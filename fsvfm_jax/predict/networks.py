@@ -261,7 +261,7 @@ def load(
         branch: "student" or "teacher", of a workdir or file that has both.
         step: Step of a workdir's checkpoint; None is the newest.
         entry: Entry of a file with several networks.
-        encoder: Folder of the encoder, if `path` has an adapter only.
+        encoder: Folder of the encoder, if `path` does not contain it.
         dtype: Type of the computation, "float32" or "bfloat16".
 
     Raises:

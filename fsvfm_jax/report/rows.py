@@ -179,7 +179,8 @@ def mean_rows(rows: Iterable[Row], *, model: str | None = None) -> list[Row]:
     means = []
     for group in _grouped(measured, "method", "selection", "seed"):
         row = {"dataset": f"mean of {len(group)} sets"}
-        row |= _shared(group, ("method", "selection", "step", "seed", "paper"))
+        shared = ("method", "selection", "step", "seed", "mode", "trainable", "paper")
+        row |= _shared(group, shared)
         keys = _rates(group)
         row |= {key: float(np.mean([each[key] for each in group])) for key in keys}
         average = published.find_average(model, (each["dataset"] for each in group))

@@ -3,6 +3,7 @@
 import logging
 from typing import Any
 
+import jax
 from clu import parameter_overview
 from etils import epath
 from ml_collections import ConfigDict
@@ -11,25 +12,30 @@ from fsvfm_jax.config.resolve import to_json
 from fsvfm_jax.devices import distributed
 from fsvfm_jax.host.storage import write_text
 from fsvfm_jax.run.failed_start import CONFIG_FILE, PARAMETERS_FILE
-from fsvfm_jax.train_state import TrainState
+from fsvfm_jax.train_state import Learner, TrainState
 
 logger = logging.getLogger(__name__)
 
 
-def describe_run(config: ConfigDict, template: TrainState, workdir: epath.Path) -> None:
+def describe_run(
+    config: ConfigDict, learner: Learner, template: TrainState, workdir: epath.Path
+) -> None:
     """Writes the resolved config and the table of parameters, and logs their paths.
 
     Args:
         config: The resolved config.
+        learner: The network in training.
         template: Shapes and dtypes of the state.
         workdir: The run's folder.
 
     Raises:
         StorageError: A file cannot be written.
     """
+    trained = jax.tree.leaves(jax.eval_shape(learner.trained, template.params))
+    table = parameter_table(template.params)
     texts = {
         CONFIG_FILE: to_json(config),
-        PARAMETERS_FILE: parameter_table(template.params) + "\n",
+        PARAMETERS_FILE: f"{table}\nTrainable: {sum(x.size for x in trained):,}\n",
     }
     distributed.on_first_process(
         lambda: [write_text(workdir / name, text) for name, text in texts.items()],
