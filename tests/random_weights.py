@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fsvfm_jax.convert.card import Description
@@ -13,6 +14,7 @@ from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.models import build_detector
 from fsvfm_jax.models.fsvfm import encoder_subset
 from fsvfm_jax.train_state import Params
+from fsvfm_jax.tuning import FACTORS, Tuning, init_factors
 
 TINY = {"image_size": 64, "patch_size": 16, "width": 48, "depth": 2, "num_heads": 4}
 STATS = Stats(mean=(0.54822, 0.42341, 0.36547), std=(0.27892, 0.24385, 0.23494))
@@ -38,6 +40,22 @@ def detector_params(attributes: dict[str, Any], *, seed: int = 0) -> Params:
 def encoder_params(measures: dict[str, Any], *, seed: int = 0) -> Params:
     """Returns the parameters of an encoder, drawn like those of `detector_params`."""
     return encoder_subset(detector_params({**measures, "pool": "token"}, seed=seed))
+
+
+def tuned_params(way: Tuning, **attributes: Any) -> Params:
+    """Returns the parameters of a tiny detector, in the mode "lora" with factors that are not zero.
+
+    Args:
+        way: The way of training.
+        attributes: Attributes of the detector that differ from `TINY`.
+    """
+    params = jax.tree.map(jnp.asarray, detector_params({**TINY, "fas": way.fas, **attributes}))
+    if way.mode == "lora":
+        factors = init_factors(jax.random.key(0), params["blocks"], way)
+        for number, one in enumerate(factors.values()):
+            one["b"] = 0.1 * jax.random.normal(jax.random.key(number), one["b"].shape)
+        params[FACTORS] = factors
+    return params
 
 
 def images(image_size: int, *, batch: int = 1) -> np.ndarray:

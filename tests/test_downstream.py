@@ -25,6 +25,48 @@ def test_the_mode_decides_about_the_adapter():
         resolved("linear", model__adapter_reduction=4)
 
 
+@pytest.mark.parametrize(
+    ("mode", "lr", "decays"),
+    [
+        ("full", None, (0.01, 0.9)),
+        ("partial", None, (0.01, 0.9)),
+        ("linear", None, (0.01, 0.9)),
+        ("norms", 3e-4, (0.0, 1.0)),
+        ("lora", 5e-4, (0.0, 1.0)),
+    ],
+)
+def test_the_mode_decides_about_the_learning_rate_unless_it_is_given(mode, lr, decays):
+    changes = {"full__blr": 5e-5, "full__weight_decay": 0.01, "full__layer_decay": 0.9}
+    optimizer = resolved(mode, **changes, optimizer__lr=None).optimizer
+    assert (optimizer.lr, optimizer.blr) == (lr, 5e-5)
+    assert (optimizer.weight_decay, optimizer.layer_decay) == decays
+    given = {"optimizer__lr": None, "optimizer__blr": 1e-3, "optimizer__weight_decay": 0.2}
+    optimizer = resolved(mode, **changes, **given).optimizer
+    assert (optimizer.lr, optimizer.blr, optimizer.weight_decay) == (None, 1e-3, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("mode", "changes", "message"),
+    [
+        ("lora", {"lora__rank": 97}, r"lora\.rank = 97 is above config\.model\.width = 96"),
+        ("lora", {"lora__rank": 0}, r"lora\.rank = 0 must be from 1"),
+        ("lora", {"lora__alpha": 0.0}, r"lora\.alpha = 0\.0 must be above 0"),
+        ("lora", {"lora__targets": ("query",)}, r"lora\.targets .* 'query' is unknown; .*qkv"),
+        ("lora", {"lora__targets": ()}, r"lora\.targets = \(\) must name some kernels, each once"),
+        ("lora", {"lora__targets": ("q", "q")}, "must name some kernels, each once"),
+        ("lora", {"lora__targets": ("qkv", "v")}, "not both qkv and a part of it"),
+        ("lora", {"model__adapter_reduction": 4}, r"config\.mode = 'lora' with .*_reduction = 4"),
+        ("norms", {"model__adapter_reduction": 4}, "only and always mode 'adapter'"),
+        ("partial", {"model__adapter_reduction": 4}, "only and always mode 'adapter'"),
+        ("partial", {"partial__blocks": 5}, r"blocks = 5 is above config\.model\.depth = 4"),
+        ("partial", {"partial__blocks": 0}, r"partial\.blocks = 0 must be from 1"),
+    ],
+)
+def test_what_a_mode_cannot_train_is_refused(mode, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        resolved(mode, **changes)
+
+
 def test_a_constant_schedule_has_no_warm_up_and_no_end():
     c = resolved(optimizer__schedule="constant", optimizer__lr=3e-4)
     assert (c.optimizer.min_lr, c.optimizer.warmup_epochs) == (3e-4, 0)

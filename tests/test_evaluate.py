@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from etils import epath
@@ -16,7 +17,7 @@ from tiny import run_detection as run
 from configs import evaluation, transfer, vit_s
 from fsvfm_jax import evaluate
 from fsvfm_jax.config.resolve import resolve, to_json
-from fsvfm_jax.convert import pth, reference
+from fsvfm_jax.convert import pth, reference, runs
 from fsvfm_jax.convert.__main__ import main as convert
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.report.scores import read_scores
@@ -75,6 +76,8 @@ def test_a_run_gets_a_row_for_every_set_and_way_of_choosing(trained, tmp_path, c
     assert "test-oracle" in (tmp_path / "table.md").read_text()
     assert (tmp_path / "roc.png").stat().st_size > 10_000
     assert all(row["seed"] == 0 for row in rows)
+    count = sum(x.size for x in jax.tree.leaves(runs.read_run(trained).state.params))
+    assert all((row["mode"], row["trainable"]) == ("full", count) for row in rows)
     text = (tmp_path / "table.md").read_text()
     assert f"Detector: {trained}; images: resize, in float32." in text
     assert "swap-a: rendered frames 2, name swap-a, seed 0, split test, videos 6." in text

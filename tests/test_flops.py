@@ -9,8 +9,14 @@ from jax.extend.core import Jaxpr, jaxprs_in_params
 
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.masking import Masks, num_removed
-from fsvfm_jax.models import build
-from fsvfm_jax.plan.flops import model_flops_utilisation, training_flops_per_image
+from fsvfm_jax.models import build, build_detector
+from fsvfm_jax.models.vit import SIZES
+from fsvfm_jax.plan.flops import (
+    detection_flops_per_image,
+    model_flops_utilisation,
+    training_flops_per_image,
+)
+from fsvfm_jax.tuning import Tuning
 
 # GFLOP per image (224 pixels, ratio 0.75) in the order of `Flops`, and the teacher's share in %.
 TABLE = {
@@ -109,3 +115,16 @@ def test_utilisation_of_an_h200(size, images_per_second, mfu):
     assert one == pytest.approx(mfu, rel=1e-3)
     eight = model_flops_utilisation(flops, 8 * images_per_second, num_devices=8, peak_tflops=989.0)
     assert eight == pytest.approx(one)
+
+
+def test_a_trained_layer_costs_three_times_its_forward_pass():
+    model = build_detector(SIZES["vit_base_patch16"])
+
+    def count(mode, **options):
+        return detection_flops_per_image(model, Tuning(mode, **options))
+
+    forward, embed = count("linear"), 2 * 196 * 768 * 768
+    assert count("full") == 3 * forward and count("adapter") == forward
+    assert count("norms") == count("lora") == 2 * forward - embed
+    assert count("partial", last_blocks=12) == 3 * forward - 2 * embed
+    assert count("partial", last_blocks=2) / count("full") == pytest.approx(0.44, abs=0.01)

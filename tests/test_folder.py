@@ -168,7 +168,7 @@ def test_an_adapters_encoder_is_found_and_checked(tmp_path):
     write_folder(tmp_path / "other", detector_params(attributes, seed=1), description)
     read = read_folder(tmp_path / "adapter", encoder=tmp_path / "whole")
     jax.tree.map(np.testing.assert_array_equal, read.params, params)
-    with pytest.raises(DataError, match="name the folder of its encoder too"):
+    with pytest.raises(DataError, match="name the encoder's folder too"):
         read_folder(tmp_path / "adapter")
     with pytest.raises(DataError, match="holds another encoder"):
         read_folder(tmp_path / "adapter", encoder=tmp_path / "other")
@@ -208,7 +208,7 @@ def test_a_student_is_refused(tmp_path):
 
 
 def test_only_an_adapter_stands_on_an_encoder(tmp_path):
-    with pytest.raises(ConfigError, match="only a detector with an adapter"):
+    with pytest.raises(ConfigError, match="only a run of another mode than full"):
         write_folder(
             tmp_path / "x",
             detector_params(TINY),

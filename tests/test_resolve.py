@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
+from configs import transfer
 from configs.face_sets import face_set
 from fsvfm_jax.config.resolve import ADDED, ADDED_SECTIONS, resolve, resolve_stored, to_json
 from fsvfm_jax.errors import ConfigError
@@ -146,6 +147,17 @@ def test_a_run_of_before_probes_and_alarms_is_read():
     assert {name: value.keys() for name, value in ADDED_SECTIONS["pretrain"].items()} == {
         name: resolved[name].to_dict().keys() for name in ADDED_SECTIONS["pretrain"]
     }
+
+
+def test_a_run_of_fine_tuning_of_before_its_modes_had_sections_is_read():
+    config = transfer.get_config("vit_small_patch16", smoke=True, mode="linear")
+    content = json.loads(to_json(resolve(config)))
+    sections = {name: content.pop(name) for name in ADDED_SECTIONS["finetune"]}
+    stored = resolve_stored(content).to_dict()
+    assert {name: value.keys() for name, value in sections.items()} == {
+        name: stored[name].keys() for name in ADDED_SECTIONS["finetune"]
+    }
+    assert stored["optimizer"] == content["optimizer"]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import torch_vit
 from flax import traverse_util
 from golden_files import need
-from random_weights import TINY, detector_params, images
+from random_weights import TINY, detector_params, images, tuned_params
 from tiny import STATS, detection_config
 
 from fsvfm_jax import finetune, optim, tuning
@@ -22,17 +22,6 @@ EACH = ("q", "k", "v", "proj", "fc1", "fc2")
 LABELS = np.array([0, 1, 1])
 
 
-def params_of(way: Tuning, **attributes) -> Params:
-    """Returns the parameters of a tiny detector, with factors in the mode lora."""
-    params = jax.tree.map(jnp.asarray, detector_params({**TINY, "fas": way.fas, **attributes}))
-    if way.mode == "lora":
-        factors = tuning.init_factors(jax.random.key(0), params["blocks"], way)
-        for number, one in enumerate(factors.values()):
-            one["b"] = 0.1 * jax.random.normal(jax.random.key(number), one["b"].shape)
-        params[tuning.FACTORS] = factors
-    return params
-
-
 def names(tree: Params) -> set[str]:
     return set(traverse_util.flatten_dict(tree, sep="/"))
 
@@ -41,7 +30,7 @@ def names(tree: Params) -> set[str]:
 @pytest.mark.parametrize("mode", MODES)
 def test_joined_parts_are_the_whole_bit_for_bit(mode, fas):
     way = Tuning(mode, fas=fas, last_blocks=1, rank=2, targets=("qkv", "fc2"))
-    params = params_of(way, adapter_reduction=4 if mode == "adapter" else 0)
+    params = tuned_params(way, adapter_reduction=4 if mode == "adapter" else 0)
     trained, frozen = tuning.split(params, way)
     sliced = names({"blocks": params["blocks"]}) if mode == "partial" else set()
     assert names(trained) & names(frozen) == sliced
@@ -52,18 +41,18 @@ def test_joined_parts_are_the_whole_bit_for_bit(mode, fas):
 
 def test_the_modes_train_what_they_are_named_for():
     way = Tuning("norms")
-    trained = names(tuning.split(params_of(way), way)[0])
+    trained = names(tuning.split(tuned_params(way), way)[0])
     norms = {f"blocks/norm{n}/{leaf}" for n in (1, 2) for leaf in ("scale", "bias")}
     assert trained == norms | {"fc_norm/scale", "fc_norm/bias", "head/kernel", "head/bias"}
-    trained = names(tuning.split(params_of(way, pool="token"), way)[0])
+    trained = names(tuning.split(tuned_params(way, pool="token"), way)[0])
     assert trained == norms | {"norm/scale", "norm/bias", "head/kernel", "head/bias"}
 
     way = Tuning("lora", rank=2, targets=("q",), fas=True)
-    trained = tuning.split(params_of(way), way)[0]
+    trained = tuning.split(tuned_params(way), way)[0]
     assert trained.keys() == {"lora_blocks", "embedder", "classifier"}
 
     way = Tuning("partial", last_blocks=1)
-    params = params_of(way, depth=3)
+    params = tuned_params(way, depth=3)
     trained, frozen = tuning.split(params, way)
     assert trained.keys() == {"blocks", "fc_norm", "head"}
     scale = params["blocks"]["norm1"]["scale"]
@@ -102,14 +91,14 @@ def test_counts_are_exact(size, mode):
 
 def test_layer_wise_decay_of_the_last_blocks_is_theirs_in_the_whole_network():
     way = Tuning("partial", last_blocks=2)
-    params = params_of(way, depth=5)
+    params = tuned_params(way, depth=5)
     whole = optim.layer_factors(params, 0.5, depth=5)
     part = optim.layer_factors(tuning.split(params, way)[0], 0.5, depth=5)
     kernels = [x["blocks"]["attn"]["proj"]["kernel"].ravel() for x in (whole, part)]
     np.testing.assert_array_equal(kernels[0][-2:], kernels[1])
     assert kernels[1].tolist() == [0.25, 0.5]
     way = Tuning("lora", rank=2, targets=("v",))
-    factors = optim.layer_factors(tuning.split(params_of(way), way)[0], 0.5, depth=2)
+    factors = optim.layer_factors(tuning.split(tuned_params(way), way)[0], 0.5, depth=2)
     assert factors["lora_blocks"]["v"]["a"].ravel().tolist() == [0.25, 0.5]
 
 
@@ -128,7 +117,7 @@ def test_new_factors_change_nothing():
 @pytest.mark.parametrize("name", TARGETS)
 def test_the_product_is_added_to_the_target_alone(name):
     way = Tuning("lora", rank=3, alpha=6.0, targets=(name,))
-    params = params_of(way)
+    params = tuned_params(way)
     merged = tuning.merge(params, way)
     factors = jax.tree.map(np.asarray, params["lora_blocks"][name])
     product = 2 * factors["a"] @ factors["b"]
@@ -184,7 +173,7 @@ def close(ours, theirs) -> None:
 def test_gradients_of_the_factors_are_pytorchs():
     torch = need("torch")
     way = Tuning("lora", rank=3, alpha=6.0, targets=EACH)
-    params = params_of(way)
+    params = tuned_params(way)
     ours = gradients(way, params)["lora_blocks"]
     weights, leaves = tensors(params), {}
     for name in EACH:
@@ -209,7 +198,7 @@ def test_gradients_of_the_factors_are_pytorchs():
 
 def test_gradients_of_the_norms_are_pytorchs():
     need("torch")
-    params = params_of(Tuning("norms"))
+    params = tuned_params(Tuning("norms"))
     ours = gradients(Tuning("norms"), params)
     weights = tensors(params)
     trained = [name for name in weights if "norm" in name or name.startswith("head.")]
