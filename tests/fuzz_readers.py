@@ -165,6 +165,13 @@ READERS = {
             f"exported/{name}" for name in ("config.json", "preprocess.json", "model.safetensors")
         ),
     ),
+    "small file of LoRA": Reader(
+        fuzz_sources.write_small,
+        lambda folder: weights.read_source(
+            folder / "small", branch="student", told={}, encoder=folder / "encoder"
+        ),
+        ("small/config.json", "small/tuned.safetensors"),
+    ),
     "weights in shards": Reader(
         fuzz_sources.write_sharded,
         lambda folder: _read_source(folder / "model.safetensors.index.json"),

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import face_trees
+import jax
 import numpy as np
 import random_weights
 import run_workdirs
@@ -21,12 +22,14 @@ from fsvfm_jax.config import resolve as config
 from fsvfm_jax.convert import pth, reference
 from fsvfm_jax.convert.folder import timm_names, write_folder
 from fsvfm_jax.convert.safetensors import save_safetensors
+from fsvfm_jax.convert.tuned import Tuned
 from fsvfm_jax.data.rendered.synthetic import render_face
 from fsvfm_jax.prepare.pack import pack
 from fsvfm_jax.prepare.shards import shard_name
 from fsvfm_jax.report.rows import detection_row, spoof_row
 from fsvfm_jax.report.write import write_report
 from fsvfm_jax.run import integrity, lock
+from fsvfm_jax.tuning import Tuning, merge
 
 IMAGES = (
     *("face.png", "face.jpg", "scans.jpg", "face.webp", "palette.png", "face.bmp", "face.tif"),
@@ -156,6 +159,19 @@ def write_exported(folder: Path) -> None:
     params = random_weights.detector_params(model)
     description = random_weights.describe(model, labels=("fake", "real"))
     write_folder(folder / "exported", params, description)
+
+
+def write_small(folder: Path) -> None:
+    """Writes what fine-tuning made of an encoder with LoRA, and the encoder."""
+    folder.mkdir(parents=True)
+    model, way = random_weights.TINY, Tuning("lora", rank=1, targets=("q", "fc1"))
+    params = jax.device_get(random_weights.tuned_params(way))
+    description = random_weights.describe(model, labels=("fake", "real"))
+    options = {"with_encoder": False, "tuned": Tuned(params, way)}
+    write_folder(folder / "small", jax.device_get(merge(params, way)), description, **options)
+    encoder = random_weights.encoder_params(model)
+    frozen = {name: x for name, x in params.items() if name in encoder}
+    write_folder(folder / "encoder", encoder | frozen, random_weights.describe(model))
 
 
 def write_sharded(folder: Path) -> None:

@@ -179,7 +179,7 @@ def one_step(config, *, devices=1, fsdp=1, accum_steps=1, steps=1):
     [
         ("adapter", False),
         ("linear", True),
-        ("norms", False),
+        pytest.param("norms", False, marks=pytest.mark.slow),
         ("lora", True),
         ("partial", False),
         pytest.param("adapter", True, marks=pytest.mark.slow),
@@ -251,10 +251,13 @@ def test_an_adapters_step_has_no_backward_pass_through_the_backbone():
 
 
 @pytest.mark.slow  # test_train.py has it for pretraining
-@pytest.mark.parametrize(("mode", "fsdp"), [("full", 4), ("adapter", 1)])
+@pytest.mark.parametrize(
+    ("mode", "fsdp"), [("full", 4), ("adapter", 1), ("lora", 4), ("partial", 4)]
+)
 def test_one_device_or_eight_the_same_step(mode, fsdp):
     weight = 0.1 if mode == "adapter" else 0.0
-    config = tiny_config(mode, {"loss.weight_anchor": weight, "model.drop_path": 0.3})
+    changes = {"loss.weight_anchor": weight, "model.drop_path": 0.3, "partial.blocks": 1}
+    config = tiny_config(mode, changes)
     _, one, metrics = one_step(config)
     _, eight, of_eight = one_step(config, devices=8, fsdp=fsdp)
     for name in metrics:

@@ -278,12 +278,8 @@ def _parser() -> argparse.ArgumentParser:
     folder.add_argument(
         "--image-size", type=int, metavar="N", help="side of the images in pixels, if it changes"
     )
-    folder.add_argument(
-        "--without-encoder",
-        action="store_true",
-        help="write only what fine-tuning made: adapter,"
-        " LoRA's factors, norms or last blocks, and the head",
-    )
+    text = "write only what fine-tuning made: head; adapter, LoRA's factors, norms or last blocks"
+    folder.add_argument("--without-encoder", action="store_true", help=text)
     _command(
         formats,
         "reference",

@@ -2,8 +2,8 @@
 
 `model.safetensors` contains the encoder, and a linear head, under timm's names. Layers that timm
 does not have (FS-Adapter, anti-spoofing head) are in a file of their own, with a loader for
-PyTorch. Without its encoder, a folder contains only what fine-tuning made (`tuned.py`).
-`config.json` is that of timm and Hugging Face, with the `Description` under `fsvfm_jax`.
+PyTorch. Without its encoder, a folder contains what fine-tuning made (`tuned.py`). `config.json` is
+that of timm and Hugging Face, with the `Description` under `fsvfm_jax`.
 """
 
 import hashlib
@@ -157,9 +157,8 @@ def write_folder(
     config = timm_config(params, description, num_classes=0 if outside else num_classes)
     files = {MODEL_FILE: model} if with_encoder else {}
     if outside:
-        hashed = {"head_file": head_file, "encoder_sha256": encoder_sha256(model)}
-        config["fsvfm_jax"] |= hashed
         files[head_file] = outside
+        config["fsvfm_jax"] |= {"head_file": head_file, "encoder_sha256": encoder_sha256(model)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
