@@ -184,15 +184,13 @@ def _detection_fields(config: ConfigDict) -> dict[str, Any]:
     }
     # The targets and the rank are in the shapes of the state, and alpha in no array.
     alpha = {"lora.alpha": config.lora.alpha} if config.mode == "lora" else {}
-    return (
-        {"data.balanced": config.data.balanced, "data.view": config.data.view}
-        | alpha
-        | {
-            f"{name}.{field}": value.to_dict() if isinstance(value, ConfigDict) else value
-            for name, section in sections.items()
-            for field, value in section.items()
-        }
-    )
+    of_sections = {
+        f"{name}.{field}": value.to_dict() if isinstance(value, ConfigDict) else value
+        for name, section in sections.items()
+        for field, value in section.items()
+    }
+    both = {"data.balanced": config.data.balanced, "data.view": config.data.view}
+    return both | alpha | of_sections
 
 
 TASKS = {

@@ -23,6 +23,7 @@ from fsvfm_jax.train_state import Params
 
 MODES = ("full", "adapter", "linear", "norms", "lora", "partial")
 HEAD = ("head",)
+# An anti-spoofing network with an adapter also has the adapter's head, which it does not use.
 FAS_HEAD = ("embedder", "classifier")
 ADAPTER = ("adapter", "projector")
 # The pooled feature has one of these norms.
