@@ -13,7 +13,7 @@ from tiny import ENCODER, detection_config, run_detection
 
 from fsvfm_jax import tuning
 from fsvfm_jax.convert.__main__ import main
-from fsvfm_jax.convert.folder import read_folder, write_folder
+from fsvfm_jax.convert.folder import read_folder, timm_names, write_folder
 from fsvfm_jax.convert.runs import read_run
 from fsvfm_jax.convert.tuned import Tuned, add_factors, small_file
 from fsvfm_jax.convert.weights import read_source
@@ -123,7 +123,7 @@ def test_a_detector_without_a_known_way_of_training_has_no_small_file(tmp_path):
     ],
 )
 def test_factors_that_do_not_fit_are_refused(changes, message):
-    small, encoder = small_file(Tuned(jax.device_get(tuned_params(LORA)), LORA))
+    small, encoder = small_file(Tuned(jax.device_get(tuned_params(LORA)), LORA), timm_names)
     arrays = {k: x for k, x in (small | encoder | changes).items() if x is not None}
     with pytest.raises(DataError, match=message):
         add_factors(arrays)

@@ -11,7 +11,7 @@ from random_weights import TINY, detector_params, images, tuned_params
 from tiny import STATS, detection_config
 
 from fsvfm_jax import finetune, optim, tuning
-from fsvfm_jax.convert.tuned import timm_names
+from fsvfm_jax.convert.folder import timm_names
 from fsvfm_jax.devices import compilation, sharding
 from fsvfm_jax.models import build_detector
 from fsvfm_jax.models.vit import SIZES

@@ -31,7 +31,7 @@ from fsvfm_jax.convert.licenses import LICENSES, is_license
 from fsvfm_jax.convert.measures import network
 from fsvfm_jax.convert.safetensors import load_safetensors, save_safetensors
 from fsvfm_jax.convert.source_files import file_sha256, read_json
-from fsvfm_jax.convert.tuned import StateDict, Tuned, add_factors, small_file, timm_names
+from fsvfm_jax.convert.tuned import StateDict, Tuned, add_factors, small_file
 from fsvfm_jax.data.stats import StoredStats, make_stats
 from fsvfm_jax.errors import ConfigError, DataError, StorageError, reason_of, short_list, told
 from fsvfm_jax.models.adapter import POOLS
@@ -133,8 +133,8 @@ def write_folder(
         folder: The folder to make; if it exists it must be empty.
         params: Encoder's or detector's tree.
         description: Description of these parameters.
-        with_encoder: False writes only what fine-tuning made: the folder then usually has a few
-            MB, and is loaded together with the folder of the encoder that was fine-tuned.
+        with_encoder: False writes only what fine-tuning made, usually a few MB. The folder is
+            loaded together with the folder of the encoder that was fine-tuned.
         tuned: The detector and its way of training, if it is known and does not train all.
         allow_not_finite: Whether to write weights that are infinite or not a number.
 
@@ -152,7 +152,7 @@ def write_folder(
     model, outside = split(timm_names(params))
     head_file = ADAPTER_FILE if "adapter" in params else FAS_FILE
     if not with_encoder and "adapter" not in params:
-        (outside, model), head_file = _without_encoder(tuned), TUNED_FILE
+        (outside, model), head_file = small_file(tuned, timm_names), TUNED_FILE
     # timm has no head for a network with an adapter or an anti-spoofing head.
     config = timm_config(params, description, num_classes=0 if outside else num_classes)
     files = {MODEL_FILE: model} if with_encoder else {}
@@ -174,15 +174,6 @@ def write_folder(
             shutil.copyfile(LOADER, folder / LOADER.name)
     except OSError as error:
         raise StorageError(f"{folder} cannot be written ({reason_of(error)})") from error
-
-
-def _without_encoder(tuned: Tuned | None) -> tuple[StateDict, StateDict]:
-    if tuned is None:
-        raise ConfigError(
-            "only a run of another mode than full, or a detector with an adapter, can be written"
-            " without its encoder"
-        )
-    return small_file(tuned)
 
 
 def read_folder(folder: Path, *, encoder: Path | None = None) -> Exported:
@@ -279,6 +270,16 @@ def _check_steps(file: Path, description: Description) -> None:
                 f"{file} has {name} = {told(stored[name])}, and config.json beside it {told(ours)}:"
                 " undo the change, or write a new folder with `convert to folder`"
             )
+
+
+def timm_names(params: Mapping[str, Any]) -> StateDict:
+    """Returns the parameters under timm's names, or the reference's names where timm has none."""
+    state_dict = reference.to_state_dict(params)
+    return {
+        name.removeprefix(reference.FAS_PREFIX): array
+        for name, array in state_dict.items()
+        if name not in reference.FAS_COPIES
+    }
 
 
 def split(state_dict: StateDict) -> tuple[StateDict, StateDict]:

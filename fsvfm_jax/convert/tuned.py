@@ -7,13 +7,12 @@ contains the factor alpha / rank.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from fsvfm_jax.convert import reference
-from fsvfm_jax.errors import DataError
+from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.train_state import Params
 from fsvfm_jax.tuning import FACTORS, TARGETS, Tuning, split, without_factors
 
@@ -33,29 +32,33 @@ class Tuned(NamedTuple):
     tuning: Tuning
 
 
-def timm_names(params: Mapping[str, object]) -> StateDict:
-    """Returns the parameters under timm's names, or the reference's names where timm has none."""
-    state_dict = reference.to_state_dict(params)
-    return {
-        name.removeprefix(reference.FAS_PREFIX): array
-        for name, array in state_dict.items()
-        if name not in reference.FAS_COPIES
-    }
-
-
-def small_file(tuned: Tuned) -> tuple[StateDict, StateDict]:
+def small_file(
+    tuned: Tuned | None, to_timm: Callable[[Params], StateDict]
+) -> tuple[StateDict, StateDict]:
     """Returns the arrays of the small file, and the arrays of the encoder that are not in it.
 
     The norm of pooled features is in the small file, because no encoder has it.
+
+    Args:
+        tuned: The detector; None if its way of training is not known or trains all.
+        to_timm: Returns a tree, or a part of one, under timm's names.
+
+    Raises:
+        ConfigError: The way of training is not known or trains all.
     """
+    if tuned is None:
+        raise ConfigError(
+            "only a run of another mode than full, or a detector with an adapter, can be written"
+            " without its encoder"
+        )
     params, tuning = tuned
-    arrays = timm_names(without_factors(params))
+    arrays = to_timm(without_factors(params))
     trained, frozen = split(params, tuning)
     kept = {name: params[name] for name in ("fc_norm",) if name in params}
     first = len(frozen["blocks"]["norm1"]["scale"]) if tuning.mode == "partial" else 0
     small = {
         re.sub(r"^blocks\.(\d+)", lambda block: f"blocks.{int(block[1]) + first}", name): array
-        for name, array in timm_names(without_factors(trained) | kept).items()
+        for name, array in to_timm(without_factors(trained) | kept).items()
     }
     encoder = {name: x for name, x in arrays.items() if name not in small}
     return small | _factors(params, tuning), encoder
