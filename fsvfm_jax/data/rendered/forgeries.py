@@ -41,11 +41,6 @@ WARPED = (((RIGHT_EYE,), 0.5), ((LEFT_EYE,), 0.5), ((NOSE,), 0.5), (LIPS, 0.6))
 # Half the height and half the width of the inner face, from above the brows to the chin, in units
 # of the face.
 INNER_FACE = (0.9, 0.8)
-# SOFTNESS is the share of the ellipse over which a pasted face fades out. SEAM is the darkness of
-# its seam, and MISSED the mean error of its red, green and blue, slightly cold, in levels of 255.
-SOFTNESS = 0.25
-SEAM = (12.0, 28.0)
-MISSED = (-9.0, -2.0, 8.0)
 
 
 class Subject(NamedTuple):
@@ -54,6 +49,29 @@ class Subject(NamedTuple):
     image: Picture
     parsing_map: UInt8[np.ndarray, "H W"]
 
+
+class Traces(NamedTuple):
+    """What a forgery leaves in the picture beside its own change, in levels of 0 to 255.
+
+    Attributes:
+        softness: Share of the ellipse over which the changed face fades out.
+        seam: Lowest and highest darkness of the seam; a negative seam is bright.
+        missed: Mean error of red, green and blue inside the ellipse.
+        spread: Largest difference of a forgery's error from that mean.
+    """
+
+    softness: float
+    seam: tuple[float, float]
+    missed: tuple[float, float, float]
+    spread: float
+
+
+# No two deepfakes leave the same traces: a detector that has learnt the seam of one has learnt
+# nothing of the others.
+OF_SWAP = Traces(0.25, (12.0, 28.0), (-9.0, -2.0, 8.0), 10.0)
+OF_WARP = Traces(0.5, (0.0, 0.0), (7.0, 1.0, -6.0), 6.0)
+OF_TEXTURE = Traces(0.08, (0.0, 0.0), (0.0, 0.0, 0.0), 0.0)
+OF_UPSAMPLING = Traces(0.15, (-20.0, -8.0), (0.0, 0.0, 0.0), 0.0)
 
 # A donor is a function, so that only forgeries that need the donor's face render it.
 Forgery = Callable[..., Picture]
@@ -104,9 +122,9 @@ def blended_swap(
         resample=Image.Resampling.BICUBIC,
     )
     pasted, covered = np.split(np.float32(planes), [3], axis=2)
-    mask = _inner_face(subject.parsing_map, rng) * covered[..., 0] / 255
+    mask = _inner_face(subject.parsing_map, OF_SWAP, rng) * covered[..., 0] / 255
     pasted = _match_colours(pasted, np.float32(subject.image), mask)
-    return _paste(subject, pasted, mask, rng, strength=strength)
+    return _paste(subject, pasted, mask, OF_SWAP, rng, strength=strength)
 
 
 def region_warp(
@@ -126,8 +144,8 @@ def region_warp(
         growth = rng.choice([-0.4, 0.3]) + rng.uniform(-0.1, 0.1)
         shifted += near * near * np.complex64(shift)
         shifted += np.float32(growth) * near * near * offset
-    mask = _inner_face(subject.parsing_map, rng)
-    return _paste(subject, _sample(subject.image, shifted), mask, rng, strength=strength)
+    mask = _inner_face(subject.parsing_map, OF_WARP, rng)
+    return _paste(subject, _sample(subject.image, shifted), mask, OF_WARP, rng, strength=strength)
 
 
 def local_texture(
@@ -135,14 +153,14 @@ def local_texture(
 ) -> Picture:
     """Makes the inner face smoother or rougher than the rest, with equal probability."""
     del donor
-    mask = _inner_face(subject.parsing_map, rng)
+    mask = _inner_face(subject.parsing_map, OF_TEXTURE, rng)
     if rng.random() < 0.5:
         blur = ImageFilter.GaussianBlur(rng.uniform(0.7, 1.1) * len(mask) / 64)
         changed = np.float32(Image.fromarray(subject.image).filter(blur))
     else:
         noise = rng.standard_normal((*mask.shape, 1), np.float32)
         changed = subject.image + np.float32(rng.uniform(5, 9)) * noise
-    return _paste(subject, changed, mask, rng, strength=strength)
+    return _paste(subject, changed, mask, OF_TEXTURE, rng, strength=strength)
 
 
 def upsampling_pattern(
@@ -157,8 +175,8 @@ def upsampling_pattern(
     large = np.float32(small.resize((width, height), Image.Resampling.BILINEAR))
     rows, columns = 1 - 2 * (np.arange(height) % 2), 1 - 2 * (np.arange(width) % 2)
     checks = np.float32(rng.uniform(2, 5) * rows[:, None] * columns)
-    mask = _inner_face(subject.parsing_map, rng)
-    return _paste(subject, large + checks[..., None], mask, rng, strength=strength)
+    mask = _inner_face(subject.parsing_map, OF_UPSAMPLING, rng)
+    return _paste(subject, large + checks[..., None], mask, OF_UPSAMPLING, rng, strength=strength)
 
 
 def print_attack(
@@ -213,14 +231,16 @@ def _centre(
     return complex(columns.mean() + 0.5, rows.mean() + 0.5) if rows.size else otherwise
 
 
-def _inner_face(parsing_map: UInt8[np.ndarray, "H W"], rng: np.random.Generator) -> Mask:
+def _inner_face(
+    parsing_map: UInt8[np.ndarray, "H W"], traces: Traces, rng: np.random.Generator
+) -> Mask:
     """Returns 1 inside an ellipse over eyes, nose and mouth, falling to 0 at its edge."""
     face = anchors(parsing_map)
     down = face.mouth - face.eyes
     along = (_places(parsing_map) - np.complex64(face.eyes + 0.5 * down)) / np.complex64(down)
     half_height, half_width = np.float32(INNER_FACE * rng.uniform(0.9, 1.1, 2))
     level = np.sqrt(np.square(along.real / half_height) + np.square(along.imag / half_width))
-    return np.clip((1 - level) / np.float32(SOFTNESS), 0, 1)
+    return np.clip((1 - level) / np.float32(traces.softness), 0, 1)
 
 
 def _match_colours(
@@ -275,17 +295,17 @@ def _paste(
     subject: Subject,
     changed: Float32[np.ndarray, "H W 3"],
     mask: Mask,
+    traces: Traces,
     rng: np.random.Generator,
     *,
     strength: float,
 ) -> Picture:
     """Pastes a changed face over the subject's where the mask is 1, and never outside the face.
 
-    Like a real forgery, the paste misses the colour by a few levels and leaves a seam that is
-    slightly darker than the skin. All deepfakes of this module share these traces.
+    The seam lies where the mask is between 0 and 1.
     """
-    missed = np.float32(MISSED + rng.uniform(-10, 10, 3))
-    seam = np.float32(rng.uniform(*SEAM)) * 4 * (mask * (1 - mask))[..., None]
+    missed = np.float32(traces.missed + rng.uniform(-traces.spread, traces.spread, 3))
+    seam = np.float32(rng.uniform(*traces.seam)) * 4 * (mask * (1 - mask))[..., None]
     within = np.float32(strength) * face_pixels(subject.parsing_map)[..., None]
     change = mask[..., None] * (changed + missed - subject.image) - seam
     return _to_bytes(subject.image + within * change)

@@ -40,6 +40,8 @@ FACES_OF_A_SPLIT = 2**32
 # of a frame, as a share of the part that is not visible.
 CROP = (0.84, 0.94)
 MOTION = 0.2
+# It changes when the same numbers give other pictures, so that a run on them is not continued.
+VERSION = 2
 LEAST_CHANGE = 3  # of any colour of a forged pixel, in levels of 0 to 255
 
 
@@ -206,9 +208,9 @@ class RenderedFaces:
         return f"{self.video(index)}_frame_{self._locate(index)[1]}"
 
     def fingerprint(self) -> str:
-        """Returns the SHA-256 of set, split, numbers, size and seed."""
+        """Returns the SHA-256 of set, split, numbers, size, seed and the version of forgeries."""
         told = (*self._key, self._image_size, self._frames, len(self))
-        return hashlib.sha256(f"rendered {self._name} {told}".encode()).hexdigest()
+        return hashlib.sha256(f"rendered {VERSION} {self._name} {told}".encode()).hexdigest()
 
     def stats(self) -> None:
         """Returns None: the statistics are not known."""
