@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from configs import evaluation, transfer, vit_s
 from configs.transfer import face_set
 
-RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 TUNING_SEED = 100
 LEARNING_RATES = {
     "random frozen": 3e-2,
@@ -22,6 +22,8 @@ LEARNING_RATES = {
     "adapter": 1e-2,
     "full": 3e-3,
 }
+# Random weights need more steps than pretrained ones.
+EPOCHS = dict.fromkeys(LEARNING_RATES, 10) | {"scratch": 40}
 # How each method trains, and whether it starts from the pretrained encoder.
 METHODS = {
     "random frozen": ("linear", False),
@@ -67,6 +69,7 @@ def finetuning(method: str, *, seed: int, params: str, faces: str) -> ConfigDict
     """
     mode, pretrained = METHODS[method]
     c = _small(mode, seed=seed, faces=faces)
+    c.epochs = EPOCHS[method]
     c.init.params = params if pretrained else ""
     c.optimizer.update(lr=LEARNING_RATES[method], layer_decay=0.75 if method == "full" else 1.0)
     with c.data.unlocked():

@@ -6,7 +6,6 @@ same command continues a stopped run. It must run in the folder that contains `c
 
 import argparse
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,7 @@ from PIL import Image
 
 from configs import offline
 from configs.transfer import face_set
-from fsvfm_jax import evaluate, train
-from fsvfm_jax.benchmark import artefacts
-from fsvfm_jax.config.resolve import resolve
+from fsvfm_jax.benchmark import artefacts, study
 from fsvfm_jax.data.labelled.detection_sets import DetectionSet, labels_of, open_sets
 from fsvfm_jax.data.labelled.faces import FAKE
 from fsvfm_jax.data.rendered.rendered_sets import RenderedFaces
@@ -29,14 +26,10 @@ from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.host.progress import progress
 from fsvfm_jax.host.storage import write_text
 from fsvfm_jax.report import metrics
-from fsvfm_jax.report.rows import SPOOF_CAPTION, mean_rows, of_single_sets, over_seeds
+from fsvfm_jax.report.rows import SPOOF_CAPTION, mean_rows, over_seeds
 from fsvfm_jax.report.table import markdown
-from fsvfm_jax.report.write import read_rows
-from fsvfm_jax.tasks import TASKS
 
 SIZE = 64  # pixels
-
-logger = logging.getLogger(__name__)
 
 CAPTION = """\
 Rendered faces and forgeries (fsvfm_jax/data/rendered/rendered_sets.py): this tests the code and
@@ -78,7 +71,7 @@ def pretrain(folder: Path) -> Path:
     # The cache saves time because many runs compile the same programs.
     jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
     pretrained = folder / "pretrained"
-    _train(offline.pretraining(), pretrained)
+    study.train_run(offline.pretraining(), pretrained)
     return pretrained
 
 
@@ -107,7 +100,7 @@ def train_detector(folder: Path, pretrained: Path, method: str, *, seed: int) ->
         seed: The seed of the run.
     """
     run = folder / f"{method.replace(' ', '-')}-{seed}"
-    _train(_finetuning(folder, pretrained, method, seed=seed), run)
+    study.train_run(_finetuning(folder, pretrained, method, seed=seed), run)
     return run
 
 
@@ -135,7 +128,7 @@ def _deepfakes(folder: Path, pretrained: Path, *, seeds: int) -> str:
         of_seeds = {}
         for seed in range(seeds):
             run = train_detector(folder, pretrained, method, seed=seed)
-            found = _evaluate(offline.detection(faces=str(folder / "faces")), run, seed=seed)
+            found = study.test_run(offline.detection(faces=str(folder / "faces")), run, seed=seed)
             of_seeds[seed] = [row for row in found if row["dataset"] in offline.TESTED]
         means = over_seeds(of_seeds)
         rows.append(
@@ -162,8 +155,8 @@ def _spoofs(folder: Path, pretrained: Path) -> str:
     rows, faces, told = [], str(folder / "faces"), []
     for target in offline.SPOOFS:
         run = folder / f"spoof-{target}"
-        _train(offline.spoofing(target, seed=0, params=str(pretrained), faces=faces), run)
-        rows += _evaluate(offline.spoof_detection(target, faces=faces), run, seed=0)
+        study.train_run(offline.spoofing(target, seed=0, params=str(pretrained), faces=faces), run)
+        rows += study.test_run(offline.spoof_detection(target, faces=faces), run, seed=0)
         sources = [name for name in offline.SPOOFS if name != target]
         (auc,) = _statistics_aucs(folder, sources, [target]).values()
         told.append(f"{target} {100 * auc:.2f}")
@@ -184,39 +177,23 @@ def _spoofs(folder: Path, pretrained: Path) -> str:
 
 
 def _tune(folder: Path, pretrained: Path) -> None:
-    """Prints the validation losses of every method at the same learning rates."""
+    """Writes and prints the validation losses of every method at the same learning rates."""
+    searches = {}
     for method in offline.METHODS:
-        losses = {}
-        for rate in offline.RATES:
+
+        def at_rate(rate: float, method: str = method) -> ConfigDict:
             config = _finetuning(folder, pretrained, method, seed=offline.TUNING_SEED)
             config.optimizer.lr = rate
-            run = folder / "tuning" / f"{method.replace(' ', '-')}-{rate}"
-            _train(config, run)
-            lines = (run / "validation.jsonl").read_text().splitlines()
-            losses[rate] = min(json.loads(line)["val_loss"] for line in lines)
-        best = min(losses, key=losses.__getitem__)
-        print(f"{method}: {losses}; best {best}", flush=True)
+            return config
+
+        runs = folder / "tuning" / method.replace(" ", "-")
+        searches[method] = study.search_rate(at_rate, runs, rates=offline.RATES)
+    print(study.write_searches(folder, searches))
 
 
 def _finetuning(folder: Path, pretrained: Path, method: str, *, seed: int) -> ConfigDict:
     faces = str(folder / "faces")
     return offline.finetuning(method, seed=seed, params=str(pretrained), faces=faces)
-
-
-def _train(config: ConfigDict, workdir: Path) -> None:
-    logger.info("training %s", workdir)
-    config = resolve(config)
-    train.train(config, epath.Path(workdir), task=TASKS[config.task])
-
-
-def _evaluate(config: ConfigDict, run: Path, *, seed: int) -> list[dict[str, Any]]:
-    """Returns the rows of the run's report, which is made only once."""
-    table = run / "report" / "table.json"
-    if not table.exists():
-        config.init.params = str(run)
-        config.init.seed = seed
-        evaluate.evaluate(resolve(config), epath.Path(table.parent))
-    return of_single_sets(read_rows(table))
 
 
 def _statistics_aucs(

@@ -1,0 +1,162 @@
+"""Trains and tests the runs of a study, and searches learning rates in the same way for all.
+
+Every run has a folder of its own. A run that is done is not repeated, and a run that was stopped
+continues from its newest checkpoint.
+"""
+
+import json
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from etils import epath
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict
+
+from fsvfm_jax import evaluate, train
+from fsvfm_jax.config.resolve import resolve
+from fsvfm_jax.errors import NotFiniteError
+from fsvfm_jax.host.json_files import parse_json
+from fsvfm_jax.host.storage import delete, replace_bytes, write_text
+from fsvfm_jax.report.figure import COLOURS, encode_picture, shown_name
+from fsvfm_jax.report.rows import Row, of_single_sets
+from fsvfm_jax.report.write import read_rows
+from fsvfm_jax.run.failed_start import CHECKPOINTS
+from fsvfm_jax.tasks import TASKS
+
+LOSS_FILE = "val_loss.json"
+RATES = "rates"
+
+logger = logging.getLogger(__name__)
+
+
+class Search(NamedTuple):
+    """The validation losses of one method at different learning rates.
+
+    Attributes:
+        losses: The lowest validation loss of a run by its peak learning rate, in ascending order of
+            the rates; infinite if the loss or the gradient of the run was not finite.
+    """
+
+    losses: dict[float, float]
+
+    @property
+    def best(self) -> float:
+        """The rate with the lowest loss; of equal ones the smallest."""
+        return min(self.losses, key=self.losses.__getitem__)
+
+    @property
+    def is_at_edge(self) -> bool:
+        """Whether the best of several rates is the smallest or the largest one."""
+        rates = list(self.losses)
+        return len(rates) > 1 and self.best in (rates[0], rates[-1])
+
+
+def train_run(config: ConfigDict, workdir: Path) -> None:
+    """Trains a run to its last step; see `train.train`.
+
+    Args:
+        config: The config, not resolved.
+        workdir: The run's folder.
+    """
+    logger.info("training %s", workdir)
+    config = resolve(config)
+    train.train(config, epath.Path(workdir), task=TASKS[config.task])
+
+
+def test_run(config: ConfigDict, run: Path, *, seed: int) -> list[Row]:
+    """Returns the rows of the run's report, one for each set. The report is made only once.
+
+    Args:
+        config: The config of the evaluation, not resolved and without a detector.
+        run: The workdir of the detector.
+        seed: The seed of the run, for the table.
+    """
+    table = run / "report" / "table.json"
+    if not table.exists():
+        config.init.params = str(run)
+        config.init.seed = seed
+        evaluate.evaluate(resolve(config), epath.Path(table.parent))
+    return of_single_sets(read_rows(table))
+
+
+def search_rate(
+    make: Callable[[float], ConfigDict], folder: Path, *, rates: Sequence[float]
+) -> Search:
+    """Trains once at each learning rate, unless it is done, and returns the validation losses.
+
+    The checkpoints of these runs are deleted.
+
+    Args:
+        make: Returns the config of fine-tuning with a peak learning rate.
+        folder: The folder of these runs.
+        rates: The peak learning rates.
+    """
+    return Search({rate: _val_loss(make(rate), folder / f"{rate:g}") for rate in sorted(rates)})
+
+
+def write_searches(folder: Path, searches: Mapping[str, Search]) -> str:
+    """Writes the losses of all methods as `rates.json`, `rates.md` and `rates.png`.
+
+    Args:
+        folder: The folder of the study.
+        searches: The searches by method, all over the same rates.
+
+    Returns:
+        The table in Markdown.
+    """
+    rates = list(next(iter(searches.values())).losses)
+    heads = ["method", *(f"{rate:g}" for rate in rates), "best"]
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
+    for method, search in searches.items():
+        best = f"{search.best:g}" + (" (at the edge)" if search.is_at_edge else "")
+        losses = ("not finite" if math.isinf(x) else f"{x:.4f}" for x in search.losses.values())
+        lines.append([method, *losses, best])
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    stored = {}
+    for method, search in searches.items():
+        losses = {f"{k:g}": x if math.isfinite(x) else None for k, x in search.losses.items()}
+        stored[method] = {"best": search.best, "at_edge": search.is_at_edge, "val_loss": losses}
+    write_text(epath.Path(folder / f"{RATES}.md"), text)
+    write_text(epath.Path(folder / f"{RATES}.json"), json.dumps(stored, indent=1) + "\n")
+    replace_bytes(epath.Path(folder / f"{RATES}.png"), encode_picture(_curves(searches)))
+    return text
+
+
+def _val_loss(config: ConfigDict, run: Path) -> float:
+    """Trains a run and returns its lowest validation loss; of a done run, the stored one."""
+    stored = run / LOSS_FILE
+    if stored.exists():
+        found = parse_json(stored.read_bytes(), dict[str, float | None])["val_loss"]
+        return math.inf if found is None else found
+    try:
+        train_run(config, run)
+        lines = (run / "validation.jsonl").read_text().splitlines()
+        loss = min(json.loads(line)["val_loss"] for line in lines)
+    except NotFiniteError as error:
+        logger.warning("%s: %s", run, error)
+        loss = math.inf
+    content = json.dumps({"val_loss": loss if math.isfinite(loss) else None})
+    write_text(epath.Path(stored), content)
+    delete(epath.Path(run / CHECKPOINTS))
+    return loss
+
+
+def _curves(searches: Mapping[str, Search]) -> Figure:
+    """Returns a figure with a curve for each method; a circle marks its best rate."""
+    figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    for number, (method, search) in enumerate(searches.items()):
+        finite = {rate: x for rate, x in search.losses.items() if math.isfinite(x)}
+        look = {"color": COLOURS[number % len(COLOURS)], "label": shown_name(method)}
+        axes.plot(finite.keys(), finite.values(), marker=".", **look)
+        if finite:
+            best = (search.best, search.losses[search.best])
+            axes.plot(*best, marker="o", fillstyle="none", markersize=9, color=look["color"])
+    axes.set(xscale="log", xlabel="peak learning rate", ylabel="lowest validation loss (nats)")
+    axes.set_title("Search of the learning rates; a circle marks the best", loc="left", fontsize=10)
+    axes.grid(color="0.92")
+    axes.legend(fontsize=8)
+    return figure
