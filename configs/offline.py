@@ -8,6 +8,8 @@ Every method was given the same choice of learning rates, RATES, and got the one
 validation loss at TUNING_SEED (`benchmark transfer --tune`), which is not among those compared.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import evaluation, transfer, vit_s
@@ -48,9 +50,30 @@ RENDERED = {
 }
 
 
-def pretraining() -> ConfigDict:
-    """The smoke run's tiny network, longer and on more faces."""
+# What each row of the ablation changes of the papers' pretraining.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "random": {"mask.strategy": "random"},
+    "fasking_i": {"mask.strategy": "fasking_i"},
+    "frp": {"mask.strategy": "frp"},
+    "crfr_r": {"mask.strategy": "crfr_r"},
+    "crfr_p": {},
+    "crfr_p, frozen teacher": {"teacher.mode": "frozen"},
+    "crfr_p, no L_sim": {"loss.weight_sim": 0.0},
+    "crfr_p, no L_region": {"loss.weight_region": 0.0},
+}
+SEEN_FORGERIES = ("swap-a", "swap-b", "warp-c")
+
+
+def pretraining(variant: str = "crfr_p", *, seed: int = 0) -> ConfigDict:
+    """The smoke run's tiny network, longer and on more faces.
+
+    Args:
+        variant: A row of VARIANTS.
+        seed: Of the run.
+    """
     c = vit_s.get_config("smoke")
+    c.seed = seed
+    c.update_from_flattened_dict(VARIANTS[variant])
     c.data.num_samples = 4096
     c.epochs = 20
     c.checkpoint.every = 10_000

@@ -125,15 +125,16 @@ def benchmark_localization(args: argparse.Namespace) -> None:
     print(text)
 
 
-def forged_faces(count: int, *, split: str, model: ViT) -> Faces:
-    """Returns forged faces of the set that the detectors are trained on.
+def forged_faces(count: int, *, split: str, model: ViT, name: str = offline.TRAINED) -> Faces:
+    """Returns forged faces of a rendered set.
 
     Args:
         count: Number of faces.
         split: "train" or "test".
         model: The network, for its sizes.
+        name: Name of the set; by default that on which the detectors are trained.
     """
-    source = _source(count, split=split, image_size=model.image_size)
+    source = _source(name, count, split=split, image_size=model.image_size)
     indices = range(1, 2 * count, 2)
     truths = [source.truth(index) for index in indices]
     side = model.image_size // model.patch_size
@@ -148,7 +149,7 @@ def forged_faces(count: int, *, split: str, model: ViT) -> Faces:
     )
 
 
-def real_faces(faces: Faces, *, split: str, model: ViT) -> Faces:
+def real_faces(faces: Faces, *, split: str, model: ViT, name: str = offline.TRAINED) -> Faces:
     """Returns the real faces that were forged, with the patches that are forged in the forgeries.
 
     The camera of a real face has another crop, which moves the face by up to a few pixels.
@@ -157,8 +158,9 @@ def real_faces(faces: Faces, *, split: str, model: ViT) -> Faces:
         faces: The forgeries.
         split: As for `forged_faces`.
         model: As for `forged_faces`.
+        name: As for `forged_faces`.
     """
-    source = _source(len(faces.images), split=split, image_size=model.image_size)
+    source = _source(name, len(faces.images), split=split, image_size=model.image_size)
     indices = range(0, len(source), 2)
     return Faces(
         [source.name(index) for index in indices],
@@ -259,13 +261,13 @@ def picture(
     return sheet.Sheet(title, notes, drawn, [])
 
 
-def _source(count: int, *, split: str, image_size: int) -> RenderedFaces:
+def _source(name: str, count: int, *, split: str, image_size: int) -> RenderedFaces:
     options = {"image_size": image_size, "seed": 0, "videos": 2 * count, "frames": 1}
-    return RenderedFaces(offline.TRAINED, split, **options)
+    return RenderedFaces(name, split, **options)
 
 
 def _auc(network: Detector, count: int) -> float:
-    source = _source(count, split="test", image_size=network.image_size)
+    source = _source(offline.TRAINED, count, split="test", image_size=network.image_size)
     images = np.stack([face["image"] for face in source.read(range(len(source)))])
     return auc(network.margins(images), np.arange(len(images)) % 2 == 1)
 

@@ -6,7 +6,7 @@ same command continues a stopped run. It must run in the folder that contains `c
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,7 @@ def benchmark_transfer(args: argparse.Namespace) -> None:
         raise ConfigError(f"--seeds is {args.seeds}; it must be at least 1")
     folder = Path(args.output)
     pretrained = pretrain(folder)
-    for (name, split), (videos, frames) in offline.RENDERED.items():
-        _render(name, split, folder / "faces", videos=videos, frames=frames)
+    render_sets(folder, offline.RENDERED)
     if args.tune:
         _tune(folder, pretrained)
         return
@@ -84,9 +83,7 @@ def train_detectors(folder: Path, method: str, *, seeds: int) -> list[Path]:
         seeds: Number of detectors.
     """
     pretrained = pretrain(folder)
-    for (name, split), (videos, frames) in offline.RENDERED.items():
-        if name == offline.TRAINED and split != "test":
-            _render(name, split, folder / "faces", videos=videos, frames=frames)
+    render_sets(folder, [(offline.TRAINED, "train"), (offline.TRAINED, "val")])
     return [train_detector(folder, pretrained, method, seed=seed) for seed in range(seeds)]
 
 
@@ -104,11 +101,22 @@ def train_detector(folder: Path, pretrained: Path, method: str, *, seed: int) ->
     return run
 
 
-def _render(name: str, split: str, faces: Path, *, videos: int, frames: int) -> None:
-    """Writes a rendered set as a folder of PNG files, which appears only when it is complete."""
-    target = faces / name / split
-    if target.exists():
-        return
+def render_sets(folder: Path, sets: Iterable[tuple[str, str]]) -> None:
+    """Writes rendered sets as folders of PNG files in `faces`, unless they exist.
+
+    Args:
+        folder: The folder of the benchmark.
+        sets: Name and split of each set, keys of `offline.RENDERED`.
+    """
+    for name, split in sets:
+        target = folder / "faces" / name / split
+        if not target.exists():
+            _render(name, split, target)
+
+
+def _render(name: str, split: str, target: Path) -> None:
+    """Writes a rendered set as a folder, which appears only when it is complete."""
+    videos, frames = offline.RENDERED[name, split]
     source = RenderedFaces(name, split, image_size=SIZE, seed=0, videos=videos, frames=frames)
     partly = target.with_name(f"{split}.part")
     for index in progress(range(len(source)), total=len(source), description=f"{name} {split}"):
@@ -200,11 +208,11 @@ def _statistics_aucs(
     folder: Path, trained: Sequence[str], tested: Sequence[str]
 ) -> dict[str, float]:
     """Returns the video AUC of a logistic regression on high-pass statistics, by tested set."""
-    fitted = _open(folder, trained, "train").values()
+    fitted = open_split(folder, trained, "train").values()
     features = np.concatenate([_statistics(faces) for faces in fitted])
     model = artefacts.logistic_regression(features, np.concatenate([_fake(x) for x in fitted]))
     found = {}
-    for name, faces in _open(folder, tested, "test").items():
+    for name, faces in open_split(folder, tested, "test").items():
         scores = artefacts.scores(model, _statistics(faces))
         videos = np.array([faces.video(index) for index in range(len(faces))])
         fake = _fake(faces)
@@ -213,7 +221,7 @@ def _statistics_aucs(
     return found
 
 
-def _open(folder: Path, names: Sequence[str], split: str) -> dict[str, DetectionSet]:
+def open_split(folder: Path, names: Sequence[str], split: str) -> dict[str, DetectionSet]:
     sets = ConfigDict({name: face_set("folder", name, split=split) for name in names})
     return open_sets(sets, (str(folder / "faces"),), image_size=SIZE)
 

@@ -83,6 +83,10 @@ COLUMNS = {
     "both_wrong": Column("both wrong", _count),
     "disagree": Column("disagree", _count),
     "paper": Column("paper", _text),
+    "linear": Column("linear", _percent),
+    "knn": Column("k-NN", _percent),
+    "full": Column("full", _percent),
+    "patches": Column("patches", _percent),
     "note": Column("note", _text),
 }
 # The columns for which a terminal has room.
@@ -173,9 +177,10 @@ def _cell(row: Row, key: str) -> str:
     value, write = row.get(key), COLUMNS[_base(key)].write
     if value is None:
         return ""
-    if isinstance(value, dict):
-        spread = "" if value["sd"] is None else f" +- {_percent(value['sd'])}"
-        return f"{write(value['mean'])}{spread} (n={value['n']})"
     base, at, source = key.partition("@")
     interval = row.get(f"{base}_interval{at}{source}")
-    return write(value) + (f" [{', '.join(map(write, interval))}]" if interval else "")
+    bounds = f" [{', '.join(map(write, interval))}]" if interval else ""
+    if isinstance(value, dict):
+        spread = "" if value["sd"] is None else f" +- {_percent(value['sd'])}"
+        return f"{write(value['mean'])}{spread}{bounds} (n={value['n']})"
+    return write(value) + bounds

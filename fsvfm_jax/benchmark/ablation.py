@@ -1,0 +1,183 @@
+"""Compares the parts of the pretraining on rendered faces: `benchmark ablation`.
+
+Every row of the table is pretrained with the same budget and several seeds, and measured in three
+ways: a linear probe of frozen features, full fine-tuning, and a linear probe of frozen patches. It
+proves nothing about real deepfakes. It must run in the folder that contains `configs/`.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from configs import offline
+from fsvfm_jax.benchmark import study, transfer
+from fsvfm_jax.benchmark.frozen_probes import Probes, measure_frozen
+from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.host.json_files import read_json
+from fsvfm_jax.host.storage import write_json
+from fsvfm_jax.predict.networks import Encoder, load
+from fsvfm_jax.report.metrics import video_means
+from fsvfm_jax.report.resampling import (
+    Resampled,
+    over_seeds_and_sets,
+    resampled_auc,
+    resampled_mean,
+)
+from fsvfm_jax.report.rows import Row
+from fsvfm_jax.report.scores import read_scores
+from fsvfm_jax.report.write import write_table
+
+UNTRAINED = "random weights"
+MEASURES = ("linear", "knn", "full", "patches")
+PAIRS = 200  # forgeries with their real faces, of each set
+KINDS = {"seen": offline.SEEN_FORGERIES, "unseen": offline.UNSEEN_FORGERIES}
+CAPTION = """\
+Rendered faces and forgeries (fsvfm_jax/data/rendered/rendered_sets.py); this proves nothing about
+real deepfakes. Each row is pretrained {seeds} times with the budget of configs/offline.py, and
+measured with new faces on the kinds of forgeries of the training ("seen": the mean over {seen}) and
+on other kinds ("unseen": {unseen}). The table contains the mean +- deviation over the seeds, and in
+brackets the 95 % interval over seeds and videos, in percent.
+"linear" and "k-NN" are the video AUC of classifiers of frozen features. "full" is the video AUC
+after full fine-tuning, at the learning rate that is best for the row (rates.md). "patches" is the
+AUC with which a linear classifier of frozen patches finds the forged patches among them and the
+same patches of the real face, the mean over faces; chance is 50.
+"{untrained}" is not pretrained: "full" trains it for {scratch} epochs instead of {epochs}."""
+
+Measured = dict[str, dict[str, Resampled]]
+
+
+def benchmark_ablation(args: argparse.Namespace) -> None:
+    """Runs the missing parts in the folder, and writes `ablation.md` and `ablation.json` there.
+
+    Args:
+        args: The arguments of `benchmark ablation`.
+
+    Raises:
+        ConfigError: An argument has a value that is not allowed.
+    """
+    if args.seeds < 1:
+        raise ConfigError(f"--seeds is {args.seeds}; it must be at least 1")
+    folder = Path(args.output)
+    # The cache saves time because many runs compile the same programs.
+    jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
+    sets = [(offline.TRAINED, "train"), (offline.TRAINED, "val")]
+    transfer.render_sets(folder, [*sets, *((name, "test") for name in offline.TESTED)])
+    variants = (UNTRAINED, *offline.VARIANTS)
+    searches = {variant: _search(folder, variant) for variant in variants}
+    study.write_searches(folder, searches)
+    rows = []
+    for variant, search in searches.items():
+        measured = [
+            _measured(folder, variant, rate=search.best, seed=seed) for seed in range(args.seeds)
+        ]
+        rows.append({"method": variant} | _row(measured))
+        write_table(folder, "ablation", rows, caption=_caption(args.seeds))
+    print((folder / "ablation.md").read_text())
+
+
+def _caption(seeds: int) -> str:
+    return CAPTION.format(
+        seeds=seeds,
+        untrained=UNTRAINED,
+        scratch=offline.EPOCHS["scratch"],
+        epochs=offline.EPOCHS["full"],
+        **{kind: ", ".join(names) for kind, names in KINDS.items()},
+    )
+
+
+def _pretrained(folder: Path, variant: str, *, seed: int) -> Path | None:
+    """Pretrains a variant, unless it is done, and returns its workdir; None for random weights."""
+    if variant == UNTRAINED:
+        return None
+    run = folder / variant / f"pretrained-{seed}"
+    study.train_run(offline.pretraining(variant, seed=seed), run)
+    return run
+
+
+def _search(folder: Path, variant: str) -> study.Search:
+    """Searches the learning rate of full fine-tuning, from the encoder of seed 0."""
+    pretrained = _pretrained(folder, variant, seed=0)
+
+    def at_rate(rate: float) -> ConfigDict:
+        return _finetuning(folder, pretrained, rate=rate, seed=offline.TUNING_SEED)
+
+    return study.search_rate(at_rate, folder / variant / "rates", rates=offline.RATES)
+
+
+def _finetuning(folder: Path, pretrained: Path | None, *, rate: float, seed: int) -> ConfigDict:
+    method = "scratch" if pretrained is None else "full"
+    faces, params = str(folder / "faces"), str(pretrained or "")
+    c = offline.finetuning(method, seed=seed, params=params, faces=faces)
+    c.optimizer.lr = rate
+    return c
+
+
+def _measured(folder: Path, variant: str, *, rate: float, seed: int) -> Measured:
+    """Returns the measures of one pretraining by name and set; makes what is missing."""
+    pretrained = _pretrained(folder, variant, seed=seed)
+    run = folder / variant / f"full-{seed}"
+    study.train_run(_finetuning(folder, pretrained, rate=rate, seed=seed), run)
+    detection = offline.detection(faces=str(folder / "faces"))
+    found: Measured = {measure: {} for measure in MEASURES}
+    probes = _probes(folder, variant, seed=seed)
+    for row in study.test_run(detection, run, seed=seed):
+        name = row["dataset"]
+        file = run / "report" / "scores" / f"{name}_{row['selection']}.csv"
+        scores = read_scores(file, dataset=name)
+        videos = video_means(scores.p_fake, scores.fake, scores.videos)
+        found["full"][name] = resampled_auc(videos)
+        for probe in ("linear", "knn"):
+            probed = videos._replace(scores=np.array(probes[probe][name]))
+            found[probe][name] = resampled_auc(probed)
+        found["patches"][name] = resampled_mean(np.array(probes["patches"][name]))
+    return found
+
+
+def _probes(folder: Path, variant: str, *, seed: int) -> Probes:
+    """Measures the frozen encoder of a variant, unless it is done."""
+    file = folder / variant / f"probes-{seed}.json"
+    if not file.exists():
+        train = transfer.open_split(folder, [offline.TRAINED], "train")[offline.TRAINED]
+        found = measure_frozen(
+            _encoder(folder, variant, seed=seed),
+            train,
+            transfer.open_split(folder, offline.TESTED, "test"),
+            trained_on=offline.TRAINED,
+            pairs=PAIRS,
+        )
+        write_json(epath.Path(file), found)
+    return read_json(file, Probes)
+
+
+def _encoder(folder: Path, variant: str, *, seed: int) -> Encoder:
+    """Returns the encoder of a variant; without pretraining it has the same shape and pixels."""
+    if run := _pretrained(folder, variant, seed=seed):
+        return load(run)
+    encoder = load(_pretrained(folder, "crfr_p", seed=0))
+    params = encoder.model.init_params(jax.random.key(seed))
+    options = {"path": encoder.path, "stats": encoder.stats, "view": encoder.view, "facts": {}}
+    return Encoder(encoder.model, params, batch_size=encoder.batch_size, **options)
+
+
+def _row(measured: Sequence[Mapping[str, Mapping[str, Resampled]]]) -> Row:
+    """Returns each measure by kind of forgery, and for the JSON by set, too.
+
+    Args:
+        measured: The measures of each seed.
+    """
+    row: dict[str, Any] = {}
+    single = {name: (name,) for names in KINDS.values() for name in names}
+    for measure in MEASURES:
+        for suffix, groups in (("", KINDS), ("_of_set", single)):
+            for group, names in groups.items():
+                table = [[of_seed[measure][name] for name in names] for of_seed in measured]
+                mean, interval = over_seeds_and_sets(table)
+                row[f"{measure}{suffix}@{group}"] = mean
+                row[f"{measure}{suffix}_interval@{group}"] = interval
+    return row

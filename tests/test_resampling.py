@@ -1,0 +1,49 @@
+"""Tests means over seeds and sets, and that their intervals contain what varies."""
+
+import numpy as np
+import pytest
+
+from fsvfm_jax.report.bootstrap import bootstrap_interval
+from fsvfm_jax.report.metrics import VideoScores, auc
+from fsvfm_jax.report.resampling import (
+    Resampled,
+    over_seeds_and_sets,
+    resampled_auc,
+    resampled_mean,
+)
+
+
+def videos(count, *, gap, seed):
+    rng = np.random.default_rng(seed)
+    positive = np.arange(count) % 2 == 1
+    scores = rng.normal(size=count) + gap * positive
+    return VideoScores(np.array([f"{i:04d}" for i in range(count)]), scores, positive)
+
+
+def test_one_seed_and_one_set_have_the_bootstrap_interval():
+    one = videos(60, gap=1.0, seed=0)
+    mean, interval = over_seeds_and_sets([[resampled_auc(one)]])
+    assert mean == {"mean": auc(one.scores, one.positive), "sd": None, "n": 1}
+    expected = bootstrap_interval(auc, one.scores, one.positive, one.videos, seed=0)
+    np.testing.assert_allclose(interval, expected)
+
+
+def test_the_mean_is_over_sets_and_the_deviation_over_seeds():
+    exact = [[Resampled(x, np.full(1000, x)) for x in row] for row in ([0.5, 0.7], [0.9, 0.9])]
+    mean, (low, high) = over_seeds_and_sets(exact)
+    assert mean == {"mean": 0.75, "sd": pytest.approx(0.3 / 2**0.5), "n": 2}
+    # The draws of two seeds are both the first, one of each, or both the second.
+    np.testing.assert_allclose((low, high), (0.6, 0.9))
+
+
+def test_the_same_videos_are_drawn_for_all_networks():
+    one = videos(40, gap=1.0, seed=1)
+    other = one._replace(scores=2 * one.scores + 1)
+    np.testing.assert_array_equal(resampled_auc(one).draws, resampled_auc(other).draws)
+
+
+def test_the_interval_of_a_mean_has_the_width_of_its_standard_error():
+    values = np.random.default_rng(2).normal(3.0, 2.0, 400)
+    mean, (low, high) = over_seeds_and_sets([[resampled_mean(values)]])
+    assert mean["mean"] == pytest.approx(values.mean())
+    assert high - low == pytest.approx(2 * 1.96 * 2.0 / 20, rel=0.15)
