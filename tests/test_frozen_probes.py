@@ -30,11 +30,11 @@ def test_patches_that_do_not_differ_are_chance_although_faces_do():
     assert aucs.shape == (200,) and aucs.mean() == pytest.approx(0.5, abs=0.05)
 
 
-class Pixels:
+class Pixels(Encoder):
     """An encoder whose features are the pixels."""
 
-    class model:
-        image_size, patch_size = 32, 8
+    def __init__(self):
+        self.model = ViT(image_size=32, patch_size=8)
 
     def features(self, images, *, pool="mean"):
         images = np.stack(list(images)).astype(np.float32)
