@@ -29,8 +29,8 @@ def small(monkeypatch):
 
         return get
 
-    def pretraining():
-        c = shrunk(original)()
+    def pretraining(*args, **options):
+        c = shrunk(original)(*args, **options)
         c.model.update(decoder_width=16, decoder_depth=1)
         c.model.update(projection_dim=8, projection_hidden=16)
         c.data.num_samples = 32
