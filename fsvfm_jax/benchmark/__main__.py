@@ -42,6 +42,8 @@ def main(argv: Sequence[str]) -> None:
                 _accelerator(argv, command)
             case ["transfer" | "localization" | "ablation"]:
                 _train(argv)
+            case ["compare"]:
+                _compare(argv)
             case _:
                 _step(argv, command)
 
@@ -94,6 +96,14 @@ def _train(argv: Sequence[str]) -> None:
     args = _parser().parse_args(argv)
     flags.FLAGS.mark_as_parsed()
     benchmarks[argv[0]](args)
+
+
+def _compare(argv: Sequence[str]) -> None:
+    from fsvfm_jax.benchmark.comparison import benchmark_compare
+
+    args = cli.parse_command(_parser(), argv)
+    cli.start_devices()
+    benchmark_compare(args, cli.CONFIG.value)
 
 
 def _attention(argv: Sequence[str], command: str) -> None:
@@ -250,6 +260,22 @@ def _add_trainings(verbs: Any) -> None:
     )
     ablation.add_argument(
         "--seeds", type=int, default=3, metavar="N", help="number of pretrainings of each row"
+    )
+
+    compare = verbs.add_parser(
+        "compare",
+        help="encoders and ways to tune them, on the same sets",
+        usage=f"{COMMAND} compare --config=configs/compare/NAME.py --output DIR"
+        " [--config.encoders.NAME.params=WEIGHTS ...] [--config.path.to.field=value ...]",
+        description="Trains every encoder in every mode with every seed, after the same search of"
+        " the learning rate, tests the detectors, and writes a table with intervals, trained"
+        " parameters, memory and time. The table is written after every row; the same command"
+        " continues a stopped run. docs/compare.md explains the config.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    compare.add_argument(
+        "--output", required=True, metavar="DIR", help="folder for the runs, table and picture"
     )
 
 

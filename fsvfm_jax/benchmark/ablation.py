@@ -22,6 +22,8 @@ from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.host.json_files import read_json
 from fsvfm_jax.host.storage import write_json
 from fsvfm_jax.predict.networks import Encoder, load
+from fsvfm_jax.report.figure import encode_picture
+from fsvfm_jax.report.intervals_figure import intervals_figure
 from fsvfm_jax.report.metrics import video_means
 from fsvfm_jax.report.resampling import (
     Resampled,
@@ -31,10 +33,16 @@ from fsvfm_jax.report.resampling import (
 )
 from fsvfm_jax.report.rows import Row
 from fsvfm_jax.report.scores import read_scores
-from fsvfm_jax.report.write import write_table
+from fsvfm_jax.report.write import write_file, write_table
 
 UNTRAINED = "random weights"
-MEASURES = ("linear", "knn", "full", "patches")
+TITLES = {
+    "linear": "Linear classifier of frozen features, by kind of forgery",
+    "knn": "Nearest neighbours of frozen features, by kind of forgery",
+    "full": "Full fine-tuning, by kind of forgery",
+    "patches": "Linear classifier of frozen patches, by kind of forgery",
+}
+MEASURES = tuple(TITLES)
 PAIRS = 200  # forgeries with their real faces, of each set
 KINDS = {"seen": offline.SEEN_FORGERIES, "unseen": offline.UNSEEN_FORGERIES}
 CAPTION = """\
@@ -78,6 +86,10 @@ def benchmark_ablation(args: argparse.Namespace) -> None:
         ]
         rows.append({"method": variant} | _row(measured))
         write_table(folder, "ablation", rows, caption=_caption(args.seeds))
+        for measure in MEASURES:
+            labels = [row["method"] for row in rows]
+            drawn = intervals_figure(rows, labels, metric=measure, title=TITLES[measure])
+            write_file(epath.Path(folder), f"ablation-{measure}.png", encode_picture(drawn))
     print((folder / "ablation.md").read_text())
 
 

@@ -7,6 +7,7 @@ continues from its newest checkpoint.
 import json
 import logging
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -80,6 +81,20 @@ def test_run(config: ConfigDict, run: Path, *, seed: int) -> list[Row]:
         config.init.seed = seed
         evaluate.evaluate(resolve(config), epath.Path(table.parent))
     return of_single_sets(read_rows(table))
+
+
+def training_seconds(run: Path) -> float:
+    """Returns the median time of a step times the steps: the time without starts and validation.
+
+    Args:
+        run: The workdir of a run that is done.
+    """
+    config = json.loads((run / "config.json").read_text())
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rates = [line["images_per_second"] for line in lines if line.get("images_per_second")]
+    if not rates:
+        return math.nan
+    return lines[-1]["step"] * config["batch_size"] / statistics.median(rates)
 
 
 def search_rate(

@@ -82,6 +82,11 @@ def resolve(config: ConfigDict) -> ConfigDict:
         "evaluate": downstream.resolve_evaluation,
     }
     section, name = find_field(config, "task")
+    if section[name] == "compare":
+        raise ConfigError(
+            "config.task = 'compare' is a comparison of several runs: give the config to"
+            " python -m fsvfm_jax.benchmark compare"
+        )
     if wrong := TASK["task"].problem(section[name]):
         raise ConfigError(f"config.task = {told(section[name])} {wrong}")
     resolvers[config.task](config)

@@ -1,0 +1,45 @@
+"""The papers' comparison of encoders for deepfake detection (DfD), by full tuning and FS-Adapter.
+
+    python -m fsvfm_jax.benchmark compare --config=configs/compare/dfd.py:b --output=DIR \\
+        --config.paths="('DIR',)" --config.encoders.fsvfm.params=WEIGHTS \\
+        --config.encoders.dinov2.params=WEIGHTS --config.modes="('full','adapter')"
+
+Every encoder that has its weights is trained on FF++ c23 and tested on seven other sets, with the
+recipes of configs/finetune/dfd.py and configs/adapter/dfd.py. docs/compare.md says where the
+weights of each encoder are, and under which licence. The learning rate is searched for every
+encoder in the same way; the recipes' other values are those that the papers found for FS-VFM.
+
+    argument      networks      hardware            published
+    :s            ViT-S         one GPU with 16 GB  docs/compare.md
+    :b (default)  ViT-B         one GPU with 24 GB  docs/compare.md
+    :l            ViT-L         one GPU with 40 GB  docs/compare.md
+
+`:smoke` is that of configs/compare/rendered.py.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import arguments, comparison
+from configs.adapter import dfd as adapter
+from configs.compare import rendered
+from configs.eval import dfd as evaluation
+from configs.finetune import dfd as finetune
+
+ENCODERS = (
+    *("fsvfm", "fsfm", "mae", "mae_faces", "supervised", "dino", "dinov2", "dinov3", "mocov3"),
+    *("clip", "farl", "siglip", "pe"),
+)
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    words = arguments.split(arg, ("s", "b", "l", "smoke"))
+    if "smoke" in words:
+        return rendered.get_config("smoke")
+    size = arguments.pick(words, ("s", "b", "l"), default="b", what="size")
+    train = {"full": finetune.get_config(size), "adapter": adapter.get_config(size)}
+    for mode in ("norms", "lora", "partial", "linear"):
+        train[mode] = finetune.get_config(size)
+        train[mode].mode = mode
+    c = comparison.get_config(train, evaluation.get_config(), encoders=ENCODERS)
+    c.lock()
+    return c
