@@ -1,0 +1,120 @@
+"""Tests what a comparison runs, what it refuses, and its whole chain with the smallest numbers."""
+
+import argparse
+import json
+
+import jax
+import pytest
+import tiny
+from ml_collections import ConfigDict
+
+from configs import comparison as fields
+from configs import evaluation, sets
+from configs.compare import dfd, rendered
+from fsvfm_jax.benchmark import comparison
+from fsvfm_jax.config.resolve import resolve
+from fsvfm_jax.errors import ConfigError, DataError
+
+
+@pytest.fixture
+def config():
+    """Returns a comparison of two modes of the smallest network."""
+    c = rendered.get_config("smoke")
+    for mode in c.train:
+        c.train[mode].model.update(tiny.ENCODER)
+    c.modes = ("full", "linear")
+    return c
+
+
+def test_the_rows_are_every_encoder_that_has_weights_in_every_mode(config, tmp_path):
+    config.encoders.mine.params = str(tmp_path)
+    cells, left_out = comparison.cells_of(config)
+    assert [cell.name for cell in cells] == [
+        *("random-full", "random-linear", "mine-full", "mine-linear"),
+    ]
+    assert left_out == ["other"]
+    resolved = resolve(cells[-1].run_config(rate=0.01, seed=7))
+    assert (resolved.mode, resolved.seed, resolved.optimizer.lr) == ("linear", 7, 0.01)
+    assert resolved.init.params == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"task": "finetune"}, ConfigError, "is no comparison: give one of configs/compare/"),
+        ({"modes": ("full", "fall")}, ConfigError, "'fall', which has no recipe: did you mean"),
+        ({"seeds": (0, 0)}, ConfigError, r"seeds = \(0, 0\) must be different whole numbers"),
+        ({"seeds": ()}, ConfigError, "must be different whole numbers, at least one"),
+        ({"seeds": (100,)}, ConfigError, "tuning_seed = 100 is among config.seeds"),
+        (
+            {"rates.full": (0.1, 0.1)},
+            ConfigError,
+            r"rates\.full = \(0\.1, 0\.1\) must be different",
+        ),
+        ({"rates.full": (-0.1,)}, ConfigError, "positive numbers"),
+        ({"rates.full": (1e9,)}, ConfigError, r"optimizer\.lr"),
+        ({"encoders.random.params": None}, ConfigError, "encoders.random.params=WEIGHTS"),
+        ({"encoders.mine.params": "/none"}, DataError, r"mine\.params = '/none' does not exist"),
+        ({"train.full.batch_size": 0}, ConfigError, "batch_size"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_anything_is(config, changes, error, message):
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(error, match=message):
+        comparison.cells_of(config)
+
+
+def test_a_comparison_is_no_run():
+    with pytest.raises(ConfigError, match=r"python -m fsvfm_jax\.benchmark compare"):
+        resolve(dfd.get_config("b"))
+
+
+def test_every_mode_of_the_papers_comparison_has_a_recipe_and_rates():
+    c = dfd.get_config("l")
+    assert set(c.modes) == set(c.train) == set(c.rates) == set(fields.RATES)
+    assert all(x.params is None for x in c.encoders.values())
+    c.encoders.fsvfm.params = ""
+    c.paths = ("DIR",)
+    cells, _ = comparison.cells_of(c)
+    assert {cell.config.data.paths for cell in cells} == {("DIR",)}
+
+
+def test_the_caption_names_edges_and_what_is_left_out():
+    c = ConfigDict({"seeds": (0, 1), "tuning_seed": 9})
+    at_edge = comparison.study.Search({1e-3: 0.1, 1e-2: 0.2})
+    inside = comparison.study.Search({1e-3: 0.3, 1e-2: 0.2, 1e-1: 0.4})
+    text = comparison._caption(c, {"a-full": at_edge, "b-full": inside}, ["clip"])
+    assert "2 seeds" in text and "the largest for a-full)" not in text
+    assert "the smallest or the largest for a-full." in text
+    assert "Not compared, since no weights are given: clip." in text
+
+
+@pytest.mark.e2e
+def test_the_whole_chain_makes_a_table_and_nothing_twice(config, tmp_path, capsys):
+    config.modes = ("full",)
+    config.rates.full = (1e-3, 3e-3)
+    config.train.full.update(epochs=1, batch_size=16)
+    test = evaluation.get_config()
+    test.data.test.update(sets.rendered(("swap-a",), "test", videos=8))
+    test.data.num_workers = 0
+    with config.unlocked():
+        config.test = test
+    config.test.select = ("validation",)
+    args = argparse.Namespace(output=str(tmp_path))
+    cache = jax.config.jax_compilation_cache_dir
+    try:
+        comparison.benchmark_compare(args, config)
+        text = (tmp_path / "compare.md").read_text()
+        (row,) = json.loads((tmp_path / "compare.json").read_text())["rows"]
+        assert (row["encoder"], row["mode"]) == ("random", "full")
+        assert row["video_auc@mean"]["n"] == 1 and row["trainable"] > 1000
+        assert row["memory_gb"] > 0 and row["rate"] in (1e-3, 3e-3)
+        assert "Not compared, since no weights are given: mine, other." in text
+        assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
+        report = tmp_path / "random-full" / "0" / "report" / "table.json"
+        before = report.stat().st_mtime_ns
+        comparison.benchmark_compare(args, config)
+        assert report.stat().st_mtime_ns == before
+        assert (tmp_path / "compare.md").read_text() == text
+    finally:
+        jax.config.update("jax_compilation_cache_dir", cache)
