@@ -18,9 +18,12 @@ from ml_collections import ConfigDict
 from configs import offline
 from fsvfm_jax.benchmark import study, transfer
 from fsvfm_jax.benchmark.frozen_probes import Probes, measure_frozen
+from fsvfm_jax.config.resolve import resolve
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.host.json_files import read_json
 from fsvfm_jax.host.storage import write_json
+from fsvfm_jax.learners import make_learner
+from fsvfm_jax.models.fsvfm import encoder_subset
 from fsvfm_jax.predict.networks import Encoder, load
 from fsvfm_jax.report.figure import encode_picture
 from fsvfm_jax.report.intervals_figure import intervals_figure
@@ -168,13 +171,17 @@ def _probes(folder: Path, variant: str, *, seed: int) -> Probes:
 
 
 def _encoder(folder: Path, variant: str, *, seed: int) -> Encoder:
-    """Returns the encoder of a variant; without pretraining it has the same shape and pixels."""
+    """Returns the encoder of a variant, or the one that its pretraining with this seed starts from.
+
+    The latter, for UNTRAINED, takes image size and pixel statistics from a pretrained encoder.
+    """
     if run := _pretrained(folder, variant, seed=seed):
         return load(run)
-    encoder = load(_pretrained(folder, "crfr_p", seed=0))
-    params = encoder.model.init_params(jax.random.key(seed))
-    options = {"path": encoder.path, "stats": encoder.stats, "view": encoder.view, "facts": {}}
-    return Encoder(encoder.model, params, batch_size=encoder.batch_size, **options)
+    trained = load(_pretrained(folder, "crfr_p", seed=0))
+    learner = make_learner(resolve(offline.pretraining(seed=seed)), stats=trained.stats)
+    params = encoder_subset(learner.init(jax.random.key(seed)).params)
+    options = {"path": trained.path, "stats": trained.stats, "view": trained.view, "facts": {}}
+    return Encoder(trained.model, params, batch_size=trained.batch_size, **options)
 
 
 def _row(measured: Sequence[Mapping[str, Mapping[str, Resampled]]]) -> Row:
