@@ -11,7 +11,7 @@ from configs import offline
 from fsvfm_jax.benchmark import transfer
 from fsvfm_jax.data.rendered.rendered_sets import RENDERED_SETS
 
-SMALL = {"image_size": 16, "width": 16, "depth": 1, "num_heads": 2}
+SMALL = {"image_size": 16, "patch_size": 4, "width": 16, "depth": 1, "num_heads": 2}
 
 
 @pytest.fixture
