@@ -81,13 +81,13 @@ def train(config: ConfigDict, workdir: epath.Path, *, task: Task, check_only: bo
         # ── Compile ───────────────────────────────────────────────────────────────────────────
         others = stack.enter_context(open_others(config, workdir))
         guard.fault("compile", 0)
-        train_step = compile_for_devices(learner, mesh, config).program
+        compiled = compile_for_devices(learner, mesh, config)
         pictures = Pictures(learner, template, picture_faces(config, source, element), mesh)
         validate = open_validate and open_validate(stats)
         probe = open_probe and open_probe(learner, template)
 
         # ── Loop ──────────────────────────────────────────────────────────────────────────────
-        describe_run(config, learner, template, workdir)
+        describe_run(config, learner, template, compiled, workdir)
         tracker = stack.enter_context(open_tracker(config, schedule, workdir, start_step, others))
         batches = open_stream(config, source, element, start_sample=samples_seen)
         stack.enter_context(contextlib.closing(batches))
@@ -101,7 +101,7 @@ def train(config: ConfigDict, workdir: epath.Path, *, task: Task, check_only: bo
             batch = sharding.put_batch(rows, mesh)
             values = sharding.replicate(guard.values(schedule, step), mesh)
             with jax.transfer_guard("disallow"), StepTraceAnnotation("train", step_num=step):
-                state, metrics = train_step(state, batch, values)
+                state, metrics = compiled.program(state, batch, values)
             guard.after_step(step)
             # While the device computes this step, the metrics of the previous step are read.
             reports.put(step, metrics, waited=guard.waited, first_sample=samples_seen)

@@ -108,7 +108,7 @@ def test_the_whole_chain_makes_a_table_and_nothing_twice(config, tmp_path, capsy
         (row,) = json.loads((tmp_path / "compare.json").read_text())["rows"]
         assert (row["encoder"], row["mode"]) == ("random", "full")
         assert row["video_auc@mean"]["n"] == 1 and row["trainable"] > 1000
-        assert row["memory_gb"] > 0 and row["rate"] in (1e-3, 3e-3)
+        assert row["memory"] > 0 and row["rate"] in (1e-3, 3e-3)
         assert "Not compared, since no weights are given: mine, other." in text
         assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
         report = tmp_path / "random-full" / "0" / "report" / "table.json"

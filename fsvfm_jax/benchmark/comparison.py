@@ -198,7 +198,7 @@ def _row(folder: Path, cell: Cell, config: ConfigDict, *, rate: float) -> Row:
         mean, interval = over_seeds_and_sets(table)
         row |= {f"video_auc@{group}": mean, f"video_auc_interval@{group}": interval}
     row["minutes"] = statistics.median(seconds) / 60
-    return row | study.sizes(folder / cell.name / str(config.seeds[0]))
+    return row | study.step_size(folder / cell.name / str(config.seeds[0]))
 
 
 def _aucs(run: Path, rows: Sequence[Row]) -> dict[str, Resampled]:

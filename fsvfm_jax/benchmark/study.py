@@ -19,12 +19,12 @@ from ml_collections import ConfigDict
 from fsvfm_jax import evaluate, train
 from fsvfm_jax.config.resolve import resolve
 from fsvfm_jax.errors import NotFiniteError
-from fsvfm_jax.host.json_files import parse_json
+from fsvfm_jax.host.json_files import parse_json, read_json
 from fsvfm_jax.host.storage import delete, replace_bytes, write_text
 from fsvfm_jax.report.figure import COLOURS, encode_picture, shown_name
 from fsvfm_jax.report.rows import Row, of_single_sets
 from fsvfm_jax.report.write import read_rows
-from fsvfm_jax.run.failed_start import CHECKPOINTS
+from fsvfm_jax.run.failed_start import CHECKPOINTS, CONFIG_FILE, STEP_FILE
 from fsvfm_jax.tasks import TASKS
 
 LOSS_FILE = "val_loss.json"
@@ -89,12 +89,26 @@ def training_seconds(run: Path) -> float:
     Args:
         run: The workdir of a run that is done.
     """
-    config = json.loads((run / "config.json").read_text())
+    config = json.loads((run / CONFIG_FILE).read_text())
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     rates = [line["images_per_second"] for line in lines if line.get("images_per_second")]
     if not rates:
         return math.nan
     return lines[-1]["step"] * config["batch_size"] / statistics.median(rates)
+
+
+def step_size(run: Path) -> dict[str, int | float]:
+    """Returns the trained parameters, the memory of a step in GB, and the micro-batches.
+
+    Args:
+        run: The workdir of a run.
+    """
+    stored = read_json(run / STEP_FILE, dict[str, int])
+    return {
+        "trainable": stored["trained_parameters"],
+        "memory": stored["bytes_per_device"] / 1e9,
+        "micro_batches": stored["micro_batches"],
+    }
 
 
 def search_rate(

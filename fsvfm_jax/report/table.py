@@ -24,6 +24,14 @@ def _score(value: float) -> str:
     return f"{value:.6f}"
 
 
+def _decimal(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def _rate(value: float) -> str:
+    return f"{value:g}"
+
+
 def _signed(value: float) -> str:
     return f"{100 * value:+.2f}"
 
@@ -42,6 +50,8 @@ class Column(NamedTuple):
 # The columns by a row's key without its part after @. Other keys are written to JSON only.
 COLUMNS = {
     "method": Column("method", _text),
+    "encoder": Column("encoder", _text),
+    "mode": Column("mode", _text),
     "dataset": Column("set", _text),
     "selection": Column("checkpoint", _text),
     "candidates": Column("of", _count),
@@ -83,6 +93,11 @@ COLUMNS = {
     "both_wrong": Column("both wrong", _count),
     "disagree": Column("disagree", _count),
     "paper": Column("paper", _text),
+    "rate": Column("rate", _rate),
+    "trainable": Column("trained", _count),
+    "memory": Column("GB", _decimal),
+    "micro_batches": Column("micro-batches", _count),
+    "minutes": Column("minutes", _decimal),
     "linear": Column("linear", _percent),
     "knn": Column("k-NN", _percent),
     "full": Column("full", _percent),

@@ -1,5 +1,6 @@
-"""Writes the files config.json and parameters.txt of a workdir, which describe a run."""
+"""Writes the files of a workdir that describe a run: config, parameters, size of a step."""
 
+import json
 import logging
 from typing import Any
 
@@ -10,32 +11,48 @@ from ml_collections import ConfigDict
 
 from fsvfm_jax.config.resolve import to_json
 from fsvfm_jax.devices import distributed
+from fsvfm_jax.devices.compilation import CompiledStep
 from fsvfm_jax.host.storage import write_text
-from fsvfm_jax.run.failed_start import CONFIG_FILE, PARAMETERS_FILE
+from fsvfm_jax.run.failed_start import CONFIG_FILE, PARAMETERS_FILE, STEP_FILE
 from fsvfm_jax.train_state import Learner, TrainState
 
 logger = logging.getLogger(__name__)
 
 
 def describe_run(
-    config: ConfigDict, learner: Learner, template: TrainState, workdir: epath.Path
+    config: ConfigDict,
+    learner: Learner,
+    template: TrainState,
+    compiled: CompiledStep,
+    workdir: epath.Path,
 ) -> None:
-    """Writes the resolved config and the table of parameters, and logs their paths.
+    """Writes the resolved config, the table of parameters and the size of a step; logs their paths.
+
+    `step.json` contains the number of trained parameters, the bytes that a step needs on each
+    device by its compiler, and the number of micro-batches.
 
     Args:
         config: The resolved config.
         learner: The network in training.
         template: Shapes and dtypes of the state.
+        compiled: The compiled training step.
         workdir: The run's folder.
 
     Raises:
         StorageError: A file cannot be written.
     """
-    trained = jax.tree.leaves(jax.eval_shape(learner.trained, template.params))
+    arrays = jax.tree.leaves(jax.eval_shape(learner.trained, template.params))
+    trained = sum(x.size for x in arrays)
     table = parameter_table(template.params)
+    step = {
+        "trained_parameters": trained,
+        "bytes_per_device": compiled.memory.total,
+        "micro_batches": compiled.accum_steps,
+    }
     texts = {
         CONFIG_FILE: to_json(config),
-        PARAMETERS_FILE: f"{table}\nTrainable: {sum(x.size for x in trained):,}\n",
+        PARAMETERS_FILE: f"{table}\nTrainable: {trained:,}\n",
+        STEP_FILE: json.dumps(step, indent=2) + "\n",
     }
     distributed.on_first_process(
         lambda: [write_text(workdir / name, text) for name, text in texts.items()],
