@@ -27,7 +27,7 @@ def get_config(
     Args:
         train: A config of fine-tuning for each mode.
         test: The config of the evaluation.
-        encoders: Names of the encoders, in the order of the table.
+        encoders: Names of the encoders.
     """
     c = ConfigDict()
     c.task = "compare"

@@ -30,10 +30,10 @@ def test_the_rows_are_every_encoder_that_has_weights_in_every_mode(config, tmp_p
     config.encoders.mine.params = str(tmp_path)
     cells, left_out = comparison.cells_of(config)
     assert [cell.name for cell in cells] == [
-        *("random-full", "random-linear", "mine-full", "mine-linear"),
+        *("mine-full", "mine-linear", "random-full", "random-linear"),
     ]
     assert left_out == ["other"]
-    resolved = resolve(cells[-1].run_config(rate=0.01, seed=7))
+    resolved = resolve(cells[1].run_config(rate=0.01, seed=7))
     assert (resolved.mode, resolved.seed, resolved.optimizer.lr) == ("linear", 7, 0.01)
     assert resolved.init.params == str(tmp_path)
 
@@ -42,18 +42,18 @@ def test_the_rows_are_every_encoder_that_has_weights_in_every_mode(config, tmp_p
     ("changes", "error", "message"),
     [
         ({"task": "finetune"}, ConfigError, "is no comparison: give one of configs/compare/"),
-        ({"modes": ("full", "fall")}, ConfigError, "'fall', which has no recipe: did you mean"),
+        ({"modes": ("full", "ful")}, ConfigError, "'ful', which has no recipe: did you mean"),
         ({"seeds": (0, 0)}, ConfigError, r"seeds = \(0, 0\) must be different whole numbers"),
         ({"seeds": ()}, ConfigError, "must be different whole numbers, at least one"),
         ({"seeds": (100,)}, ConfigError, "tuning_seed = 100 is among config.seeds"),
         (
             {"rates.full": (0.1, 0.1)},
             ConfigError,
-            r"rates\.full = \(0\.1, 0\.1\) must be different",
+            r"rates\.full = .* must be different",
         ),
         ({"rates.full": (-0.1,)}, ConfigError, "positive numbers"),
         ({"rates.full": (1e9,)}, ConfigError, r"optimizer\.lr"),
-        ({"encoders.random.params": None}, ConfigError, "encoders.random.params=WEIGHTS"),
+        ({"encoders.random.params": None}, ConfigError, "encoders.mine.params=WEIGHTS"),
         ({"encoders.mine.params": "/none"}, DataError, r"mine\.params = '/none' does not exist"),
         ({"train.full.batch_size": 0}, ConfigError, "batch_size"),
     ],

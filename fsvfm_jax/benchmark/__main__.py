@@ -244,6 +244,11 @@ def _add_trainings(verbs: Any) -> None:
     localization.add_argument(
         "--faces", type=int, default=60, metavar="N", help="number of forged faces"
     )
+    _add_studies(verbs)
+
+
+def _add_studies(verbs: Any) -> None:
+    """Adds the verbs that train many networks and compare them."""
     ablation = verbs.add_parser(
         "ablation",
         help="which parts of the pretraining matter, on rendered faces",

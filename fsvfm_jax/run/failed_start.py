@@ -22,16 +22,8 @@ PARAMETERS_FILE = "parameters.txt"
 STEP_FILE = "step.json"
 CHECKPOINTS = "checkpoints"
 # All files that a run can write into its workdir before its first step, except the lock.
-_FILES = (
-    CONFIG_FILE,
-    PARAMETERS_FILE,
-    STEP_FILE,
-    STATS_FILE,
-    FINGERPRINT_FILE,
-    ORIGIN_FILE,
-    RUN_FILE,
-    *LINES,
-)
+_FILES = (CONFIG_FILE, PARAMETERS_FILE, STEP_FILE, STATS_FILE, FINGERPRINT_FILE, ORIGIN_FILE)
+_FILES += (RUN_FILE, *LINES)
 _FOLDERS = ("tensorboard", "images", "wandb")
 
 
