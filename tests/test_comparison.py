@@ -42,15 +42,11 @@ def test_the_rows_are_every_encoder_that_has_weights_in_every_mode(config, tmp_p
     ("changes", "error", "message"),
     [
         ({"task": "finetune"}, ConfigError, "is no comparison: give one of configs/compare/"),
-        ({"modes": ("full", "ful")}, ConfigError, "'ful', which has no recipe: did you mean"),
+        ({"modes": ("full", "ful")}, ConfigError, "'ful'; did you mean 'full'"),
         ({"seeds": (0, 0)}, ConfigError, r"seeds = \(0, 0\) must be different whole numbers"),
         ({"seeds": ()}, ConfigError, "must be different whole numbers, at least one"),
         ({"seeds": (100,)}, ConfigError, "tuning_seed = 100 is among config.seeds"),
-        (
-            {"rates.full": (0.1, 0.1)},
-            ConfigError,
-            r"rates\.full = .* must be different",
-        ),
+        ({"rates.full": (0.1, 0.1)}, ConfigError, r"rates\.full = .* must be different"),
         ({"rates.full": (-0.1,)}, ConfigError, "positive numbers"),
         ({"rates.full": (1e9,)}, ConfigError, r"optimizer\.lr"),
         ({"encoders.random.params": None}, ConfigError, "encoders.mine.params=WEIGHTS"),
