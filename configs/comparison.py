@@ -34,7 +34,7 @@ def get_config(
     c.encoders = ConfigDict({name: encoder() for name in encoders})
     c.modes = tuple(train)
     c.seeds = (0, 1, 2)
-    c.rates = ConfigDict({mode: RATES[mode] for mode in train})
+    c.rates = ConfigDict(RATES)
     # The seed of the search, which is not among the seeds that are compared.
     c.tuning_seed = 100
     # The folders that contain the sets of `train` and `test`.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fsvfm_jax.config import downstream_fields, fields
+from fsvfm_jax.config import comparison_fields, downstream_fields, fields
 from fsvfm_jax.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -39,6 +39,7 @@ SET_FIELDS = (
     | downstream_fields.OF_LAYOUTS
     | downstream_fields.OF_RENDERED
 )
+COMPARED = comparison_fields.COMPARISON
 SECTIONS = {name.split(".")[0] for name in FIELDS if "." in name}
 
 
@@ -158,6 +159,11 @@ def is_field(name: str) -> bool:
     section, _, rest = name.partition(".")
     if section == "data" and rest.split(".")[0] in ("train", "val", "test"):
         return rest.count(".") < 2 or rest.split(".")[2] in SET_FIELDS
+    if section in ("encoders", "train", "test"):  # a comparison's, by name, by mode, one
+        last = rest if section == "test" else rest.partition(".")[2]
+        return last in comparison_fields.ENCODER or is_field(last)
+    if name in COMPARED:
+        return True
     return name in FIELDS or any(field.startswith(f"{name}.") for field in FIELDS)
 
 

@@ -17,8 +17,10 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from fsvfm_jax.benchmark import study
+from fsvfm_jax.config.checks import check_fields
+from fsvfm_jax.config.comparison_fields import COMPARISON, ENCODER
 from fsvfm_jax.config.resolve import resolve
-from fsvfm_jax.errors import ConfigError, DataError, nearest, told
+from fsvfm_jax.errors import ConfigError, DataError, told
 from fsvfm_jax.report.figure import encode_picture
 from fsvfm_jax.report.intervals_figure import intervals_figure
 from fsvfm_jax.report.metrics import video_means
@@ -117,18 +119,18 @@ def cells_of(config: ConfigDict) -> tuple[list[Cell], list[str]]:
         ConfigError: A field has a value that is not allowed.
         DataError: The weights of an encoder do not exist.
     """
-    if config.task != "compare":
-        raise ConfigError(
-            f"config.task = {told(config.task)} is no comparison: give one of configs/compare/"
-        )
+    config = config.copy_and_resolve_references()
+    check_fields(config, COMPARISON)
     _check_numbers(config)
     for mode in config.modes:
-        if mode not in config.train or mode not in config.rates:
+        if mode not in config.train:
             raise ConfigError(
-                f"config.modes has {told(mode)}; {nearest(mode, config.train.keys())}"
+                f"config.train has no config for the mode {mode!r} of config.modes: it has"
+                f" {', '.join(config.train)}"
             )
     cells, left_out = [], []
     for name, encoder in config.encoders.items():
+        check_fields(encoder, ENCODER, within=f"encoders.{name}.")
         if encoder.params is None:
             left_out.append(name)
             continue
@@ -152,17 +154,13 @@ def cells_of(config: ConfigDict) -> tuple[list[Cell], list[str]]:
 
 
 def _check_numbers(config: ConfigDict) -> None:
-    """Raises ConfigError if seeds or rates are not numbers in their range, or repeat."""
-    for name, values in {
-        "seeds": config.seeds,
-        **{f"rates.{k}": v for k, v in config.rates.items()},
-    }.items():
-        kind = int if name == "seeds" else float
-        fits = len(set(values)) == len(values) > 0 and all(type(x) is kind for x in values)
-        if not fits or min(values) < 0:
-            what = "whole numbers" if kind is int else "positive numbers"
+    """Raises ConfigError if modes, seeds or rates are missing or repeat."""
+    lists = {"modes": config.modes, "seeds": config.seeds}
+    lists |= {f"rates.{mode}": config.rates[mode] for mode in config.modes}
+    for name, values in lists.items():
+        if not values or len(set(values)) < len(values):
             raise ConfigError(
-                f"config.{name} = {told(tuple(values))} must be different {what}, at least one"
+                f"config.{name} = {told(tuple(values))} must be different, at least one"
             )
     if config.tuning_seed in config.seeds:
         raise ConfigError(

@@ -175,14 +175,28 @@ def _is_setting(value: Any) -> bool:
     return isinstance(value, int | float) and abs(value) < MAX_SETTING
 
 
-def sections(meaning: str) -> Field:
-    """Returns a field for sections by name; every section is checked separately."""
+def section(meaning: str) -> Field:
+    """Returns a field for one section, which is checked separately."""
+
+    def problem(value: Any) -> str | None:
+        return None if isinstance(value, ConfigDict) else "must be a section"
+
+    return Field(meaning, problem)
+
+
+def sections(meaning: str, *, made_by: str = "configs.transfer.face_set") -> Field:
+    """Returns a field for sections by name; every section is checked separately.
+
+    Args:
+        meaning: What the sections are.
+        made_by: The function that makes one.
+    """
 
     def problem(value: Any) -> str | None:
         fits = isinstance(value, ConfigDict) and all(
             isinstance(name, str) and isinstance(x, ConfigDict) for name, x in value.items()
         )
-        return None if fits else "must be sets by name: make each with configs.transfer.face_set"
+        return None if fits else f"must be sections by name: make each with {made_by}"
 
     return Field(meaning, problem)
 
