@@ -22,17 +22,8 @@ from fsvfm_jax.errors import ConfigError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 TABLES = dict(zip(TASK_NAMES, (PRETRAINING, FINETUNING, EVALUATION), strict=True))
-SHARED = {
-    "arguments",
-    "common",
-    "comparison",
-    "evaluation",
-    "face_sets",
-    "offline",
-    "sets",
-    "spoofing",
-}
-SHARED |= {"transfer"}
+SHARED = {"arguments", "common", "comparison", "evaluation", "face_sets", "offline", "sets"}
+SHARED |= {"spoofing", "transfer"}
 NAMES = [
     ".".join(path.relative_to(CONFIGS).with_suffix("").parts)
     for path in sorted(CONFIGS.rglob("*.py"))

@@ -159,9 +159,8 @@ def _check_numbers(config: ConfigDict) -> None:
     lists |= {f"rates.{mode}": config.rates[mode] for mode in config.modes}
     for name, values in lists.items():
         if not values or len(set(values)) < len(values):
-            raise ConfigError(
-                f"config.{name} = {told(tuple(values))} must be different, at least one"
-            )
+            given = told(tuple(values))
+            raise ConfigError(f"config.{name} = {given} must be different, at least one")
     if config.tuning_seed in config.seeds:
         raise ConfigError(
             f"config.tuning_seed = {config.tuning_seed} is among config.seeds: give another one, so"
