@@ -109,7 +109,7 @@ def test_the_whole_chain_makes_a_table_and_nothing_twice(config, tmp_path, capsy
         assert row["memory"] > 0 and row["rate"] in (1e-3, 3e-3)
         assert "Not compared, since no weights are given: mine, other." in text
         assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
-        report = tmp_path / "random-full" / "0" / "report" / "table.json"
+        report = tmp_path / "random-full" / f"rate-{row['rate']:g}" / "0" / "report" / "table.json"
         before = report.stat().st_mtime_ns
         comparison.benchmark_compare(args, config)
         assert report.stat().st_mtime_ns == before

@@ -4,10 +4,11 @@ import json
 import math
 
 import pytest
+import tiny
 from ml_collections import ConfigDict
 
 from fsvfm_jax.benchmark import study
-from fsvfm_jax.errors import NotFiniteError
+from fsvfm_jax.errors import ConfigError, NotFiniteError
 
 
 @pytest.fixture
@@ -68,3 +69,27 @@ def test_the_table_and_the_curves_name_every_method(tmp_path):
     stored = json.loads((tmp_path / "rates.json").read_text())
     assert stored["full"]["val_loss"] == {"0.001": 0.3, "0.01": None, "0.1": None}
     assert (tmp_path / "rates.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_methods_may_have_searched_other_rates(tmp_path):
+    searches = {
+        "linear": study.Search({1e-3: 0.5, 1e-2: 0.4}),
+        "full": study.Search({1e-4: 0.3, 1e-3: 0.6}),
+    }
+    text = study.write_searches(tmp_path, searches)
+    assert "| linear |  | 0.5000 | 0.4000 | 0.01 (at the edge) |" in text
+    assert "| full | 0.3000 | 0.6000 |  | 0.0001 (at the edge) |" in text
+
+
+def test_a_run_with_another_config_is_refused(tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr(study.train, "train", lambda *args, **options: trained.append(args[1]))
+    config = tiny.detection_config("linear")
+    study.train_run(config, tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    study.train_run(config, tmp_path / "run")
+    other = config.copy_and_resolve_references()
+    other.optimizer.lr = 0.5
+    with pytest.raises(ConfigError, match=r"another config\.optimizer\.lr: give another --output"):
+        study.train_run(other, tmp_path / "run")
+    assert len(trained) == 2

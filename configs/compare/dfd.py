@@ -40,6 +40,8 @@ def get_config(arg: str = "") -> ConfigDict:
     for mode in ("norms", "lora", "partial", "linear"):
         train[mode] = finetune.get_config(size)
         train[mode].mode = mode
+    for mode in train.keys() - {"adapter"}:  # The adapter's loss compares the faces of a batch.
+        train[mode].accum_steps = "auto"
     c = comparison.get_config(train, evaluation.get_config(), encoders=ENCODERS)
     c.lock()
     return c

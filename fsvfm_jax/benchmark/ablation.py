@@ -27,7 +27,6 @@ from fsvfm_jax.models.fsvfm import encoder_subset
 from fsvfm_jax.predict.networks import Encoder, load
 from fsvfm_jax.report.figure import encode_picture
 from fsvfm_jax.report.intervals_figure import intervals_figure
-from fsvfm_jax.report.metrics import video_means
 from fsvfm_jax.report.resampling import (
     Resampled,
     over_seeds_and_sets,
@@ -35,7 +34,6 @@ from fsvfm_jax.report.resampling import (
     resampled_mean,
 )
 from fsvfm_jax.report.rows import Row
-from fsvfm_jax.report.scores import read_scores
 from fsvfm_jax.report.write import write_file, write_table
 
 UNTRAINED = "random weights"
@@ -141,11 +139,7 @@ def _measured(folder: Path, variant: str, *, rate: float, seed: int) -> Measured
     detection = offline.detection(faces=str(folder / "faces"))
     found: Measured = {measure: {} for measure in MEASURES}
     probes = _probes(folder, variant, seed=seed)
-    for row in study.test_run(detection, run, seed=seed):
-        name = row["dataset"]
-        file = run / "report" / "scores" / f"{name}_{row['selection']}.csv"
-        scores = read_scores(file, dataset=name)
-        videos = video_means(scores.p_fake, scores.fake, scores.videos)
+    for name, videos in study.test_videos(detection, run, seed=seed).items():
         found["full"][name] = resampled_auc(videos)
         for probe in ("linear", "knn"):
             probed = videos._replace(scores=np.array(probes[probe][name]))

@@ -23,10 +23,8 @@ from fsvfm_jax.config.resolve import resolve
 from fsvfm_jax.errors import ConfigError, DataError, told
 from fsvfm_jax.report.figure import encode_picture
 from fsvfm_jax.report.intervals_figure import intervals_figure
-from fsvfm_jax.report.metrics import video_means
-from fsvfm_jax.report.resampling import Resampled, over_seeds_and_sets, resampled_auc
+from fsvfm_jax.report.resampling import over_seeds_and_sets, resampled_auc
 from fsvfm_jax.report.rows import Row
-from fsvfm_jax.report.scores import read_scores
 from fsvfm_jax.report.write import write_file, write_table
 
 TABLE = "compare"
@@ -87,6 +85,11 @@ def benchmark_compare(args: argparse.Namespace, config: ConfigDict) -> None:
         DataError: The weights of an encoder do not exist.
     """
     cells, left_out = cells_of(config)
+    if jax.process_count() > 1:
+        raise ConfigError(
+            f"benchmark compare runs in one process, and not in {jax.process_count()}: start it on"
+            " one machine"
+        )
     folder = Path(args.output)
     # The cache saves time because many runs compile the same programs.
     jax.config.update("jax_compilation_cache_dir", str((folder / "compiled").absolute()))
@@ -94,12 +97,16 @@ def benchmark_compare(args: argparse.Namespace, config: ConfigDict) -> None:
     rows: list[Row] = []
     for number, cell in enumerate(cells, 1):
         logger.info("row %d of %d: %s", number, len(cells), cell.name)
-        rates = tuple(config.rates[cell.mode])
-        searches[cell.name] = _search(folder, cell, rates, seed=config.tuning_seed)
-        rows.append(_row(folder, cell, config, rate=searches[cell.name].best))
+        rates = config.rates[cell.mode]
+        rate = rates[0]
+        if len(rates) > 1:
+            searches[cell.name] = _search(folder, cell, rates, seed=config.tuning_seed)
+            rate = searches[cell.name].best
+        rows.append(_row(folder, cell, config, rate=rate))
         caption = _caption(config, searches, left_out)
         write_table(folder, TABLE, rows, caption=caption)
-        study.write_searches(folder, searches)
+        if searches:
+            study.write_searches(folder, searches)
         labels = [f"{row['encoder']}, {row['mode']}" for row in rows]
         title = "Video AUC of each encoder and mode, by set"
         drawn = intervals_figure(rows, labels, metric="video_auc", title=title)
@@ -169,9 +176,6 @@ def _check_numbers(config: ConfigDict) -> None:
 
 
 def _search(folder: Path, cell: Cell, rates: Sequence[float], *, seed: int) -> study.Search:
-    if len(rates) == 1:
-        return study.Search({rates[0]: float("nan")})
-
     def at_rate(rate: float) -> ConfigDict:
         return cell.run_config(rate=rate, seed=seed)
 
@@ -181,12 +185,14 @@ def _search(folder: Path, cell: Cell, rates: Sequence[float], *, seed: int) -> s
 def _row(folder: Path, cell: Cell, config: ConfigDict, *, rate: float) -> Row:
     """Trains and tests a row with every seed, and returns its fields."""
     of_seeds, seconds = [], []
+    runs = folder / cell.name / f"rate-{rate:g}"
     for seed in config.seeds:
-        run = folder / cell.name / str(seed)
+        run = runs / str(seed)
         study.train_run(cell.run_config(rate=rate, seed=seed), run)
         test = config.test.copy_and_resolve_references()
         test.data.paths = config.paths or test.data.paths
-        of_seeds.append(_aucs(run, study.test_run(test, run, seed=seed)))
+        videos = study.test_videos(test, run, seed=seed)
+        of_seeds.append({name: resampled_auc(x) for name, x in videos.items()})
         seconds.append(study.training_seconds(run))
     row: dict[str, Any] = {"encoder": cell.encoder, "mode": cell.mode, "rate": rate}
     names = list(of_seeds[0])
@@ -195,18 +201,7 @@ def _row(folder: Path, cell: Cell, config: ConfigDict, *, rate: float) -> Row:
         mean, interval = over_seeds_and_sets(table)
         row |= {f"video_auc@{group}": mean, f"video_auc_interval@{group}": interval}
     row["minutes"] = statistics.median(seconds) / 60
-    return row | study.step_size(folder / cell.name / str(config.seeds[0]))
-
-
-def _aucs(run: Path, rows: Sequence[Row]) -> dict[str, Resampled]:
-    """Returns the AUC over videos by set."""
-    found = {}
-    for row in rows:
-        name = row["dataset"]
-        file = run / "report" / "scores" / f"{name}_{row['selection']}.csv"
-        scores = read_scores(file, dataset=name)
-        found[name] = resampled_auc(video_means(scores.p_fake, scores.fake, scores.videos))
-    return found
+    return row | study.step_size(runs / str(config.seeds[0]))
 
 
 def _caption(config: ConfigDict, searches: dict[str, study.Search], left_out: list[str]) -> str:

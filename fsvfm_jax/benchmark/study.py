@@ -10,24 +10,28 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from etils import epath
+from flax import traverse_util
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from fsvfm_jax import evaluate, train
-from fsvfm_jax.config.resolve import resolve
-from fsvfm_jax.errors import NotFiniteError
+from fsvfm_jax.config.resolve import resolve, to_json
+from fsvfm_jax.errors import ConfigError, NotFiniteError
 from fsvfm_jax.host.json_files import parse_json, read_json
 from fsvfm_jax.host.storage import delete, replace_bytes, write_text
 from fsvfm_jax.report.figure import COLOURS, encode_picture, shown_name
+from fsvfm_jax.report.metrics import VideoScores, video_means
 from fsvfm_jax.report.rows import Row, of_single_sets
+from fsvfm_jax.report.scores import read_scores
 from fsvfm_jax.report.write import read_rows
 from fsvfm_jax.run.failed_start import CHECKPOINTS, CONFIG_FILE, STEP_FILE
 from fsvfm_jax.tasks import TASKS
 
 LOSS_FILE = "val_loss.json"
+TABLE_FILE = "table.json"
 RATES = "rates"
 
 logger = logging.getLogger(__name__)
@@ -58,29 +62,64 @@ class Search(NamedTuple):
 def train_run(config: ConfigDict, workdir: Path) -> None:
     """Trains a run to its last step; see `train.train`.
 
+    The config is stored beside the workdir, so that a run of an earlier config is never taken for
+    one of this config.
+
     Args:
         config: The config, not resolved.
         workdir: The run's folder.
+
+    Raises:
+        ConfigError: The workdir contains a run with another config.
     """
     logger.info("training %s", workdir)
     config = resolve(config)
+    stored, content = workdir.with_name(f"{workdir.name}.config.json"), to_json(config)
+    if workdir.exists() and (changed := _changed_field(stored, content)):
+        raise ConfigError(
+            f"{workdir} contains a run with another config.{changed}: give another --output, or"
+            " delete this folder"
+        )
+    workdir.parent.mkdir(parents=True, exist_ok=True)
+    write_text(epath.Path(stored), content)
     train.train(config, epath.Path(workdir), task=TASKS[config.task])
 
 
 def test_run(config: ConfigDict, run: Path, *, seed: int) -> list[Row]:
-    """Returns the rows of the run's report, one for each set. The report is made only once.
+    """Returns the rows of the run's report, one for each set.
+
+    A report is made once for a config.
 
     Args:
         config: The config of the evaluation, not resolved and without a detector.
         run: The workdir of the detector.
         seed: The seed of the run, for the table.
     """
-    table = run / "report" / "table.json"
-    if not table.exists():
-        config.init.params = str(run)
-        config.init.seed = seed
-        evaluate.evaluate(resolve(config), epath.Path(table.parent))
-    return of_single_sets(read_rows(table))
+    config.init.params = str(run)
+    config.init.seed = seed
+    config = resolve(config)
+    report = run / "report"
+    stored, content = report / CONFIG_FILE, to_json(config)
+    if not (report / TABLE_FILE).exists() or _changed_field(stored, content):
+        evaluate.evaluate(config, epath.Path(report))
+    return of_single_sets(read_rows(report / TABLE_FILE))
+
+
+def test_videos(config: ConfigDict, run: Path, *, seed: int) -> dict[str, VideoScores]:
+    """Returns the score of every test video by set; see `test_run`.
+
+    Args:
+        config: As for `test_run`, with one way of choosing the checkpoint.
+        run: As for `test_run`.
+        seed: As for `test_run`.
+    """
+    found = {}
+    for row in test_run(config, run, seed=seed):
+        name = row["dataset"]
+        file = run / "report" / "scores" / f"{name}_{row['selection']}.csv"
+        scores = read_scores(file, dataset=name)
+        found[name] = video_means(scores.p_fake, scores.fake, scores.videos)
+    return found
 
 
 def training_seconds(run: Path) -> float:
@@ -131,18 +170,17 @@ def write_searches(folder: Path, searches: Mapping[str, Search]) -> str:
 
     Args:
         folder: The folder of the study.
-        searches: The searches by method, all over the same rates.
+        searches: At least one search, by method.
 
     Returns:
         The table in Markdown.
     """
-    rates = list(next(iter(searches.values())).losses)
+    rates = sorted({rate for search in searches.values() for rate in search.losses})
     heads = ["method", *(f"{rate:g}" for rate in rates), "best"]
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     for method, search in searches.items():
         best = f"{search.best:g}" + (" (at the edge)" if search.is_at_edge else "")
-        losses = ("not finite" if math.isinf(x) else f"{x:.4f}" for x in search.losses.values())
-        lines.append([method, *losses, best])
+        lines.append([method, *(_loss_cell(search.losses.get(rate)) for rate in rates), best])
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
     stored = {}
     for method, search in searches.items():
@@ -152,6 +190,23 @@ def write_searches(folder: Path, searches: Mapping[str, Search]) -> str:
     write_text(epath.Path(folder / f"{RATES}.json"), json.dumps(stored, indent=1) + "\n")
     replace_bytes(epath.Path(folder / f"{RATES}.png"), encode_picture(_curves(searches)))
     return text
+
+
+def _loss_cell(loss: float | None) -> str:
+    if loss is None:
+        return ""
+    return f"{loss:.4f}" if math.isfinite(loss) else "not finite"
+
+
+def _changed_field(stored: Path, content: str) -> str | None:
+    """Returns the first field in which a stored config differs from a resolved one, or None."""
+    old = read_json(stored, dict[str, Any]) if stored.exists() else {}
+    old, new = (
+        {"/".join(k): v for k, v in traverse_util.flatten_dict(x).items()}
+        for x in (old, json.loads(content))
+    )
+    fields = (name for name in sorted(old | new) if old.get(name) != new.get(name))
+    return next((name.replace("/", ".") for name in fields), None)
 
 
 def _val_loss(config: ConfigDict, run: Path) -> float:
