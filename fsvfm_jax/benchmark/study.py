@@ -99,7 +99,7 @@ def test_run(config: ConfigDict, run: Path, *, seed: int) -> list[Row]:
     config.init.seed = seed
     config = resolve(config)
     report = run / "report"
-    stored, content = report / CONFIG_FILE, to_json(config)
+    stored, content = report / "evaluation.json", to_json(config)
     if not (report / TABLE_FILE).exists() or _changed_field(stored, content):
         evaluate.evaluate(config, epath.Path(report))
     return of_single_sets(read_rows(report / TABLE_FILE))
@@ -201,12 +201,8 @@ def _loss_cell(loss: float | None) -> str:
 def _changed_field(stored: Path, content: str) -> str | None:
     """Returns the first field in which a stored config differs from a resolved one, or None."""
     old = read_json(stored, dict[str, Any]) if stored.exists() else {}
-    old, new = (
-        {"/".join(k): v for k, v in traverse_util.flatten_dict(x).items()}
-        for x in (old, json.loads(content))
-    )
-    fields = (name for name in sorted(old | new) if old.get(name) != new.get(name))
-    return next((name.replace("/", ".") for name in fields), None)
+    old, new = (traverse_util.flatten_dict(x, sep=".") for x in (old, json.loads(content)))
+    return next((name for name in sorted(old | new) if old.get(name) != new.get(name)), None)
 
 
 def _val_loss(config: ConfigDict, run: Path) -> float:

@@ -25,7 +25,7 @@ def _score(value: float) -> str:
 
 
 def _decimal(value: float) -> str:
-    return f"{value:.2f}"
+    return f"{value:.3g}"
 
 
 def _rate(value: float) -> str:
