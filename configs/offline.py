@@ -2,10 +2,11 @@
 
     python -m fsvfm_jax.benchmark transfer --output DIR
 
-Frozen before the first comparison, together with the generator
+The budgets are frozen before the first comparison, together with the generator
 (fsvfm_jax/data/rendered/rendered_sets.py) and the splits.
-Every method was given the same choice of learning rates, RATES, and got the one with the lowest
-validation loss at TUNING_SEED (`benchmark transfer --tune`), which is not among those compared.
+`benchmark transfer --tune` trains every method at each of RATES with the seed TUNING_SEED, which is
+not among the seeds that are compared. LEARNING_RATES are from an earlier search, over four rates
+and with an earlier generator of forgeries; they have to be searched again.
 """
 
 from typing import Any

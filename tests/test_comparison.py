@@ -2,6 +2,10 @@
 
 import argparse
 import json
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import jax
 import pytest
@@ -14,6 +18,8 @@ from fsvfm_jax.benchmark import comparison
 from fsvfm_jax.config.resolve import resolve
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.tuning import MODES
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -116,3 +122,31 @@ def test_the_whole_chain_makes_a_table_and_nothing_twice(config, tmp_path, capsy
         assert (tmp_path / "compare.md").read_text() == text
     finally:
         jax.config.update("jax_compilation_cache_dir", cache)
+
+
+@pytest.mark.slow
+def test_a_killed_comparison_goes_on_to_the_same_table(tmp_path):
+    command = [sys.executable, "-m", "fsvfm_jax.benchmark", "compare", "--config.seeds=(0,1)"]
+    command += ["--config=configs/compare/rendered.py:smoke", "--config.modes=('full','linear')"]
+
+    def rows(folder):
+        found = json.loads((folder / "compare.json").read_text())["rows"]
+        return [{name: x for name, x in row.items() if name != "minutes"} for row in found]
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run([*command, f"--output={whole}"], cwd=ROOT, check=True)
+    process = subprocess.Popen([*command, f"--output={killed}"], cwd=ROOT)
+    try:
+        # The second run of the first row has begun to train.
+        started = killed / "random-full" / "rate-0.003" / "1" / "metrics.jsonl"
+        while not started.exists():
+            assert process.poll() is None
+            time.sleep(0.2)
+    finally:
+        process.kill()
+        process.wait()
+    first = killed / "random-full" / "rate-0.003" / "0" / "report" / "table.json"
+    before = first.stat().st_mtime_ns
+    subprocess.run([*command, f"--output={killed}"], cwd=ROOT, check=True)
+    assert first.stat().st_mtime_ns == before
+    assert rows(killed) == rows(whole)
