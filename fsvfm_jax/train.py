@@ -35,6 +35,7 @@ from fsvfm_jax.run.tracking import open_tracker
 from fsvfm_jax.run.wandb_run import check_trackers, open_others
 from fsvfm_jax.tasks import Task
 from fsvfm_jax.train_state import Learner, Probe, TrainState, Validate
+from fsvfm_jax.tuning import count
 
 logger = logging.getLogger(__name__)
 
@@ -186,12 +187,11 @@ def _plan(
 def _state_template(learner: Learner, mesh: Mesh) -> TrainState:
     """Returns the template of the state, and logs the size of its network."""
     template = state_template(learner, mesh)
-    arrays = jax.tree.leaves(template.params)
-    trained = jax.tree.leaves(jax.eval_shape(learner.trained, template.params))
+    trained = jax.eval_shape(learner.trained, template.params)
     logger.info(
         "model: %s trainable parameters of %s, in %d arrays",
-        *(f"{sum(x.size for x in of):,}" for of in (trained, arrays)),
-        len(arrays),
+        *(f"{count(tree):,}" for tree in (trained, template.params)),
+        len(jax.tree.leaves(template.params)),
     )
     return template
 

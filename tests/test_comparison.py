@@ -60,6 +60,13 @@ def test_the_rows_are_every_encoder_that_has_weights_in_every_mode(config, tmp_p
         ({"encoders.random.params": None}, ConfigError, "encoders.mine.params=WEIGHTS"),
         ({"encoders.mine.params": "/none"}, DataError, r"mine\.params = '/none' does not exist"),
         ({"train.full.batch_size": 0}, ConfigError, "batch_size"),
+        (
+            {"train.full.mode": "lora"},
+            ConfigError,
+            r"full\.mode = 'lora': it must be 'full'",
+        ),
+        ({"test.batch_size": -5}, ConfigError, "batch_size = -5"),
+        ({"test.select": ("validation", "last")}, ConfigError, "has several ways"),
     ],
 )
 def test_what_cannot_be_run_is_refused_before_anything_is(config, changes, error, message):
@@ -73,31 +80,44 @@ def test_a_comparison_is_no_run():
         resolve(dfd.get_config("b"))
 
 
-def test_every_mode_of_the_papers_comparison_has_a_recipe_and_rates():
+def test_every_mode_of_the_papers_comparison_has_a_recipe_and_rates(tmp_path):
     c = dfd.get_config("l")
     assert set(c.modes) == set(c.train) == set(c.rates) == set(MODES)
     assert all(x.params is None for x in c.encoders.values())
     c.encoders.fsvfm.params = ""
-    c.paths = ("DIR",)
+    c.paths = (str(tmp_path),)
+    with pytest.raises(DataError, match="Celeb-DF"):
+        comparison.cells_of(c)
+    c.test = evaluation.get_config()
+    c.test.data.test.update(sets.rendered(("swap-a",), "test", videos=4))
+    c.test.select = ("validation",)
     cells, _ = comparison.cells_of(c)
-    assert {cell.config.data.paths for cell in cells} == {("DIR",)}
+    assert {cell.config.data.paths for cell in cells} == {(str(tmp_path),)}
+    only = dfd.get_config("b,CDFv2,DFDC").test.data.test
+    assert set(only) == {"CDFv2", "DFDC"}
 
 
-def test_the_caption_names_edges_and_what_is_left_out():
+def test_the_caption_says_what_was_done():
     c = ConfigDict({"seeds": (0, 1), "tuning_seed": 9})
     at_edge = comparison.study.Search({1e-3: 0.1, 1e-2: 0.2})
     inside = comparison.study.Search({1e-3: 0.3, 1e-2: 0.2, 1e-1: 0.4})
     text = comparison._caption(c, {"a-full": at_edge, "b-full": inside}, ["clip"])
-    assert "2 seeds" in text and "the largest for a-full)" not in text
-    assert "the smallest or the largest for a-full." in text
+    assert "2 seeds" in text and "interval over seeds and videos" in text
+    assert "the smallest or the largest for a-full.\n" in text and "with seed\n9 (rates.md)" in text
     assert "Not compared, since no weights are given: clip." in text
+    c.seeds = (0,)
+    text = comparison._caption(c, {}, [])
+    assert "1 seed.\n" in text and "interval over videos in brackets" in text
+    assert "rates.md" not in text and "edge" not in text and "Not compared" not in text
 
 
 @pytest.mark.e2e
-def test_the_whole_chain_makes_a_table_and_nothing_twice(config, tmp_path, capsys):
-    config.modes = ("full",)
-    config.rates.full = (1e-3, 3e-3)
-    config.train.full.update(epochs=1, batch_size=16)
+def test_the_whole_chain_makes_a_table_and_goes_on_after_an_end_in_the_middle(
+    config, tmp_path, capsys, monkeypatch
+):
+    config.rates.update(full=(1e-3, 3e-3), linear=(1e-2,))
+    for mode in config.modes:
+        config.train[mode].update(epochs=1, batch_size=16)
     test = evaluation.get_config()
     test.data.test.update(sets.rendered(("swap-a",), "test", videos=8))
     test.data.num_workers = 0
@@ -106,28 +126,40 @@ def test_the_whole_chain_makes_a_table_and_nothing_twice(config, tmp_path, capsy
     config.test.select = ("validation",)
     args = argparse.Namespace(output=str(tmp_path))
     cache = jax.config.jax_compilation_cache_dir
+    train_run = comparison.study.train_run
+
+    def ended(config, workdir):
+        if config.mode == "linear":
+            raise KeyboardInterrupt
+        train_run(config, workdir)
+
     try:
-        comparison.benchmark_compare(args, config)
-        text = (tmp_path / "compare.md").read_text()
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(comparison.study, "train_run", ended)
+            comparison.benchmark_compare(args, config)
         (row,) = json.loads((tmp_path / "compare.json").read_text())["rows"]
         assert (row["encoder"], row["mode"]) == ("random", "full")
         assert row["video_auc@mean"]["n"] == 1 and row["trainable"] > 1000
         assert row["memory"] > 0 and row["rate"] in (1e-3, 3e-3)
-        assert "Not compared, since no weights are given: mine, other." in text
-        assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
         report = tmp_path / "random-full" / f"rate-{row['rate']:g}" / "0" / "report" / "table.json"
         before = report.stat().st_mtime_ns
         comparison.benchmark_compare(args, config)
         assert report.stat().st_mtime_ns == before
-        assert (tmp_path / "compare.md").read_text() == text
+        rows = json.loads((tmp_path / "compare.json").read_text())["rows"]
+        assert rows[0] == row and rows[1]["mode"] == "linear" and rows[1]["rate"] == 1e-2
+        text = (tmp_path / "compare.md").read_text()
+        assert "Not compared, since no weights are given: mine, other." in text
+        assert "random, linear - random, full" in (tmp_path / "compare_differences.md").read_text()
+        assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
     finally:
         jax.config.update("jax_compilation_cache_dir", cache)
 
 
 @pytest.mark.slow
 def test_a_killed_comparison_goes_on_to_the_same_table(tmp_path):
-    command = [sys.executable, "-m", "fsvfm_jax.benchmark", "compare", "--config.seeds=(0,1)"]
-    command += ["--config=configs/compare/rendered.py:smoke", "--config.modes=('full','linear')"]
+    command = [sys.executable, "-m", "fsvfm_jax.benchmark", "compare"]
+    command += ["--config=configs/compare/rendered.py:smoke", "--config.seeds=(0,1)"]
+    command += ["--config.modes=('full','linear')"]
 
     def rows(folder):
         found = json.loads((folder / "compare.json").read_text())["rows"]

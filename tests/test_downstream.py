@@ -1,5 +1,7 @@
 """Tests what mode and schedule decide, and the errors for mistakes in them."""
 
+import importlib
+
 import pytest
 
 from configs import evaluation, transfer
@@ -160,3 +162,12 @@ def test_an_evaluations_mistakes_are_named(field, value, message):
     c[field] = value
     with pytest.raises(ConfigError, match=message):
         resolve(c)
+
+
+@pytest.mark.parametrize("name", ["dfd", "diff", "folder", "leave_one_out"])
+def test_the_mode_norms_has_its_own_rates_in_every_recipe_of_full_fine_tuning(name):
+    config = importlib.import_module(f"configs.finetune.{name}").get_config("")
+    config.mode = "norms"
+    config.data.paths = ("DIR",)
+    optimizer = resolve(config).optimizer
+    assert (optimizer.lr, optimizer.weight_decay, optimizer.layer_decay) == (3e-4, 0.0, 1.0)

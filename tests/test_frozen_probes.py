@@ -7,17 +7,26 @@ from fsvfm_jax.benchmark import frozen_probes
 from fsvfm_jax.data.rendered.rendered_sets import RenderedFaces
 from fsvfm_jax.models.vit import ViT
 from fsvfm_jax.predict.networks import Encoder
-from fsvfm_jax.probe.features import Labelled
 
 
-def patches(faces, *, gap, seed):
-    """Returns patches of which the forged ones differ along the first feature."""
+def patches(faces, *, gap=0.0, of_image=0.0, seed):
+    """Returns pairs of faces of 8 patches, of which the forged ones differ along one feature.
+
+    Args:
+        faces: Number of pairs.
+        gap: Difference of forged patches.
+        of_image: Difference of all patches of a forgery.
+        seed: Seed of everything else.
+    """
     rng = np.random.default_rng(seed)
-    fake = np.tile(np.repeat([True, False], 3), faces)
-    features = rng.normal(size=(6 * faces, 4)) * 0.1
-    features[:, 1] += np.repeat(np.arange(faces), 6)  # what differs from face to face
-    features[:, 0] += gap * fake
-    return Labelled(features, fake, np.repeat([f"{n:06d}" for n in range(faces)], 6))
+    forged = np.tile(np.arange(8) < 3, (faces, 1))
+    real = 0.1 * rng.normal(size=(faces, 8, 4))
+    real[..., 1] += np.arange(faces)[:, None]  # what differs from person to person
+    real[..., 2] += np.arange(8)  # and from place to place: here are the forged patches
+    fake = real + 0.1 * rng.normal(size=real.shape)
+    fake[..., 0] += gap * forged
+    fake[..., 3] += of_image
+    return frozen_probes.PairPatches(fake, real, forged)
 
 
 def test_patches_that_differ_are_found_in_every_face():
@@ -25,8 +34,10 @@ def test_patches_that_differ_are_found_in_every_face():
     np.testing.assert_array_equal(aucs, np.ones(10))
 
 
-def test_patches_that_do_not_differ_are_chance_although_faces_do():
-    aucs = frozen_probes.patch_aucs(patches(200, gap=0.0, seed=0), patches(200, gap=0.0, seed=1))
+@pytest.mark.parametrize("of_image", [0.0, 5.0])
+def test_place_person_and_what_the_whole_image_shows_are_chance(of_image):
+    pair = (patches(200, of_image=of_image, seed=seed) for seed in (0, 1))
+    aucs = frozen_probes.patch_aucs(*pair)
     assert aucs.shape == (200,) and aucs.mean() == pytest.approx(0.5, abs=0.05)
 
 
@@ -42,14 +53,10 @@ class Pixels(Encoder):
         return cells if pool == "patches" else cells.mean(axis=1)
 
 
-def test_the_patches_are_the_same_in_the_forgery_and_in_the_real_face():
-    found = frozen_probes.forged_patches(Pixels(), "swap-a", split="test", pairs=3)
-    half = len(found.fake) // 2
-    assert found.fake[:half].all() and not found.fake[half:].any()
-    np.testing.assert_array_equal(found.videos[:half], found.videos[half:])
-    assert set(found.videos) <= {"000000", "000001", "000002"} and half > 3
+def test_the_patches_are_those_of_the_forgery_and_of_its_real_face():
+    found = frozen_probes.pair_patches(Pixels(), "swap-a", split="test", pairs=3)
     source = RenderedFaces("swap-a", "test", image_size=32, seed=0, videos=6, frames=1)
     stored = np.stack([source[index]["image"] for index in range(6)]).astype(np.float32)
-    for row in (0, half):
-        cells = Pixels().features(stored[1 - row // half :: 2], pool="patches")
-        assert (cells.reshape(-1, 192) == found.features[row]).all(axis=1).any()
+    assert len(found.fake) == 3 and found.forged.any(axis=1).all()
+    np.testing.assert_array_equal(found.real, Pixels().features(stored[::2], pool="patches"))
+    np.testing.assert_array_equal(found.fake, Pixels().features(stored[1::2], pool="patches"))

@@ -8,7 +8,6 @@ from test_transfer import small  # noqa: F401
 
 from fsvfm_jax.benchmark import localization, transfer
 from fsvfm_jax.errors import ConfigError
-from fsvfm_jax.models import build_detector
 
 FORGED = np.array([[1, 1, 0, 0], [0, 0, 0, 1]], bool)
 
@@ -33,19 +32,6 @@ def test_a_constant_map_is_chance(value):
     # Two of four patches: 1 common patch with probability 4 / 6, both with 1 / 6.
     np.testing.assert_allclose(iou, [4 / 6 / 3 + 1 / 6, 1 / 4], atol=0.1)
     np.testing.assert_allclose(hits, [1 / 2, 1 / 4], atol=0.1)
-
-
-def test_the_forged_patches_are_those_of_the_inner_face():
-    model = build_detector({"image_size": 64, "patch_size": 8, "width": 16, "depth": 1,
-                            "num_heads": 2})  # fmt: skip
-    faces = localization.forged_faces(8, split="test", model=model)
-    share = faces.forged.mean(axis=1)
-    assert faces.images.shape == (8, 64, 64, 3) and (share > 0.05).all() and (share < 0.6).all()
-    assert all("/fake/" in name for name in faces.names) and len(set(faces.names)) == 8
-    real = localization.real_faces(faces, split="test", model=model)
-    assert all("/real/" in name for name in real.names) and real.forged is faces.forged
-    edge = faces.forged.reshape(8, 8, 8)[:, [0, -1]]
-    assert edge.mean() < 0.1 < faces.forged.reshape(8, 8, 8)[:, 2:6, 2:6].mean()
 
 
 def test_numbers_below_one_are_refused(tmp_path):

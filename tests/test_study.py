@@ -3,12 +3,14 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import tiny
 from ml_collections import ConfigDict
 
 from fsvfm_jax.benchmark import study
 from fsvfm_jax.errors import ConfigError, NotFiniteError
+from fsvfm_jax.report.resampling import Resampled
 
 
 @pytest.fixture
@@ -26,6 +28,7 @@ def trained(monkeypatch):
         (workdir / "validation.jsonl").write_text(text + "\n")
 
     monkeypatch.setattr(study, "train_run", train_run)
+    monkeypatch.setattr(study, "resolve", lambda config: config)
     return runs
 
 
@@ -93,3 +96,27 @@ def test_a_run_with_another_config_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"another config\.optimizer\.lr: give another --output"):
         study.train_run(other, tmp_path / "run")
     assert len(trained) == 2
+    unlike = config.copy_and_resolve_references()
+    unlike.data.num_workers = 3
+    study.train_run(unlike, tmp_path / "run")
+
+
+def test_losses_of_another_search_are_refused(trained, tmp_path):
+    study.search_rate(at_rate, tmp_path, rates=(1e-3, 1e-2))
+
+    def other(rate):
+        return ConfigDict({"rate": rate, "seed": 7})
+
+    with pytest.raises(ConfigError, match=r"belongs to another config\.seed"):
+        study.search_rate(other, tmp_path, rates=(1e-3, 1e-2))
+
+
+def test_differences_are_from_the_first_row_by_group():
+    def of(value):
+        return [{name: Resampled(value, np.full(10, value)) for name in "ab"}]
+
+    groups = {"a": ["a"], "mean": ["a", "b"]}
+    (row,) = study.differences({"x": of(0.5), "y": of(0.75)}, groups)
+    assert row["method"] == "y - x"
+    assert row["difference@mean"] == {"mean": 0.25, "sd": None, "n": 1}
+    assert row["difference_interval@a"] == (0.25, 0.25)

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from configs import offline
-from fsvfm_jax.benchmark import transfer
+from fsvfm_jax.benchmark import rendered_folders, transfer
 from fsvfm_jax.data.rendered.rendered_sets import RENDERED_SETS
 
 SMALL = {"image_size": 16, "patch_size": 4, "width": 16, "depth": 1, "num_heads": 2}
@@ -47,7 +47,7 @@ def small(monkeypatch):
     kept[offline.TRAINED, "train"] = (32, 2)
     kept |= {(name, "train"): (24, 2) for name in offline.SPOOFS}
     monkeypatch.setattr(offline, "RENDERED", kept)
-    monkeypatch.setattr(transfer, "SIZE", 16)
+    monkeypatch.setattr(rendered_folders, "SIZE", 16)
     cache = jax.config.jax_compilation_cache_dir
     yield
     jax.config.update("jax_compilation_cache_dir", cache)
@@ -69,7 +69,7 @@ def test_the_whole_chain_and_its_table(small, tmp_path, capsys):
     )
     rows = {row["method"]: row for row in json.loads((tmp_path / "table.json").read_text())}
     assert set(rows) == {"statistics", *offline.METHODS}
-    faces = tmp_path / "faces" / "swap-a" / "train"
+    faces = rendered_folders.faces_folder(tmp_path) / "swap-a" / "train"
     assert len(list(faces.rglob("real/*.png"))) == len(list(faces.rglob("fake/*.png"))) == 32
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/report/table.json")}
     assert len(before) == 12

@@ -14,12 +14,13 @@ encoder in the same way; the recipes' other values are those that the papers fou
     :b (default)  ViT-B         one GPU with 24 GB  docs/compare.md
     :l            ViT-L         one GPU with 40 GB  docs/compare.md
 
-`:smoke` is that of configs/compare/rendered.py.
+`:b,CDFv2,DFDC` tests these sets alone, of those of configs/eval/dfd.py. `:smoke` is that of
+configs/compare/rendered.py.
 """
 
 from ml_collections import ConfigDict
 
-from configs import arguments, comparison
+from configs import arguments, comparison, sets
 from configs.adapter import dfd as adapter
 from configs.compare import rendered
 from configs.eval import dfd as evaluation
@@ -32,7 +33,7 @@ ENCODERS = (
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    words = arguments.split(arg, ("s", "b", "l", "smoke"))
+    words = arguments.split(arg, ("s", "b", "l", *sets.DEEPFAKES, "smoke"))
     if "smoke" in words:
         return rendered.get_config("smoke")
     size = arguments.pick(words, ("s", "b", "l"), default="b", what="size")
@@ -42,6 +43,7 @@ def get_config(arg: str = "") -> ConfigDict:
         train[mode].mode = mode
     for mode in train.keys() - {"adapter"}:  # The adapter's loss compares the faces of a batch.
         train[mode].accum_steps = "auto"
-    c = comparison.get_config(train, evaluation.get_config(), encoders=ENCODERS)
+    tested = ",".join(word for word in words if word in sets.DEEPFAKES)
+    c = comparison.get_config(train, evaluation.get_config(tested), encoders=ENCODERS)
     c.lock()
     return c

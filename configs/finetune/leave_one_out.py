@@ -29,4 +29,4 @@ def get_config(arg: str = "") -> ConfigDict:
     left_out = arguments.pick(words, sets.forgeries(), default="Deepfakes", what="forgery")
     network, optimizer = dfd.SIZES[size]
     data = sets.without(left_out)
-    return transfer.get_config(network, smoke="smoke" in words, optimizer=optimizer, data=data)
+    return transfer.get_config(network, smoke="smoke" in words, full=optimizer, data=data)

@@ -224,7 +224,7 @@ def _add_trainings(verbs: Any) -> None:
     transfer.add_argument(
         "--tune",
         action="store_true",
-        help="only print the validation loss of every method and learning rate at one more seed",
+        help="train every method at every learning rate with one more seed, and write the losses",
     )
     localization = verbs.add_parser(
         "localization",

@@ -16,9 +16,11 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from configs import offline
-from fsvfm_jax.benchmark import study, transfer
+from fsvfm_jax.benchmark import study
 from fsvfm_jax.benchmark.frozen_probes import Probes, measure_frozen
+from fsvfm_jax.benchmark.rendered_folders import faces_folder, open_split, render_sets
 from fsvfm_jax.config.resolve import resolve
+from fsvfm_jax.data.rendered.rendered_sets import VERSION
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.host.json_files import read_json
 from fsvfm_jax.host.storage import write_json
@@ -53,10 +55,16 @@ measured with new faces on the kinds of forgeries of the training ("seen": the m
 on other kinds ("unseen": {unseen}). The table contains the mean +- deviation over the seeds, and in
 brackets the 95 % interval over seeds and videos, in percent.
 "linear" and "k-NN" are the video AUC of classifiers of frozen features. "full" is the video AUC
-after full fine-tuning, at the learning rate that is best for the row (rates.md). "patches" is the
-AUC with which a linear classifier of frozen patches finds the forged patches among them and the
-same patches of the real face, the mean over faces; chance is 50.
-"{untrained}" is not pretrained: "full" trains it for {scratch} epochs instead of {epochs}."""
+after full fine-tuning, at the learning rate that is best for the row (rates.md). "patches" says how
+well a linear classifier of frozen patches finds the forged patches of a face. It is an AUC, the
+mean over faces; chance is 50.
+"{untrained}" is not pretrained. "full" trains it for {scratch} epochs instead of {epochs}, with the
+same rate in all layers."""
+DIFFERENCES = """\
+{measure}: difference from the first row, in points of percent, with its 95 % interval. Seeds and
+videos are paired. An interval without 0 shows a difference that other seeds and other videos of
+these sets would show too; it is not corrected for the number of rows."""
+REFERENCE = "crfr_p"
 
 Measured = dict[str, dict[str, Resampled]]
 
@@ -76,22 +84,34 @@ def benchmark_ablation(args: argparse.Namespace) -> None:
     # The cache saves time because many runs compile the same programs.
     jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
     sets = [(offline.TRAINED, "train"), (offline.TRAINED, "val")]
-    transfer.render_sets(folder, [*sets, *((name, "test") for name in offline.TESTED)])
-    variants = (UNTRAINED, *offline.VARIANTS)
+    render_sets(folder, [*sets, *((name, "test") for name in offline.TESTED)])
+    others = [name for name in offline.VARIANTS if name != REFERENCE]
+    variants = (REFERENCE, UNTRAINED, *others)
     searches = {variant: _search(folder, variant) for variant in variants}
     study.write_searches(folder, searches)
-    rows = []
+    found: dict[str, list[Measured]] = {}
     for variant, search in searches.items():
-        measured = [
+        found[variant] = [
             _measured(folder, variant, rate=search.best, seed=seed) for seed in range(args.seeds)
         ]
-        rows.append({"method": variant} | _row(measured))
-        write_table(folder, "ablation", rows, caption=_caption(args.seeds))
-        for measure in MEASURES:
-            labels = [row["method"] for row in rows]
-            drawn = intervals_figure(rows, labels, metric=measure, title=TITLES[measure])
-            write_file(epath.Path(folder), f"ablation-{measure}.png", encode_picture(drawn))
+        _write(folder, found, seeds=args.seeds)
     print((folder / "ablation.md").read_text())
+
+
+def _write(folder: Path, found: Mapping[str, Sequence[Measured]], *, seeds: int) -> None:
+    """Writes the table, and for each measure a picture and the differences from the reference."""
+    rows = [{"method": name} | _row(measured) for name, measured in found.items()]
+    write_table(folder, "ablation", rows, caption=_caption(seeds))
+    for measure, title in TITLES.items():
+        drawn = intervals_figure(rows, list(found), metric=measure, title=title)
+        write_file(epath.Path(folder), f"ablation-{measure}.png", encode_picture(drawn))
+        if len(found) > 1:
+            of_measure = {
+                name: [one[measure] for one in measured] for name, measured in found.items()
+            }
+            pairs = study.differences(of_measure, KINDS)
+            caption = DIFFERENCES.format(measure=title)
+            write_table(folder, f"ablation-{measure}-differences", pairs, caption=caption)
 
 
 def _caption(seeds: int) -> str:
@@ -125,7 +145,7 @@ def _search(folder: Path, variant: str) -> study.Search:
 
 def _finetuning(folder: Path, pretrained: Path | None, *, rate: float, seed: int) -> ConfigDict:
     method = "scratch" if pretrained is None else "full"
-    faces, params = str(folder / "faces"), str(pretrained or "")
+    faces, params = str(faces_folder(folder)), str(pretrained or "")
     c = offline.finetuning(method, seed=seed, params=params, faces=faces)
     c.optimizer.lr = rate
     return c
@@ -136,10 +156,10 @@ def _measured(folder: Path, variant: str, *, rate: float, seed: int) -> Measured
     pretrained = _pretrained(folder, variant, seed=seed)
     run = folder / variant / f"full-{seed}"
     study.train_run(_finetuning(folder, pretrained, rate=rate, seed=seed), run)
-    detection = offline.detection(faces=str(folder / "faces"))
+    detection = offline.detection(faces=str(faces_folder(folder)))
     found: Measured = {measure: {} for measure in MEASURES}
     probes = _probes(folder, variant, seed=seed)
-    for name, videos in study.test_videos(detection, run, seed=seed).items():
+    for name, videos in study.video_scores(detection, run, seed=seed).items():
         found["full"][name] = resampled_auc(videos)
         for probe in ("linear", "knn"):
             probed = videos._replace(scores=np.array(probes[probe][name]))
@@ -150,13 +170,13 @@ def _measured(folder: Path, variant: str, *, rate: float, seed: int) -> Measured
 
 def _probes(folder: Path, variant: str, *, seed: int) -> Probes:
     """Measures the frozen encoder of a variant, unless it is done."""
-    file = folder / variant / f"probes-{seed}.json"
+    file = folder / variant / f"probes-{VERSION}-{PAIRS}-{seed}.json"
     if not file.exists():
-        train = transfer.open_split(folder, [offline.TRAINED], "train")[offline.TRAINED]
+        train = open_split(folder, [offline.TRAINED], "train")[offline.TRAINED]
         found = measure_frozen(
             _encoder(folder, variant, seed=seed),
             train,
-            transfer.open_split(folder, offline.TESTED, "test"),
+            open_split(folder, offline.TESTED, "test"),
             trained_on=offline.TRAINED,
             pairs=PAIRS,
         )

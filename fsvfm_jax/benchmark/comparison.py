@@ -1,16 +1,15 @@
 """Compares encoders and ways to tune them on the same sets: `benchmark compare`.
 
-Every encoder is trained in every mode with the same search of the learning rate, the same budget
-and the same seeds. It must run in the folder that contains `configs/`, or with a config of the
-package.
+Every encoder is trained in every mode, by the recipe of the mode, with the same search of the
+learning rate and the same seeds.
 """
 
 import argparse
 import logging
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from etils import epath
@@ -20,22 +19,34 @@ from fsvfm_jax.benchmark import study
 from fsvfm_jax.config.checks import check_fields
 from fsvfm_jax.config.comparison_fields import COMPARISON, ENCODER
 from fsvfm_jax.config.resolve import resolve
-from fsvfm_jax.errors import ConfigError, DataError, told
+from fsvfm_jax.data.labelled.detection_sets import open_sets
+from fsvfm_jax.errors import ConfigError, DataError, NotFiniteError, told
 from fsvfm_jax.report.figure import encode_picture
 from fsvfm_jax.report.intervals_figure import intervals_figure
-from fsvfm_jax.report.resampling import over_seeds_and_sets, resampled_auc
+from fsvfm_jax.report.resampling import Resampled, over_seeds_and_sets, resampled_auc
 from fsvfm_jax.report.rows import Row
 from fsvfm_jax.report.write import write_file, write_table
 
 TABLE = "compare"
+DIFFERENCES = "compare_differences"
 MEAN = "mean"
 CAPTION = """\
-Each row is an encoder that was trained in one mode, with {seeds}. Checkpoints are those with the
-lowest loss on the validation faces. Video AUC in percent: mean +- deviation over the seeds, and in
-brackets the 95 % interval over seeds and videos; "{mean}" is the mean over the sets. The peak
-learning rate is the one of {rates} with the lowest validation loss in a run with seed {tuning_seed}
-(rates.md){edges}. "trained" is the number of trained parameters, "GB" the memory of a training step
-on one device by its compiler, and "minutes" the median time of a step times the steps.{left_out}"""
+Each row is an encoder that was trained in one mode, with the recipe of that mode and {seeds}.
+Checkpoints are those with the lowest loss on the validation faces. Video AUC in percent{spread};
+"{mean}" is the mean over the sets. {rates}{edges}
+"trained" is the number of trained parameters, "GB" the memory of a training step on one device as
+the compiler reports it, and "minutes" the median time of a step times the steps.{left_out}"""
+OF_VIDEOS = ", with the 95 % interval over videos in brackets"
+OF_SEEDS = (
+    ": mean +- deviation over the seeds, and in brackets the 95 % interval over seeds and videos"
+)
+SEARCHED = """\
+The learning rate is the one of config.rates with the lowest validation loss in a run with seed
+{seed} (rates.md)"""
+DIFFERENCES_CAPTION = """\
+Difference of the video AUC from the first row, in points of percent, with its 95 % interval. Seeds
+and videos are paired. An interval without 0 shows a difference that other seeds and other videos of
+these sets would show too; it is not corrected for the number of rows."""
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +106,7 @@ def benchmark_compare(args: argparse.Namespace, config: ConfigDict) -> None:
     jax.config.update("jax_compilation_cache_dir", str((folder / "compiled").absolute()))
     searches: dict[str, study.Search] = {}
     rows: list[Row] = []
+    aucs: dict[str, list[dict[str, Resampled]]] = {}
     for number, cell in enumerate(cells, 1):
         logger.info("row %d of %d: %s", number, len(cells), cell.name)
         rates = config.rates[cell.mode]
@@ -102,16 +114,43 @@ def benchmark_compare(args: argparse.Namespace, config: ConfigDict) -> None:
         if len(rates) > 1:
             searches[cell.name] = _search(folder, cell, rates, seed=config.tuning_seed)
             rate = searches[cell.name].best
-        rows.append(_row(folder, cell, config, rate=rate))
-        caption = _caption(config, searches, left_out)
-        write_table(folder, TABLE, rows, caption=caption)
-        if searches:
-            study.write_searches(folder, searches)
-        labels = [f"{row['encoder']}, {row['mode']}" for row in rows]
-        title = "Video AUC of each encoder and mode, by set"
-        drawn = intervals_figure(rows, labels, metric="video_auc", title=title)
-        write_file(epath.Path(folder), f"{TABLE}.png", encode_picture(drawn))
+        row: Row = {"encoder": cell.encoder, "mode": cell.mode, "rate": rate}
+        try:
+            found = _train_and_test(folder, cell, config, rate=rate)
+            aucs[f"{cell.encoder}, {cell.mode}"] = found
+            rows.append(row | _auc_fields(found) | _costs(folder, cell, config, rate=rate))
+        except NotFiniteError as error:
+            logger.warning("%s: %s", cell.name, error)
+            rows.append(row | {"note": "a run was not finite"})
+        _write(folder, rows, aucs, searches, caption=_caption(config, searches, left_out))
     print((folder / f"{TABLE}.md").read_text())
+
+
+def _write(
+    folder: Path,
+    rows: Sequence[Row],
+    aucs: Mapping[str, Sequence[Mapping[str, Resampled]]],
+    searches: Mapping[str, study.Search],
+    *,
+    caption: str,
+) -> None:
+    """Writes the tables and the pictures."""
+    write_table(folder, TABLE, rows, caption=caption)
+    if searches:
+        study.write_searches(folder, searches)
+    if not aucs:
+        return
+    drawn = intervals_figure(
+        [row for row in rows if "note" not in row],
+        list(aucs),
+        metric="video_auc",
+        title="Video AUC of each encoder and mode, by set",
+    )
+    write_file(epath.Path(folder), f"{TABLE}.png", encode_picture(drawn))
+    if len(aucs) > 1:
+        groups = _groups(next(iter(aucs.values())))
+        of_pairs = study.differences(aucs, groups)
+        write_table(folder, DIFFERENCES, of_pairs, caption=DIFFERENCES_CAPTION)
 
 
 def cells_of(config: ConfigDict) -> tuple[list[Cell], list[str]]:
@@ -135,6 +174,11 @@ def cells_of(config: ConfigDict) -> tuple[list[Cell], list[str]]:
                 f"config.train has no config for the mode {mode!r} of config.modes: it has"
                 f" {', '.join(config.train)}"
             )
+        if config.train[mode].get("mode") != mode:
+            raise ConfigError(
+                f"config.train.{mode}.mode = {told(config.train[mode].get('mode'))}: it must be"
+                f" {mode!r}"
+            )
     cells, left_out = [], []
     for name, encoder in config.encoders.items():
         check_fields(encoder, ENCODER, within=f"encoders.{name}.")
@@ -157,7 +201,28 @@ def cells_of(config: ConfigDict) -> tuple[list[Cell], list[str]]:
     for cell in cells:
         for rate in config.rates[cell.mode]:
             resolve(cell.run_config(rate=rate, seed=config.seeds[0]))
+    _check_test(config)
     return cells, left_out
+
+
+def _check_test(config: ConfigDict) -> None:
+    """Raises UserError if the evaluation is not valid, or a set cannot be opened."""
+    test = _evaluation(config)
+    test.init.params = "RUN"
+    test = resolve(test)
+    if len(test.select) > 1:
+        raise ConfigError(
+            f"config.test.select = {told(test.select)} has several ways to choose a checkpoint:"
+            " name one"
+        )
+    open_sets(test.data.test, test.data.paths, image_size=1, field="config.test.data.test")
+
+
+def _evaluation(config: ConfigDict) -> ConfigDict:
+    """Returns the config of the evaluation with the folders of the comparison."""
+    test = config.test.copy_and_resolve_references()
+    test.data.paths = config.paths or test.data.paths
+    return test
 
 
 def _check_numbers(config: ConfigDict) -> None:
@@ -182,36 +247,64 @@ def _search(folder: Path, cell: Cell, rates: Sequence[float], *, seed: int) -> s
     return study.search_rate(at_rate, folder / cell.name / "rates", rates=rates)
 
 
-def _row(folder: Path, cell: Cell, config: ConfigDict, *, rate: float) -> Row:
-    """Trains and tests a row with every seed, and returns its fields."""
-    of_seeds, seconds = [], []
-    runs = folder / cell.name / f"rate-{rate:g}"
+def _run(folder: Path, cell: Cell, *, rate: float, seed: int) -> Path:
+    """Returns the workdir of a run. A change of the best rate makes other runs."""
+    return folder / cell.name / f"rate-{rate:g}" / str(seed)
+
+
+def _train_and_test(
+    folder: Path, cell: Cell, config: ConfigDict, *, rate: float
+) -> list[dict[str, Resampled]]:
+    """Trains and tests a row, and returns the video AUCs by seed and set.
+
+    Raises:
+        NotFiniteError: The loss or the gradient of a run is not finite.
+    """
+    of_seeds = []
     for seed in config.seeds:
-        run = runs / str(seed)
+        run = _run(folder, cell, rate=rate, seed=seed)
         study.train_run(cell.run_config(rate=rate, seed=seed), run)
-        test = config.test.copy_and_resolve_references()
-        test.data.paths = config.paths or test.data.paths
-        videos = study.test_videos(test, run, seed=seed)
+        videos = study.video_scores(_evaluation(config), run, seed=seed)
         of_seeds.append({name: resampled_auc(x) for name, x in videos.items()})
-        seconds.append(study.training_seconds(run))
-    row: dict[str, Any] = {"encoder": cell.encoder, "mode": cell.mode, "rate": rate}
+    return of_seeds
+
+
+def _groups(of_seeds: Sequence[Mapping[str, Resampled]]) -> dict[str, list[str]]:
+    """Returns every set as a group, and all sets as the last one."""
     names = list(of_seeds[0])
-    for group, members in {**{name: [name] for name in names}, MEAN: names}.items():
-        table = [[of_seed[name] for name in members] for of_seed in of_seeds]
-        mean, interval = over_seeds_and_sets(table)
+    return {name: [name] for name in names} | {MEAN: names}
+
+
+def _auc_fields(of_seeds: Sequence[Mapping[str, Resampled]]) -> Row:
+    row: Row = {}
+    for group, names in _groups(of_seeds).items():
+        mean, interval = over_seeds_and_sets([[one[name] for name in names] for one in of_seeds])
         row |= {f"video_auc@{group}": mean, f"video_auc_interval@{group}": interval}
-    row["minutes"] = statistics.median(seconds) / 60
-    return row | study.step_size(runs / str(config.seeds[0]))
+    return row
 
 
-def _caption(config: ConfigDict, searches: dict[str, study.Search], left_out: list[str]) -> str:
+def _costs(folder: Path, cell: Cell, config: ConfigDict, *, rate: float) -> Row:
+    runs = [_run(folder, cell, rate=rate, seed=seed) for seed in config.seeds]
+    minutes = statistics.median(study.training_seconds(run) for run in runs) / 60
+    return {"epochs": cell.config.epochs, "minutes": minutes} | study.step_size(runs[0])
+
+
+def _caption(
+    config: ConfigDict, searches: Mapping[str, study.Search], left_out: Sequence[str]
+) -> str:
     edges = [name for name, search in searches.items() if search.is_at_edge]
+    if searches:
+        rates = SEARCHED.format(seed=config.tuning_seed)
+    else:
+        rates = "The learning rates are given (config.rates)"
+    at_edge = f"; the best one is the smallest or the largest for {', '.join(edges)}."
     missing = f"\nNot compared, since no weights are given: {', '.join(left_out)}."
+    several = len(config.seeds) > 1
     return CAPTION.format(
-        seeds=f"{len(config.seeds)} seed{'s' * (len(config.seeds) > 1)}",
+        seeds=f"{len(config.seeds)} seed{'s' * several}",
+        spread=OF_SEEDS if several else OF_VIDEOS,
         mean=MEAN,
-        rates="config.rates",
-        tuning_seed=config.tuning_seed,
-        edges=f"; the best one is the smallest or the largest for {', '.join(edges)}" * bool(edges),
-        left_out=missing * bool(left_out),
+        rates=rates,
+        edges=at_edge if edges else ".",
+        left_out=missing if left_out else "",
     )

@@ -5,12 +5,12 @@ result.
 """
 
 from collections.abc import Mapping
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float, Float64
 
-from fsvfm_jax.benchmark.localization import forged_faces, real_faces
+from fsvfm_jax.benchmark.rendered_pairs import forged_faces, real_faces
 from fsvfm_jax.data.labelled.detection_sets import DetectionSet, labels_of
 from fsvfm_jax.data.labelled.faces import FAKE
 from fsvfm_jax.predict.networks import Encoder
@@ -34,6 +34,20 @@ class Probes(TypedDict):
     patches: dict[str, list[float]]
 
 
+class PairPatches(NamedTuple):
+    """Features of the patches of forgeries and of their real faces.
+
+    Attributes:
+        fake: The patches of each forgery.
+        real: The same patches of its real face.
+        forged: Whether each patch of the forgery is forged; of each face, some are and some not.
+    """
+
+    fake: Float[np.ndarray, "F N D"]
+    real: Float[np.ndarray, "F N D"]
+    forged: Bool[np.ndarray, "F N"]
+
+
 def measure_frozen(
     encoder: Encoder,
     train: DetectionSet,
@@ -53,7 +67,7 @@ def measure_frozen(
     """
     of_train = labelled_features(encoder, train)
     found: Probes = {"linear": {}, "knn": {}, "patches": {}}
-    patches = forged_patches(encoder, trained_on, split="train", pairs=pairs)
+    patches = pair_patches(encoder, trained_on, split="train", pairs=pairs)
     for name, faces in tested.items():
         rows = labelled_features(encoder, faces)
         scores = {
@@ -63,7 +77,7 @@ def measure_frozen(
         for probe, of_faces in scores.items():
             videos = metrics.video_means(of_faces, rows.fake, rows.videos)
             found[probe][name] = videos.scores.tolist()
-        of_set = forged_patches(encoder, name, split="test", pairs=pairs)
+        of_set = pair_patches(encoder, name, split="test", pairs=pairs)
         found["patches"][name] = patch_aucs(patches, of_set).tolist()
     return found
 
@@ -80,39 +94,45 @@ def labelled_features(encoder: Encoder, faces: DetectionSet) -> Labelled:
     return Labelled(encoder.features(images), labels_of(faces) == FAKE, videos)
 
 
-def forged_patches(encoder: Encoder, name: str, *, split: str, pairs: int) -> Labelled:
-    """Returns the features of forged patches, and of the same patches of the real faces.
+def pair_patches(encoder: Encoder, name: str, *, split: str, pairs: int) -> PairPatches:
+    """Returns the features of all patches of forgeries, and of the real faces.
 
     Args:
         encoder: The encoder.
         name: Name of a rendered set.
         split: "train" or "test".
         pairs: Number of forgeries.
-
-    Returns:
-        The patches. `fake` is True for a forged patch, and `videos` contains the face's number.
     """
     forged = forged_faces(pairs, split=split, model=encoder.model, name=name)
     real = real_faces(forged, split=split, model=encoder.model, name=name)
-    parts = [encoder.features(x.images, pool="patches")[forged.forged] for x in (forged, real)]
-    faces = np.nonzero(forged.forged)[0]
-    return Labelled(
-        np.concatenate(parts),
-        np.repeat([True, False], len(faces)),
-        np.array([f"{face:06d}" for face in np.tile(faces, 2)]),
-    )
+    fake, same = (encoder.features(x.images, pool="patches") for x in (forged, real))
+    some = forged.forged.any(axis=1) & ~forged.forged.all(axis=1)
+    return PairPatches(fake[some], same[some], forged.forged[some])
 
 
-def patch_aucs(train: Labelled, tested: Labelled) -> Float64[np.ndarray, " F"]:
-    """Returns for each face how well a linear classifier finds its forged patches.
+def patch_aucs(train: PairPatches, tested: PairPatches) -> Float64[np.ndarray, " F"]:
+    """Returns for each forgery how well a linear classifier finds its forged patches.
 
-    This is the AUC between the forged patches and the same patches of the real face. The place of a
-    patch and the person have therefore no part in it, and 0.5 is chance.
+    The classifier is fitted to tell forged patches from all others. A patch of a forgery counts
+    with its score minus the score of the same patch of the real face, so that the place of a patch
+    and the person have no part in the result. The AUC is that of the forged patches of a face
+    against its other patches: what is the same in all patches of a forgery has no part either. A
+    chance result is 0.5.
 
     Args:
         train: The patches to fit to.
         tested: The patches to test on.
     """
-    scores = linear_scores(train, tested.features).scores
-    of_faces = (tested.videos == face for face in np.unique(tested.videos))
-    return np.array([metrics.auc(scores[rows], tested.fake[rows]) for rows in of_faces])
+    width = train.fake.shape[-1]
+    forged = np.concatenate([train.forged, np.zeros_like(train.forged)])
+    faces = np.broadcast_to(np.arange(len(train.forged))[:, None], train.forged.shape)
+    labelled = Labelled(
+        np.concatenate([train.fake, train.real]).reshape(-1, width),
+        forged.ravel(),
+        np.tile(faces.ravel(), 2),
+    )
+    rows = np.concatenate([tested.fake, tested.real]).reshape(-1, width)
+    of_fake, of_real = np.split(linear_scores(labelled, rows).scores, 2)
+    found = (of_fake - of_real).reshape(tested.forged.shape)
+    pairs = zip(found, tested.forged, strict=True)
+    return np.array([metrics.auc(scores, of_face) for scores, of_face in pairs])

@@ -8,20 +8,18 @@ missing there is trained. It must run in the folder that contains `configs/`.
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
 from etils import epath
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
 
 from configs import offline
 from fsvfm_jax.benchmark import transfer
-from fsvfm_jax.data.rendered.rendered_sets import RenderedFaces
+from fsvfm_jax.benchmark.rendered_pairs import Faces, forged_faces, pairs, real_faces
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.host.pictures import below_each_other
 from fsvfm_jax.host.storage import write_bytes, write_text
-from fsvfm_jax.models.vit import ViT
 from fsvfm_jax.predict.networks import Detector, load
 from fsvfm_jax.report.metrics import auc
 from fsvfm_jax.visualize import sheet
@@ -58,22 +56,6 @@ training faces: what it reaches needs no explanation. "untrained" is the same ne
 weights. "real faces" are the maps of the faces before the forgery, against the same patches."""
 
 Values = Float[np.ndarray, "B N"]
-
-
-class Faces(NamedTuple):
-    """Forged faces, and what is known of them.
-
-    Attributes:
-        names: Name of each face.
-        images: The faces.
-        parsing_maps: LaPa classes.
-        forged: Whether each patch is forged.
-    """
-
-    names: list[str]
-    images: UInt8[np.ndarray, "B S S 3"]
-    parsing_maps: UInt8[np.ndarray, "B S S"]
-    forged: Bool[np.ndarray, "B N"]
 
 
 def benchmark_localization(args: argparse.Namespace) -> None:
@@ -123,51 +105,6 @@ def benchmark_localization(args: argparse.Namespace) -> None:
         drawn = picture(faces, maps[0], ious[best], chosen=chosen, title=title)
         write_bytes(epath.Path(folder / f"localization-{name}.png"), sheet.as_png(drawn))
     print(text)
-
-
-def forged_faces(count: int, *, split: str, model: ViT, name: str = offline.TRAINED) -> Faces:
-    """Returns forged faces of a rendered set.
-
-    Args:
-        count: Number of faces.
-        split: "train" or "test".
-        model: The network, for its sizes.
-        name: Name of the set; by default that on which the detectors are trained.
-    """
-    source = _source(name, count, split=split, image_size=model.image_size)
-    indices = range(1, 2 * count, 2)
-    truths = [source.truth(index) for index in indices]
-    side = model.image_size // model.patch_size
-    pixels = np.stack([truth.forged for truth in truths])
-    cells = pixels.reshape(count, side, model.patch_size, side, model.patch_size)
-    forged = cells.mean(axis=(2, 4)).reshape(count, -1) >= 0.5
-    return Faces(
-        [source.name(index) for index in indices],
-        np.stack([source[index]["image"] for index in indices]),
-        np.stack([truth.parsing_map for truth in truths]),
-        forged,
-    )
-
-
-def real_faces(faces: Faces, *, split: str, model: ViT, name: str = offline.TRAINED) -> Faces:
-    """Returns the real faces that were forged, with the patches that are forged in the forgeries.
-
-    The camera of a real face has another crop, which moves the face by up to a few pixels.
-
-    Args:
-        faces: The forgeries.
-        split: As for `forged_faces`.
-        model: As for `forged_faces`.
-        name: As for `forged_faces`.
-    """
-    source = _source(name, len(faces.images), split=split, image_size=model.image_size)
-    indices = range(0, len(source), 2)
-    return Faces(
-        [source.name(index) for index in indices],
-        np.stack([source[index]["image"] for index in indices]),
-        np.stack([source.truth(index).parsing_map for index in indices]),
-        faces.forged,
-    )
 
 
 def explained(network: Detector, faces: Faces) -> dict[str, Values]:
@@ -261,13 +198,8 @@ def picture(
     return sheet.Sheet(title, notes, drawn, [])
 
 
-def _source(name: str, count: int, *, split: str, image_size: int) -> RenderedFaces:
-    options = {"image_size": image_size, "seed": 0, "videos": 2 * count, "frames": 1}
-    return RenderedFaces(name, split, **options)
-
-
 def _auc(network: Detector, count: int) -> float:
-    source = _source(offline.TRAINED, count, split="test", image_size=network.image_size)
+    source = pairs(offline.TRAINED, count, split="test", image_size=network.image_size)
     images = np.stack([face["image"] for face in source.read(range(len(source)))])
     return auc(network.margins(images), np.arange(len(images)) % 2 == 1)
 

@@ -24,14 +24,18 @@ from fsvfm_jax.host.json_files import parse_json, read_json
 from fsvfm_jax.host.storage import delete, replace_bytes, write_text
 from fsvfm_jax.report.figure import COLOURS, encode_picture, shown_name
 from fsvfm_jax.report.metrics import VideoScores, video_means
+from fsvfm_jax.report.resampling import Resampled, difference, over_seeds_and_sets
 from fsvfm_jax.report.rows import Row, of_single_sets
 from fsvfm_jax.report.scores import read_scores
-from fsvfm_jax.report.write import read_rows
+from fsvfm_jax.report.write import read_rows, scores_file
 from fsvfm_jax.run.failed_start import CHECKPOINTS, CONFIG_FILE, STEP_FILE
 from fsvfm_jax.tasks import TASKS
 
 LOSS_FILE = "val_loss.json"
 TABLE_FILE = "table.json"
+# Fields that change no result: how a run is watched, and on what it runs.
+WITHOUT_INFLUENCE = ("tracking.", "watchdog.", "resume.", "mesh.", "compiler_options")
+WITHOUT_INFLUENCE += ("accum_steps", "data.num_workers", "max_skipped_steps")
 RATES = "rates"
 
 logger = logging.getLogger(__name__)
@@ -62,9 +66,6 @@ class Search(NamedTuple):
 def train_run(config: ConfigDict, workdir: Path) -> None:
     """Trains a run to its last step; see `train.train`.
 
-    The config is stored beside the workdir, so that a run of an earlier config is never taken for
-    one of this config.
-
     Args:
         config: The config, not resolved.
         workdir: The run's folder.
@@ -74,18 +75,31 @@ def train_run(config: ConfigDict, workdir: Path) -> None:
     """
     logger.info("training %s", workdir)
     config = resolve(config)
-    stored, content = workdir.with_name(f"{workdir.name}.config.json"), to_json(config)
-    if workdir.exists() and (changed := _changed_field(stored, content)):
-        raise ConfigError(
-            f"{workdir} contains a run with another config.{changed}: give another --output, or"
-            " delete this folder"
-        )
-    workdir.parent.mkdir(parents=True, exist_ok=True)
-    write_text(epath.Path(stored), content)
+    claim(workdir, config)
     train.train(config, epath.Path(workdir), task=TASKS[config.task])
 
 
-def test_run(config: ConfigDict, run: Path, *, seed: int) -> list[Row]:
+def claim(workdir: Path, config: ConfigDict) -> None:
+    """Stores a config beside a workdir, so that its run is never taken for one of another config.
+
+    Args:
+        workdir: The run's folder.
+        config: The resolved config.
+
+    Raises:
+        ConfigError: The stored config differs in a field that changes results.
+    """
+    stored, content = workdir.with_name(f"{workdir.name}.config.json"), to_json(config)
+    if stored.exists() and (changed := _changed_field(stored, content)):
+        raise ConfigError(
+            f"{workdir} belongs to another config.{changed}: give another --output, or delete"
+            f" {stored} and this folder"
+        )
+    workdir.parent.mkdir(parents=True, exist_ok=True)
+    write_text(epath.Path(stored), content)
+
+
+def evaluate_run(config: ConfigDict, run: Path, *, seed: int) -> list[Row]:
     """Returns the rows of the run's report, one for each set.
 
     A report is made once for a config.
@@ -100,23 +114,23 @@ def test_run(config: ConfigDict, run: Path, *, seed: int) -> list[Row]:
     config = resolve(config)
     report = run / "report"
     stored, content = report / "evaluation.json", to_json(config)
-    if not (report / TABLE_FILE).exists() or _changed_field(stored, content):
+    if not stored.exists() or _changed_field(stored, content):
         evaluate.evaluate(config, epath.Path(report))
     return of_single_sets(read_rows(report / TABLE_FILE))
 
 
-def test_videos(config: ConfigDict, run: Path, *, seed: int) -> dict[str, VideoScores]:
-    """Returns the score of every test video by set; see `test_run`.
+def video_scores(config: ConfigDict, run: Path, *, seed: int) -> dict[str, VideoScores]:
+    """Returns the score of every test video by set; see `evaluate_run`.
 
     Args:
-        config: As for `test_run`, with one way of choosing the checkpoint.
-        run: As for `test_run`.
-        seed: As for `test_run`.
+        config: As for `evaluate_run`, with one way of choosing the checkpoint.
+        run: As for `evaluate_run`.
+        seed: As for `evaluate_run`.
     """
     found = {}
-    for row in test_run(config, run, seed=seed):
+    for row in evaluate_run(config, run, seed=seed):
         name = row["dataset"]
-        file = run / "report" / "scores" / f"{name}_{row['selection']}.csv"
+        file = run / "report" / scores_file(name, row["selection"])
         scores = read_scores(file, dataset=name)
         found[name] = video_means(scores.p_fake, scores.fake, scores.videos)
     return found
@@ -165,6 +179,31 @@ def search_rate(
     return Search({rate: _val_loss(make(rate), folder / f"{rate:g}") for rate in sorted(rates)})
 
 
+def differences(
+    rows: Mapping[str, Sequence[Mapping[str, Resampled]]], groups: Mapping[str, Sequence[str]]
+) -> list[Row]:
+    """Returns how the rows of a table differ from its first row, by group of sets.
+
+    Both rows of a pair have the same seeds and the same draws of the videos, so that what they have
+    in common does not widen the interval.
+
+    Args:
+        rows: A metric by seed and set, for each row by name.
+        groups: The sets of each group.
+    """
+    (reference, first), *others = rows.items()
+    found = []
+    for name, of_seeds in others:
+        row: Row = {"method": f"{name} - {reference}"}
+        for group, sets in groups.items():
+            pairs = zip(of_seeds, first, strict=True)
+            table = [[difference(one[x], other[x]) for x in sets] for one, other in pairs]
+            mean, interval = over_seeds_and_sets(table, low=-1.0)
+            row |= {f"difference@{group}": mean, f"difference_interval@{group}": interval}
+        found.append(row)
+    return found
+
+
 def write_searches(folder: Path, searches: Mapping[str, Search]) -> str:
     """Writes the losses of all methods as `rates.json`, `rates.md` and `rates.png`.
 
@@ -199,15 +238,20 @@ def _loss_cell(loss: float | None) -> str:
 
 
 def _changed_field(stored: Path, content: str) -> str | None:
-    """Returns the first field in which a stored config differs from a resolved one, or None."""
-    old = read_json(stored, dict[str, Any]) if stored.exists() else {}
-    old, new = (traverse_util.flatten_dict(x, sep=".") for x in (old, json.loads(content)))
-    return next((name for name in sorted(old | new) if old.get(name) != new.get(name)), None)
+    """Returns the first field in which a stored config differs from a resolved one, or None.
+
+    Fields that change no result are left out.
+    """
+    configs = (read_json(stored, dict[str, Any]), json.loads(content))
+    old, new = (traverse_util.flatten_dict(x, sep=".") for x in configs)
+    names = (x for x in sorted(old | new) if not x.startswith(WITHOUT_INFLUENCE))
+    return next((name for name in names if old.get(name) != new.get(name)), None)
 
 
 def _val_loss(config: ConfigDict, run: Path) -> float:
     """Trains a run and returns its lowest validation loss; of a done run, the stored one."""
     stored = run / LOSS_FILE
+    claim(run, resolve(config))
     if stored.exists():
         found = parse_json(stored.read_bytes(), dict[str, float | None])["val_loss"]
         return math.inf if found is None else found

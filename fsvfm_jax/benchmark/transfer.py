@@ -6,7 +6,7 @@ same command continues a stopped run. It must run in the folder that contains `c
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +14,17 @@ import jax
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
-from PIL import Image
 
 from configs import offline
-from configs.transfer import face_set
 from fsvfm_jax.benchmark import artefacts, study
-from fsvfm_jax.data.labelled.detection_sets import DetectionSet, labels_of, open_sets
+from fsvfm_jax.benchmark.rendered_folders import faces_folder, open_split, render_sets
+from fsvfm_jax.data.labelled.detection_sets import DetectionSet, labels_of
 from fsvfm_jax.data.labelled.faces import FAKE
-from fsvfm_jax.data.rendered.rendered_sets import RenderedFaces
 from fsvfm_jax.errors import ConfigError
-from fsvfm_jax.host.progress import progress
 from fsvfm_jax.host.storage import write_text
 from fsvfm_jax.report import metrics
 from fsvfm_jax.report.rows import SPOOF_CAPTION, mean_rows, over_seeds
 from fsvfm_jax.report.table import markdown
-
-SIZE = 64  # pixels
 
 CAPTION = """\
 Rendered faces and forgeries (fsvfm_jax/data/rendered/rendered_sets.py): this tests the code and
@@ -101,32 +96,6 @@ def train_detector(folder: Path, pretrained: Path, method: str, *, seed: int) ->
     return run
 
 
-def render_sets(folder: Path, sets: Iterable[tuple[str, str]]) -> None:
-    """Writes rendered sets as folders of PNG files in `faces`, unless they exist.
-
-    Args:
-        folder: The folder of the benchmark.
-        sets: Name and split of each set, keys of `offline.RENDERED`.
-    """
-    for name, split in sets:
-        target = folder / "faces" / name / split
-        if not target.exists():
-            _render(name, split, target)
-
-
-def _render(name: str, split: str, target: Path) -> None:
-    """Writes a rendered set as a folder, which appears only when it is complete."""
-    videos, frames = offline.RENDERED[name, split]
-    source = RenderedFaces(name, split, image_size=SIZE, seed=0, videos=videos, frames=frames)
-    partly = target.with_name(f"{split}.part")
-    for index in progress(range(len(source)), total=len(source), description=f"{name} {split}"):
-        # The name is <set>/<split>/<class>/<video>_frame_<i>.
-        file = partly / Path(source.name(index) + ".png").relative_to(Path(name) / split)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(source[index]["image"]).save(file)
-    partly.rename(target)
-
-
 def _deepfakes(folder: Path, pretrained: Path, *, seeds: int) -> str:
     aucs = _statistics_aucs(folder, [offline.TRAINED], offline.TESTED)
     rows: list[dict[str, Any]] = [
@@ -136,7 +105,9 @@ def _deepfakes(folder: Path, pretrained: Path, *, seeds: int) -> str:
         of_seeds = {}
         for seed in range(seeds):
             run = train_detector(folder, pretrained, method, seed=seed)
-            found = study.test_run(offline.detection(faces=str(folder / "faces")), run, seed=seed)
+            found = study.evaluate_run(
+                offline.detection(faces=str(faces_folder(folder))), run, seed=seed
+            )
             of_seeds[seed] = [row for row in found if row["dataset"] in offline.TESTED]
         means = over_seeds(of_seeds)
         rows.append(
@@ -160,11 +131,11 @@ def _deepfakes(folder: Path, pretrained: Path, *, seeds: int) -> str:
 
 
 def _spoofs(folder: Path, pretrained: Path) -> str:
-    rows, faces, told = [], str(folder / "faces"), []
+    rows, faces, told = [], str(faces_folder(folder)), []
     for target in offline.SPOOFS:
         run = folder / f"spoof-{target}"
         study.train_run(offline.spoofing(target, seed=0, params=str(pretrained), faces=faces), run)
-        rows += study.test_run(offline.spoof_detection(target, faces=faces), run, seed=0)
+        rows += study.evaluate_run(offline.spoof_detection(target, faces=faces), run, seed=0)
         sources = [name for name in offline.SPOOFS if name != target]
         (auc,) = _statistics_aucs(folder, sources, [target]).values()
         told.append(f"{target} {100 * auc:.2f}")
@@ -200,7 +171,7 @@ def _tune(folder: Path, pretrained: Path) -> None:
 
 
 def _finetuning(folder: Path, pretrained: Path, method: str, *, seed: int) -> ConfigDict:
-    faces = str(folder / "faces")
+    faces = str(faces_folder(folder))
     return offline.finetuning(method, seed=seed, params=str(pretrained), faces=faces)
 
 
@@ -219,11 +190,6 @@ def _statistics_aucs(
         of_videos = metrics.video_means(scores, fake, videos)
         found[name] = metrics.auc(of_videos.scores, of_videos.positive)
     return found
-
-
-def open_split(folder: Path, names: Sequence[str], split: str) -> dict[str, DetectionSet]:
-    sets = ConfigDict({name: face_set("folder", name, split=split) for name in names})
-    return open_sets(sets, (str(folder / "faces"),), image_size=SIZE)
 
 
 def _fake(faces: DetectionSet) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Warns of test sets whose classes can be told apart by how their files are stored.
 
 If all real faces are JPEG and all fake faces are PNG, a detector may have learned the traces of the
-compression. The check reads only the headers of some files, and asks how many of them a rule gets
-right that knows nothing but the format, the JPEG tables or the size.
+compression. The check reads only the headers of some files. A rule that knows only the format, the
+JPEG tables or the size of a file guesses the class, and the check counts how often it is right.
 """
 
 import logging
@@ -68,15 +68,19 @@ class FormatCheck(NamedTuple):
 def check_formats(sets: Mapping[str, DetectionSet]) -> dict[str, FormatCheck]:
     """Returns the check of each set of files, and logs a warning where classes differ in format.
 
-    Rendered sets have no files. A set with fewer than two videos of a class is not checked.
+    Rendered sets have no files. A set with too few videos of a class is not checked.
     """
     found = {}
     for name, faces in sets.items():
-        check = check_set(faces) if isinstance(faces, LabelledFaces) else None
-        if check is not None:
-            found[name] = check
-            if check.differ():
-                logger.warning("%s: %s", name, check.sentence())
+        if not isinstance(faces, LabelledFaces):
+            continue
+        check = check_set(faces)
+        if check is None:
+            logger.info("%s has too few videos to check whether its classes differ in format", name)
+            continue
+        found[name] = check
+        if check.differ():
+            logger.warning("%s: %s", name, check.sentence())
     return found
 
 
@@ -107,18 +111,20 @@ def compare_formats(
     counts = [len(np.unique(videos[fake == label])) for label in (False, True)]
     if min(counts) < 2:
         return None
+    error = np.sqrt(sum(0.25 / count for count in counts)) / 2
+    limit = 0.5 + max(MIN_GAIN, ERRORS * float(error))
+    if limit >= 1:  # Even a rule that is always right could be chance.
+        return None
     half = _halves(fake, videos)
     scores = {
         name: np.mean([_accuracy(rule, formats, fake, videos, half == one) for one in (0, 1)])
         for name, rule in _RULES.items()
     }
     rule = max(scores, key=scores.__getitem__)  # the first and simplest of several best
-    error = np.sqrt(sum(0.25 / count for count in counts)) / 2
     parts = [
         _told(label, _at(formats, of_class))
         for label, of_class in (("real", ~fake), ("fake", fake))
     ]
-    limit = 0.5 + max(MIN_GAIN, ERRORS * float(error))
     return FormatCheck(rule, float(scores[rule]), limit, "; ".join(parts))
 
 

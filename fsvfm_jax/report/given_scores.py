@@ -23,7 +23,7 @@ from fsvfm_jax.report.scores import Scores, scores_of
 P_FAKE = "p_fake"
 PARQUET = ".parquet"
 MAX_BYTES = 2**28  # 2,000,000 rows of 128 bytes
-MAX_ROWS = 5_000_000
+MAX_ROWS = 2_000_000  # `read_scores` reads back about 2,500,000
 MAX_PATH = 4096  # characters, as in Linux
 _ROWS_AT_ONCE = 4096
 
@@ -157,9 +157,9 @@ def _rows_by_path(given: GivenScores, root: str) -> dict[str, int]:
 
 
 def _relative(path: str, root: str) -> str:
-    """Returns a path relative to the root, in its shortest form."""
-    for folder in (root, os.path.abspath(root)):
-        path = path.removeprefix(os.path.join(folder, ""))
+    """Returns a path relative to the root, in its shortest form; an absolute one may name it."""
+    if os.path.isabs(path):
+        path = path.removeprefix(os.path.join(os.path.abspath(root), ""))
     return os.path.normpath(path)
 
 

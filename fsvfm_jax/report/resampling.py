@@ -1,13 +1,17 @@
 """The mean of a metric over seeds of training and over sets, with an interval for both."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
+from scipy.special import stdtrit
 
 from fsvfm_jax.report.bootstrap import DRAWS, bootstrap_values, percentile_interval
 from fsvfm_jax.report.metrics import Interval, VideoScores, auc
+
+NORMAL_QUANTILE = 1.959963984540054  # 97.5 %
 
 
 class Resampled(NamedTuple):
@@ -43,26 +47,37 @@ def resampled_mean(values: Float64[np.ndarray, " N"]) -> Resampled:
     return Resampled(float(values.mean()), values[chosen].mean(axis=1))
 
 
+def difference(one: Resampled, other: Resampled) -> Resampled:
+    """Returns one network's metric minus another's, on the same draws of the same set."""
+    return Resampled(one.value - other.value, one.draws - other.draws)
+
+
 def over_seeds_and_sets(
-    table: Sequence[Sequence[Resampled]],
+    table: Sequence[Sequence[Resampled]], *, low: float = 0.0
 ) -> tuple[dict[str, Any], Interval]:
     """Returns the mean over seeds and sets, and its 95 % interval.
 
-    Each draw of the interval draws seeds with replacement, and the videos of every set once for all
-    seeds. With one seed the interval contains only the uncertainty of the videos.
+    With one seed the interval is that of the draws: it contains only the uncertainty of the videos.
+    With several seeds it adds the variance of the draws and that of the mean over the seeds, the
+    latter with the quantile of Student's t distribution. It is bounded by `low` and 1.
 
     Args:
         table: The metric by seed and by set. The sets are the same for all seeds.
+        low: The smallest value that the metric can have; -1 for a difference.
 
     Returns:
         The fields `mean`, `sd` (over the seeds' means over the sets, n - 1; None for one seed) and
         `n`, the number of seeds; and the interval.
     """
     values = np.array([[one.value for one in row] for row in table]).mean(axis=1)
-    draws = np.array([np.mean([one.draws for one in row], axis=0) for row in table])
-    seeds, count = draws.shape
-    chosen = np.random.default_rng(0).integers(seeds, size=(seeds, count))
-    interval = percentile_interval(np.take_along_axis(draws, chosen, axis=0).mean(axis=0))
-    sd = float(values.std(ddof=1)) if seeds > 1 else None
-    mean = {"mean": float(values.mean()), "sd": sd, "n": seeds}
-    return mean, interval
+    # The videos of a set are drawn once for all seeds.
+    draws = np.mean([[one.draws for one in row] for row in table], axis=(0, 1))
+    seeds, mean = len(values), float(values.mean())
+    if seeds == 1:
+        return {"mean": mean, "sd": None, "n": 1}, percentile_interval(draws)
+    sd = float(values.std(ddof=1))
+    of_videos = NORMAL_QUANTILE * float(draws.std())
+    of_seeds = float(stdtrit(seeds - 1, 0.975)) * sd / math.sqrt(seeds)
+    half = math.hypot(of_videos, of_seeds)
+    interval = Interval(max(low, mean - half), min(1.0, mean + half))
+    return {"mean": mean, "sd": sd, "n": seeds}, interval

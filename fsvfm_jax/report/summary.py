@@ -7,7 +7,6 @@ The papers' anti-spoofing results are means over sets, each of which is tested b
 leave this domain out of training.
 """
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
@@ -15,7 +14,7 @@ from fsvfm_jax.errors import DataError
 from fsvfm_jax.host.markdown import markdown_text
 from fsvfm_jax.report.rows import Row, mean_rows, of_single_sets, over_seeds
 from fsvfm_jax.report.table import markdown
-from fsvfm_jax.report.write import read_rows
+from fsvfm_jax.report.write import read_rows, split_name
 
 CAPTION = """\
 In percent: mean +- standard deviation over n seeds. A mean over sets averages the sets' own
@@ -56,10 +55,9 @@ def summary(tables: Sequence[str]) -> str:
 
 def _rows_of(table: str) -> list[Row]:
     """Returns the rows of single sets of a table, with the method that stands before its name."""
-    method, equals, file = table.partition("=")
-    if not equals or os.path.exists(table):
-        return of_single_sets(read_rows(table))
-    return [{"method": method} | row for row in of_single_sets(read_rows(file))]
+    method, file = split_name(table)
+    rows = of_single_sets(read_rows(file))
+    return rows if method is None else [{"method": method} | row for row in rows]
 
 
 def _refuse_twice(rows: Sequence[Row]) -> None:

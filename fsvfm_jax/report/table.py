@@ -28,7 +28,7 @@ def _decimal(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _rate(value: float) -> str:
+def _rate(value: float | int) -> str:
     return f"{value:g}"
 
 
@@ -97,6 +97,7 @@ COLUMNS = {
     "trainable": Column("trained", _count),
     "memory": Column("GB", _decimal),
     "micro_batches": Column("micro-batches", _count),
+    "epochs": Column("epochs", _rate),
     "minutes": Column("minutes", _decimal),
     "linear": Column("linear", _percent),
     "knn": Column("k-NN", _percent),

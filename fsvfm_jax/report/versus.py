@@ -3,7 +3,7 @@
 import argparse
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ from fsvfm_jax.report.paired import (
 from fsvfm_jax.report.rows import Row, of_single_sets
 from fsvfm_jax.report.scores import Scores, read_scores
 from fsvfm_jax.report.table import plain
-from fsvfm_jax.report.write import file_stems, read_rows, write_file, write_table
+from fsvfm_jax.report.write import read_rows, scores_file, split_name, write_file, write_table
 
 logger = logging.getLogger(__name__)
 
@@ -48,9 +48,8 @@ class Report(NamedTuple):
 
     def scores(self, dataset: str) -> Scores:
         """Returns the scores of a set."""
-        called = f"{dataset} {self.rows[dataset]['selection']}"
-        file = f"{file_stems([called])[called]}.csv"
-        return read_scores(os.path.join(self.folder, "scores", file), dataset=dataset)
+        file = scores_file(dataset, self.rows[dataset]["selection"])
+        return read_scores(os.path.join(self.folder, file), dataset=dataset)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,6 +87,7 @@ def run(args: argparse.Namespace) -> None:
     first, second = (open_report(text, name, select=args.select) for text, name in named)
     if first.name == second.name:
         raise ConfigError(f"both reports are called {first.name!r}: give NAME=REPORT")
+    _check_selection(args.select, (first, second))
     names = (first.name, second.name)
     differences, decided, listed = [], [], []
     for dataset in _common(first, second):
@@ -116,15 +116,22 @@ def open_report(text: str, name: str, *, select: str | None) -> Report:
         DataError: There is no such table.
         ConfigError: The report has several rows of a set, and `select` is none of them.
     """
-    before, equals, folder = text.partition("=")
-    if not equals or os.path.exists(text):
-        before, folder = name, text
+    given, folder = split_name(text)
     rows = [row for row in of_single_sets(read_rows(f"{folder}/table.json")) if "note" not in row]
     ways = list(dict.fromkeys(row["selection"] for row in rows))
     if len(ways) > 1 and select not in ways:
         raise ConfigError(f"{folder} has rows of {quoted(ways)}: name one of them with --select")
     chosen = [row for row in rows if len(ways) == 1 or row["selection"] == select]
-    return Report(before, folder, {row["dataset"]: row for row in chosen})
+    return Report(given or name, folder, {row["dataset"]: row for row in chosen})
+
+
+def _check_selection(select: str | None, reports: Sequence[Report]) -> None:
+    """Raises ConfigError if the checkpoints of neither report are chosen as asked for."""
+    ways = {row["selection"] for report in reports for row in report.rows.values()}
+    if select is not None and select not in ways:
+        raise ConfigError(
+            f"--select={select} is in neither report; they have {quoted(sorted(ways))}"
+        )
 
 
 def _common(first: Report, second: Report) -> list[str]:

@@ -1,6 +1,7 @@
 """Writes the files of a report: tables, scores and a picture."""
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from typing import TypedDict
@@ -151,6 +152,27 @@ def file_stems(datasets: Sequence[str]) -> dict[str, str]:
                 )
         stems[dataset] = stem
     return stems
+
+
+def scores_file(dataset: str, selection: str) -> str:
+    """Returns the name of the file of a set's scores in a report's folder.
+
+    Args:
+        dataset: Name of the set.
+        selection: How the checkpoint was chosen.
+    """
+    called = f"{dataset} {selection}"
+    return f"scores/{file_stems([called])[called]}.csv"
+
+
+def split_name(text: str) -> tuple[str | None, str]:
+    """Splits NAME=PATH of a command line; the name is None if there is none, or if PATH exists.
+
+    Args:
+        text: The argument.
+    """
+    name, equals, path = text.partition("=")
+    return (name, path) if equals and not os.path.exists(text) else (None, text)
 
 
 def write_file(folder: epath.Path, name: str, content: bytes) -> None:

@@ -15,6 +15,7 @@ from fsvfm_jax.devices.compilation import CompiledStep
 from fsvfm_jax.host.storage import write_text
 from fsvfm_jax.run.failed_start import CONFIG_FILE, PARAMETERS_FILE, STEP_FILE
 from fsvfm_jax.train_state import Learner, TrainState
+from fsvfm_jax.tuning import count
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +42,7 @@ def describe_run(
     Raises:
         StorageError: A file cannot be written.
     """
-    arrays = jax.tree.leaves(jax.eval_shape(learner.trained, template.params))
-    trained = sum(x.size for x in arrays)
+    trained = count(jax.eval_shape(learner.trained, template.params))
     table = parameter_table(template.params)
     step = {
         "trained_parameters": trained,

@@ -66,8 +66,7 @@ class Traces(NamedTuple):
     spread: float
 
 
-# No two deepfakes leave the same traces: a detector that has learnt the seam of one has learnt
-# nothing of the others.
+# Each kind of deepfake has its own edge, seam and error of the colours. All change the inner face.
 OF_SWAP = Traces(0.25, (12.0, 28.0), (-9.0, -2.0, 8.0), 10.0)
 OF_WARP = Traces(0.5, (0.0, 0.0), (7.0, 1.0, -6.0), 6.0)
 OF_TEXTURE = Traces(0.08, (0.0, 0.0), (0.0, 0.0, 0.0), 0.0)
