@@ -17,8 +17,10 @@ from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.train_state import Metrics, Params, StepValues, TrainState
 
 NOT_DECAYED = ("bias", "scale")
+# The parameters below the first block.
+FIRST_LAYER = ("cls_token", "reg_token", "pos_embed", "patch_embed", "norm_pre")
 # Fine-tuning also trains the positions.
-NOT_DECAYED_IN_DETECTORS = (*NOT_DECAYED, "cls_token", "pos_embed")
+NOT_DECAYED_IN_DETECTORS = (*NOT_DECAYED, "cls_token", "reg_token", "pos_embed")
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ def scale_by_layer(layer_decay: float, *, depth: int) -> optax.GradientTransform
 def layer_factors(params: PyTree, layer_decay: float, *, depth: int) -> PyTree:
     """Returns layer_decay^(depth + 1 - id) for every parameter.
 
-    The id is 0 for tokens, positions and patch embedding, i + 1 for block i, and depth + 1 for all
+    The id is 0 for tokens, positions, patch embedding and the norm after them, i + 1 for block i, and depth + 1 for all
     layers after the blocks.
 
     Args:
@@ -195,7 +197,7 @@ def layer_factors(params: PyTree, layer_decay: float, *, depth: int) -> PyTree:
     def factor(
         path: tuple[Any, ...], x: jax.Array | jax.ShapeDtypeStruct
     ) -> np.ndarray | np.float32:
-        if path[0].key in ("cls_token", "pos_embed", "patch_embed"):
+        if path[0].key in FIRST_LAYER:
             return np.float32(layer_decay ** (depth + 1))
         if path[0].key.endswith("blocks"):
             # The last of the stacked blocks is block depth - 1, also if some blocks are frozen.

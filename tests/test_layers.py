@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fsvfm_jax.models import layers
+from fsvfm_jax.models import activations, layers, positions
 
 
 def test_patchify_is_row_column_channel():
@@ -23,7 +23,7 @@ def test_patchify_is_row_column_channel():
 def test_positions_equal_the_reference():
     for width, name in ((48, "pos_embed"), (32, "decoder_pos_embed")):
         golden = golden_numbers.load()[f"init/{name}"]
-        np.testing.assert_allclose(layers.sincos_positions(4, width), golden, atol=1e-6)
+        np.testing.assert_allclose(positions.sincos_positions(4, width), golden, atol=1e-6)
 
 
 def test_normalize_keeps_zero_rows_and_their_gradient_finite():
@@ -49,14 +49,14 @@ def test_gelu_and_its_gradient_are_exact():
     points = np.asarray(x, np.float64)
     cdf = np.array([0.5 * math.erfc(-p / math.sqrt(2)) for p in points])
     density = np.exp(-0.5 * points**2) / math.sqrt(2 * math.pi)
-    np.testing.assert_allclose(layers.gelu(x), points * cdf, atol=1e-6)
-    slope = jax.vmap(jax.grad(lambda x: layers.gelu(x[None])[0]))(x)
+    np.testing.assert_allclose(activations.gelu(x), points * cdf, atol=1e-6)
+    slope = jax.vmap(jax.grad(lambda x: activations.gelu(x[None])[0]))(x)
     np.testing.assert_allclose(slope, cdf + points * density, atol=1e-6)
 
 
 def test_gelu_keeps_only_its_input_and_computes_in_float32():
     x = jnp.linspace(-4, 4, 64, dtype=jnp.bfloat16)[None]
-    y, pull_back = jax.vjp(layers.gelu, x)
+    y, pull_back = jax.vjp(activations.gelu, x)
     [kept] = jax.tree.leaves(pull_back)
     assert kept.shape == x.shape and kept.dtype == y.dtype == jnp.bfloat16
     exact = jax.nn.gelu(x.astype(jnp.float32), approximate=False)
@@ -112,8 +112,8 @@ def test_float32_is_multiplied_in_float32_everywhere(dtype):
         2, width=32, num_heads=4, dtype=dtype, attention="xla", remat="none", unroll=1
     )
     x = jnp.zeros((2, 5, 32))
-    params = jax.eval_shape(block.init, jax.random.key(0), x, None, None)
-    text = str(jax.make_jaxpr(block.apply)(params, x, None, None))
+    params = jax.eval_shape(block.init, jax.random.key(0), x, None, None, None)
+    text = str(jax.make_jaxpr(block.apply)(params, x, None, None, None))
     # The biases of the two norms; q, k, v, two products of the attention, proj, fc1, fc2.
     in_float32 = 10 if dtype == "float32" else 2
     assert text.count("dot_general") == 10

@@ -116,10 +116,10 @@ def test_remat_of_dots_keeps_the_outputs_in_the_compute_dtype():
             1, width=32, num_heads=4, dtype="bfloat16", attention="xla", remat=remat, unroll=1
         )
         x = jnp.zeros((2, 5, 32), jnp.bfloat16)
-        params = stack.init(jax.random.key(0), x, None, None)
+        params = stack.init(jax.random.key(0), x, None, None, None)
 
         def total(params):
-            return stack.apply(params, x, None, None)[0].astype(jnp.float32).sum()
+            return stack.apply(params, x, None, None, None)[0].astype(jnp.float32).sum()
 
         text = jax.jit(jax.grad(total)).lower(params).as_text()
         return text.count("dot_general")

@@ -12,7 +12,7 @@ from random_weights import TINY, encoder_params, images
 from fsvfm_jax.convert.positions import resize_positions, resize_table
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.models import build
-from fsvfm_jax.models.layers import sincos_positions
+from fsvfm_jax.models.positions import sincos_positions
 from fsvfm_jax.models.vit import ViT
 
 

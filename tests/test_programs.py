@@ -30,7 +30,7 @@ def test_every_block_continues_where_the_one_before_ends(kind):
 
     second = jax.tree.map(lambda x: x[1], params["blocks"])
     block = Block(TINY["width"], TINY["num_heads"], "float32", None)
-    expected, _ = block.apply({"params": second}, tokens(1), None, None)
+    expected, _ = block.apply({"params": second}, tokens(1), None, None, None)
     np.testing.assert_allclose(tokens(2), expected, rtol=0, atol=2e-5)
     assert np.abs(tokens(1) - tokens(2)).max() > 0.1
     mean = compute(params, block=2, pool="mean")

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.models.fsvfm import POSITION_TABLES
-from fsvfm_jax.models.layers import sincos_positions
+from fsvfm_jax.models.positions import sincos_positions
 
 
 def resize_positions(params: Mapping[str, Any], image_size: int) -> dict[str, Any]:

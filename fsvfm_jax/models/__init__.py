@@ -7,9 +7,11 @@ from typing import Any, TypeVar
 from ml_collections import ConfigDict
 
 from fsvfm_jax.errors import ConfigError, nearest
+from fsvfm_jax.models.activations import ACTIVATIONS
 from fsvfm_jax.models.adapter import POOLS, Detector
 from fsvfm_jax.models.fsvfm import FSVFM
 from fsvfm_jax.models.layers import ATTENTIONS, REMATS
+from fsvfm_jax.models.positions import POSITIONS
 from fsvfm_jax.models.vit import SIZES, ViT
 
 Network = TypeVar("Network", bound=ViT)
@@ -19,6 +21,8 @@ CHOICES = {
     "remat": tuple(REMATS),
     "rep_pos": ("sincos", "zeros"),
     "pool": POOLS,
+    "positions": POSITIONS,
+    "activation": tuple(ACTIVATIONS),
 }
 
 
@@ -27,7 +31,7 @@ def build(size_or_dict: str | Mapping[str, Any] | ConfigDict) -> FSVFM:
 
     Args:
         size_or_dict: A name of `vit.SIZES` (224 pixels, float32), or the attributes of `FSVFM` by
-            name. Attributes that are not given keep their defaults.
+            name. Attributes that are not given, or None, keep their defaults.
 
     Returns:
         The network, without parameters.
@@ -35,7 +39,12 @@ def build(size_or_dict: str | Mapping[str, Any] | ConfigDict) -> FSVFM:
     Raises:
         ConfigError: A name or an attribute is unknown, or one size is not divisible by another.
     """
-    return _make(FSVFM, size_or_dict)
+    model = _make(FSVFM, size_or_dict)
+    if not model.class_token:
+        raise ConfigError(
+            "model.class_token = False: the decoders of pretraining need a class token"
+        )
+    return model
 
 
 def build_detector(size_or_dict: str | Mapping[str, Any] | ConfigDict) -> Detector:
@@ -43,7 +52,7 @@ def build_detector(size_or_dict: str | Mapping[str, Any] | ConfigDict) -> Detect
 
     Args:
         size_or_dict: A name of `vit.SIZES` (mean pool and a linear head), or the attributes of
-            `Detector` by name. Attributes that are not given keep their defaults.
+            `Detector` by name. Attributes that are not given, or None, keep their defaults.
 
     Returns:
         The network, without parameters.
@@ -56,6 +65,11 @@ def build_detector(size_or_dict: str | Mapping[str, Any] | ConfigDict) -> Detect
         raise ConfigError(
             f"model.pool = {model.pool!r} has no anti-spoofing head: use model.pool='mean', or"
             " model.fas=False"
+        )
+    if model.pool == "token" and not model.class_token:
+        raise ConfigError(
+            "model.pool = 'token' has no token to pool, since model.class_token = False: use"
+            " model.pool='mean'"
         )
     if model.adapter_reduction and model.width % model.adapter_reduction:
         raise ConfigError(
@@ -78,8 +92,9 @@ def _make(network: type[Network], size_or_dict: str | Mapping[str, Any] | Config
     for name in size_or_dict:
         if name not in attributes:
             raise ConfigError(f"a model has no attribute {name!r}; {nearest(name, attributes)}")
-    model = network(**size_or_dict)
+    model = network(**{name: x for name, x in size_or_dict.items() if x is not None})
     _check_measures(model)
+    _check_positions(model)
     return model
 
 
@@ -116,4 +131,19 @@ def _check_measures(model: ViT) -> None:
         raise ConfigError(
             "model.attention = 'cudnn' has no float32: use model.attention='xla', or"
             " model.dtype='bfloat16'"
+        )
+
+
+def _check_positions(model: ViT) -> None:
+    rows = model.prefix_positions
+    if model.positions != "rope" and not 0 <= rows <= model.num_prefix:
+        raise ConfigError(
+            f"model.prefix_positions = {rows} is not from 0 to {model.num_prefix}, the number of"
+            " tokens before the patches (model.class_token, model.registers)"
+        )
+    channels = model.width // model.num_heads
+    if model.positions != "table" and channels % 4:
+        raise ConfigError(
+            f"model.positions = {model.positions!r} needs heads of a multiple of 4 channels, not"
+            f" {channels}: change model.num_heads"
         )

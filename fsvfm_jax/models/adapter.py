@@ -66,7 +66,7 @@ class Detector(ViT):
 
     def setup(self) -> None:
         super().setup()  # Its `norm` gets no parameters where it is not called.
-        self.fc_norm = layers.layer_norm(self.dtype)
+        self.fc_norm = layers.layer_norm(self.dtype, epsilon=self.layer_norm_epsilon)
         if self.adapter_reduction:
             narrow = self.width // self.adapter_reduction
             self.adapter = Adapter(narrow, self.width, self.dtype)
@@ -110,11 +110,13 @@ class Detector(ViT):
             x: The tokens.
             drop_rates: Probability of dropping a branch, for each block; None to drop nothing.
         """
-        return self.detect(self.run(self.blocks, x, drop_rates), deterministic=False)
+        x = self.run(self.blocks, x, drop_rates, rotation=self.rotation())
+        return self.detect(x, deterministic=False)
 
     def detect(self, x: Float[Array, "B L D"], *, deterministic: bool) -> DetectorOutput:
         """Returns the outputs for the tokens after the last block; see `__call__`."""
-        f = self.norm(x)[:, 0] if self.pool == "token" else self.fc_norm(x[:, 1:].mean(axis=1))
+        patches = x[:, self.num_prefix :]
+        f = self.norm(x)[:, 0] if self.pool == "token" else self.fc_norm(patches.mean(axis=1))
 
         joined, projection = f, None
         if self.adapter_reduction:
@@ -127,7 +129,7 @@ class Detector(ViT):
             logits = self.classify_liveness(joined, axis=-1, deterministic=deterministic)
         elif self.fas:
             # This variant takes the norm over the tokens, with f in place of the class token.
-            tokens = jnp.concatenate([f[:, None], x[:, 1:]], axis=1)
+            tokens = jnp.concatenate([f[:, None], patches], axis=1)
             logits = self.classify_liveness(tokens, axis=1, deterministic=deterministic)[:, 0]
         return DetectorOutput(logits.astype(jnp.float32), f, projection)
 
@@ -151,8 +153,8 @@ class Detector(ViT):
 
     def init_params(self, key: PRNGKeyArray) -> Params:
         """Returns new parameters, float32, with sines and cosines in the position table."""
-        side = self.image_size // self.patch_size
-        tables = {"pos_embed": jnp.asarray(layers.sincos_positions(side, self.width))}
+        table = self.initial_positions()
+        tables = {} if table is None else {"pos_embed": jnp.asarray(table)}
         images = jnp.zeros((1, self.image_size, self.image_size, 3))
         # `apply` with mutable parameters initialises all parameters but the given table.
         _, variables = self.apply(

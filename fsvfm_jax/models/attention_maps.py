@@ -24,21 +24,20 @@ def attention_weights(
 
     Returns:
         For each block and head a matrix whose rows sum to 1: the row is the token that attends, the
-        column the one that is attended to. The class token is the first.
+        column the one that is attended to. The class token is the first, then the registers.
     """
     model = model.clone(dtype="float32", attention=None, remat="none")
-    block = layers.Block(model.width, model.num_heads, "float32", None)
-    qkv = layers.dense(3 * model.width, "float32")
+    options, rotation = model.block_options, model.rotation()
+    block = layers.Block(model.width, model.num_heads, "float32", None, options)
+    attention = layers.Attention(model.width, model.num_heads, "float32", None, options)
 
     def step(x: jax.Array, own: Params) -> tuple[jax.Array, jax.Array]:
-        normed = PreNorm().apply({"params": own["norm1"]}, x)
-        q, k, _ = qkv.apply({"params": own["attn"]["qkv"]}, normed, 3, method="split")
-        heads = (*x.shape[:2], model.num_heads, model.width // model.num_heads)
-        scores = jnp.einsum(
-            "bqhd,bkhd->bhqk", q.reshape(heads), k.reshape(heads), precision="highest"
-        )
-        weights = jax.nn.softmax(scores / math.sqrt(heads[-1]), axis=-1)
-        return block.apply({"params": own}, x, None, None)[0], weights
+        normed = PreNorm(options.epsilon).apply({"params": own["norm1"]}, x)
+        of = {"params": own["attn"]}
+        q, k, _ = attention.apply(of, normed, rotation, method="heads")
+        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, precision="highest")
+        weights = jax.nn.softmax(scores / math.sqrt(q.shape[-1]), axis=-1)
+        return block.apply({"params": own}, x, None, None, rotation)[0], weights
 
     x = model.apply({"params": params}, images, method="embed")
     return jax.lax.scan(step, x, params["blocks"])[1]

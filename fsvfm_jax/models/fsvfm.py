@@ -16,6 +16,7 @@ from fsvfm_jax.devices.sharding import constrain_batch
 from fsvfm_jax.masking import Masks
 from fsvfm_jax.models import layers
 from fsvfm_jax.models.linear import PreNorm
+from fsvfm_jax.models.positions import sincos_positions
 from fsvfm_jax.models.vit import ViT
 from fsvfm_jax.train_state import Params
 
@@ -32,8 +33,8 @@ STUDENT_ONLY = (
     "decoder_pred",
 )
 
-# Parameters of the encoder, which are those of a plain ViT.
-ENCODER = ("cls_token", "pos_embed", "patch_embed", "blocks", "norm")
+# Parameters of the encoder, which are those of a `ViT`.
+ENCODER = ("cls_token", "reg_token", "pos_embed", "patch_embed", "norm_pre", "blocks", "norm")
 
 
 class StudentOutput(NamedTuple):
@@ -42,7 +43,8 @@ class StudentOutput(NamedTuple):
     Attributes:
         prediction: Predicted pixels of every patch, float32, [B, N, patch_size**2 * 3].
         q: Output of the predictor, scaled to rows of unit length, float32, [B, projection_dim].
-        latent: Output of the encoder in the compute dtype, class token first, [B, 1 + K, D].
+        latent: Output of the encoder in the compute dtype: class token and kept patches, without
+            registers, [B, 1 + K, D].
     """
 
     prediction: Float[Array, "B N P"]
@@ -105,7 +107,7 @@ class FSVFM(ViT):
             masks: The masks; `ids_keep` selects the patches that the encoder gets.
         """
         images, masks = jax.tree.map(jnp.asarray, (images, masks))
-        latent = self.encode(images, masks.ids_keep)
+        latent = self.without_registers(self.encode(images, masks.ids_keep))
         prediction = self.decode(latent, masks)
         q = self.predictor(self.projector(self.represent(latent, masks)))
         return StudentOutput(
@@ -114,9 +116,15 @@ class FSVFM(ViT):
 
     def teacher(self, images: Float[Array | np.ndarray, "B H W 3"]) -> Float[Array, "B E"]:
         """Returns z, the output for whole, normalised faces: rows of unit length, float32."""
-        latent = self.encode(jnp.asarray(images), has_gradient=False)
+        latent = self.without_registers(self.encode(jnp.asarray(images), has_gradient=False))
         z = self.projector(self.represent(latent))
         return layers.normalize(z.astype(jnp.float32))
+
+    def without_registers(self, latent: Float[Array, "B L D"]) -> Float[Array, "B M D"]:
+        """Returns the class token and the patches, which are all that the decoders get."""
+        if not self.registers:
+            return latent
+        return jnp.concatenate([latent[:, :1], latent[:, self.num_prefix :]], axis=1)
 
     def decode(self, latent: Float[Array, "B L D"], masks: Masks) -> Float[Array, "B N P"]:
         """Predicts the pixels of every patch.
@@ -157,9 +165,9 @@ class FSVFM(ViT):
         """
         side, n = self.image_size // self.patch_size, self.num_patches
         tables = {
-            "pos_embed": layers.sincos_positions(side, self.width),
-            "decoder_pos_embed": layers.sincos_positions(side, self.decoder_width),
-            "rep_decoder_pos_embed": layers.sincos_positions(side, self.width),
+            "pos_embed": self.initial_positions(),
+            "decoder_pos_embed": sincos_positions(side, self.decoder_width),
+            "rep_decoder_pos_embed": sincos_positions(side, self.width),
         }
         if self.rep_pos == "zeros":
             tables["rep_decoder_pos_embed"] *= 0

@@ -1,15 +1,16 @@
-"""The layers of all networks here: patches, positions, pre-norm transformer blocks."""
+"""The layers of all networks here: patches and pre-norm transformer blocks."""
 
 import math
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from fsvfm_jax.devices.sharding import constrain_batch
+from fsvfm_jax.models.activations import ACTIVATIONS
 from fsvfm_jax.models.linear import (
     LAYER_NORM_EPSILON,
     LINEAR_OUTPUT,
@@ -18,6 +19,7 @@ from fsvfm_jax.models.linear import (
     PreNorm,
     precision,
 )
+from fsvfm_jax.models.positions import Rotation, rotate
 
 MLP_RATIO = 4
 
@@ -48,21 +50,6 @@ def unpatchify(patches: Float[Array, "B N P"], patch_size: int) -> Float[Array, 
     side, p = round(n**0.5), patch_size
     x = patches.reshape(b, side, side, p, p, 3)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, side * p, side * p, 3)
-
-
-def sincos_positions(side: int, width: int) -> Float[np.ndarray, "1 tokens width"]:
-    """Returns fixed 2-D sine-cosine positions of a class token and `side` x `side` patches.
-
-    The position of the class token is zero. The first half of the channels encodes the column, the
-    second the row; in each half, the sines of all frequencies precede the cosines.
-    """
-    frequencies = 10000.0 ** -(np.arange(width // 4) / (width // 4))
-    angles = np.arange(side)[:, None] * frequencies
-    axis = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
-    columns = np.tile(axis, (side, 1))
-    rows = np.repeat(axis, side, axis=0)
-    patches = np.concatenate([columns, rows], axis=1)
-    return np.concatenate([np.zeros((1, width)), patches])[None].astype(np.float32)
 
 
 def layer_norm(dtype: str, *, epsilon: float = LAYER_NORM_EPSILON) -> nn.LayerNorm:
@@ -153,6 +140,24 @@ def _product(subscripts: str, a: Float[Array, "..."], b: Float[Array, "..."]) ->
 attend_by_heads.defvjp(_attend_forward, _attend_backward)
 
 
+class BlockOptions(NamedTuple):
+    """What differs between the blocks of encoders.
+
+    Attributes:
+        activation: One of `ACTIVATIONS`.
+        epsilon: Added to the variance by the norms.
+        layer_scale: Whether each channel of a branch is multiplied by a parameter.
+        key_bias: Whether the keys have a bias; otherwise it stays as it is and has no effect.
+        interleaved: Which channels a rotation pairs, as for `positions.rotate`.
+    """
+
+    activation: str = "gelu"
+    epsilon: float = LAYER_NORM_EPSILON
+    layer_scale: bool = False
+    key_bias: bool = True
+    interleaved: bool = False
+
+
 class Attention(nn.Module):
     """Multi-head self-attention, with the softmax in float32."""
 
@@ -160,61 +165,57 @@ class Attention(nn.Module):
     num_heads: int
     dtype: str
     attention: str | None
+    options: BlockOptions = BlockOptions()
 
     def setup(self) -> None:
-        self.qkv = dense(3 * self.width, self.dtype)
+        biased = (True,) if self.options.key_bias else (True, False, True)
+        self.qkv = dense(3 * self.width, self.dtype, biased=biased)
         self.proj = dense(self.width, self.dtype)
 
-    def __call__(self, x: Normed, lengths: Int[Array, " B"] | None) -> Float[Array, "B L D"]:
+    def __call__(
+        self, x: Normed, lengths: Int[Array, " B"] | None, rotation: Rotation | None
+    ) -> Float[Array, "B L D"]:
         batch, length, _ = x.tokens.shape
-        heads = (batch, length, self.num_heads, self.width // self.num_heads)
-        q, k, v = (constrain_batch(y).reshape(heads) for y in self.qkv.split(x, 3))
+        q, k, v = self.heads(x, rotation)
         x = constrain_batch(attend(q, k, v, lengths=lengths, implementation=self.attention))
         return self.proj(x.reshape(batch, length, self.width))
 
-
-@jax.custom_vjp
-def gelu(x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-    """Returns the exact GELU, x times the normal distribution function of x, in float32.
-
-    The backward pass keeps only x. Derived automatically, it would keep three arrays.
-    """
-    y = x.astype(jnp.float32)
-    return (y * _normal_cdf(y)).astype(x.dtype)
-
-
-def _gelu_forward(x: Float[Array, "*B D"]) -> tuple[Float[Array, "*B D"], Float[Array, "*B D"]]:
-    return gelu(x), x
-
-
-def _gelu_backward(
-    x: Float[Array, "*B D"], gradient: Float[Array, "*B D"]
-) -> tuple[Float[Array, "*B D"]]:
-    y = x.astype(jnp.float32)
-    density = jnp.exp(-0.5 * jnp.square(y)) / math.sqrt(2 * math.pi)
-    slope = _normal_cdf(y) + y * density
-    return ((gradient.astype(jnp.float32) * slope).astype(x.dtype),)
-
-
-def _normal_cdf(x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-    return 0.5 + 0.5 * jax.lax.erf(x * math.sqrt(0.5))
-
-
-gelu.defvjp(_gelu_forward, _gelu_backward)
+    def heads(self, x: Normed, rotation: Rotation | None) -> tuple[Array, Array, Array]:
+        """Returns queries, keys and values, [B, L, H, D / H]; queries and keys are rotated."""
+        shape = (*x.tokens.shape[:2], self.num_heads, self.width // self.num_heads)
+        q, k, v = (constrain_batch(y).reshape(shape) for y in self.qkv.split(x, 3))
+        if rotation is not None:
+            turn = partial(rotate, by=rotation, interleaved=self.options.interleaved)
+            q, k = turn(q), turn(k)
+        return q, k, v
 
 
 class Mlp(nn.Module):
-    """Two linear layers with the exact GELU between them."""
+    """Two linear layers with an activation between them, one of `ACTIVATIONS`."""
 
     width: int
     dtype: str
+    activation: str = "gelu"
 
     def setup(self) -> None:
         self.fc1 = dense(MLP_RATIO * self.width, self.dtype)
         self.fc2 = dense(self.width, self.dtype)
 
     def __call__(self, x: Normed) -> Float[Array, "B L D"]:
-        return self.fc2(gelu(constrain_batch(self.fc1(x))))
+        return self.fc2(ACTIVATIONS[self.activation](constrain_batch(self.fc1(x))))
+
+
+class LayerScale(nn.Module):
+    """Multiplies each channel by a parameter; `enabled` False returns the input."""
+
+    enabled: bool
+    width: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        if not self.enabled:
+            return x
+        return x * self.param("scale", nn.initializers.ones, (self.width,)).astype(x.dtype)
 
 
 class Block(nn.Module):
@@ -228,22 +229,28 @@ class Block(nn.Module):
     num_heads: int
     dtype: str
     attention: str | None
+    options: BlockOptions = BlockOptions()
 
     def setup(self) -> None:
-        self.norm1 = PreNorm()
-        self.attn = Attention(self.width, self.num_heads, self.dtype, self.attention)
-        self.norm2 = PreNorm()
-        self.mlp = Mlp(self.width, self.dtype)
+        options = self.options
+        self.norm1 = PreNorm(options.epsilon)
+        self.attn = Attention(self.width, self.num_heads, self.dtype, self.attention, options)
+        self.ls1 = LayerScale(options.layer_scale, self.width)
+        self.norm2 = PreNorm(options.epsilon)
+        self.mlp = Mlp(self.width, self.dtype, options.activation)
+        self.ls2 = LayerScale(options.layer_scale, self.width)
 
     def __call__(
         self,
         x: Float[Array, "B L D"],
         drop_rate: Float[Array, ""] | None,
         lengths: Int[Array, " B"] | None,
+        rotation: Rotation | None,
     ) -> tuple[Float[Array, "B L D"], None]:
-        x = constrain_batch(x + self.drop_path(self.attn(self.norm1(x), lengths), drop_rate))
-        x = constrain_batch(x + self.drop_path(self.mlp(self.norm2(x)), drop_rate))
-        return x, None
+        branch = self.ls1(self.attn(self.norm1(x), lengths, rotation))
+        x = constrain_batch(x + self.drop_path(branch, drop_rate))
+        branch = self.ls2(self.mlp(self.norm2(x)))
+        return constrain_batch(x + self.drop_path(branch, drop_rate)), None
 
     def drop_path(
         self, branch: Float[Array, "B L D"], drop_rate: Float[Array, ""] | None
@@ -265,6 +272,7 @@ def block_stack(
     attention: str | None,
     remat: str,
     unroll: int,
+    options: BlockOptions = BlockOptions(),
 ) -> nn.Module:
     """Returns `depth` blocks as one scan, with their parameters stacked on axis 0.
 
@@ -278,10 +286,11 @@ def block_stack(
         attention: One of `ATTENTIONS`; None for "xla".
         remat: One of `REMATS`.
         unroll: Blocks per iteration of the compiled loop.
+        options: What differs between the blocks of encoders.
 
     Returns:
-        A module that takes the tokens, the drop rates of the blocks [depth] or None, and the
-        lengths of `attend`, and returns `(tokens, None)`.
+        A module that takes the tokens, the drop rates of the blocks [depth] or None, the lengths of
+        `attend`, and the rotations of the tokens or None, and returns `(tokens, None)`.
     """
     # With several blocks per iteration, the compiler could merge the recomputation with the first
     # computation (CSE), which would undo the remat. With one block it cannot.
@@ -292,11 +301,11 @@ def block_stack(
         block,
         variable_axes={"params": 0},
         split_rngs={"params": True, "drop_path": True},
-        in_axes=(0, nn.broadcast),
+        in_axes=(0, nn.broadcast, nn.broadcast),
         length=depth,
         unroll=unroll,
     )
-    return stack(width, num_heads, dtype, attention)
+    return stack(width, num_heads, dtype, attention, options)
 
 
 class ProjectionHead(nn.Module):

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
@@ -99,6 +100,8 @@ class Dense(nn.Module):
         features: Channels of the output.
         dtype: Compute dtype; parameters are float32.
         use_bias: Whether there is a bias.
+        biased: For equal parts of the channels, whether their bias has an effect. Where it has
+            none, it gets no gradient and keeps its value.
         kernel_init: Initialises the weights.
         bias_init: Initialises the bias.
     """
@@ -108,6 +111,7 @@ class Dense(nn.Module):
     use_bias: bool = True
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
     bias_init: nn.initializers.Initializer = nn.initializers.zeros
+    biased: tuple[bool, ...] = (True,)
 
     def __call__(self, x: Float[Array, "*B D"] | Normed) -> Float[Array, "*B E"]:
         """Returns the output in the compute dtype."""
@@ -121,6 +125,8 @@ class Dense(nn.Module):
         bias = jnp.zeros(self.features)
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,))
+        if not all(self.biased):
+            bias *= np.repeat(np.float32(self.biased), self.features // len(self.biased))
         weights = (kernel, bias, x.scale, x.bias) if isinstance(x, Normed) else (kernel, bias)
         return linear(tokens.astype(self.dtype), jax.tree.map(jnp.asarray, weights), parts)
 

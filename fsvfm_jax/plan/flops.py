@@ -47,12 +47,13 @@ def training_flops_per_image(model: FSVFM, mask_ratio: float) -> Flops:
         ConfigError: The ratio removes none or all of the patches.
     """
     n, d, wide = model.num_patches, model.width, model.decoder_width
-    seen = n - num_removed(n, mask_ratio) + 1  # with the class token
+    prefix = model.num_prefix
+    seen = n - num_removed(n, mask_ratio) + prefix
     pixels = 3 * model.patch_size**2
 
     patch_embed = _linear(n, pixels, d)
     student_encoder = model.depth * _block(seen, d)
-    teacher_encoder = model.depth * _block(n + 1, d)
+    teacher_encoder = model.depth * _block(n + prefix, d)
     pixel_decoder = (
         _linear(n + 1, d, wide)
         + model.decoder_depth * _block(n + 1, wide)
@@ -89,7 +90,7 @@ def detection_flops_per_image(model: Detector, tuning: Tuning) -> int:
         tuning: The way of training.
     """
     n, d = model.num_patches, model.width
-    embed, block = _linear(n, 3 * model.patch_size**2, d), _block(n + 1, d)
+    embed, block = _linear(n, 3 * model.patch_size**2, d), _block(n + model.num_prefix, d)
     forward = embed + model.depth * block
     backward = {
         "full": 2 * forward,

@@ -32,8 +32,8 @@ def features(
         if pool == "token":
             return x[:, 0]
         if pool == "patches":
-            return x[:, 1:]
-        mean = x[:, 1:].mean(axis=1)
+            return x[:, model.num_prefix :]
+        mean = x[:, model.num_prefix :].mean(axis=1)
         return model.fc_norm(mean) if block is None and "fc_norm" in params else mean
 
     if block is not None:
