@@ -119,6 +119,17 @@ def encoder(size: str) -> ConfigDict:
     model.attention = placeholder(str)
     model.remat = "none"
     model.unroll = placeholder(int)
+    # None: those of the starting weights, or else of the papers' network.
+    model.class_token = placeholder(bool)
+    model.registers = placeholder(int)
+    model.positions = placeholder(str)
+    model.prefix_positions = placeholder(int)
+    model.pre_norm = placeholder(bool)
+    model.layer_scale = placeholder(bool)
+    model.activation = placeholder(str)
+    model.layer_norm_epsilon = placeholder(float)
+    model.patch_bias = placeholder(bool)
+    model.key_bias = placeholder(bool)
     return model
 
 

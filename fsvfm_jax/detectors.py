@@ -7,7 +7,7 @@ from typing import NamedTuple
 from etils import epath
 from ml_collections import ConfigDict
 
-from fsvfm_jax.convert.measures import network
+from fsvfm_jax.convert.measures import network, unseen
 from fsvfm_jax.convert.weights import LoadedWeights, read_source
 from fsvfm_jax.data.labelled.faces import LABELS
 from fsvfm_jax.data.stats import Stats, known_stats
@@ -92,7 +92,7 @@ def to_detector(
     """
     if "head" not in source.params and "classifier" not in source.params:
         raise DataError(f"{path} {NO_DETECTOR}")
-    model = network(source.params, num_heads=source.model["num_heads"]).clone(dtype=dtype)
+    model = network(source.params, **unseen(source.model)).clone(dtype=dtype)
     if (classes := model.num_classes) != len(LABELS):
         raise DataError(f"{path} has {classes} classes, not two: {' and '.join(LABELS)}")
     stats = stats_of(source, path, given=stats, field=fields["stats"])

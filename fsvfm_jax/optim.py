@@ -180,8 +180,8 @@ def scale_by_layer(layer_decay: float, *, depth: int) -> optax.GradientTransform
 def layer_factors(params: PyTree, layer_decay: float, *, depth: int) -> PyTree:
     """Returns layer_decay^(depth + 1 - id) for every parameter.
 
-    The id is 0 for tokens, positions, patch embedding and the norm after them, i + 1 for block i, and depth + 1 for all
-    layers after the blocks.
+    The id is 0 for tokens, positions, patch embedding and the norm after them, i + 1 for block i,
+    and depth + 1 for all layers after the blocks.
 
     Args:
         params: The trained parameters, with those of all blocks, or of the last ones, stacked on

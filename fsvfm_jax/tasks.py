@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -39,6 +40,8 @@ class Task(NamedTuple):
         open_source: Opens the training faces.
         element: Takes `stats` too, and returns the function that turns a face into a row of a
             batch. Data workers call that function.
+        with_options: Takes the workdir too, and returns the config with the options of the encoder
+            that the starting weights have.
         starting_stats: Returns the mean and standard deviation of the starting weights' training
             images, or None if they are not known.
         fingerprint: Returns by name all fields that decide which faces are read and what is done
@@ -53,6 +56,7 @@ class Task(NamedTuple):
 
     open_source: Callable[[ConfigDict], FaceSet]
     element: Callable[..., Element]
+    with_options: Callable[[ConfigDict, epath.Path], ConfigDict]
     starting_stats: Callable[[ConfigDict], Stats | None]
     fingerprint: Callable[[ConfigDict], dict[str, Any]]
     load_weights: Callable[[TrainState, ConfigDict], tuple[TrainState, dict[str, Any]]]
@@ -197,6 +201,7 @@ TASKS = {
     "pretrain": Task(
         open_source=open_faces,
         element=face_element,
+        with_options=warm_start.with_options,
         starting_stats=lambda config: None,
         fingerprint=_mask_fields,
         load_weights=lambda state, config: warm_start.load_weights(
@@ -208,6 +213,7 @@ TASKS = {
     "finetune": Task(
         open_source=open_labelled,
         element=labelled_element,
+        with_options=warm_start.with_options,
         starting_stats=warm_start.starting_stats,
         fingerprint=_detection_fields,
         load_weights=warm_start.load_encoder,

@@ -53,7 +53,7 @@ def train(config: ConfigDict, workdir: epath.Path, *, task: Task, check_only: bo
         UserError: The config, the data or the workdir cannot be used. The message names the cause.
     """
     # ── Devices and data ──────────────────────────────────────────────────────────────────────
-    mesh, config = place(config)
+    mesh, config = place(task.with_options(config, workdir))
     source, open_validate, open_probe = _open_data(config, workdir, task, mesh)
     if check_only:
         return _check(config, mesh, source, workdir, task, open_probe)

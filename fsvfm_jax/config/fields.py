@@ -86,6 +86,28 @@ ENCODER: Fields = under(
                 MAX_DEPTH,
             )
         ),
+        # The options of other projects' encoders. None takes the value of the starting weights, or
+        # else that of the papers' network.
+        "class_token": optional(flag("whether there is a class token; None: by the weights")),
+        "registers": optional(whole("number of register tokens; None: by the weights", 0, 64)),
+        "positions": optional(
+            choice("how patches get their positions; None: by the weights", CHOICES["positions"])
+        ),
+        "prefix_positions": optional(
+            whole("rows of the position table before the patches; None: by the weights", 0, 65)
+        ),
+        "pre_norm": optional(flag("whether a norm precedes the blocks; None: by the weights")),
+        "layer_scale": optional(flag("whether branches have LayerScale; None: by the weights")),
+        "activation": optional(
+            choice("activation of the MLPs; None: by the weights", CHOICES["activation"])
+        ),
+        "layer_norm_epsilon": optional(
+            number("epsilon of the encoder's norms; None: by the weights", 0, 1)
+        ),
+        "patch_bias": optional(
+            flag("whether the patch embedding has a bias; None: by the weights")
+        ),
+        "key_bias": optional(flag("whether the keys have a bias; None: by the weights")),
     },
 )
 

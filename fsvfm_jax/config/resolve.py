@@ -23,6 +23,7 @@ from fsvfm_jax.errors import ConfigError, told
 from fsvfm_jax.losses import SIMILARITIES, info_nce
 from fsvfm_jax.masking import num_removed
 from fsvfm_jax.models import build
+from fsvfm_jax.models.vit import OPTIONS
 from fsvfm_jax.optim import check_rates, check_warmup, peak_learning_rate
 
 # The errors of other libraries for a stored config with wrong types.
@@ -46,7 +47,11 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
 }
 # Fields that earlier versions did not store, with the values that have the same effect.
-ADDED: dict[str, Any] = {"init.entry": "", "tracking.also": ()}
+ADDED: dict[str, Any] = {
+    "init.entry": "",
+    "tracking.also": (),
+    **{f"model.{name}": None for name in OPTIONS},
+}
 # Sections that earlier versions did not store, by task, with values that have no effect.
 ADDED_SECTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "pretrain": {

@@ -16,6 +16,7 @@ from fsvfm_jax import cli, optim
 from fsvfm_jax.convert import pth, reference
 from fsvfm_jax.convert.card import Description
 from fsvfm_jax.convert.entries import networks_in
+from fsvfm_jax.convert.families import FAMILIES
 from fsvfm_jax.convert.finite import check_finite
 from fsvfm_jax.convert.folder import read_description, write_folder
 from fsvfm_jax.convert.licenses import AUTHORS_LICENSE, LICENSES, exported_license, is_license
@@ -37,8 +38,9 @@ from fsvfm_jax.convert.weights import (
 from fsvfm_jax.data.stats import REFERENCE_STATS_FILE, STATS_FILE, load_stats, save_stats
 from fsvfm_jax.errors import ConfigError, StorageError, nearest
 from fsvfm_jax.host.terminal import printable
+from fsvfm_jax.models.activations import ACTIVATIONS
 from fsvfm_jax.models.fsvfm import encoder_subset
-from fsvfm_jax.models.vit import SIZES
+from fsvfm_jax.models.vit import OPTIONS, SIZES
 from fsvfm_jax.run.checkpoint import Checkpoints
 from fsvfm_jax.run.origin import ORIGIN, save_origin
 from fsvfm_jax.train_state import TrainState
@@ -63,12 +65,17 @@ def to_folder(args: argparse.Namespace) -> None:
     source = _read(args)
     params, model, tuned = source.params, dict(source.model), source.tuned
     if (size := args.image_size) is not None:
-        params, model["image_size"] = resize_positions(params, size), size
-        tuned = tuned and tuned._replace(params=resize_positions(tuned.params, size))
+        params, tuned = (
+            resize_positions(params, size, model),
+            tuned and tuned._replace(params=resize_positions(tuned.params, size, model)),
+        )
+        model["image_size"] = size
     if reference.kind(params) != "detector":
         params = encoder_subset(params)
-        names = ("image_size", "patch_size", "width", "depth", "num_heads")
-        model = {name: model[name] for name in names} | {"pool": args.pool}
+        names = ("image_size", "patch_size", "width", "depth", "num_heads", *OPTIONS)
+        family = FAMILIES.get(source.file.get("family"))
+        pool = args.pool or (family.pool if family else "mean")
+        model = {name: model[name] for name in names if name in model} | {"pool": pool}
     facts = dict(source.facts)
     if args.stats is not None:
         facts["stats"] = load_stats(args.stats)
@@ -215,7 +222,7 @@ def _told(args: argparse.Namespace) -> dict[str, Any]:
         if args.model not in SIZES:
             raise ConfigError(f"--model={args.model} is unknown; {nearest(args.model, SIZES)}")
         told |= SIZES[args.model]
-    for name in HEADS:
+    for name in (*HEADS, "activation"):
         if getattr(args, name) is not None:
             told[name] = getattr(args, name)
     return told
@@ -259,7 +266,9 @@ def _parser() -> argparse.ArgumentParser:
         "a folder that timm, Hugging Face, plain PyTorch and this project load",
     )
     folder.add_argument(
-        "--pool", choices=("mean", "token"), default="mean", help="pooling of an encoder"
+        "--pool",
+        choices=("mean", "token"),
+        help="pooling of an encoder; default: its family's, or mean",
     )
     folder.add_argument("--labels", metavar="NAME,NAME", help="names of the logits, in their order")
     folder.add_argument("--face-detector", metavar="NAME", help="detector that found the faces")
@@ -317,6 +326,9 @@ def _command(
     parser.add_argument("--model", metavar="SIZE", help=f"one of {', '.join(SIZES)}")
     parser.add_argument(
         "--num-heads", type=int, metavar="N", help="attention heads, if --model is not given"
+    )
+    parser.add_argument(
+        "--activation", choices=tuple(ACTIVATIONS), help="activation, if the weights do not say it"
     )
     parser.add_argument(
         "--decoder-num-heads", type=int, metavar="N", help="heads of the pixel decoder"

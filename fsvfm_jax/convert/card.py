@@ -7,22 +7,14 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from msgspec import Meta
 
-from fsvfm_jax.convert import facts
+from fsvfm_jax.convert import facts, reference
+from fsvfm_jax.convert.architectures import EVA, architecture
 from fsvfm_jax.data.labelled.faces import LABELS
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.host.markdown import markdown_text
 from fsvfm_jax.models.layers import LAYER_NORM_EPSILON
 from fsvfm_jax.prepare.crops import FACE_DETECTORS
-
-# timm's names by width. All measures are stored beside the name, so networks of other widths use
-# any name.
-ARCHITECTURES = {
-    384: "vit_small_patch16_224",
-    768: "vit_base_patch16_224",
-    1024: "vit_large_patch16_224",
-    1280: "vit_huge_patch14_224",
-}
 
 MAX_TEXT = 200  # characters of a name, recipe or the like
 Text = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT)]
@@ -173,8 +165,10 @@ def timm_config(
     model, stats = description.model, description.stats
     global_pool = {"mean": "avg", "token": "token"}[model["pool"]]
     width, image_size = model["width"], model["image_size"]
+    of_timm = architecture(model, reference.to_state_dict(params))
+    norm = "fc_norm" if of_timm.name not in EVA.values() else "use_fc_norm"
     return {
-        "architecture": ARCHITECTURES.get(width, "vit_base_patch16_224"),
+        "architecture": of_timm.name,
         "num_classes": num_classes,
         "num_features": width,
         "global_pool": global_pool,
@@ -186,9 +180,9 @@ def timm_config(
             "depth": model["depth"],
             # timm's own ViT-S has 6 heads, ours 12, and the number is in no array's shape.
             "num_heads": model["num_heads"],
-            "class_token": True,
             "global_pool": global_pool,
-            "fc_norm": "fc_norm" in params,
+            norm: "fc_norm" in params,
+            **of_timm.arguments,
         },
         "pretrained_cfg": {
             "custom_load": False,
@@ -213,7 +207,7 @@ def timm_config(
             **asdict(description),
             "model": dict(model),
             "stats": {"mean": list(stats.mean), "std": list(stats.std)},
-            "layer_norm_epsilon": LAYER_NORM_EPSILON,
+            "layer_norm_epsilon": model.get("layer_norm_epsilon", LAYER_NORM_EPSILON),
         },
     }
 

@@ -20,13 +20,19 @@ LOG = logging.getLogger(__name__)
 WORDS = (
     *("model", "state_dict", "model_state_dict", "net", "network", "student", "teacher"),
     *("module", "backbone", "encoder", "vit", "params", "img", "opt", "target"),
+    *("visual", "trunk", "vision_model", "base_encoder", "dinov2", "dinov2_with_registers"),
 )
 AVERAGES = ("model_ema", "state_dict_ema", "ema", "ema_model", "ema_state_dict")
 BRANCHES = ("student", "teacher")
 # Modules that put their name anywhere in a key: torch.compile, FSDP and activation checkpointing.
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-# Every network that is read has one of these keys, which shows its prefix.
-ANCHORS = ("vit.embeddings.cls_token", "embeddings.cls_token", "cls_token", "embedding.kernel")
+# Every network with a class token has one of these keys, which shows its prefix.
+ANCHORS = (
+    *("vit.embeddings.cls_token", "embeddings.cls_token", "cls_token", "embedding.kernel"),
+    *("embeddings.class_embedding", "class_embedding"),
+)
+# A network without a class token has one of these.
+ANCHORS_WITHOUT_CLASS = ("patch_embed.proj.weight", "embeddings.patch_embedding.weight")
 # An anti-spoofing network has these two keys: its encoder has a prefix of its own, which
 # `reference.py` handles. Without the second key it is an encoder under known words.
 FAS_ANCHOR = "backbone.vit.cls_token"
@@ -175,6 +181,9 @@ def _prefixes(path: tuple[str, ...], arrays: Mapping[str, Any]) -> Iterator[_Can
             prefix = _before(key, ANCHORS)
         if prefix is not None:
             anchors.append(prefix)
+    if not anchors:
+        found = (_before(key, ANCHORS_WITHOUT_CLASS) for key in keys)
+        anchors = [prefix for prefix in found if prefix is not None]
     for prefix in dict.fromkeys(anchors):
         yield _Candidate(path, prefix, arrays, anchored=True)
     if not anchors and _known(".".join(path).split(".")):

@@ -12,6 +12,7 @@ from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.errors import short_list
 from fsvfm_jax.host.markdown import markdown_text
 from fsvfm_jax.models.layers import LAYER_NORM_EPSILON
+from fsvfm_jax.models.vit import OPTIONS
 
 POOLING = {
     "mean": "mean of the patch tokens, without the class token",
@@ -99,7 +100,8 @@ def fact_parts(
         "pixels, patch": f"{model['image_size']}, {model['patch_size']}",
         "width, depth": f"{model['width']}, {model['depth']}",
         "heads": f"{model['num_heads']} (in no array; timm's networks of this width may differ)",
-        "LayerNorm epsilon": LAYER_NORM_EPSILON,
+        "LayerNorm epsilon": model.get("layer_norm_epsilon", LAYER_NORM_EPSILON),
+        **_options(model),
         "pooling": POOLING.get(model.get("pool")),
         "mean": list(stats.mean),
         "std": list(stats.std),
@@ -154,6 +156,12 @@ def _crop_rule(known: Mapping[str, Any], *, image_size: int) -> str:
         view = f"Its shorter side is resized to {int(image_size / part)} pixels, and the middle"
         view += f" {image_size} x {image_size} pixels are taken."
     return f"{found} {view} A score is valid only for faces that are cropped in this way."
+
+
+def _options(model: Mapping[str, Any]) -> dict[str, str]:
+    """Returns a row with the options in which an encoder differs from the papers' network."""
+    found = [f"{name} {model[name]}" for name in OPTIONS if name in model]
+    return {"options of the encoder": ", ".join(found)} if found else {}
 
 
 def _cell(value: str | int | float | list[float] | None) -> str:

@@ -11,13 +11,16 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 from msgspec import Meta
 
 from fsvfm_jax.convert import reference
+from fsvfm_jax.convert.architectures import from_timm, to_timm
 from fsvfm_jax.convert.card import (
     Description,
     Interpolation,
@@ -62,6 +65,17 @@ class StoredMeasures(TypedDict):
     num_classes: NotRequired[int]
     adapter_reduction: NotRequired[int]
     fas: NotRequired[bool]
+    # Options of the encoder that are not the papers'.
+    class_token: NotRequired[bool]
+    registers: NotRequired[Annotated[int, Meta(ge=0, le=2**10)]]
+    positions: NotRequired[str]
+    prefix_positions: NotRequired[Annotated[int, Meta(ge=0, le=2**10)]]
+    pre_norm: NotRequired[bool]
+    layer_scale: NotRequired[bool]
+    activation: NotRequired[str]
+    layer_norm_epsilon: NotRequired[Annotated[float, Meta(ge=0, le=1)]]
+    patch_bias: NotRequired[bool]
+    key_bias: NotRequired[bool]
 
 
 class StoredDescription(TypedDict):
@@ -80,9 +94,7 @@ class StoredDescription(TypedDict):
     crop_pct: float
     face_detector: Text | None
     crop_margin: float | None
-    layer_norm_epsilon: NotRequired[
-        Annotated[float, Meta(ge=LAYER_NORM_EPSILON, le=LAYER_NORM_EPSILON)]
-    ]
+    layer_norm_epsilon: NotRequired[float]
     sha256: Annotated[dict[Text, str], Meta(min_length=1)]
     encoder_sha256: NotRequired[Text]
 
@@ -149,10 +161,13 @@ def write_folder(
         raise ConfigError(f"the licence is {description.license!r}: {LICENSES}")
     if not allow_not_finite:
         check_finite(params, what=description.source)
-    model, outside = split(timm_names(params))
+    model, outside = split(timm_names(params, description.model))
     head_file = ADAPTER_FILE if "adapter" in params else FAS_FILE
     if not with_encoder and "adapter" not in params:
-        (outside, model), head_file = small_file(tuned, timm_names), TUNED_FILE
+        (outside, model), head_file = (
+            small_file(tuned, partial(timm_names, model=description.model)),
+            TUNED_FILE,
+        )
     # timm has no head for a network with an adapter or an anti-spoofing head.
     config = timm_config(params, description, num_classes=0 if outside else num_classes)
     files = {MODEL_FILE: model} if with_encoder else {}
@@ -194,7 +209,9 @@ def read_folder(folder: Path, *, encoder: Path | None = None) -> Exported:
     stored = config["fsvfm_jax"]
     hashes = stored.pop("sha256")
     encoder_hash = stored.pop("encoder_sha256", None)
-    stored.pop("layer_norm_epsilon", None)  # always this project's value
+    epsilon = stored["model"].get("layer_norm_epsilon", LAYER_NORM_EPSILON)
+    if stored.pop("layer_norm_epsilon", epsilon) != epsilon:
+        raise DataError(f"{folder}/config.json has two values of layer_norm_epsilon")
     try:
         given = stored | {
             "stats": make_stats(**stored["stats"]),
@@ -212,7 +229,7 @@ def read_folder(folder: Path, *, encoder: Path | None = None) -> Exported:
         state_dict |= _encoder_for(folder, encoder, state_dict, encoder_hash)
     if TUNED_FILE in hashes:
         state_dict = add_factors(state_dict)
-    params = reference.to_params(state_dict)
+    params = reference.to_params(from_timm(state_dict, stored["model"]))
     try:
         _check_description(params, description)
     except (ConfigError, TypeError, ValueError, ArithmeticError) as error:
@@ -272,14 +289,21 @@ def _check_steps(file: Path, description: Description) -> None:
             )
 
 
-def timm_names(params: Mapping[str, Any]) -> StateDict:
-    """Returns the parameters under timm's names, or the reference's names where timm has none."""
-    state_dict = reference.to_state_dict(params)
-    return {
+def timm_names(
+    params: Mapping[str, Any], model: Mapping[str, Any] = MappingProxyType({})
+) -> StateDict:
+    """Returns the parameters under timm's names, or the reference's names where timm has none.
+
+    Args:
+        params: Encoder's or detector's tree.
+        model: Its measures; without options (`vit.OPTIONS`) the papers' network.
+    """
+    state_dict = {
         name.removeprefix(reference.FAS_PREFIX): array
-        for name, array in state_dict.items()
+        for name, array in reference.to_state_dict(params).items()
         if name not in reference.FAS_COPIES
     }
+    return to_timm(state_dict, model)
 
 
 def split(state_dict: StateDict) -> tuple[StateDict, StateDict]:

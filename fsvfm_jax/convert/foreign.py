@@ -1,24 +1,25 @@
-"""Reads encoders of timm, MAE, Hugging Face and Google, for warm starts and comparisons."""
+"""Reads encoders of other libraries, for warm starts and comparisons."""
 
 import logging
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypedDict
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 
-from fsvfm_jax.convert import google, huggingface, pth, timm
+from fsvfm_jax.convert import configs, families, google, huggingface, pth, timm
+from fsvfm_jax.convert.configs import HUGGING_FACE_EPSILON
 from fsvfm_jax.convert.entries import Network, find_network
+from fsvfm_jax.convert.families import FAMILIES, family_of, heads_of
 from fsvfm_jax.convert.folder import MODEL_FILE
-from fsvfm_jax.convert.measures import TIMM_HEADS, measures, network
+from fsvfm_jax.convert.measures import measures, network
+from fsvfm_jax.convert.names import OPENAI, TIMM, names_of, rename
 from fsvfm_jax.convert.npz import load_npz
 from fsvfm_jax.convert.safetensors import load_safetensors, read_header
 from fsvfm_jax.convert.sharded import INDEX_FILE, load_sharded, read_headers, sharded_sha256
 from fsvfm_jax.convert.source_files import file_sha256, read_json
 from fsvfm_jax.errors import ConfigError, DataError, quoted
-from fsvfm_jax.models.layers import LAYER_NORM_EPSILON
 
 LOG = logging.getLogger(__name__)
 
@@ -26,34 +27,27 @@ LOG = logging.getLogger(__name__)
 PICKLED_FILE = "pytorch_model.bin"
 SUFFIXES = (".safetensors", ".npz", ".bin", ".json")
 WEIGHT_FILES = (MODEL_FILE, INDEX_FILE, PICKLED_FILE)
-# The names of the exact GELU in both libraries.
-GELU = (None, "gelu")
-HUGGING_FACE_EPSILON = 1e-12
-
-
-Heads = Annotated[int, msgspec.Meta(ge=1, le=2**16)]
-
-
-class _ModelArgs(TypedDict, total=False):
-    num_heads: Heads | None
-    act_layer: str | None
-
-
-class _Config(TypedDict, total=False):
-    """The fields that are read from a config.json of timm or Hugging Face."""
-
-    hidden_act: str | None
-    num_attention_heads: Heads | None
-    layer_norm_eps: float
-    architecture: str | None
-    model_args: _ModelArgs | None
+# Files of open_clip, and the config beside them.
+OPEN_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+BESIDE = {"preprocessor": "preprocessor_config.json", "open_clip": "open_clip_config.json"}
 
 
 class Encoder(NamedTuple):
-    """Parameters of an encoder, float32, and its measures, as `ViT` takes them."""
+    """An encoder of another library.
+
+    Attributes:
+        params: Its parameters, float32.
+        model: Its measures and options, as `ViT` takes them.
+        family: Its family, one of `families.FAMILIES`, or None.
+        facts: What is known of it, as `weights.LoadedWeights.facts`.
+        left_out: Keys of parts that are not of the encoder, such as a projection.
+    """
 
     params: dict[str, Any]
     model: dict[str, Any]
+    family: str | None = None
+    facts: Mapping[str, Any] = MappingProxyType({})
+    left_out: tuple[str, ...] = ()
 
 
 class Weights(NamedTuple):
@@ -64,7 +58,8 @@ class Weights(NamedTuple):
         file: The file that was read.
         sha256: SHA-256 of that file, or of the list of files that an index names.
         format: Name of the file's format.
-        config: The config.json beside the file, if there is one.
+        config: The config.json beside the file, and the other files of `BESIDE` under their names;
+            None if there are none.
     """
 
     network: Network
@@ -88,10 +83,7 @@ def read_weights(path: Path, *, entry: str | None = None, branch: str = "student
         ConfigError: There is no network under that entry.
     """
     file = _weights_file(path) if path.is_dir() else path
-    beside = file.with_name("config.json")
-    config = None
-    if path.is_dir() or beside.exists():
-        config = read_json(beside, dict[str, Any], what="that of timm or Hugging Face")
+    config = _configs(file, needed=path.is_dir() and file.name not in OPEN_CLIP_FILES)
     if file.suffix == ".json":
         header, load = read_headers(file), load_sharded
         found = _network_in(header, load, path=file, entry=entry, branch=branch)
@@ -112,57 +104,89 @@ def to_encoder(
     state_dict: Mapping[str, np.ndarray],
     *,
     config: Mapping[str, Any] | None = None,
+    prefix: str = "",
     **told: Any,
 ) -> Encoder:
     """Converts a state dict to our encoder; the keys identify the library.
 
     Args:
-        state_dict: Weights of timm, MAE (a `.pth` has timm's keys), Hugging Face or Google.
-        config: The config.json that belongs to them, if there is one.
+        state_dict: Weights of timm, MAE (a `.pth` has timm's keys), Hugging Face, Google, or of the
+            other libraries in `names.ALL`.
+        config: The config.json that belongs to them, if there is one, as `Weights.config`.
+        prefix: What preceded the keys in the file.
         told: Measures, such as `num_heads`, that neither `config` nor the arrays contain.
 
     Raises:
-        DataError: The network is not a plain vision transformer with class token and final norm.
+        DataError: The network is not a vision transformer with the parts of `ViT`.
         ConfigError: The number of heads is unknown, or differs from that in `config`.
     """
-    # Hugging Face does not write fields with their default value.
-    default_epsilon = LAYER_NORM_EPSILON if config is None else HUGGING_FACE_EPSILON
-    fields = _checked(config or {})
-    activation, known_heads = None, None
-    if huggingface.is_huggingface(state_dict):
-        params = huggingface.to_encoder(state_dict)
-        activation, known_heads = fields.get("hidden_act"), fields.get("num_attention_heads")
-        epsilon = fields.get("layer_norm_eps", default_epsilon)
-        if epsilon != LAYER_NORM_EPSILON:
-            LOG.warning(
-                "config.json has layer_norm_eps %g; our encoder uses %g, which changes outputs"
-                " slightly if tokens vary little",
-                epsilon,
-                LAYER_NORM_EPSILON,
-            )
+    known = configs.known(config)
+    family, left_out, facts = None, (), {}
+    if huggingface.is_huggingface(state_dict) and names_of(state_dict) is None:
+        params, options = huggingface.to_encoder(state_dict), dict(known.options)
+        if config is not None:
+            # Hugging Face does not write fields with their default value.
+            options.setdefault("layer_norm_epsilon", HUGGING_FACE_EPSILON)
     elif google.is_google(state_dict):
         renamed = google.to_timm(state_dict)
-        params, known_heads = timm.to_encoder(renamed.state_dict), renamed.num_heads
-        LOG.warning(
-            "Google's networks are trained with the tanh form of GELU; ours uses the exact form,"
-            " which changes outputs slightly"
-        )
+        params, options = timm.to_encoder(renamed.state_dict), {"activation": "gelu_tanh"}
+        known = known._replace(num_heads=renamed.num_heads)
     else:
-        params = timm.to_encoder(state_dict)
-        name, args = fields.get("architecture") or "", fields.get("model_args") or {}
-        activation = "quick_gelu" if "quickgelu" in name else args.get("act_layer")
-        size = re.match(r"vit_[a-z]+(?=_patch)", name)
-        # config.json may contain only the name of the architecture.
-        known_heads = args.get("num_heads") or TIMM_HEADS.get(size[0] if size else "")
-    if activation not in GELU:
-        raise DataError(f"the network's activation is {activation!r}, ours the exact GELU")
-    if known_heads is not None and told.setdefault("num_heads", known_heads) != known_heads:
+        of = names_of(state_dict) or TIMM
+        renamed = rename(state_dict, of)
+        family = family_of(renamed, of, architecture=known.architecture, prefix=prefix)
+        options = families.options_of(renamed, family) | known.options
+        params = timm.to_encoder(
+            families.arrays_of(renamed, options), called=renamed.called, **options
+        )
+        left_out = renamed.left_out
+    heads = known.num_heads
+    if heads is not None and told.setdefault("num_heads", heads) != heads:
         raise ConfigError(
-            f"{'config.json' if config else 'the file'} says {known_heads} attention heads, not"
+            f"{'config.json' if config else 'the file'} says {heads} attention heads, not"
             f" {told['num_heads']} as given"
         )
+    if family is not None:
+        fact = FAMILIES[family]
+        facts = {"stats": fact.stats, "license": fact.license}
+        if (heads := heads_of(family, params["patch_embed"]["kernel"].shape[-1])) is not None:
+            told.setdefault("num_heads", heads)
+        if options.get("positions") == "rope":
+            told.setdefault("image_size", known.image_size or fact.image_size)
+        if family == "CLIP" and config is None and "activation" not in told:
+            told["activation"] = "quick_gelu" if of is OPENAI else "gelu"
+            LOG.warning(
+                "no config beside the weights contains CLIP's activation: %s is used; OpenAI's and"
+                " FaRL's networks have quick_gelu, most of open_clip's gelu (--activation,"
+                " config.model.activation)",
+                told["activation"],
+            )
+    facts |= {name: value for name, value in known.facts.items() if value is not None}
+    if left_out:
+        LOG.info("%d arrays are no part of the encoder: %s", len(left_out), quoted(left_out))
+    for name, value in options.items():
+        if told.setdefault(name, value) != value:
+            raise ConfigError(f"the weights have {name} {value}, not {told[name]} as given")
     network(params, **told)
-    return Encoder(params, measures(params, **told))
+    return Encoder(params, measures(params, **told), family, facts, left_out)
+
+
+def _configs(file: Path, *, needed: bool) -> dict[str, Any] | None:
+    """Reads the configs beside a file of weights.
+
+    Args:
+        file: The file.
+        needed: Whether there must be a config.json.
+    """
+    beside, config = file.with_name("config.json"), {}
+    if needed or beside.exists():
+        config = read_json(beside, dict[str, Any], what="that of timm or Hugging Face")
+    others = {
+        name: read_json(file.with_name(name_of_file), dict[str, Any], what="a JSON object")
+        for name, name_of_file in BESIDE.items()
+        if file.with_name(name_of_file).exists()
+    }
+    return config | others if beside.exists() or others else None
 
 
 def _network_in(
@@ -177,9 +201,10 @@ def _network_in(
     names = {name: np.array(name, object) for name in header if name != "__metadata__"}
     found = find_network(names, path=path, entry=entry, branch=branch)
     keys = found.state_dict
-    if not ("cls_token" in keys or huggingface.is_huggingface(keys) or google.is_google(keys)):
+    is_known = names_of(keys) or "cls_token" in keys or huggingface.is_huggingface(keys)
+    if not (is_known or google.is_google(keys)):
         raise DataError(
-            f"{path} holds no vision transformer with a class token: its keys are"
+            f"{path} holds no vision transformer that is known here: its keys are"
             f" {quoted(list(keys))}"
         )
     arrays = load(path)
@@ -192,7 +217,7 @@ def _weights_file(folder: Path) -> Path:
     Raises:
         DataError: The folder has no weights, or only a file that this module does not read.
     """
-    for name in WEIGHT_FILES:
+    for name in (*WEIGHT_FILES, *OPEN_CLIP_FILES):
         if (folder / name).exists():
             return folder / name
     if (folder / f"{PICKLED_FILE}.index.json").exists():
@@ -204,10 +229,3 @@ def _weights_file(folder: Path) -> Path:
         f"{folder} has no weights: it is no workdir with checkpoints, and has no"
         f" {' or '.join(WEIGHT_FILES)}"
     )
-
-
-def _checked(config: Mapping[str, Any]) -> _Config:
-    try:
-        return msgspec.convert(dict(config), _Config)
-    except ValueError as error:  # of the wrong shape, or with half of a surrogate pair
-        raise DataError(f"config.json beside the weights is odd: {error}") from error

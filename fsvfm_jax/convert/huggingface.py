@@ -108,7 +108,7 @@ def to_encoder(state_dict: StateDict) -> Params:
     kept = {key: array for key, array in prefixed.items() if not key.startswith(OTHER_PARTS)}
     blank = blank_encoder(
         cls_token=kept.get("vit.embeddings.cls_token"),
-        positions=kept.get("vit.embeddings.position_embeddings"),
+        table=kept.get("vit.embeddings.position_embeddings"),
         patches=kept.get("vit.embeddings.patch_embeddings.projection.weight"),
         depth=count_blocks(kept, "vit.encoder.layer."),
     )

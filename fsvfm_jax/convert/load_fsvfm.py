@@ -38,7 +38,7 @@ class Detector(nn.Module):
         if "embedder/bottleneck_layer_fc/weight" not in w:
             return linear(x, w["head/weight"], w["head/bias"])
         if not adapted:  # The norm below is taken over the tokens.
-            x = torch.cat([features[:, None], tokens[:, 1:]], dim=1)
+            x = torch.cat([features[:, None], tokens[:, self.backbone.num_prefix_tokens :]], dim=1)
         embedder, classifier = "embedder/bottleneck_layer_fc", "classifier/classifier_layer"
         x = relu(linear(x, w[f"{embedder}/weight"], w[f"{embedder}/bias"]))
         x = x / (2 * x.norm(dim=1, keepdim=True).clamp(min=1e-12)).sqrt()

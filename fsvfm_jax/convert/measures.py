@@ -15,12 +15,13 @@ from typing import Any
 import jax
 import numpy as np
 from flax import traverse_util
+from ml_collections import ConfigDict
 
 from fsvfm_jax.convert.reference import kind
 from fsvfm_jax.errors import ConfigError, DataError
-from fsvfm_jax.models import build, build_detector
-from fsvfm_jax.models.fsvfm import FSVFM, encoder_subset, teacher_subset
-from fsvfm_jax.models.vit import SIZES, ViT
+from fsvfm_jax.models import build, build_detector, build_encoder
+from fsvfm_jax.models.fsvfm import FSVFM, teacher_subset
+from fsvfm_jax.models.vit import OPTIONS, SIZES, ViT
 
 # Measures that no array's shape shows.
 HEADS = ("num_heads", "decoder_num_heads", "rep_decoder_num_heads")
@@ -30,6 +31,11 @@ HEADS_OF = {
     "teacher": ("num_heads", "rep_decoder_num_heads"),
     "student": HEADS,
 }
+# Measures and options that no array's shape shows, or not always.
+UNSEEN = (
+    *(*HEADS, "image_size", "positions", "prefix_positions"),
+    *("activation", "layer_norm_epsilon", "patch_bias", "key_bias"),
+)
 # Heads of timm's plain vision transformers, whose shapes and names are those of our encoders.
 TIMM_HEADS = {"vit_tiny": 3, "vit_small": 6, "vit_base": 12, "vit_large": 16, "vit_huge": 16}
 # The decoders of every published size are the network's defaults.
@@ -61,6 +67,9 @@ def measures(params: Mapping[str, Any], **told: Any) -> dict[str, Any]:
         told: Attributes that no shape shows, such as `num_heads`; heads of parts that the network
             does not have are ignored.
 
+    Returns:
+        The attributes, without options (`vit.OPTIONS`) that have their default.
+
     Raises:
         DataError: The tree does not belong to a known network.
         UnknownHeads: A number of heads is neither given nor known.
@@ -68,7 +77,7 @@ def measures(params: Mapping[str, Any], **told: Any) -> dict[str, Any]:
     """
     name = kind(params)
     arrays = traverse_util.flatten_dict(dict(params), sep="/")
-    found = _encoder_measures(arrays)
+    found = _encoder_measures(arrays, told)
     if name == "detector":
         found |= _detector_measures(arrays)
     if name in ("student", "teacher"):
@@ -81,7 +90,13 @@ def measures(params: Mapping[str, Any], **told: Any) -> dict[str, Any]:
             raise ConfigError(
                 f"{attribute} is {found[attribute]} by the arrays' shapes, not {value} as given"
             )
+    found = {x: value for x, value in found.items() if x not in OPTIONS or value != getattr(ViT, x)}
     return _known_heads(found, name) | found
+
+
+def unseen(model: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
+    """Returns the measures and options of a network that `measures` must be told."""
+    return {name: model[name] for name in UNSEEN if model.get(name) is not None}
 
 
 def network(params: Mapping[str, Any], **told: Any) -> ViT:
@@ -101,33 +116,60 @@ def network(params: Mapping[str, Any], **told: Any) -> ViT:
     """
     name, attributes = kind(params), measures(params, **told)
     if name == "encoder":
-        # The shapes of the encoder do not depend on the head.
-        shapes = encoder_subset(shapes_of(build_detector(attributes | {"pool": "token"})))
-        _check_shapes(params, shapes)
-        return ViT(**attributes)
+        model = build_encoder(attributes)
+        _check_shapes(params, shapes_of(model))
+        return model
     model = build_detector(attributes) if name == "detector" else build(attributes)
     shapes = shapes_of(model)
     _check_shapes(params, teacher_subset(shapes) if name == "teacher" else shapes)
     return model
 
 
-def _encoder_measures(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    if "pos_embed" not in arrays:
-        raise DataError("the tree has no 'pos_embed', so its image size is unknown")
-    pixels = arrays["patch_embed/kernel"].shape[0]
+def _encoder_measures(arrays: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+    pixels, width = arrays["patch_embed/kernel"].shape
     patch_size = math.isqrt(pixels // 3)
     if 3 * patch_size**2 != pixels:
         raise DataError(f"'patch_embed' takes {pixels} values: not a square patch of three colours")
-    width = arrays["cls_token"].shape[-1]
-    return {
-        "image_size": side_of_table("pos_embed", arrays["pos_embed"], width=width) * patch_size,
+    found = {
+        "class_token": "cls_token" in arrays,
+        "registers": arrays["reg_token"].shape[1] if "reg_token" in arrays else 0,
+        "pre_norm": "norm_pre/scale" in arrays,
+        "layer_scale": "blocks/ls1/scale" in arrays,
+    }
+    prefix = found["class_token"] + found["registers"]
+    if told.get("positions") == "rope" and "pos_embed" not in arrays:
+        if "image_size" not in told:
+            raise ConfigError("image_size must be given: a network with rotations has no table")
+        found |= {"image_size": told["image_size"], "prefix_positions": ViT.prefix_positions}
+    elif "pos_embed" not in arrays:
+        raise DataError("the tree has no 'pos_embed', so its image size is unknown")
+    else:
+        table = arrays["pos_embed"]
+        rows = told.get("prefix_positions")
+        rows = prefix_rows(table, prefix) if rows is None else rows
+        side = side_of_table("pos_embed", table, width=width, prefix=rows)
+        found |= {"image_size": side * patch_size, "prefix_positions": rows}
+    return found | {
         "patch_size": patch_size,
         "width": width,
         "depth": arrays["blocks/norm1/scale"].shape[0],
     }
 
 
-def side_of_table(name: str, table: np.ndarray | jax.Array, *, width: int) -> int:
+def prefix_rows(table: np.ndarray | jax.Array, prefix: int) -> int:
+    """Returns how many rows of a position table come before those of a square of patches.
+
+    Args:
+        table: The table, [1, rows + N, width].
+        prefix: Largest number of such rows; if no number up to it fits, it is returned.
+    """
+    rows = table.shape[1] if table.ndim == 3 else 0
+    fitting = [n for n in range(prefix + 1) if rows > n and math.isqrt(rows - n) ** 2 == rows - n]
+    # With a class token, a row for it is the rule.
+    return 1 if 1 in fitting else (fitting or [prefix])[0]
+
+
+def side_of_table(name: str, table: np.ndarray | jax.Array, *, width: int, prefix: int = 1) -> int:
     """Returns the number of patches along a side of the image that a position table is for.
 
     Building a network allocates its tables. This check refuses a size that no array in the file
@@ -135,17 +177,19 @@ def side_of_table(name: str, table: np.ndarray | jax.Array, *, width: int) -> in
 
     Args:
         name: Name of the table, for the message.
-        table: The table, [1, 1 + N, width].
+        table: The table, [1, prefix + N, width].
         width: Channels of a token.
+        prefix: Rows before those of the patches.
 
     Raises:
-        DataError: The table is not that of a class token and a square of patches of this width.
+        DataError: The table is not that of a square of patches of this width.
     """
-    side = math.isqrt(max(table.shape[1] - 1, 0)) if table.ndim == 3 else 0
-    if side == 0 or table.shape != (1, side**2 + 1, width):
+    side = math.isqrt(max(table.shape[1] - prefix, 0)) if table.ndim == 3 else 0
+    if side == 0 or table.shape != (1, side**2 + prefix, width):
+        before = f"{prefix} + " if prefix else ""
         raise DataError(
-            f"{name!r} has shape {list(table.shape)}: not [1, 1 + N, {width}] for N patches of a"
-            " square image"
+            f"{name!r} has shape {list(table.shape)}: not [1, {before}N, {width}] for N patches of"
+            " a square image"
         )
     return side
 
@@ -166,7 +210,7 @@ def _detector_measures(arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 def _teacher_measures(arrays: Mapping[str, Any]) -> dict[str, Any]:
     if "rep_decoder_pos_embed" in arrays:
-        width = arrays["cls_token"].shape[-1]
+        width = arrays["patch_embed/kernel"].shape[-1]
         side_of_table("rep_decoder_pos_embed", arrays["rep_decoder_pos_embed"], width=width)
     return {
         "rep_decoder_depth": arrays["rep_decoder_blocks/norm1/scale"].shape[0],
@@ -189,7 +233,10 @@ def _student_measures(arrays: Mapping[str, Any]) -> dict[str, Any]:
 def _known_heads(found: dict[str, Any], name: str) -> dict[str, int]:
     """Returns the numbers of heads that the table of sizes shows."""
     encoder = {key: found[key] for key in ("width", "depth", "patch_size")}
-    size = next((name for name, x in SIZES.items() if encoder.items() <= x.items()), None)
+    # The sizes are those of the papers' networks, which have no options.
+    size = None
+    if not found.keys() & set(OPTIONS) - {"activation", "layer_norm_epsilon"}:
+        size = next((name for name, x in SIZES.items() if encoder.items() <= x.items()), None)
     heads = {"num_heads": SIZES[size]["num_heads"] if size else None}
     plain = name == "encoder" or {"adapter_reduction": 0, "fas": False}.items() <= found.items()
     if size and plain and "num_heads" not in found:

@@ -1,6 +1,7 @@
 """Converts a checkpoint to another image size: only the position tables depend on it."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -10,22 +11,33 @@ from jaxtyping import Float
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.models.fsvfm import POSITION_TABLES
 from fsvfm_jax.models.positions import sincos_positions
+from fsvfm_jax.models.vit import ViT
 
 
-def resize_positions(params: Mapping[str, Any], image_size: int) -> dict[str, Any]:
+def resize_positions(
+    params: Mapping[str, Any], image_size: int, model: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
     """Returns the parameters with the position tables of another image size.
 
     A sine-cosine table is computed anew; any other table (learnt, fine-tuned, zeros) is
-    interpolated, as PyTorch's `interpolate(mode="bicubic", align_corners=False)` does.
+    interpolated, as PyTorch's `interpolate(mode="bicubic", align_corners=False)` does. DINOv2's
+    networks with registers interpolate with `antialias=True`. Rotations need no table.
 
     Args:
         params: A student's, teacher's, encoder's or detector's tree.
         image_size: Side of the new images in pixels.
+        model: Measures and options of the network.
 
     Raises:
-        ConfigError: `image_size` is not divisible by the patch size.
-        DataError: A table is not that of a class token and a square of patches.
+        ConfigError: `image_size` is not divisible by the patch size, or the network has a table and
+            rotations.
+        DataError: A table is not that of a square of patches.
     """
+    if model.get("positions") == "table_and_rope":
+        raise ConfigError(
+            "another image size is not supported for a table with rotations (Perception Encoder):"
+            " their size would have to change together"
+        )
     patch_size = round((np.shape(params["patch_embed"]["kernel"])[0] / 3) ** 0.5)
     if image_size < patch_size or image_size % patch_size:
         raise ConfigError(
@@ -33,40 +45,51 @@ def resize_positions(params: Mapping[str, Any], image_size: int) -> dict[str, An
         )
     side = image_size // patch_size
     resized = {
-        name: resize_table(np.asarray(params[name]), side)
+        name: resize_table(np.asarray(params[name]), side, prefix=1)
         for name in POSITION_TABLES
-        if name in params
+        if name in params and name != "pos_embed"
     }
+    if "pos_embed" in params:
+        resized["pos_embed"] = resize_table(
+            np.asarray(params["pos_embed"]),
+            side,
+            prefix=model.get("prefix_positions", ViT.prefix_positions),
+            antialias="reg_token" in params,
+        )
     return {**params, **resized}
 
 
 def resize_table(
-    table: Float[np.ndarray, "1 tokens D"], side: int
+    table: Float[np.ndarray, "1 tokens D"], side: int, *, prefix: int = 1, antialias: bool = False
 ) -> Float[np.ndarray, "1 new_tokens D"]:
-    """Returns a table for a class token and `side` x `side` patches; the class token's row stays.
+    """Returns a table for `side` x `side` patches; the rows before those of the patches stay.
 
     Args:
         table: The old table.
         side: Patches along a side of the new image.
+        prefix: Rows before those of the patches.
+        antialias: Whether a smaller table is made with a filter against aliasing.
 
     Raises:
-        DataError: The table is not that of a class token and a square of patches.
+        DataError: The table is not that of a square of patches.
     """
     _, tokens, width = table.shape
-    old_side = round(max(tokens - 1, 0) ** 0.5)
-    if old_side == 0 or old_side**2 + 1 != tokens:
+    old_side = round(max(tokens - prefix, 0) ** 0.5)
+    if old_side == 0 or old_side**2 + prefix != tokens:
+        before = "a class token and " if prefix == 1 else ""
         raise DataError(
-            f"a position table of {tokens} rows is not one of a class token and a square of patches"
+            f"a position table of {tokens} rows is not one of {before}a square of patches"
         )
     if side == old_side:
         return table
-    if np.allclose(table, sincos_positions(old_side, width), rtol=0, atol=1e-5):
+    if prefix == 1 and np.allclose(table, sincos_positions(old_side, width), rtol=0, atol=1e-5):
         return sincos_positions(side, width).astype(table.dtype)
     patches = jax.image.resize(
-        table[:, 1:].reshape(old_side, old_side, width),
+        table[:, prefix:].reshape(old_side, old_side, width),
         (side, side, width),
-        "cubic-pytorch",
-        antialias=False,
+        # PyTorch uses another cubic kernel if it filters.
+        "cubic" if antialias else "cubic-pytorch",
+        antialias=antialias,
         precision="highest",
     )
-    return np.concatenate([table[:, :1], np.asarray(patches).reshape(1, -1, width)], axis=1)
+    return np.concatenate([table[:, :prefix], np.asarray(patches).reshape(1, -1, width)], axis=1)

@@ -58,12 +58,15 @@ STACK = None
 # the blocks on axis 0, the reference's `<stack>.<i>.<name>`.
 TABLE = (
     ("encoder", "cls_token", "cls_token", TOKENS),
+    ("encoder", "reg_token", "reg_token", TOKENS),
     ("encoder", "pos_embed", "pos_embed", TOKENS),
     ("teacher", "mask_token", "mask_token", TOKENS),
     ("teacher", "rep_decoder_pos_embed", "rep_decoder_pos_embed", TOKENS),
     ("student", "decoder_pos_embed", "decoder_pos_embed", TOKENS),
     ("encoder", "patch_embed/kernel", "patch_embed.proj.weight", PATCHES),
     ("encoder", "patch_embed/bias", "patch_embed.proj.bias", VECTOR),
+    ("encoder", "norm_pre/scale", "norm_pre.weight", VECTOR),
+    ("encoder", "norm_pre/bias", "norm_pre.bias", VECTOR),
     ("encoder", "blocks", "blocks", STACK),
     ("norm", "norm/scale", "norm.weight", VECTOR),
     ("norm", "norm/bias", "norm.bias", VECTOR),
@@ -113,13 +116,19 @@ BLOCK_TABLE = (
     ("attn/qkv/bias", "attn.qkv.bias", VECTOR),
     ("attn/proj/kernel", "attn.proj.weight", LINEAR),
     ("attn/proj/bias", "attn.proj.bias", VECTOR),
+    ("ls1/scale", "ls1.gamma", VECTOR),
     ("norm2/scale", "norm2.weight", VECTOR),
     ("norm2/bias", "norm2.bias", VECTOR),
     ("mlp/fc1/kernel", "mlp.fc1.weight", LINEAR),
     ("mlp/fc1/bias", "mlp.fc1.bias", VECTOR),
     ("mlp/fc2/kernel", "mlp.fc2.weight", LINEAR),
     ("mlp/fc2/bias", "mlp.fc2.bias", VECTOR),
+    ("ls2/scale", "ls2.gamma", VECTOR),
 )
+# The reference has no such arrays, except for the class token: they are those of other projects'
+# encoders, under timm's names.
+OPTIONAL = {"cls_token", "reg_token", "norm_pre/scale", "norm_pre/bias"}
+OPTIONAL |= {f"blocks/{name}/scale" for name in ("ls1", "ls2")}
 # Limit of the blocks in a stack; the largest network has 32.
 MAX_DEPTH = 1000
 # The kinds of networks, with the sets of parts that they have; each part must be complete.
@@ -154,6 +163,8 @@ def to_params(state_dict: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """
     prefix = FAS_PREFIX if any(key.startswith(FAS_PREFIX) for key in state_dict) else ""
     rows = list(_rows(lambda stack: _depth(state_dict, f"{prefix}{stack}."), prefix))
+    found = {row.ours for row in rows if row.reference in state_dict}
+    rows = [row for row in rows if row.ours in found or row.ours not in OPTIONAL]
     _check_keys(state_dict, rows)
     arrays: dict[str, list[np.ndarray]] = {}
     for row in rows:
@@ -228,6 +239,8 @@ def _rows(depth_of: Callable[[str], int], prefix: str) -> Iterator[Row]:
             continue
         for block in range(depth_of(reference)):
             for name, theirs, block_layout in BLOCK_TABLE:
+                if part != "encoder" and name.startswith("ls"):
+                    continue
                 key = f"{before}{reference}.{block}.{theirs}"
                 yield Row(part, f"{ours}/{name}", key, block_layout, block)
 

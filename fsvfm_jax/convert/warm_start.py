@@ -1,12 +1,16 @@
 """Loads the starting weights of a training run from `config.init`: only weights, at step 0."""
 
+import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from flax import traverse_util
 from ml_collections import ConfigDict
 
@@ -17,6 +21,7 @@ from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.devices.distributed import check_same_arrays
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.models.fsvfm import encoder_subset, teacher_subset
+from fsvfm_jax.models.vit import OPTIONS, ViT
 from fsvfm_jax.run.origin import ORIGIN
 from fsvfm_jax.train_state import Params, TrainState
 
@@ -87,6 +92,37 @@ def load_encoder(state: TrainState, config: ConfigDict) -> WarmStart:
     return WarmStart(state, {name: source.facts.get(name) for name in ORIGIN})
 
 
+def with_options(config: ConfigDict, workdir: epath.Path) -> ConfigDict:
+    """Returns the config with a value for each option of the encoder (`vit.OPTIONS`) that is None.
+
+    The value is that of the run in the workdir or of the weights that `config.init` names, and
+    otherwise that of the papers' network. What differs from the papers' network is logged.
+
+    Args:
+        config: The resolved config.
+        workdir: Workdir of the run.
+
+    Raises:
+        DataError: The weights cannot be read.
+        ConfigError: A given value is not that of the weights.
+    """
+    missing = [name for name in OPTIONS if config.model[name] is None]
+    file, known = workdir / "config.json", {}
+    if (workdir / "checkpoints").exists() and file.exists():
+        known = json.loads(file.read_text())["model"]
+    elif config.init.params and Path(config.init.params).exists():
+        known = _read_for(config.model, config.init).model
+    found = {name: known.get(name) for name in missing}
+    found = {name: getattr(ViT, name) if x is None else x for name, x in found.items()}
+    config = config.copy_and_resolve_references()
+    config.model.update(found)
+    others = {name: x for name, x in found.items() if x != getattr(ViT, name)}
+    if others:
+        shown = ", ".join(f"config.model.{name} = {value}" for name, value in others.items())
+        logger.info("options of the encoder by its weights: %s", shown)
+    return config
+
+
 def starting_stats(config: ConfigDict) -> Stats | None:
     """Returns mean and deviation that the weights of `config.init` need; None without weights.
 
@@ -107,7 +143,15 @@ def starting_stats(config: ConfigDict) -> Stats | None:
 def _read_for(model: ConfigDict, init: ConfigDict) -> LoadedWeights:
     """The weights, if they may be of that network by the number of its heads."""
     path, heads = Path(init.params), {name: model[name] for name in HEADS if name in model}
-    source = _read(path, branch=init.branch, entry=init.entry, heads=heads)
+    given = {name: model[name] for name in OPTIONS if model[name] is not None}
+    told = {name: given[name] for name in ("activation",) if name in given}
+    source = _read(path, branch=init.branch, entry=init.entry, heads=heads, told=told)
+    for name, value in given.items():
+        if (theirs := source.model.get(name, getattr(ViT, name))) != value:
+            raise ConfigError(
+                f"{path} has {name} = {theirs}, config.model.{name} = {value}: leave it out, and"
+                " the weights decide"
+            )
     for name, number in source.model.items():
         if name in heads and number != model[name]:
             raise ConfigError(
@@ -117,10 +161,17 @@ def _read_for(model: ConfigDict, init: ConfigDict) -> LoadedWeights:
     return source
 
 
-def _read(path: Path, *, branch: str, entry: str, heads: dict[str, int]) -> LoadedWeights:
+def _read(
+    path: Path,
+    *,
+    branch: str,
+    entry: str,
+    heads: dict[str, int],
+    told: Mapping[str, Any] = MappingProxyType({}),
+) -> LoadedWeights:
     """Heads that the source does not contain are taken from the config, with a warning."""
     try:
-        return read_source(path, branch=branch, entry=entry, told={})
+        return read_source(path, branch=branch, entry=entry, told=dict(told))
     except UnknownHeads as error:
         taken = {name: heads.get(name, 1) for name, n in error.measures.items() if n is None}
         logger.warning(
@@ -129,7 +180,7 @@ def _read(path: Path, *, branch: str, entry: str, heads: dict[str, int]) -> Load
             " (%s)",
             *(path, ", ".join(f"config.model.{k} = {v}" for k, v in taken.items()), error),
         )
-        return read_source(path, branch=branch, entry=entry, told=taken)
+        return read_source(path, branch=branch, entry=entry, told=taken | told)
 
 
 def _teacher_of(path: Path) -> Path:

@@ -11,10 +11,12 @@ import jax
 
 from fsvfm_jax.convert import foreign, pth, reference
 from fsvfm_jax.convert.card import MAX_TEXT
+from fsvfm_jax.convert.entries import Network
 from fsvfm_jax.convert.folder import read_folder
 from fsvfm_jax.convert.huggingface import is_huggingface
 from fsvfm_jax.convert.licenses import AUTHORS_LICENSE
-from fsvfm_jax.convert.measures import HEADS, UnknownHeads, measures, network
+from fsvfm_jax.convert.measures import UnknownHeads, measures, network, unseen
+from fsvfm_jax.convert.names import TIMM, names_of
 from fsvfm_jax.convert.runs import is_run, read_run
 from fsvfm_jax.convert.source_files import file_sha256, read_json
 from fsvfm_jax.convert.training import number_of_updates
@@ -23,6 +25,7 @@ from fsvfm_jax.data.labelled.faces import LABELS
 from fsvfm_jax.data.rand_augment import CROP_PCT
 from fsvfm_jax.data.stats import REFERENCE_STATS_FILE, load_stats
 from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.models.vit import OPTIONS, ViT
 from fsvfm_jax.tuning import make_tuning, merge
 
 LOG = logging.getLogger(__name__)
@@ -99,8 +102,9 @@ def read_source(
     else:
         source = of_pth(path, pth.read(path, entry=entry, branch=branch), told=told)
     for name, value in told.items():
-        if name in source.model and source.model[name] != value:
-            raise ConfigError(f"{path} has {name} {source.model[name]}, not {value} as given")
+        known = source.model.get(name, getattr(ViT, name) if name in OPTIONS else value)
+        if known != value:
+            raise ConfigError(f"{path} has {name} {known}, not {value} as given")
     return source
 
 
@@ -151,8 +155,8 @@ def _of_run(workdir: Path, *, branch: str, step: int | None) -> LoadedWeights:
     if run.config.task == "finetune" and run.config.mode != "full":
         tuned = Tuned(params, make_tuning(run.config))
         params = jax.device_get(merge(params, tuned.tuning))
-    heads = {name: run.config.model[name] for name in HEADS if name in run.config.model}
-    return LoadedWeights(params, measures(params, **heads), facts, tuned=tuned)
+    model = measures(params, **unseen(run.config.model))
+    return LoadedWeights(params, model, facts, tuned=tuned)
 
 
 def _of_exported(folder: Path, *, encoder: Path | None) -> LoadedWeights:
@@ -162,11 +166,22 @@ def _of_exported(folder: Path, *, encoder: Path | None) -> LoadedWeights:
 
 
 def _of_others(weights: foreign.Weights, *, told: dict[str, Any]) -> LoadedWeights:
-    arrays = weights.network.state_dict
     about = {"format": weights.format} | weights.network.about()
     with _naming(weights.file, about):
-        found = foreign.to_encoder(arrays, config=weights.config, **told)
-    return LoadedWeights(found.params, found.model, _facts(weights.file, weights.sha256), about)
+        found = _of_library(weights.network, config=weights.config, told=told)
+    facts = _facts(weights.file, weights.sha256)
+    return found._replace(facts=facts | found.facts, file=about | found.file)
+
+
+def _of_library(
+    network: Network, *, config: Mapping[str, Any] | None, told: dict[str, Any]
+) -> LoadedWeights:
+    """Returns an encoder of another library with what its family and its config say."""
+    found = foreign.to_encoder(network.state_dict, config=config, prefix=network.prefix, **told)
+    file = {"family": found.family} if found.family else {}
+    if found.left_out:
+        file["left_out"] = (*network.left_out, *found.left_out)
+    return LoadedWeights(found.params, found.model, dict(found.facts), file)
 
 
 def of_pth(path: Path, content: pth.Pth, *, told: dict[str, Any]) -> LoadedWeights:
@@ -199,9 +214,9 @@ def of_pth(path: Path, content: pth.Pth, *, told: dict[str, Any]) -> LoadedWeigh
         LOG.info("%s: its number of updates is unknown: %s", path, error)
     about = {"format": pth.FORMAT} | (content.network.about() if content.network else {})
     with _naming(path, about):
-        if _is_foreign(content.state_dict):
-            encoder = foreign.to_encoder(content.state_dict, **told)
-            return LoadedWeights(encoder.params, encoder.model, facts, about)
+        if content.network and _is_foreign(content.network):
+            found = _of_library(content.network, config=None, told=told)
+            return found._replace(facts=facts | found.facts, file=about | found.file)
         params = reference.to_params(content.state_dict)
         network(params, **told)
         return LoadedWeights(params, measures(params, **told), facts, about)
@@ -219,13 +234,17 @@ def _naming(path: Path, about: Mapping[str, Any]) -> Iterator[None]:
         raise UnknownNetwork(f"{path}: {error}", file=about) from error
 
 
-def _is_foreign(state_dict: Mapping[str, Any]) -> bool:
-    """Returns whether the keys are those of MAE or Hugging Face.
+def _is_foreign(network: Network) -> bool:
+    """Returns whether a network is of MAE or of another library, and not of the reference.
 
     MAE's names are timm's; MAE has a pixel decoder but no representation decoder.
     """
-    is_mae = "decoder_embed.weight" in state_dict and "rep_decoder_embed.weight" not in state_dict
-    return is_mae or is_huggingface(state_dict)
+    keys = network.state_dict
+    is_mae = "decoder_embed.weight" in keys and "rep_decoder_embed.weight" not in keys
+    others = ("norm_pre.weight", "reg_token", "blocks.0.ls1.gamma")
+    has_options = "cls_token" not in keys or any(key in keys for key in others)
+    is_timm = names_of(keys) is TIMM and (has_options or "base_encoder" in network.prefix)
+    return is_mae or is_timm or is_huggingface(keys) or names_of(keys) not in (None, TIMM)
 
 
 def _facts(file: Path, sha256: str) -> dict[str, Any]:

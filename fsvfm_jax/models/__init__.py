@@ -1,4 +1,4 @@
-"""Networks: `build` and `build_detector` make one from the name of a size or from attributes."""
+"""Networks: `build` and its siblings make one from the name of a size or from attributes."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -79,6 +79,18 @@ def build_detector(size_or_dict: str | Mapping[str, Any] | ConfigDict) -> Detect
     if not 0 <= model.drop_path < 1:
         raise ConfigError(f"model.drop_path = {model.drop_path} is not from 0 to below 1")
     return model
+
+
+def build_encoder(attributes: Mapping[str, Any]) -> ViT:
+    """Builds an encoder without head or decoders.
+
+    Args:
+        attributes: The attributes of `ViT` by name.
+
+    Raises:
+        ConfigError: An attribute is unknown, or the attributes do not fit together.
+    """
+    return _make(ViT, attributes)
 
 
 def _make(network: type[Network], size_or_dict: str | Mapping[str, Any] | ConfigDict) -> Network:

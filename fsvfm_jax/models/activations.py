@@ -1,4 +1,4 @@
-"""The activations between the two linear layers of an MLP; each backward pass keeps the input only."""
+"""The activations of an MLP. Each backward pass keeps the input only."""
 
 import math
 

@@ -153,14 +153,7 @@ class Detector(ViT):
 
     def init_params(self, key: PRNGKeyArray) -> Params:
         """Returns new parameters, float32, with sines and cosines in the position table."""
-        table = self.initial_positions()
-        tables = {} if table is None else {"pos_embed": jnp.asarray(table)}
-        images = jnp.zeros((1, self.image_size, self.image_size, 3))
-        # `apply` with mutable parameters initialises all parameters but the given table.
-        _, variables = self.apply(
-            {"params": tables}, images, rngs={"params": key}, mutable=["params"]
-        )
-        return variables["params"]
+        return self.new_params(key, method="__call__")
 
 
 class Adapter(nn.Module):

@@ -158,6 +158,9 @@ class BlockOptions(NamedTuple):
     interleaved: bool = False
 
 
+PLAIN = BlockOptions()
+
+
 class Attention(nn.Module):
     """Multi-head self-attention, with the softmax in float32."""
 
@@ -165,7 +168,7 @@ class Attention(nn.Module):
     num_heads: int
     dtype: str
     attention: str | None
-    options: BlockOptions = BlockOptions()
+    options: BlockOptions = PLAIN
 
     def setup(self) -> None:
         biased = (True,) if self.options.key_bias else (True, False, True)
@@ -229,7 +232,7 @@ class Block(nn.Module):
     num_heads: int
     dtype: str
     attention: str | None
-    options: BlockOptions = BlockOptions()
+    options: BlockOptions = PLAIN
 
     def setup(self) -> None:
         options = self.options
@@ -272,7 +275,7 @@ def block_stack(
     attention: str | None,
     remat: str,
     unroll: int,
-    options: BlockOptions = BlockOptions(),
+    options: BlockOptions = PLAIN,
 ) -> nn.Module:
     """Returns `depth` blocks as one scan, with their parameters stacked on axis 0.
 

@@ -1,13 +1,16 @@
 """The encoder: a pre-norm vision transformer; the defaults are the papers' network."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from fsvfm_jax.models import layers, positions
 from fsvfm_jax.models.linear import LAYER_NORM_EPSILON
 from fsvfm_jax.models.positions import Rotation
+from fsvfm_jax.train_state import Params
 
 # `small` has 12 heads, unlike the ViT-S of other libraries: the shapes of the parameters agree, the
 # outputs do not.
@@ -117,7 +120,7 @@ class ViT(nn.Module):
         width: int,
         num_heads: int,
         *,
-        options: layers.BlockOptions = layers.BlockOptions(),
+        options: layers.BlockOptions = layers.PLAIN,
     ) -> nn.Module:
         """Returns a scanned stack of blocks with this model's compute options."""
         return layers.block_stack(
@@ -130,6 +133,21 @@ class ViT(nn.Module):
             unroll=self.unroll or 1,
             options=options,
         )
+
+    def init_params(self, key: PRNGKeyArray) -> Params:
+        """Returns new parameters, float32, with sines and cosines in the position table."""
+        return self.new_params(key, method="encode")
+
+    def new_params(self, key: PRNGKeyArray, *, method: str) -> Params:
+        """Returns new parameters of all layers that a method uses, which takes images."""
+        table = self.initial_positions()
+        tables = {} if table is None else {"pos_embed": jnp.asarray(table)}
+        images = jnp.zeros((1, self.image_size, self.image_size, 3))
+        # `apply` with mutable parameters initialises all parameters but the given table.
+        _, variables = self.apply(
+            {"params": tables}, images, method=method, rngs={"params": key}, mutable=["params"]
+        )
+        return variables["params"]
 
     def initial_positions(self) -> Float[np.ndarray, "1 tokens D"] | None:
         """Returns a position table of sines and cosines; None for an encoder without a table."""
@@ -259,6 +277,12 @@ class ViT(nn.Module):
         if count == self.num_prefix:
             return prefix + rows
         return jnp.concatenate([prefix[:, :count] + rows, prefix[:, count:]], axis=1)
+
+
+def options_of(model: ViT) -> dict[str, Any]:
+    """Returns the options of a network that are not the papers', by name."""
+    values = {name: getattr(model, name) for name in OPTIONS}
+    return {name: value for name, value in values.items() if value != getattr(ViT, name)}
 
 
 def _with_a_row(table: Float[Array | np.ndarray, "*B L D"]) -> Float[Array, "*B M D"]:

@@ -19,7 +19,7 @@ from jaxtyping import Float32, Float64, UInt8
 
 from fsvfm_jax.config.fields import BRANCHES
 from fsvfm_jax.convert import reference
-from fsvfm_jax.convert.measures import network
+from fsvfm_jax.convert.measures import network, unseen
 from fsvfm_jax.convert.weights import LoadedWeights, read_source
 from fsvfm_jax.data.labelled.faces import LABELS
 from fsvfm_jax.data.rand_augment import CROP_PCT
@@ -28,7 +28,7 @@ from fsvfm_jax.detectors import NO_DETECTOR, stats_of, to_detector
 from fsvfm_jax.errors import ConfigError, DataError, told
 from fsvfm_jax.models import CHOICES
 from fsvfm_jax.models.fsvfm import encoder_subset
-from fsvfm_jax.models.vit import ViT
+from fsvfm_jax.models.vit import ViT, options_of
 from fsvfm_jax.predict import programs
 from fsvfm_jax.predict.faces import BATCH_SIZE
 from fsvfm_jax.predict.pictures import Pictures, views_of
@@ -86,11 +86,12 @@ class Encoder:
     def sha256(self) -> str:
         """The SHA-256, in hexadecimal, of all that makes an output of a resized face.
 
-        This is the names, shapes and values of the parameters, the number of attention heads, and
-        mean and standard deviation. A run, the folder and the `.pth` file that it is exported to
-        have the same.
+        This is the names, shapes and values of the parameters, the number of attention heads,
+        options that are not the papers', and mean and standard deviation. A run, the folder and the
+        `.pth` file that it is exported to have the same.
         """
         digest = hashlib.sha256(f"num_heads {self.model.num_heads}\n".encode())
+        digest.update("".join(f"{x} {y}\n" for x, y in options_of(self.model).items()).encode())
         digest.update(np.array(self.stats, np.float32).data)
         arrays = traverse_util.flatten_dict(dict(self.params), sep="/")
         for name, array in sorted(arrays.items()):
@@ -152,6 +153,8 @@ class Encoder:
         """Yields the features of faces that are resized already, as `views_of` returns them."""
         if pool not in POOLS:
             raise ConfigError(f"pool = {told(pool)} is unknown; choose {', '.join(POOLS)}")
+        if pool == "token" and not self.model.class_token:
+            raise ConfigError(f"{self.path} has no class token: use pool = 'mean' (--pool)")
         if block is not None and block not in range(1, self.model.depth + 1):
             raise ConfigError(f"block {told(block)} does not exist: give 1 to {self.model.depth}")
         program = functools.partial(
@@ -304,7 +307,7 @@ def _check(*, batch_size: int, branch: str, dtype: str) -> None:
 def _encoder(source: LoadedWeights, *, dtype: str) -> tuple[ViT, Params]:
     """Returns the encoder in weights that are no detector's, and its parameters."""
     params = encoder_subset(source.params)
-    return network(params, num_heads=source.model["num_heads"]).clone(dtype=dtype), params
+    return network(params, **unseen(source.model)).clone(dtype=dtype), params
 
 
 def _view(facts: Mapping[str, Any], path: Path, *, given: str | None) -> str:

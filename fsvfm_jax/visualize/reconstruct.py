@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from fsvfm_jax import cli, losses
 from fsvfm_jax.convert import reference
-from fsvfm_jax.convert.measures import HEADS, network
+from fsvfm_jax.convert.measures import HEADS, network, unseen
 from fsvfm_jax.convert.runs import is_run, run_config
 from fsvfm_jax.convert.weights import read_source
 from fsvfm_jax.data.stats import Stats, load_stats
@@ -169,10 +169,9 @@ def open_student(args: argparse.Namespace) -> Student:
         if args.raw_pixels:
             raise ConfigError("--raw-pixels is for .pth files; the config of a run says it")
         norm_pix = run_config(path).loss.norm_pix
-    heads = {name: source.model[name] for name in HEADS}
     given = None if args.stats is None else load_stats(args.stats)
     stats = stats_of(source, path, given=given, field="--stats JSON, a file with mean and std")
-    return Student(network(source.params, **heads), source.params, stats, norm_pix)
+    return Student(network(source.params, **unseen(source.model)), source.params, stats, norm_pix)
 
 
 def reconstruct(
