@@ -134,9 +134,9 @@ def test_what_lies_beside_a_network_is_left_out_and_named(caplog):
 
 
 def test_an_entry_or_prefix_that_is_not_known_is_named():
-    with pytest.raises(DataError, match=r"under 'module\.base_encoder', which is no entry or pr"):
-        find(under("module.base_encoder.", TIMM))
-    found = find(under("module.base_encoder.", TIMM), entry="module.base_encoder")
+    with pytest.raises(DataError, match=r"under 'module\.odd_encoder', which is no entry or pr"):
+        find(under("module.odd_encoder.", TIMM))
+    found = find(under("module.odd_encoder.", TIMM), entry="module.odd_encoder")
     assert found.state_dict.keys() == TIMM.keys()
     with pytest.raises(DataError, match="under 'generator'"):
         find({"generator": TIMM})

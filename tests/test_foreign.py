@@ -16,6 +16,7 @@ from fsvfm_jax.convert.safetensors import save_safetensors
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.models.vit import SIZES, ViT
 
+TANH = {"activation": "gelu_tanh"}
 PARAMS = encoder_params(TINY)
 TIMM = timm_names(PARAMS)
 HUGGINGFACE = huggingface.to_state_dict(PARAMS)
@@ -56,27 +57,37 @@ def test_heads_are_never_guessed(config):
 @pytest.mark.parametrize(
     ("state_dict", "config"),
     [
-        (HUGGINGFACE, {"hidden_act": "gelu_new"}),
-        (TIMM, {"architecture": "vit_base_patch16_clip_quickgelu_224"}),
+        (HUGGINGFACE, {"hidden_act": "relu"}),
         (TIMM, {"model_args": {"act_layer": "silu"}}),
     ],
 )
 def test_another_activation_is_refused(state_dict, config):
-    with pytest.raises(DataError, match="ours the exact GELU"):
+    with pytest.raises(
+        DataError, match=r"activation is '(relu|silu)', not one of gelu, quick_gelu"
+    ):
         to_encoder(state_dict, config=config, num_heads=4)
 
 
-def test_another_epsilon_is_warned_of(caplog):
-    config = {"num_attention_heads": 4, "layer_norm_eps": 1e-12}
-    with caplog.at_level("WARNING", "fsvfm_jax"):
-        to_encoder(HUGGINGFACE, config=config)
-    assert "layer_norm_eps 1e-12; our encoder uses 1e-06" in caplog.text
-    caplog.clear()
-    to_encoder(HUGGINGFACE, config=config | {"layer_norm_eps": 1e-6})
-    to_encoder(HUGGINGFACE, num_heads=4)
-    assert not caplog.text
-    to_encoder(HUGGINGFACE, config={"num_attention_heads": 4})
-    assert "layer_norm_eps 1e-12" in caplog.text
+@pytest.mark.parametrize(
+    ("state_dict", "config", "options"),
+    [
+        (
+            HUGGINGFACE,
+            {"hidden_act": "gelu_new", "layer_norm_eps": 1e-6},
+            {"activation": "gelu_tanh"},
+        ),
+        (HUGGINGFACE, {"layer_norm_eps": 1e-5}, {"layer_norm_epsilon": 1e-5}),
+        (HUGGINGFACE, {}, {"layer_norm_epsilon": 1e-12}),
+        (HUGGINGFACE, {"layer_norm_eps": 1e-6}, {}),
+        (HUGGINGFACE, None, {}),
+        (TIMM, {"model_args": {"act_layer": "quick_gelu"}}, {"activation": "quick_gelu"}),
+        (TIMM, {"architecture": "vit_odd_clip_quickgelu_224"}, {"activation": "quick_gelu"}),
+    ],
+)
+def test_the_config_says_activation_and_epsilon(state_dict, config, options):
+    model = to_encoder(state_dict, config=config, num_heads=4).model
+    expected = {"layer_norm_epsilon": 1e-5} if "clip" in str(config) else {}
+    assert model == TINY | expected | options
 
 
 def test_a_file_and_a_folder_are_read(tmp_path):
@@ -173,7 +184,7 @@ def test_a_folder_with_a_file_of_pytorch_is_read(tmp_path):
     arrays = {key: torch.from_numpy(x.copy()) for key, x in HUGGINGFACE.items()}
     torch.save(arrays, tmp_path / "pytorch_model.bin")
     (tmp_path / "config.json").write_text(json.dumps({"num_attention_heads": 4}))
-    assert encoder_in(tmp_path).model == TINY
+    assert encoder_in(tmp_path).model == TINY | {"layer_norm_epsilon": 1e-12}
     torch.save(arrays, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=False)
     with pytest.raises(DataError, match=r"pytorch_model\.bin is in the format of PyTorch before"):
         encoder_in(tmp_path)

@@ -357,10 +357,10 @@ def test_inspect_says_what_a_file_is_whose_heads_or_network_it_does_not_know(tmp
     main(["inspect", str(file)])
     record = json.loads(capsys.readouterr().out)
     assert record["entry"] == "model_state_dict" and "num_heads must be given" in record["heads"]
-    people_file(tmp_path, ENCODER | {"reg_token": np.zeros((1, 4, 48), np.float32)})
+    people_file(tmp_path, ENCODER | {"dist_token": np.zeros((1, 1, 48), np.float32)})
     main(["inspect", str(file)])
     record = json.loads(capsys.readouterr().out)
-    assert record["prefix"] == "module.backbone." and "has 'reg_token'" in record["problem"]
+    assert record["prefix"] == "module.backbone." and "has 'dist_token'" in record["problem"]
 
 
 def test_inspect_reads_headers_of_safetensors_alone(tmp_path, capsys):

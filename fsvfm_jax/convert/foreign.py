@@ -121,54 +121,67 @@ def to_encoder(
         ConfigError: The number of heads is unknown, or differs from that in `config`.
     """
     known = configs.known(config)
-    family, left_out, facts = None, (), {}
-    if huggingface.is_huggingface(state_dict) and names_of(state_dict) is None:
-        params, options = huggingface.to_encoder(state_dict), dict(known.options)
-        if config is not None:
-            # Hugging Face does not write fields with their default value.
-            options.setdefault("layer_norm_epsilon", HUGGING_FACE_EPSILON)
-    elif google.is_google(state_dict):
-        renamed = google.to_timm(state_dict)
-        params, options = timm.to_encoder(renamed.state_dict), {"activation": "gelu_tanh"}
-        known = known._replace(num_heads=renamed.num_heads)
-    else:
-        of = names_of(state_dict) or TIMM
-        renamed = rename(state_dict, of)
-        family = family_of(renamed, of, architecture=known.architecture, prefix=prefix)
-        options = families.options_of(renamed, family) | known.options
-        params = timm.to_encoder(
-            families.arrays_of(renamed, options), called=renamed.called, **options
-        )
-        left_out = renamed.left_out
-    heads = known.num_heads
-    if heads is not None and told.setdefault("num_heads", heads) != heads:
-        raise ConfigError(
-            f"{'config.json' if config else 'the file'} says {heads} attention heads, not"
-            f" {told['num_heads']} as given"
-        )
-    if family is not None:
-        fact = FAMILIES[family]
-        facts = {"stats": fact.stats, "license": fact.license}
-        if (heads := heads_of(family, params["patch_embed"]["kernel"].shape[-1])) is not None:
-            told.setdefault("num_heads", heads)
-        if options.get("positions") == "rope":
-            told.setdefault("image_size", known.image_size or fact.image_size)
-        if family == "CLIP" and config is None and "activation" not in told:
-            told["activation"] = "quick_gelu" if of is OPENAI else "gelu"
-            LOG.warning(
-                "no config beside the weights contains CLIP's activation: %s is used; OpenAI's and"
-                " FaRL's networks have quick_gelu, most of open_clip's gelu (--activation,"
-                " config.model.activation)",
-                told["activation"],
-            )
-    facts |= {name: value for name, value in known.facts.items() if value is not None}
-    if left_out:
-        LOG.info("%d arrays are no part of the encoder: %s", len(left_out), quoted(left_out))
-    for name, value in options.items():
+    found = _by_library(state_dict, known, has_config=config is not None, prefix=prefix)
+    if known.num_heads is not None:
+        found.options["num_heads"] = known.num_heads
+    for name, value in found.options.items():
         if told.setdefault(name, value) != value:
-            raise ConfigError(f"the weights have {name} {value}, not {told[name]} as given")
-    network(params, **told)
-    return Encoder(params, measures(params, **told), family, facts, left_out)
+            source = "config.json" if config else "the file"
+            what = "attention heads" if name == "num_heads" else name
+            raise ConfigError(f"{source} says {value} {what}, not {told[name]} as given")
+    facts: dict[str, Any] = {}
+    if found.family is not None:
+        family = FAMILIES[found.family]
+        facts = {"stats": family.stats, "license": family.license}
+        width = found.params["patch_embed"]["kernel"].shape[-1]
+        if (heads := heads_of(found.family, width)) is not None:
+            told.setdefault("num_heads", heads)
+        if told.get("positions") == "rope":
+            told.setdefault("image_size", known.image_size or family.image_size)
+    if found.family == "CLIP" and config is None and "activation" not in told:
+        told["activation"] = "quick_gelu" if names_of(state_dict) is OPENAI else "gelu"
+        LOG.warning(
+            "no config beside the weights contains CLIP's activation: %s is used; OpenAI's and"
+            " FaRL's networks have quick_gelu, most of open_clip's gelu (--activation,"
+            " config.model.activation)",
+            told["activation"],
+        )
+    facts |= {name: value for name, value in known.facts.items() if value is not None}
+    if found.left_out:
+        count, shown = len(found.left_out), quoted(found.left_out)
+        LOG.info("%d arrays are no part of the encoder: %s", count, shown)
+    network(found.params, **told)
+    model = measures(found.params, **told)
+    return Encoder(found.params, model, found.family, facts, found.left_out)
+
+
+class _Found(NamedTuple):
+    """An encoder as its library's names give it; `options` are those that no array shows."""
+
+    params: dict[str, Any]
+    options: dict[str, Any]
+    family: str | None = None
+    left_out: tuple[str, ...] = ()
+
+
+def _by_library(
+    state_dict: Mapping[str, np.ndarray], known: configs.Known, *, has_config: bool, prefix: str
+) -> _Found:
+    of = names_of(state_dict)
+    if of is None and huggingface.is_huggingface(state_dict):
+        # Hugging Face does not write fields with their default value.
+        default = {"layer_norm_epsilon": HUGGING_FACE_EPSILON} if has_config else {}
+        return _Found(huggingface.to_encoder(state_dict), default | known.options)
+    if google.is_google(state_dict):
+        renamed = google.to_timm(state_dict)
+        options = {"activation": "gelu_tanh", "num_heads": renamed.num_heads}
+        return _Found(timm.to_encoder(renamed.state_dict), options)
+    renamed = rename(state_dict, of or TIMM)
+    family = family_of(renamed, of or TIMM, architecture=known.architecture, prefix=prefix)
+    options = families.options_of(renamed, family) | known.options
+    arrays = families.arrays_of(renamed, options)
+    params = timm.to_encoder(arrays, called=renamed.called, **options)
+    return _Found(params, options, family, renamed.left_out)
 
 
 def _configs(file: Path, *, needed: bool) -> dict[str, Any] | None:

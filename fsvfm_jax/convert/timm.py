@@ -43,6 +43,7 @@ def to_encoder(
         DataError: The network is not a vision transformer with the parts of `ViT`.
     """
     kept = {key: array for key, array in state_dict.items() if not OTHER_PARTS.fullmatch(key)}
+    check_supported(kept)
     blank = blank_encoder(
         cls_token=kept.get("cls_token"),
         registers=kept.get("reg_token"),
@@ -150,7 +151,6 @@ def check_keys(
         expected: Arrays with the keys and shapes that they should have.
         called: The names for the message of keys that have other names in the file.
     """
-    check_supported(state_dict)
     reshaped = [
         f"{called.get(key, key)} {state_dict[key].shape} instead of {expected[key].shape}"
         for key in sorted(expected.keys() & state_dict.keys())

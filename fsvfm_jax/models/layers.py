@@ -218,7 +218,8 @@ class LayerScale(nn.Module):
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         if not self.enabled:
             return x
-        return x * self.param("scale", nn.initializers.ones, (self.width,)).astype(x.dtype)
+        scale = self.param("scale", nn.initializers.ones, (self.width,))
+        return x * scale.astype(x.dtype)[None, None]
 
 
 class Block(nn.Module):

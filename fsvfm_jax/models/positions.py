@@ -85,4 +85,5 @@ def rotate(
     else:
         first, second = jnp.split(y, 2, axis=-1)
         turned = jnp.concatenate([-second, first], axis=-1)
-    return (y * by.cos[..., None, :] + turned * by.sin[..., None, :]).astype(x.dtype)
+    sin, cos = (jnp.reshape(table, (-1, *table.shape[-2:]))[:, :, None] for table in by)
+    return (y * cos + turned * sin).astype(x.dtype)

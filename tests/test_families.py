@@ -1,0 +1,131 @@
+"""Tests encoders of every family against timm and transformers: features, options, round trips."""
+
+import functools
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from foreign_vits import CASES, TINY, build, save, tokens_of
+from golden_files import need
+from random_weights import describe, encoder_in, images
+
+from fsvfm_jax.convert.folder import read_folder, write_folder
+from fsvfm_jax.models.vit import OPTIONS, ViT
+
+slow = pytest.mark.slow
+S = {"width": 384, "depth": 12, "num_heads": 6}
+B = {"width": 768, "depth": 12, "num_heads": 12}
+L = {"width": 1024, "depth": 24, "num_heads": 16}
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    """Returns a function from a case to its network, its folder, and our encoder of it."""
+
+    @functools.cache
+    def made(name):
+        case, folder = CASES[name], tmp_path_factory.mktemp("network")
+        network = build(case, TINY)
+        save(case, network, TINY, folder)
+        encoder = encoder_in(folder, num_heads=2)
+        return network, folder, encoder, encode(encoder.model, encoder.params)
+
+    return made
+
+
+def encode(model, params, size=32):
+    return np.asarray(
+        jax.jit(lambda params, x: ViT(**model).apply({"params": params}, x, method="encode"))(
+            params, images(size)
+        )
+    )
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("name", CASES)
+def test_features_are_those_of_the_library(name, networks):
+    network, _, encoder, ours = networks(name)
+    case = CASES[name]
+    assert encoder.family == case.family
+    assert encoder.model == TINY | case.options
+    assert len(encoder.left_out) == case.left_out
+    theirs = tokens_of(case)(network, images(32))
+    assert np.std(ours) > 0.5
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("name", ["dinov2 registers hf", "dinov3 hf", "clip hf", "perception timm"])
+def test_every_option_matters(name, networks):
+    _, _, encoder, whole = networks(name)
+    params = encoder.params | {"pos_embed": encoder.params.get("pos_embed", np.zeros((1, 17, 48)))}
+    for option in encoder.model.keys() & {*OPTIONS} - {"patch_bias", "key_bias"}:
+        model = {name: value for name, value in encoder.model.items() if name != option}
+        found = encode(model, params)
+        assert np.abs(found[:, -16:] - whole[:, -16:]).max() > 1e-3, option
+
+
+@pytest.mark.e2e
+def test_a_bias_that_the_family_does_not_have_has_no_effect_and_no_gradient(networks):
+    encoder = networks("dinov3 hf")[2]
+    model = encoder.model | {"patch_bias": False}
+    params = jax.tree.map(jnp.asarray, encoder.params)
+    blocks = params["blocks"]["attn"]["qkv"]
+    keys = slice(48, 96)
+    assert not np.any(blocks["bias"][:, keys]) and np.any(blocks["bias"][:, :48])
+    blocks["bias"] = blocks["bias"].at[:, keys].set(1.0)
+    faces = jnp.asarray(images(32))
+    ours = jax.jit(lambda x: ViT(**model).apply({"params": x}, faces, method="encode"))
+    zeros = params | {"patch_embed": params["patch_embed"] | {"bias": jnp.zeros(48)}}
+    np.testing.assert_array_equal(ours(params), ours(zeros))
+    gradient = jax.grad(lambda params: (ours(params) ** 2).sum())(params)
+    assert not np.any(gradient["patch_embed"]["bias"])
+    of_qkv = gradient["blocks"]["attn"]["qkv"]["bias"]
+    assert not np.any(of_qkv[:, keys]) and np.all(np.any(of_qkv[:, :48], axis=1))
+    # With the bias in use, both change the features.
+    for option in ("patch_bias", "key_bias"):
+        found = encode(model | {option: True}, params)
+        assert np.abs(found - ours(params)).max() > 1e-3, option
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("name", CASES)
+def test_timm_loads_what_is_exported_and_the_way_back_changes_nothing(name, networks, tmp_path):
+    torch, timm = need("torch"), need("timm")
+    _, _, encoder, ours = networks(name)
+    pool = "mean" if not encoder.model.get("class_token", True) else "token"
+    write_folder(tmp_path / "x", encoder.params, describe(encoder.model | {"pool": pool}))
+    back = read_folder(tmp_path / "x")
+    assert back.description.model == encoder.model | {"pool": pool}
+    assert jax.tree.structure(back.params) == jax.tree.structure(encoder.params)
+    jax.tree.map(np.testing.assert_array_equal, back.params, encoder.params)
+    network = timm.create_model(f"local-dir:{tmp_path / 'x'}", pretrained=True).eval()
+    with torch.inference_mode():
+        tokens = network.forward_features(torch.from_numpy(images(32)).permute(0, 3, 1, 2))
+    np.testing.assert_allclose(ours, tokens.numpy(), rtol=0, atol=1e-5)
+
+
+@slow
+@pytest.mark.parametrize("size", [S, B, L], ids="SBL")
+@pytest.mark.parametrize(
+    ("name", "image_size", "patch_size"),
+    [
+        *(("dinov2 hf", 224, 14), ("dinov2 registers timm", 518, 14), ("dinov3 hf", 224, 16)),
+        *(("dinov3 timm", 256, 16), ("clip hf", 224, 16), ("clip quickgelu timm", 336, 14)),
+        *(("siglip hf", 224, 16), ("siglip timm", 256, 16), ("perception timm", 224, 16)),
+        *(("perception timm", 336, 14), ("supervised timm", 224, 32), ("supervised timm", 384, 16)),
+    ],
+)
+def test_features_of_every_size(name, image_size, patch_size, size, tmp_path):
+    case = CASES[name]
+    measures = size | {"image_size": image_size, "patch_size": patch_size}
+    network = build(case, measures)
+    save(case, network, measures, tmp_path)
+    encoder = encoder_in(tmp_path)
+    assert encoder.model == measures | case.options
+    theirs = tokens_of(case)(network, images(image_size))
+    ours = encode(encoder.model, encoder.params, image_size)
+    logging.info("%s %s %d: %g", name, size, image_size, np.abs(ours - theirs).max())
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
