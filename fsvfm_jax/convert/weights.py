@@ -12,6 +12,7 @@ import jax
 from fsvfm_jax.convert import foreign, pth, reference
 from fsvfm_jax.convert.card import MAX_TEXT
 from fsvfm_jax.convert.entries import Network
+from fsvfm_jax.convert.families import check_supported
 from fsvfm_jax.convert.folder import read_folder
 from fsvfm_jax.convert.huggingface import is_huggingface
 from fsvfm_jax.convert.licenses import AUTHORS_LICENSE
@@ -217,6 +218,7 @@ def of_pth(path: Path, content: pth.Pth, *, told: dict[str, Any]) -> LoadedWeigh
         if content.network and _is_foreign(content.network):
             found = _of_library(content.network, config=None, told=told)
             return found._replace(facts=facts | found.facts, file=about | found.file)
+        check_supported(content.state_dict)
         params = reference.to_params(content.state_dict)
         network(params, **told)
         return LoadedWeights(params, measures(params, **told), facts, about)

@@ -171,7 +171,7 @@ class FSVFM(ViT):
         }
         if self.rep_pos == "zeros":
             tables["rep_decoder_pos_embed"] *= 0
-        tables = jax.tree.map(jnp.asarray, tables)
+        tables = {name: jnp.asarray(x) for name, x in tables.items() if x is not None}
 
         images = jnp.zeros((1, self.image_size, self.image_size, 3))
         everything = jnp.arange(n)[None]

@@ -29,9 +29,9 @@ from fsvfm_jax.visualize.region_shares import REGIONS, region_areas, region_sums
 
 NOTE = (
     "Each map shows how the attention of the class token divides among the patches, in percent;"
-    " what is missing to 100 % goes to the class token itself. Lines are the borders of the facial"
-    " regions. Attention shows which patches are mixed into the class token in one block. It does"
-    " not show what decides a score: `visualize explain` does."
+    " what is missing to 100 % goes to the class token itself and to registers, if there are some."
+    " Lines are the borders of the facial regions. Attention shows which patches are mixed into the"
+    " class token in one block. It does not show what decides a score: `visualize explain` does."
 )
 ROLLOUT, MEAN = "rollout", "mean of the heads"
 
@@ -55,6 +55,8 @@ def run(args: argparse.Namespace) -> None:
     sheet.check_output_file(args.output)
     arguments.check_network(args)
     network = opening.load_network(args)
+    if not network.model.class_token:
+        raise ConfigError(f"{args.model} has no class token, whose attention this picture shows")
     block = network.model.depth if args.block is None else args.block
     if block not in range(1, network.model.depth + 1):
         raise ConfigError(f"--block {block} does not exist: give 1 to {network.model.depth}")
@@ -66,7 +68,9 @@ def run(args: argparse.Namespace) -> None:
 def attention_maps(
     network: Encoder, images: UInt8[np.ndarray, "B S S 3"], *, block: int
 ) -> dict[str, Float[np.ndarray, "B L"]]:
-    """Returns the class token's attention to every token, the class token first; rows sum to 1.
+    """Returns the class token's attention to every token; rows sum to 1.
+
+    The class token comes first, then the registers and the patches.
 
     Args:
         network: The encoder or detector.
@@ -100,7 +104,8 @@ def draw(network: Encoder, faces: shown_faces.ShownFaces, *, block: int, name: s
     """
     maps = attention_maps(network, faces.images, block=block)
     size, regions = network.image_size, regions_of(faces.parsing_maps)
-    percent = {title: 100 * tokens[:, 1:].astype(np.float64) for title, tokens in maps.items()}
+    prefix = network.model.num_prefix
+    percent = {title: 100 * x[:, prefix:].astype(np.float64) for title, x in maps.items()}
     of_heads = np.concatenate([x for title, x in percent.items() if title != ROLLOUT])
     ends = dict.fromkeys(percent, (0.0, float(np.percentile(of_heads, 99.8))))
     ends[ROLLOUT] = (0.0, float(percent[ROLLOUT].max()))
@@ -122,13 +127,16 @@ def draw(network: Encoder, faces: shown_faces.ShownFaces, *, block: int, name: s
     title = (
         f"Attention of the class token in block {block} of {name}, and {ROLLOUT} over all blocks"
     )
-    return sheet.Sheet(title, [NOTE, *faces.notes], picture, [_table(maps, faces)])
+    return sheet.Sheet(title, [NOTE, *faces.notes], picture, [_table(maps, faces, prefix=prefix)])
 
 
-def _table(maps: dict[str, Float[np.ndarray, "B L"]], faces: shown_faces.ShownFaces) -> sheet.Table:
+def _table(
+    maps: dict[str, Float[np.ndarray, "B L"]], faces: shown_faces.ShownFaces, *, prefix: int
+) -> sheet.Table:
+    """Tabulates shares of the attention; `prefix` tokens precede the patches."""
     rows = []
     for title, tokens in maps.items():
-        sums = region_sums(tokens[:, 1:], faces.parsing_maps).mean(axis=0)
+        sums = region_sums(tokens[:, prefix:], faces.parsing_maps).mean(axis=0)
         rows.append([title, *(f"{100 * x:.1f}" for x in (tokens[:, 0].mean(), *sums))])
     areas = region_areas(faces.parsing_maps).mean(axis=0)
     rows.append(["share of the pixels", "-", *(f"{100 * x:.1f}" for x in areas)])
