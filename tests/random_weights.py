@@ -11,7 +11,7 @@ from fsvfm_jax.convert.card import Description
 from fsvfm_jax.convert.foreign import Encoder, read_weights, to_encoder
 from fsvfm_jax.convert.measures import shapes_of
 from fsvfm_jax.data.stats import Stats
-from fsvfm_jax.models import build_detector
+from fsvfm_jax.models import build_detector, build_encoder
 from fsvfm_jax.models.fsvfm import encoder_subset
 from fsvfm_jax.train_state import Params
 from fsvfm_jax.tuning import FACTORS, Tuning, init_factors
@@ -26,6 +26,10 @@ def detector_params(attributes: dict[str, Any], *, seed: int = 0) -> Params:
     Kernels with these deviations keep the size of their inputs. With larger ones, the float32 noise
     of products on a CPU grows with the depth; the noise of XLA's products is 2.5 times PyTorch's.
     """
+    return _random(shapes_of(build_detector(attributes)), seed)
+
+
+def _random(shapes: dict[str, Any], seed: int) -> Params:
     rng = np.random.default_rng(seed)
 
     def draw(path: jax.tree_util.KeyPath, like: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -34,11 +38,13 @@ def detector_params(attributes: dict[str, Any], *, seed: int = 0) -> Params:
         deviation = like.shape[-2] ** -0.5 if name == "kernel" else 0.2
         return np.float32(deviation) * noise + np.float32(name == "scale")
 
-    return jax.tree_util.tree_map_with_path(draw, shapes_of(build_detector(attributes)))
+    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def encoder_params(measures: dict[str, Any], *, seed: int = 0) -> Params:
     """Returns the parameters of an encoder, drawn like those of `detector_params`."""
+    if not measures.get("class_token", True):
+        return _random(shapes_of(build_encoder(measures)), seed)
     return encoder_subset(detector_params({**measures, "pool": "token"}, seed=seed))
 
 
