@@ -3,6 +3,7 @@
 import functools
 import logging
 
+import golden_numbers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,9 @@ from golden_files import need
 from random_weights import describe, encoder_in, images
 
 from fsvfm_jax.convert.folder import read_folder, write_folder
+from fsvfm_jax.convert.positions import resize_positions
+from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.models.attention_maps import attention_weights
 from fsvfm_jax.models.vit import OPTIONS, ViT
 
 slow = pytest.mark.slow
@@ -105,6 +109,63 @@ def test_timm_loads_what_is_exported_and_the_way_back_changes_nothing(name, netw
     with torch.inference_mode():
         tokens = network.forward_features(torch.from_numpy(images(32)).permute(0, 3, 1, 2))
     np.testing.assert_allclose(ours, tokens.numpy(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("name", ["dinov3 hf", "perception timm"])
+def test_a_patch_keeps_its_position_where_others_are_removed(name, networks):
+    _, _, encoder, whole = networks(name)
+    model, faces = ViT(**encoder.model), jnp.asarray(images(32))
+    order = jax.random.permutation(jax.random.key(0), 16)[None]
+    found = model.apply({"params": encoder.params}, faces, order, method="encode")
+    prefix = model.num_prefix
+    np.testing.assert_allclose(found[:, :prefix], whole[:, :prefix], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found[:, prefix:], whole[:, prefix + order[0]], rtol=0, atol=1e-5)
+    rotation = model.rotation(order[:, :7])
+    assert rotation.sin.shape == (1, prefix + 7, 24)
+    # Half precision changes little.
+    half = model.clone(dtype="bfloat16").apply({"params": encoder.params}, faces, method="encode")
+    assert half.dtype == jnp.bfloat16
+    assert golden_numbers.relative_difference(half.astype(jnp.float32), whole) < 0.05
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("name", ["dinov3 hf", "dinov2 registers hf", "clip hf"])
+def test_attention_weights_are_those_of_transformers(name, networks):
+    torch, (network, _, encoder, _) = need("torch"), networks(name)
+    network.set_attn_implementation("eager")
+    pixels = torch.from_numpy(images(32)).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        theirs = network(pixel_values=pixels, output_attentions=True).attentions
+    ours = attention_weights(ViT(**encoder.model), encoder.params, jnp.asarray(images(32)))
+    assert np.max(ours) > 0.2
+    np.testing.assert_allclose(ours, np.stack([x.numpy() for x in theirs]), rtol=0, atol=1e-5)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("name", "image_size"),
+    [
+        *(("dinov2 hf", 16), ("dinov2 registers hf", 16), ("dinov2 registers hf", 48)),
+        *(("dinov3 hf", 48), ("siglip hf", 24), ("clip hf", 40)),
+    ],
+)
+def test_another_image_size_is_that_of_transformers(name, image_size, networks):
+    network, _, encoder, _ = networks(name)
+    torch = need("torch")
+    pixels = torch.from_numpy(images(image_size)).permute(0, 3, 1, 2)
+    asked = {"interpolate_pos_encoding": True} if name in ("siglip hf", "clip hf") else {}
+    with torch.inference_mode():
+        theirs = network(pixel_values=pixels, **asked).last_hidden_state
+        theirs = network.post_layernorm(theirs) if name == "clip hf" else theirs
+    params = resize_positions(encoder.params, image_size, encoder.model)
+    ours = encode(encoder.model | {"image_size": image_size}, params, image_size)
+    np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=1e-5)
+
+
+def test_another_image_size_of_a_table_with_rotations_is_refused():
+    with pytest.raises(ConfigError, match="not supported for a table with rotations"):
+        resize_positions({}, 48, {"positions": "table_and_rope"})
 
 
 @slow

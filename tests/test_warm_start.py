@@ -5,21 +5,25 @@ import golden_numbers
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from golden_files import need
-from random_weights import TINY, encoder_params
-from tiny import STATS, run, tiny_config
+from random_weights import TINY, describe, encoder_params
+from tiny import STATS, detection_config, run, tiny_config
 
 from configs import transfer
 from fsvfm_jax import finetune, pretrain
-from fsvfm_jax.config.resolve import resolve
+from fsvfm_jax.config.resolve import resolve, to_json
 from fsvfm_jax.convert import pth
-from fsvfm_jax.convert.folder import timm_names
+from fsvfm_jax.convert.folder import read_folder, timm_names, write_folder
 from fsvfm_jax.convert.reference import to_params, to_state_dict
 from fsvfm_jax.convert.runs import read_run
 from fsvfm_jax.convert.safetensors import save_safetensors
-from fsvfm_jax.convert.warm_start import load_encoder, load_weights, starting_stats
+from fsvfm_jax.convert.warm_start import load_encoder, load_weights, starting_stats, with_options
 from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.learners import make_learner
 from fsvfm_jax.models.fsvfm import encoder_subset, teacher_subset
+from fsvfm_jax.models.vit import OPTIONS, ViT
+from fsvfm_jax.tasks import TASKS
 
 pytestmark = pytest.mark.e2e
 
@@ -158,6 +162,67 @@ def test_heads_that_nothing_tells_are_taken_from_the_config_with_a_warning(tmp_p
     )
     np.testing.assert_array_equal(state.params["cls_token"], encoder["cls_token"])
     assert origin["license"] is None
+
+
+DINOV3 = {
+    **{"registers": 4, "layer_scale": True, "positions": "rope"},
+    **{"layer_norm_epsilon": 1e-5, "key_bias": False},
+}
+
+
+@pytest.fixture(scope="module")
+def dinov3(tmp_path_factory):
+    """Returns the folder of an exported encoder with DINOv3's options."""
+    measures = {**TINY, "image_size": 32, "patch_size": 8}
+    params = encoder_params(measures | DINOV3)
+    params["blocks"]["attn"]["qkv"]["bias"][:, 48:96] = 0
+    folder = tmp_path_factory.mktemp("dinov3") / "x"
+    write_folder(folder, params, describe(measures | DINOV3))
+    return folder
+
+
+@pytest.mark.parametrize("task", ["pretrain", "finetune"])
+def test_the_weights_decide_the_options_of_the_encoder(task, dinov3, tmp_path, caplog):
+    changes = {"model.width": 48, "init.params": str(dinov3)}
+    made = tiny_config(changes) if task == "pretrain" else detection_config("linear", changes)
+    with caplog.at_level("INFO", "fsvfm_jax"):
+        config = with_options(made, epath.Path(tmp_path))
+    assert (
+        "by its weights: config.model.registers = 4, config.model.positions = rope" in caplog.text
+    )
+    assert {name: config.model[name] for name in DINOV3} == DINOV3
+    assert (config.model.class_token, config.model.activation) == (True, "gelu")
+    state = jax.jit(make_learner(config, stats=STATS).init)(jax.random.key(0))
+    state, _ = TASKS[task].load_weights(state, config)
+    encoder = read_folder(dinov3).params
+    if task == "finetune":  # The mean of the patches has a norm of its own.
+        del encoder["norm"]
+    ours = {name: state.params[name] for name in encoder}
+    jax.tree.map(np.testing.assert_array_equal, ours, encoder)
+    # A run in the workdir precedes the weights, which may be gone.
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text(to_json(config))
+    again = tiny_config(changes | {"init.params": str(tmp_path / "gone")})
+    assert with_options(again, epath.Path(tmp_path)).model.positions == "rope"
+
+
+def test_without_weights_the_options_are_those_of_the_papers(tmp_path, caplog):
+    config = with_options(tiny_config(), epath.Path(tmp_path))
+    papers = {name: getattr(ViT, name) for name in OPTIONS}
+    assert {name: config.model[name] for name in OPTIONS} == papers
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(("option", "value"), [("registers", 0), ("activation", "quick_gelu")])
+def test_an_option_that_the_weights_do_not_have_is_a_mistake(option, value, dinov3, tmp_path):
+    changes = {"model.width": 48, "init.params": str(dinov3), f"model.{option}": value}
+    with pytest.raises(ConfigError, match=option):
+        with_options(tiny_config(changes), epath.Path(tmp_path))
+
+
+def test_pretraining_needs_a_class_token():
+    with pytest.raises(ConfigError, match="the decoders of pretraining need a class token"):
+        tiny_config({"model.class_token": False, "model.prefix_positions": 0})
 
 
 @pytest.mark.parametrize(("entry", "value"), [("", 1), ("model_ema", 2)])
