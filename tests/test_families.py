@@ -15,6 +15,7 @@ from random_weights import describe, encoder_in, images
 from fsvfm_jax.convert.folder import read_folder, write_folder
 from fsvfm_jax.convert.positions import resize_positions
 from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.models import layers
 from fsvfm_jax.models.attention_maps import attention_weights
 from fsvfm_jax.models.vit import OPTIONS, ViT
 
@@ -39,12 +40,11 @@ def networks(tmp_path_factory):
     return made
 
 
-def encode(model, params, size=32):
-    return np.asarray(
-        jax.jit(lambda params, x: ViT(**model).apply({"params": params}, x, method="encode"))(
-            params, images(size)
-        )
-    )
+def encode(model, params, size=32, ids_keep=None):
+    def compute(params, x):
+        return ViT(**model).apply({"params": params}, x, ids_keep, method="encode")
+
+    return np.asarray(jax.jit(compute)(params, images(size)))
 
 
 @pytest.mark.e2e
@@ -84,7 +84,7 @@ def test_a_bias_that_the_family_does_not_have_has_no_effect_and_no_gradient(netw
     ours = jax.jit(lambda x: ViT(**model).apply({"params": x}, faces, method="encode"))
     zeros = params | {"patch_embed": params["patch_embed"] | {"bias": jnp.zeros(48)}}
     np.testing.assert_array_equal(ours(params), ours(zeros))
-    gradient = jax.grad(lambda params: (ours(params) ** 2).sum())(params)
+    gradient = jax.jit(jax.grad(lambda params: (ours(params) ** 2).sum()))(params)
     assert not np.any(gradient["patch_embed"]["bias"])
     of_qkv = gradient["blocks"]["attn"]["qkv"]["bias"]
     assert not np.any(of_qkv[:, keys]) and np.all(np.any(of_qkv[:, :48], axis=1))
@@ -115,18 +115,33 @@ def test_timm_loads_what_is_exported_and_the_way_back_changes_nothing(name, netw
 @pytest.mark.parametrize("name", ["dinov3 hf", "perception timm"])
 def test_a_patch_keeps_its_position_where_others_are_removed(name, networks):
     _, _, encoder, whole = networks(name)
-    model, faces = ViT(**encoder.model), jnp.asarray(images(32))
     order = jax.random.permutation(jax.random.key(0), 16)[None]
-    found = model.apply({"params": encoder.params}, faces, order, method="encode")
-    prefix = model.num_prefix
+    found = encode(encoder.model, encoder.params, ids_keep=order)
+    prefix = ViT(**encoder.model).num_prefix
     np.testing.assert_allclose(found[:, :prefix], whole[:, :prefix], rtol=0, atol=1e-5)
     np.testing.assert_allclose(found[:, prefix:], whole[:, prefix + order[0]], rtol=0, atol=1e-5)
-    rotation = model.rotation(order[:, :7])
-    assert rotation.sin.shape == (1, prefix + 7, 24)
+    some = encode(encoder.model, encoder.params, ids_keep=order[:, :7])
+    assert some.shape == (1, prefix + 7, 48)
     # Half precision changes little.
-    half = model.clone(dtype="bfloat16").apply({"params": encoder.params}, faces, method="encode")
+    half = encode(encoder.model | {"dtype": "bfloat16"}, encoder.params)
     assert half.dtype == jnp.bfloat16
-    assert golden_numbers.relative_difference(half.astype(jnp.float32), whole) < 0.05
+    assert golden_numbers.relative_difference(half.astype(np.float32), whole) < 0.05
+
+
+@pytest.mark.e2e
+def test_padding_for_cudnns_even_lengths_changes_nothing(networks, monkeypatch):
+    _, _, encoder, whole = networks("dinov3 hf")
+    attend, lengths = layers.attend, []
+
+    def on_this_device(q, k, v, **options):
+        lengths.append(q.shape[1])
+        return attend(q, k, v, lengths=options["lengths"], implementation=None)
+
+    monkeypatch.setattr(layers, "attend", on_this_device)
+    model = encoder.model | {"attention": "cudnn"}
+    np.testing.assert_allclose(encode(model, encoder.params), whole, rtol=0, atol=1e-5)
+    some = encode(model, encoder.params, ids_keep=jnp.arange(6)[None])
+    assert some.shape == (1, 11, 48) and set(lengths) == {22, 12}
 
 
 @pytest.mark.e2e

@@ -4,14 +4,13 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import optax
 from etils import epath
-from ml_collections import ConfigDict
 
 from fsvfm_jax import cli, optim
 from fsvfm_jax.convert import pth, reference
@@ -26,7 +25,12 @@ from fsvfm_jax.convert.positions import resize_positions
 from fsvfm_jax.convert.runs import is_run, read_run, run_config
 from fsvfm_jax.convert.safetensors import read_header
 from fsvfm_jax.convert.sharded import read_headers, read_index
-from fsvfm_jax.convert.training import MOMENTS, from_train_state, to_train_state
+from fsvfm_jax.convert.training import (
+    MOMENTS,
+    check_reference,
+    from_train_state,
+    to_train_state,
+)
 from fsvfm_jax.convert.weights import (
     OUR_KEY,
     LoadedWeights,
@@ -41,7 +45,7 @@ from fsvfm_jax.errors import ConfigError, StorageError, nearest
 from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.models.activations import ACTIVATIONS
 from fsvfm_jax.models.fsvfm import encoder_subset
-from fsvfm_jax.models.vit import OPTIONS, SIZES, ViT
+from fsvfm_jax.models.vit import OPTIONS, SIZES
 from fsvfm_jax.run.checkpoint import Checkpoints
 from fsvfm_jax.run.origin import ORIGIN, save_origin
 from fsvfm_jax.train_state import TrainState
@@ -108,7 +112,7 @@ def to_reference(args: argparse.Namespace) -> None:
     """Writes files that the reference loads with strict key checks."""
     if not is_run(args.src) or run_config(args.src).task == "finetune":
         source = _read(args)
-        _check_reference(args.src, source.model)
+        check_reference(args.src, source.model)
         key = "state_dict" if "embedder" in source.params else "model"
         _check_new(args.dst)
         _check_finite(args, source.params)
@@ -117,7 +121,7 @@ def to_reference(args: argparse.Namespace) -> None:
         _say(f"{args.dst}: {reference.kind(source.params)}, {_measures(source.model)}")
         return
     run = read_run(args.src, step=args.step)
-    _check_reference(args.src, run.config.model)
+    check_reference(args.src, run.config.model)
     state = jax.device_get(run.state)
     _check_finite(args, state.params, state.teacher_params, *_moments(state))
     written = from_train_state(
@@ -241,16 +245,6 @@ def _check_finite(args: argparse.Namespace, *trees: dict[str, Any]) -> None:
     if not args.allow_not_finite:
         for tree in trees:
             check_finite(tree, what=str(args.src))
-
-
-def _check_reference(src: Path, model: Mapping[str, Any] | ConfigDict) -> None:
-    """Raises ConfigError if the reference has no such encoder."""
-    options = [x for x in OPTIONS if model.get(x) is not None and model[x] != getattr(ViT, x)]
-    if options:
-        raise ConfigError(
-            f"{src} has {', '.join(options)}, which the reference's network has not: use `convert"
-            " to folder`"
-        )
 
 
 def _say(text: str) -> None:

@@ -6,9 +6,10 @@ scales of the branches and the biases of queries and values.
 
 import logging
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
+from msgspec import Meta
 
 from fsvfm_jax.convert import names
 from fsvfm_jax.errors import ConfigError, DataError, told
@@ -31,6 +32,21 @@ WITH_EPSILON_5 = "vit_base_patch16_clip_224"
 EVA = {"rope": "vit_base_patch16_dinov3", "table_and_rope": "vit_pe_core_base_patch16_224"}
 EPSILON, EPSILON_5 = 1e-6, 1e-5
 PATCH_BIAS, QKV_BIAS = "patch_embed.proj.bias", "attn.qkv.bias"
+
+
+class StoredOptions(TypedDict):
+    """Options of the encoder in a folder's config.json that are not the papers'."""
+
+    class_token: NotRequired[bool]
+    registers: NotRequired[Annotated[int, Meta(ge=0, le=2**10)]]
+    positions: NotRequired[str]
+    prefix_positions: NotRequired[Annotated[int, Meta(ge=0, le=2**10)]]
+    pre_norm: NotRequired[bool]
+    layer_scale: NotRequired[bool]
+    activation: NotRequired[str]
+    layer_norm_epsilon: NotRequired[Annotated[float, Meta(ge=0, le=1)]]
+    patch_bias: NotRequired[bool]
+    key_bias: NotRequired[bool]
 
 
 class Architecture(NamedTuple):

@@ -60,7 +60,7 @@ class _Vision(TypedDict, total=False):
     model_type: str | None
     hidden_act: str | None
     num_attention_heads: Heads | None
-    layer_norm_eps: float | None
+    layer_norm_eps: Annotated[float, msgspec.Meta(ge=0, le=1)] | None
     image_size: int | list[int] | None
     rope_theta: float | None
     use_swiglu_ffn: bool | None

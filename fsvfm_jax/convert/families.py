@@ -10,6 +10,7 @@ from fsvfm_jax.convert import names
 from fsvfm_jax.convert.names import Names, Renamed
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.errors import DataError
+from fsvfm_jax.models.positions import DINOV3_BASE
 
 IMAGENET = Stats((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP_STATS = Stats((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -131,6 +132,23 @@ def check_supported(keys: Mapping[str, Any]) -> None:
                 f"the network is one for videos: its patches are {array.shape[2]} frames deep"
                 f" ({key} {array.shape}), and an encoder here takes single images"
             )
+
+
+def check_periods(state_dict: Mapping[str, np.ndarray]) -> None:
+    """Raises DataError if the periods in an original file of DINOv3 are not those of `positions`.
+
+    The files have them rounded to bfloat16.
+    """
+    periods = state_dict.get("rope_embed.periods")
+    if periods is None:
+        return
+    count = len(periods) if periods.ndim == 1 else 0
+    expected = DINOV3_BASE ** (np.arange(count) / max(count, 1))
+    if not count or not np.allclose(np.asarray(periods, np.float64), expected, rtol=0.01, atol=0):
+        raise DataError(
+            "the network rotates with other periods than DINOv3's (rope_embed.periods), which is"
+            " not supported"
+        )
 
 
 def heads_of(family: str, width: int) -> int | None:

@@ -20,7 +20,7 @@ import numpy as np
 from msgspec import Meta
 
 from fsvfm_jax.convert import reference
-from fsvfm_jax.convert.architectures import from_timm, to_timm
+from fsvfm_jax.convert.architectures import StoredOptions, from_timm, to_timm
 from fsvfm_jax.convert.card import (
     Description,
     Interpolation,
@@ -53,7 +53,7 @@ OUTSIDE_TIMM = ("adapter.", "projector.", "embedder.", "classifier.")
 READ_BY_TIMM = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
 
 
-class StoredMeasures(TypedDict):
+class StoredMeasures(StoredOptions):
     """Measures of the network in a folder's config.json."""
 
     image_size: int
@@ -65,17 +65,6 @@ class StoredMeasures(TypedDict):
     num_classes: NotRequired[int]
     adapter_reduction: NotRequired[int]
     fas: NotRequired[bool]
-    # Options of the encoder that are not the papers'.
-    class_token: NotRequired[bool]
-    registers: NotRequired[Annotated[int, Meta(ge=0, le=2**10)]]
-    positions: NotRequired[str]
-    prefix_positions: NotRequired[Annotated[int, Meta(ge=0, le=2**10)]]
-    pre_norm: NotRequired[bool]
-    layer_scale: NotRequired[bool]
-    activation: NotRequired[str]
-    layer_norm_epsilon: NotRequired[Annotated[float, Meta(ge=0, le=1)]]
-    patch_bias: NotRequired[bool]
-    key_bias: NotRequired[bool]
 
 
 class StoredDescription(TypedDict):

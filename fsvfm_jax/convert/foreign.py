@@ -176,6 +176,7 @@ def _by_library(
         renamed = google.to_timm(state_dict)
         options = {"activation": "gelu_tanh", "num_heads": renamed.num_heads}
         return _Found(timm.to_encoder(renamed.state_dict), options)
+    families.check_periods(state_dict)
     renamed = rename(state_dict, of or TIMM)
     family = family_of(renamed, of or TIMM, architecture=known.architecture, prefix=prefix)
     options = families.options_of(renamed, family) | known.options

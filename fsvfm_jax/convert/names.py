@@ -238,8 +238,9 @@ def rename(state_dict: StateDict, names: Names) -> Renamed:
         DataError: There are more blocks than in any network, or the parts of an array do not fit
             each other.
     """
-    left_out = tuple(key for key in state_dict if re.fullmatch(names.others, key))
-    left = {key: array for key, array in state_dict.items() if key not in left_out}
+    others = re.compile(names.others)
+    left_out = tuple(key for key in state_dict if others.fullmatch(key))
+    left = {key: array for key, array in state_dict.items() if not others.fullmatch(key)}
     blocks = re.compile(re.escape(names.blocks) + r"(\d+)\.")
     depth = check_depth(names.blocks, len({x[1] for x in map(blocks.match, left) if x}))
     found, called, no_bias = {}, {}, set()

@@ -6,17 +6,20 @@ tables.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from ml_collections import ConfigDict
 
 from fsvfm_jax.convert import reference
 from fsvfm_jax.convert.pth import Pth
-from fsvfm_jax.errors import DataError
+from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.models.fsvfm import POSITION_TABLES, split_positions
+from fsvfm_jax.models.vit import OPTIONS, ViT
 from fsvfm_jax.train_state import Params, TrainState
 
 # Names of the moments in optax and in PyTorch.
@@ -98,6 +101,21 @@ def from_train_state(
     ]
     teacher = reference.to_state_dict(state.teacher_params)
     return ReferenceRun(student, teacher, {"state": entries, "param_groups": param_groups})
+
+
+def check_reference(src: Path, model: Mapping[str, Any] | ConfigDict) -> None:
+    """Raises ConfigError if the reference has no network with this encoder.
+
+    Args:
+        src: Path of the weights, for the message.
+        model: Measures and options, or the model section of a config.
+    """
+    options = [x for x in OPTIONS if model.get(x) is not None and model[x] != getattr(ViT, x)]
+    if options:
+        raise ConfigError(
+            f"{src} has {', '.join(options)}, which the reference's network has not: use `convert"
+            " to folder`"
+        )
 
 
 def number_of_updates(file: Pth) -> int | None:

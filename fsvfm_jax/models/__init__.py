@@ -15,6 +15,8 @@ from fsvfm_jax.models.positions import POSITIONS
 from fsvfm_jax.models.vit import SIZES, ViT
 
 Network = TypeVar("Network", bound=ViT)
+# The angles of all patches of an image are computed at once.
+MAX_ROTATED_SIDE = 256
 CHOICES = {
     "dtype": ("float32", "bfloat16"),
     "attention": ATTENTIONS,
@@ -152,6 +154,12 @@ def _check_positions(model: ViT) -> None:
         raise ConfigError(
             f"model.prefix_positions = {rows} is not from 0 to {model.num_prefix}, the number of"
             " tokens before the patches (model.class_token, model.registers)"
+        )
+    side = model.image_size // model.patch_size
+    if model.positions != "table" and side > MAX_ROTATED_SIDE:
+        raise ConfigError(
+            f"model.image_size = {model.image_size} makes {side} patches along a side, and with"
+            f" rotations there may be {MAX_ROTATED_SIDE}"
         )
     channels = model.width // model.num_heads
     if model.positions != "table" and channels % 4:
