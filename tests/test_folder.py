@@ -267,8 +267,16 @@ def flip(content):
         ("config.json", lambda x: x.update(pretrained_cfg=3), "pretrained_cfg"),
         ("config.json", lambda x: x["fsvfm_jax"]["sha256"].update({"/etc/x": ""}), "'/etc/x'"),
         ("config.json", lambda x: x["fsvfm_jax"]["sha256"].clear(), "length >= 1"),
-        ("config.json", lambda x: x["fsvfm_jax"].update(layer_norm_epsilon=0.01), "<= 1e-06"),
-        ("config.json", lambda x: x["fsvfm_jax"].update(layer_norm_epsilon=0), ">= 1e-06"),
+        (
+            "config.json",
+            lambda x: x["fsvfm_jax"].update(layer_norm_epsilon=0.01),
+            "two values of layer",
+        ),
+        (
+            "config.json",
+            lambda x: x["fsvfm_jax"].update(layer_norm_epsilon=0),
+            "two values of layer",
+        ),
         ("config.json", lambda x: x["fsvfm_jax"].update(layer_norm_epsilon=None), "null"),
         (
             "config.json",

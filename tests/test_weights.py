@@ -360,7 +360,7 @@ def test_inspect_says_what_a_file_is_whose_heads_or_network_it_does_not_know(tmp
     people_file(tmp_path, ENCODER | {"dist_token": np.zeros((1, 1, 48), np.float32)})
     main(["inspect", str(file)])
     record = json.loads(capsys.readouterr().out)
-    assert record["prefix"] == "module.backbone." and "has 'dist_token'" in record["problem"]
+    assert record["prefix"] == "module.backbone." and "a distillation token" in record["problem"]
 
 
 def test_inspect_reads_headers_of_safetensors_alone(tmp_path, capsys):

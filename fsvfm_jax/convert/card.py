@@ -180,9 +180,9 @@ def timm_config(
             "depth": model["depth"],
             # timm's own ViT-S has 6 heads, ours 12, and the number is in no array's shape.
             "num_heads": model["num_heads"],
+            **of_timm.arguments,
             "global_pool": global_pool,
             norm: "fc_norm" in params,
-            **of_timm.arguments,
         },
         "pretrained_cfg": {
             "custom_load": False,
