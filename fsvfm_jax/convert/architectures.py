@@ -56,12 +56,11 @@ class Architecture(NamedTuple):
     arguments: dict[str, Any]
 
 
-def architecture(model: Mapping[str, Any], arrays: StateDict) -> Architecture:
+def architecture(model: Mapping[str, Any]) -> Architecture:
     """Returns timm's architecture of an encoder, without its measures and its pooling.
 
     Args:
         model: Measures and options.
-        arrays: Its arrays under our names of files.
 
     Raises:
         ConfigError: timm has no such network.
@@ -82,7 +81,7 @@ def architecture(model: Mapping[str, Any], arrays: StateDict) -> Architecture:
             epsilon,
         )
     if rotates:
-        return Architecture(EVA[options["positions"]], _eva_arguments(model, options, arrays))
+        return Architecture(EVA[options["positions"]], _eva_arguments(model, options))
     close = epsilon != EPSILON_5
     name = BY_WIDTH.get(model["width"], BY_WIDTH[768]) if close else WITH_EPSILON_5
     arguments = {"class_token": options["class_token"]}
@@ -119,13 +118,10 @@ def to_timm(arrays: StateDict, model: Mapping[str, Any]) -> dict[str, np.ndarray
     renamed = {_gamma(name): array for name, array in found.items()}
     if options["positions"] == "table_and_rope":
         return renamed
-    biases = [name for name in renamed if name.endswith(QKV_BIAS)]
-    with_bias = _has_qkv_bias(renamed)
-    for name in biases:
+    for name in [name for name in renamed if name.endswith(QKV_BIAS)]:
         query, _, value = np.split(renamed.pop(name), 3)
-        if with_bias:
-            start = name.removesuffix("qkv.bias")
-            renamed |= {f"{start}q_bias": query, f"{start}v_bias": value}
+        start = name.removesuffix("qkv.bias")
+        renamed |= {f"{start}q_bias": query, f"{start}v_bias": value}
     return renamed
 
 
@@ -158,9 +154,7 @@ def from_timm(arrays: StateDict, model: Mapping[str, Any]) -> dict[str, np.ndarr
     return dict(arrays) | {"pos_embed": without}
 
 
-def _eva_arguments(
-    model: Mapping[str, Any], options: Mapping[str, Any], arrays: StateDict
-) -> dict[str, Any]:
+def _eva_arguments(model: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     side = model["image_size"] // model["patch_size"]
     arguments = {
         "class_token": options["class_token"],
@@ -169,7 +163,7 @@ def _eva_arguments(
         "init_values": 1.0 if options["layer_scale"] else None,
     }
     if options["positions"] == "rope":
-        return arguments | {"qkv_bias": _has_qkv_bias(arrays)}
+        return arguments | {"qkv_bias": True}
     no_rows = bool(_prefix(options)) and not options["prefix_positions"]
     return arguments | {"no_embed_class": no_rows, "ref_feat_shape": [side, side]}
 
@@ -182,10 +176,6 @@ def _options(model: Mapping[str, Any]) -> dict[str, Any]:
 
 def _prefix(options: Mapping[str, Any]) -> int:
     return options["class_token"] + options["registers"]
-
-
-def _has_qkv_bias(arrays: StateDict) -> bool:
-    return any(array.any() for name, array in arrays.items() if name.endswith(QKV_BIAS))
 
 
 def _gamma(name: str, *, back: bool = False) -> str:

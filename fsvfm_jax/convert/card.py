@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from msgspec import Meta
 
-from fsvfm_jax.convert import facts, reference
+from fsvfm_jax.convert import facts
 from fsvfm_jax.convert.architectures import EVA, architecture
 from fsvfm_jax.data.labelled.faces import LABELS
 from fsvfm_jax.data.stats import Stats
@@ -165,7 +165,7 @@ def timm_config(
     model, stats = description.model, description.stats
     global_pool = {"mean": "avg", "token": "token"}[model["pool"]]
     width, image_size = model["width"], model["image_size"]
-    of_timm = architecture(model, reference.to_state_dict(params))
+    of_timm = architecture(model)
     norm = "fc_norm" if of_timm.name not in EVA.values() else "use_fc_norm"
     return {
         "architecture": of_timm.name,
