@@ -1,5 +1,6 @@
 """Reads the text after the colon of --config=FILE:ARGUMENTS: words between commas, in any order."""
 
+import difflib
 from collections.abc import Collection, Mapping
 from typing import TypeVar
 
@@ -16,14 +17,14 @@ def split(arg: str, known: Collection[str]) -> list[str]:
         known: The words that the config file takes, in the order that the message lists them.
 
     Raises:
-        ConfigError: A word is not known; the message lists those that are.
+        ConfigError: A word is not known; the message has the nearest one, or lists all.
     """
     words = arg.split(",") if arg else []
     for word in words:
         if word not in known:
-            raise ConfigError(
-                f"this config file takes no argument {word!r}; it takes {', '.join(known)}"
-            )
+            close = difflib.get_close_matches(word, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(known)}"
+            raise ConfigError(f"this config file takes no argument {word!r}; {hint}")
     return words
 
 

@@ -197,10 +197,16 @@ def _unknown_field(said: str, argv: Sequence[str]) -> str | None:
     """Returns a sentence for an error of ml_collections that is only the name of a field."""
     for argument in argv:
         path = argument.removeprefix("--config.").partition("=")[0]
+        if argument.startswith("--config.") and "malformed node" in said and "-" in path:
+            return (
+                f"no flag can set config.{path}, because a name in it has a dash: change it in a"
+                " copy of the config file"
+            )
         if argument.startswith("--config.") and said in path.split("."):
             return (
                 f"config.{path} is no field of this config file, which has no {said!r} there; all"
-                " fields are in fsvfm_jax/config/fields.py and downstream_fields.py"
+                " fields are in fsvfm_jax/config/fields.py, downstream_fields.py and"
+                " comparison_fields.py"
             )
     return None
 

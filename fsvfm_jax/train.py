@@ -25,7 +25,7 @@ from fsvfm_jax.run.failed_start import CHECKPOINTS
 from fsvfm_jax.run.faults import fault
 from fsvfm_jax.run.fingerprint import check_fingerprint, make_fingerprint
 from fsvfm_jax.run.guard import Guard
-from fsvfm_jax.run.origin import save_origin
+from fsvfm_jax.run.origin import save_origin, warn_of_other_weights
 from fsvfm_jax.run.pictures import Pictures, picture_faces
 from fsvfm_jax.run.reports import open_reports
 from fsvfm_jax.run.rewind import rewind
@@ -221,6 +221,8 @@ def _check_stream(
     )
     accepted = config.resume.accept_changes
     check_fingerprint(workdir, fingerprint, step=step, accept_changes=accepted)
+    if step:
+        warn_of_other_weights(workdir, config.init.params)
 
 
 def _is_done(workdir: epath.Path, step: int, total_steps: int) -> bool:

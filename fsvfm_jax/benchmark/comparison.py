@@ -21,6 +21,7 @@ from fsvfm_jax.config.comparison_fields import COMPARISON, ENCODER
 from fsvfm_jax.config.resolve import resolve
 from fsvfm_jax.data.labelled.detection_sets import open_sets
 from fsvfm_jax.errors import ConfigError, DataError, NotFiniteError, told
+from fsvfm_jax.host.storage import check_folder
 from fsvfm_jax.report.figure import encode_picture
 from fsvfm_jax.report.intervals_figure import intervals_figure
 from fsvfm_jax.report.resampling import Resampled, over_seeds_and_sets, resampled_auc
@@ -102,6 +103,7 @@ def benchmark_compare(args: argparse.Namespace, config: ConfigDict) -> None:
             " one machine"
         )
     folder = Path(args.output)
+    check_folder(folder, flag=f"--output={args.output}")
     # The cache saves time because many runs compile the same programs.
     jax.config.update("jax_compilation_cache_dir", str((folder / "compiled").absolute()))
     searches: dict[str, study.Search] = {}

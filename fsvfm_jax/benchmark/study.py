@@ -274,11 +274,12 @@ def _curves(searches: Mapping[str, Search]) -> Figure:
     axes = figure.subplots()
     for number, (method, search) in enumerate(searches.items()):
         finite = {rate: x for rate, x in search.losses.items() if math.isfinite(x)}
+        if not finite:
+            continue
         look = {"color": COLOURS[number % len(COLOURS)], "label": shown_name(method)}
         axes.plot(finite.keys(), finite.values(), marker=".", **look)
-        if finite:
-            best = (search.best, search.losses[search.best])
-            axes.plot(*best, marker="o", fillstyle="none", markersize=9, color=look["color"])
+        best = (search.best, search.losses[search.best])
+        axes.plot(*best, marker="o", fillstyle="none", markersize=9, color=look["color"])
     axes.set(xscale="log", xlabel="peak learning rate", ylabel="lowest validation loss (nats)")
     axes.set_title("Search of the learning rates; a circle marks the best", loc="left", fontsize=10)
     axes.grid(color="0.92")

@@ -80,5 +80,5 @@ def _scores(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    cli.begin()
+    cli.begin(stopped="stopped: give the same command again")
     main(sys.argv[1:])

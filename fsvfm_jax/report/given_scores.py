@@ -74,6 +74,8 @@ def read_given(file: str) -> GivenScores:
             f"{file} cannot be read ({reason_of(error)}): name a CSV or Parquet file with the"
             f" columns {PATH} and {P_FAKE}"
         ) from error
+    if not paths:
+        raise DataError(f"{file} has no rows: write one for each face")
     numbers = np.array([_number(value) for value in values], np.float64)
     _refuse(
         file,
@@ -123,7 +125,8 @@ def match_given(
     unused = [path for row, path in enumerate(given.paths) if row not in used]
     if unused:
         logger.warning(
-            "%s: %d of %d rows name no face of %s and are not used: %s",
+            "%s: %d of %d rows are not used: they name no face of %s, or a frame that --frames"
+            " leaves out: %s",
             given.file,
             len(unused),
             len(given.paths),
@@ -157,7 +160,12 @@ def _rows_by_path(given: GivenScores, root: str) -> dict[str, int]:
 
 
 def _relative(path: str, root: str) -> str:
-    """Returns a path relative to the root, in its shortest form; an absolute one may name it."""
+    """Returns a path relative to the root, in its shortest form; an absolute one may name it.
+
+    A path with backslashes only is one of Windows.
+    """
+    if "/" not in path:
+        path = path.replace("\\", "/")
     if os.path.isabs(path):
         path = path.removeprefix(os.path.join(os.path.abspath(root), ""))
     return os.path.normpath(path)
@@ -177,7 +185,9 @@ def _refuse(
 
 
 def _number(value: Any) -> float:
-    """Returns a number, or NaN for anything else."""
+    """Returns a number, or NaN for anything else, such as 1_000 and digits that are not ASCII."""
+    if isinstance(value, str) and ("_" in value or not value.isascii()):
+        return np.nan
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError):
@@ -190,6 +200,12 @@ def _read_csv(file: str) -> tuple[list[str], list[str]]:
     paths, values = [], []
     try:
         headings = next(lines, [])
+        if not {PATH, P_FAKE} <= set(headings):
+            shown = shortened(repr(",".join(headings)))
+            raise DataError(
+                f"{file} has no columns {PATH} and {P_FAKE} in its first line {shown}: write CSV in"
+                f" UTF-8 with commas, or Parquet with a name that ends in {PARQUET}"
+            )
         path_place, place = (column_place(file, headings, name) for name in (PATH, P_FAKE))
         for cells in lines:
             if not cells:  # an empty line

@@ -48,5 +48,5 @@ def intervals_figure(
     axes.grid(axis="x", color="0.92")
     axes.set_axisbelow(True)
     if len(groups) > 1:
-        axes.legend(fontsize=8)
+        figure.legend(loc="outside lower center", ncols=min(len(groups), 4), fontsize=8)
     return figure

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float64, Int64, Shaped
 
 from fsvfm_jax.data.labelled.detection_sets import DetectionSet
 from fsvfm_jax.data.labelled.faces import FAKE, LABELS
-from fsvfm_jax.errors import DataError, in_one_line
+from fsvfm_jax.errors import DataError, reason_of, shortened
 from fsvfm_jax.host.storage import read_bytes
 from fsvfm_jax.report.metrics import video_means
 
@@ -127,15 +127,19 @@ def read_scores(path: epath.PathLike, *, dataset: str, skipped: int = 0) -> Scor
         content = read_bytes(path, max_bytes=MAX_SCORES_BYTES)
         text = content.decode("utf-8", "surrogateescape")
         lines = list(csv.reader(io.StringIO(text), **_FORM))
-        if tuple(lines[0]) != IMAGE_HEADER:
-            raise ValueError(f"its first line is {lines[0]}")
+        if not lines or tuple(lines[0]) != IMAGE_HEADER:
+            raise ValueError(f"its first line is {shortened(repr(lines[:1]))}")
         columns = list(zip(*lines[1:], strict=True)) or [()] * len(IMAGE_HEADER)
         files, videos, labels, p_fake = columns
+        if not set(labels) <= _IS_FAKE.keys():
+            raise ValueError("there are other labels")
         fake = [_IS_FAKE[label] for label in labels]
         numbers = np.array(p_fake, np.float64)
-    except (OSError, ValueError, LookupError, csv.Error) as error:
+        if not ((numbers >= 0) & (numbers <= 1)).all():
+            raise ValueError("a score is not from 0 to 1")
+    except (OSError, ValueError, csv.Error) as error:
         raise DataError(
-            f"{path} cannot be read as scores ({in_one_line(error)}): give a CSV with the columns"
+            f"{path} cannot be read as scores ({reason_of(error)}): give a CSV with the columns"
             f" {', '.join(IMAGE_HEADER)}, text in quotes and the labels {', '.join(LABELS)}"
         ) from error
     names = (np.array(files, np.str_), np.array(videos, np.str_))

@@ -109,7 +109,7 @@ COLUMNS = {
 ON_SCREEN = (
     *("method", "dataset", "selection", "videos", "frame_auc", "video_auc", "average_precision"),
     *("equal_error_rate", "auc", "hter", "kind", "strength", "tpr", "fpr", "measure", "value"),
-    *("p_value", "only_right", "disagree", "note"),
+    *("difference", "p_value", "only_right", "disagree", "note"),
 )
 
 
@@ -144,7 +144,8 @@ def markdown(rows: Sequence[Row], caption: str) -> str:
 def plain(rows: Sequence[Row]) -> str:
     """Returns the columns of ON_SCREEN as aligned text, without intervals and deviations."""
     keys = [key for key in _filled(rows) if _base(key) in ON_SCREEN]
-    lines = [[_heading(key) for key in keys], *([_value(row, key) for key in keys] for row in rows)]
+    headings = [_heading(key, source=printable) for key in keys]
+    lines = [headings, *([_value(row, key) for key in keys] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     left = [COLUMNS[_base(key)].write is _text for key in keys]
     padded = (
@@ -173,9 +174,9 @@ def _base(key: str) -> str:
     return key.partition("@")[0]
 
 
-def _heading(key: str) -> str:
-    base, at, source = key.partition("@")
-    return COLUMNS[base].heading + (f" @{_text(source)}" if at else "")
+def _heading(key: str, *, source: Callable[[str], str] = markdown_text) -> str:
+    base, at, name = key.partition("@")
+    return COLUMNS[base].heading + (f" @{source(name)}" if at else "")
 
 
 def _value(row: Row, key: str) -> str:

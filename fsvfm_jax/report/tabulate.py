@@ -83,17 +83,14 @@ def run(args: argparse.Namespace) -> None:
         UserError: The set, the scores or the groups cannot be read or do not belong together.
     """
     _check(args)
+    given_scores = read_given(args.file)
     faces = _open_set(args)
     name = faces.faces.name
     check_classes({name: faces}, purpose="every metric", where=f" (--root={args.root})")
     formats = check_formats({name: faces})
     groups = _open_groups(args, faces)
     matched = match_given(
-        read_given(args.file),
-        faces,
-        root=args.root,
-        dataset=name,
-        allow_missing=args.allow_missing,
+        given_scores, faces, root=args.root, dataset=name, allow_missing=args.allow_missing
     )
     row = set_row(
         args.report,
@@ -129,6 +126,8 @@ def _check(args: argparse.Namespace) -> None:
         if "=" not in pair:
             raise ConfigError(f"--labels {pair!r}: give a class and its label, such as 0=fake")
     check_folder(Path(args.output), flag=f"--output={args.output}")
+    if os.path.realpath(args.output) == os.path.realpath(args.root):
+        raise ConfigError(f"--output={args.output} is the folder of the set: name another folder")
 
 
 def _set_options(args: argparse.Namespace) -> dict[str, object]:

@@ -13,7 +13,7 @@ from fsvfm_jax.errors import ConfigError, DataError, quoted
 from fsvfm_jax.host.markdown import markdown_text
 from fsvfm_jax.host.storage import check_folder, written
 from fsvfm_jax.host.terminal import printable
-from fsvfm_jax.report.disagreements import Disagreement, disagreements, list_csv, sheet
+from fsvfm_jax.report.disagreements import Disagreement, disagreements, find_frame, list_csv, sheet
 from fsvfm_jax.report.paired import (
     CAPTION,
     VERDICT_CAPTION,
@@ -88,6 +88,9 @@ def run(args: argparse.Namespace) -> None:
     if first.name == second.name:
         raise ConfigError(f"both reports are called {first.name!r}: give NAME=REPORT")
     _check_selection(args.select, (first, second))
+    for one in (first, second):
+        if os.path.realpath(one.folder) == os.path.realpath(args.output):
+            raise ConfigError(f"--output={args.output} is one of the reports: name another folder")
     names = (first.name, second.name)
     differences, decided, listed = [], [], []
     for dataset in _common(first, second):
@@ -117,6 +120,12 @@ def open_report(text: str, name: str, *, select: str | None) -> Report:
         ConfigError: The report has several rows of a set, and `select` is none of them.
     """
     given, folder = split_name(text)
+    if os.path.basename(folder) == "table.json":
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder):
+        raise DataError(f"{folder} is no folder: name the folder of a report")
+    if given is not None and printable(given) != given:
+        raise ConfigError(f"the name {printable(given)!r} has control characters: give another one")
     rows = [row for row in of_single_sets(read_rows(f"{folder}/table.json")) if "note" not in row]
     ways = list(dict.fromkeys(row["selection"] for row in rows))
     if len(ways) > 1 and select not in ways:
@@ -171,6 +180,9 @@ def _write(
     write_table(folder, TABLE, differences, caption=text)
     write_table(folder, VERDICTS, decided, caption="\n".join([VERDICT_CAPTION, "", *about]))
     write_file(folder, LIST, list_csv(names, listed))
+    if root is not None and listed and not any(find_frame(one.file, root) for one in listed):
+        logger.warning("--root=%s has none of the pictures, so none are drawn", root)
+        root = None
     if root is not None and listed:
         write_file(folder, SHEET, sheet(names, listed, root=root))
     else:  # Of an earlier comparison.
