@@ -7,6 +7,7 @@ from typing import TypeVar
 from fsvfm_jax.errors import ConfigError
 
 T = TypeVar("T")
+MOST_LISTED = 12  # With more words, a message names the nearest one.
 
 
 def split(arg: str, known: Collection[str]) -> list[str]:
@@ -23,7 +24,10 @@ def split(arg: str, known: Collection[str]) -> list[str]:
     for word in words:
         if word not in known:
             close = difflib.get_close_matches(word, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(known)}"
+            if len(known) > MOST_LISTED and close:
+                hint = f"did you mean {close[0]!r}?"
+            else:
+                hint = f"it takes {', '.join(known)}"
             raise ConfigError(f"this config file takes no argument {word!r}; {hint}")
     return words
 

@@ -57,4 +57,7 @@ def encoder(params: str | None = None) -> ConfigDict:
     c.params = params
     c.entry = ""
     c.branch = "student"
+    c.num_heads = placeholder(int)
+    c.mean = placeholder(tuple)
+    c.std = placeholder(tuple)
     return c

@@ -38,7 +38,7 @@ from fsvfm_jax.known_videos import warn_of_known_videos
 from fsvfm_jax.optim import make_schedule
 from fsvfm_jax.report.class_formats import check_formats
 from fsvfm_jax.report.published import MODELS
-from fsvfm_jax.report.results import set_line, set_row, write_results
+from fsvfm_jax.report.results import OF_RUN, set_line, set_row, write_results
 from fsvfm_jax.report.rows import Row, mean_rows, oracle_error, video_threshold
 from fsvfm_jax.report.scores import Scores, joined
 from fsvfm_jax.report.write import file_stems
@@ -256,11 +256,11 @@ def make_rows(
                 step=chosen,
                 seed=candidates.seed,
                 candidates=len(steps),
-                run_steps=candidates.run_steps,
+                of_run={name: getattr(candidates, name) for name in OF_RUN},
                 model=compared,
                 alone=len(sets.test) == 1,
             )
-            rows.append(row | {"mode": candidates.mode, "trainable": candidates.trainable})
+            rows.append(row)
             scores.append(found[chosen]._replace(dataset=f"{name} {selection}"))
     if len(sets.test) > 1:
         rows += mean_rows(rows, model=compared)

@@ -212,13 +212,8 @@ def _check_stream(
     config: ConfigDict, source: FaceSet, stats: Stats, workdir: epath.Path, task: Task, *, step: int
 ) -> None:
     """Raises ConfigError if the stream of batches differs from the one that the workdir records."""
-    fingerprint = make_fingerprint(
-        config,
-        dataset=source.fingerprint(),
-        images=len(source),
-        stats=stats,
-        of_task=task.fingerprint(config),
-    )
+    faces = {"dataset": source.fingerprint(), "images": len(source)}
+    fingerprint = make_fingerprint(config, **faces, stats=stats, of_task=task.fingerprint(config))
     accepted = config.resume.accept_changes
     check_fingerprint(workdir, fingerprint, step=step, accept_changes=accepted)
     if step:

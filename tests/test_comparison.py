@@ -16,7 +16,11 @@ from configs import evaluation, sets
 from configs.compare import dfd, rendered
 from fsvfm_jax.benchmark import comparison
 from fsvfm_jax.config.resolve import resolve
+from fsvfm_jax.convert.card import Description
+from fsvfm_jax.convert.folder import write_folder
+from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.models import build_encoder
 from fsvfm_jax.tuning import MODES
 
 ROOT = Path(__file__).parent.parent
@@ -32,8 +36,26 @@ def config():
     return c
 
 
-def test_the_rows_are_every_encoder_that_has_weights_in_every_mode(config, tmp_path):
-    config.encoders.mine.params = str(tmp_path)
+OTHER = {"image_size": 24, "patch_size": 8, "width": 48, "depth": 1, "num_heads": 4}
+
+
+@pytest.fixture
+def exported(tmp_path):
+    """Returns the folder of an encoder that has other sizes than the recipes."""
+    params = jax.device_get(build_encoder(OTHER).init_params(jax.random.key(0)))
+    description = Description(
+        model=OTHER | {"pool": "mean"},
+        stats=Stats((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)),
+        license="apache-2.0",
+        source="a test",
+        source_sha256="0" * 64,
+    )
+    write_folder(tmp_path / "exported", params, description)
+    return tmp_path / "exported"
+
+
+def test_the_rows_are_every_encoder_that_has_weights_in_every_mode(config, exported):
+    config.encoders.mine.params = str(exported)
     cells, left_out = comparison.cells_of(config)
     assert [cell.name for cell in cells] == [
         *("mine-full", "mine-linear", "random-full", "random-linear"),
@@ -41,7 +63,10 @@ def test_the_rows_are_every_encoder_that_has_weights_in_every_mode(config, tmp_p
     assert left_out == ["other"]
     resolved = resolve(cells[1].run_config(rate=0.01, seed=7))
     assert (resolved.mode, resolved.seed, resolved.optimizer.lr) == ("linear", 7, 0.01)
-    assert resolved.init.params == str(tmp_path)
+    assert resolved.init.params == str(exported)
+    sizes = {name: resolved.model[name] for name in comparison.SIZES}
+    assert sizes == OTHER and resolved.data.mean == (0.1, 0.2, 0.3)
+    assert cells[3].config.model.image_size == tiny.ENCODER["image_size"]
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_faces_without_a_score_are_refused_or_counted(root, tmp_path, caplog):
 def test_rows_that_name_no_face_are_counted_and_named(root, tmp_path, caplog):
     file = write_given(tmp_path / "x.csv", [*scored(), ("val/real/a\nb.png", 0.5)])
     assert list(match(root, file).unused) == ["val/real/a\nb.png"]
-    assert "1 of 9 rows name no face of mine and are not used" in caplog.text
+    assert "1 of 9 rows are not used: they name no face of mine, or a frame that" in caplog.text
     said = refused(root, write_given(tmp_path / "x.csv", [("real/v0/0.png", 0.5)]))
     assert "names none of the 8 faces of mine: its paths, such as 'real/v0/0.png'," in said
     assert "must be relative to ROOT, such as 'test/fake/v0/0.png'" in said
@@ -110,7 +110,7 @@ def test_rows_that_name_no_face_are_counted_and_named(root, tmp_path, caplog):
         ([("a" * 5000, 0.1)], "line 2: row 1: a path has 5,000 characters, over 4096"),
         ([("a.png", 0.1, 7)], "line 2: 3 values under 2 headings"),
         ([("a\nb.png", "x"), ("c.png", 0.1)], "the first 'x' of 'a\\nb.png' (row 1)"),
-        ([], "names none of the 8 faces of mine: its paths, such as nothing, must be"),
+        ([], "has no rows: write one for each face"),
     ],
 )
 def test_wrong_rows_are_counted_and_the_first_is_named(root, tmp_path, rows, said):
@@ -120,13 +120,13 @@ def test_wrong_rows_are_counted_and_the_first_is_named(root, tmp_path, rows, sai
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "has no column 'path' in its first line; the file is empty"),
-        (b"file,p_fake\na,0.5\n", "has no column 'path' in its first line; known: file, p_fake"),
+        (b"", "has no columns path and p_fake in its first line"),
+        (b"file,p_fake\na,0.5\n", "has no columns path and p_fake in its first line 'file,p_fake'"),
         (b"path,path,p_fake\n", "has 2 columns 'path'"),
         (b'path,p_fake\n"a', "line 2: unexpected end of data; correct the line"),
         (b'path,p_fake\n"a"b,1', "line 2: "),
         (b"path,p_fake\n" + b"a" * 200_000, "line 2: field larger than field limit"),
-        (b"\xff\xfep\0a\0t\0h\0", "has no column 'path'"),
+        (b"\xff\xfep\0a\0t\0h\0", "has no columns path and p_fake"),
     ],
 )
 def test_what_is_no_csv_of_scores_is_refused(root, tmp_path, content, said):

@@ -1,6 +1,5 @@
 """Tests patches, positions and blocks."""
 
-import math
 from functools import partial
 
 import golden_numbers
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fsvfm_jax.models import activations, layers, positions
+from fsvfm_jax.models import layers, positions
 
 
 def test_patchify_is_row_column_channel():
@@ -42,25 +41,6 @@ def test_layer_norm_takes_its_statistics_in_float32():
     result = norm.apply(params, x)
     assert result.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(result, np.float64), expected, atol=0.02)
-
-
-def test_gelu_and_its_gradient_are_exact():
-    x = jnp.linspace(-12, 12, 4801)
-    points = np.asarray(x, np.float64)
-    cdf = np.array([0.5 * math.erfc(-p / math.sqrt(2)) for p in points])
-    density = np.exp(-0.5 * points**2) / math.sqrt(2 * math.pi)
-    np.testing.assert_allclose(activations.gelu(x), points * cdf, atol=1e-6)
-    slope = jax.vmap(jax.grad(lambda x: activations.gelu(x[None])[0]))(x)
-    np.testing.assert_allclose(slope, cdf + points * density, atol=1e-6)
-
-
-def test_gelu_keeps_only_its_input_and_computes_in_float32():
-    x = jnp.linspace(-4, 4, 64, dtype=jnp.bfloat16)[None]
-    y, pull_back = jax.vjp(activations.gelu, x)
-    [kept] = jax.tree.leaves(pull_back)
-    assert kept.shape == x.shape and kept.dtype == y.dtype == jnp.bfloat16
-    exact = jax.nn.gelu(x.astype(jnp.float32), approximate=False)
-    np.testing.assert_array_equal(y, exact.astype(jnp.bfloat16))
 
 
 @pytest.mark.parametrize("length", [pytest.param(4, marks=pytest.mark.slow), 5])

@@ -85,7 +85,9 @@ def test_two_reports_become_tables_a_list_and_a_picture(tmp_path, capsys):
 
 def test_mistakes_are_one_sentence(tmp_path, capsys):
     first, out = write(tmp_path / "a", FIRST), tmp_path / "out"
-    assert "is no table of an evaluation" in sentence(capsys, 65, out, first, tmp_path / "no")
+    assert "is no folder: name the folder of a report" in sentence(
+        capsys, 65, out, first, tmp_path / "no"
+    )
     second = write(tmp_path / "b", SECOND, names=("DFDC",))
     said = sentence(capsys, 65, out, first, second)
     assert "has 'CDFv2', and" in said and "has 'DFDC': no set with both classes is in both" in said

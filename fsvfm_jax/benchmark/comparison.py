@@ -9,7 +9,7 @@ import logging
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from etils import epath
@@ -19,7 +19,9 @@ from fsvfm_jax.benchmark import study
 from fsvfm_jax.config.checks import check_fields
 from fsvfm_jax.config.comparison_fields import COMPARISON, ENCODER
 from fsvfm_jax.config.resolve import resolve
+from fsvfm_jax.convert.weights import read_source
 from fsvfm_jax.data.labelled.detection_sets import open_sets
+from fsvfm_jax.data.stats import make_stats
 from fsvfm_jax.errors import ConfigError, DataError, NotFiniteError, told
 from fsvfm_jax.host.storage import check_folder
 from fsvfm_jax.report.figure import encode_picture
@@ -31,6 +33,7 @@ from fsvfm_jax.report.write import write_file, write_table
 TABLE = "compare"
 DIFFERENCES = "compare_differences"
 MEAN = "mean"
+SIZES = ("image_size", "patch_size", "width", "depth", "num_heads")
 CAPTION = """\
 Each row is an encoder that was trained in one mode, with the recipe of that mode and {seeds}.
 Checkpoints are those with the lowest loss on the validation faces. Video AUC in percent{spread};
@@ -187,10 +190,10 @@ def cells_of(config: ConfigDict) -> tuple[list[Cell], list[str]]:
         if encoder.params is None:
             left_out.append(name)
             continue
-        if encoder.params and not epath.Path(encoder.params).exists():
-            raise DataError(f"config.encoders.{name}.params = {encoder.params!r} does not exist")
+        changes = _of_weights(name, encoder) if encoder.params else {}
         for mode in config.modes:
             c = config.train[mode].copy_and_resolve_references()
+            c.update_from_flattened_dict(changes)
             c.init.update(params=encoder.params, entry=encoder.entry, branch=encoder.branch)
             if config.paths:
                 c.data.paths = config.paths
@@ -205,6 +208,30 @@ def cells_of(config: ConfigDict) -> tuple[list[Cell], list[str]]:
             resolve(cell.run_config(rate=rate, seed=config.seeds[0]))
     _check_test(config)
     return cells, left_out
+
+
+def _of_weights(name: str, encoder: ConfigDict) -> dict[str, Any]:
+    """Returns the fields of a run that the weights of an encoder decide.
+
+    Raises:
+        DataError: There are no such weights.
+        ConfigError: A value that the weights do not contain is not given.
+    """
+    path, field = Path(encoder.params), f"config.encoders.{name}"
+    if not path.exists():
+        raise DataError(f"{field}.params = {encoder.params!r} does not exist")
+    heads = {} if encoder.num_heads is None else {"num_heads": encoder.num_heads}
+    source = read_source(path, branch=encoder.branch, entry=encoder.entry or None, told=heads)
+    stats = source.facts.get("stats")
+    if encoder.mean and encoder.std:
+        stats = make_stats(encoder.mean, encoder.std)
+    if stats is None:
+        raise ConfigError(
+            f"{path} does not contain the mean and std of its pretraining: give {field}.mean and"
+            f" {field}.std"
+        )
+    model = {f"model.{size}": source.model[size] for size in SIZES}
+    return model | {"data.mean": stats.mean, "data.std": stats.std}
 
 
 def _check_test(config: ConfigDict) -> None:

@@ -12,7 +12,7 @@ from fsvfm_jax.config.checks import (
     under,
     whole,
 )
-from fsvfm_jax.config.fields import BRANCHES
+from fsvfm_jax.config.fields import BRANCHES, MAX_WIDTH, STATS
 from fsvfm_jax.tuning import MODES
 
 TASK = "compare"
@@ -42,4 +42,8 @@ ENCODER: Fields = {
     "params": optional(text("weights; '' for random ones; None leaves the encoder out")),
     "entry": text("entry to read from a file with several networks; '': the raw weights"),
     "branch": choice("network to start from, if a workdir or file contains both", BRANCHES),
+    # The three fields below are for weights that do not contain these values.
+    "num_heads": optional(whole("number of attention heads", 1, MAX_WIDTH)),
+    "mean": optional(STATS["data.mean"]),
+    "std": optional(STATS["data.std"]),
 }

@@ -30,6 +30,10 @@ Report = Literal["detection", "spoof"]
 CAPTIONS: dict[Report, str] = {"detection": DETECTION_CAPTION, "spoof": SPOOF_CAPTION}
 GROUPS_TABLE = "table_groups"
 
+# What a row contains of a detector's training run: its number of steps, its mode, and its number of
+# trained parameters. None is for scores without a run.
+OF_RUN = ("run_steps", "mode", "trainable")
+
 
 def set_row(
     report: Report,
@@ -40,7 +44,7 @@ def set_row(
     step: int | None,
     seed: int | None,
     candidates: int,
-    run_steps: int | None,
+    of_run: Mapping[str, Any],
     model: str | None,
     alone: bool,
 ) -> Row:
@@ -54,7 +58,7 @@ def set_row(
         step: Step of the checkpoint, if known.
         seed: Seed of the training, if known.
         candidates: Number of checkpoints that it was chosen from.
-        run_steps: Number of steps of the whole training run, if known.
+        of_run: What is known of the training run, by the names in OF_RUN.
         model: The papers' model to compare with.
         alone: As in `rows.detection_row`.
 
@@ -66,7 +70,7 @@ def set_row(
         row = spoof_row(scores, thresholds=thresholds, **options)
     else:
         row = detection_row(scores, **options)
-    return {**row, "candidates": candidates, "run_steps": run_steps}
+    return row | {"candidates": candidates} | of_run
 
 
 def set_line(name: str, layout: str, options: Mapping[str, Any], *, grouping: str) -> str:

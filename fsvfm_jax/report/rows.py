@@ -201,7 +201,7 @@ def over_seeds(rows_by_training: Mapping[Any, Sequence[Row]]) -> list[Row]:
     rows = [row for of_training in rows_by_training.values() for row in of_training]
     combined = []
     for group in _grouped(rows, "method", "dataset", "selection"):
-        row = _shared(group, group[0].keys() - {"seed"})
+        row = _shared(group, [key for key in group[0] if key != "seed" and "_interval" not in key])
         for key in _rates(group):
             if key == "published":
                 continue

@@ -109,7 +109,7 @@ COLUMNS = {
 ON_SCREEN = (
     *("method", "dataset", "selection", "videos", "frame_auc", "video_auc", "average_precision"),
     *("equal_error_rate", "auc", "hter", "kind", "strength", "tpr", "fpr", "measure", "value"),
-    *("difference", "p_value", "only_right", "disagree", "note"),
+    *("p_value", "only_right", "disagree", "note"),
 )
 
 
@@ -141,9 +141,14 @@ def markdown(rows: Sequence[Row], caption: str) -> str:
     return "\n".join([caption, "", *table]) + "\n"
 
 
-def plain(rows: Sequence[Row]) -> str:
-    """Returns the columns of ON_SCREEN as aligned text, without intervals and deviations."""
-    keys = [key for key in _filled(rows) if _base(key) in ON_SCREEN]
+def plain(rows: Sequence[Row], *, also: Sequence[str] = ()) -> str:
+    """Returns the columns of ON_SCREEN as aligned text, without intervals and deviations.
+
+    Args:
+        rows: The rows.
+        also: More columns.
+    """
+    keys = [key for key in _filled(rows) if _base(key) in (*ON_SCREEN, *also)]
     headings = [_heading(key, source=printable) for key in keys]
     lines = [headings, *([_value(row, key) for key in keys] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

@@ -19,7 +19,7 @@ from fsvfm_jax.report.class_formats import check_formats
 from fsvfm_jax.report.given_scores import Matched, match_given, read_given
 from fsvfm_jax.report.groups import Groups, first_names, match_groups, read_groups
 from fsvfm_jax.report.published import MODELS
-from fsvfm_jax.report.results import CAPTIONS, set_line, set_row, write_results
+from fsvfm_jax.report.results import CAPTIONS, OF_RUN, set_line, set_row, write_results
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> None:
         step=None,
         seed=args.seed,
         candidates=1,
-        run_steps=None,
+        of_run=dict.fromkeys(OF_RUN),
         model=args.compare or None,
         alone=True,
     )

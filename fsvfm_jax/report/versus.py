@@ -124,8 +124,6 @@ def open_report(text: str, name: str, *, select: str | None) -> Report:
         folder = os.path.dirname(folder)
     if not os.path.isdir(folder):
         raise DataError(f"{folder} is no folder: name the folder of a report")
-    if given is not None and printable(given) != given:
-        raise ConfigError(f"the name {printable(given)!r} has control characters: give another one")
     rows = [row for row in of_single_sets(read_rows(f"{folder}/table.json")) if "note" not in row]
     ways = list(dict.fromkeys(row["selection"] for row in rows))
     if len(ways) > 1 and select not in ways:
@@ -189,5 +187,5 @@ def _write(
         with written(folder / SHEET, mend="remove it, or choose another folder"):
             (folder / SHEET).unlink(missing_ok=True)
     print(f"\nIn percent; all files are in {printable(str(folder))}\n")
-    print(plain(differences))
+    print(plain(differences, also=("difference",)))
     print(f"\n{plain(decided)}")
