@@ -45,6 +45,7 @@ def test_other_activations_are_their_formulas_and_keep_their_dtype(name, formula
     np.testing.assert_allclose(activation(x), formula(np.asarray(x, np.float64)), atol=1e-6)
     slope = jax.vmap(jax.grad(lambda one: activation(one[None])[0]))(x)
     step = 1e-4
-    wanted = (formula(np.asarray(x) + step) - formula(np.asarray(x) - step)) / (2 * step)
+    points = np.asarray(x, np.float64)
+    wanted = (formula(points + step) - formula(points - step)) / (2 * step)
     np.testing.assert_allclose(slope, wanted, atol=1e-3)
     assert activation(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
