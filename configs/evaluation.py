@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
     c.init.params = ""
     c.init.step = placeholder(int)
     c.init.entry = ""
+    c.init.encoder = ""
     c.init.num_heads = placeholder(int)
     c.init.labels = ()
     c.init.seed = placeholder(int)

@@ -50,7 +50,9 @@ def load_detector(path: Path, config: ConfigDict, *, step: int | None) -> Loaded
         ConfigError: Mean and std, or the order of the classes, are not known.
     """
     told = {} if config.init.num_heads is None else {"num_heads": config.init.num_heads}
-    source = read_source(path, branch="student", told=told, step=step, entry=config.init.entry)
+    encoder = Path(config.init.encoder) if config.init.encoder else None
+    weights = {"step": step, "entry": config.init.entry, "encoder": encoder}
+    source = read_source(path, branch="student", told=told, **weights)
     detector = to_detector(
         source,
         path,

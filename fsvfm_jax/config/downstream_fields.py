@@ -141,6 +141,7 @@ EVALUATION: Fields = {
                 whole("step of the checkpoint for the selection 'given'; None: the newest")
             ),
             "entry": text("entry to read from a file with several networks; '': the raw weights"),
+            "encoder": text("folder of the encoder, if `params` is a folder without it; or ''"),
             # The three fields below are for a file that does not contain these values.
             "num_heads": optional(whole("number of attention heads of the file", 1, MAX_WIDTH)),
             "labels": several("class of each logit of the file", choice("", LABELS)),

@@ -345,7 +345,8 @@ def _encoder_for(
     """Reads the arrays of the encoder that was fine-tuned and that are not in `detector`."""
     if encoder is None:
         raise DataError(
-            f"{folder} does not contain its encoder: name the encoder's folder too (--encoder)"
+            f"{folder} does not contain its encoder: name the encoder's folder too (--encoder,"
+            " or config.init.encoder in an evaluation)"
         )
     dropped = ("fc_norm.", "head.")
     if "fc_norm.weight" in detector:
