@@ -6,6 +6,7 @@ from typing import Any
 
 MAX_TOLD = 200  # characters of a value in a message
 MAX_NAMES = 20  # names in a message
+MAX_KNOWN = 50  # names that may be meant instead of an unknown one
 MAX_NAME = 250  # characters of a name in a list of names
 
 
@@ -102,4 +103,4 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Returns the end of a message about a mistyped name: the nearest known name, or all names."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+    return f"did you mean {close[0]!r}?" if close else f"known: {short_list(known, most=MAX_KNOWN)}"

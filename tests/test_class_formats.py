@@ -124,7 +124,7 @@ def test_the_table_says_it(tmp_path, few_draws):
     checks = check_formats({"mine": write(tmp_path / "x", real=".jpg")})
     scores = scored("mine", BY_HAND)
     options = {"selection": "given", "step": None, "seed": None, "candidates": 1, "model": None}
-    row = set_row("detection", scores, thresholds={}, run_steps=None, alone=True, **options)
+    row = set_row("detection", scores, thresholds={}, of_run={}, alone=True, **options)
     options = {"report": "detection", "protocol": ["mine."], "groups": None, "drawn": 1}
     write_results(epath.Path(tmp_path), [row], [scores], formats=checks, **options)
     stored = json.loads((tmp_path / "table.json").read_text())

@@ -140,9 +140,9 @@ def test_the_caption_says_what_was_done():
 def test_the_whole_chain_makes_a_table_and_goes_on_after_an_end_in_the_middle(
     config, tmp_path, capsys, monkeypatch
 ):
-    config.rates.update(full=(1e-3, 3e-3), linear=(1e-2,))
-    for mode in config.modes:
-        config.train[mode].update(epochs=1, batch_size=16)
+    config.modes, config.encoders.mine.params = ("linear",), ""
+    config.rates.linear = (1e-3, 1e-2)
+    config.train.linear.update(epochs=1, batch_size=16)
     test = evaluation.get_config()
     test.data.test.update(sets.rendered(("swap-a",), "test", videos=8))
     test.data.num_workers = 0
@@ -153,29 +153,39 @@ def test_the_whole_chain_makes_a_table_and_goes_on_after_an_end_in_the_middle(
     cache = jax.config.jax_compilation_cache_dir
     train_run = comparison.study.train_run
 
+    def compiled_once(config, workdir):
+        with tiny.compiled_once(resolve(config)):
+            train_run(config, workdir)
+
     def ended(config, workdir):
-        if config.mode == "linear":
+        if "random-linear" in str(workdir):
             raise KeyboardInterrupt
-        train_run(config, workdir)
+        compiled_once(config, workdir)
 
     try:
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(comparison.study, "train_run", ended)
+        monkeypatch.setattr(comparison.study, "train_run", ended)
+        with pytest.raises(KeyboardInterrupt):
             comparison.benchmark_compare(args, config)
         (row,) = json.loads((tmp_path / "compare.json").read_text())["rows"]
-        assert (row["encoder"], row["mode"]) == ("random", "full")
-        assert row["video_auc@mean"]["n"] == 1 and row["trainable"] > 1000
-        assert row["memory"] > 0 and row["rate"] in (1e-3, 3e-3)
-        report = tmp_path / "random-full" / f"rate-{row['rate']:g}" / "0" / "report" / "table.json"
+        assert (row["encoder"], row["mode"]) == ("mine", "linear")
+        assert row["video_auc@mean"]["n"] == 1 and row["trainable"] > 10
+        assert row["memory"] > 0 and row["rate"] in (1e-3, 1e-2)
+        report = tmp_path / "mine-linear" / f"rate-{row['rate']:g}" / "0" / "report" / "table.json"
         before = report.stat().st_mtime_ns
+        monkeypatch.setattr(comparison.study, "train_run", compiled_once)
         comparison.benchmark_compare(args, config)
         assert report.stat().st_mtime_ns == before
         rows = json.loads((tmp_path / "compare.json").read_text())["rows"]
-        assert rows[0] == row and rows[1]["mode"] == "linear" and rows[1]["rate"] == 1e-2
+        assert rows[0] == row and rows[1]["encoder"] == "random"
+        # The same seed and the same random weights.
+        assert rows[1]["video_auc@mean"] == row["video_auc@mean"]
         text = (tmp_path / "compare.md").read_text()
-        assert "Not compared, since no weights are given: mine, other." in text
-        assert "random, linear - random, full" in (tmp_path / "compare_differences.md").read_text()
+        assert "Not compared, since no weights are given: other." in text
+        differences = (tmp_path / "compare_differences.md").read_text()
+        assert "random, linear - mine, linear" in differences
+        assert "+0.00 [+0.00, +0.00]" in differences
         assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
+        assert "mine-linear" in (tmp_path / "rates.md").read_text()
     finally:
         jax.config.update("jax_compilation_cache_dir", cache)
 
