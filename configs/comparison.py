@@ -8,6 +8,11 @@ from collections.abc import Mapping, Sequence
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+# The encoders of the papers' comparison, and newer ones; docs/compare.md says what they are.
+ENCODERS = (
+    *("fsvfm", "fsfm", "mae", "mae_faces", "supervised", "dino", "dinov2", "dinov3", "mocov3"),
+    *("clip", "farl", "siglip", "pe"),
+)
 # The peak learning rates that every encoder has to choose from, by mode.
 RATES = {
     "full": (1e-5, 3e-5, 1e-4, 3e-4, 1e-3),

@@ -26,11 +26,6 @@ from configs.compare import rendered
 from configs.eval import dfd as evaluation
 from configs.finetune import dfd as finetune
 
-ENCODERS = (
-    *("fsvfm", "fsfm", "mae", "mae_faces", "supervised", "dino", "dinov2", "dinov3", "mocov3"),
-    *("clip", "farl", "siglip", "pe"),
-)
-
 
 def get_config(arg: str = "") -> ConfigDict:
     words = arguments.split(arg, ("s", "b", "l", *sets.DEEPFAKES, "smoke"))
@@ -44,6 +39,6 @@ def get_config(arg: str = "") -> ConfigDict:
     for mode in train.keys() - {"adapter"}:  # The adapter's loss compares the faces of a batch.
         train[mode].accum_steps = "auto"
     tested = ",".join(word for word in words if word in sets.DEEPFAKES)
-    c = comparison.get_config(train, evaluation.get_config(tested), encoders=ENCODERS)
+    c = comparison.get_config(train, evaluation.get_config(tested), encoders=comparison.ENCODERS)
     c.lock()
     return c

@@ -25,7 +25,9 @@ def get_config(arg: str = "") -> ConfigDict:
     test.data.test.update(sets.rendered(TESTED[:2] if smoke else TESTED, "test", videos=videos))
     test.data.num_workers = 0
     train = {mode: _train(mode, videos=videos) for mode in MODES}
-    c = comparison.get_config(train, test, encoders=("random", "mine", "other"))
+    c = comparison.get_config(
+        train, test, encoders=("random", "mine", "other", *comparison.ENCODERS)
+    )
     c.encoders.random.params = ""
     if smoke:
         c.seeds = (0,)

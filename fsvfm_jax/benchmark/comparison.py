@@ -22,7 +22,7 @@ from fsvfm_jax.config.resolve import resolve
 from fsvfm_jax.convert.weights import read_source
 from fsvfm_jax.data.labelled.detection_sets import open_sets
 from fsvfm_jax.data.stats import make_stats
-from fsvfm_jax.errors import ConfigError, DataError, NotFiniteError, told
+from fsvfm_jax.errors import ConfigError, DataError, NotFiniteError, short_list, told
 from fsvfm_jax.host.storage import check_folder
 from fsvfm_jax.report.figure import encode_picture
 from fsvfm_jax.report.intervals_figure import intervals_figure
@@ -327,7 +327,7 @@ def _caption(
     else:
         rates = "The learning rates are given (config.rates)"
     at_edge = f"; the best one is the smallest or the largest for {', '.join(edges)}."
-    missing = f"\nNot compared, since no weights are given: {', '.join(left_out)}."
+    missing = f"\nNot compared, since no weights are given: {short_list(left_out)}."
     several = len(config.seeds) > 1
     return CAPTION.format(
         seeds=f"{len(config.seeds)} seed{'s' * several}",
