@@ -43,7 +43,7 @@ def intervals_figure(
         axes.errorbar(means, places, xerr=errors, fmt="o", markersize=4, capsize=2, **look)
     axes.set_yticks(range(len(rows)), [shown_name(label) for label in labels])
     axes.invert_yaxis()
-    axes.set_xlabel("AUC in %; bars are 95 % intervals over seeds and videos")
+    axes.set_xlabel("AUC in %; bars are 95 % intervals")
     axes.set_title(title, loc="left", fontsize=10)
     axes.grid(axis="x", color="0.92")
     axes.set_axisbelow(True)
