@@ -63,6 +63,7 @@ def encoder(params: str | None = None) -> ConfigDict:
     c.entry = ""
     c.branch = "student"
     c.num_heads = placeholder(int)
+    c.activation = placeholder(str)
     c.mean = placeholder(tuple)
     c.std = placeholder(tuple)
     return c

@@ -82,7 +82,7 @@ def test_the_rows_are_every_encoder_that_has_weights_in_every_mode(config, expor
         ({"rates.full": (0.1, 0.1)}, ConfigError, r"rates\.full = .* must be different"),
         ({"rates.full": (-0.1,)}, ConfigError, r"rates\.full = .* above 0"),
         ({"rates.full": (1e9,)}, ConfigError, r"rates\.full = "),
-        ({"encoders.random.params": None}, ConfigError, "encoders.mine.params=WEIGHTS"),
+        ({"encoders.random.params": None}, ConfigError, "encoders.clip.params=WEIGHTS"),
         ({"encoders.mine.params": "/none"}, DataError, r"mine\.params = '/none' does not exist"),
         ({"train.full.batch_size": 0}, ConfigError, "batch_size"),
         (

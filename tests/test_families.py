@@ -13,9 +13,10 @@ from golden_files import need
 from random_weights import describe, encoder_in, images
 
 from fsvfm_jax.convert.folder import read_folder, write_folder
+from fsvfm_jax.convert.foreign import to_encoder
 from fsvfm_jax.convert.positions import resize_positions
-from fsvfm_jax.errors import ConfigError
-from fsvfm_jax.models import layers
+from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.models import build_encoder, layers
 from fsvfm_jax.models.attention_maps import attention_weights
 from fsvfm_jax.models.vit import OPTIONS, ViT
 
@@ -205,3 +206,39 @@ def test_features_of_every_size(name, image_size, patch_size, size, tmp_path):
     ours = encode(encoder.model, encoder.params, image_size)
     logging.info("%s %s %d: %g", name, size, image_size, np.abs(ours - theirs).max())
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [
+        ("supervised timm", "blocks.1.attn.qkv.bias"),
+        ("supervised timm", "patch_embed.proj.bias"),
+        ("dinov2 timm", "blocks.0.attn.qkv.bias"),
+    ],
+)
+def test_a_bias_that_is_missing_in_one_place_is_not_taken_for_zero(name, missing):
+    arrays = {key: x.numpy() for key, x in build(CASES[name], TINY).state_dict().items()}
+    del arrays[missing]
+    with pytest.raises(DataError, match=f"missing.*{missing}"):
+        to_encoder(arrays, num_heads=2)
+
+
+@pytest.mark.e2e
+def test_rotations_of_no_family_are_refused():
+    arrays = {key: x.numpy() for key, x in build(CASES["dinov3 timm"], TINY).state_dict().items()}
+    arrays = {key: x for key, x in arrays.items() if "reg_token" not in key}
+    with pytest.raises(DataError, match="rotations of any kind"):
+        to_encoder(arrays, num_heads=2)
+
+
+def test_a_pool_that_the_network_does_not_have_is_refused(tmp_path):
+    model = TINY | {"class_token": False, "prefix_positions": 0}
+    params = jax.device_get(build_encoder(model).init_params(jax.random.key(0)))
+    with pytest.raises(ConfigError, match="no class token"):
+        write_folder(tmp_path / "x", params, describe(model | {"pool": "token"}))
+
+
+def test_a_network_with_rotations_alone_has_no_rows_before_the_patches():
+    with pytest.raises(ConfigError, match="prefix_positions = 0 is of a position table"):
+        build_encoder(TINY | {"positions": "rope", "prefix_positions": 0})

@@ -97,7 +97,7 @@ def test_the_original_file_gives_the_same_encoder(original, caplog):
     assert set(encoder.left_out) == set(original.others)
     assert ("contains CLIP's activation" in caplog.text) == (original.family == "CLIP")
     family = FAMILIES[original.family]
-    assert encoder.facts == {"stats": family.stats, "license": family.license}
+    assert encoder.facts == {"stats": family.stats}
     assert jax.tree.structure(encoder.params) == jax.tree.structure(params)
     jax.tree.map(np.testing.assert_array_equal, encoder.params, params)
 

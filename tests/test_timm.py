@@ -111,7 +111,11 @@ OTHERS = {
     "LayerScale": ({f"{BLOCK}ls1.gamma": (48,)}, (), r"3 missing: blocks\.0\.ls2\.gamma"),
     "qk-norm": ({f"{BLOCK}attn.q_norm.weight": (12,)}, (), r"norms of queries.*\.q_norm\.weight"),
     "half a pre-norm": ({"norm_pre.weight": (48,)}, (), r"missing: norm_pre\.bias"),
-    "registers of another width": ({"reg_token": (1, 4, 24)}, (), r"reg_token \(1, 4, 24\)"),
+    "registers of another width": (
+        {"reg_token": (1, 4, 24)},
+        (),
+        r"register tokens have shape \[1, 4, 24\]",
+    ),
     "positions of some registers": ({"pos_embed": (1, 18, 48)}, (), "of a square image"),
     "relative positions": ({f"{BLOCK}attn.rel_pos.mlp": (4,)}, (), r"attn\.rel_pos"),
     "SwiGLU": ({f"{BLOCK}mlp.fc1.weight": (256, 48)}, (), r"\(256, 48\) instead of \(192, 48\)"),

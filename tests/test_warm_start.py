@@ -19,7 +19,7 @@ from fsvfm_jax.convert.reference import to_params, to_state_dict
 from fsvfm_jax.convert.runs import read_run
 from fsvfm_jax.convert.safetensors import save_safetensors
 from fsvfm_jax.convert.warm_start import load_encoder, load_weights, starting_stats, with_options
-from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.errors import ConfigError, DataError, StorageError
 from fsvfm_jax.learners import make_learner
 from fsvfm_jax.models.fsvfm import encoder_subset, teacher_subset
 from fsvfm_jax.models.vit import OPTIONS, ViT
@@ -207,7 +207,8 @@ def test_the_weights_decide_the_options_of_the_encoder(task, dinov3, tmp_path, c
 
 
 def test_without_weights_the_options_are_those_of_the_papers(tmp_path, caplog):
-    config = with_options(tiny_config(), epath.Path(tmp_path))
+    with caplog.at_level("INFO", "fsvfm_jax"):
+        config = with_options(tiny_config(), epath.Path(tmp_path))
     papers = {name: getattr(ViT, name) for name in OPTIONS}
     assert {name: config.model[name] for name in OPTIONS} == papers
     assert not caplog.text
@@ -248,3 +249,23 @@ def test_the_licence_of_what_a_run_started_from_stays(tmp_path):
     workdir = tmp_path / "run"
     run(workdir, model | {"epochs": 1, "schedule_epochs": 8, "init.params": str(files[0])})
     assert read_run(workdir).license == "cc-by-nc-4.0"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("", "is damaged"), ("[]", "is damaged"), ('{"model": 3}', "is damaged"),
+     ('{"model": {"registers": "x"}}', "is damaged")],
+)  # fmt: skip
+def test_a_damaged_config_of_the_run_is_refused(tmp_path, content, message):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(StorageError, match=message):
+        with_options(tiny_config(), epath.Path(tmp_path))
+
+
+def test_another_option_than_that_of_the_run_is_refused(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text('{"model": {"width": 32}}')
+    with_options(tiny_config({"model.activation": "gelu"}), epath.Path(tmp_path))
+    with pytest.raises(ConfigError, match=r"activation = 'quick_gelu', and the run in .* 'gelu'"):
+        with_options(tiny_config({"model.activation": "quick_gelu"}), epath.Path(tmp_path))

@@ -220,8 +220,9 @@ def _of_weights(name: str, encoder: ConfigDict) -> dict[str, Any]:
     path, field = Path(encoder.params), f"config.encoders.{name}"
     if not path.exists():
         raise DataError(f"{field}.params = {encoder.params!r} does not exist")
-    heads = {} if encoder.num_heads is None else {"num_heads": encoder.num_heads}
-    source = read_source(path, branch=encoder.branch, entry=encoder.entry or None, told=heads)
+    given = {name: encoder[name] for name in ("num_heads", "activation")}
+    given = {name: value for name, value in given.items() if value is not None}
+    source = read_source(path, branch=encoder.branch, entry=encoder.entry or None, told=given)
     stats = source.facts.get("stats")
     if encoder.mean and encoder.std:
         stats = make_stats(encoder.mean, encoder.std)
@@ -231,6 +232,8 @@ def _of_weights(name: str, encoder: ConfigDict) -> dict[str, Any]:
             f" {field}.std"
         )
     model = {f"model.{size}": source.model[size] for size in SIZES}
+    if encoder.activation is not None:
+        model["model.activation"] = encoder.activation
     return model | {"data.mean": stats.mean, "data.std": stats.std}
 
 

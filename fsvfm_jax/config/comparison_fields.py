@@ -13,6 +13,7 @@ from fsvfm_jax.config.checks import (
     whole,
 )
 from fsvfm_jax.config.fields import BRANCHES, MAX_WIDTH, STATS
+from fsvfm_jax.models import CHOICES
 from fsvfm_jax.tuning import MODES
 
 TASK = "compare"
@@ -42,8 +43,9 @@ ENCODER: Fields = {
     "params": optional(text("weights; '' for random ones; None leaves the encoder out")),
     "entry": text("entry to read from a file with several networks; '': the raw weights"),
     "branch": choice("network to start from, if a workdir or file contains both", BRANCHES),
-    # The three fields below are for weights that do not contain these values.
+    # The fields below are for weights that do not contain these values.
     "num_heads": optional(whole("number of attention heads", 1, MAX_WIDTH)),
+    "activation": optional(choice("activation of the MLPs", CHOICES["activation"])),
     "mean": optional(STATS["data.mean"]),
     "std": optional(STATS["data.std"]),
 }

@@ -41,7 +41,7 @@ from fsvfm_jax.convert.weights import (
     read_source,
 )
 from fsvfm_jax.data.stats import REFERENCE_STATS_FILE, STATS_FILE, load_stats, save_stats
-from fsvfm_jax.errors import ConfigError, StorageError, nearest
+from fsvfm_jax.errors import ConfigError, StorageError, UserError, nearest
 from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.models.activations import ACTIVATIONS
 from fsvfm_jax.models.fsvfm import encoder_subset
@@ -79,7 +79,7 @@ def to_folder(args: argparse.Namespace) -> None:
         params = encoder_subset(params)
         names = ("image_size", "patch_size", "width", "depth", "num_heads", *OPTIONS)
         family = FAMILIES.get(source.file.get("family"))
-        pool = args.pool or (family.pool if family else "mean")
+        pool = args.pool or model.get("pool") or (family.pool if family else "mean")
         model = {name: model[name] for name in names if name in model} | {"pool": pool}
     facts = dict(source.facts)
     if args.stats is not None:
@@ -170,7 +170,7 @@ def inspect(args: argparse.Namespace) -> None:
     """Prints what a file or folder contains; nothing in it is executed."""
     check_sha256(args.src, args.sha256)
     if args.src.suffix in (".safetensors", ".json"):
-        print(json.dumps(_about_safetensors(args.src), indent=1))
+        print(json.dumps(_about_safetensors(args), indent=1, default=str))
         return
     if is_exported(args.src):
         ours = read_description(args.src)
@@ -197,17 +197,18 @@ def inspect(args: argparse.Namespace) -> None:
     print(json.dumps(record, indent=1, default=str))
 
 
-def _about_safetensors(path: Path) -> dict[str, Any]:
-    """Returns the content of the header of a safetensors file, or of all files in an index."""
+def _about_safetensors(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the header of a safetensors file, or of all files in an index, and the network."""
+    path = args.src
     names = [path.name] if path.suffix == ".safetensors" else sorted(read_index(path)[0])
     headers = read_header(path) if path.suffix == ".safetensors" else read_headers(path)
     shapes = {name: x["shape"] for name, x in headers.items() if name != "__metadata__"}
-    return {
-        "format": "safetensors",
-        "files": names,
-        "prefixes": networks_in(shapes),
-        "arrays": shapes,
-    }
+    about = {"files": names, "prefixes": networks_in(shapes), "arrays": shapes}
+    try:
+        source = _read(args)
+    except UserError as error:
+        return {"format": "safetensors", "problem": str(error), **about}
+    return {"format": "safetensors", **source.file, "model": source.model, **about}
 
 
 def _read(args: argparse.Namespace) -> LoadedWeights:

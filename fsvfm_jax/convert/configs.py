@@ -22,9 +22,10 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu_tanh",
 }
 # Hugging Face's kinds of models, with the values of fields that are not written.
+_CLIP = {"activation": "quick_gelu", "layer_norm_epsilon": 1e-5}
 KINDS = {
-    "clip_vision_model": {"activation": "quick_gelu", "layer_norm_epsilon": 1e-5},
-    "clip": {"activation": "quick_gelu", "layer_norm_epsilon": 1e-5},
+    **{f"{name}_vision_model": _CLIP for name in ("clip", "altclip", "chinese_clip", "metaclip_2")},
+    **{name: _CLIP for name in ("clip", "altclip", "chinese_clip", "metaclip_2")},
     "siglip_vision_model": {"activation": "gelu_tanh", "layer_norm_epsilon": 1e-6},
     "siglip": {"activation": "gelu_tanh", "layer_norm_epsilon": 1e-6},
     "dinov2": {"layer_norm_epsilon": 1e-6},

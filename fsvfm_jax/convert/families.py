@@ -92,6 +92,9 @@ def family_of(
         of: The names of its library.
         architecture: timm's name of the architecture with its tag, if known.
         prefix: What preceded the keys in the file.
+
+    Raises:
+        DataError: The network has names of a network with rotations and is of no family.
     """
     keys, left_out = renamed.state_dict, renamed.left_out
     if of in (names.DINOV3, names.HF_DINOV3):
@@ -104,11 +107,15 @@ def family_of(
     if "base_encoder" in prefix:
         return "MoCo v3"
     if of is names.EVA:
-        is_dinov3 = {"cls_token", "reg_token"} <= keys.keys() and "pos_embed" not in keys
-        return "DINOv3" if is_dinov3 else None
+        if {"cls_token", "reg_token"} <= keys.keys() and "pos_embed" not in keys:
+            return "DINOv3"
+        raise DataError(
+            "the network may have rotations of any kind: only DINOv3's and Perception Encoder's"
+            " are supported"
+        )
     if any(key in left_out for key in ("attn_pool.probe", "attn_pool.latent")):
         return "Perception Encoder" if "norm_pre.weight" in keys else "SigLIP"
-    if "norm_pre.weight" in keys:
+    if "norm_pre.weight" in keys or of is names.OPENAI:
         return "CLIP"
     if of is names.HF_CLIP:
         return "SigLIP"

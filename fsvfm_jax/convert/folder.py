@@ -328,6 +328,8 @@ def _check_description(params: Mapping[str, Any], description: Description) -> i
     if kind not in ("encoder", "detector"):
         raise ConfigError(f"a {kind} has no place in a folder: give its encoder_subset")
     is_detector = kind == "detector"
+    if measures["pool"] == "token" and not measures.get("class_token", True):
+        raise ConfigError("the network has no class token: its pool is 'mean', not 'token'")
     if not is_detector:
         del measures["pool"]  # The pooling is a recommendation and not a part of the network.
     network(params, **measures)

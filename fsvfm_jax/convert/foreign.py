@@ -132,13 +132,15 @@ def to_encoder(
     facts: dict[str, Any] = {}
     if found.family is not None:
         family = FAMILIES[found.family]
-        facts = {"stats": family.stats, "license": family.license}
+        facts = {"stats": family.stats}
         width = found.params["patch_embed"]["kernel"].shape[-1]
         if (heads := heads_of(found.family, width)) is not None:
             told.setdefault("num_heads", heads)
         if told.get("positions") == "rope":
             told.setdefault("image_size", known.image_size or family.image_size)
-    if found.family == "CLIP" and config is None and "activation" not in told:
+    if found.family == "CLIP" and known.architecture:
+        told.setdefault("activation", "gelu")  # timm's names of other networks contain "quickgelu".
+    if found.family == "CLIP" and "activation" not in told:
         told["activation"] = "quick_gelu" if names_of(state_dict) is OPENAI else "gelu"
         LOG.warning(
             "no config beside the weights contains CLIP's activation: %s is used; OpenAI's and"

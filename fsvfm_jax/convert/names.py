@@ -243,7 +243,7 @@ def rename(state_dict: StateDict, names: Names) -> Renamed:
     left = {key: array for key, array in state_dict.items() if not others.fullmatch(key)}
     blocks = re.compile(re.escape(names.blocks) + r"(\d+)\.")
     depth = check_depth(names.blocks, len({x[1] for x in map(blocks.match, left) if x}))
-    found, called, no_bias = {}, {}, set()
+    found, called, no_bias, filled = {}, {}, set(), {}
     for start, ours, theirs, lacks in _rows(names, depth):
         absent = [name for name in theirs if name not in left]
         called[start + ours] = next(filter(None, absent), theirs[0])
@@ -255,8 +255,16 @@ def rename(state_dict: StateDict, names: Names) -> Renamed:
         elif ours.removesuffix(".bias") in MAY_LACK_BIAS and len(absent) == len(theirs):
             weight = found.get(start + ours.replace(".bias", ".weight"))
             if ours.endswith(".bias") and weight is not None and weight.ndim:
-                found[start + ours] = np.zeros(len(weight), np.float32)
-                no_bias.add(ours)
+                filled[start + ours] = np.zeros(len(weight), np.float32)
+    # A network has such a bias in all blocks or in none; the bias of the patches is missing only
+    # beside a norm before the blocks. Everything else is a damaged file.
+    for ours in MAY_LACK_BIAS:
+        zeros = {x: array for x, array in filled.items() if x.endswith(f"{ours}.bias")}
+        of_patches = ours == MAY_LACK_BIAS[0]
+        expected = 1 if of_patches else depth
+        if len(zeros) == expected and (not of_patches or "norm_pre.weight" in found):
+            found |= zeros
+            no_bias.add(f"{ours}.bias")
     return Renamed(found | left, frozenset(no_bias), left_out, called)
 
 

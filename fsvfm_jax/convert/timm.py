@@ -24,6 +24,7 @@ StateDict = Mapping[str, np.ndarray]
 
 # Parts that do not belong to the encoder. `fc_norm` is a norm of pooled features, not of tokens.
 OTHER_PARTS = re.compile(r"(head|fc_norm|mask_token|decoder_\w+)(\..+)?")
+MAX_REGISTERS = 1024
 NAMED = 3  # differing keys in an error
 
 
@@ -99,6 +100,7 @@ def blank_encoder(
     if not rotates:
         rows = prefix_rows(table, has_class + count)
         side = side_of_table("position table", table, width=width, prefix=rows)
+    _check_registers(registers, width)
     if depth == 0 or width % 4:
         raise DataError(f"{depth} blocks of {width} channels make no encoder")
     model = build_encoder(
@@ -115,6 +117,18 @@ def blank_encoder(
         }
     )
     return jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), shapes_of(model))
+
+
+def _check_registers(registers: np.ndarray | None, width: int) -> None:
+    """Raises DataError for registers of another width, and for too many of them."""
+    if registers is None:
+        return
+    count = registers.shape[1]
+    if count > MAX_REGISTERS or registers.shape != (1, count, width):
+        raise DataError(
+            f"the register tokens have shape {list(registers.shape)}, not [1, up to"
+            f" {MAX_REGISTERS}, {width}]"
+        )
 
 
 def _has_a_row(table: np.ndarray) -> bool:

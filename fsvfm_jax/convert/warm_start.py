@@ -1,11 +1,10 @@
 """Loads the starting weights of a training run from `config.init`: only weights, at step 0."""
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -14,18 +13,26 @@ from etils import epath
 from flax import traverse_util
 from ml_collections import ConfigDict
 
+from fsvfm_jax.convert.architectures import StoredOptions
 from fsvfm_jax.convert.measures import HEADS, UnknownHeads
 from fsvfm_jax.convert.runs import is_run
 from fsvfm_jax.convert.weights import LoadedWeights, read_source
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.devices.distributed import check_same_arrays
-from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.errors import ConfigError, DataError, told
+from fsvfm_jax.host.storage import read_json
 from fsvfm_jax.models.fsvfm import encoder_subset, teacher_subset
 from fsvfm_jax.models.vit import OPTIONS, ViT
 from fsvfm_jax.run.origin import ORIGIN
 from fsvfm_jax.train_state import Params, TrainState
 
 logger = logging.getLogger(__name__)
+
+
+class _StoredConfig(TypedDict):
+    """The part of a run's config.json that is read here."""
+
+    model: StoredOptions
 
 
 class WarmStart(NamedTuple):
@@ -104,12 +111,13 @@ def with_options(config: ConfigDict, workdir: epath.Path) -> ConfigDict:
 
     Raises:
         DataError: The weights cannot be read.
-        ConfigError: A given value is not that of the weights.
+        StorageError: The config.json of the run in the workdir is damaged.
+        ConfigError: A given value is not that of the weights or of the run.
     """
     missing = [name for name in OPTIONS if config.model[name] is None]
     file, known = workdir / "config.json", {}
     if (workdir / "checkpoints").exists() and file.exists():
-        known = json.loads(file.read_text())["model"]
+        known = _options_of_run(config, workdir, file)
     elif config.init.params and Path(config.init.params).exists():
         known = _read_for(config.model, config.init).model
     found = {name: known.get(name) for name in missing}
@@ -121,6 +129,19 @@ def with_options(config: ConfigDict, workdir: epath.Path) -> ConfigDict:
         shown = ", ".join(f"config.model.{name} = {value}" for name, value in others.items())
         logger.info("options of the encoder by its weights: %s", shown)
     return config
+
+
+def _options_of_run(config: ConfigDict, workdir: epath.Path, file: epath.Path) -> dict[str, Any]:
+    """Returns the options of the run in a workdir; raises ConfigError if the config's differ."""
+    known = read_json(file, _StoredConfig, mend="restore it from a copy")["model"]
+    for name in OPTIONS:
+        given, stored = config.model[name], known.get(name, getattr(ViT, name))
+        if given is not None and given != stored:
+            raise ConfigError(
+                f"config.model.{name} = {told(given)}, and the run in {workdir} has {told(stored)}:"
+                " leave it out, or start another run"
+            )
+    return dict(known)
 
 
 def starting_stats(config: ConfigDict) -> Stats | None:
@@ -144,8 +165,8 @@ def _read_for(model: ConfigDict, init: ConfigDict) -> LoadedWeights:
     """The weights, if they may be of that network by the number of its heads."""
     path, heads = Path(init.params), {name: model[name] for name in HEADS if name in model}
     given = {name: model[name] for name in OPTIONS if model[name] is not None}
-    told = {name: given[name] for name in ("activation",) if name in given}
-    source = _read(path, branch=init.branch, entry=init.entry, heads=heads, told=told)
+    known = {name: given[name] for name in ("activation",) if name in given}
+    source = _read(path, branch=init.branch, entry=init.entry, heads=heads, known=known)
     for name, value in given.items():
         if (theirs := source.model.get(name, getattr(ViT, name))) != value:
             raise ConfigError(
@@ -167,11 +188,11 @@ def _read(
     branch: str,
     entry: str,
     heads: dict[str, int],
-    told: Mapping[str, Any] = MappingProxyType({}),
+    known: Mapping[str, Any] = MappingProxyType({}),
 ) -> LoadedWeights:
     """Heads that the source does not contain are taken from the config, with a warning."""
     try:
-        return read_source(path, branch=branch, entry=entry, told=dict(told))
+        return read_source(path, branch=branch, entry=entry, told=dict(known))
     except UnknownHeads as error:
         taken = {name: heads.get(name, 1) for name, n in error.measures.items() if n is None}
         logger.warning(
@@ -180,7 +201,7 @@ def _read(
             " (%s)",
             *(path, ", ".join(f"config.model.{k} = {v}" for k, v in taken.items()), error),
         )
-        return read_source(path, branch=branch, entry=entry, told=taken | told)
+        return read_source(path, branch=branch, entry=entry, told=taken | known)
 
 
 def _teacher_of(path: Path) -> Path:

@@ -16,7 +16,7 @@ from fsvfm_jax.models.vit import SIZES, ViT
 
 Network = TypeVar("Network", bound=ViT)
 # The angles of all patches of an image are computed at once.
-MAX_ROTATED_SIDE = 256
+MAX_ROTATED_SIDE = 128
 CHOICES = {
     "dtype": ("float32", "bfloat16"),
     "attention": ATTENTIONS,
@@ -154,6 +154,11 @@ def _check_positions(model: ViT) -> None:
         raise ConfigError(
             f"model.prefix_positions = {rows} is not from 0 to {model.num_prefix}, the number of"
             " tokens before the patches (model.class_token, model.registers)"
+        )
+    if model.positions == "rope" and rows != ViT.prefix_positions:
+        raise ConfigError(
+            f"model.prefix_positions = {rows} is of a position table, and a network with"
+            " model.positions = 'rope' has none: leave it out"
         )
     side = model.image_size // model.patch_size
     if model.positions != "table" and side > MAX_ROTATED_SIDE:

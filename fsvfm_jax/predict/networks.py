@@ -87,11 +87,14 @@ class Encoder:
         """The SHA-256, in hexadecimal, of all that makes an output of a resized face.
 
         This is the names, shapes and values of the parameters, the number of attention heads,
-        options that are not the papers', and mean and standard deviation. A run, the folder and the
+        options that are not the papers', the image size if no array shows it, and mean and standard
+        deviation. A run, the folder and the
         `.pth` file that it is exported to have the same.
         """
         digest = hashlib.sha256(f"num_heads {self.model.num_heads}\n".encode())
         digest.update("".join(f"{x} {y}\n" for x, y in options_of(self.model).items()).encode())
+        if self.model.positions == "rope":  # No array shows the number of patches.
+            digest.update(f"image_size {self.image_size}\n".encode())
         digest.update(np.array(self.stats, np.float32).data)
         arrays = traverse_util.flatten_dict(dict(self.params), sep="/")
         for name, array in sorted(arrays.items()):
@@ -242,6 +245,7 @@ def load(
     labels: Sequence[str] = (),
     stats: Stats | Sequence[Sequence[float]] | str | os.PathLike | None = None,
     num_heads: int | None = None,
+    activation: str | None = None,
     view: str | None = None,
     branch: str = "student",
     step: int | None = None,
@@ -260,6 +264,7 @@ def load(
         stats: Mean and standard deviation for pixels in 0 to 1, or a JSON file with them. None
             takes those of the weights.
         num_heads: Number of attention heads, if the weights do not contain it.
+        activation: One of `models.activations.ACTIVATIONS`, if the weights do not say it.
         view: One of `EVALUATION_TRANSFORMS`. None takes that of the weights, or "resize".
         branch: "student" or "teacher", of a workdir or file that has both.
         step: Step of a workdir's checkpoint; None is the newest.
@@ -274,10 +279,11 @@ def load(
     """
     path = Path(path)
     _check(batch_size=batch_size, branch=branch, dtype=dtype)
+    told_values = {"num_heads": num_heads, "activation": activation}
     source = read_source(
         path,
         branch=branch,
-        told={} if num_heads is None else {"num_heads": num_heads},
+        told={name: value for name, value in told_values.items() if value is not None},
         step=step,
         encoder=None if encoder is None else Path(encoder),
         entry=entry,

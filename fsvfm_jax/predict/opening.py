@@ -29,7 +29,17 @@ def load_network(args: argparse.Namespace, **options: Any) -> Encoder | Detector
         UserError: As `load`.
     """
     cli.check_accelerator(jax.default_backend())
-    names = ("labels", "stats", "num_heads", "view", "step", "entry", "encoder", "batch_size")
+    names = (
+        "labels",
+        "stats",
+        "num_heads",
+        "activation",
+        "view",
+        "step",
+        "entry",
+        "encoder",
+        "batch_size",
+    )
     return load(args.model, **{name: getattr(args, name) for name in names}, **options)
 
 
