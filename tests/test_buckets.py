@@ -206,7 +206,7 @@ def test_a_missing_client_ends_in_one_sentence():
     )
 
 
-@pytest.mark.e2e
+@pytest.mark.slow  # test_integrity.py and test_checkpoint.py have it for a folder
 def test_a_damaged_step_is_moved_aside_and_the_one_before_restored(fork_server, resumed):
     """Damages the newest step; it is the last test here because it changes the bucket."""
     store = resumed.store

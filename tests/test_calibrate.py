@@ -113,7 +113,7 @@ def test_earlier_results_stay_until_new_ones_replace_them(
     assert (tmp_path / "calibration.json").read_text() == "earlier"
 
 
-@pytest.mark.e2e
+@pytest.mark.slow  # other tests calibrate on folders
 def test_rendered_sets_are_named_by_a_config(detector_folder, tmp_path):
     config = "--config=configs/eval/rendered.py:smoke"
     words = ("calibrate", "--model", detector_folder, "--output", tmp_path, config)

@@ -27,7 +27,7 @@ def measured(fork_server, tmp_path_factory):
     return json.loads(done.stdout), done.stderr
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
 def test_every_encoding_is_measured_with_every_number_of_workers(measured):
     record, said = measured
     assert list(record["encodings"]) == ["jpeg", "raw"]

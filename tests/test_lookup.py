@@ -76,7 +76,7 @@ def test_another_projects_configs_do_not_get_in_the_way(tmp_path):
     assert found.stdout == "0.008 0\n", found.stderr
 
 
-@pytest.mark.e2e
+@pytest.mark.slow  # the current folder is tested in the same way
 def test_a_file_of_another_checkout_has_what_that_checkout_shares(tmp_path):
     fork, here = tmp_path / "fork", tmp_path / "here"
     shared = (ROOT / "configs" / "common.py").read_text()

@@ -302,8 +302,8 @@ def test_a_collapsed_run_is_flagged_within_200_steps():
     assert alarm.alarm == "collapse" and step <= 200
 
 
-@pytest.mark.e2e
-@pytest.mark.parametrize("kind", ["ema", pytest.param("frozen", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ema", "frozen"])
 def test_a_healthy_and_a_frozen_run_are_not_flagged(kind):
     assert list(alarms_of(kind, seed=0, steps=60)) == []
 

@@ -77,7 +77,7 @@ def test_probes_come_every_few_steps_and_at_the_last(probed):
     assert {("probe_rankme", 2), ("probe_knn_auc", 5)} <= shown
 
 
-@pytest.mark.e2e
+@pytest.mark.slow  # the probes are shown to read the state only
 def test_a_resumed_run_gives_the_same_probes(probed, tmp_path, monkeypatch):
     class Killed(Exception):
         pass

@@ -61,7 +61,7 @@ def test_training_goes_on_after_as_many_as_are_accepted(tmp_path, ask):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
 
 
-@pytest.mark.e2e
+@pytest.mark.slow  # test_train.py ends a run that is not finite
 def test_one_more_ends_the_run_and_nothing_of_it_is_saved(tmp_path, ask):
     ask("step:4:nan,step:5:nan,step:6:nan")
     with pytest.raises(NotFiniteError, match=r"3 steps in a row, the last 6, .* = 2 are accepted"):

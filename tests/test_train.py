@@ -328,6 +328,7 @@ def test_a_folder_smaller_than_the_batch_is_trained_on(face_folder, tmp_path):
     assert len(read_metrics(tmp_path / "run")) == 3  # ceil(4 * 10 / 16)
 
 
+@pytest.mark.slow  # test_prepare.py trains on a packed set
 def test_a_packed_set_is_trained_on_and_its_damage_told(face_folder, tmp_path):
     pack(str(face_folder), str(tmp_path / "set"), encoding="raw", image_size=32)
     changes = {

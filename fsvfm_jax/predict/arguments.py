@@ -8,7 +8,6 @@ from fsvfm_jax import cli
 from fsvfm_jax.data.rand_augment import EVALUATION_TRANSFORMS
 from fsvfm_jax.errors import ConfigError, DataError, reason_of
 from fsvfm_jax.host.processes import available_cores
-from fsvfm_jax.models import CHOICES
 from fsvfm_jax.predict.calibration import CALIBRATION_FILE
 from fsvfm_jax.predict.faces import BATCH_SIZE
 from fsvfm_jax.predict.points import DEFAULT_POINTS, POINTS
@@ -40,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--activation",
-        choices=CHOICES["activation"],
-        help="activation of the MLPs, if the weights do not say it",
+        metavar="NAME",
+        help="activation of the MLPs, if the weights do not say it: gelu, quick_gelu or gelu_tanh",
     )
     parser.add_argument(
         "--view",
