@@ -20,12 +20,12 @@ from fsvfm_jax.errors import DataError
 from fsvfm_jax.learners import make_learner
 from fsvfm_jax.optim import Schedule, make_schedule
 from fsvfm_jax.run.checkpoint import Restored
-from fsvfm_jax.run.descriptions import describe_run
+from fsvfm_jax.run.descriptions import describe_run, warn_of_other_weights
 from fsvfm_jax.run.failed_start import CHECKPOINTS
 from fsvfm_jax.run.faults import fault
 from fsvfm_jax.run.fingerprint import check_fingerprint, make_fingerprint
 from fsvfm_jax.run.guard import Guard
-from fsvfm_jax.run.origin import save_origin, warn_of_other_weights
+from fsvfm_jax.run.origin import save_origin
 from fsvfm_jax.run.pictures import Pictures, picture_faces
 from fsvfm_jax.run.reports import open_reports
 from fsvfm_jax.run.rewind import rewind

@@ -60,10 +60,6 @@ well a linear classifier of frozen patches finds the forged patches of a face. I
 mean over faces; chance is 50.
 "{untrained}" is not pretrained. "full" trains it for {scratch} epochs instead of {epochs}, with the
 same rate in all layers."""
-DIFFERENCES = """\
-{measure}: difference from the first row, in points of percent, with its 95 % interval. Seeds and
-videos are paired. An interval without 0 shows a difference that other seeds and other videos of
-these sets would show too; it is not corrected for the number of rows."""
 REFERENCE = "crfr_p"
 
 Measured = dict[str, dict[str, Resampled]]
@@ -110,7 +106,7 @@ def _write(folder: Path, found: Mapping[str, Sequence[Measured]], *, seeds: int)
                 name: [one[measure] for one in measured] for name, measured in found.items()
             }
             pairs = study.differences(of_measure, KINDS)
-            caption = DIFFERENCES.format(measure=title)
+            caption = study.differences_caption(title)
             write_table(folder, f"ablation-{measure}-differences", pairs, caption=caption)
 
 
@@ -191,7 +187,7 @@ def _encoder(folder: Path, variant: str, *, seed: int) -> Encoder:
     """
     if run := _pretrained(folder, variant, seed=seed):
         return load(run)
-    trained = load(_pretrained(folder, "crfr_p", seed=0))
+    trained = load(_pretrained(folder, REFERENCE, seed=0))
     learner = make_learner(resolve(offline.pretraining(seed=seed)), stats=trained.stats)
     params = encoder_subset(learner.init(jax.random.key(seed)).params)
     options = {"path": trained.path, "stats": trained.stats, "view": trained.view, "facts": {}}

@@ -47,11 +47,6 @@ OF_SEEDS = (
 SEARCHED = """\
 The learning rate is the one of config.rates with the lowest validation loss in a run with seed
 {seed} (rates.md)"""
-DIFFERENCES_CAPTION = """\
-Difference of the video AUC from the first row, in points of percent, with its 95 % interval. Seeds
-and videos are paired. An interval without 0 shows a difference that other seeds and other videos of
-these sets would show too; it is not corrected for the number of rows."""
-
 logger = logging.getLogger(__name__)
 
 
@@ -155,7 +150,7 @@ def _write(
     if len(aucs) > 1:
         groups = _groups(next(iter(aucs.values())))
         of_pairs = study.differences(aucs, groups)
-        write_table(folder, DIFFERENCES, of_pairs, caption=DIFFERENCES_CAPTION)
+        write_table(folder, DIFFERENCES, of_pairs, caption=study.differences_caption("Video AUC"))
 
 
 def cells_of(config: ConfigDict) -> tuple[list[Cell], list[str]]:

@@ -113,11 +113,10 @@ def pair_patches(encoder: Encoder, name: str, *, split: str, pairs: int) -> Pair
 def patch_aucs(train: PairPatches, tested: PairPatches) -> Float64[np.ndarray, " F"]:
     """Returns for each forgery how well a linear classifier finds its forged patches.
 
-    The classifier is fitted to tell forged patches from all others. A patch of a forgery counts
-    with its score minus the score of the same patch of the real face, so that the place of a patch
-    and the person have no part in the result. The AUC is that of the forged patches of a face
-    against its other patches: what is the same in all patches of a forgery has no part either. A
-    chance result is 0.5.
+    The classifier learns to separate forged patches from all others. The score of the same patch of
+    the real face is subtracted from the score of each patch, so that place and person do not change
+    the result. The AUC compares the forged patches of a face with the other patches of that face,
+    so that what all patches share does not change the result. Chance is 0.5.
 
     Args:
         train: The patches to fit to.

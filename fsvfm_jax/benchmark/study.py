@@ -37,6 +37,10 @@ TABLE_FILE = "table.json"
 WITHOUT_INFLUENCE = ("tracking.", "watchdog.", "resume.", "mesh.", "compiler_options")
 WITHOUT_INFLUENCE += ("accum_steps", "data.num_workers", "max_skipped_steps")
 RATES = "rates"
+DIFFERENCES = """\
+{measure}: difference from the first row, in points of percent, with its 95 % interval. Seeds and
+videos are paired. An interval without 0 shows a difference that other seeds and other videos of
+these sets would show too; it is not corrected for the number of rows."""
 
 logger = logging.getLogger(__name__)
 
@@ -202,6 +206,11 @@ def differences(
             row |= {f"difference@{group}": mean, f"difference_interval@{group}": interval}
         found.append(row)
     return found
+
+
+def differences_caption(measure: str) -> str:
+    """Returns the caption of a table of `differences` of a measure."""
+    return DIFFERENCES.format(measure=measure)
 
 
 def write_searches(folder: Path, searches: Mapping[str, Search]) -> str:

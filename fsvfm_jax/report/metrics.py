@@ -21,6 +21,9 @@ Names = Shaped[np.ndarray, " _"]
 GRID = np.append(np.arange(10_001) / 10_000, 1.1)
 
 
+NORMAL_QUANTILE = 1.959963984540054  # 97.5 %
+
+
 class Roc(NamedTuple):
     """The points of a ROC curve, from (0, 0) to (1, 1), one for every distinct score.
 
@@ -161,7 +164,7 @@ def rate_interval(count: int, total: int) -> Interval:
         count: Number of samples that count.
         total: Number of all samples, at least 1.
     """
-    share, z = count / total, 1.959963984540054  # the 97.5 % quantile of the normal distribution
+    share, z = count / total, NORMAL_QUANTILE
     middle = (share + z**2 / (2 * total)) / (1 + z**2 / total)
     half = z / (1 + z**2 / total) * np.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
     low, high = float(middle - half), float(middle + half)

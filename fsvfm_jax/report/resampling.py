@@ -9,9 +9,7 @@ from jaxtyping import Float64
 from scipy.special import stdtrit
 
 from fsvfm_jax.report.bootstrap import DRAWS, bootstrap_values, percentile_interval
-from fsvfm_jax.report.metrics import Interval, VideoScores, auc
-
-NORMAL_QUANTILE = 1.959963984540054  # 97.5 %
+from fsvfm_jax.report.metrics import NORMAL_QUANTILE, Interval, VideoScores, auc
 
 
 class Resampled(NamedTuple):

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from fsvfm_jax.config.resolve import to_json
 from fsvfm_jax.devices import distributed
 from fsvfm_jax.devices.compilation import CompiledStep
-from fsvfm_jax.host.storage import write_text
+from fsvfm_jax.host.storage import read_json, write_text
 from fsvfm_jax.run.failed_start import CONFIG_FILE, PARAMETERS_FILE, STEP_FILE
 from fsvfm_jax.train_state import Learner, TrainState
 from fsvfm_jax.tuning import count
@@ -62,6 +62,28 @@ def describe_run(
         "see %s: %s (all fields), %s (all arrays), metrics.jsonl, images/, tensorboard/",
         *(workdir, CONFIG_FILE, PARAMETERS_FILE),
     )
+
+
+def warn_of_other_weights(workdir: epath.Path, params: str) -> None:
+    """Logs a warning if a run that continues is given other starting weights than it started from.
+
+    Args:
+        workdir: Workdir of the run.
+        params: `config.init.params` of this start.
+    """
+    file = workdir / CONFIG_FILE
+    if not file.exists():
+        return
+    stored = read_json(file, dict[str, Any], mend="restore it from a copy")
+    started_from = stored.get("init", {}).get("params", "")
+    if params != started_from:
+        logger.warning(
+            "%s continues from its own checkpoint: config.init.params = %r has no effect; the run"
+            " started from %r",
+            workdir,
+            params,
+            started_from or "random weights",
+        )
 
 
 def parameter_table(params: dict[str, Any]) -> str:
