@@ -17,6 +17,8 @@ from configs import evaluation, transfer, vit_s
 from configs.transfer import face_set
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+# The ablation begins with these, and goes on while the best is the smallest or the largest one.
+FIRST_RATES = (1e-3, 3e-3, 1e-2)
 TUNING_SEED = 100
 LEARNING_RATES = {
     "random frozen": 3e-2,
@@ -76,8 +78,9 @@ def pretraining(variant: str = "crfr_p", *, seed: int = 0) -> ConfigDict:
     c.seed = seed
     c.update_from_flattened_dict(VARIANTS[variant])
     c.data.num_samples = 4096
-    c.epochs = 20
+    c.epochs = 10
     c.checkpoint.every = 10_000
+    c.probe.every = 0
     c.tracking.update(log_every=100, picture_every=10_000)
     return c
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import pickle
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fsvfm_jax.data import sources
 from fsvfm_jax.data.rendered.synthetic import render_face
 from fsvfm_jax.data.sources import FaceFolder, JoinedSets, SyntheticFaces, make_source
 from fsvfm_jax.errors import ConfigError, DataError
@@ -52,6 +54,28 @@ def test_synthetic_faces_are_those_of_the_renderer() -> None:
     np.testing.assert_array_equal(source[2]["parsing_map"], parsing_map)
     with pytest.raises(IndexError):
         source[3]
+
+
+def test_synthetic_faces_stay_in_memory_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered = []
+
+    def render(index: int, **options: int) -> tuple[np.ndarray, np.ndarray]:
+        rendered.append(index)
+        return render_face(index, **options)
+
+    monkeypatch.setattr(sources, "render_face", render)
+    monkeypatch.setattr(sources, "KEPT_BYTES", 2 * 4 * SIZE**2)
+    source = SyntheticFaces(3, image_size=SIZE, seed=7)
+    first = source.read(range(3))
+    again = source.read([0, 1, 2, 2, 0])
+    assert rendered == [0, 1, 2, 2, 2]
+    for index, face in zip([0, 1, 2, 2, 0], again, strict=True):
+        np.testing.assert_array_equal(face["image"], first[index]["image"])
+    with pytest.raises(ValueError, match="read-only"):
+        again[0]["image"][:] = 0
+    copy = pickle.loads(pickle.dumps(source))
+    np.testing.assert_array_equal(copy[0]["parsing_map"], first[0]["parsing_map"])
+    assert rendered[5:] == [0]
 
 
 def test_folders_follow_each_other_and_files_are_sorted(tmp_path: Path) -> None:

@@ -136,7 +136,8 @@ def _search(folder: Path, variant: str) -> study.Search:
     def at_rate(rate: float) -> ConfigDict:
         return _finetuning(folder, pretrained, rate=rate, seed=offline.TUNING_SEED)
 
-    return study.search_rate(at_rate, folder / variant / "rates", rates=offline.RATES)
+    runs = folder / variant / "rates"
+    return study.search_rate(at_rate, runs, rates=offline.RATES, first=offline.FIRST_RATES)
 
 
 def _finetuning(folder: Path, pretrained: Path | None, *, rate: float, seed: int) -> ConfigDict:

@@ -10,7 +10,7 @@ import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -30,6 +30,8 @@ from fsvfm_jax.data.parts import Parts
 from fsvfm_jax.data.rendered.synthetic import render_face
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.regions import NUM_CLASSES
+
+KEPT_BYTES = 2**27  # memory for rendered faces, in each process
 
 
 @runtime_checkable
@@ -64,6 +66,10 @@ class FaceSet(Source, Protocol):
 class SyntheticFaces:
     """Faces rendered on demand; the same index and seed give the same face everywhere.
 
+    The first KEPT_BYTES of rendered faces stay in memory, as read-only arrays, because rendering a
+    face costs about as much as a step of a tiny network with it. A copy in another process starts
+    without them.
+
     Args:
         num_samples: Number of faces.
         image_size: Side of every face in pixels.
@@ -74,6 +80,10 @@ class SyntheticFaces:
         self._indices = range(num_samples)
         self._image_size = image_size
         self._seed = seed
+        self._kept: dict[int, Face] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_kept": {}}
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -95,9 +105,14 @@ class SyntheticFaces:
         return [self[index] for index in indices]
 
     def __getitem__(self, index: int) -> Face:
-        image, parsing_map = render_face(
-            self._indices[index], image_size=self._image_size, seed=self._seed
-        )
+        number = self._indices[index]
+        if face := self._kept.get(number):
+            return {**face}
+        image, parsing_map = render_face(number, image_size=self._image_size, seed=self._seed)
+        for array in (image, parsing_map):
+            array.flags.writeable = False
+        if (len(self._kept) + 1) * (image.nbytes + parsing_map.nbytes) <= KEPT_BYTES:
+            self._kept[number] = {"image": image, "parsing_map": parsing_map}
         return {"image": image, "parsing_map": parsing_map}
 
 
