@@ -66,4 +66,6 @@ def encoder(params: str | None = None) -> ConfigDict:
     c.activation = placeholder(str)
     c.mean = placeholder(tuple)
     c.std = placeholder(tuple)
+    # The model of the papers whose results stand below the encoder's row, by mode.
+    c.compare = ConfigDict({"full": "", "adapter": ""})
     return c

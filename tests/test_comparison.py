@@ -21,6 +21,8 @@ from fsvfm_jax.convert.folder import write_folder
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.models import build_encoder
+from fsvfm_jax.report import published
+from fsvfm_jax.report.write import write_table
 from fsvfm_jax.tuning import MODES
 
 ROOT = Path(__file__).parent.parent
@@ -75,6 +77,11 @@ def test_the_rows_are_every_encoder_that_has_weights_in_every_mode(config, expor
         ({"task": "finetune"}, ConfigError, "task = 'finetune' .*compare"),
         ({"modes": ("full", "ful")}, ConfigError, r"modes = .*'ful'.*did you mean 'full'"),
         ({"modes": ("full", "full")}, ConfigError, r"modes = .* must be different"),
+        (
+            {"encoders.mine.compare.full": "FS"},
+            ConfigError,
+            r"compare\.full = .FS. is unknown",
+        ),
         ({"encoders.mine.branch": "x"}, ConfigError, r"config\.encoders\.mine\.branch = 'x'"),
         ({"seeds": (0, 0)}, ConfigError, r"seeds = \(0, 0\) must be different"),
         ({"seeds": ()}, ConfigError, "must be different, at least one"),
@@ -134,6 +141,30 @@ def test_the_caption_says_what_was_done():
     text = comparison._caption(c, {}, [])
     assert "1 seed.\n" in text and "interval over videos in brackets" in text
     assert "rates.md" not in text and "edge" not in text and "Not compared" not in text
+
+
+def test_the_papers_results_stand_below_the_row_that_they_belong_to(tmp_path):
+    encoders = dfd.get_config("l").encoders
+    assert encoders.fsvfm.compare.adapter == "FS-Adapter ViT-L" and not encoders.clip.compare.full
+    sets = published.AVERAGED["DfD average"]
+    auc = {"mean": 0.5, "sd": None, "n": 1}
+    groups = {f"video_auc@{x}": auc for x in (*sorted(sets), comparison.MEAN)}
+    intervals = {f"video_auc_interval@{x}": (0.4, 0.6) for x in sets}
+    rows = [
+        {"encoder": name, "mode": mode, **groups, **intervals}
+        for name, mode in [("fsvfm", "full"), ("fsvfm", "lora"), ("clip", "full")]
+    ]
+    rows.append({"encoder": "fsvfm", "mode": "adapter", "note": "a run was not finite"})
+    models = {("fsvfm", mode): text for mode, text in encoders.fsvfm.compare.items()}
+    models |= {("fsvfm", "lora"): "", ("clip", "full"): ""}
+    found = comparison._with_published(rows, models)
+    assert [row for row in found if "paper" not in row] == rows
+    (papers,) = (row for row in found if "paper" in row)
+    assert found.index(papers) == 1 and (papers["encoder"], papers["mode"]) == ("fsvfm", "full")
+    assert papers["video_auc@CDFv2"] == 95.17 / 100 and papers["video_auc@mean"] == 91.8 / 100
+    assert "video_auc@WDF" not in papers and "read off a figure" in papers["paper"]
+    write_table(tmp_path, "compare", found, caption="")
+    assert "95.17" in (tmp_path / "compare.md").read_text()
 
 
 @pytest.mark.e2e

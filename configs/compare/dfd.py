@@ -40,5 +40,9 @@ def get_config(arg: str = "") -> ConfigDict:
         train[mode].accum_steps = "auto"
     tested = ",".join(word for word in words if word in sets.DEEPFAKES)
     c = comparison.get_config(train, evaluation.get_config(tested), encoders=comparison.ENCODERS)
+    name = f"ViT-{size.upper()}"
+    c.encoders.fsvfm.compare.update({"full": f"FS-VFM {name}", "adapter": f"FS-Adapter {name}"})
+    if size == "b":
+        c.encoders.fsfm.compare.full = "FSFM ViT-B"
     c.lock()
     return c

@@ -24,6 +24,7 @@ from fsvfm_jax.data.labelled.detection_sets import open_sets
 from fsvfm_jax.data.stats import make_stats
 from fsvfm_jax.errors import ConfigError, DataError, NotFiniteError, short_list, told
 from fsvfm_jax.host.storage import check_folder
+from fsvfm_jax.report import published
 from fsvfm_jax.report.figure import encode_picture
 from fsvfm_jax.report.intervals_figure import intervals_figure
 from fsvfm_jax.report.resampling import Resampled, over_seeds_and_sets, resampled_auc
@@ -39,7 +40,8 @@ Each row is an encoder that was trained in one mode, with the recipe of that mod
 Checkpoints are those with the lowest loss on the validation faces. Video AUC in percent{spread};
 "{mean}" is the mean over the sets. {rates}{edges}
 "trained" is the number of trained parameters, "GB" the memory of a training step on one device as
-the compiler reports it, and "minutes" the median time of a step times the steps.{left_out}"""
+the compiler reports it, and "minutes" the median time of a step times the steps. A row with a value
+in "paper" contains the results of that paper for the row above it.{left_out}"""
 OF_VIDEOS = ", with the 95 % interval over videos in brackets"
 OF_SEEDS = (
     ": mean +- deviation over the seeds, and in brackets the 95 % interval over seeds and videos"
@@ -57,11 +59,13 @@ class Cell(NamedTuple):
         encoder: Name of the encoder.
         mode: The mode of fine-tuning.
         config: The config of its runs, without learning rate and seed.
+        compare: The model of the papers to compare with, a name of `published.MODELS`, or "".
     """
 
     encoder: str
     mode: str
     config: ConfigDict
+    compare: str
 
     @property
     def name(self) -> str:
@@ -105,6 +109,7 @@ def benchmark_compare(args: argparse.Namespace, config: ConfigDict) -> None:
     # The cache saves time because many runs compile the same programs.
     jax.config.update("jax_compilation_cache_dir", str((folder / "compiled").absolute()))
     searches: dict[str, study.Search] = {}
+    models = {(cell.encoder, cell.mode): cell.compare for cell in cells}
     rows: list[Row] = []
     aucs: dict[str, list[dict[str, Resampled]]] = {}
     for number, cell in enumerate(cells, 1):
@@ -122,20 +127,37 @@ def benchmark_compare(args: argparse.Namespace, config: ConfigDict) -> None:
         except NotFiniteError as error:
             logger.warning("%s: %s", cell.name, error)
             rows.append(row | {"note": "a run was not finite"})
-        _write(folder, rows, aucs, searches, caption=_caption(config, searches, left_out))
+        caption = _caption(config, searches, left_out)
+        write_table(folder, TABLE, _with_published(rows, models), caption=caption)
+        _write_curves_and_differences(folder, rows, aucs, searches)
     print((folder / f"{TABLE}.md").read_text())
 
 
-def _write(
+def _with_published(rows: Sequence[Row], models: Mapping[tuple[str, str], str]) -> list[Row]:
+    """Returns the rows, and below each of them the papers' results, as far as there are any."""
+    found: list[Row] = []
+    for row in rows:
+        found.append(row)
+        model = models[row["encoder"], row["mode"]]
+        sets = [name for key in row if (name := key.partition("video_auc@")[2]) and name != MEAN]
+        papers = {name: published.find(model, name, "video_auc") for name in sets}
+        papers[MEAN] = published.find_average(model, sets)
+        results = {name: paper for name, paper in papers.items() if paper}
+        if results:
+            sources = ", ".join(dict.fromkeys(paper.source for paper in results.values()))
+            of_sets = {f"video_auc@{x}": paper.percent / 100 for x, paper in results.items()}
+            about = {"encoder": row["encoder"], "mode": row["mode"], "paper": sources}
+            found.append({**about, **of_sets})
+    return found
+
+
+def _write_curves_and_differences(
     folder: Path,
     rows: Sequence[Row],
     aucs: Mapping[str, Sequence[Mapping[str, Resampled]]],
     searches: Mapping[str, study.Search],
-    *,
-    caption: str,
 ) -> None:
-    """Writes the tables and the pictures."""
-    write_table(folder, TABLE, rows, caption=caption)
+    """Writes what belongs to the table: the searches, the picture and the differences."""
     if searches:
         study.write_searches(folder, searches)
     if not aucs:
@@ -192,7 +214,7 @@ def cells_of(config: ConfigDict) -> tuple[list[Cell], list[str]]:
             c.init.update(params=encoder.params, entry=encoder.entry, branch=encoder.branch)
             if config.paths:
                 c.data.paths = config.paths
-            cells.append(Cell(name, mode, c))
+            cells.append(Cell(name, mode, c, encoder.compare.get(mode, "")))
     if not cells:
         raise ConfigError(
             "config.encoders has no weights: give some, such as --config.encoders."

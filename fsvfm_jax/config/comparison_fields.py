@@ -14,9 +14,11 @@ from fsvfm_jax.config.checks import (
 )
 from fsvfm_jax.config.fields import BRANCHES, MAX_WIDTH, STATS
 from fsvfm_jax.models import CHOICES
+from fsvfm_jax.report.published import MODELS
 from fsvfm_jax.tuning import MODES
 
 TASK = "compare"
+PUBLISHED_MODES = ("full", "adapter")
 _SEED = whole("", 0, 2**31 - 1)
 _RATE = number("", 0, 1000, above=True)
 
@@ -48,4 +50,11 @@ ENCODER: Fields = {
     "activation": optional(choice("activation of the MLPs", CHOICES["activation"])),
     "mean": optional(STATS["data.mean"]),
     "std": optional(STATS["data.std"]),
+    **under(
+        "compare",
+        {
+            mode: choice("model of the published results; '': none", ("", *MODELS))
+            for mode in PUBLISHED_MODES
+        },
+    ),
 }
