@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from configs import transfer, vit_s
+from configs.compare import rendered
 from fsvfm_jax import pretrain, train
 from fsvfm_jax.config.resolve import resolve
 from fsvfm_jax.data.stats import Stats
@@ -150,3 +151,12 @@ def restore(workdir: Path, config: ConfigDict) -> Restored:
     template = compilation.state_template(learner, sharding.make_mesh(config.mesh))
     with Checkpoints(epath.Path(workdir) / "checkpoints", keep=3) as checkpoints:
         return checkpoints.restore_newest_valid(template)
+
+
+def comparison():
+    """Returns a comparison of two modes of the smallest network."""
+    c = rendered.get_config("smoke")
+    for mode in c.train:
+        c.train[mode].model.update(ENCODER)
+    c.modes = ("full", "linear")
+    return c
