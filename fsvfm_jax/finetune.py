@@ -17,7 +17,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from fsvfm_jax import losses, mixing, optim
 from fsvfm_jax.data.labelled.faces import REAL
 from fsvfm_jax.data.stats import Stats
-from fsvfm_jax.models import build_detector
+from fsvfm_jax.models import build_detector, initial_params
 from fsvfm_jax.models.adapter import Detector, DetectorOutput, unit_columns
 from fsvfm_jax.pretrain import normalize_images, to_pixels
 from fsvfm_jax.train_state import Batch, Metrics, Params, Picture, StepValues, TrainState
@@ -89,7 +89,7 @@ class Detection:
 
     def init(self, key: PRNGKeyArray) -> TrainState:
         """Returns the state at step 0, without pretrained weights."""
-        params = self.model.init_params(key)
+        params = initial_params(self.model, key)
         if self.tuning.mode == "lora":
             key = jax.random.fold_in(key, 1)
             params = {**params, FACTORS: init_factors(key, params["blocks"], self.tuning)}

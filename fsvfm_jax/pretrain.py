@@ -15,7 +15,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from fsvfm_jax import losses
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.masking import Masks, sample_masks
-from fsvfm_jax.models import build
+from fsvfm_jax.models import build, initial_params
 from fsvfm_jax.models.fsvfm import FSVFM, split_positions, teacher_subset
 from fsvfm_jax.models.layers import patchify, unpatchify
 from fsvfm_jax.optim import all_or_nothing, gradient_step, make_optimizer
@@ -85,7 +85,7 @@ class Pretraining:
 
     def init(self, key: PRNGKeyArray) -> TrainState:
         """Returns the state at step 0: the teacher is a copy of the student's initial weights."""
-        params = self.model.init_params(key)
+        params = initial_params(self.model, key)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,

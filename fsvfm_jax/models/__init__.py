@@ -1,9 +1,12 @@
 """Networks: `build` and its siblings make one from the name of a size or from attributes."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
+import jax
+from jaxtyping import PRNGKeyArray
 from ml_collections import ConfigDict
 
 from fsvfm_jax.errors import ConfigError, nearest
@@ -13,6 +16,7 @@ from fsvfm_jax.models.fsvfm import FSVFM
 from fsvfm_jax.models.layers import ATTENTIONS, REMATS
 from fsvfm_jax.models.positions import POSITIONS
 from fsvfm_jax.models.vit import SIZES, ViT
+from fsvfm_jax.train_state import Params
 
 Network = TypeVar("Network", bound=ViT)
 # The angles of all patches of an image are computed at once.
@@ -93,6 +97,17 @@ def build_encoder(attributes: Mapping[str, Any]) -> ViT:
         ConfigError: An attribute is unknown, or the attributes do not fit together.
     """
     return _make(ViT, attributes)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def initial_params(model: ViT, key: PRNGKeyArray) -> Params:
+    """Returns the model's new parameters; equal models are traced once in a process.
+
+    Args:
+        model: Any network of `build`, `build_detector` or `build_encoder`.
+        key: Random key.
+    """
+    return model.init_params(key)
 
 
 def _make(network: type[Network], size_or_dict: str | Mapping[str, Any] | ConfigDict) -> Network:
