@@ -9,9 +9,12 @@ from pathlib import Path
 import jax
 import pytest
 from commands import ForkServer
+from random_weights import describe, encoder_params
 
 from configs import vit_l, vit_s
 from fsvfm_jax.config.resolve import resolve
+from fsvfm_jax.convert.folder import write_folder
+from fsvfm_jax.devices.memory import Memory
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.models import build
 from fsvfm_jax.plan import estimate
@@ -97,6 +100,24 @@ def test_what_does_not_fit_gets_a_change_that_does(plan):
     assert "DOES NOT FIT" in text and "autotuned" not in text
     assert f"{refused['kernels']:,} kernels" in text
     assert f"it fits with {estimate.as_flags(change['fields'])}" in text
+
+
+def test_the_plan_is_that_of_the_starting_weights_network(tmp_path, monkeypatch, caplog):
+    options = {"image_size": 32, "patch_size": 8, "width": 32, "depth": 2, "num_heads": 4}
+    options["registers"] = 3
+    write_folder(tmp_path / "x", encoder_params(options), describe(options))
+    found = []
+
+    def described(config, target):
+        found.append(config.model.registers)
+        return {}, Memory(*[0] * 7)
+
+    monkeypatch.setattr(estimate, "describe", described)
+    for weights in ("x", "gone"):
+        config = tiny_config({"init.params": str(tmp_path / weights)})
+        make_plan(config, Target(jax.devices(), H200))
+    assert found == [3, 0]
+    assert "gone' does not exist here" in caplog.text
 
 
 def test_an_uneven_batch_is_refused():

@@ -49,10 +49,10 @@ def test_the_table(size):
     assert flops.total == 3 * flops.student_forward + flops.teacher_forward
 
 
-@pytest.mark.parametrize("mask_ratio", [0.25, 0.75])
-def test_the_count_is_that_of_the_traced_network(mask_ratio):
+@pytest.mark.parametrize(("mask_ratio", "registers"), [(0.25, 0), (0.75, 0), (0.75, 3)])
+def test_the_count_is_that_of_the_traced_network(mask_ratio, registers):
     """Counts the matrix products of all forward passes in the traced program, loops unrolled."""
-    model = build(TINY)
+    model = build(TINY | {"registers": registers})
     n = model.num_patches
     removed = num_removed(n, mask_ratio)
     images = jnp.zeros((1, 32, 32, 3))

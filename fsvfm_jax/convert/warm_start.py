@@ -23,6 +23,7 @@ from fsvfm_jax.errors import ConfigError, DataError, told
 from fsvfm_jax.host.storage import read_json
 from fsvfm_jax.models.fsvfm import encoder_subset, teacher_subset
 from fsvfm_jax.models.vit import OPTIONS, ViT
+from fsvfm_jax.run.failed_start import CHECKPOINTS, CONFIG_FILE
 from fsvfm_jax.run.origin import ORIGIN
 from fsvfm_jax.train_state import Params, TrainState
 
@@ -99,7 +100,7 @@ def load_encoder(state: TrainState, config: ConfigDict) -> WarmStart:
     return WarmStart(state, {name: source.facts.get(name) for name in ORIGIN})
 
 
-def with_options(config: ConfigDict, workdir: epath.Path) -> ConfigDict:
+def with_options(config: ConfigDict, workdir: epath.Path | None) -> ConfigDict:
     """Returns the config with a value for each option of the encoder (`vit.OPTIONS`) that is None.
 
     The value is that of the run in the workdir or of the weights that `config.init` names, and
@@ -107,7 +108,7 @@ def with_options(config: ConfigDict, workdir: epath.Path) -> ConfigDict:
 
     Args:
         config: The resolved config.
-        workdir: Workdir of the run.
+        workdir: Workdir of the run; None if there is no run.
 
     Raises:
         DataError: The weights cannot be read.
@@ -115,9 +116,9 @@ def with_options(config: ConfigDict, workdir: epath.Path) -> ConfigDict:
         ConfigError: A given value is not that of the weights or of the run.
     """
     missing = [name for name in OPTIONS if config.model[name] is None]
-    file, known = workdir / "config.json", {}
-    if (workdir / "checkpoints").exists() and file.exists():
-        known = _options_of_run(config, workdir, file)
+    known: Mapping[str, Any] = {}
+    if workdir and (workdir / CHECKPOINTS).exists() and (workdir / CONFIG_FILE).exists():
+        known = _options_of_run(config, workdir)
     elif config.init.params and Path(config.init.params).exists():
         known = _read_for(config.model, config.init).model
     found = {name: known.get(name) for name in missing}
@@ -131,9 +132,9 @@ def with_options(config: ConfigDict, workdir: epath.Path) -> ConfigDict:
     return config
 
 
-def _options_of_run(config: ConfigDict, workdir: epath.Path, file: epath.Path) -> dict[str, Any]:
+def _options_of_run(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
     """Returns the options of the run in a workdir; raises ConfigError if the config's differ."""
-    known = read_json(file, _StoredConfig, mend="restore it from a copy")["model"]
+    known = read_json(workdir / CONFIG_FILE, _StoredConfig, mend="restore it from a copy")["model"]
     for name in OPTIONS:
         given, stored = config.model[name], known.get(name, getattr(ViT, name))
         if given is not None and given != stored:

@@ -15,6 +15,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ from ml_collections import ConfigDict
 
 from fsvfm_jax import pretrain
 from fsvfm_jax.config.resolve import resolve
+from fsvfm_jax.convert.warm_start import with_options
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.devices import sharding
 from fsvfm_jax.devices.compilation import available_bytes, compile_step, place, state_template
@@ -95,9 +97,18 @@ def make_plan(config: ConfigDict, target: Target) -> dict[str, Any]:
         The plan, ready for JSON; `change` contains the plan of the first change that fits, or None.
 
     Raises:
-        ConfigError: The config does not suit the devices.
+        ConfigError: The config does not suit the devices or its starting weights.
+        DataError: The starting weights exist and cannot be read.
     """
     config = resolve(config)
+    weights = config.init.params
+    if weights and not Path(weights).exists():
+        logger.warning(
+            "config.init.params = %r does not exist here: the plan is for the papers' network, and"
+            " the encoder of the weights may have other options",
+            weights,
+        )
+    config = with_options(config, None)
     plan, memory = describe(config, target)
     plan["change"] = None
     if memory.fits is not False:

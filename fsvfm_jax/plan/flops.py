@@ -60,7 +60,8 @@ def training_flops_per_image(model: FSVFM, mask_ratio: float) -> Flops:
         + _linear(n + 1, wide, pixels)
     )
     represent = model.rep_decoder_depth * _block(n + 1, d) + _linear(n + 1, d, d)
-    rep_decoder = _linear(seen, d, d) + represent
+    # The decoders do not get the registers.
+    rep_decoder = _linear(seen - model.registers, d, d) + represent
     teacher_rep_decoder = _linear(n + 1, d, d) + represent
     projector = _head(d, model.projection_hidden, model.projection_dim)
     predictor = _head(model.projection_dim, model.projection_hidden, model.projection_dim)
