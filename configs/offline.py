@@ -17,8 +17,6 @@ from configs import evaluation, transfer, vit_s
 from configs.transfer import face_set
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
-# The ablation begins with these, and goes on while the best is the smallest or the largest one.
-FIRST_RATES = (1e-3, 3e-3, 1e-2)
 TUNING_SEED = 100
 LEARNING_RATES = {
     "random frozen": 3e-2,

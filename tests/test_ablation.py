@@ -56,9 +56,6 @@ def test_no_seed_is_refused(tmp_path):
 def test_the_whole_chain_and_its_table(tmp_path, monkeypatch, capsys):
     variants = {"crfr_p": {}, "random": {"mask.strategy": "random"}}
     monkeypatch.setattr(offline, "VARIANTS", variants)
-    monkeypatch.setattr(offline, "RATES", (1e-3, 1e-2))
-    monkeypatch.setattr(offline, "FIRST_RATES", (1e-3, 1e-2))
-    monkeypatch.setattr(offline, "TUNING_SEED", 9)
     monkeypatch.setattr(ablation, "KINDS", {"seen": ("swap-a",), "unseen": ("swap-b",)})
     monkeypatch.setattr(ablation, "PAIRS", 8)
     args = argparse.Namespace(output=str(tmp_path), seeds=2)

@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
-from ml_collections import ConfigDict
 
 from configs import offline
 from fsvfm_jax.benchmark import study
@@ -55,11 +54,11 @@ measured with new faces on the kinds of forgeries of the training ("seen": the m
 on other kinds ("unseen": {unseen}). The table contains the mean +- deviation over the seeds, and in
 brackets the 95 % interval over seeds and videos, in percent.
 "linear" and "k-NN" are the video AUC of classifiers of frozen features. "full" is the video AUC
-after full fine-tuning, at the learning rate that is best for the row (rates.md). "patches" says how
-well a linear classifier of frozen patches finds the forged patches of a face. It is an AUC, the
-mean over faces; chance is 50.
-"{untrained}" is not pretrained. "full" trains it for {scratch} epochs instead of {epochs}, with the
-same rate in all layers."""
+after full fine-tuning, in all rows with the learning rate that `benchmark transfer --tune` found
+for "{reference}". "patches" says how well a linear classifier of frozen patches finds the forged
+patches of a face. It is an AUC, the mean over faces; chance is 50.
+"{untrained}" is not pretrained. "full" trains it for {scratch} epochs instead of {epochs}, with a
+learning rate of its own and the same rate in all layers."""
 REFERENCE = "crfr_p"
 
 Measured = dict[str, dict[str, Resampled]]
@@ -83,13 +82,9 @@ def benchmark_ablation(args: argparse.Namespace) -> None:
     render_sets(folder, [*sets, *((name, "test") for name in offline.TESTED)])
     others = [name for name in offline.VARIANTS if name != REFERENCE]
     variants = (REFERENCE, UNTRAINED, *others)
-    searches = {variant: _search(folder, variant) for variant in variants}
-    study.write_searches(folder, searches)
     found: dict[str, list[Measured]] = {}
-    for variant, search in searches.items():
-        found[variant] = [
-            _measured(folder, variant, rate=search.best, seed=seed) for seed in range(args.seeds)
-        ]
+    for variant in variants:
+        found[variant] = [_measured(folder, variant, seed=seed) for seed in range(args.seeds)]
         _write(folder, found, seeds=args.seeds)
     print((folder / "ablation.md").read_text())
 
@@ -113,6 +108,7 @@ def _write(folder: Path, found: Mapping[str, Sequence[Measured]], *, seeds: int)
 def _caption(seeds: int) -> str:
     return CAPTION.format(
         seeds=seeds,
+        reference=REFERENCE,
         untrained=UNTRAINED,
         scratch=offline.EPOCHS["scratch"],
         epochs=offline.EPOCHS["full"],
@@ -129,31 +125,14 @@ def _pretrained(folder: Path, variant: str, *, seed: int) -> Path | None:
     return run
 
 
-def _search(folder: Path, variant: str) -> study.Search:
-    """Searches the learning rate of full fine-tuning, from the encoder of seed 0."""
-    pretrained = _pretrained(folder, variant, seed=0)
-
-    def at_rate(rate: float) -> ConfigDict:
-        return _finetuning(folder, pretrained, rate=rate, seed=offline.TUNING_SEED)
-
-    runs = folder / variant / "rates"
-    return study.search_rate(at_rate, runs, rates=offline.RATES, first=offline.FIRST_RATES)
-
-
-def _finetuning(folder: Path, pretrained: Path | None, *, rate: float, seed: int) -> ConfigDict:
-    method = "scratch" if pretrained is None else "full"
-    faces, params = str(faces_folder(folder)), str(pretrained or "")
-    c = offline.finetuning(method, seed=seed, params=params, faces=faces)
-    c.optimizer.lr = rate
-    return c
-
-
-def _measured(folder: Path, variant: str, *, rate: float, seed: int) -> Measured:
+def _measured(folder: Path, variant: str, *, seed: int) -> Measured:
     """Returns the measures of one pretraining by name and set; makes what is missing."""
     pretrained = _pretrained(folder, variant, seed=seed)
-    run = folder / variant / f"full-{seed}"
-    study.train_run(_finetuning(folder, pretrained, rate=rate, seed=seed), run)
-    detection = offline.detection(faces=str(faces_folder(folder)))
+    run, faces = folder / variant / f"full-{seed}", str(faces_folder(folder))
+    method = "full" if pretrained else "scratch"
+    params = str(pretrained or "")
+    study.train_run(offline.finetuning(method, seed=seed, params=params, faces=faces), run)
+    detection = offline.detection(faces=faces)
     found: Measured = {measure: {} for measure in MEASURES}
     probes = _probes(folder, variant, seed=seed)
     for name, videos in study.video_scores(detection, run, seed=seed).items():

@@ -66,16 +66,6 @@ class Search(NamedTuple):
         rates = list(self.losses)
         return len(rates) > 1 and self.best in (rates[0], rates[-1])
 
-    def beyond(self, rates: Sequence[float]) -> float | None:
-        """Returns the next rate on that side where the best one is the last, or None.
-
-        Args:
-            rates: The rates to choose from.
-        """
-        if self.best == max(self.losses):
-            return min((rate for rate in rates if rate > self.best), default=None)
-        return max((rate for rate in rates if rate < self.best), default=None)
-
 
 def train_run(config: ConfigDict, workdir: Path) -> None:
     """Trains a run to its last step; see `train.train`.
@@ -179,11 +169,7 @@ def step_size(run: Path) -> dict[str, int | float]:
 
 
 def search_rate(
-    make: Callable[[float], ConfigDict],
-    folder: Path,
-    *,
-    rates: Sequence[float],
-    first: Sequence[float] = (),
+    make: Callable[[float], ConfigDict], folder: Path, *, rates: Sequence[float]
 ) -> Search:
     """Trains once at each learning rate, unless it is done, and returns the validation losses.
 
@@ -193,17 +179,8 @@ def search_rate(
         make: Returns the config of fine-tuning with a peak learning rate.
         folder: The folder of these runs.
         rates: The peak learning rates.
-        first: Some of the rates. If they are given, the search begins with them, and continues with
-            the next smaller or larger rate only while the best one is the smallest or the largest.
     """
-
-    def loss(rate: float) -> float:
-        return _val_loss(make(rate), folder / f"{rate:g}")
-
-    found = Search({rate: loss(rate) for rate in sorted(first or rates)})
-    while found.is_at_edge and (more := found.beyond(rates)):
-        found = Search(dict(sorted([*found.losses.items(), (more, loss(more))])))
-    return found
+    return Search({rate: _val_loss(make(rate), folder / f"{rate:g}") for rate in sorted(rates)})
 
 
 def differences(
