@@ -129,8 +129,7 @@ def _measured(folder: Path, variant: str, *, seed: int) -> Measured:
     """Returns the measures of one pretraining by name and set; makes what is missing."""
     pretrained = _pretrained(folder, variant, seed=seed)
     run, faces = folder / variant / f"full-{seed}", str(faces_folder(folder))
-    method = "full" if pretrained else "scratch"
-    params = str(pretrained or "")
+    method, params = ("full", str(pretrained)) if pretrained else ("scratch", "")
     study.train_run(offline.finetuning(method, seed=seed, params=params, faces=faces), run)
     detection = offline.detection(faces=faces)
     found: Measured = {measure: {} for measure in MEASURES}
