@@ -66,6 +66,18 @@ def test_the_papers_results_stand_below_the_row_that_they_belong_to(tmp_path):
     assert "95.17" in (tmp_path / "compare.md").read_text()
 
 
+def test_other_weights_of_an_encoder_are_refused(tmp_path):
+    def cell(name, sha256):
+        return comparison.Cell(name, "full", ConfigDict(), "", sha256)
+
+    folder = tmp_path / "new"
+    comparison._check_weights(folder, [cell("a", "1" * 64), cell("random", "")])
+    comparison._check_weights(folder, [cell("a", "1" * 64), cell("b", "2" * 64)])
+    with pytest.raises(ConfigError, match=r"encoders\.b: .* other weights"):
+        comparison._check_weights(folder, [cell("b", "3" * 64)])
+    comparison._check_weights(folder, [cell("b", "2" * 64)])
+
+
 @pytest.mark.e2e
 def test_the_whole_chain_makes_a_table_and_goes_on_after_an_end_in_the_middle(
     tmp_path, capsys, monkeypatch

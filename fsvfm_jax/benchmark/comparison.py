@@ -17,7 +17,8 @@ from ml_collections import ConfigDict
 from fsvfm_jax.benchmark import study
 from fsvfm_jax.benchmark.comparison_cells import Cell, cells_of, evaluation
 from fsvfm_jax.errors import ConfigError, NotFiniteError, short_list
-from fsvfm_jax.host.storage import check_folder
+from fsvfm_jax.host.json_files import read_json
+from fsvfm_jax.host.storage import check_folder, write_json
 from fsvfm_jax.report import published
 from fsvfm_jax.report.figure import encode_picture
 from fsvfm_jax.report.intervals_figure import intervals_figure
@@ -26,6 +27,7 @@ from fsvfm_jax.report.rows import Row
 from fsvfm_jax.report.write import write_file, write_table
 
 TABLE = "compare"
+ENCODERS_FILE = "encoders.json"
 DIFFERENCES = "compare_differences"
 MEAN = "mean"
 CAPTION = """\
@@ -55,7 +57,7 @@ def benchmark_compare(args: argparse.Namespace, config: ConfigDict) -> None:
         config: A config of configs/compare/.
 
     Raises:
-        ConfigError: A field has a value that is not allowed.
+        ConfigError: A field has a value that is not allowed, or an encoder has other weights now.
         DataError: The weights of an encoder do not exist.
     """
     cells, left_out = cells_of(config)
@@ -66,6 +68,7 @@ def benchmark_compare(args: argparse.Namespace, config: ConfigDict) -> None:
         )
     folder = Path(args.output)
     check_folder(folder, flag=f"--output={args.output}")
+    _check_weights(folder, cells)
     # The cache saves time because many runs compile the same programs.
     jax.config.update("jax_compilation_cache_dir", str((folder / "compiled").absolute()))
     searches: dict[str, study.Search] = {}
@@ -91,6 +94,24 @@ def benchmark_compare(args: argparse.Namespace, config: ConfigDict) -> None:
         write_table(folder, TABLE, _with_published(rows, models), caption=caption)
         _write_curves_and_differences(folder, rows, aucs, searches)
     print((folder / f"{TABLE}.md").read_text())
+
+
+def _check_weights(folder: Path, cells: Sequence[Cell]) -> None:
+    """Stores the SHA-256 of the encoders' weights.
+
+    Raises:
+        ConfigError: An encoder of this folder had other weights.
+    """
+    file = folder / ENCODERS_FILE
+    known = read_json(file, dict[str, str]) if file.exists() else {}
+    for cell in cells:
+        if known.setdefault(cell.encoder, cell.sha256) != cell.sha256:
+            raise ConfigError(
+                f"config.encoders.{cell.encoder}: the runs in {folder} were made with other weights"
+                " of this name: give the encoder another name, or another --output"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(epath.Path(file), known)
 
 
 def _with_published(rows: Sequence[Row], models: Mapping[tuple[str, str], str]) -> list[Row]:

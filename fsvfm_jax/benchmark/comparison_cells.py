@@ -24,12 +24,14 @@ class Cell(NamedTuple):
         mode: The mode of fine-tuning.
         config: The config of its runs, without learning rate and seed.
         compare: The model of the papers to compare with, a name of `published.MODELS`, or "".
+        sha256: Of the encoder's weights; "" for random weights.
     """
 
     encoder: str
     mode: str
     config: ConfigDict
     compare: str
+    sha256: str
 
     @property
     def name(self) -> str:
@@ -81,14 +83,14 @@ def cells_of(config: ConfigDict) -> tuple[list[Cell], list[str]]:
         if encoder.params is None:
             left_out.append(name)
             continue
-        changes = _of_weights(name, encoder) if encoder.params else {}
+        changes, sha256 = _of_weights(name, encoder) if encoder.params else ({}, "")
         for mode in config.modes:
             c = config.train[mode].copy_and_resolve_references()
             c.update_from_flattened_dict(changes)
             c.init.update(params=encoder.params, entry=encoder.entry, branch=encoder.branch)
             if config.paths:
                 c.data.paths = config.paths
-            cells.append(Cell(name, mode, c, encoder.compare.get(mode, "")))
+            cells.append(Cell(name, mode, c, encoder.compare.get(mode, ""), sha256))
     if not cells:
         raise ConfigError(
             "config.encoders has no weights: give some, such as --config.encoders."
@@ -112,8 +114,8 @@ def evaluation(config: ConfigDict) -> ConfigDict:
     return test
 
 
-def _of_weights(name: str, encoder: ConfigDict) -> dict[str, Any]:
-    """Returns the fields of a run that the weights of an encoder decide.
+def _of_weights(name: str, encoder: ConfigDict) -> tuple[dict[str, Any], str]:
+    """Returns the fields of a run that the weights of an encoder decide, and their SHA-256.
 
     Raises:
         DataError: There are no such weights.
@@ -136,7 +138,8 @@ def _of_weights(name: str, encoder: ConfigDict) -> dict[str, Any]:
     model = {f"model.{size}": source.model[size] for size in SIZES}
     if encoder.activation is not None:
         model["model.activation"] = encoder.activation
-    return model | {"data.mean": stats.mean, "data.std": stats.std}
+    changes = model | {"data.mean": stats.mean, "data.std": stats.std}
+    return changes, source.facts["source_sha256"]
 
 
 def _check_test(config: ConfigDict) -> None:
