@@ -53,7 +53,8 @@ from PIL import Image
 model = timm.create_model("local-dir:.", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
 image = transform(Image.open("face.png").convert("RGB"))[None]
-tokens, features = model.forward_features(image), model(image)  # class token first; pooled
+tokens = model.forward_features(image)  # class token and registers, if any, then the patches
+features = model(image)  # pooled
 ```"""
 LOADER = """\
 timm alone cannot load this folder: `load_fsvfm.py` adds it to timm's network. In this folder:
