@@ -17,6 +17,8 @@ from configs import evaluation, transfer, vit_s
 from configs.transfer import face_set
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+# Searched only while the best rate of a method is the smallest or the largest one.
+RATES_BEYOND = (1e-6, 3e-6, 1e-5, 3e-5, 1.0, 3.0, 10.0, 30.0)
 TUNING_SEED = 100
 LEARNING_RATES = {
     "random frozen": 3e-2,

@@ -61,6 +61,17 @@ def test_a_best_rate_at_the_edge_of_the_search_is_known_as_such(losses, at_edge)
     assert study.Search(losses).is_at_edge == at_edge
 
 
+def test_a_search_goes_on_while_its_best_rate_is_at_an_edge(trained, tmp_path):
+    beyond = (1e-4, 1e-2, 3e-2, 1e-1)
+    up = study.search_rate(at_rate, tmp_path, rates=(1e-3, 3e-3), beyond=beyond)
+    assert trained == ["0.001", "0.003", "0.01", "0.03"]
+    assert list(up.losses) == [1e-3, 3e-3, 1e-2, 3e-2] and up.best == 1e-2
+    down = study.search_rate(at_rate, tmp_path, rates=(3e-2, 1e-1), beyond=(1e-3, 1e-2))
+    assert list(down.losses) == [1e-3, 1e-2, 3e-2, 1e-1] and down.best == 1e-2
+    assert trained[4:] == ["0.1"]
+    assert study.search_rate(at_rate, tmp_path, rates=(1e-3, 3e-3)).is_at_edge
+
+
 def test_the_table_and_the_curves_name_every_method(tmp_path):
     searches = {
         "linear": study.Search({1e-3: 0.5, 1e-2: 0.4, 1e-1: 0.6}),

@@ -66,6 +66,12 @@ class Search(NamedTuple):
         rates = list(self.losses)
         return len(rates) > 1 and self.best in (rates[0], rates[-1])
 
+    def next_of(self, rates: Sequence[float]) -> float | None:
+        """Returns the nearest of some rates beyond the edge at which the best rate is, or None."""
+        if self.best == max(self.losses):
+            return min((rate for rate in rates if rate > self.best), default=None)
+        return max((rate for rate in rates if rate < self.best), default=None)
+
 
 def train_run(config: ConfigDict, workdir: Path) -> None:
     """Trains a run to its last step; see `train.train`.
@@ -169,7 +175,11 @@ def step_size(run: Path) -> dict[str, int | float]:
 
 
 def search_rate(
-    make: Callable[[float], ConfigDict], folder: Path, *, rates: Sequence[float]
+    make: Callable[[float], ConfigDict],
+    folder: Path,
+    *,
+    rates: Sequence[float],
+    beyond: Sequence[float] = (),
 ) -> Search:
     """Trains once at each learning rate, unless it is done, and returns the validation losses.
 
@@ -179,8 +189,17 @@ def search_rate(
         make: Returns the config of fine-tuning with a peak learning rate.
         folder: The folder of these runs.
         rates: The peak learning rates.
+        beyond: Smaller and larger rates. They are searched, from the nearest one outwards, only
+            while the best rate is the smallest or the largest one.
     """
-    return Search({rate: _val_loss(make(rate), folder / f"{rate:g}") for rate in sorted(rates)})
+
+    def loss(rate: float) -> float:
+        return _val_loss(make(rate), folder / f"{rate:g}")
+
+    found = Search({rate: loss(rate) for rate in sorted(rates)})
+    while found.is_at_edge and (more := found.next_of(beyond)):
+        found = Search(dict(sorted([*found.losses.items(), (more, loss(more))])))
+    return found
 
 
 def differences(

@@ -156,7 +156,7 @@ def _spoofs(folder: Path, pretrained: Path) -> str:
 
 
 def _tune(folder: Path, pretrained: Path) -> None:
-    """Writes and prints the validation losses of every method at the same learning rates."""
+    """Writes and prints the validation losses of every method at its learning rates."""
     searches = {}
     for method in offline.METHODS:
 
@@ -166,7 +166,9 @@ def _tune(folder: Path, pretrained: Path) -> None:
             return config
 
         runs = folder / "tuning" / method.replace(" ", "-")
-        searches[method] = study.search_rate(at_rate, runs, rates=offline.RATES)
+        searches[method] = study.search_rate(
+            at_rate, runs, rates=offline.RATES, beyond=offline.RATES_BEYOND
+        )
     print(study.write_searches(folder, searches))
 
 
