@@ -127,8 +127,11 @@ def _pretrained(folder: Path, variant: str, *, seed: int) -> Path | None:
 
 def _measured(folder: Path, variant: str, *, seed: int) -> Measured:
     """Returns the measures of one pretraining by name and set; makes what is missing."""
-    run = _detector(folder, variant, seed=seed)
-    detection = offline.detection(faces=str(faces_folder(folder)))
+    pretrained = _pretrained(folder, variant, seed=seed)
+    run, faces = folder / variant / f"full-{seed}", str(faces_folder(folder))
+    method, params = ("full", str(pretrained)) if pretrained else ("scratch", "")
+    study.train_run(offline.finetuning(method, seed=seed, params=params, faces=faces), run)
+    detection = offline.detection(faces=faces)
     found: Measured = {measure: {} for measure in MEASURES}
     probes = _probes(folder, variant, seed=seed)
     for name, videos in study.video_scores(detection, run, seed=seed).items():
@@ -138,21 +141,6 @@ def _measured(folder: Path, variant: str, *, seed: int) -> Measured:
             found[probe][name] = resampled_auc(probed)
         found["patches"][name] = resampled_mean(np.array(probes["patches"][name]))
     return found
-
-
-def _detector(folder: Path, variant: str, *, seed: int) -> Path:
-    """Fine-tunes a variant, unless it is done, and returns the workdir.
-
-    Without pretraining this is the run "scratch" of `benchmark transfer`.
-    """
-    pretrained = _pretrained(folder, variant, seed=seed)
-    if pretrained is None:
-        run, method, params = folder / f"scratch-{seed}", "scratch", ""
-    else:
-        run, method, params = folder / variant / f"full-{seed}", "full", str(pretrained)
-    faces = str(faces_folder(folder))
-    study.train_run(offline.finetuning(method, seed=seed, params=params, faces=faces), run)
-    return run
 
 
 def _probes(folder: Path, variant: str, *, seed: int) -> Probes:
