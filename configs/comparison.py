@@ -67,5 +67,5 @@ def encoder(params: str | None = None) -> ConfigDict:
     c.mean = placeholder(tuple)
     c.std = placeholder(tuple)
     # The model of the papers whose results stand below the encoder's row, by mode.
-    c.compare = ConfigDict({"full": "", "adapter": ""})
+    c.published = ConfigDict(dict.fromkeys(RATES, ""))
     return c

@@ -5,8 +5,9 @@
 The budgets are frozen before the first comparison, together with the generator
 (fsvfm_jax/data/rendered/rendered_sets.py) and the splits.
 `benchmark transfer --tune` trains every method at each of RATES with the seed TUNING_SEED, which is
-not among the seeds that are compared. LEARNING_RATES are the best ones of that search on the
-validation faces (29 November 2026; docs/transfer.md has the curves).
+not among the seeds that are compared, and continues with RATES_BEYOND while the best rate of a
+method is the smallest or the largest one. LEARNING_RATES are the best ones on the validation faces
+(29 November 2026; docs/transfer.md has the curves).
 """
 
 from typing import Any
@@ -17,7 +18,6 @@ from configs import evaluation, transfer, vit_s
 from configs.transfer import face_set
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
-# Searched only while the best rate of a method is the smallest or the largest one.
 RATES_BEYOND = (1e-6, 3e-6, 1e-5, 3e-5, 1.0, 3.0, 10.0, 30.0)
 TUNING_SEED = 100
 LEARNING_RATES = {
@@ -68,7 +68,7 @@ SEEN_FORGERIES = ("swap-a", "swap-b", "warp-c")
 
 
 def pretraining(variant: str = "crfr_p", *, seed: int = 0) -> ConfigDict:
-    """The smoke run's tiny network, longer and on more faces.
+    """The smoke run's tiny network on more faces.
 
     Args:
         variant: A row of VARIANTS.
@@ -78,7 +78,6 @@ def pretraining(variant: str = "crfr_p", *, seed: int = 0) -> ConfigDict:
     c.seed = seed
     c.update_from_flattened_dict(VARIANTS[variant])
     c.data.num_samples = 4096
-    c.epochs = 10
     c.checkpoint.every = 10_000
     c.probe.every = 0
     c.tracking.update(log_every=100, picture_every=10_000)

@@ -67,7 +67,9 @@ def test_the_whole_chain_and_its_table(tmp_path, monkeypatch, capsys):
             assert 0 <= row[f"{measure}@unseen"]["mean"] <= 1
     text = (tmp_path / "ablation.md").read_text()
     assert "full @unseen" in text and "(n=2)" in text
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/report/table.json")}
+    reports = sorted(tmp_path.rglob("report/table.json"))
+    assert len(reports) == 6
+    before = {path: path.stat().st_mtime_ns for path in reports}
     ablation.benchmark_ablation(args)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert (tmp_path / "ablation.md").read_text() == text

@@ -1,4 +1,4 @@
-"""Tests what a comparison runs, what it refuses, and its whole chain with the smallest numbers."""
+"""Tests the table of a comparison, and its whole chain with the smallest numbers."""
 
 import argparse
 import json
@@ -19,6 +19,7 @@ from fsvfm_jax.config.resolve import resolve
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.report import published
 from fsvfm_jax.report.write import write_table
+from fsvfm_jax.run.origin import save_origin
 
 ROOT = Path(__file__).parent.parent
 
@@ -32,19 +33,23 @@ def test_the_caption_says_what_was_done():
     c = ConfigDict({"seeds": (0, 1), "tuning_seed": 9})
     at_edge = comparison.study.Search({1e-3: 0.1, 1e-2: 0.2})
     inside = comparison.study.Search({1e-3: 0.3, 1e-2: 0.2, 1e-1: 0.4})
-    text = comparison._caption(c, {"a-full": at_edge, "b-full": inside}, ["clip"])
+    text = comparison._caption(c, {"a-full": at_edge, "b-full": inside}, ["clip"], has_papers=True)
     assert "2 seeds" in text and "interval over seeds and videos" in text
     assert "the smallest or the largest for a-full.\n" in text and "with seed\n9 (rates.md)" in text
     assert "Not compared, since no weights are given: clip." in text
     c.seeds = (0,)
-    text = comparison._caption(c, {}, [])
+    assert 'in "paper" contains' in text
+    text = comparison._caption(c, {}, [], has_papers=False)
+    assert '"paper"' not in text
     assert "1 seed.\n" in text and "interval over videos in brackets" in text
     assert "rates.md" not in text and "edge" not in text and "Not compared" not in text
 
 
 def test_the_papers_results_stand_below_the_row_that_they_belong_to(tmp_path):
     encoders = dfd.get_config("l").encoders
-    assert encoders.fsvfm.compare.adapter == "FS-Adapter ViT-L" and not encoders.clip.compare.full
+    assert encoders.fsvfm.published.adapter == "FS-Adapter ViT-L"
+    assert not encoders.clip.published.full
+    assert dfd.get_config("b").encoders.fsfm.published.full == "FSFM ViT-B"
     sets = published.AVERAGED["DfD average"]
     auc = {"mean": 0.5, "sd": None, "n": 1}
     groups = {f"video_auc@{x}": auc for x in (*sorted(sets), comparison.MEAN)}
@@ -54,28 +59,41 @@ def test_the_papers_results_stand_below_the_row_that_they_belong_to(tmp_path):
         for name, mode in [("fsvfm", "full"), ("fsvfm", "lora"), ("clip", "full")]
     ]
     rows.append({"encoder": "fsvfm", "mode": "adapter", "note": "a run was not finite"})
-    models = {("fsvfm", mode): text for mode, text in encoders.fsvfm.compare.items()}
+    models = {("fsvfm", mode): text for mode, text in encoders.fsvfm.published.items()}
     models |= {("fsvfm", "lora"): "", ("clip", "full"): ""}
     found = comparison._with_published(rows, models)
     assert [row for row in found if "paper" not in row] == rows
     (papers,) = (row for row in found if "paper" in row)
-    assert found.index(papers) == 1 and (papers["encoder"], papers["mode"]) == ("fsvfm", "full")
-    assert papers["video_auc@CDFv2"] == 95.17 / 100 and papers["video_auc@mean"] == 91.8 / 100
+    assert found.index(papers) == 1
+    assert (papers["encoder"], papers["mode"]) == ("FS-VFM ViT-L", "full")
+    assert papers["video_auc@CDFv2"]["mean"] == 95.17 / 100
+    assert papers["video_auc@mean"]["mean"] == 91.8 / 100
     assert "video_auc@WDF" not in papers and "read off a figure" in papers["paper"]
     write_table(tmp_path, "compare", found, caption="")
     assert "95.17" in (tmp_path / "compare.md").read_text()
 
 
-def test_other_weights_of_an_encoder_are_refused(tmp_path):
-    def cell(name, sha256):
-        return comparison.Cell(name, "full", ConfigDict(), "", sha256)
+def test_weights_that_changed_since_a_run_are_refused(tmp_path, monkeypatch):
+    config = tiny.comparison()
+    cell = comparison.Cell("mine", "linear", config.train.linear, "", "1" * 64)
+    monkeypatch.setattr(comparison, "cells_of", lambda config: ([cell], []))
+    monkeypatch.setattr(comparison.study, "video_scores", lambda *args, **options: {})
 
-    folder = tmp_path / "new"
-    comparison._check_weights(folder, [cell("a", "1" * 64), cell("random", "")])
-    comparison._check_weights(folder, [cell("a", "1" * 64), cell("b", "2" * 64)])
-    with pytest.raises(ConfigError, match=r"encoders\.b: .* other weights"):
-        comparison._check_weights(folder, [cell("b", "3" * 64)])
-    comparison._check_weights(folder, [cell("b", "2" * 64)])
+    def trained(config, workdir):
+        workdir.mkdir(parents=True)
+        save_origin(workdir, {"source_sha256": sha256})
+
+    monkeypatch.setattr(comparison.study, "train_run", trained)
+    config.rates.linear, config.seeds = (1e-3,), (0,)
+    sha256 = "1" * 64
+    comparison._train_and_test(tmp_path, cell, config, rate=1e-2)
+    sha256 = "2" * 64
+    cache = jax.config.jax_compilation_cache_dir
+    try:
+        with pytest.raises(ConfigError, match=r"encoders\.mine\.params .* has changed since"):
+            comparison.benchmark_compare(argparse.Namespace(output=str(tmp_path)), config)
+    finally:
+        jax.config.update("jax_compilation_cache_dir", cache)
 
 
 @pytest.mark.e2e

@@ -10,6 +10,7 @@ from fsvfm_jax.benchmark import comparison_cells
 from fsvfm_jax.config.resolve import resolve
 from fsvfm_jax.convert.card import Description
 from fsvfm_jax.convert.folder import write_folder
+from fsvfm_jax.convert.source_files import file_sha256
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.models import build_encoder
@@ -36,15 +37,18 @@ def exported(tmp_path):
 def test_the_rows_are_every_encoder_that_has_weights_in_every_mode(exported):
     config = tiny.comparison()
     config.encoders.mine.params = str(exported)
+    config.encoders.mine.published.linear = "FSFM ViT-B"
     cells, left_out = comparison_cells.cells_of(config)
     assert [cell.name for cell in cells] == [
         *("mine-full", "mine-linear", "random-full", "random-linear"),
     ]
+    assert [cell.published for cell in cells] == ["", "FSFM ViT-B", "", ""]
     assert "other" in left_out and "mine" not in left_out
     resolved = resolve(cells[1].run_config(rate=0.01, seed=7))
     assert (resolved.mode, resolved.seed, resolved.optimizer.lr) == ("linear", 7, 0.01)
     assert resolved.init.params == str(exported)
     sizes = {name: resolved.model[name] for name in comparison_cells.SIZES}
+    assert cells[0].sha256 == file_sha256(exported / "config.json") and not cells[2].sha256
     assert sizes == OTHER and resolved.data.mean == (0.1, 0.2, 0.3)
     assert cells[3].config.model.image_size == tiny.ENCODER["image_size"]
 
@@ -56,9 +60,9 @@ def test_the_rows_are_every_encoder_that_has_weights_in_every_mode(exported):
         ({"modes": ("full", "ful")}, ConfigError, r"modes = .*'ful'.*did you mean 'full'"),
         ({"modes": ("full", "full")}, ConfigError, r"modes = .* must be different"),
         (
-            {"encoders.mine.compare.full": "FS"},
+            {"encoders.mine.published.full": "FS"},
             ConfigError,
-            r"compare\.full = .FS. is unknown",
+            r"published\.full = .FS. is unknown",
         ),
         ({"encoders.mine.branch": "x"}, ConfigError, r"config\.encoders\.mine\.branch = 'x'"),
         ({"seeds": (0, 0)}, ConfigError, r"seeds = \(0, 0\) must be different"),

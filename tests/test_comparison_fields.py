@@ -13,7 +13,7 @@ def test_every_field_of_every_comparison_is_in_its_table_and_no_other(make, arg)
     config = make(arg)
     assert paths(config, COMPARISON) == set(COMPARISON)
     for encoder in config.encoders.values():
-        assert set(encoder) == set(ENCODER)
+        assert paths(encoder, ENCODER) == set(ENCODER)
     for one in (*config.train.values(), config.test):
         assert paths(one, TABLES[one.task]) == set(TABLES[one.task])
 

@@ -12,8 +12,10 @@ from commands import ForkServer
 from random_weights import describe, encoder_params
 
 from configs import vit_l, vit_s
+from fsvfm_jax.benchmark.step_times import conditions
 from fsvfm_jax.config.resolve import resolve
 from fsvfm_jax.convert.folder import write_folder
+from fsvfm_jax.convert.warm_start import with_options
 from fsvfm_jax.devices.memory import Memory
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.models import build
@@ -118,6 +120,17 @@ def test_the_plan_is_that_of_the_starting_weights_network(tmp_path, monkeypatch,
         make_plan(config, Target(jax.devices(), H200))
     assert found == [3, 0]
     assert "gone' does not exist here" in caplog.text
+
+
+@pytest.mark.e2e  # for the fixture
+def test_a_measurement_of_the_same_network_is_recognised(plan):
+    config = resolve(tiny_config())
+    record = conditions(config, device_kind=H200.device_kinds[0], device_count=1, steps=1, warmup=0)
+    target = Target(jax.devices(), H200, benchmark=record | {"mfu": 0.3})
+    planned = with_options(config, None)
+    found = estimate._predict(planned, target, plan=plan, exchanged=[], nodes=[0] * 8)
+    source = found["estimate"]["efficiency_source"]
+    assert source.startswith("measured") and "another" not in source
 
 
 def test_an_uneven_batch_is_refused():

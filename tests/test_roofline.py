@@ -65,7 +65,11 @@ def test_how_sure_an_estimate_is():
     assert assumed_efficiency() == Efficiency(0.35, "assumed 0.35", 0.25)
     measured = measured_efficiency(roof, BENCHMARK, chip=CHIP, model=MODEL)
     assert measured == Efficiency(0.4, "measured on X 1: MFU 40.0%", 0.1)
-    for chip, model in ((CHIPS["v5e"], MODEL), (CHIP, MODEL | {"depth": 24})):
+    # The options of the papers' network may be given or not.
+    for model in (MODEL | {"registers": None}, MODEL | {"registers": 0, "pre_norm": False}):
+        assert measured_efficiency(roof, BENCHMARK, chip=CHIP, model=model) == measured
+    others = (MODEL | {"depth": 24}, MODEL | {"registers": 4})
+    for chip, model in ((CHIPS["v5e"], MODEL), *((CHIP, model) for model in others)):
         other = measured_efficiency(roof, BENCHMARK, chip=chip, model=model)
         assert other.spread == 0.25 and "another chip or model" in other.source
 

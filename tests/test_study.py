@@ -72,6 +72,16 @@ def test_a_search_goes_on_while_its_best_rate_is_at_an_edge(trained, tmp_path):
     assert study.search_rate(at_rate, tmp_path, rates=(1e-3, 3e-3)).is_at_edge
 
 
+def test_the_search_goes_down_from_losses_that_are_not_finite(trained, tmp_path):
+    diverged = study.Search({0.1: math.inf, 0.2: math.inf})
+    assert diverged.is_at_edge and diverged.next_of((1e-3, 1e-2, 1.0)) == 1e-2
+    found = study.search_rate(at_rate, tmp_path, rates=(0.1, 0.2), beyond=(1e-3, 1e-2, 1.0))
+    assert found.best == 1e-2 and list(found.losses) == [1e-3, 1e-2, 0.1, 0.2]
+    assert "| linear | not finite | not finite | none is finite |" in study.write_searches(
+        tmp_path, {"linear": diverged}
+    )
+
+
 def test_the_table_and_the_curves_name_every_method(tmp_path):
     searches = {
         "linear": study.Search({1e-3: 0.5, 1e-2: 0.4, 1e-1: 0.6}),

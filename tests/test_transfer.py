@@ -89,4 +89,4 @@ def test_the_unseen_forgeries_are_not_trained_on():
 
 def test_the_learning_rates_are_the_ones_that_were_to_choose_from():
     assert set(offline.LEARNING_RATES) == set(offline.METHODS)
-    assert set(offline.LEARNING_RATES.values()) <= set(offline.RATES)
+    assert set(offline.LEARNING_RATES.values()) <= {*offline.RATES, *offline.RATES_BEYOND}

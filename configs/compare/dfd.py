@@ -10,9 +10,9 @@ weights of each encoder are, and under which licence. The learning rate is searc
 encoder in the same way; the recipes' other values are those that the papers found for FS-VFM.
 
     argument      networks      hardware            published
-    :s            ViT-S         one GPU with 16 GB  docs/compare.md
-    :b (default)  ViT-B         one GPU with 24 GB  docs/compare.md
-    :l            ViT-L         one GPU with 40 GB  docs/compare.md
+    :s            ViT-S         one GPU with 16 GB  below the rows of the table
+    :b (default)  ViT-B         one GPU with 24 GB  below the rows of the table
+    :l            ViT-L         one GPU with 40 GB  below the rows of the table
 
 `:b,CDFv2,DFDC` tests these sets alone, of those of configs/eval/dfd.py. `:smoke` is that of
 configs/compare/rendered.py.
@@ -41,8 +41,9 @@ def get_config(arg: str = "") -> ConfigDict:
     tested = ",".join(word for word in words if word in sets.DEEPFAKES)
     c = comparison.get_config(train, evaluation.get_config(tested), encoders=comparison.ENCODERS)
     name = f"ViT-{size.upper()}"
-    c.encoders.fsvfm.compare.update({"full": f"FS-VFM {name}", "adapter": f"FS-Adapter {name}"})
+    papers = {"full": f"FS-VFM {name}", "adapter": f"FS-Adapter {name}"}
+    c.encoders.fsvfm.published.update(papers)
     if size == "b":
-        c.encoders.fsfm.compare.full = "FSFM ViT-B"
+        c.encoders.fsfm.published.full = "FSFM ViT-B"
     c.lock()
     return c

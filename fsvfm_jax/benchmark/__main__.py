@@ -224,7 +224,8 @@ def _add_trainings(verbs: Any) -> None:
     transfer.add_argument(
         "--tune",
         action="store_true",
-        help="train every method at every learning rate with one more seed, and write the losses",
+        help="train every method at each learning rate of configs/offline.py, with a seed of its"
+        " own, and write the validation losses as a table and a picture",
     )
     localization = verbs.add_parser(
         "localization",
@@ -255,8 +256,8 @@ def _add_studies(verbs: Any) -> None:
         description="Pretrains a tiny network with each masking strategy and without each part of"
         " the loss, measures it by classifiers of frozen features and of frozen patches and by full"
         " fine-tuning, on seen and on unseen rendered forgeries, and writes a table with intervals."
-        " The learning rates of fine-tuning are searched for every row. It takes hours; the same"
-        " command continues a stopped run. configs/offline.py contains all settings.",
+        " All settings, with the learning rates of fine-tuning, are in configs/offline.py. It takes"
+        " hours; the same command continues a stopped run.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )

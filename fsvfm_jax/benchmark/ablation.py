@@ -1,8 +1,9 @@
 """Compares the parts of the pretraining on rendered faces: `benchmark ablation`.
 
-Every row of the table is pretrained with the same budget and several seeds, and measured in three
-ways: a linear probe of frozen features, full fine-tuning, and a linear probe of frozen patches. It
-proves nothing about real deepfakes. It must run in the folder that contains `configs/`.
+Every row of the table is pretrained with the same budget and several seeds. It is measured by
+linear and nearest-neighbour classifiers of frozen features, by full fine-tuning, and by a linear
+classifier of frozen patches. It proves nothing about real deepfakes. It must run in the folder that
+contains `configs/`.
 """
 
 import argparse
@@ -54,11 +55,11 @@ measured with new faces on the kinds of forgeries of the training ("seen": the m
 on other kinds ("unseen": {unseen}). The table contains the mean +- deviation over the seeds, and in
 brackets the 95 % interval over seeds and videos, in percent.
 "linear" and "k-NN" are the video AUC of classifiers of frozen features. "full" is the video AUC
-after full fine-tuning, in all rows with the learning rate that `benchmark transfer --tune` found
-for "{reference}". "patches" says how well a linear classifier of frozen patches finds the forged
-patches of a face. It is an AUC, the mean over faces; chance is 50.
+after full fine-tuning. All pretrained rows have the learning rate that `benchmark transfer --tune`
+found for "{reference}", which may favour that row. "patches" says how well a linear classifier of
+frozen patches finds the forged patches of a face. It is an AUC, the mean over faces; chance is 50.
 "{untrained}" is not pretrained. "full" trains it for {scratch} epochs instead of {epochs}, with a
-learning rate of its own and the same rate in all layers."""
+learning rate of its own, which is the same in all layers."""
 REFERENCE = "crfr_p"
 
 Measured = dict[str, dict[str, Resampled]]
@@ -76,8 +77,7 @@ def benchmark_ablation(args: argparse.Namespace) -> None:
     if args.seeds < 1:
         raise ConfigError(f"--seeds is {args.seeds}; it must be at least 1")
     folder = Path(args.output)
-    # The cache saves time because many runs compile the same programs.
-    jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
+    study.use_cache(folder)
     sets = [(offline.TRAINED, "train"), (offline.TRAINED, "val")]
     render_sets(folder, [*sets, *((name, "test") for name in offline.TESTED)])
     others = [name for name in offline.VARIANTS if name != REFERENCE]

@@ -9,6 +9,7 @@ import logging
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from etils import epath
@@ -17,17 +18,16 @@ from ml_collections import ConfigDict
 from fsvfm_jax.benchmark import study
 from fsvfm_jax.benchmark.comparison_cells import Cell, cells_of, evaluation
 from fsvfm_jax.errors import ConfigError, NotFiniteError, short_list
-from fsvfm_jax.host.json_files import read_json
-from fsvfm_jax.host.storage import check_folder, write_json
+from fsvfm_jax.host.storage import check_folder, read_json
 from fsvfm_jax.report import published
 from fsvfm_jax.report.figure import encode_picture
 from fsvfm_jax.report.intervals_figure import intervals_figure
 from fsvfm_jax.report.resampling import Resampled, over_seeds_and_sets, resampled_auc
 from fsvfm_jax.report.rows import Row
 from fsvfm_jax.report.write import write_file, write_table
+from fsvfm_jax.run.origin import ORIGIN_FILE
 
 TABLE = "compare"
-ENCODERS_FILE = "encoders.json"
 DIFFERENCES = "compare_differences"
 MEAN = "mean"
 CAPTION = """\
@@ -35,8 +35,11 @@ Each row is an encoder that was trained in one mode, with the recipe of that mod
 Checkpoints are those with the lowest loss on the validation faces. Video AUC in percent{spread};
 "{mean}" is the mean over the sets. {rates}{edges}
 "trained" is the number of trained parameters, "GB" the memory of a training step on one device as
-the compiler reports it, and "minutes" the median time of a step times the steps. A row with a value
-in "paper" contains the results of that paper for the row above it.{left_out}"""
+the compiler reports it, and "minutes" the median time of a step times the steps.{papers}\
+{left_out}"""
+OF_PAPERS = """
+A row with a value in "paper" contains the results of that paper, by its own recipe, for the model
+in "encoder"; the row above it is ours."""
 OF_VIDEOS = ", with the 95 % interval over videos in brackets"
 OF_SEEDS = (
     ": mean +- deviation over the seeds, and in brackets the 95 % interval over seeds and videos"
@@ -57,7 +60,8 @@ def benchmark_compare(args: argparse.Namespace, config: ConfigDict) -> None:
         config: A config of configs/compare/.
 
     Raises:
-        ConfigError: A field has a value that is not allowed, or an encoder has other weights now.
+        ConfigError: A field has a value that is not allowed, or the weights of an encoder have
+            changed since a run started.
         DataError: The weights of an encoder do not exist.
     """
     cells, left_out = cells_of(config)
@@ -68,11 +72,9 @@ def benchmark_compare(args: argparse.Namespace, config: ConfigDict) -> None:
         )
     folder = Path(args.output)
     check_folder(folder, flag=f"--output={args.output}")
-    _check_weights(folder, cells)
-    # The cache saves time because many runs compile the same programs.
-    jax.config.update("jax_compilation_cache_dir", str((folder / "compiled").absolute()))
+    study.use_cache(folder)
     searches: dict[str, study.Search] = {}
-    models = {(cell.encoder, cell.mode): cell.compare for cell in cells}
+    papers_models = {(cell.encoder, cell.mode): cell.published for cell in cells}
     rows: list[Row] = []
     aucs: dict[str, list[dict[str, Resampled]]] = {}
     for number, cell in enumerate(cells, 1):
@@ -90,49 +92,39 @@ def benchmark_compare(args: argparse.Namespace, config: ConfigDict) -> None:
         except NotFiniteError as error:
             logger.warning("%s: %s", cell.name, error)
             rows.append(row | {"note": "a run was not finite"})
-        caption = _caption(config, searches, left_out)
-        write_table(folder, TABLE, _with_published(rows, models), caption=caption)
-        _write_curves_and_differences(folder, rows, aucs, searches)
+        table = _with_published(rows, papers_models)
+        caption = _caption(config, searches, left_out, has_papers=len(table) > len(rows))
+        write_table(folder, TABLE, table, caption=caption)
+        _write_others(folder, rows, aucs, searches)
     print((folder / f"{TABLE}.md").read_text())
 
 
-def _check_weights(folder: Path, cells: Sequence[Cell]) -> None:
-    """Stores the SHA-256 of the encoders' weights.
+def _with_published(rows: Sequence[Row], papers_models: Mapping[tuple[str, str], str]) -> list[Row]:
+    """Returns the rows, and below a row the results of the papers' model for it, if there are any.
 
-    Raises:
-        ConfigError: An encoder of this folder had other weights.
+    Args:
+        rows: The rows of the comparison.
+        papers_models: A name of `published.MODELS`, or "", by encoder and mode.
     """
-    file = folder / ENCODERS_FILE
-    known = read_json(file, dict[str, str]) if file.exists() else {}
-    for cell in cells:
-        if known.setdefault(cell.encoder, cell.sha256) != cell.sha256:
-            raise ConfigError(
-                f"config.encoders.{cell.encoder}: the runs in {folder} were made with other weights"
-                " of this name: give the encoder another name, or another --output"
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(epath.Path(file), known)
-
-
-def _with_published(rows: Sequence[Row], models: Mapping[tuple[str, str], str]) -> list[Row]:
-    """Returns the rows, and below each of them the papers' results, as far as there are any."""
     found: list[Row] = []
     for row in rows:
         found.append(row)
-        model = models[row["encoder"], row["mode"]]
+        model = papers_models[row["encoder"], row["mode"]]
         sets = [name for key in row if (name := key.partition("video_auc@")[2]) and name != MEAN]
-        papers = {name: published.find(model, name, "video_auc") for name in sets}
-        papers[MEAN] = published.find_average(model, sets)
-        results = {name: paper for name, paper in papers.items() if paper}
+        results = {name: published.find(model, name, "video_auc") for name in sets}
+        results[MEAN] = published.find_average(model, sets)
+        results = {x: one for x, one in results.items() if one and one.metric == "video_auc"}
         if results:
-            sources = ", ".join(dict.fromkeys(paper.source for paper in results.values()))
-            of_sets = {f"video_auc@{x}": paper.percent / 100 for x, paper in results.items()}
-            about = {"encoder": row["encoder"], "mode": row["mode"], "paper": sources}
-            found.append({**about, **of_sets})
+            sources = "; ".join(dict.fromkeys(one.source for one in results.values()))
+            values = {
+                f"video_auc@{name}": {"mean": one.percent / 100, "sd": None, "n": 1}
+                for name, one in results.items()
+            }
+            found.append({"encoder": model, "mode": row["mode"], "paper": sources, **values})
     return found
 
 
-def _write_curves_and_differences(
+def _write_others(
     folder: Path,
     rows: Sequence[Row],
     aucs: Mapping[str, Sequence[Mapping[str, Resampled]]],
@@ -160,7 +152,11 @@ def _search(folder: Path, cell: Cell, rates: Sequence[float], *, seed: int) -> s
     def at_rate(rate: float) -> ConfigDict:
         return cell.run_config(rate=rate, seed=seed)
 
-    return study.search_rate(at_rate, folder / cell.name / "rates", rates=rates)
+    runs = folder / cell.name / "rates"
+    found = study.search_rate(at_rate, runs, rates=rates)
+    for rate in found.losses:
+        _check_weights(cell, runs / f"{rate:g}")
+    return found
 
 
 def _run(folder: Path, cell: Cell, *, rate: float, seed: int) -> Path:
@@ -180,9 +176,22 @@ def _train_and_test(
     for seed in config.seeds:
         run = _run(folder, cell, rate=rate, seed=seed)
         study.train_run(cell.run_config(rate=rate, seed=seed), run)
+        _check_weights(cell, run)
         videos = study.video_scores(evaluation(config), run, seed=seed)
         of_seeds.append({name: resampled_auc(x) for name, x in videos.items()})
     return of_seeds
+
+
+def _check_weights(cell: Cell, run: Path) -> None:
+    """Raises ConfigError if a run started from other weights than the encoder has now."""
+    if not cell.sha256:
+        return
+    origin = read_json(epath.Path(run / ORIGIN_FILE), dict[str, Any], mend="delete its folder")
+    if origin["source_sha256"] != cell.sha256:
+        raise ConfigError(
+            f"config.encoders.{cell.encoder}.params = {cell.config.init.params!r} has changed since"
+            f" {run} was trained: give another --output, or delete {run.parent.parent}"
+        )
 
 
 def _groups(of_seeds: Sequence[Mapping[str, Resampled]]) -> dict[str, list[str]]:
@@ -206,7 +215,11 @@ def _costs(folder: Path, cell: Cell, config: ConfigDict, *, rate: float) -> Row:
 
 
 def _caption(
-    config: ConfigDict, searches: Mapping[str, study.Search], left_out: Sequence[str]
+    config: ConfigDict,
+    searches: Mapping[str, study.Search],
+    left_out: Sequence[str],
+    *,
+    has_papers: bool,
 ) -> str:
     edges = [name for name, search in searches.items() if search.is_at_edge]
     if searches:
@@ -222,5 +235,6 @@ def _caption(
         mean=MEAN,
         rates=rates,
         edges=at_edge if edges else ".",
+        papers=OF_PAPERS if has_papers else "",
         left_out=missing if left_out else "",
     )

@@ -23,14 +23,14 @@ class Cell(NamedTuple):
         encoder: Name of the encoder.
         mode: The mode of fine-tuning.
         config: The config of its runs, without learning rate and seed.
-        compare: The model of the papers to compare with, a name of `published.MODELS`, or "".
-        sha256: Of the encoder's weights; "" for random weights.
+        published: The model of the papers to compare with, a name of `published.MODELS`, or "".
+        sha256: SHA-256 of the encoder's weights; "" for random weights.
     """
 
     encoder: str
     mode: str
     config: ConfigDict
-    compare: str
+    published: str
     sha256: str
 
     @property
@@ -90,7 +90,7 @@ def cells_of(config: ConfigDict) -> tuple[list[Cell], list[str]]:
             c.init.update(params=encoder.params, entry=encoder.entry, branch=encoder.branch)
             if config.paths:
                 c.data.paths = config.paths
-            cells.append(Cell(name, mode, c, encoder.compare.get(mode, ""), sha256))
+            cells.append(Cell(name, mode, c, encoder.published[mode], sha256))
     if not cells:
         raise ConfigError(
             "config.encoders has no weights: give some, such as --config.encoders."

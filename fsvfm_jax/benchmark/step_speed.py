@@ -141,11 +141,11 @@ def measure_step(
         UserError: The config does not fit; an error of another subclass.
     """
     from fsvfm_jax.config.resolve import resolve
+    from fsvfm_jax.convert.warm_start import with_options
     from fsvfm_jax.learners import make_learner
 
-    mesh, config = compilation.place(resolve(config))
+    mesh, config = compilation.place(with_options(resolve(config), None))
     learner = make_learner(config, stats=STATS)
-
     started = time.perf_counter()
     step = compilation.compile_for_devices(learner, mesh, config)
     compile_seconds = time.perf_counter() - started

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 from etils import epath
 from flax import traverse_util
 from matplotlib.figure import Figure
@@ -67,10 +68,19 @@ class Search(NamedTuple):
         return len(rates) > 1 and self.best in (rates[0], rates[-1])
 
     def next_of(self, rates: Sequence[float]) -> float | None:
-        """Returns the nearest of some rates beyond the edge at which the best rate is, or None."""
-        if self.best == max(self.losses):
+        """Returns the next rate to search if the best one is the smallest or largest, or None.
+
+        Args:
+            rates: The rates to choose from.
+        """
+        if self.best == list(self.losses)[-1]:
             return min((rate for rate in rates if rate > self.best), default=None)
         return max((rate for rate in rates if rate < self.best), default=None)
+
+
+def use_cache(folder: Path) -> None:
+    """Keeps compiled programs in the folder of a study, since many runs compile the same ones."""
+    jax.config.update("jax_compilation_cache_dir", str((folder / "compiled").absolute()))
 
 
 def train_run(config: ConfigDict, workdir: Path) -> None:
@@ -183,14 +193,14 @@ def search_rate(
 ) -> Search:
     """Trains once at each learning rate, unless it is done, and returns the validation losses.
 
-    The checkpoints of these runs are deleted.
+    If the best of several rates is the smallest or the largest one, the search continues with
+    `beyond`. The checkpoints of these runs are deleted.
 
     Args:
         make: Returns the config of fine-tuning with a peak learning rate.
         folder: The folder of these runs.
         rates: The peak learning rates.
-        beyond: Smaller and larger rates. They are searched, from the nearest one outwards, only
-            while the best rate is the smallest or the largest one.
+        beyond: Smaller and larger rates, of which the nearest one is always the next.
     """
 
     def loss(rate: float) -> float:
@@ -247,6 +257,8 @@ def write_searches(folder: Path, searches: Mapping[str, Search]) -> str:
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     for method, search in searches.items():
         best = f"{search.best:g}" + (" (at the edge)" if search.is_at_edge else "")
+        if not math.isfinite(search.losses[search.best]):
+            best = "none is finite"
         lines.append([method, *(_loss_cell(search.losses.get(rate)) for rate in rates), best])
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
     stored = {}
@@ -311,5 +323,6 @@ def _curves(searches: Mapping[str, Search]) -> Figure:
     axes.set(xscale="log", xlabel="peak learning rate", ylabel="lowest validation loss (nats)")
     axes.set_title("Search of the learning rates; a circle marks the best", loc="left", fontsize=10)
     axes.grid(color="0.92")
-    axes.legend(fontsize=8)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8)
     return figure

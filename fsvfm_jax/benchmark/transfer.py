@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
@@ -62,8 +61,7 @@ def benchmark_transfer(args: argparse.Namespace) -> None:
 
 def pretrain(folder: Path) -> Path:
     """Pretrains the encoder of all methods, unless it is done, and returns its workdir."""
-    # The cache saves time because many runs compile the same programs.
-    jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
+    study.use_cache(folder)
     pretrained = folder / "pretrained"
     study.train_run(offline.pretraining(), pretrained)
     return pretrained
@@ -156,7 +154,7 @@ def _spoofs(folder: Path, pretrained: Path) -> str:
 
 
 def _tune(folder: Path, pretrained: Path) -> None:
-    """Writes and prints the validation losses of every method at its learning rates."""
+    """Searches the learning rate of every method; writes and prints the validation losses."""
     searches = {}
     for method in offline.METHODS:
 

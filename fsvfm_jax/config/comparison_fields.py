@@ -18,7 +18,6 @@ from fsvfm_jax.report.published import MODELS
 from fsvfm_jax.tuning import MODES
 
 TASK = "compare"
-PUBLISHED_MODES = ("full", "adapter")
 _SEED = whole("", 0, 2**31 - 1)
 _RATE = number("", 0, 1000, above=True)
 
@@ -51,10 +50,10 @@ ENCODER: Fields = {
     "mean": optional(STATS["data.mean"]),
     "std": optional(STATS["data.std"]),
     **under(
-        "compare",
+        "published",
         {
-            mode: choice("model of the published results; '': none", ("", *MODELS))
-            for mode in PUBLISHED_MODES
+            mode: choice("model of the papers whose results are shown; '': none", ("", *MODELS))
+            for mode in MODES
         },
     ),
 }

@@ -108,7 +108,8 @@ def with_options(config: ConfigDict, workdir: epath.Path | None) -> ConfigDict:
 
     Args:
         config: The resolved config.
-        workdir: Workdir of the run; None if there is no run.
+        workdir: Workdir of the run; None if there is no run, as in a plan or a benchmark. Then the
+            weights need not exist: a warning says so.
 
     Raises:
         DataError: The weights cannot be read.
@@ -121,6 +122,12 @@ def with_options(config: ConfigDict, workdir: epath.Path | None) -> ConfigDict:
         known = _options_of_run(config, workdir)
     elif config.init.params and Path(config.init.params).exists():
         known = _read_for(config.model, config.init).model
+    elif config.init.params and workdir is None:
+        logger.warning(
+            "config.init.params = %r does not exist here: its encoder may have other options than"
+            " those of the papers' network, which are used",
+            config.init.params,
+        )
     found = {name: known.get(name) for name in missing}
     found = {name: getattr(ViT, name) if x is None else x for name, x in found.items()}
     config = config.copy_and_resolve_references()

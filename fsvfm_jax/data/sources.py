@@ -31,7 +31,7 @@ from fsvfm_jax.data.rendered.synthetic import render_face
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.regions import NUM_CLASSES
 
-KEPT_BYTES = 2**27  # memory for rendered faces, in each process
+KEPT_BYTES = 2**27  # memory for the rendered faces of a source, in each process
 
 
 @runtime_checkable
@@ -67,7 +67,7 @@ class SyntheticFaces:
     """Faces rendered on demand; the same index and seed give the same face everywhere.
 
     The first KEPT_BYTES of rendered faces stay in memory, as read-only arrays, because rendering a
-    face costs about as much as a step of a tiny network with it. A copy in another process starts
+    face takes about as long as training a tiny network on it. A copy in another process starts
     without them.
 
     Args:

@@ -101,7 +101,7 @@ def build_encoder(attributes: Mapping[str, Any]) -> ViT:
 
 @functools.partial(jax.jit, static_argnums=0)
 def initial_params(model: ViT, key: PRNGKeyArray) -> Params:
-    """Returns the model's new parameters; equal models are traced once in a process.
+    """Returns `model.init_params(key)`; models with equal attributes are traced once in a process.
 
     Args:
         model: Any network of `build`, `build_detector` or `build_encoder`.

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from fsvfm_jax.config.checks import find_field
 from fsvfm_jax.config.resolve import resolve
+from fsvfm_jax.convert.warm_start import with_options
 from fsvfm_jax.devices.backends import compiler_options
 from fsvfm_jax.devices.compilation import place
 from fsvfm_jax.errors import ConfigError, nearest, short_list, shortened
@@ -165,6 +166,7 @@ def _changed(config: ConfigDict, fields: Mapping[str, Any], *, platform: str) ->
         with section.unlocked(), section.ignore_type():
             section[name] = value
     config = resolve(config)
+    config = with_options(config, None)
     if not options:
         return config
     # The other options stay those of the config, or else of the devices.

@@ -15,7 +15,6 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -100,15 +99,7 @@ def make_plan(config: ConfigDict, target: Target) -> dict[str, Any]:
         ConfigError: The config does not suit the devices or its starting weights.
         DataError: The starting weights exist and cannot be read.
     """
-    config = resolve(config)
-    weights = config.init.params
-    if weights and not Path(weights).exists():
-        logger.warning(
-            "config.init.params = %r does not exist here: the plan is for the papers' network, and"
-            " the encoder of the weights may have other options",
-            weights,
-        )
-    config = with_options(config, None)
+    config = with_options(resolve(config), None)
     plan, memory = describe(config, target)
     plan["change"] = None
     if memory.fits is not False:

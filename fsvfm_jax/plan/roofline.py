@@ -12,11 +12,13 @@ are those of the compiled program. Links have their advertised speed; the bound 
 and no network between slices.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from fsvfm_jax.errors import ConfigError, DataError, reason_of
 from fsvfm_jax.host.json_files import MAX_JSON_BYTES, parse_json
 from fsvfm_jax.host.plain_files import read_plain
+from fsvfm_jax.models.vit import OPTIONS, ViT
 from fsvfm_jax.plan.chips import Chip
 
 ASSUMED_EFFICIENCY = 0.35
@@ -101,11 +103,19 @@ def measured_efficiency(
         model: The config's model section; the spread is larger if the benchmark's model is another.
     """
     value = min(1.0, benchmark["mfu"] * roof.bound / roof.compute)
-    same = benchmark["device_kind"] in chip.device_kinds and benchmark.get("model") == model
+    measured = benchmark.get("model")
+    same_model = measured is not None and _without_defaults(measured) == _without_defaults(model)
+    same = benchmark["device_kind"] in chip.device_kinds and same_model
     source = f"measured on {benchmark['device_kind']}: MFU {benchmark['mfu']:.1%}"
     if not same:
         source += ", another chip or model"
     return Efficiency(value, source, MEASURED_SPREAD if same else ASSUMED_SPREAD)
+
+
+def _without_defaults(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a model section without the options that are None or those of the papers' network."""
+    defaults = {name: (None, getattr(ViT, name)) for name in OPTIONS}
+    return {name: x for name, x in model.items() if x not in defaults.get(name, ())}
 
 
 def read_benchmark(path: str) -> Benchmark:

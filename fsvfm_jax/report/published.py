@@ -130,7 +130,7 @@ def find(model: str | None, dataset: str, metric: str) -> Published | None:
 
 
 def find_average(model: str | None, datasets: Iterable[str]) -> Published | None:
-    """Returns the papers' average over exactly these sets, or None.
+    """Returns the papers' average over exactly these sets, or None. It has a metric of its own.
 
     Args:
         model: Name of the model, such as "FS-VFM ViT-L"; for None the result is None.
