@@ -45,8 +45,8 @@ UNSEEN_FORGERIES = ("texture-d", "upsample-e")
 SPOOFS = ("cam-m", "cam-c", "cam-i", "cam-o")
 # Videos and frames of each, by set and split; half of the videos are fake.
 RENDERED = {
-    (TRAINED, "train"): (400, 4),
-    (TRAINED, "val"): (100, 4),
+    (TRAINED, "train"): (1600, 1),
+    (TRAINED, "val"): (400, 1),
     **{(name, "test"): (200, 2) for name in (*TESTED, *SPOOFS)},
     **{(name, "train"): (120, 4) for name in SPOOFS},
     **{(name, "val"): (40, 4) for name in SPOOFS},
