@@ -120,7 +120,11 @@ class Checkpoints:
         self._join()
         if self._failure is None:
             self._manager.close()
-        elif kind is None:
+            return
+        # At the end of the process, Orbax's other tasks of the failed save would print tracebacks
+        # below the sentence that says what failed.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        if kind is None:
             self.check()
         else:
             logger.error("%s", self._failure)
