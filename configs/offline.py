@@ -21,10 +21,10 @@ RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 RATES_BEYOND = (1e-6, 3e-6, 1e-5, 3e-5, 1.0, 3.0, 10.0, 30.0)
 TUNING_SEED = 100
 LEARNING_RATES = {
-    "random frozen": 3e-3,
-    "scratch": 1e-3,
-    "linear": 3e-1,
-    "adapter": 3e-1,
+    "random frozen": 3e-2,
+    "scratch": 3e-4,
+    "linear": 1e-1,
+    "adapter": 1e-1,
     "full": 1e-3,
 }
 # Random weights need more steps than pretrained ones.
