@@ -59,9 +59,11 @@ def test_the_papers_results_stand_below_the_row_that_they_belong_to(tmp_path):
         for name, mode in [("fsvfm", "full"), ("fsvfm", "lora"), ("clip", "full")]
     ]
     rows.append({"encoder": "fsvfm", "mode": "adapter", "note": "a run was not finite"})
-    models = {("fsvfm", mode): text for mode, text in encoders.fsvfm.published.items()}
-    models |= {("fsvfm", "lora"): "", ("clip", "full"): ""}
-    found = comparison._with_published(rows, models)
+    cells = [
+        comparison.Cell(name, mode, ConfigDict(), encoders[name].published[mode], "")
+        for name, mode in [*((row["encoder"], row["mode"]) for row in rows), ("clip", "lora")]
+    ]
+    found = comparison._with_published(rows, cells)
     assert [row for row in found if "paper" not in row] == rows
     (papers,) = (row for row in found if "paper" in row)
     assert found.index(papers) == 1

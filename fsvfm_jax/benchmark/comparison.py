@@ -74,7 +74,6 @@ def benchmark_compare(args: argparse.Namespace, config: ConfigDict) -> None:
     check_folder(folder, flag=f"--output={args.output}")
     study.use_cache(folder)
     searches: dict[str, study.Search] = {}
-    papers_models = {(cell.encoder, cell.mode): cell.published for cell in cells}
     rows: list[Row] = []
     aucs: dict[str, list[dict[str, Resampled]]] = {}
     for number, cell in enumerate(cells, 1):
@@ -92,24 +91,24 @@ def benchmark_compare(args: argparse.Namespace, config: ConfigDict) -> None:
         except NotFiniteError as error:
             logger.warning("%s: %s", cell.name, error)
             rows.append(row | {"note": "a run was not finite"})
-        table = _with_published(rows, papers_models)
+        table = _with_published(rows, cells)
         caption = _caption(config, searches, left_out, has_papers=len(table) > len(rows))
         write_table(folder, TABLE, table, caption=caption)
         _write_others(folder, rows, aucs, searches)
     print((folder / f"{TABLE}.md").read_text())
 
 
-def _with_published(rows: Sequence[Row], papers_models: Mapping[tuple[str, str], str]) -> list[Row]:
+def _with_published(rows: Sequence[Row], cells: Sequence[Cell]) -> list[Row]:
     """Returns the rows, and below a row the results of the papers' model for it, if there are any.
 
     Args:
-        rows: The rows of the comparison.
-        papers_models: A name of `published.MODELS`, or "", by encoder and mode.
+        rows: The rows that are done.
+        cells: The cells of the comparison, in the order of the rows.
     """
     found: list[Row] = []
-    for row in rows:
+    for row, cell in zip(rows, cells, strict=False):  # The last cells have no row yet.
         found.append(row)
-        model = papers_models[row["encoder"], row["mode"]]
+        model = cell.published
         sets = [name for key in row if (name := key.partition("video_auc@")[2]) and name != MEAN]
         results = {name: published.find(model, name, "video_auc") for name in sets}
         results[MEAN] = published.find_average(model, sets)

@@ -88,8 +88,7 @@ class Encoder:
 
         This is the names, shapes and values of the parameters, the number of attention heads,
         options that are not the papers', the image size if no array shows it, and mean and standard
-        deviation. A run, the folder and the
-        `.pth` file that it is exported to have the same.
+        deviation. A run, the folder and the `.pth` file that it is exported to have the same.
         """
         digest = hashlib.sha256(f"num_heads {self.model.num_heads}\n".encode())
         digest.update("".join(f"{x} {y}\n" for x, y in options_of(self.model).items()).encode())
