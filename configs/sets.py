@@ -8,7 +8,7 @@
 
     DF40/<method>_{ff,cdf}.json                   and the frames that it names, from its folder on
 
-Symbolic links do; what lies elsewhere or is called otherwise can be told by flags, such as
+Symbolic links work too. Flags name a set that lies elsewhere or has another name, such as
 --config.data.test.WDF.path=DIR. docs/transfer.md says what counts as a video.
 """
 
@@ -217,5 +217,5 @@ def leave_one_out(target: str, *, celeb: bool = False) -> dict[str, Sets]:
 
 
 def rendered(names: Iterable[str], split: str, *, videos: int = 16) -> Sets:
-    """Rendered sets by name; few videos, as `:smoke` takes them, unless told otherwise."""
+    """Rendered sets by name; by default few videos, as in `:smoke`."""
     return {name: rendered_set(name, split, videos=videos) for name in names}

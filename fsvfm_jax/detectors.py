@@ -49,10 +49,10 @@ def load_detector(path: Path, config: ConfigDict, *, step: int | None) -> Loaded
         DataError: The path does not contain a detector with two classes.
         ConfigError: Mean and std, or the order of the classes, are not known.
     """
-    told = {} if config.init.num_heads is None else {"num_heads": config.init.num_heads}
+    given = {} if config.init.num_heads is None else {"num_heads": config.init.num_heads}
     encoder = Path(config.init.encoder) if config.init.encoder else None
     weights = {"step": step, "entry": config.init.entry, "encoder": encoder}
-    source = read_source(path, branch="student", told=told, **weights)
+    source = read_source(path, branch="student", given=given, **weights)
     detector = to_detector(
         source,
         path,

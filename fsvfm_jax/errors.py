@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-MAX_TOLD = 200  # characters of a value in a message
+MAX_SHOWN = 200  # characters of a value in a message
 MAX_NAMES = 20  # names in a message
 MAX_KNOWN = 50  # names that may be meant instead of an unknown one
 MAX_NAME = 250  # characters of a name in a list of names
@@ -58,6 +58,10 @@ class ConfigError(UserError):
     exit_code = 78
 
 
+class OutOfMemory(ConfigError):
+    """The devices have too little memory for a step."""
+
+
 def in_one_line(error: Exception) -> str:
     """Returns the message of another library's error on one line, after the type of the error."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -68,8 +72,8 @@ def reason_of(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def told(value: Any) -> str:
-    """Returns the `repr` of a value for a message: one line of at most `MAX_TOLD` characters."""
+def brief(value: Any) -> str:
+    """Returns the `repr` of a value for a message: one line of at most `MAX_SHOWN` characters."""
     try:
         shown = " ".join(repr(value).split())
     except (ValueError, RecursionError):  # The value has too many digits or is nested too deeply.
@@ -78,8 +82,8 @@ def told(value: Any) -> str:
 
 
 def shortened(text: str) -> str:
-    """Returns the first `MAX_TOLD` characters of a text, followed by dots if it is longer."""
-    return text if len(text) <= MAX_TOLD else f"{text[:MAX_TOLD]}..."
+    """Returns the first `MAX_SHOWN` characters of a text, followed by dots if it is longer."""
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 def short_list(names: Sequence[str], *, most: int = MAX_NAMES, rest: str = "more") -> str:

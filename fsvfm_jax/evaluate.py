@@ -24,13 +24,13 @@ from fsvfm_jax.convert.runs import is_run, run_config, run_data
 from fsvfm_jax.data.labelled.detection_sets import (
     DetectionSet,
     check_classes,
+    fingerprints_of,
     open_sets,
-    told_of,
 )
 from fsvfm_jax.data.labelled.faces import LabelledFaces
 from fsvfm_jax.detectors import NO_DETECTOR, LoadedDetector, load_detector
 from fsvfm_jax.devices import distributed, sharding
-from fsvfm_jax.errors import ConfigError, DataError, nearest, told
+from fsvfm_jax.errors import ConfigError, DataError, brief, nearest
 from fsvfm_jax.grouping import open_groups
 from fsvfm_jax.host.markdown import markdown_text
 from fsvfm_jax.host.storage import write_text
@@ -109,7 +109,7 @@ def evaluate(config: ConfigDict, workdir: epath.Path, *, check_only: bool = Fals
     _check_select(config)
     distributed.check_same(repr(candidates.steps), what="checkpoints in config.init.params")
     sets = _open(config, image_size=detector.model.image_size)
-    distributed.check_same(told_of(sets.all()), what="lists of faces")
+    distributed.check_same(fingerprints_of(sets.all()), what="lists of faces")
     _check_can_be_judged(sets, config)
     warn_of_known_videos(
         Path(config.init.params),
@@ -270,7 +270,7 @@ def make_rows(
 def _check_compare(model: str) -> None:
     """Raises ConfigError unless the papers publish figures of the model; '' compares with none."""
     if model and model not in MODELS:
-        raise ConfigError(f"config.compare = {told(model)} is unknown; {nearest(model, MODELS)}")
+        raise ConfigError(f"config.compare = {brief(model)} is unknown; {nearest(model, MODELS)}")
 
 
 def _check_select(config: ConfigDict) -> None:

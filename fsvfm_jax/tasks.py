@@ -15,10 +15,10 @@ from fsvfm_jax.data.elements import detection_element, pretraining_element
 from fsvfm_jax.data.labelled.detection_sets import (
     DetectionSet,
     check_classes,
+    fingerprints_of,
     join_for_training,
     open_sets,
     sets_of,
-    told_of,
     warn_of_common_videos,
 )
 from fsvfm_jax.data.pipeline import Element
@@ -168,7 +168,7 @@ def open_validation(
     sets = open_detection_sets(config, "val")
     if not sets:
         return None
-    distributed.check_same(told_of(sets), what="validation sets")
+    distributed.check_same(fingerprints_of(sets), what="validation sets")
     check_classes(sets, purpose="validation", where=" (config.data.val)")
     warn_of_common_videos(sets_of(source), sets.values(), use="is trained on")
     return partial(

@@ -168,7 +168,7 @@ READERS = {
     "small file of LoRA": Reader(
         fuzz_sources.write_small,
         lambda folder: weights.read_source(
-            folder / "small", branch="student", told={}, encoder=folder / "encoder"
+            folder / "small", branch="student", given={}, encoder=folder / "encoder"
         ),
         ("small/config.json", "small/tuned.safetensors"),
     ),
@@ -240,7 +240,7 @@ READERS = {
 
 
 def _read_source(path: Path) -> object:
-    return weights.read_source(path, branch="student", told={"num_heads": 4})
+    return weights.read_source(path, branch="student", given={"num_heads": 4})
 
 
 def random_json(rng: random.Random, depth: int = 0) -> Any:

@@ -85,7 +85,7 @@ def describe(
     return Description(**(fields | others))
 
 
-def encoder_in(path: Path, **told: Any) -> Encoder:
+def encoder_in(path: Path, **given: Any) -> Encoder:
     """Reads the encoder in a file or folder of another library."""
     weights = read_weights(path)
-    return to_encoder(weights.network.state_dict, config=weights.config, **told)
+    return to_encoder(weights.network.state_dict, config=weights.config, **given)

@@ -97,7 +97,7 @@ def test_an_option_is_added_to_those_of_the_config_or_the_devices(monkeypatch):
     assert whole[0].config.compiler_options.to_dict() == {"xla_a": 1, "xla_b": True}
 
 
-def test_a_value_that_never_fits_refuses_all_and_every_reason_is_told():
+def test_a_value_that_never_fits_refuses_all_and_every_reason_is_reported():
     with pytest.raises(ConfigError) as caught:
         made("model.remat=none,some", "batch_size=12,16", "model.unroll=1,2")
     text = str(caught.value)

@@ -107,7 +107,7 @@ def test_an_adapters_card_names_the_loader(whole):
     assert ('load(".", encoder="ENCODER_FOLDER")' in card) != whole
 
 
-def test_the_way_to_the_networks_input_is_told(tmp_path):
+def test_the_way_to_the_networks_input_is_reported(tmp_path):
     description = describe(
         TINY, labels=LABELS, crop_pct=0.875, face_detector="MTCNN", crop_margin=0.37
     )

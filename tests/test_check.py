@@ -63,14 +63,14 @@ def test_a_healthy_set_and_its_tree(
 ) -> None:
     for path in (tree, packed):
         run(path)
-        told = capsys.readouterr().out
-        assert f"{COUNT} faces; pixels: {COUNT} of {SIZE} x {SIZE}" in told
-        assert told.endswith("nothing is wrong\n")
+        printed = capsys.readouterr().out
+        assert f"{COUNT} faces; pixels: {COUNT} of {SIZE} x {SIZE}" in printed
+        assert printed.endswith("nothing is wrong\n")
         with Image.open(path / "contact_sheet.png") as sheet:
             assert sheet.width > 8 * TILE
     stats = compute_stats(FaceRecords(str(packed), image_size=SIZE))
-    assert f"mean {stats.mean[0]:.4f}" in told
-    assert f"std {stats.std[0]:.4f}" in told
+    assert f"mean {stats.mean[0]:.4f}" in printed
+    assert f"std {stats.std[0]:.4f}" in printed
 
 
 def test_findings_come_before_a_picture_that_cannot_be_written(
@@ -166,7 +166,7 @@ def test_a_set_without_manifest(packed: Path, capsys: pytest.CaptureFixture[str]
     assert "nothing is wrong" in capsys.readouterr().out
 
 
-def test_left_out_images_are_told(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_left_out_images_are_reported(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tree / "parsing_maps/a/000.npy").unlink()
     pack(str(tree), str(tree / "set"))
     run(tree / "set")

@@ -73,7 +73,7 @@ def test_kinds_take_what_they_say(field, fits, wrong):
     for value in fits:
         assert field.problem(value) is None, value
     for value in wrong:
-        assert field.problem(value), checks.told(value)
+        assert field.problem(value), checks.brief(value)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_ranges_to_skip_are_ascending_and_apart_and_int64(ranges):
 @settings(max_examples=50)
 @given(st.recursive(st.none() | st.floats() | st.text() | st.binary(), st.lists, max_leaves=9))
 def test_any_value_is_told_in_one_short_line(value):
-    text = checks.told(value)
+    text = checks.brief(value)
     assert len(text.splitlines()) <= 1 and len(text) < 300
 
 
@@ -107,5 +107,5 @@ def test_values_that_python_cannot_print_are_told_by_their_type():
     deep: list = []
     for _ in range(100_000):
         deep = [deep]
-    assert checks.told(10**5000) == "a value of type int"
-    assert checks.told(deep) == "a value of type list"
+    assert checks.brief(10**5000) == "a value of type int"
+    assert checks.brief(deep) == "a value of type list"

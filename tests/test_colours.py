@@ -46,13 +46,13 @@ def test_each_face_has_a_caption_and_its_pixels():
     assert rows[2 * LINE_HEIGHT + 30 : 3 * LINE_HEIGHT + 30].min() < 128
 
 
-def test_a_signed_map_has_a_scale_of_its_own_that_is_told():
+def test_a_signed_map_has_a_scale_of_its_own_that_is_reported():
     maps = np.array([[[0.0, 2.0], [-1.0, 0.0]], [[0.0, 0.02], [0.0, -0.02]]])
-    shown, told = colours.signed_maps(maps)
+    shown, notes = colours.signed_maps(maps)
     scale = colours.colours_of(colours.SIGNED)
     np.testing.assert_array_equal(shown[0, 0, 1], scale[-1])
     np.testing.assert_array_equal(shown[1, :, 1], scale[[-1, 0]])
-    assert told == ["full colour: ±2", "full colour: ±0.02"]
+    assert notes == ["full colour: ±2", "full colour: ±0.02"]
 
 
 def test_text_below_an_image_is_below_it():

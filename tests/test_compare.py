@@ -159,8 +159,8 @@ def test_what_a_compiler_refuses_for_its_memory_has_few_figures(compiler, tmp_pa
     found = candidates("model.unroll=1", "model.remat=dots,full")
     output = str(tmp_path / "results.jsonl")
     results = compare(found, TARGET, header=HEADER, output=output)
-    told = "model.unroll=1 model.remat=dots: DOES NOT FIT: 300.00 of 98.49 GiB"
-    assert capsys.readouterr().out.splitlines()[0] == told
+    expected = "model.unroll=1 model.remat=dots: DOES NOT FIT: 300.00 of 98.49 GiB"
+    assert capsys.readouterr().out.splitlines()[0] == expected
     table = comparison(found, results, top=None)
     assert table.splitlines()[2].split()[:3] == ["300.00", "5", "model.unroll=1"]
     again = compare(found, TARGET, header=HEADER, output=output)
@@ -202,8 +202,10 @@ def test_what_the_values_refuse_together_is_told_before_a_compilation(compiler, 
     with pytest.raises(KeyboardInterrupt):
         compare(found, TARGET, header=HEADER, output=None)
     assert compiler.compiled == [(2, "none"), (1, "none")]
-    told = capsys.readouterr().out.splitlines()
-    assert told[0] == ("model.dtype=float32 model.unroll=1: REFUSED: they do not suit each other")
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == (
+        "model.dtype=float32 model.unroll=1: REFUSED: they do not suit each other"
+    )
 
 
 def test_an_error_of_the_program_is_no_result(compiler, tmp_path):

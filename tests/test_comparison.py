@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 import tiny
 from ml_collections import ConfigDict
@@ -16,8 +17,9 @@ from configs import evaluation, sets
 from configs.compare import dfd
 from fsvfm_jax.benchmark import comparison
 from fsvfm_jax.config.resolve import resolve
-from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.errors import ConfigError, NotFiniteError, OutOfMemory
 from fsvfm_jax.report import published
+from fsvfm_jax.report.metrics import VideoScores
 from fsvfm_jax.report.write import write_table
 from fsvfm_jax.run.origin import save_origin
 
@@ -31,8 +33,8 @@ def test_a_comparison_is_no_run():
 
 def test_the_caption_says_what_was_done():
     c = ConfigDict({"seeds": (0, 1), "tuning_seed": 9})
-    at_edge = comparison.study.Search({1e-3: 0.1, 1e-2: 0.2})
-    inside = comparison.study.Search({1e-3: 0.3, 1e-2: 0.2, 1e-1: 0.4})
+    at_edge = comparison.rate_search.Search({1e-3: 0.1, 1e-2: 0.2})
+    inside = comparison.rate_search.Search({1e-3: 0.3, 1e-2: 0.2, 1e-1: 0.4})
     text = comparison._caption(c, {"a-full": at_edge, "b-full": inside}, ["clip"], has_papers=True)
     assert "2 seeds" in text and "interval over seeds and videos" in text
     assert "the smallest or the largest for a-full.\n" in text and "with seed\n9 (rates.md)" in text
@@ -88,7 +90,7 @@ def test_weights_that_changed_since_a_run_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(comparison.study, "train_run", trained)
     config.rates.linear, config.seeds = (1e-3,), (0,)
     sha256 = "1" * 64
-    comparison._train_and_test(tmp_path, cell, config, rate=1e-2)
+    comparison._train_and_test(tmp_path, cell, config, rate=1e-2, faces="")
     sha256 = "2" * 64
     cache = jax.config.jax_compilation_cache_dir
     try:
@@ -96,6 +98,43 @@ def test_weights_that_changed_since_a_run_are_refused(tmp_path, monkeypatch):
             comparison.benchmark_compare(argparse.Namespace(output=str(tmp_path)), config)
     finally:
         jax.config.update("jax_compilation_cache_dir", cache)
+
+
+@pytest.mark.parametrize("searched", [False, True])
+def test_a_row_that_does_not_fit_or_diverges_gets_a_note_and_the_others_are_made(
+    tmp_path, monkeypatch, searched
+):
+    config = tiny.comparison()
+    config.rates.linear, config.seeds = ((1e-3, 1e-2) if searched else (1e-3,)), (0,)
+    names = ("large", "wild", "good")
+    cells = [comparison.Cell(name, "linear", config.train.linear, "", "") for name in names]
+    monkeypatch.setattr(comparison, "cells_of", lambda config: (cells, []))
+    monkeypatch.setattr(comparison.study, "tested_faces", lambda config: "")
+    monkeypatch.setattr(comparison, "_costs", lambda *args, **options: {})
+    videos = VideoScores(np.array(["a", "b"]), np.array([0.1, 0.9]), np.array([False, True]))
+    monkeypatch.setattr(comparison.study, "video_scores", lambda *a, **options: {"x": videos})
+
+    def trained(config, workdir):
+        if "large" in str(workdir):
+            raise OutOfMemory("the step does not fit in memory")
+        workdir.mkdir(parents=True)
+        if "wild" in str(workdir):
+            raise NotFiniteError("the loss is not finite")
+        (workdir / "validation.jsonl").write_text('{"step": 1, "val_loss": 0.5}\n')
+
+    monkeypatch.setattr(comparison.study, "train_run", trained)
+    cache = jax.config.jax_compilation_cache_dir
+    try:
+        comparison.benchmark_compare(argparse.Namespace(output=str(tmp_path)), config)
+    finally:
+        jax.config.update("jax_compilation_cache_dir", cache)
+    rows = json.loads((tmp_path / "compare.json").read_text())["rows"]
+    assert [row.get("note") for row in rows] == [
+        "a step does not fit in memory",
+        "a run was not finite",
+        None,
+    ]
+    assert rows[2]["video_auc@mean"]["mean"] == 1.0
 
 
 @pytest.mark.e2e

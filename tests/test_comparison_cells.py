@@ -3,17 +3,22 @@
 import jax
 import pytest
 import tiny
+from golden_files import need
+from random_weights import encoder_params
 
 from configs import evaluation, sets
 from configs.compare import dfd
 from fsvfm_jax.benchmark import comparison_cells
 from fsvfm_jax.config.resolve import resolve
+from fsvfm_jax.convert import pth
 from fsvfm_jax.convert.card import Description
 from fsvfm_jax.convert.folder import write_folder
+from fsvfm_jax.convert.reference import to_state_dict
 from fsvfm_jax.convert.source_files import file_sha256
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.models import build_encoder
+from fsvfm_jax.models.vit import SIZES
 from fsvfm_jax.tuning import MODES
 
 OTHER = {"image_size": 24, "patch_size": 8, "width": 48, "depth": 1, "num_heads": 4}
@@ -32,6 +37,16 @@ def exported(tmp_path):
     )
     write_folder(tmp_path / "exported", params, description)
     return tmp_path / "exported"
+
+
+def test_heads_that_nothing_shows_are_asked_for_by_the_encoders_field(tmp_path):
+    need("torch")
+    file = tmp_path / "small.pth"
+    pth.write(file, to_state_dict(encoder_params(SIZES["vit_small_patch16"])))
+    config = tiny.comparison()
+    config.encoders.mine.params = str(file)
+    with pytest.raises(ConfigError, match=r"small\.pth .*give config\.encoders\.mine\.num_heads"):
+        comparison_cells.cells_of(config)
 
 
 def test_the_rows_are_every_encoder_that_has_weights_in_every_mode(exported):

@@ -84,7 +84,7 @@ def test_spoofs_have_their_own_names() -> None:
     assert record(found(0), -3, score_name="p_spoof")["decision"] == "real"
 
 
-def test_no_face_is_told() -> None:
+def test_no_face_is_reported() -> None:
     made = record(found())
     assert (made["p_fake"], made["decision"], made["error"]) == (None, None, None)
     assert made["note"] == "no face found" and made["faces"] == made["people"] == []
@@ -104,7 +104,7 @@ def test_several_faces_are_told_if_one_is_scored() -> None:
     )
 
 
-def test_frames_far_apart_are_told() -> None:
+def test_frames_far_apart_are_reported() -> None:
     def note(*seconds: float) -> str | None:
         faces = found(*[0] * len(seconds), frames=len(seconds))
         timed = [one._replace(seconds=at) for one, at in zip(faces.faces, seconds, strict=True)]
@@ -117,7 +117,7 @@ def test_frames_far_apart_are_told() -> None:
     )
 
 
-def test_a_threshold_that_was_chosen_on_something_else_is_told() -> None:
+def test_a_threshold_that_was_chosen_on_something_else_is_reported() -> None:
     of_videos = (
         "the threshold was chosen for means of several faces; the score of a single face varies"
         " more, so its FPR is higher"

@@ -28,7 +28,7 @@ def test_the_docs_have_the_same_text() -> None:
         ({"face_detector": "<b>|"}, r"found by \<b>\|."),
     ],
 )
-def test_the_crop_rule_is_told(known: dict, rule: str) -> None:
+def test_the_crop_rule_is_reported(known: dict, rule: str) -> None:
     assert rule in facts.score_parts(DETECTOR | known, TINY)[-1]
 
 

@@ -59,6 +59,17 @@ def test_scores_come_in_the_order_of_the_set_whatever_the_order_of_the_file(
     assert (found.scores.skipped, list(found.unused)) == (0, [])
 
 
+@pytest.mark.parametrize("name", ["{}", "./{}/", "{}/../{}"])
+def test_the_root_may_be_a_relative_path(root, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(root.parent)
+    given = write_given(tmp_path / "x.csv", scored())
+    found = match(name.format(root.name, root.name), given)
+    assert found.scores.p_fake.tolist() == [i / 10 for i in range(8)]
+    absolute = [(str(root / path), p) for path, p in scored()]
+    found = match(root.name, write_given(tmp_path / "y.csv", absolute))
+    assert found.scores.p_fake.tolist() == [i / 10 for i in range(8)]
+
+
 def test_other_columns_are_not_read_and_parquet_gives_the_same(root, tmp_path):
     rows = [(p, "note", path) for path, p in scored()]
     of_csv = match(root, write_given(tmp_path / "x.csv", rows, ("p_fake", "note", "path")))

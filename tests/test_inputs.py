@@ -20,7 +20,7 @@ def touch(root: Path, *names: str) -> None:
         (root / name).write_bytes(b"x")
 
 
-def told(*sources: str, **options: str) -> list[tuple[str, str | None]]:
+def listed(*sources: str, **options: str) -> list[tuple[str, str | None]]:
     """Returns paths and errors."""
     return [(one.path, one.error) for one in find_inputs(sources, **options).each]
 
@@ -34,7 +34,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_order_is_that_of_the_sources(here: Path) -> None:
     touch(here, "d/b.jpg", "d/a.mp4", "d/x/c.png", "z.jpg", "in/1.jpg", "in/2.jpg")
     (here / "in/list.txt").write_text("2.jpg\n1.jpg\n2.jpg\n")
-    assert told("z.jpg", "in/list.txt", "d", "./z.jpg") == [
+    assert listed("z.jpg", "in/list.txt", "d", "./z.jpg") == [
         (path, None)
         for path in (
             *("z.jpg", "in/2.jpg", "in/1.jpg", "in/2.jpg", "d/a.mp4", "d/b.jpg", "d/x/c.png"),
@@ -47,7 +47,7 @@ def test_a_file_that_cannot_be_read_is_told_and_loses_no_other(here: Path) -> No
     touch(here, "a.jpg", "notes.md", "d/a.jpg", "d/a.png", "d/x.gif", "d/.hidden.jpg")
     os.mkfifo(here / "pipe.jpg")
     (here / "empty").mkdir()
-    found = dict(told("none.jpg", "notes.md", "pipe.jpg", "d", "a\0.jpg", "empty", "a.jpg"))
+    found = dict(listed("none.jpg", "notes.md", "pipe.jpg", "d", "a\0.jpg", "empty", "a.jpg"))
     assert "does not exist" in found.pop("none.jpg")
     assert found.pop("pipe.jpg") == "it is neither a folder nor a plain file"
     other = "it is no image or video by its name"
@@ -65,7 +65,7 @@ def test_other_files_of_a_folder_are_counted_in_the_log(
     here: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     touch(here, "d/.DS_Store", "d/Thumbs.db", "d/a.jpg", "d/README.md", "d/labels.csv")
-    assert told("d") == [("d/a.jpg", None)]
+    assert listed("d") == [("d/a.jpg", None)]
     assert "d: 4 left out (2 it is hidden, or one of the system, 1 .md, 1 .csv)" in caplog.text
 
 
@@ -73,8 +73,8 @@ def test_every_file_that_is_named_has_a_record(here: Path) -> None:
     touch(here, "in/.a.jpg", "in/.b.jpg", "in/notes.md")
     hidden = "it is hidden, or one of the system"
     (here / "in/list.txt").write_text(".a.jpg\n.b.jpg\n")
-    assert told("in/list.txt") == [("in/.a.jpg", hidden), ("in/.b.jpg", hidden)]
-    assert told("in/notes.md") == [("in/notes.md", "it is no image or video by its name")]
+    assert listed("in/list.txt") == [("in/.a.jpg", hidden), ("in/.b.jpg", hidden)]
+    assert listed("in/notes.md") == [("in/notes.md", "it is no image or video by its name")]
 
 
 def test_a_root_needs_a_list(here: Path) -> None:
@@ -88,7 +88,7 @@ def test_standard_input_names_sources(here: Path, monkeypatch: pytest.MonkeyPatc
     (here / os.fsdecode(b"\xff.jpg")).write_bytes(b"x")
     lines = b" d \t\n \n" + os.fsencode(here / ".cache/c.jpg") + b"\n\xff.jpg\nnone\n"
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(lines)))
-    found = told("a.jpg", "-")
+    found = listed("a.jpg", "-")
     assert [path for path, _ in found] == [
         "a.jpg",
         "d/b.jpg",
@@ -151,7 +151,7 @@ def test_a_list_is_counted_and_said(here: Path, caplog: pytest.LogCaptureFixture
         (None, [], "cannot be read"),
     ],
 )
-def test_a_list_that_changes_is_told(
+def test_a_list_that_changes_is_reported(
     here: Path, later: str | None, paths: list[str], error: str
 ) -> None:
     touch(here, "in/a.jpg", "in/b.jpg", "z.jpg")
@@ -167,10 +167,10 @@ def test_a_list_that_changes_is_told(
 def test_an_absolute_path_outside_of_a_list_s_folder_names_the_flag(here: Path) -> None:
     touch(here, "other/b.jpg", "in/a.jpg")
     (here / "in/list.txt").write_text(f"{here}/other/b.jpg\n")
-    assert "give a folder that contains it by --root" in told("in/list.txt")[0][1]
+    assert "give a folder that contains it by --root" in listed("in/list.txt")[0][1]
 
 
-def test_a_closed_standard_input_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_standard_input_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", None)
     with pytest.raises(DataError, match="standard input is closed"):
         find_inputs(["-"])
@@ -179,9 +179,9 @@ def test_a_closed_standard_input_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_list_stays_in_its_root(here: Path) -> None:
     touch(here, "secret.jpg", "in/a.jpg", "other/b.jpg")
     (here / "in/list.txt").write_text(f"a.jpg\n../secret.jpg\n{here}/other/b.jpg\n")
-    errors = [error for _, error in told("in/list.txt")]
+    errors = [error for _, error in listed("in/list.txt")]
     assert errors[0] is None and all("leads out of" in error for error in errors[1:])
-    assert told("in/list.txt", root=str(here))[2] == (f"{here}/other/b.jpg", None)
+    assert listed("in/list.txt", root=str(here))[2] == (f"{here}/other/b.jpg", None)
 
 
 def test_nothing_is_an_error(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,4 +189,4 @@ def test_nothing_is_an_error(here: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(DataError, match="there is nothing to score"):
         find_inputs(["-"])
     (here / "empty.txt").write_text("\n")
-    assert told("empty.txt") == [("empty.txt", "it is a list without a path")]
+    assert listed("empty.txt") == [("empty.txt", "it is a list without a path")]

@@ -62,7 +62,7 @@ def test_a_detector_is_built_again_from_its_tree(options):
     assert network(detector_params(options), num_heads=4) == build_detector(options)
 
 
-def test_heads_that_nothing_says_must_be_told():
+def test_heads_that_nothing_says_must_be_given():
     student = golden_numbers.params("init")
     with pytest.raises(ConfigError, match="num_heads, rep_decoder_num_heads, decoder_num_heads"):
         measures(student)
@@ -94,7 +94,7 @@ def test_a_plain_small_network_may_be_another_librarys(name):
             measures(params)
 
 
-def test_what_is_told_against_the_shapes_is_refused():
+def test_what_is_given_against_the_shapes_is_refused():
     student = golden_numbers.params("init")
     with pytest.raises(ConfigError, match="width is 48 by the arrays' shapes, not 384"):
         measures(student, **SIZES["vit_small_patch16"])

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsvfm_jax.devices.memory import GRADIENT_SHARE, Memory, fits_with
+from fsvfm_jax.devices.memory import GRADIENT_SHARE, Memory, enough_memory, fits_with
+from fsvfm_jax.errors import OutOfMemory
 
 GIB = 2**30
 
@@ -52,3 +53,17 @@ def test_no_number_of_micro_batches_that_fits_is_passed_over(
     memory = Memory(0, 0, 0, 0, 0, fixed + activations, available)
     if fixed + activations / number <= available:
         assert fits_with(memory, state_bytes=state, micro_batches=number / 1)
+
+
+@pytest.mark.parametrize(
+    ("message", "error"),
+    [
+        ("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes", OutOfMemory),
+        ("RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem.", jax.errors.JaxRuntimeError),
+        ("INTERNAL: a fault", jax.errors.JaxRuntimeError),
+    ],
+)
+def test_a_device_without_memory_is_a_mistake_of_the_user(message, error):
+    shown = "lower it" if error is OutOfMemory else "vmem|a fault"
+    with pytest.raises(error, match=shown), enough_memory("lower it"):
+        raise jax.errors.JaxRuntimeError(message)

@@ -13,6 +13,7 @@ from fsvfm_jax.convert import names, reference
 from fsvfm_jax.convert.entries import find_network
 from fsvfm_jax.convert.families import FAMILIES
 from fsvfm_jax.convert.foreign import to_encoder
+from fsvfm_jax.convert.weights import read_source
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.models.vit import ViT
 
@@ -100,6 +101,18 @@ def test_the_original_file_gives_the_same_encoder(original, caplog):
     assert encoder.facts == {"stats": family.stats}
     assert jax.tree.structure(encoder.params) == jax.tree.structure(params)
     jax.tree.map(np.testing.assert_array_equal, encoder.params, params)
+
+
+@pytest.mark.parametrize("index", [0, 2, 3])
+def test_the_licence_of_an_original_file_is_not_guessed(index, tmp_path):
+    torch = need("torch")
+    original = ORIGINALS[index]
+    arrays = file_of(original, params_of(original.options))
+    file = tmp_path / "x.pth"
+    torch.save({key: torch.from_numpy(array) for key, array in arrays.items()}, file)
+    given = {"num_heads": 4, "image_size": 56}
+    source = read_source(file, branch="student", given=given)
+    assert source.file["family"] == original.family and "license" not in source.facts
 
 
 @pytest.mark.e2e

@@ -84,7 +84,7 @@ def test_a_set_has_several_splits(tmp_path: Path) -> None:
         pack(str(other), target, split="test", encoding="original")
 
 
-def test_what_is_left_out_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_left_out_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tree = face_trees.write_tree(tmp_path / "tree", 9)
     images, maps = tree / "images", tree / "parsing_maps"
     (maps / "a/002.npy").unlink()
@@ -97,8 +97,8 @@ def test_what_is_left_out_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[
     target = tmp_path / "set"
     main(["pack", str(tree), str(target), "--shard-records", "4", "--processes", "1"])
     lines = (target / "left_out-train.jsonl").read_text().splitlines()
-    told = [json.loads(line) for line in lines]
-    reasons = {line["name"]: line["reason"] for line in told}
+    left_out = [json.loads(line) for line in lines]
+    reasons = {line["name"]: line["reason"] for line in left_out}
     assert reasons["a/002"] == "it has no parsing map"
     assert reasons["a/004"] == "it has 32 x 32 pixels, but its parsing map 32 x 20"
     assert reasons["b/001"].startswith("its parsing map cannot be decoded: holds class 11")

@@ -51,8 +51,16 @@ def many(shift, *, seed=0, videos=60):
 def test_a_detector_does_not_differ_from_itself():
     for row in difference_rows(pair(BY_HAND, BY_HAND)):
         assert row["difference"] == 0 and row["difference_interval"] == [0, 0]
-        assert row["p_value"] == 1 and row["note"] == "not decided: the interval contains 0"
+        assert row["p_value"] == 1 and row["note"].startswith("not decided: fewer")
         assert row["value@A"] == row["value@B"]
+    (row, *_) = difference_rows(pair(many(1.0), many(1.0)))
+    assert row["note"] == "not decided: the interval contains 0"
+
+
+@pytest.mark.parametrize(("videos", "note"), [(38, "not decided: fewer"), (40, "B is better")])
+def test_nothing_is_decided_with_few_videos(videos, note):
+    (row, *_) = difference_rows(pair(many(-4.0, videos=videos), many(4.0, videos=videos)))
+    assert row["note"].startswith(note)
 
 
 def test_the_better_one_is_named_also_where_lower_is_better():

@@ -201,8 +201,8 @@ def test_records_come_once_per_epoch_and_the_same_everywhere(
         for name, rows in batch.items():
             np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), rows)
     # The image alone shows the number, whatever the crop is, since it has one colour.
-    told = [x for batch in whole for x in batch["image"][:, 0, 0] @ [1, 256, 0]]
-    assert sorted(told) == list(range(RECORDS))
+    numbers = [x for batch in whole for x in batch["image"][:, 0, 0] @ [1, 256, 0]]
+    assert sorted(numbers) == list(range(RECORDS))
 
 
 def test_augmentation_hangs_on_the_place_in_the_stream() -> None:

@@ -263,7 +263,7 @@ def test_outputs_that_cannot_be(tmp_path: Path) -> None:
     assert (tmp_path / "x.csv").read_text() == "mine"
 
 
-def test_a_full_disk_at_the_end_of_a_parquet_file_is_told(
+def test_a_full_disk_at_the_end_of_a_parquet_file_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*args: Any, **options: Any) -> None:

@@ -34,8 +34,8 @@ def test_the_order_is_the_same_whatever_the_file_system_says(tmp_path, monkeypat
         for i in (1, 2, 10)
     ]
     write_pictures(tmp_path, names)
-    told = read(tmp_path, "folder", "")
-    numbers = [int(file.split("_")[-1][:-4]) for file, _, _ in told]
+    rows = read(tmp_path, "folder", "")
+    numbers = [int(file.split("_")[-1][:-4]) for file, _, _ in rows]
     assert numbers == [1, 2, 10] * 6
     walk = os.walk
 
@@ -45,7 +45,7 @@ def test_the_order_is_the_same_whatever_the_file_system_says(tmp_path, monkeypat
             yield parent, folders, files
 
     monkeypatch.setattr(os, "walk", shuffled)
-    assert read(tmp_path, "folder", "") == told
+    assert read(tmp_path, "folder", "") == rows
 
 
 @settings(max_examples=20, suppress_health_check=list(HealthCheck))
@@ -242,7 +242,7 @@ def test_a_path_that_is_not_there_is_named(tmp_path):
         read(tmp_path / "none", "folder")
 
 
-def test_frames_that_are_taken_for_videos_are_told(tmp_path, caplog):
+def test_frames_that_are_taken_for_videos_are_reported(tmp_path, caplog):
     write_pictures(tmp_path, "real/000.png real/001.png fake/000.png")
     for frames in (32, 0):
         caplog.clear()

@@ -1,4 +1,4 @@
-"""Tests that a reconstruction is that of training, and that what is given is told."""
+"""Tests that a reconstruction is that of training, and that what is given is reported."""
 
 import jax
 import jax.numpy as jnp

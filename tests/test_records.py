@@ -227,7 +227,7 @@ def test_no_flipped_bit_gives_a_wrong_face(packed: Path, copy: Path) -> None:
     expected = FaceRecords(str(packed), image_size=SIZE).read(range(COUNT))
     rng = random.Random(0)
     files = [shard(copy, index) for index in range(3)]
-    told = 0
+    refused = 0
     for _ in range(120):
         file = rng.choice(files)
         data = file.read_bytes()
@@ -238,9 +238,9 @@ def test_no_flipped_bit_gives_a_wrong_face(packed: Path, copy: Path) -> None:
         said = read_damaged(copy, expected)
         file.write_bytes(data)
         if said is not None:
-            told += 1
+            refused += 1
             assert file.name in said, (said, bit)
-    assert told > 100
+    assert refused > 100
 
 
 def test_a_damaged_record_is_named_and_the_others_are_read(copy: Path) -> None:

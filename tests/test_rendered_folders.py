@@ -5,6 +5,7 @@ import pytest
 from configs import offline
 from fsvfm_jax.benchmark import rendered_folders
 from fsvfm_jax.data.rendered.rendered_sets import VERSION
+from fsvfm_jax.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)
@@ -30,3 +31,10 @@ def test_a_set_that_was_not_completed_is_written_again(tmp_path):
     rendered_folders.render_sets(tmp_path, [("swap-a", "val")])
     (faces,) = rendered_folders.open_split(tmp_path, ["swap-a"], "val").values()
     assert len(faces) == 8
+
+
+def test_a_set_with_another_number_of_faces_is_refused(tmp_path, monkeypatch):
+    rendered_folders.render_sets(tmp_path, [("swap-a", "val")])
+    monkeypatch.setitem(offline.RENDERED, ("swap-a", "val"), (6, 2))
+    with pytest.raises(ConfigError, match=r"has 8 faces, .* says 12: give another --output"):
+        rendered_folders.render_sets(tmp_path, [("swap-a", "val")])

@@ -118,8 +118,8 @@ def test_frames_of_a_video_show_one_face_and_are_not_the_same():
 
 
 def test_sets_differ_in_what_they_store():
-    told = [camera for _, camera in RENDERED_SETS.values()]
-    assert len(set(told)) == len(RENDERED_SETS)
+    cameras = [camera for _, camera in RENDERED_SETS.values()]
+    assert len(set(cameras)) == len(RENDERED_SETS)
     assert not set(DEEPFAKES) & set(SPOOFS)
     trained = {forgery for forgery, _ in DEEPFAKES["swap-a"].forgeries}
     unseen = [{forgery for forgery, _ in rest.forgeries} for rest in DEEPFAKES.values()]

@@ -1,5 +1,7 @@
 """Tests means over seeds and sets, and that their intervals contain what varies."""
 
+import zlib
+
 import numpy as np
 import pytest
 
@@ -23,9 +25,9 @@ def videos(count, *, gap, seed):
 
 def test_one_seed_and_one_set_have_the_bootstrap_interval():
     one = videos(60, gap=1.0, seed=0)
-    mean, interval = over_seeds_and_sets([[resampled_auc(one)]])
+    mean, interval = over_seeds_and_sets([[resampled_auc(one, of="x")]])
     assert mean == {"mean": auc(one.scores, one.positive), "sd": None, "n": 1}
-    expected = bootstrap_interval(auc, one.scores, one.positive, one.videos, seed=0)
+    expected = bootstrap_interval(auc, one.scores, one.positive, one.videos, seed=zlib.crc32(b"x"))
     np.testing.assert_allclose(interval, expected)
 
 
@@ -55,7 +57,7 @@ def test_an_interval_stays_within_the_metric():
 
 
 def test_what_two_networks_share_does_not_widen_their_difference():
-    one = resampled_auc(videos(40, gap=1.0, seed=1))
+    one = resampled_auc(videos(40, gap=1.0, seed=1), of="x")
     mean, interval = over_seeds_and_sets([[difference(one, one)]] * 3, low=-1.0)
     assert mean["mean"] == 0 and interval == (0, 0)
 
@@ -63,11 +65,21 @@ def test_what_two_networks_share_does_not_widen_their_difference():
 def test_the_same_videos_are_drawn_for_all_networks():
     one = videos(40, gap=1.0, seed=1)
     other = one._replace(scores=2 * one.scores + 1)
-    np.testing.assert_array_equal(resampled_auc(one).draws, resampled_auc(other).draws)
+    drawn, again = resampled_auc(one, of="x"), resampled_auc(other, of="x")
+    np.testing.assert_array_equal(drawn.draws, again.draws)
+
+
+def test_the_draws_of_different_sets_are_independent():
+    one = videos(200, gap=1.0, seed=1)
+    draws = [resampled_auc(one, of=name).draws for name in "ab"]
+    assert abs(np.corrcoef(draws)[0, 1]) < 0.15
+    values = np.random.default_rng(0).normal(size=200)
+    draws = [resampled_mean(values, of=name).draws for name in "ab"]
+    assert abs(np.corrcoef(draws)[0, 1]) < 0.15
 
 
 def test_the_interval_of_a_mean_has_the_width_of_its_standard_error():
     values = np.random.default_rng(2).normal(3.0, 2.0, 400)
-    mean, (low, high) = over_seeds_and_sets([[resampled_mean(values)]])
+    mean, (low, high) = over_seeds_and_sets([[resampled_mean(values, of="x")]])
     assert mean["mean"] == pytest.approx(values.mean())
     assert high - low == pytest.approx(2 * 1.96 * 2.0 / 20, rel=0.15)

@@ -187,6 +187,6 @@ def test_a_read_only_folder_is_refused(tmp_path):
         open_results(str(tmp_path / "results.jsonl"))
 
 
-def test_a_full_disk_is_told():
+def test_a_full_disk_is_reported():
     with pytest.raises(StorageError, match="cannot be written"):
         append_result("/dev/full", result("a"))

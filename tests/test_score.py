@@ -181,14 +181,14 @@ def test_faces_are_found_as_the_model_tells_or_else_as_flags_tell(model: Path) -
     found = options(face_detector="dlib", crop_margin=0.25)
     assert (found.detector, found.crop_margin) == ("dlib", 0.25)
     assert options("--crop-margin=0.25", face_detector="dlib", crop_margin=0.25) == found
-    told = {"face_detector": "dlib", "crop_margin": 0.15}
+    given = {"face_detector": "dlib", "crop_margin": 0.15}
     for flag, message in (
         ("--face-detector=none", "--face-detector=none, but m was trained with 'dlib': leave out"),
         ("--crop-margin=0.3", r"--crop-margin=0\.3, but m was trained with 0\.15: leave out"),
         ("--frames=99999", "takes too much memory with faces of 64 pixels: give at most 8138"),
     ):
         with pytest.raises(ConfigError, match=message):
-            options(flag, **told)
+            options(flag, **given)
     with pytest.raises(ConfigError, match="has no margin: leave out --crop-margin"):
         options("--face-detector=none", "--crop-margin=0.15")
     assert options("--face-detector=none").detector == "none"

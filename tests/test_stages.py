@@ -23,7 +23,7 @@ def opened(tree: Path) -> Manifest:
     return Manifest(tree, "detect", key="source", options={})
 
 
-def test_every_item_has_its_lines_and_progress_is_told(
+def test_every_item_has_its_lines_and_progress_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with opened(tmp_path) as manifest:

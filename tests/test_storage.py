@@ -160,7 +160,7 @@ def test_of_what_is_no_folder_only_the_name_is_deleted(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["outside"]
 
 
-def test_what_is_set_aside_keeps_its_content_and_is_told(tmp_path, caplog):
+def test_what_is_set_aside_keeps_its_content_and_is_reported(tmp_path, caplog):
     for count in (1, 2):
         (tmp_path / "a.jsonl").write_text(str(count))
         storage.set_aside(epath.Path(tmp_path / "a.jsonl"), "it is odd")

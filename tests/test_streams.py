@@ -66,8 +66,8 @@ def run(program: str, *, stdout: int | None, stderr: int | None) -> tuple[int, b
         )
     finally:
         os.close(write)
-    with os.fdopen(read, "rb") as told:
-        return done.returncode, told.read()
+    with os.fdopen(read, "rb") as pipe:
+        return done.returncode, pipe.read()
 
 
 @pytest.mark.parametrize(("ending", "code"), ENDINGS.items())

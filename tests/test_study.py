@@ -1,108 +1,15 @@
-"""Tests that learning rates are searched once, resumed, and shown with their edges."""
-
-import json
-import math
+"""Tests that the runs of a study belong to one config, and that reports follow their faces."""
 
 import numpy as np
 import pytest
 import tiny
-from ml_collections import ConfigDict
 
+from configs import evaluation, sets
 from fsvfm_jax.benchmark import study
-from fsvfm_jax.errors import ConfigError, NotFiniteError
+from fsvfm_jax.config.resolve import to_json
+from fsvfm_jax.errors import ConfigError, StorageError
 from fsvfm_jax.report.resampling import Resampled
-
-
-@pytest.fixture
-def trained(monkeypatch):
-    """Returns the runs that were trained; a run has a loss that depends on its rate."""
-    runs = []
-
-    def train_run(config, workdir):
-        runs.append(workdir.name)
-        (workdir / "checkpoints" / "7").mkdir(parents=True)
-        if config.rate > 0.05:
-            raise NotFiniteError("the loss is not finite")
-        losses = [1.0, abs(math.log10(config.rate) + 2), 2.0]
-        text = "\n".join(json.dumps({"step": n, "val_loss": x}) for n, x in enumerate(losses))
-        (workdir / "validation.jsonl").write_text(text + "\n")
-
-    monkeypatch.setattr(study, "train_run", train_run)
-    monkeypatch.setattr(study, "resolve", lambda config: config)
-    return runs
-
-
-def at_rate(rate):
-    return ConfigDict({"rate": rate})
-
-
-def test_the_rate_with_the_lowest_loss_is_found_and_no_run_is_repeated(trained, tmp_path):
-    found = study.search_rate(at_rate, tmp_path, rates=(3e-2, 1e-3, 1e-2, 1e-1))
-    assert list(found.losses) == [1e-3, 1e-2, 3e-2, 1e-1]
-    assert found.best == 1e-2 and not found.is_at_edge
-    assert found.losses[1e-1] == math.inf
-    assert not list(tmp_path.glob("*/checkpoints"))
-    assert study.search_rate(at_rate, tmp_path, rates=(1e-3, 1e-2, 3e-2, 1e-1)) == found
-    assert trained == ["0.001", "0.01", "0.03", "0.1"]
-    wider = study.search_rate(at_rate, tmp_path, rates=(1e-4, *found.losses))
-    assert trained[4:] == ["0.0001"] and wider.best == 1e-2
-
-
-@pytest.mark.parametrize(
-    ("losses", "at_edge"),
-    [
-        ({1e-3: 0.5, 1e-2: 0.4, 1e-1: 0.6}, False),
-        ({1e-3: 0.3, 1e-2: 0.4, 1e-1: 0.6}, True),
-        ({1e-3: 0.5, 1e-2: 0.4, 1e-1: 0.1}, True),
-        ({1e-3: 0.5}, False),
-    ],
-)
-def test_a_best_rate_at_the_edge_of_the_search_is_known_as_such(losses, at_edge):
-    assert study.Search(losses).is_at_edge == at_edge
-
-
-def test_a_search_goes_on_while_its_best_rate_is_at_an_edge(trained, tmp_path):
-    beyond = (1e-4, 1e-2, 3e-2, 1e-1)
-    up = study.search_rate(at_rate, tmp_path, rates=(1e-3, 3e-3), beyond=beyond)
-    assert trained == ["0.001", "0.003", "0.01", "0.03"]
-    assert list(up.losses) == [1e-3, 3e-3, 1e-2, 3e-2] and up.best == 1e-2
-    down = study.search_rate(at_rate, tmp_path, rates=(3e-2, 1e-1), beyond=(1e-3, 1e-2))
-    assert list(down.losses) == [1e-3, 1e-2, 3e-2, 1e-1] and down.best == 1e-2
-    assert trained[4:] == ["0.1"]
-    assert study.search_rate(at_rate, tmp_path, rates=(1e-3, 3e-3)).is_at_edge
-
-
-def test_the_search_goes_down_from_losses_that_are_not_finite(trained, tmp_path):
-    diverged = study.Search({0.1: math.inf, 0.2: math.inf})
-    assert diverged.is_at_edge and diverged.next_of((1e-3, 1e-2, 1.0)) == 1e-2
-    found = study.search_rate(at_rate, tmp_path, rates=(0.1, 0.2), beyond=(1e-3, 1e-2, 1.0))
-    assert found.best == 1e-2 and list(found.losses) == [1e-3, 1e-2, 0.1, 0.2]
-    assert "| linear | not finite | not finite | none is finite |" in study.write_searches(
-        tmp_path, {"linear": diverged}
-    )
-
-
-def test_the_table_and_the_curves_name_every_method(tmp_path):
-    searches = {
-        "linear": study.Search({1e-3: 0.5, 1e-2: 0.4, 1e-1: 0.6}),
-        "full": study.Search({1e-3: 0.3, 1e-2: math.inf, 1e-1: math.inf}),
-    }
-    text = study.write_searches(tmp_path, searches)
-    assert "| linear | 0.5000 | 0.4000 | 0.6000 | 0.01 |" in text
-    assert "| full | 0.3000 | not finite | not finite | 0.001 (at the edge) |" in text
-    stored = json.loads((tmp_path / "rates.json").read_text())
-    assert stored["full"]["val_loss"] == {"0.001": 0.3, "0.01": None, "0.1": None}
-    assert (tmp_path / "rates.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_methods_may_have_searched_other_rates(tmp_path):
-    searches = {
-        "linear": study.Search({1e-3: 0.5, 1e-2: 0.4}),
-        "full": study.Search({1e-4: 0.3, 1e-3: 0.6}),
-    }
-    text = study.write_searches(tmp_path, searches)
-    assert "| linear |  | 0.5000 | 0.4000 | 0.01 (at the edge) |" in text
-    assert "| full | 0.3000 | 0.6000 |  | 0.0001 (at the edge) |" in text
+from fsvfm_jax.report.write import write_table
 
 
 def test_a_run_with_another_config_is_refused(tmp_path, monkeypatch):
@@ -122,16 +29,6 @@ def test_a_run_with_another_config_is_refused(tmp_path, monkeypatch):
     study.train_run(unlike, tmp_path / "run")
 
 
-def test_losses_of_another_search_are_refused(trained, tmp_path):
-    study.search_rate(at_rate, tmp_path, rates=(1e-3, 1e-2))
-
-    def other(rate):
-        return ConfigDict({"rate": rate, "seed": 7})
-
-    with pytest.raises(ConfigError, match=r"belongs to another config\.seed"):
-        study.search_rate(other, tmp_path, rates=(1e-3, 1e-2))
-
-
 def test_differences_are_from_the_first_row_by_group():
     def of(value):
         return [{name: Resampled(value, np.full(10, value)) for name in "ab"}]
@@ -141,3 +38,50 @@ def test_differences_are_from_the_first_row_by_group():
     assert row["method"] == "y - x"
     assert row["difference@mean"] == {"mean": 0.25, "sd": None, "n": 1}
     assert row["difference_interval@a"] == (0.25, 0.25)
+
+
+@pytest.fixture
+def evaluated(monkeypatch):
+    """Returns the folders of the reports that were made."""
+    made = []
+
+    def evaluate(config, folder):
+        made.append(str(folder))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "evaluation.json").write_text(to_json(config))
+        write_table(folder, "table", [{"dataset": "x", "selection": "validation"}], caption="")
+
+    monkeypatch.setattr(study.evaluate, "evaluate", evaluate)
+    return made
+
+
+def test_a_report_is_made_again_for_another_config_or_other_faces(tmp_path, evaluated):
+    config = evaluation.get_config()
+    config.data.test.update(sets.rendered(("swap-a",), "test", videos=8))
+    faces = study.tested_faces(config)
+    for _ in range(2):
+        study.evaluate_run(config, tmp_path, seed=0, faces=faces)
+    assert len(evaluated) == 1 and config.init.params == ""
+    config.data.test["swap-a"].videos = 10
+    other = study.tested_faces(config)
+    assert other != faces
+    study.evaluate_run(config, tmp_path, seed=0, faces=other)
+    assert len(evaluated) == 2
+    study.evaluate_run(config, tmp_path, seed=0, faces="x")
+    assert len(evaluated) == 3
+
+
+def test_a_run_of_one_step_has_no_time(tmp_path):
+    (tmp_path / "config.json").write_text('{"batch_size": 8}')
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
+    assert study.training_seconds(tmp_path) is None
+    (tmp_path / "metrics.jsonl").write_text('{"step": 10, "images_per_second": 4.0}\n')
+    assert study.training_seconds(tmp_path) == 20
+
+
+def test_a_file_of_a_run_that_is_missing_or_damaged_is_one_sentence(tmp_path):
+    with pytest.raises(StorageError, match=r"step\.json cannot be read .*: delete the folder"):
+        study.step_size(tmp_path)
+    (tmp_path / "step.json").write_text("{")
+    with pytest.raises(StorageError, match=r"step\.json is damaged"):
+        study.step_size(tmp_path)

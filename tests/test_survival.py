@@ -202,13 +202,13 @@ def test_3_sigterm_to_the_whole_group_20_times(tmp_path, phase):
         until(lambda workdir=workdir: steps_done(workdir) >= 4, process)
         if phase == "data":
             time.sleep(1)
-        told, started = steps_done(workdir), time.monotonic()
+        done, started = steps_done(workdir), time.monotonic()
         os.killpg(process.pid, signal.SIGTERM)
         said = end(process, code=75)
         assert time.monotonic() - started < 15
         step = int(re.search(r"stopped at step (\d+) and saved", said)[1])
         # A step's line is written while the next one runs.
-        assert step == 6 if phase == "data" else told <= step <= told + 4
+        assert step == 6 if phase == "data" else done <= step <= done + 4
         assert valid_steps(workdir)[-1] == step
         assert workers_of(process.pid) == []
 

@@ -394,7 +394,7 @@ def test_a_full_disk_is_told_with_the_file(workdir, full_disk):
         tracker.step(1, {"loss": 1.0})
 
 
-def test_lines_that_are_lost_in_the_end_are_told(workdir, full_disk):
+def test_lines_that_are_lost_in_the_end_are_reported(workdir, full_disk):
     tracker = open_tracker(workdir)
     full_disk()
     with pytest.raises(StorageError, match=r"tensorboard cannot be written"):

@@ -163,7 +163,7 @@ def test_a_run_with_lora_goes_on_to_the_same_numbers_and_is_exported_both_ways(
     source = ["to", "folder", str(tmp_path / "killed")]
     main([*source, str(tmp_path / "merged")])
     main([*source, str(tmp_path / "small"), "--without-encoder"])
-    run = read_source(tmp_path / "killed", branch="student", told={}).params
+    run = read_source(tmp_path / "killed", branch="student", given={}).params
     merged = read_folder(tmp_path / "merged").params
     small = read_folder(tmp_path / "small", encoder=tmp_path / "encoder").params
     jax.tree.map(np.testing.assert_array_equal, run, merged)

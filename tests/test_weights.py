@@ -13,6 +13,7 @@ import pytest
 from golden_files import need
 from random_weights import STATS, TINY, describe, encoder_params
 from tiny import run
+from wrapped_weights import ENCODER, wrapped_file
 
 from fsvfm_jax.convert import pth
 from fsvfm_jax.convert.__main__ import main
@@ -44,7 +45,7 @@ def test_a_run_becomes_a_folder_without_changing_a_digit(workdir, tmp_path, caps
     manifest = (workdir / "checkpoints" / "5" / "manifest.json").read_bytes()
     assert exported.description.source_sha256 == hashlib.sha256(manifest).hexdigest()
     assert exported.description.step == 5 and exported.description.model["num_heads"] == 4
-    again = read_source(folder, branch="student", told={})
+    again = read_source(folder, branch="student", given={})
     assert again.model["width"] == 32 and again.facts["license"] == "apache-2.0"
 
 
@@ -63,14 +64,6 @@ def test_any_step_can_be_had(workdir, tmp_path, capsys):
     main(["to", "folder", str(workdir), str(tmp_path / "x"), "--step=3", "--license=mit"])
     exported = read_folder(tmp_path / "x")
     jax.tree.map(np.testing.assert_array_equal, exported.params, encoder_subset(state.params))
-
-
-@pytest.mark.e2e
-def test_inspect_says_what_a_run_is(workdir, capsys):
-    main(["inspect", str(workdir), "--branch=teacher"])
-    record = json.loads(capsys.readouterr().out)
-    assert record["kind"] == "teacher" and record["step"] == 5
-    assert record["model"]["width"] == 32 and record["recipe"] == "paper"
 
 
 @pytest.mark.e2e
@@ -186,8 +179,8 @@ def test_an_adapter_alone_finds_its_encoder(tmp_path, capsys):
     command += [*LABELS, "--face-detector=dlib", "--crop-margin=0.3"]
     main([*command, str(tmp_path / "whole")])
     main([*command, str(tmp_path / "alone"), "--without-encoder"])
-    told = json.loads((tmp_path / "alone" / "preprocess.json").read_text())
-    assert (told["face_detector"], told["crop_margin"]) == ("dlib", 0.3)
+    steps = json.loads((tmp_path / "alone" / "preprocess.json").read_text())
+    assert (steps["face_detector"], steps["crop_margin"]) == ("dlib", 0.3)
     back = ["to", "reference", str(tmp_path / "alone"), str(tmp_path / "again.pth")]
     with pytest.raises(SystemExit, match="65"):
         main(back)
@@ -324,67 +317,16 @@ def test_any_short_text_in_a_file_is_its_licence(tmp_path, license, capsys):
     assert read_folder(tmp_path / "y").description.license == "cc-by-4.0"
 
 
-ENCODER = timm_names(encoder_params(TINY))
-
-
-def people_file(folder, arrays=ENCODER):
-    """Writes a file as training programs do: raw weights and their average, wrapped twice."""
-    torch = need("torch")
-    file = folder / "people.pth"
-    raw = {f"module._orig_mod.backbone.{k}": torch.from_numpy(x.copy()) for k, x in arrays.items()}
-    average = {key: torch.zeros_like(x) for key, x in raw.items()}
-    torch.save({"model_state_dict": raw, "model_ema": average, "optimizer": {"state": {}}}, file)
-    return file
-
-
-@pytest.mark.parametrize(
-    ("flags", "entry"), [([], "model_state_dict"), (["--entry=model_ema"], "model_ema")]
-)
-def test_inspect_says_which_entry_and_prefix_it_read(tmp_path, capsys, flags, entry):
-    main(["inspect", str(people_file(tmp_path)), "--num-heads=4", *flags])
-    output = capsys.readouterr()
-    record = json.loads(output.out)
-    other = {"model_state_dict", "model_ema"} - {entry}
-    assert (record["format"], record["kind"]) == ("zip archive of PyTorch", "encoder")
-    assert (record["entry"], record["prefix"]) == (entry, "module.backbone.")
-    assert record["wrappers"] == ["_orig_mod"]
-    assert record["others"] == [f"{other.pop()}.module.backbone"]
-    assert f"several networks: '{entry}.module.backbone' is read, not" in output.err
-
-
-def test_inspect_says_what_a_file_is_whose_heads_or_network_it_does_not_know(tmp_path, capsys):
-    file = people_file(tmp_path)
-    main(["inspect", str(file)])
-    record = json.loads(capsys.readouterr().out)
-    assert record["entry"] == "model_state_dict" and "num_heads must be given" in record["heads"]
-    people_file(tmp_path, ENCODER | {"dist_token": np.zeros((1, 1, 48), np.float32)})
-    main(["inspect", str(file)])
-    record = json.loads(capsys.readouterr().out)
-    assert record["prefix"] == "module.backbone." and "a distillation token" in record["problem"]
-
-
-def test_inspect_reads_headers_of_safetensors_alone(tmp_path, capsys):
-    arrays = {f"model.{key}": array for key, array in ENCODER.items()}
-    save_safetensors(tmp_path / "a.safetensors", arrays, metadata={})
-    index = {"weight_map": dict.fromkeys(arrays, "a.safetensors")}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    for name in "a.safetensors", "model.safetensors.index.json":
-        main(["inspect", str(tmp_path / name)])
-        record = json.loads(capsys.readouterr().out)
-        assert record["files"] == ["a.safetensors"] and record["prefixes"] == ["model."]
-        assert record["arrays"].keys() == arrays.keys()
-
-
 def test_an_entry_chooses_what_is_converted(tmp_path, capsys):
-    file = people_file(tmp_path)
+    file = wrapped_file(tmp_path)
     options = ["--num-heads=4", "--license=mit", "--stats", str(tmp_path / "stats.json")]
     save_stats(tmp_path / "stats.json", STATS)
     with pytest.raises(SystemExit, match="78"):
         main(["to", "folder", str(file), str(tmp_path / "x"), "--entry=ema", *options])
     error = capsys.readouterr().err
     assert "no network under the entry 'ema'; it has 'model_state_dict.module.backbone'" in error
-    source = read_source(file, branch="student", told={"num_heads": 4})
-    average = read_source(file, branch="student", told={"num_heads": 4}, entry="model_ema")
+    source = read_source(file, branch="student", given={"num_heads": 4})
+    average = read_source(file, branch="student", given={"num_heads": 4}, entry="model_ema")
     assert np.any(source.params["cls_token"]) and not np.any(average.params["cls_token"])
 
 
@@ -398,7 +340,7 @@ def test_an_entry_of_a_run_is_a_mistake(workdir, capsys):
 def test_a_step_of_something_else_than_a_run_is_a_mistake(tmp_path):
     write_folder(tmp_path / "x", encoder_params(TINY), describe(TINY))
     with pytest.raises(ConfigError, match="is no workdir, which alone has steps: leave out step 7"):
-        read_source(tmp_path / "x", branch="student", told={}, step=7)
+        read_source(tmp_path / "x", branch="student", given={}, step=7)
 
 
 def test_an_optimizer_of_another_kind_does_not_matter(tmp_path):
@@ -409,14 +351,5 @@ def test_an_optimizer_of_another_kind_does_not_matter(tmp_path):
     optimizer.step()
     arrays = {key: torch.from_numpy(x.copy()) for key, x in ENCODER.items()}
     torch.save({"net": arrays, "optimizer": optimizer.state_dict()}, tmp_path / "x.pth")
-    source = read_source(tmp_path / "x.pth", branch="student", told={"num_heads": 4})
+    source = read_source(tmp_path / "x.pth", branch="student", given={"num_heads": 4})
     assert "step" not in source.facts and source.file["entry"] == "net"
-
-
-def test_names_of_a_file_cannot_act_on_a_terminal(tmp_path, capsys):
-    torch = need("torch")
-    torch.save({"\x1b[2J\nerror: ": {"cls_token": torch.ones(1, 1, 48)}}, tmp_path / "x.pth")
-    with pytest.raises(SystemExit, match="65"):
-        main(["inspect", str(tmp_path / "x.pth")])
-    output = capsys.readouterr()
-    assert "\x1b" not in output.out + output.err and len(output.err.splitlines()) == 1

@@ -3,10 +3,11 @@
     python -m fsvfm_jax.main --config=configs/eval/dfd.py --config.init.params=WEIGHTS \\
         --config.compare="FS-VFM ViT-B" --config.data.paths="('DIR',)"
 
-`:CDFv2,DFDC` tests these alone, of CDFv2, DFD, DFDC, DFDCP, WDF, CDFpp, FFIW; `:smoke` rendered
-ones. The first four are told by DeepfakeBench's JSON, DIR/DeepfakeBench/Celeb-DF-v2.json beside its
-frames; the others lie in DIR/{WildDeepfake,Celeb-DF++,FFIW}/test/{real,fake}. `:folder` looks for
-all so, `:list` for lists such as DIR/DFDC/test.txt, `:public` for the folders that the authors of
+`:CDFv2,DFDC` tests these alone, of CDFv2, DFD, DFDC, DFDCP, WDF, CDFpp, FFIW; `:smoke` tests
+rendered sets. DeepfakeBench's JSON lists the faces of the first four, such as
+DIR/DeepfakeBench/Celeb-DF-v2.json beside its frames. The faces of the others lie in
+DIR/{WildDeepfake,Celeb-DF++,FFIW}/test/{real,fake}. `:folder` reads such folders for all sets,
+`:list` reads lists such as DIR/DFDC/test.txt, and `:public` reads the folders that the authors of
 each set publish (configs/sets.py). Of Celeb-DF only Celeb-real counts as real: where CDFv2 or CDFpp
 has no folder YouTube-real, give --config.data.test.CDFpp.exclude="()".
 

@@ -134,12 +134,13 @@ def _measured(folder: Path, variant: str, *, seed: int) -> Measured:
     detection = offline.detection(faces=faces)
     found: Measured = {measure: {} for measure in MEASURES}
     probes = _probes(folder, variant, seed=seed)
-    for name, videos in study.video_scores(detection, run, seed=seed).items():
-        found["full"][name] = resampled_auc(videos)
+    tested = study.tested_faces(detection)
+    for name, videos in study.video_scores(detection, run, seed=seed, faces=tested).items():
+        found["full"][name] = resampled_auc(videos, of=name)
         for probe in ("linear", "knn"):
             probed = videos._replace(scores=np.array(probes[probe][name]))
-            found[probe][name] = resampled_auc(probed)
-        found["patches"][name] = resampled_mean(np.array(probes["patches"][name]))
+            found[probe][name] = resampled_auc(probed, of=name)
+        found["patches"][name] = resampled_mean(np.array(probes["patches"][name]), of=name)
     return found
 
 

@@ -15,9 +15,9 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from fsvfm_jax.benchmark import study
+from fsvfm_jax.benchmark import rate_search, study
 from fsvfm_jax.benchmark.comparison_cells import Cell, cells_of, evaluation
-from fsvfm_jax.errors import ConfigError, NotFiniteError, short_list
+from fsvfm_jax.errors import ConfigError, NotFiniteError, OutOfMemory, short_list
 from fsvfm_jax.host.storage import check_folder, read_json
 from fsvfm_jax.report import published
 from fsvfm_jax.report.figure import encode_picture
@@ -47,6 +47,11 @@ OF_SEEDS = (
 SEARCHED = """\
 The learning rate is the one of config.rates with the lowest validation loss in a run with seed
 {seed} (rates.md)"""
+# Why a row has no results; the other rows are made.
+NOTES = {
+    NotFiniteError: "a run was not finite",
+    OutOfMemory: "a step does not fit in memory",
+}
 logger = logging.getLogger(__name__)
 
 
@@ -73,24 +78,25 @@ def benchmark_compare(args: argparse.Namespace, config: ConfigDict) -> None:
     folder = Path(args.output)
     check_folder(folder, flag=f"--output={args.output}")
     study.use_cache(folder)
-    searches: dict[str, study.Search] = {}
+    faces = study.tested_faces(evaluation(config))
+    searches: dict[str, rate_search.Search] = {}
     rows: list[Row] = []
     aucs: dict[str, list[dict[str, Resampled]]] = {}
     for number, cell in enumerate(cells, 1):
         logger.info("row %d of %d: %s", number, len(cells), cell.name)
         rates = config.rates[cell.mode]
-        rate = rates[0]
-        if len(rates) > 1:
-            searches[cell.name] = _search(folder, cell, rates, seed=config.tuning_seed)
-            rate = searches[cell.name].best
-        row: Row = {"encoder": cell.encoder, "mode": cell.mode, "rate": rate}
+        row: Row = {"encoder": cell.encoder, "mode": cell.mode, "rate": rates[0]}
         try:
-            found = _train_and_test(folder, cell, config, rate=rate)
+            if len(rates) > 1:
+                searches[cell.name] = _search(folder, cell, rates, seed=config.tuning_seed)
+                row["rate"] = searches[cell.name].best
+            found = _train_and_test(folder, cell, config, rate=row["rate"], faces=faces)
             aucs[f"{cell.encoder}, {cell.mode}"] = found
-            rows.append(row | _auc_fields(found) | _costs(folder, cell, config, rate=rate))
-        except NotFiniteError as error:
+            row |= _auc_fields(found) | _costs(folder, cell, config, rate=row["rate"])
+        except (NotFiniteError, OutOfMemory) as error:
             logger.warning("%s: %s", cell.name, error)
-            rows.append(row | {"note": "a run was not finite"})
+            row["note"] = NOTES[type(error)]
+        rows.append(row)
         table = _with_published(rows, cells)
         caption = _caption(config, searches, left_out, has_papers=len(table) > len(rows))
         write_table(folder, TABLE, table, caption=caption)
@@ -127,11 +133,11 @@ def _write_others(
     folder: Path,
     rows: Sequence[Row],
     aucs: Mapping[str, Sequence[Mapping[str, Resampled]]],
-    searches: Mapping[str, study.Search],
+    searches: Mapping[str, rate_search.Search],
 ) -> None:
     """Writes what belongs to the table: the searches, the picture and the differences."""
     if searches:
-        study.write_searches(folder, searches)
+        rate_search.write_searches(folder, searches)
     if not aucs:
         return
     drawn = intervals_figure(
@@ -147,12 +153,12 @@ def _write_others(
         write_table(folder, DIFFERENCES, of_pairs, caption=study.differences_caption("Video AUC"))
 
 
-def _search(folder: Path, cell: Cell, rates: Sequence[float], *, seed: int) -> study.Search:
+def _search(folder: Path, cell: Cell, rates: Sequence[float], *, seed: int) -> rate_search.Search:
     def at_rate(rate: float) -> ConfigDict:
         return cell.run_config(rate=rate, seed=seed)
 
     runs = folder / cell.name / "rates"
-    found = study.search_rate(at_rate, runs, rates=rates)
+    found = rate_search.search_rate(at_rate, runs, rates=rates)
     for rate in found.losses:
         _check_weights(cell, runs / f"{rate:g}")
     return found
@@ -164,20 +170,21 @@ def _run(folder: Path, cell: Cell, *, rate: float, seed: int) -> Path:
 
 
 def _train_and_test(
-    folder: Path, cell: Cell, config: ConfigDict, *, rate: float
+    folder: Path, cell: Cell, config: ConfigDict, *, rate: float, faces: str
 ) -> list[dict[str, Resampled]]:
     """Trains and tests a row, and returns the video AUCs by seed and set.
 
     Raises:
         NotFiniteError: The loss or the gradient of a run is not finite.
+        OutOfMemory: The devices have too little memory for a step.
     """
     of_seeds = []
     for seed in config.seeds:
         run = _run(folder, cell, rate=rate, seed=seed)
         study.train_run(cell.run_config(rate=rate, seed=seed), run)
         _check_weights(cell, run)
-        videos = study.video_scores(evaluation(config), run, seed=seed)
-        of_seeds.append({name: resampled_auc(x) for name, x in videos.items()})
+        videos = study.video_scores(evaluation(config), run, seed=seed, faces=faces)
+        of_seeds.append({name: resampled_auc(x, of=name) for name, x in videos.items()})
     return of_seeds
 
 
@@ -209,13 +216,14 @@ def _auc_fields(of_seeds: Sequence[Mapping[str, Resampled]]) -> Row:
 
 def _costs(folder: Path, cell: Cell, config: ConfigDict, *, rate: float) -> Row:
     runs = [_run(folder, cell, rate=rate, seed=seed) for seed in config.seeds]
-    minutes = statistics.median(study.training_seconds(run) for run in runs) / 60
-    return {"epochs": cell.config.epochs, "minutes": minutes} | study.step_size(runs[0])
+    seconds = [x for run in runs if (x := study.training_seconds(run)) is not None]
+    minutes = {"minutes": statistics.median(seconds) / 60} if seconds else {}
+    return {"epochs": cell.config.epochs} | minutes | study.step_size(runs[0])
 
 
 def _caption(
     config: ConfigDict,
-    searches: Mapping[str, study.Search],
+    searches: Mapping[str, rate_search.Search],
     left_out: Sequence[str],
     *,
     has_papers: bool,

@@ -8,10 +8,11 @@ from ml_collections import ConfigDict
 from fsvfm_jax.config.checks import check_fields
 from fsvfm_jax.config.comparison_fields import COMPARISON, ENCODER
 from fsvfm_jax.config.resolve import resolve
+from fsvfm_jax.convert.measures import UnknownHeads
 from fsvfm_jax.convert.weights import read_source
 from fsvfm_jax.data.labelled.detection_sets import open_sets
 from fsvfm_jax.data.stats import make_stats
-from fsvfm_jax.errors import ConfigError, DataError, told
+from fsvfm_jax.errors import ConfigError, DataError, brief
 
 SIZES = ("image_size", "patch_size", "width", "depth", "num_heads")
 
@@ -74,7 +75,7 @@ def cells_of(config: ConfigDict) -> tuple[list[Cell], list[str]]:
             )
         if config.train[mode].get("mode") != mode:
             raise ConfigError(
-                f"config.train.{mode}.mode = {told(config.train[mode].get('mode'))}: it must be"
+                f"config.train.{mode}.mode = {brief(config.train[mode].get('mode'))}: it must be"
                 f" {mode!r}"
             )
     cells, left_out = [], []
@@ -126,7 +127,12 @@ def _of_weights(name: str, encoder: ConfigDict) -> tuple[dict[str, Any], str]:
         raise DataError(f"{field}.params = {encoder.params!r} does not exist")
     given = {name: encoder[name] for name in ("num_heads", "activation")}
     given = {name: value for name, value in given.items() if value is not None}
-    source = read_source(path, branch=encoder.branch, entry=encoder.entry or None, told=given)
+    try:
+        source = read_source(path, branch=encoder.branch, entry=encoder.entry or None, given=given)
+    except UnknownHeads as error:
+        raise ConfigError(
+            f"{path} does not contain its number of heads: give {field}.num_heads ({error})"
+        ) from error
     stats = source.facts.get("stats")
     if encoder.mean and encoder.std:
         stats = make_stats(encoder.mean, encoder.std)
@@ -149,7 +155,7 @@ def _check_test(config: ConfigDict) -> None:
     test = resolve(test)
     if len(test.select) > 1:
         raise ConfigError(
-            f"config.test.select = {told(test.select)} has several ways to choose a checkpoint:"
+            f"config.test.select = {brief(test.select)} has several ways to choose a checkpoint:"
             " name one"
         )
     open_sets(test.data.test, test.data.paths, image_size=1, field="config.test.data.test")
@@ -161,7 +167,7 @@ def _check_numbers(config: ConfigDict) -> None:
     lists |= {f"rates.{mode}": config.rates[mode] for mode in config.modes}
     for name, values in lists.items():
         if not values or len(set(values)) < len(values):
-            given = told(tuple(values))
+            given = brief(tuple(values))
             raise ConfigError(f"config.{name} = {given} must be different, at least one")
     if config.tuning_seed in config.seeds:
         raise ConfigError(

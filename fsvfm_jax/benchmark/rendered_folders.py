@@ -10,6 +10,7 @@ from configs import offline
 from configs.transfer import face_set
 from fsvfm_jax.data.labelled.detection_sets import DetectionSet, open_sets
 from fsvfm_jax.data.rendered.rendered_sets import VERSION, RenderedFaces
+from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.host.progress import progress
 
 SIZE = 64  # pixels
@@ -30,11 +31,20 @@ def render_sets(folder: Path, sets: Iterable[tuple[str, str]]) -> None:
     Args:
         folder: The folder of the benchmark.
         sets: Name and split of each set, keys of `offline.RENDERED`.
+
+    Raises:
+        ConfigError: A set exists and has another number of faces.
     """
     for name, split in sets:
         target = faces_folder(folder) / name / split
         if not target.exists():
             _render(name, split, target)
+        videos, frames = offline.RENDERED[name, split]
+        if (count := sum(1 for _ in target.rglob("*.png"))) != videos * frames:
+            raise ConfigError(
+                f"{target} has {count} faces, and configs/offline.py says {videos * frames}: give"
+                " another --output"
+            )
 
 
 def open_split(folder: Path, names: Sequence[str], split: str) -> dict[str, DetectionSet]:

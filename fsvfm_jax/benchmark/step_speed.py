@@ -17,7 +17,7 @@ from fsvfm_jax import cli
 from fsvfm_jax.benchmark import step_times
 from fsvfm_jax.benchmark.step_times import run_steps, time_steps
 from fsvfm_jax.devices import compilation
-from fsvfm_jax.devices.memory import Memory
+from fsvfm_jax.devices.memory import Memory, enough_memory
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.plan.estimate import STATS
 from fsvfm_jax.prepare.extras import check_installed
@@ -91,7 +91,8 @@ def benchmark_step(args: argparse.Namespace, config: ConfigDict, *, command: str
     """Measures the step, and prints a summary on stderr and one JSON line on stdout.
 
     Raises:
-        ConfigError: A flag or field has a value that is not allowed, or the batch does not fit.
+        ConfigError: A flag or field has a value that is not allowed.
+        OutOfMemory: The batch does not fit.
         StorageError: `args.output` cannot be written.
     """
     if args.batch_size is not None:
@@ -102,12 +103,8 @@ def benchmark_step(args: argparse.Namespace, config: ConfigDict, *, command: str
     else:
         measure = partial(measure_step, real_input=args.input == "real", profile=args.profile)
     with cli.json_lines(args.output if jax.process_index() == 0 else None) as tell:
-        try:
+        with enough_memory(step_times.too_large(config.batch_size)):
             record = measure(config, **options)
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            raise ConfigError(step_times.too_large(config.batch_size)) from error
         if jax.process_index() == 0:
             print(step_times.summary(record), file=sys.stderr)
             tell({"command": command, "config": cli.config_filename()} | record)

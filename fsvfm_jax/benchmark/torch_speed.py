@@ -16,7 +16,7 @@ from fsvfm_jax.benchmark import step_times
 from fsvfm_jax.benchmark.torch_step import TorchBatch, TorchStep
 from fsvfm_jax.config.resolve import resolve
 from fsvfm_jax.convert.reference import to_state_dict
-from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.errors import ConfigError, OutOfMemory
 from fsvfm_jax.host.processes import available_cores
 from fsvfm_jax.learners import make_learner
 from fsvfm_jax.masking import Masks
@@ -48,7 +48,8 @@ def measure_torch_step(
         The measurements and their conditions, ready for JSON.
 
     Raises:
-        ConfigError: The yardstick lacks what the config asks for, or the batch does not fit.
+        ConfigError: The yardstick lacks what the config asks for.
+        OutOfMemory: The batch does not fit.
         NotFiniteError: The network diverged, so its times are not meaningful.
     """
     config = resolve(config)
@@ -70,7 +71,7 @@ def measure_torch_step(
         seconds = step_times.time_steps(running, steps=steps, warmup=warmup)
         loss = step_times.checked_loss(next(running))
     except torch.OutOfMemoryError as error:
-        raise ConfigError(step_times.too_large(config.batch_size)) from error
+        raise OutOfMemory(step_times.too_large(config.batch_size)) from error
     on = {"device_kind": "cpu", "device_count": 1}
     memory = {"peak_memory_bytes": _peak_memory(), "peak_memory_source": "process"}
     if device.type == "cuda":

@@ -15,7 +15,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from configs import offline
-from fsvfm_jax.benchmark import artefacts, study
+from fsvfm_jax.benchmark import artefacts, rate_search, study
 from fsvfm_jax.benchmark.rendered_folders import faces_folder, open_split, render_sets
 from fsvfm_jax.data.labelled.detection_sets import DetectionSet, labels_of
 from fsvfm_jax.data.labelled.faces import FAKE
@@ -99,13 +99,13 @@ def _deepfakes(folder: Path, pretrained: Path, *, seeds: int) -> str:
     rows: list[dict[str, Any]] = [
         {"method": "statistics"} | {f"video_auc@{name}": auc for name, auc in aucs.items()}
     ]
+    detection = offline.detection(faces=str(faces_folder(folder)))
+    tested = study.tested_faces(detection)
     for method in offline.METHODS:
         of_seeds = {}
         for seed in range(seeds):
             run = train_detector(folder, pretrained, method, seed=seed)
-            found = study.evaluate_run(
-                offline.detection(faces=str(faces_folder(folder))), run, seed=seed
-            )
+            found = study.evaluate_run(detection, run, seed=seed, faces=tested)
             of_seeds[seed] = [row for row in found if row["dataset"] in offline.TESTED]
         means = over_seeds(of_seeds)
         rows.append(
@@ -129,14 +129,16 @@ def _deepfakes(folder: Path, pretrained: Path, *, seeds: int) -> str:
 
 
 def _spoofs(folder: Path, pretrained: Path) -> str:
-    rows, faces, told = [], str(faces_folder(folder)), []
+    rows, faces, of_statistics = [], str(faces_folder(folder)), []
     for target in offline.SPOOFS:
         run = folder / f"spoof-{target}"
         study.train_run(offline.spoofing(target, seed=0, params=str(pretrained), faces=faces), run)
-        rows += study.evaluate_run(offline.spoof_detection(target, faces=faces), run, seed=0)
+        detection = offline.spoof_detection(target, faces=faces)
+        tested = study.tested_faces(detection)
+        rows += study.evaluate_run(detection, run, seed=0, faces=tested)
         sources = [name for name in offline.SPOOFS if name != target]
         (auc,) = _statistics_aucs(folder, sources, [target]).values()
-        told.append(f"{target} {100 * auc:.2f}")
+        of_statistics.append(f"{target} {100 * auc:.2f}")
     means = mean_rows(rows)
     of_way = {row["selection"]: row for row in means}
     oracle = 100 * of_way["test-oracle"]["hter@test"]
@@ -149,7 +151,7 @@ def _spoofs(folder: Path, pretrained: Path) -> str:
         f"{text}\nWith checkpoint and threshold from the test set, the average HTER is"
         f" {oracle:.2f}, as the papers report it; with a threshold from other videos it is {more}."
         f" Video AUC of the statistics alone (a set with over 90 is an artefact test):"
-        f" {', '.join(told)}.\n"
+        f" {', '.join(of_statistics)}.\n"
     )
 
 
@@ -164,10 +166,10 @@ def _tune(folder: Path, pretrained: Path) -> None:
             return config
 
         runs = folder / "tuning" / method.replace(" ", "-")
-        searches[method] = study.search_rate(
+        searches[method] = rate_search.search_rate(
             at_rate, runs, rates=offline.RATES, beyond=offline.RATES_BEYOND
         )
-    print(study.write_searches(folder, searches))
+    print(rate_search.write_searches(folder, searches))
 
 
 def _finetuning(folder: Path, pretrained: Path, method: str, *, seed: int) -> ConfigDict:

@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from fsvfm_jax.devices.sharding import AUTO
-from fsvfm_jax.errors import MAX_TOLD, ConfigError, nearest, told
+from fsvfm_jax.errors import MAX_SHOWN, ConfigError, brief, nearest
 
 # Largest count, unless a field has a smaller limit: the step of a run is an int32.
 MAX_COUNT = 2**31 - 1
@@ -90,7 +90,7 @@ def choice(meaning: str, choices: Sequence[str]) -> Field:
     def problem(value: Any) -> str | None:
         if isinstance(value, str) and value in choices:
             return None
-        name = value[:MAX_TOLD] if isinstance(value, str) else told(value)
+        name = value[:MAX_SHOWN] if isinstance(value, str) else brief(value)
         return f"is unknown; {nearest(name, [one for one in choices if one])}"
 
     return Field(meaning, problem)
@@ -111,7 +111,7 @@ def several(meaning: str, each: Field, *, length: int | None = None) -> Field:
             return requirement
         for one in value:
             if wrong := each.problem(one):
-                return f"{requirement if length else 'is wrong'}: {told(one)} {wrong}"
+                return f"{requirement if length else 'is wrong'}: {brief(one)} {wrong}"
         return None
 
     return Field(meaning, problem)
@@ -228,7 +228,7 @@ def check_fields(config: ConfigDict, fields: Fields, *, within: str = "") -> Non
         section, name = found[path]
         value = section[name]
         if wrong := field.problem(value):
-            raise ConfigError(f"config.{within}{path} = {told(value)} {wrong} ({field.meaning})")
+            raise ConfigError(f"config.{within}{path} = {brief(value)} {wrong} ({field.meaning})")
     for path in _unknown(config, fields):
         raise ConfigError(
             f"config.{within}{path} is no field of such a config: remove it"
@@ -266,7 +266,7 @@ def check_weights(weights: Sequence[float | int], parts: int, *, of: str) -> Non
     """
     if weights and len(weights) != parts:
         raise ConfigError(
-            f"config.data.weights = {told(weights)} must be a number above 0 for each of the"
+            f"config.data.weights = {brief(weights)} must be a number above 0 for each of the"
             f" {parts} {of}"
         )
 
@@ -283,7 +283,7 @@ def find_field(config: ConfigDict, path: str) -> tuple[ConfigDict, str]:
         section = section.get(one) if isinstance(section, ConfigDict) else None
     if not isinstance(section, ConfigDict) or name not in section:
         raise ConfigError(
-            f"config.{path} is missing, and config.task = {told(config.get('task'))} needs it: use"
+            f"config.{path} is missing, and config.task = {brief(config.get('task'))} needs it: use"
             " a config file of that task"
         )
     return section, name

@@ -16,7 +16,7 @@ from fsvfm_jax.config.downstream_fields import (
 )
 from fsvfm_jax.data.labelled.faces import LABELS
 from fsvfm_jax.data.labelled.set_options import RENDERED, check_options, given
-from fsvfm_jax.errors import ConfigError, told
+from fsvfm_jax.errors import ConfigError, brief
 from fsvfm_jax.models import build_detector
 from fsvfm_jax.optim import check_rates, check_warmup, peak_learning_rate
 from fsvfm_jax.tuning import TARGETS
@@ -81,8 +81,8 @@ def resolve_finetuning(config: ConfigDict) -> None:
     check_sets(config.data, "train")
     if config.data.paths and all(one.layout == RENDERED for one in config.data.train.values()):
         raise ConfigError(
-            f"config.data.paths = {told(config.data.paths)} is read by no set of config.data.train,"
-            " which are all rendered: leave it out, or :smoke"
+            f"config.data.paths = {brief(config.data.paths)} is read by no set of config.data"
+            ".train, which are all rendered: leave it out, or :smoke"
         )
     _resolve_weights(config)
     build_detector(config.model)
@@ -116,8 +116,8 @@ def _check_mode(config: ConfigDict) -> None:
             or ("qkv" in lora.targets and parts)
         ):
             raise ConfigError(
-                f"config.lora.targets = {told(lora.targets)} must name some kernels, each once, and"
-                " not both qkv and a part of it (q, k, v), such as ('q', 'v')"
+                f"config.lora.targets = {brief(lora.targets)} must name some kernels, each once,"
+                " and not both qkv and a part of it (q, k, v), such as ('q', 'v')"
             )
     if config.mode == "partial" and config.partial.blocks > model.depth:
         raise ConfigError(
@@ -150,13 +150,13 @@ def resolve_evaluation(config: ConfigDict) -> None:
     labels = config.init.labels
     if labels and sorted(labels) != sorted(LABELS):
         raise ConfigError(
-            f"config.init.labels = {told(labels)} must name each class once, in the order of the"
+            f"config.init.labels = {brief(labels)} must name each class once, in the order of the"
             f" logits, such as {LABELS!r}"
         )
     if bool(config.groups.file) != bool(config.groups.column):
         raise ConfigError(
-            f"config.groups.file = {told(config.groups.file)} with config.groups.column ="
-            f" {told(config.groups.column)}: give both, or neither"
+            f"config.groups.file = {brief(config.groups.file)} with config.groups.column ="
+            f" {brief(config.groups.column)}: give both, or neither"
         )
     check_sets(config.data, "test")
 
@@ -197,7 +197,7 @@ def _resolve_set(one: ConfigDict, path: str) -> None:
             raise ConfigError(f"{path}.{name} is missing: make the set with transfer.face_set")
     layout = one.layout
     if wrong := FACE_SET["layout"].problem(layout):
-        raise ConfigError(f"{path}.layout = {told(layout)} {wrong}")
+        raise ConfigError(f"{path}.layout = {brief(layout)} {wrong}")
     fields = set_fields(layout)
     for name in one.keys() - given(dict(one.items())).keys():
         if name not in fields or name in OF_LAYOUTS:
@@ -205,7 +205,7 @@ def _resolve_set(one: ConfigDict, path: str) -> None:
                 del one[name]
     for name, value in one.items():
         if name in fields and (wrong := fields[name].problem(value)):
-            raise ConfigError(f"{path}.{name} = {told(value)} {wrong} ({fields[name].meaning})")
+            raise ConfigError(f"{path}.{name} = {brief(value)} {wrong} ({fields[name].meaning})")
     of_all = FACE_SET if layout == RENDERED else FACE_SET | ON_DISK
     options = {name: value for name, value in one.items() if name not in of_all}
     check_options(layout, options, field=path)

@@ -36,7 +36,7 @@ The docstring of a file contains its command and explains its arguments.
 """
 _MAX_BYTES = 2**20
 _MAX_LISTED = 4
-_MAX_TOLD = 200
+_MAX_SHOWN = 200
 
 
 class FindingParser(flags.ArgumentParser):
@@ -79,7 +79,7 @@ def find(path: str) -> str:
         make_importable(BUNDLED, here)
         return str(BUNDLED / path)
     files = _files()
-    path = path[:_MAX_TOLD]
+    path = path[:_MAX_SHOWN]
     near = difflib.get_close_matches(path, files, n=_MAX_LISTED, cutoff=0.0)
     raise FileNotFoundError(
         f"there is no config file {path!r}; there is"

@@ -19,7 +19,7 @@ from fsvfm_jax.config.checks import (
     find_field,
 )
 from fsvfm_jax.config.fields import PRETRAINING, TASK
-from fsvfm_jax.errors import ConfigError, told
+from fsvfm_jax.errors import ConfigError, brief
 from fsvfm_jax.losses import SIMILARITIES, info_nce
 from fsvfm_jax.masking import num_removed
 from fsvfm_jax.models import build
@@ -93,7 +93,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
             " python -m fsvfm_jax.benchmark compare"
         )
     if wrong := TASK["task"].problem(section[name]):
-        raise ConfigError(f"config.task = {told(section[name])} {wrong}")
+        raise ConfigError(f"config.task = {brief(section[name])} {wrong}")
     resolvers[config.task](config)
     return config
 
@@ -169,6 +169,6 @@ def _check_probe(probe: ConfigDict) -> None:
     sets = [*probe.train.values(), *probe.test.values()]
     if probe.paths and all(one.layout == downstream.RENDERED for one in sets):
         raise ConfigError(
-            f"config.probe.paths = {told(probe.paths)} is read by no set of config.probe, which are"
-            " all rendered: write a config file with your sets (docs/pretraining.md)"
+            f"config.probe.paths = {brief(probe.paths)} is read by no set of config.probe, which"
+            " are all rendered: write a config file with your sets (docs/pretraining.md)"
         )

@@ -15,16 +15,14 @@ from etils import epath
 from fsvfm_jax import cli, optim
 from fsvfm_jax.convert import pth, reference
 from fsvfm_jax.convert.card import Description
-from fsvfm_jax.convert.entries import networks_in
 from fsvfm_jax.convert.families import FAMILIES
 from fsvfm_jax.convert.finite import check_finite
-from fsvfm_jax.convert.folder import read_description, write_folder
+from fsvfm_jax.convert.folder import write_folder
+from fsvfm_jax.convert.inspection import describe
 from fsvfm_jax.convert.licenses import AUTHORS_LICENSE, LICENSES, exported_license, is_license
-from fsvfm_jax.convert.measures import HEADS, UnknownHeads
+from fsvfm_jax.convert.measures import HEADS
 from fsvfm_jax.convert.positions import resize_positions
 from fsvfm_jax.convert.runs import is_run, read_run, run_config
-from fsvfm_jax.convert.safetensors import read_header
-from fsvfm_jax.convert.sharded import read_headers, read_index
 from fsvfm_jax.convert.training import (
     MOMENTS,
     check_reference,
@@ -34,14 +32,12 @@ from fsvfm_jax.convert.training import (
 from fsvfm_jax.convert.weights import (
     OUR_KEY,
     LoadedWeights,
-    UnknownNetwork,
     check_sha256,
-    is_exported,
     of_pth,
     read_source,
 )
 from fsvfm_jax.data.stats import REFERENCE_STATS_FILE, STATS_FILE, load_stats, save_stats
-from fsvfm_jax.errors import ConfigError, StorageError, UserError, nearest
+from fsvfm_jax.errors import ConfigError, StorageError, nearest
 from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.models.activations import ACTIVATIONS
 from fsvfm_jax.models.fsvfm import encoder_subset
@@ -153,7 +149,7 @@ def to_training(args: argparse.Namespace) -> None:
     # The form of its state does not depend on the settings.
     tx = optim.make_optimizer(betas=(0.9, 0.95), weight_decay=0.05, grad_clip=1.0)
     state = to_train_state(student, teacher, tx=tx)
-    source = of_pth(args.src, student, told=_told(args))
+    source = of_pth(args.src, student, given=_given(args))
     stats = args.stats or args.src.with_name(REFERENCE_STATS_FILE)
     stats = load_stats(stats)
     _check_finite(args, state.params, state.teacher_params, *_moments(state))
@@ -169,46 +165,7 @@ def to_training(args: argparse.Namespace) -> None:
 def inspect(args: argparse.Namespace) -> None:
     """Prints what a file or folder contains; nothing in it is executed."""
     check_sha256(args.src, args.sha256)
-    if args.src.suffix in (".safetensors", ".json"):
-        print(json.dumps(_about_safetensors(args), indent=1, default=str))
-        return
-    if is_exported(args.src):
-        ours = read_description(args.src)
-        name = "detector" if ours["label_names"] else "encoder"
-        print(json.dumps({"kind": name, **ours}, indent=1))
-        return
-    try:
-        source = _read(args)
-    except UnknownHeads as error:
-        known = {"kind": error.kind, "model": error.measures, "heads": str(error)}
-        record = {**error.file, **known}
-        print(json.dumps(record, indent=1))
-        return
-    except UnknownNetwork as error:
-        print(json.dumps({**error.file, "problem": str(error)}, indent=1))
-        return
-    record = {
-        **source.file,
-        "kind": reference.kind(source.params),
-        "model": source.model,
-        "parameters": sum(x.size for x in jax.tree.leaves(source.params)),
-        **{name: getattr(x, "_asdict", lambda x=x: x)() for name, x in source.facts.items()},
-    }
-    print(json.dumps(record, indent=1, default=str))
-
-
-def _about_safetensors(args: argparse.Namespace) -> dict[str, Any]:
-    """Returns the header of a safetensors file, or of all files in an index, and the network."""
-    path = args.src
-    names = [path.name] if path.suffix == ".safetensors" else sorted(read_index(path)[0])
-    headers = read_header(path) if path.suffix == ".safetensors" else read_headers(path)
-    shapes = {name: x["shape"] for name, x in headers.items() if name != "__metadata__"}
-    about = {"files": names, "prefixes": networks_in(shapes), "arrays": shapes}
-    try:
-        source = _read(args)
-    except UserError as error:
-        return {"format": "safetensors", "problem": str(error), **about}
-    return {"format": "safetensors", **source.file, "model": source.model, **about}
+    print(json.dumps(describe(args.src, read=lambda: _read(args)), indent=1, default=str))
 
 
 def _read(args: argparse.Namespace) -> LoadedWeights:
@@ -217,23 +174,23 @@ def _read(args: argparse.Namespace) -> LoadedWeights:
         args.src,
         branch=args.branch,
         step=args.step,
-        told=_told(args),
+        given=_given(args),
         encoder=args.encoder,
         entry=args.entry,
     )
 
 
-def _told(args: argparse.Namespace) -> dict[str, Any]:
+def _given(args: argparse.Namespace) -> dict[str, Any]:
     """Returns the given measures that are in no array's shape: those of a size, or the heads."""
-    told: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     if args.model is not None:
         if args.model not in SIZES:
             raise ConfigError(f"--model={args.model} is unknown; {nearest(args.model, SIZES)}")
-        told |= SIZES[args.model]
+        given |= SIZES[args.model]
     for name in (*HEADS, "activation"):
         if getattr(args, name) is not None:
-            told[name] = getattr(args, name)
-    return told
+            given[name] = getattr(args, name)
+    return given
 
 
 def _moments(state: TrainState) -> list[dict[str, Any]]:

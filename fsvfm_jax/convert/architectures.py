@@ -12,7 +12,7 @@ import numpy as np
 from msgspec import Meta
 
 from fsvfm_jax.convert import names
-from fsvfm_jax.errors import ConfigError, DataError, told
+from fsvfm_jax.errors import ConfigError, DataError, brief
 from fsvfm_jax.models.vit import OPTIONS, ViT
 
 LOG = logging.getLogger(__name__)
@@ -148,7 +148,7 @@ def from_timm(arrays: StateDict, model: Mapping[str, Any]) -> dict[str, np.ndarr
     if table.ndim != 3 or table[:, rows:prefix].any():
         raise DataError(
             f"'pos_embed' has positions of register tokens, and config.json says"
-            f" {told(rows)} rows before the patches"
+            f" {brief(rows)} rows before the patches"
         )
     without = np.concatenate([table[:, :rows], table[:, prefix:]], axis=1)
     return dict(arrays) | {"pos_embed": without}

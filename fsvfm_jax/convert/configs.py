@@ -10,7 +10,7 @@ import msgspec
 from fsvfm_jax.convert.licenses import is_license
 from fsvfm_jax.convert.measures import TIMM_HEADS
 from fsvfm_jax.data.stats import Stats, make_stats
-from fsvfm_jax.errors import DataError, told
+from fsvfm_jax.errors import DataError, brief
 
 HUGGING_FACE_EPSILON = 1e-12
 # The names of `activations.ACTIVATIONS` in other libraries.
@@ -131,7 +131,7 @@ def known(config: Mapping[str, Any] | None) -> Known:
             raise DataError(f"the network has {what}, which is not supported ({name})")
     if vision.get("model_type") == "dinov3_vit" and vision.get("rope_theta", 100.0) != 100.0:
         raise DataError(
-            f"the network has rope_theta = {told(vision['rope_theta'])}, and only 100 is supported"
+            f"the network has rope_theta = {brief(vision['rope_theta'])}, and only 100 is supported"
         )
     name = ".".join(filter(None, (fields.get("architecture"), pretrained.get("tag"))))
     options = dict(KINDS.get(vision.get("model_type") or "", {}))
@@ -145,7 +145,7 @@ def known(config: Mapping[str, Any] | None) -> Known:
     sides = args.get("img_size") or pretrained.get("input_size") or vision.get("image_size")
     side = sides[-1] if isinstance(sides, list) and sides else sides
     if side is not None and not (isinstance(side, int) and 1 <= side <= MAX_SIDE):
-        raise DataError(f"config.json beside the weights has images of {told(sides)} pixels")
+        raise DataError(f"config.json beside the weights has images of {brief(sides)} pixels")
     preprocess = open_clip.get("preprocess_cfg") or fields.get("preprocessor") or pretrained
     license = pretrained.get("license")
     return Known(
@@ -168,7 +168,7 @@ def _activation(name: str, args: _ModelArgs, vision: _Vision, open_clip: _OpenCl
         theirs = "quick_gelu" if model.get("quick_gelu") else "gelu"
     if theirs is not None and theirs not in ACTIVATIONS:
         raise DataError(
-            f"the network's activation is {told(theirs)}, not one of {', '.join(ACTIVATIONS)}"
+            f"the network's activation is {brief(theirs)}, not one of {', '.join(ACTIVATIONS)}"
         )
     return None if theirs is None else ACTIVATIONS[theirs]
 

@@ -24,7 +24,6 @@ class Family(NamedTuple):
         stats: Mean and standard deviation that normalise the images.
         image_size: Side of the images in pixels, if no array shows it.
         pool: What others take as the feature: the class "token", or the "mean" of the patches.
-        license: Licence of the published weights; None if it depends on the weights.
         options: Attributes of `ViT` that no array shows.
         small_heads: Heads of a network of 384 channels.
     """
@@ -32,33 +31,30 @@ class Family(NamedTuple):
     stats: Stats
     image_size: int
     pool: str
-    license: str | None
     options: Mapping[str, Any]
     small_heads: int = 6
 
 
 FAMILIES = {
-    "DINOv2": Family(IMAGENET, 518, "token", "apache-2.0", {}),
+    "DINOv2": Family(IMAGENET, 518, "token", {}),
     "DINOv3": Family(
         IMAGENET,
         224,
         "token",
-        "dinov3-license",
         {"positions": "rope", "layer_norm_epsilon": 1e-5, "key_bias": False},
     ),
     # OpenAI's, open_clip's and FaRL's files do not differ in their names.
-    "CLIP": Family(CLIP_STATS, 224, "token", None, {"layer_norm_epsilon": 1e-5}),
-    "SigLIP": Family(HALF, 224, "mean", "apache-2.0", {}),
+    "CLIP": Family(CLIP_STATS, 224, "token", {"layer_norm_epsilon": 1e-5}),
+    "SigLIP": Family(HALF, 224, "mean", {}),
     "Perception Encoder": Family(
         HALF,
         224,
         "mean",
-        "apache-2.0",
         {"positions": "table_and_rope", "layer_norm_epsilon": 1e-5},
     ),
-    "MoCo v3": Family(IMAGENET, 224, "token", "cc-by-nc-4.0", {}, small_heads=12),
-    "DINO": Family(IMAGENET, 224, "token", "apache-2.0", {}),
-    "AugReg": Family(HALF, 224, "token", "apache-2.0", {}),
+    "MoCo v3": Family(IMAGENET, 224, "token", {}, small_heads=12),
+    "DINO": Family(IMAGENET, 224, "token", {}),
+    "AugReg": Family(HALF, 224, "token", {}),
 }
 # Parts of timm's name of an architecture with its tag, and the family.
 TIMM_NAMES = {

@@ -8,35 +8,38 @@ that of timm and Hugging Face, with the `Description` under `fsvfm_jax`.
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, NamedTuple, NotRequired, TypedDict
+from typing import Any, NamedTuple
 
 import numpy as np
-from msgspec import Meta
 
 from fsvfm_jax.convert import reference
-from fsvfm_jax.convert.architectures import StoredOptions, from_timm, to_timm
+from fsvfm_jax.convert.architectures import from_timm, to_timm
 from fsvfm_jax.convert.card import (
     Description,
-    Interpolation,
-    Text,
     model_card,
     preprocess,
     timm_config,
 )
 from fsvfm_jax.convert.finite import check_finite
+from fsvfm_jax.convert.folder_config import (
+    CONFIG_FILE,
+    STEPS_FILE,
+    check_steps,
+    check_timm,
+    read_config,
+)
 from fsvfm_jax.convert.licenses import LICENSES, is_license
 from fsvfm_jax.convert.measures import network
 from fsvfm_jax.convert.safetensors import load_safetensors, save_safetensors
-from fsvfm_jax.convert.source_files import file_sha256, read_json
+from fsvfm_jax.convert.source_files import file_sha256
 from fsvfm_jax.convert.tuned import StateDict, Tuned, add_factors, small_file
-from fsvfm_jax.data.stats import StoredStats, make_stats
-from fsvfm_jax.errors import ConfigError, DataError, StorageError, reason_of, short_list, told
+from fsvfm_jax.data.stats import make_stats
+from fsvfm_jax.errors import ConfigError, DataError, StorageError, reason_of, short_list
 from fsvfm_jax.models.adapter import POOLS
 from fsvfm_jax.models.layers import LAYER_NORM_EPSILON
 from fsvfm_jax.train_state import Params
@@ -45,71 +48,9 @@ MODEL_FILE = "model.safetensors"
 ADAPTER_FILE = "adapter.safetensors"
 FAS_FILE = "head.safetensors"
 TUNED_FILE = "tuned.safetensors"
-STEPS_FILE = "preprocess.json"
 LOADER = Path(__file__).with_name("load_fsvfm.py")
 # Layers that the loader adds to timm's network. It adds `head` too if one of these is present.
 OUTSIDE_TIMM = ("adapter.", "projector.", "embedder.", "classifier.")
-# Fields of pretrained_cfg that change what timm computes.
-READ_BY_TIMM = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
-
-
-class StoredMeasures(StoredOptions):
-    """Measures of the network in a folder's config.json."""
-
-    image_size: int
-    patch_size: int
-    width: int
-    depth: int
-    num_heads: Annotated[int, Meta(ge=1)]
-    pool: str
-    num_classes: NotRequired[int]
-    adapter_reduction: NotRequired[int]
-    fas: NotRequired[bool]
-
-
-class StoredDescription(TypedDict):
-    """A `Description` in a folder's config.json, with values that describe the files beside it."""
-
-    model: StoredMeasures
-    stats: StoredStats
-    label_names: list[Text]
-    license: Text
-    source: Text
-    source_sha256: Text
-    recipe: Text | None
-    step: Annotated[int, Meta(ge=0)] | None
-    dataset_fingerprint: Text | None
-    interpolation: Interpolation
-    crop_pct: float
-    face_detector: Text | None
-    crop_margin: float | None
-    layer_norm_epsilon: NotRequired[float]
-    sha256: Annotated[dict[Text, str], Meta(min_length=1)]
-    encoder_sha256: NotRequired[Text]
-
-
-class FolderConfig(TypedDict):
-    """The part of a folder's config.json that is read back."""
-
-    fsvfm_jax: StoredDescription
-    # What timm and transformers read; older folders may lack a field.
-    label_names: NotRequired[list[Text]]
-    model_args: NotRequired[dict[Text, Any]]
-    pretrained_cfg: NotRequired[dict[Text, Any]]
-
-
-class StoredSteps(TypedDict):
-    """The part of a folder's preprocess.json that must be that of its config.json."""
-
-    face_detector: NotRequired[Text | None]
-    crop_margin: NotRequired[float | None]
-    resize_shorter_side: NotRequired[int]
-    interpolation: NotRequired[Text]
-    center_crop: NotRequired[int]
-    mean: NotRequired[tuple[float, float, float]]
-    std: NotRequired[tuple[float, float, float]]
-    channels: NotRequired[Text]
-    rescale: NotRequired[float]
 
 
 class Exported(NamedTuple):
@@ -171,7 +112,7 @@ def write_folder(
             # For the Hub and transformers, "pt" means that the arrays have PyTorch's layout.
             save_safetensors(folder / name, arrays, metadata={"format": "pt"})
         config["fsvfm_jax"]["sha256"] = {name: file_sha256(folder / name) for name in files}
-        _write_json(folder / "config.json", config)
+        _write_json(folder / CONFIG_FILE, config)
         _write_json(folder / STEPS_FILE, preprocess(description))
         (folder / "README.md").write_text(model_card(folder.name, config), encoding="utf-8")
         if outside:
@@ -194,13 +135,13 @@ def read_folder(folder: Path, *, encoder: Path | None = None) -> Exported:
         DataError: A file is missing, damaged or does not match config.json, or preprocess.json
             differs from config.json, or the encoder is not the encoder that was fine-tuned.
     """
-    config = _read_config(folder)
+    config = read_config(folder)
     stored = config["fsvfm_jax"]
     hashes = stored.pop("sha256")
     encoder_hash = stored.pop("encoder_sha256", None)
     epsilon = stored["model"].get("layer_norm_epsilon", LAYER_NORM_EPSILON)
     if stored.pop("layer_norm_epsilon", epsilon) != epsilon:
-        raise DataError(f"{folder}/config.json has two values of layer_norm_epsilon")
+        raise DataError(f"{folder / CONFIG_FILE} has two values of layer_norm_epsilon")
     try:
         given = stored | {
             "stats": make_stats(**stored["stats"]),
@@ -208,11 +149,11 @@ def read_folder(folder: Path, *, encoder: Path | None = None) -> Exported:
         }
         description = Description(**given)
     except (ConfigError, ValueError) as error:
-        raise DataError(f"{folder}/config.json cannot be that of our weights: {error}") from error
+        raise DataError(f"{folder / CONFIG_FILE} cannot be that of our weights: {error}") from error
     state_dict: StateDict = {}
     for name, sha256 in hashes.items():
         if name not in (MODEL_FILE, ADAPTER_FILE, FAS_FILE, TUNED_FILE):
-            raise DataError(f"{folder}/config.json names {name!r}, which is no file of ours")
+            raise DataError(f"{folder / CONFIG_FILE} names {name!r}, which is no file of ours")
         state_dict |= load_safetensors(folder / name, sha256=sha256)
     if MODEL_FILE not in hashes:
         state_dict |= _encoder_for(folder, encoder, state_dict, encoder_hash)
@@ -223,59 +164,11 @@ def read_folder(folder: Path, *, encoder: Path | None = None) -> Exported:
         _check_description(params, description)
     except (ConfigError, TypeError, ValueError, ArithmeticError) as error:
         raise DataError(
-            f"{folder}/config.json and the weights beside it differ: {error}"
+            f"{folder / CONFIG_FILE} and the weights beside it differ: {error}"
         ) from error
-    _check_timm(folder / "config.json", config, timm_config(params, description, num_classes=0))
-    _check_steps(folder / STEPS_FILE, description)
+    check_timm(folder, config, timm_config(params, description, num_classes=0))
+    check_steps(folder, description)
     return Exported(params, description)
-
-
-def read_description(folder: Path) -> StoredDescription:
-    """Returns the description in a folder's config.json.
-
-    Raises:
-        DataError: The file cannot be read, or was not written by `write_folder`.
-    """
-    return _read_config(folder)["fsvfm_jax"]
-
-
-def _read_config(folder: Path) -> FolderConfig:
-    what = "that of a folder written by fsvfm_jax"
-    return read_json(folder / "config.json", FolderConfig, what=what)
-
-
-def _check_timm(file: Path, stored: FolderConfig, ours: Mapping[str, Any]) -> None:
-    """Raises DataError unless timm reads the same network from config.json as this project.
-
-    Args:
-        file: The file config.json.
-        stored: Its content.
-        ours: What `timm_config` makes of its field `fsvfm_jax`.
-    """
-    labels = list(ours["fsvfm_jax"]["label_names"])
-    pairs = {"label_names": (stored.get("label_names", labels), labels)}
-    for part, names in (("model_args", ours["model_args"]), ("pretrained_cfg", READ_BY_TIMM)):
-        theirs = ours[part] | stored.get(part, {})
-        pairs |= {f"{part}.{name}": (theirs[name], ours[part][name]) for name in names}
-    for name, (theirs, expected) in pairs.items():
-        if theirs != expected:
-            raise DataError(
-                f"{file} has {name} = {told(theirs)}, and fsvfm_jax in it has {told(expected)}:"
-                " undo the change, or write a new folder with `convert to folder`"
-            )
-
-
-def _check_steps(file: Path, description: Description) -> None:
-    """Raises DataError unless preprocess.json has the steps of config.json; it may be missing."""
-    if not os.path.lexists(file):
-        return
-    stored = read_json(file, StoredSteps, what="the steps to a network's input")
-    for name, ours in preprocess(description).items():
-        if name in stored and stored[name] != (tuple(ours) if isinstance(ours, list) else ours):
-            raise DataError(
-                f"{file} has {name} = {told(stored[name])}, and config.json beside it {told(ours)}:"
-                " undo the change, or write a new folder with `convert to folder`"
-            )
 
 
 def timm_names(

@@ -105,7 +105,7 @@ def to_encoder(
     *,
     config: Mapping[str, Any] | None = None,
     prefix: str = "",
-    **told: Any,
+    **given: Any,
 ) -> Encoder:
     """Converts a state dict to our encoder; the keys identify the library.
 
@@ -114,7 +114,7 @@ def to_encoder(
             other libraries in `names.ALL`.
         config: The config.json that belongs to them, if there is one, as `Weights.config`.
         prefix: What preceded the keys in the file.
-        told: Measures, such as `num_heads`, that neither `config` nor the arrays contain.
+        given: Measures, such as `num_heads`, that neither `config` nor the arrays contain.
 
     Raises:
         DataError: The network is not a vision transformer with the parts of `ViT`.
@@ -125,35 +125,37 @@ def to_encoder(
     if known.num_heads is not None:
         found.options["num_heads"] = known.num_heads
     for name, value in found.options.items():
-        if told.setdefault(name, value) != value:
+        if given.setdefault(name, value) != value:
             source = "config.json" if config else "the file"
             what = "attention heads" if name == "num_heads" else name
-            raise ConfigError(f"{source} says {value} {what}, not {told[name]} as given")
+            raise ConfigError(f"{source} says {value} {what}, not {given[name]} as given")
     facts: dict[str, Any] = {}
     if found.family is not None:
         family = FAMILIES[found.family]
         facts = {"stats": family.stats}
         width = found.params["patch_embed"]["kernel"].shape[-1]
         if (heads := heads_of(found.family, width)) is not None:
-            told.setdefault("num_heads", heads)
-        if told.get("positions") == "rope":
-            told.setdefault("image_size", known.image_size or family.image_size)
+            given.setdefault("num_heads", heads)
+        if given.get("positions") == "rope":
+            given.setdefault("image_size", known.image_size or family.image_size)
     if found.family == "CLIP" and known.architecture:
-        told.setdefault("activation", "gelu")  # timm's names of other networks contain "quickgelu".
-    if found.family == "CLIP" and "activation" not in told:
-        told["activation"] = "quick_gelu" if names_of(state_dict) is OPENAI else "gelu"
+        given.setdefault(
+            "activation", "gelu"
+        )  # timm's names of other networks contain "quickgelu".
+    if found.family == "CLIP" and "activation" not in given:
+        given["activation"] = "quick_gelu" if names_of(state_dict) is OPENAI else "gelu"
         LOG.warning(
             "no config beside the weights contains CLIP's activation: %s is used; OpenAI's and"
             " FaRL's networks have quick_gelu, most of open_clip's gelu (--activation,"
             " config.model.activation)",
-            told["activation"],
+            given["activation"],
         )
     facts |= {name: value for name, value in known.facts.items() if value is not None}
     if found.left_out:
         count, shown = len(found.left_out), quoted(found.left_out)
         LOG.info("%d arrays are no part of the encoder: %s", count, shown)
-    network(found.params, **told)
-    model = measures(found.params, **told)
+    network(found.params, **given)
+    model = measures(found.params, **given)
     return Encoder(found.params, model, found.family, facts, found.left_out)
 
 

@@ -59,12 +59,12 @@ class UnknownHeads(ConfigError):
         self.kind, self.measures = kind, measures
 
 
-def measures(params: Mapping[str, Any], **told: Any) -> dict[str, Any]:
+def measures(params: Mapping[str, Any], **given: Any) -> dict[str, Any]:
     """Returns the attributes of a tree's network, for `build`, `build_detector` or `ViT`.
 
     Args:
         params: A tree of ours: student, teacher, encoder or detector.
-        told: Attributes that no shape shows, such as `num_heads`; heads of parts that the network
+        given: Attributes that no shape shows, such as `num_heads`; heads of parts that the network
             does not have are ignored.
 
     Returns:
@@ -77,7 +77,7 @@ def measures(params: Mapping[str, Any], **told: Any) -> dict[str, Any]:
     """
     name = kind(params)
     arrays = traverse_util.flatten_dict(dict(params), sep="/")
-    found = _encoder_measures(arrays, told)
+    found = _encoder_measures(arrays, given)
     if name == "detector":
         found |= _detector_measures(arrays)
     if name in ("student", "teacher"):
@@ -85,7 +85,7 @@ def measures(params: Mapping[str, Any], **told: Any) -> dict[str, Any]:
     if name == "student":
         found |= _student_measures(arrays)
     others = set(HEADS) - set(HEADS_OF[name])
-    for attribute, value in told.items():
+    for attribute, value in given.items():
         if attribute not in others and found.setdefault(attribute, value) != value:
             raise ConfigError(
                 f"{attribute} is {found[attribute]} by the arrays' shapes, not {value} as given"
@@ -95,16 +95,16 @@ def measures(params: Mapping[str, Any], **told: Any) -> dict[str, Any]:
 
 
 def unseen(model: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
-    """Returns the measures and options of a network that `measures` must be told."""
+    """Returns the measures and options of a network that `measures` must be given."""
     return {name: model[name] for name in UNSEEN if model.get(name) is not None}
 
 
-def network(params: Mapping[str, Any], **told: Any) -> ViT:
+def network(params: Mapping[str, Any], **given: Any) -> ViT:
     """Returns the network of a tree, after a check of every array's shape.
 
     Args:
         params: A tree of ours: student, teacher, encoder or detector.
-        told: Attributes that no shape shows, such as `num_heads`.
+        given: Attributes that no shape shows, such as `num_heads`.
 
     Returns:
         An `FSVFM`, a `Detector` or, for an encoder, a `ViT`.
@@ -114,7 +114,7 @@ def network(params: Mapping[str, Any], **told: Any) -> ViT:
             others.
         ConfigError: As for `measures`.
     """
-    name, attributes = kind(params), measures(params, **told)
+    name, attributes = kind(params), measures(params, **given)
     if name == "encoder":
         model = build_encoder(attributes)
         _check_shapes(params, shapes_of(model))
@@ -125,7 +125,7 @@ def network(params: Mapping[str, Any], **told: Any) -> ViT:
     return model
 
 
-def _encoder_measures(arrays: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+def _encoder_measures(arrays: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     pixels, width = arrays["patch_embed/kernel"].shape
     patch_size = math.isqrt(pixels // 3)
     if 3 * patch_size**2 != pixels:
@@ -137,15 +137,15 @@ def _encoder_measures(arrays: Mapping[str, Any], told: Mapping[str, Any]) -> dic
         "layer_scale": "blocks/ls1/scale" in arrays,
     }
     prefix = found["class_token"] + found["registers"]
-    if told.get("positions") == "rope" and "pos_embed" not in arrays:
-        if "image_size" not in told:
+    if given.get("positions") == "rope" and "pos_embed" not in arrays:
+        if "image_size" not in given:
             raise ConfigError("image_size must be given: a network with rotations has no table")
-        found |= {"image_size": told["image_size"], "prefix_positions": ViT.prefix_positions}
+        found |= {"image_size": given["image_size"], "prefix_positions": ViT.prefix_positions}
     elif "pos_embed" not in arrays:
         raise DataError("the tree has no 'pos_embed', so its image size is unknown")
     else:
         table = arrays["pos_embed"]
-        rows = told.get("prefix_positions")
+        rows = given.get("prefix_positions")
         rows = prefix_rows(table, prefix) if rows is None else rows
         side = side_of_table("pos_embed", table, width=width, prefix=rows)
         found |= {"image_size": side * patch_size, "prefix_positions": rows}

@@ -19,7 +19,7 @@ from fsvfm_jax.convert.runs import is_run
 from fsvfm_jax.convert.weights import LoadedWeights, read_source
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.devices.distributed import check_same_arrays
-from fsvfm_jax.errors import ConfigError, DataError, told
+from fsvfm_jax.errors import ConfigError, DataError, brief
 from fsvfm_jax.host.storage import read_json
 from fsvfm_jax.models.fsvfm import encoder_subset, teacher_subset
 from fsvfm_jax.models.vit import OPTIONS, ViT
@@ -146,8 +146,8 @@ def _options_of_run(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
         given, stored = config.model[name], known.get(name, getattr(ViT, name))
         if given is not None and given != stored:
             raise ConfigError(
-                f"config.model.{name} = {told(given)}, and the run in {workdir} has {told(stored)}:"
-                " leave it out, or start another run"
+                f"config.model.{name} = {brief(given)}, and the run in {workdir} has"
+                f" {brief(stored)}: leave it out, or start another run"
             )
     return dict(known)
 
@@ -200,7 +200,7 @@ def _read(
 ) -> LoadedWeights:
     """Heads that the source does not contain are taken from the config, with a warning."""
     try:
-        return read_source(path, branch=branch, entry=entry, told=dict(known))
+        return read_source(path, branch=branch, entry=entry, given=dict(known))
     except UnknownHeads as error:
         taken = {name: heads.get(name, 1) for name, n in error.measures.items() if n is None}
         logger.warning(
@@ -209,7 +209,7 @@ def _read(
             " (%s)",
             *(path, ", ".join(f"config.model.{k} = {v}" for k, v in taken.items()), error),
         )
-        return read_source(path, branch=branch, entry=entry, told=taken | known)
+        return read_source(path, branch=branch, entry=entry, given=taken | known)
 
 
 def _teacher_of(path: Path) -> Path:

@@ -69,7 +69,7 @@ def read_source(
     path: Path,
     *,
     branch: str,
-    told: dict[str, Any],
+    given: dict[str, Any],
     step: int | None = None,
     encoder: Path | None = None,
     entry: str | None = None,
@@ -80,7 +80,7 @@ def read_source(
         path: A workdir of ours, an exported folder, a folder or file of another library
             (`foreign.read_weights`), or a `.pth` file of the reference's or of MAE.
         branch: "student" or "teacher", of a workdir or of a file that has both.
-        told: Measures that no shape says, such as `num_heads`.
+        given: Measures that no shape says, such as `num_heads`.
         step: Of a workdir's checkpoints; None is the newest.
         encoder: Folder of the encoder, where `path` is that of an adapter alone.
         entry: Of a file of others: which of its networks (`entries.find_network`).
@@ -99,10 +99,10 @@ def read_source(
     elif is_exported(path):
         source = _of_exported(path, encoder=encoder)
     elif path.is_dir() or path.suffix in foreign.SUFFIXES:
-        source = _of_others(foreign.read_weights(path, entry=entry, branch=branch), told=told)
+        source = _of_others(foreign.read_weights(path, entry=entry, branch=branch), given=given)
     else:
-        source = of_pth(path, pth.read(path, entry=entry, branch=branch), told=told)
-    for name, value in told.items():
+        source = of_pth(path, pth.read(path, entry=entry, branch=branch), given=given)
+    for name, value in given.items():
         known = source.model.get(name, getattr(ViT, name) if name in OPTIONS else value)
         if known != value:
             raise ConfigError(f"{path} has {name} {known}, not {value} as given")
@@ -166,41 +166,43 @@ def _of_exported(folder: Path, *, encoder: Path | None) -> LoadedWeights:
     return LoadedWeights(exported.params, dict(facts.pop("model")), facts)
 
 
-def _of_others(weights: foreign.Weights, *, told: dict[str, Any]) -> LoadedWeights:
+def _of_others(weights: foreign.Weights, *, given: dict[str, Any]) -> LoadedWeights:
     about = {"format": weights.format} | weights.network.about()
     with _naming(weights.file, about):
-        found = _of_library(weights.network, config=weights.config, told=told)
+        found = _of_library(weights.network, config=weights.config, given=given)
     facts = _facts(weights.file, weights.sha256)
     return found._replace(facts=facts | found.facts, file=about | found.file)
 
 
 def _of_library(
-    network: Network, *, config: Mapping[str, Any] | None, told: dict[str, Any]
+    network: Network, *, config: Mapping[str, Any] | None, given: dict[str, Any]
 ) -> LoadedWeights:
     """Returns an encoder of another library with what its family and its config say."""
-    found = foreign.to_encoder(network.state_dict, config=config, prefix=network.prefix, **told)
+    found = foreign.to_encoder(network.state_dict, config=config, prefix=network.prefix, **given)
     file = {"family": found.family} if found.family else {}
     if found.left_out:
         file["left_out"] = (*network.left_out, *found.left_out)
     return LoadedWeights(found.params, found.model, dict(found.facts), file)
 
 
-def of_pth(path: Path, content: pth.Pth, *, told: dict[str, Any]) -> LoadedWeights:
+def of_pth(path: Path, content: pth.Pth, *, given: dict[str, Any]) -> LoadedWeights:
     """The network of a `.pth` file, every array's shape checked.
 
     Args:
         path: Path of the file; the reference's file of mean and deviation may be beside it.
         content: The result of `pth.read`.
-        told: As for `read_source`.
+        given: As for `read_source`.
 
     Raises:
         DataError: The file contains no known network.
         ConfigError: As for `read_source`.
     """
     facts = _facts(path, content.sha256)
-    # Files that we wrote have a licence; all other files come from the authors' weights.
+    is_foreign = content.network is not None and _is_foreign(content.network)
     ours = content.extra.get(OUR_KEY)
-    license = ours.get("license") if isinstance(ours, dict) else AUTHORS_LICENSE
+    license = None if is_foreign else AUTHORS_LICENSE
+    if isinstance(ours, dict):  # This project wrote the file.
+        license = ours.get("license")
     if license is not None:
         if not isinstance(license, str) or not 0 < len(license) <= MAX_TEXT:
             raise DataError(f"{path} has a licence that is no text of 1 to {MAX_TEXT} characters")
@@ -215,13 +217,13 @@ def of_pth(path: Path, content: pth.Pth, *, told: dict[str, Any]) -> LoadedWeigh
         LOG.info("%s: its number of updates is unknown: %s", path, error)
     about = {"format": pth.FORMAT} | (content.network.about() if content.network else {})
     with _naming(path, about):
-        if content.network and _is_foreign(content.network):
-            found = _of_library(content.network, config=None, told=told)
+        if is_foreign:
+            found = _of_library(content.network, config=None, given=given)
             return found._replace(facts=facts | found.facts, file=about | found.file)
         check_supported(content.state_dict)
         params = reference.to_params(content.state_dict)
-        network(params, **told)
-        return LoadedWeights(params, measures(params, **told), facts, about)
+        network(params, **given)
+        return LoadedWeights(params, measures(params, **given), facts, about)
 
 
 @contextmanager

@@ -90,8 +90,8 @@ class SyntheticFaces:
 
     def fingerprint(self) -> str:
         """Returns the SHA-256 of number, size and seed."""
-        told = f"synthetic {len(self)} {self._image_size} {self._seed}"
-        return hashlib.sha256(told.encode()).hexdigest()
+        identity = f"synthetic {len(self)} {self._image_size} {self._seed}"
+        return hashlib.sha256(identity.encode()).hexdigest()
 
     def name(self, index: int) -> str:
         """Returns the number of the face."""

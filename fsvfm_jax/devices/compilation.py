@@ -18,8 +18,13 @@ from fsvfm_jax.devices import distributed, sharding
 from fsvfm_jax.devices.backends import has_cudnn_attention, settings_for
 from fsvfm_jax.devices.memory import Memory, fits_with
 from fsvfm_jax.devices.sharding import AUTO
-from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.errors import ConfigError, OutOfMemory
 from fsvfm_jax.train_state import Learner, StepValues, TrainState
+
+SMALLER_STEP = (
+    "raise config.mesh.fsdp, set config.model.remat='full' or config.accum_steps='auto', or lower"
+    " config.batch_size"
+)
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +182,7 @@ def compile_for_devices(learner: Learner, mesh: Mesh, config: ConfigDict) -> Com
         config: The resolved config.
 
     Raises:
-        ConfigError: The compiler refuses the step because of its memory.
+        OutOfMemory: The compiler refuses the step because of its memory.
     """
     started = time.monotonic()
     step = compile_step(
@@ -197,16 +202,12 @@ def compile_for_devices(learner: Learner, mesh: Mesh, config: ConfigDict) -> Com
             memory.argument / 1e9,
             memory.temporary / 1e9,
         )
-    advice = (
-        "raise config.mesh.fsdp, set config.model.remat='full' or config.accum_steps='auto', or"
-        " lower config.batch_size"
-    )
     if distributed.number_of_processes(step.program is None):
         needed = f"{memory.total / 1e9:.1f} GB per device are needed"
-        raise ConfigError(f"the training step does not fit, {needed}: {advice}")
+        raise OutOfMemory(f"the training step does not fit, {needed}: {SMALLER_STEP}")
     if memory.fits is False:
         needed = f"{memory.total / 1e9:.1f} GB of {memory.available / 1e9:.1f} GB per device"
-        logger.warning("this will probably not fit, %s: %s", needed, advice)
+        logger.warning("this will probably not fit, %s: %s", needed, SMALLER_STEP)
     logger.info(
         "effective batch: %d = %d devices x %d x %d%s",
         config.batch_size,

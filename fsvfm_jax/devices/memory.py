@@ -1,8 +1,12 @@
 """The memory that a compiled step needs on a device, and a low estimate for other batch sizes."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
+
+from fsvfm_jax.errors import OutOfMemory
 
 # A low estimate of the gradients as a share of the state, so that only what cannot fit is skipped.
 GRADIENT_SHARE = 0.2
@@ -48,6 +52,22 @@ class Memory(NamedTuple):
         if self.argument is None:
             return False
         return None if self.available is None else self.total <= self.available
+
+
+@contextlib.contextmanager
+def enough_memory(message: str) -> Iterator[None]:
+    """Raises OutOfMemory with a message if an enclosed program needs more memory than there is.
+
+    Args:
+        message: What does not fit, and what the user can do.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        # A kernel that exceeds a TPU core's own memory (vmem) is no matter of the batch.
+        if "RESOURCE_EXHAUSTED" not in str(error) or "vmem" in str(error):
+            raise
+        raise OutOfMemory(message) from error
 
 
 def fits_with(memory: Memory, *, state_bytes: int, micro_batches: float) -> bool:

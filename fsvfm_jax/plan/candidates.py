@@ -65,9 +65,9 @@ def read_choices(arguments: Sequence[str], config: ConfigDict) -> dict[str, list
             raise ConfigError(f"--compare {shortened(argument)} has no values: write FIELD=a,b")
         is_option = path.startswith(OPTION) and path.removeprefix(OPTION).isidentifier()
         if path not in fields and not is_option:
-            told = shortened(path) or "an empty name"
+            name = shortened(path) or "an empty name"
             raise ConfigError(
-                f"--compare: {told} is no field of this config; {_suggestion(path, fields)}"
+                f"--compare: {name} is no field of this config; {_suggestion(path, fields)}"
             )
         if path in choices:
             raise ConfigError(f"--compare names {path} twice: give all its values at once")

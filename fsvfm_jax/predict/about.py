@@ -4,7 +4,7 @@ import argparse
 
 from fsvfm_jax import cli
 from fsvfm_jax.convert import facts
-from fsvfm_jax.convert.folder import read_description
+from fsvfm_jax.convert.folder_config import read_description
 from fsvfm_jax.convert.weights import is_exported
 from fsvfm_jax.data.rand_augment import CROP_PCT
 from fsvfm_jax.host.markdown import markdown_text

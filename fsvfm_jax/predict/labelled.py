@@ -19,8 +19,8 @@ from fsvfm_jax.config.resolve import resolve
 from fsvfm_jax.data.labelled.detection_sets import (
     DetectionSet,
     check_classes,
+    fingerprints_of,
     open_sets,
-    told_of,
 )
 from fsvfm_jax.data.labelled.faces import REAL, LabelledFaces
 from fsvfm_jax.data.labelled.set_options import RENDERED
@@ -83,7 +83,7 @@ class LabelledSets(NamedTuple):
 
         Names alone would be the same for many splits.
         """
-        digest = hashlib.sha256(told_of(self.sets).encode())
+        digest = hashlib.sha256(fingerprints_of(self.sets).encode())
         for faces in self.sets.values():
             if isinstance(faces, LabelledFaces):  # Rendered faces have no files.
                 for index in range(len(faces)):

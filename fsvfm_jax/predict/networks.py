@@ -25,7 +25,7 @@ from fsvfm_jax.data.labelled.faces import LABELS
 from fsvfm_jax.data.rand_augment import CROP_PCT
 from fsvfm_jax.data.stats import Stats, load_stats, make_stats
 from fsvfm_jax.detectors import NO_DETECTOR, stats_of, to_detector
-from fsvfm_jax.errors import ConfigError, DataError, told
+from fsvfm_jax.errors import ConfigError, DataError, brief
 from fsvfm_jax.models import CHOICES
 from fsvfm_jax.models.fsvfm import encoder_subset
 from fsvfm_jax.models.vit import ViT, options_of
@@ -154,11 +154,11 @@ class Encoder:
     ) -> Iterator[Float32[np.ndarray, "B ..."]]:
         """Yields the features of faces that are resized already, as `views_of` returns them."""
         if pool not in POOLS:
-            raise ConfigError(f"pool = {told(pool)} is unknown; choose {', '.join(POOLS)}")
+            raise ConfigError(f"pool = {brief(pool)} is unknown; choose {', '.join(POOLS)}")
         if pool == "token" and not self.model.class_token:
             raise ConfigError(f"{self.path} has no class token: use pool = 'mean' (--pool)")
         if block is not None and block not in range(1, self.model.depth + 1):
-            raise ConfigError(f"block {told(block)} does not exist: give 1 to {self.model.depth}")
+            raise ConfigError(f"block {brief(block)} does not exist: give 1 to {self.model.depth}")
         program = functools.partial(
             programs.features, model=self.model, stats=self.stats, block=block, pool=pool
         )
@@ -278,11 +278,11 @@ def load(
     """
     path = Path(path)
     _check(batch_size=batch_size, branch=branch, dtype=dtype)
-    told_values = {"num_heads": num_heads, "activation": activation}
+    measures = {"num_heads": num_heads, "activation": activation}
     source = read_source(
         path,
         branch=branch,
-        told={name: value for name, value in told_values.items() if value is not None},
+        given={name: value for name, value in measures.items() if value is not None},
         step=step,
         encoder=None if encoder is None else Path(encoder),
         entry=entry,
@@ -306,7 +306,7 @@ def _check(*, batch_size: int, branch: str, dtype: str) -> None:
         ("dtype", dtype, CHOICES["dtype"]),
     ):
         if value not in choices:
-            raise ConfigError(f"{name} = {told(value)} is unknown; choose {' or '.join(choices)}")
+            raise ConfigError(f"{name} = {brief(value)} is unknown; choose {' or '.join(choices)}")
 
 
 def _encoder(source: LoadedWeights, *, dtype: str) -> tuple[ViT, Params]:
@@ -325,7 +325,7 @@ def _view(facts: Mapping[str, Any], path: Path, *, given: str | None) -> str:
         )
     if given is not None:
         if given not in CROP_PCT:
-            raise ConfigError(f"view = {told(given)} is unknown; choose {', '.join(CROP_PCT)}")
+            raise ConfigError(f"view = {brief(given)} is unknown; choose {', '.join(CROP_PCT)}")
         return given
     for view, part in CROP_PCT.items():
         if part == crop_pct:
@@ -345,7 +345,7 @@ def _stats(given: Stats | Sequence[Sequence[float]] | str | os.PathLike | None) 
         return make_stats(*given)
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"stats = {told(given)} are no mean and std of red, green and blue ({error})"
+            f"stats = {brief(given)} are no mean and std of red, green and blue ({error})"
         ) from error
 
 
@@ -355,4 +355,4 @@ def _check_labels(source: LoadedWeights, path: Path, labels: Sequence[str]) -> N
         raise ConfigError(f"{path} is an encoder, which has no labels: leave them out")
     stored = tuple(source.facts.get("label_names") or ())
     if stored and labels and tuple(labels) != stored:
-        raise ConfigError(f"{path} has the labels {told(stored)}, not {told(tuple(labels))}")
+        raise ConfigError(f"{path} has the labels {brief(stored)}, not {brief(tuple(labels))}")

@@ -8,7 +8,7 @@ import jax
 
 from fsvfm_jax import cli
 from fsvfm_jax.detectors import NO_DETECTOR
-from fsvfm_jax.errors import ConfigError, DataError, told
+from fsvfm_jax.errors import ConfigError, DataError, brief
 from fsvfm_jax.predict.arguments import check_margin, no_crop_margin, no_face_detector
 from fsvfm_jax.predict.calibrated import calibration_of
 from fsvfm_jax.predict.calibration import Calibration
@@ -101,8 +101,8 @@ def _detector_and_margin(network: Encoder, args: argparse.Namespace) -> tuple[st
         raise no_face_detector(args.model)
     if detector not in FACE_DETECTORS:
         raise ConfigError(
-            f"{args.model} was trained on faces that {told(detector)} found, which is not available"
-            " here: crop the faces with it and give --cropped"
+            f"{args.model} was trained on faces that {brief(detector)} found, which is not"
+            " available here: crop the faces with it and give --cropped"
         )
     if detector == "none":
         return detector, 0.0
@@ -119,6 +119,6 @@ def _stored_or_given(network: Encoder, args: argparse.Namespace, name: str) -> A
         return given if stored is None else stored
     flag = f"--{name.replace('_', '-')}"
     raise ConfigError(
-        f"{flag}={given}, but {args.model} was trained with {told(stored)}: leave out {flag}; or"
+        f"{flag}={given}, but {args.model} was trained with {brief(stored)}: leave out {flag}; or"
         f" correct the model, by `convert to folder` with {flag}={given}"
     )

@@ -104,8 +104,8 @@ def detect(
     _check(src, tree, options)
     sources, refusals = find_sources(src, root=root)
     check_libraries(sources, detector=options.detector)
-    told = options._asdict() | {"src": os.path.abspath(src), "root": root}
-    with Manifest(tree, "detect", key="source", options=told) as manifest:
+    stored = options._asdict() | {"src": os.path.abspath(src), "root": root}
+    with Manifest(tree, "detect", key="source", options=stored) as manifest:
         for refusal in refusals:
             if refusal.name not in manifest:
                 manifest.add([_line(source=refusal.name, outcome="skipped", reason=refusal.reason)])
@@ -147,13 +147,13 @@ def _faces_of_image(
         is_found = True
         number = face.number if options.faces == "all" else None
         name = stem if number is None else f"{stem}_{number}"
-        told = {**line, "face": number, "box": list(face.box), "score": face.score}
+        facts = {**line, "face": number, "box": list(face.box), "score": face.score}
         if face.pixels is None:
-            yield _line(**told, outcome="refused", reason="its box is outside the picture"), None
+            yield _line(**facts, outcome="refused", reason="its box is outside the picture"), None
             continue
         others = options.faces == "largest" and face.found > 1
         reason = f"the largest of {face.found}" if others else None
-        yield _line(**told, outcome="face", reason=reason, image=f"{name}.png"), _png(face.pixels)
+        yield _line(**facts, outcome="face", reason=reason, image=f"{name}.png"), _png(face.pixels)
     if not is_found:
         reason = f"no face found ({options.detector}, upsample {options.upsample})"
         height, width, _ = image.shape

@@ -91,8 +91,8 @@ class Plan:
 
         The maps count because other maps of the same crops have the same names and sizes.
         """
-        told = (self.split, self.encoding, self.image_size, self.shard_records)
-        digest = hashlib.sha256(repr(told).encode())
+        settings = (self.split, self.encoding, self.image_size, self.shard_records)
+        digest = hashlib.sha256(repr(settings).encode())
         for pair in self.pairs:
             sizes = [os.path.getsize(file) if file else None for file in pair[1:]]
             digest.update(os.fsencode(f"\n{pair.name}\0{sizes}"))

@@ -21,9 +21,9 @@ from fsvfm_jax.data.elements import evaluation_element, to_batch_element
 from fsvfm_jax.data.labelled.detection_sets import (
     DetectionSet,
     check_classes,
+    fingerprints_of,
     labels_of,
     open_sets,
-    told_of,
     warn_of_common_videos,
 )
 from fsvfm_jax.data.labelled.faces import FAKE, LABELS, spaced
@@ -112,7 +112,9 @@ def open_probe(
     }
     for part in PARTS:
         check_classes(sets[part], purpose="the probe", where=f" (config.probe.{part})")
-    distributed.check_same(" ".join(told_of(sets[part]) for part in PARTS), what="probe sets")
+    distributed.check_same(
+        " ".join(fingerprints_of(sets[part]) for part in PARTS), what="probe sets"
+    )
     warn_of_common_videos(sets["train"].values(), sets["test"].values(), use="a probe is fitted to")
     return partial(_make_probe, config, source, choose(sets, faces=config.probe.faces), mesh)
 

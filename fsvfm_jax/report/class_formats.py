@@ -1,4 +1,4 @@
-"""Warns of test sets whose classes can be told apart by how their files are stored.
+"""Warns of test sets whose classes differ in how their files are stored.
 
 If all real faces are JPEG and all fake faces are PNG, a detector may have learned the traces of the
 compression. The check reads only the headers of some files. A rule that knows only the format, the
@@ -122,7 +122,7 @@ def compare_formats(
     }
     rule = max(scores, key=scores.__getitem__)  # the first and simplest of several best
     parts = [
-        _told(label, _at(formats, of_class))
+        _storage(label, _at(formats, of_class))
         for label, of_class in (("real", ~fake), ("fake", fake))
     ]
     return FormatCheck(rule, float(scores[rule]), limit, "; ".join(parts))
@@ -203,7 +203,7 @@ def _at(values: Sequence[Any], chosen: Bool[np.ndarray, " N"]) -> list[Any]:
     return [value for value, is_chosen in zip(values, chosen, strict=True) if is_chosen]
 
 
-def _told(label: str, formats: Sequence[FileFormat]) -> str:
+def _storage(label: str, formats: Sequence[FileFormat]) -> str:
     """Returns how the files of a class are stored: shares of formats, and the commonest size."""
     kinds = Counter(one.kind for one in formats)
     parts = []

@@ -105,7 +105,9 @@ def match_given(
             face has no score and `allow_missing` is not set.
     """
     row_by_path = _rows_by_path(given, root)
-    paths = [_relative(faces.name(index), root) for index in range(len(faces))]
+    top = os.path.abspath(root)
+    files = (os.path.abspath(faces.name(index)) for index in range(len(faces)))
+    paths = [os.path.relpath(file, top) for file in files]
     found = np.array([row_by_path.get(path, -1) for path in paths], np.int64)
     kept = np.flatnonzero(found >= 0)
     if not len(kept):

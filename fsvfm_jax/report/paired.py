@@ -35,6 +35,8 @@ class Measure(NamedTuple):
     is_error: bool
 
 
+# With fewer videos of a class the draws hardly differ, and the interval says little.
+MIN_VIDEOS = 20
 # The metrics of a table of detection, computed as in it.
 MEASURES = (
     Measure("video AUC", auc, True, False),
@@ -101,12 +103,14 @@ def check_same(pair: Pair) -> None:
     only = [faces[0] - faces[1], faces[1] - faces[0]]
     if not any(only):
         return
-    told = [
+    differences = [
         f"{one.total():,} of {of_all.total():,} faces only in {name}"
         + (f", such as {quoted(['/'.join(min(one))])}" if one else "")
         for name, one, of_all in zip(names, only, faces, strict=True)
     ]
-    raise DataError(f"{dataset} has {' and '.join(told)}: score the same faces with both detectors")
+    raise DataError(
+        f"{dataset} has {' and '.join(differences)}: score the same faces with both detectors"
+    )
 
 
 def difference_rows(pair: Pair) -> list[Row]:
@@ -116,6 +120,7 @@ def difference_rows(pair: Pair) -> list[Row]:
         pair: Scores of the same faces, with both classes.
     """
     rows = []
+    fewest = min(np.unique(pair.first.videos[pair.first.fake == one]).size for one in (0, 1))
     for measure in MEASURES:
         columns = [_columns(one, of_videos=measure.of_videos) for one in pair[1:]]
         values = [measure.metric(*each[:2]) for each in columns]
@@ -130,7 +135,7 @@ def difference_rows(pair: Pair) -> list[Row]:
                 "difference": values[1] - values[0],
                 "difference_interval": list(interval),
                 "p_value": p_value(difference),
-                "note": _reading(interval, pair.names, is_error=measure.is_error),
+                "note": _reading(interval, pair.names, fewest, is_error=measure.is_error),
             }
         )
     return rows
@@ -186,9 +191,13 @@ def _columns(scores: Scores, *, of_videos: bool) -> tuple[np.ndarray, np.ndarray
     return means, fake, videos
 
 
-def _reading(interval: tuple[float, float], names: tuple[str, str], *, is_error: bool) -> str:
-    """Returns what the interval of a difference means."""
+def _reading(
+    interval: tuple[float, float], names: tuple[str, str], fewest: int, *, is_error: bool
+) -> str:
+    """Returns what the interval of a difference means, with `fewest` videos of a class."""
     low, high = interval
+    if fewest < MIN_VIDEOS:
+        return f"not decided: fewer than {MIN_VIDEOS} videos of a class"
     if low <= 0 <= high:
         return "not decided: the interval contains 0"
     return f"{names[(low > 0) != is_error]} is better"

@@ -1,6 +1,7 @@
 """The mean of a metric over seeds of training and over sets, with an interval for both."""
 
 import math
+import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -24,25 +25,31 @@ class Resampled(NamedTuple):
     draws: Float64[np.ndarray, " draws"]
 
 
-def resampled_auc(videos: VideoScores) -> Resampled:
+def resampled_auc(videos: VideoScores, *, of: str) -> Resampled:
     """Returns the AUC of a network's scores of videos.
 
     Args:
         videos: The videos of one set, of both classes.
+        of: Name of the set, the seed of the draws: the draws of different sets are independent.
     """
     columns = (videos.scores, videos.positive, videos.videos)
-    draws = bootstrap_values(auc, *columns, seed=0)
+    draws = bootstrap_values(auc, *columns, seed=_seed(of))
     return Resampled(auc(videos.scores, videos.positive), draws)
 
 
-def resampled_mean(values: Float64[np.ndarray, " N"]) -> Resampled:
+def resampled_mean(values: Float64[np.ndarray, " N"], *, of: str) -> Resampled:
     """Returns the mean of independent values, one for each face or video.
 
     Args:
         values: The values, at least one.
+        of: As for `resampled_auc`.
     """
-    chosen = np.random.default_rng(0).integers(len(values), size=(DRAWS, len(values)))
+    chosen = np.random.default_rng(_seed(of)).integers(len(values), size=(DRAWS, len(values)))
     return Resampled(float(values.mean()), values[chosen].mean(axis=1))
+
+
+def _seed(name: str) -> int:
+    return zlib.crc32(name.encode())
 
 
 def difference(one: Resampled, other: Resampled) -> Resampled:
@@ -57,7 +64,8 @@ def over_seeds_and_sets(
 
     With one seed the interval is that of the draws: it contains only the uncertainty of the videos.
     With several seeds it adds the variance of the draws and that of the mean over the seeds, the
-    latter with the quantile of Student's t distribution. It is bounded by `low` and 1.
+    latter with the quantile of Student's t distribution. The interval is bounded by `low` and 1.
+    Sets count as independent.
 
     Args:
         table: The metric by seed and by set. The sets are the same for all seeds.

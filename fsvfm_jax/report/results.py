@@ -85,9 +85,9 @@ def set_line(name: str, layout: str, options: Mapping[str, Any], *, grouping: st
     given = {key: x for key, x in sorted(options.items()) if x not in ("", None, ())}
     if given.get("frames") == 0:
         given["frames"] = "all"
-    told = ", ".join(f"{key} {x}" for key, x in given.items())
+    shown = ", ".join(f"{key} {x}" for key, x in given.items())
     ending = f"; {grouping}" if grouping else ""
-    return f"{markdown_text(name)}: {layout} {markdown_text(told + ending)}."
+    return f"{markdown_text(name)}: {layout} {markdown_text(shown + ending)}."
 
 
 def write_results(

@@ -39,13 +39,13 @@ def summary(tables: Sequence[str]) -> str:
         by_training[row.get("method"), row["seed"]].append(row)
     sets = {key: {row["dataset"] for row in of_one} for key, of_one in by_training.items()}
     if len({*map(frozenset, sets.values())}) > 1:
-        told = "; ".join(
+        found = "; ".join(
             f"{' '.join(str(x) for x in (method, seed) if x is not None)}:"
             f" {', '.join(sorted(names))}"
             for (method, seed), names in sets.items()
         )
         raise DataError(
-            f"the tables of each method and seed must be of the same sets; there are {told}"
+            f"the tables of each method and seed must be of the same sets; there are {found}"
         )
     for key, of_one in by_training.items():
         if len(sets[key]) > 1:

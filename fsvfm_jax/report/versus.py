@@ -155,12 +155,12 @@ def _common(first: Report, second: Report) -> list[str]:
 
 def _only_in_one(first: Report, second: Report) -> list[str]:
     """Returns a sentence on the sets of each report that are not compared, and logs it."""
-    told = []
+    sentences = []
     for one, other in ((first, second), (second, first)):
         if only := [name for name in one.rows if name not in other.rows]:
             logger.warning("%d sets are only in %s: %s", len(only), one.folder, quoted(only))
-            told.append(f"{len(only)} sets are only in {one.name}: {quoted(only)}.")
-    return [markdown_text(text) for text in told]
+            sentences.append(f"{len(only)} sets are only in {one.name}: {quoted(only)}.")
+    return [markdown_text(text) for text in sentences]
 
 
 def _write(

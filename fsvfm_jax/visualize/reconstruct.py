@@ -157,8 +157,8 @@ def open_student(args: argparse.Namespace) -> Student:
         ConfigError: A number of heads, or mean and std, are not known.
     """
     path = Path(args.model)
-    told = {name: vars(args)[name] for name in HEADS if vars(args)[name] is not None}
-    source = read_source(path, branch="student", told=told, step=args.step, entry=args.entry)
+    heads = {name: vars(args)[name] for name in HEADS if vars(args)[name] is not None}
+    source = read_source(path, branch="student", given=heads, step=args.step, entry=args.entry)
     if reference.kind(source.params) != "student":
         raise DataError(
             f"{path} has no pixel decoder: name the workdir of a pretraining run, or a .pth file"

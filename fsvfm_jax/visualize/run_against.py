@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from fsvfm_jax.errors import told
+from fsvfm_jax.errors import brief
 from fsvfm_jax.report.published_curves import (
     METHOD,
     PEAK_LEARNING_RATE,
@@ -99,14 +99,14 @@ def _differences(run: Run, curve: Curve) -> list[str]:
             found.append(f"the {name} of the data is {_short(ours)}, not {_short(theirs)}")
     faces = run.folder.fingerprint.get("images")
     if curve.faces is not None and not _near(faces, curve.faces, FACES_TOLERANCE * curve.faces):
-        found.append(f"the set has {told(faces)} faces, not {curve.faces:,}")
+        found.append(f"the set has {brief(faces)} faces, not {curve.faces:,}")
     return found + _of_fields(config, METHOD)
 
 
 def _of_fields(config: dict[str, Any], settings: Mapping[str, Any]) -> list[str]:
     values = {path: _field(config, path) for path in settings}
     return [
-        f"{path} is {told(values[path])}, not {told(wanted)}"
+        f"{path} is {brief(values[path])}, not {brief(wanted)}"
         for path, wanted in settings.items()
         if values[path] != wanted
     ]
@@ -116,7 +116,7 @@ def _short(values: Any) -> str:
     try:
         return " ".join(f"{value:.4f}" for value in values)
     except (TypeError, ValueError):  # The file of a stranger may have anything here.
-        return told(values)
+        return brief(values)
 
 
 def _field(config: dict[str, Any], path: str) -> Any:

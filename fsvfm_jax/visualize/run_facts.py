@@ -11,7 +11,7 @@ from typing import NamedTuple
 from etils import epath
 
 from fsvfm_jax.config.resolve import ODD_CONFIG, resolve_stored
-from fsvfm_jax.errors import ConfigError, in_one_line, shortened, told
+from fsvfm_jax.errors import ConfigError, brief, in_one_line, shortened
 from fsvfm_jax.host.storage import in_bucket
 from fsvfm_jax.optim import Schedule, make_schedule
 from fsvfm_jax.visualize.run_folder import Folder
@@ -132,7 +132,7 @@ def _marks(folder: Folder, notes: list[str]) -> list[Mark]:
             change.get("step") if isinstance(change.get("step"), int) else 0,
             "change",
             "the data changed, and the change was accepted: "
-            + told({name: ends for name, ends in change.items() if name != "step"}),
+            + brief({name: ends for name, ends in change.items() if name != "step"}),
         )
         for change in folder.accepted
     ]

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from etils import epath
 
-from fsvfm_jax.errors import DataError, UserError, in_one_line, reason_of, shortened, told
+from fsvfm_jax.errors import DataError, UserError, brief, in_one_line, reason_of, shortened
 from fsvfm_jax.host.json_files import MAX_JSON_BYTES, parse_json
 from fsvfm_jax.host.storage import in_bucket, is_own_folder, open_bytes, read_bytes
 from fsvfm_jax.run.failed_start import CONFIG_FILE
@@ -256,7 +256,7 @@ def _flat(config: Mapping[str, Any], notes: list[str]) -> dict[str, str]:
             if isinstance(value, dict) and value and depth < _MAX_DEPTH:
                 add(value, f"{prefix}{name}.", depth + 1)
             elif len(fields) < MAX_FIELDS:
-                fields[f"{prefix}{name}"] = told(value)
+                fields[f"{prefix}{name}"] = brief(value)
 
     add(config, "", 1)
     if len(fields) == MAX_FIELDS:

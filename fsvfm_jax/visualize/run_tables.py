@@ -6,7 +6,7 @@ All text that comes from a workdir is escaped.
 import html
 from collections.abc import Iterable, Mapping, Sequence
 
-from fsvfm_jax.errors import told
+from fsvfm_jax.errors import brief
 from fsvfm_jax.host.progress import clock_text, rate_text
 from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.visualize.run_facts import (
@@ -131,7 +131,7 @@ def _folded(
 
 
 def _fields(run: Run) -> dict[str, str]:
-    data = {f"fingerprint.{name}": told(value) for name, value in run.folder.fingerprint.items()}
+    data = {f"fingerprint.{name}": brief(value) for name, value in run.folder.fingerprint.items()}
     return run.folder.fields | {name: data[name] for name in _SUMMED if name in data}
 
 

@@ -172,7 +172,7 @@ def warn_of_common_videos(used: Iterable[FaceSet], others: Iterable[FaceSet], *,
                 warn_of_overlap(one.faces, other.faces, use=use)
 
 
-def told_of(sets: Mapping[str, DetectionSet]) -> str:
+def fingerprints_of(sets: Mapping[str, DetectionSet]) -> str:
     """Returns the fingerprints of all sets, which must be the same on every host."""
     return " ".join(f"{name} {faces.fingerprint()}" for name, faces in sets.items())
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from fsvfm_jax.data.labelled.layouts import LAYOUTS
 from fsvfm_jax.data.rendered.rendered_sets import RenderedFaces
-from fsvfm_jax.errors import ConfigError, nearest, told
+from fsvfm_jax.errors import ConfigError, brief, nearest
 
 # The layout of rendered sets, which are not on disk.
 RENDERED = "rendered"
@@ -54,7 +54,7 @@ def check_options(layout: str, options: Mapping[str, Any], *, field: str = "") -
         of_whom = f", but of {' and '.join(others)}" if others else ""
         way_out = f"leave it empty, or set {where}layout" if others else "remove it"
         raise ConfigError(
-            f"{where}{name} = {told(value)} is no option of the layout {layout!r}{of_whom}:"
+            f"{where}{name} = {brief(value)} is no option of the layout {layout!r}{of_whom}:"
             f" {its_options}; {way_out}"
         )
     for name, parameter in known.items():

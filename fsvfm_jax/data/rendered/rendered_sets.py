@@ -213,8 +213,8 @@ class RenderedFaces:
 
     def fingerprint(self) -> str:
         """Returns the SHA-256 of set, split, numbers, size, seed and the version of forgeries."""
-        told = (*self._key, self._image_size, self._frames, len(self))
-        return hashlib.sha256(f"rendered {VERSION} {self._name} {told}".encode()).hexdigest()
+        identity = (*self._key, self._image_size, self._frames, len(self))
+        return hashlib.sha256(f"rendered {VERSION} {self._name} {identity}".encode()).hexdigest()
 
     def stats(self) -> None:
         """Returns None: the statistics are not known."""
