@@ -117,7 +117,7 @@ def test_a_row_that_does_not_fit_or_diverges_gets_a_note_and_the_others_are_made
     def trained(config, workdir):
         if "large" in str(workdir):
             raise OutOfMemory("the step does not fit in memory")
-        workdir.mkdir(parents=True)
+        (workdir / "checkpoints").mkdir(parents=True)
         if "wild" in str(workdir):
             raise NotFiniteError("the loss is not finite")
         (workdir / "validation.jsonl").write_text('{"step": 1, "val_loss": 0.5}\n')
