@@ -14,7 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import evaluation, transfer, vit_s
+from configs import evaluation, sets, transfer, vit_s
 from configs.transfer import face_set
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
@@ -38,10 +38,9 @@ METHODS = {
     "full": ("full", True),
 }
 TRAINED = "swap-a"
-# "swap-a" itself has new faces, the others unseen cameras too. The forgeries of "swap-b" and of
-# "warp-c" are among those of "swap-a"; those of "texture-d" and "upsample-e" are unseen.
-TESTED = ("swap-a", "swap-b", "warp-c", "texture-d", "upsample-e")
-UNSEEN_FORGERIES = ("texture-d", "upsample-e")
+# TRAINED itself has new faces, the others unseen cameras too.
+TESTED = sets.RENDERED_DEEPFAKES
+SEEN_FORGERIES, UNSEEN_FORGERIES = TESTED[:3], TESTED[3:]
 SPOOFS = ("cam-m", "cam-c", "cam-i", "cam-o")
 # Videos and frames of each, by set and split; half of the videos are fake.
 RENDERED = {
@@ -64,7 +63,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "crfr_p, no L_sim": {"loss.weight_sim": 0.0},
     "crfr_p, no L_region": {"loss.weight_region": 0.0},
 }
-SEEN_FORGERIES = ("swap-a", "swap-b", "warp-c")
 
 
 def pretraining(variant: str = "crfr_p", *, seed: int = 0) -> ConfigDict:

@@ -56,6 +56,9 @@ PUBLIC: dict[str, dict[str, Any]] = {
         "fake": ("target",),
     },
 }
+# Rendered sets. The forgeries of "swap-b" and of "warp-c" are among those of "swap-a"; those of
+# "texture-d" and "upsample-e" are others. Each set has a camera of its own.
+RENDERED_DEEPFAKES = ("swap-a", "swap-b", "warp-c", "texture-d", "upsample-e")
 # The methods of DF40 by kind, as its lists call them: face swaps, reenactment, synthesis of whole
 # faces. Those of "unknown" are tested on only, and have real faces of their own.
 DF40 = {

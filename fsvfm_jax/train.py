@@ -15,14 +15,8 @@ from fsvfm_jax.data.pipeline import Batches, Element, advance, make_iterator
 from fsvfm_jax.data.sources import FaceSet, Source
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.devices import sharding
-from fsvfm_jax.devices.compilation import (
-    SMALLER_STEP,
-    compile_for_devices,
-    fresh_state,
-    place,
-    state_template,
-)
-from fsvfm_jax.devices.memory import enough_memory
+from fsvfm_jax.devices.compilation import compile_for_devices, fresh_state, place, state_template
+from fsvfm_jax.devices.memory import SMALLER_STEP, enough_memory
 from fsvfm_jax.errors import DataError
 from fsvfm_jax.learners import make_learner
 from fsvfm_jax.optim import Schedule, make_schedule
@@ -47,6 +41,7 @@ from fsvfm_jax.tuning import count
 logger = logging.getLogger(__name__)
 
 
+@enough_memory(f"the training step does not fit in memory: {SMALLER_STEP}")
 def train(config: ConfigDict, workdir: epath.Path, *, task: Task, check_only: bool = False) -> None:
     """Trains from the newest checkpoint of `workdir`, or from the start, to the last step.
 
@@ -65,7 +60,6 @@ def train(config: ConfigDict, workdir: epath.Path, *, task: Task, check_only: bo
     if check_only:
         return _check(config, mesh, source, workdir, task, open_probe)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(enough_memory(f"the step does not fit in memory: {SMALLER_STEP}"))
         guard = stack.enter_context(Guard(workdir, config.watchdog))
         stats, schedule = _plan(config, source, workdir, task, compute_stats=True)
         guard.limit_start()

@@ -10,7 +10,6 @@ from test_transfer import small  # noqa: F401
 from configs import offline
 from fsvfm_jax.benchmark import ablation
 from fsvfm_jax.config.resolve import resolve
-from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.masking import STRATEGIES
 from fsvfm_jax.report.resampling import Resampled
 
@@ -44,11 +43,6 @@ def test_a_row_has_each_measure_by_kind_and_by_set():
     assert row["patches@unseen"]["mean"] == pytest.approx(0.85)
     assert row["linear_of_set@texture-d"]["mean"] == pytest.approx(0.8)
     assert row["knn_interval@seen"] == pytest.approx((0.6, 0.6))
-
-
-def test_no_seed_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="--seeds is 0"):
-        ablation.benchmark_ablation(argparse.Namespace(output=str(tmp_path), seeds=0))
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 from test_transfer import small  # noqa: F401
 
 from fsvfm_jax.benchmark import localization, transfer
-from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.benchmark.__main__ import main
 
 FORGED = np.array([[1, 1, 0, 0], [0, 0, 0, 1]], bool)
 
@@ -34,11 +34,12 @@ def test_a_constant_map_is_chance(value):
     np.testing.assert_allclose(hits, [1 / 2, 1 / 4], atol=0.1)
 
 
-def test_numbers_below_one_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="--faces is 0"):
-        localization.benchmark_localization(
-            argparse.Namespace(output=str(tmp_path), seeds=1, faces=0)
-        )
+@pytest.mark.parametrize("flag", ["--faces=0", "--seeds=0", "--seeds=x"])
+def test_numbers_below_one_are_refused(tmp_path, capsys, flag):
+    with pytest.raises(SystemExit, match="78"):
+        main(["localization", f"--output={tmp_path / 'x'}", flag])
+    assert "is no number from 1 up" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The papers' comparison of encoders for deepfake detection (DfD), by full tuning and FS-Adapter.
+"""Compares encoders for deepfake detection (DfD) in six modes; the papers have two of them.
 
     python -m fsvfm_jax.benchmark compare --config=configs/compare/dfd.py:b --output=DIR \\
         --config.paths="('DIR',)" --config.encoders.fsvfm.params=WEIGHTS \\

@@ -15,14 +15,14 @@ from ml_collections import ConfigDict
 from configs import arguments, comparison, evaluation, sets, transfer
 
 MODES = ("full", "norms", "lora", "partial", "adapter", "linear")
-TESTED = ("swap-a", "swap-b", "warp-c", "texture-d", "upsample-e")
 
 
 def get_config(arg: str = "") -> ConfigDict:
     smoke = "smoke" in arguments.split(arg, ("smoke",))
     videos = 16 if smoke else 200
+    names = sets.RENDERED_DEEPFAKES[: 2 if smoke else None]
     test = evaluation.get_config()
-    test.data.test.update(sets.rendered(TESTED[:2] if smoke else TESTED, "test", videos=videos))
+    test.data.test.update(sets.rendered(names, "test", videos=videos))
     test.data.num_workers = 0
     train = {mode: _train(mode, videos=videos) for mode in MODES}
     c = comparison.get_config(

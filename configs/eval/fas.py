@@ -5,8 +5,8 @@
 
 The target is M, C, I or O of MCIO, or wmca, cefa or surf of WCS; DIR/{MCIO,WCS} hold frame/ and
 txt/. `:smoke` tests on rendered faces. A row for each way to choose the checkpoint: "validation"
-and its threshold, on the test splits of the domains trained on; "last"; "test-oracle", on the
-target itself, as the papers do.
+and its threshold, on the test splits of the domains trained on (frame 0 of these videos is also
+trained on); "last"; "test-oracle", on the target itself, as the papers do.
 
     network     hardware  published HTER, checkpoint "test-oracle"
     FSFM ViT-B  one GPU   M 3.78, C 3.16, I 4.63, O 7.68; 4.81 on average

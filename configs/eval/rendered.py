@@ -18,8 +18,7 @@ def get_config(arg: str = "") -> ConfigDict:
     if arguments.split(arg, ("smoke",)):
         c.data.test.update(sets.rendered(("cam-o", "cam-m"), "test"))
     else:
-        names = ("swap-a", "swap-b", "warp-c", "texture-d", "upsample-e")
-        c.data.test.update(sets.rendered(names, "test", videos=200))
+        c.data.test.update(sets.rendered(sets.RENDERED_DEEPFAKES, "test", videos=200))
     c.data.num_workers = 0
     c.lock()
     return c

@@ -95,6 +95,7 @@ def _train(argv: Sequence[str]) -> None:
     }
     args = _parser().parse_args(argv)
     flags.FLAGS.mark_as_parsed()
+    cli.start_devices()
     benchmarks[argv[0]](args)
 
 
@@ -135,7 +136,11 @@ def _accelerator(argv: Sequence[str], command: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     from fsvfm_jax.benchmark import input_speed, read_speed, step_speed
 
-    parser = cli.Parser(prog=COMMAND, description="Measures speed.", allow_abbrev=False)
+    parser = cli.Parser(
+        prog=COMMAND,
+        description="Measures speed, and trains and compares small networks.",
+        allow_abbrev=False,
+    )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     step = verbs.add_parser(
         "step",
@@ -188,7 +193,7 @@ def _add_sessions(verbs: Any) -> None:
     attention_errors.add_arguments(attention)
     accelerator_ = verbs.add_parser(
         "accelerator",
-        help="all that matters on an accelerator, in the minutes that there are",
+        help="the steps, kernels and input of an accelerator, within --minutes",
         usage=f"{COMMAND} accelerator --output DIR [--minutes M] [--config=FILE.py]"
         " [--config.path.to.field=value ...]",
         description="Measures the step of ViT-S, B and L, the same step in PyTorch, cuDNN's"
@@ -219,7 +224,7 @@ def _add_trainings(verbs: Any) -> None:
         "--output", required=True, metavar="DIR", help="folder for the runs and the table"
     )
     transfer.add_argument(
-        "--seeds", type=int, default=3, metavar="N", help="number of fine-tuning seeds"
+        "--seeds", type=cli.count, default=3, metavar="N", help="number of fine-tuning seeds"
     )
     transfer.add_argument(
         "--tune",
@@ -240,10 +245,10 @@ def _add_trainings(verbs: Any) -> None:
         "--output", required=True, metavar="DIR", help="folder for the runs, table and pictures"
     )
     localization.add_argument(
-        "--seeds", type=int, default=3, metavar="N", help="number of detectors"
+        "--seeds", type=cli.count, default=3, metavar="N", help="number of detectors"
     )
     localization.add_argument(
-        "--faces", type=int, default=60, metavar="N", help="number of forged faces"
+        "--faces", type=cli.count, default=60, metavar="N", help="number of forged faces"
     )
     _add_studies(verbs)
 
@@ -265,7 +270,7 @@ def _add_studies(verbs: Any) -> None:
         "--output", required=True, metavar="DIR", help="folder for the runs and the table"
     )
     ablation.add_argument(
-        "--seeds", type=int, default=3, metavar="N", help="number of pretrainings of each row"
+        "--seeds", type=cli.count, default=3, metavar="N", help="number of pretrainings of each row"
     )
 
     compare = verbs.add_parser(

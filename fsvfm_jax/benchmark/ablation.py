@@ -2,8 +2,8 @@
 
 Every row of the table is pretrained with the same budget and several seeds. It is measured by
 linear and nearest-neighbour classifiers of frozen features, by full fine-tuning, and by a linear
-classifier of frozen patches. It proves nothing about real deepfakes. It must run in the folder that
-contains `configs/`.
+classifier of frozen patches. It proves nothing about real deepfakes. The settings are those of
+`configs/offline.py` in the current folder, or else in the package.
 """
 
 import argparse
@@ -21,7 +21,6 @@ from fsvfm_jax.benchmark.frozen_probes import Probes, measure_frozen
 from fsvfm_jax.benchmark.rendered_folders import faces_folder, open_split, render_sets
 from fsvfm_jax.config.resolve import resolve
 from fsvfm_jax.data.rendered.rendered_sets import VERSION
-from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.host.json_files import read_json
 from fsvfm_jax.host.storage import write_json
 from fsvfm_jax.learners import make_learner
@@ -70,14 +69,8 @@ def benchmark_ablation(args: argparse.Namespace) -> None:
 
     Args:
         args: The arguments of `benchmark ablation`.
-
-    Raises:
-        ConfigError: An argument has a value that is not allowed.
     """
-    if args.seeds < 1:
-        raise ConfigError(f"--seeds is {args.seeds}; it must be at least 1")
-    folder = Path(args.output)
-    study.use_cache(folder)
+    folder = study.open_folder(args.output)
     sets = [(offline.TRAINED, "train"), (offline.TRAINED, "val")]
     render_sets(folder, [*sets, *((name, "test") for name in offline.TESTED)])
     others = [name for name in offline.VARIANTS if name != REFERENCE]

@@ -11,14 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from etils import epath
 from ml_collections import ConfigDict
 
 from fsvfm_jax.benchmark import rate_search, study
 from fsvfm_jax.benchmark.comparison_cells import Cell, cells_of, evaluation
 from fsvfm_jax.errors import ConfigError, NotFiniteError, OutOfMemory, short_list
-from fsvfm_jax.host.storage import check_folder, read_json
+from fsvfm_jax.host.storage import read_json
 from fsvfm_jax.report import published
 from fsvfm_jax.report.figure import encode_picture
 from fsvfm_jax.report.intervals_figure import intervals_figure
@@ -70,14 +69,7 @@ def benchmark_compare(args: argparse.Namespace, config: ConfigDict) -> None:
         DataError: The weights of an encoder do not exist.
     """
     cells, left_out = cells_of(config)
-    if jax.process_count() > 1:
-        raise ConfigError(
-            f"benchmark compare runs in one process, and not in {jax.process_count()}: start it on"
-            " one machine"
-        )
-    folder = Path(args.output)
-    check_folder(folder, flag=f"--output={args.output}")
-    study.use_cache(folder)
+    folder = study.open_folder(args.output)
     faces = study.tested_faces(evaluation(config))
     searches: dict[str, rate_search.Search] = {}
     rows: list[Row] = []

@@ -2,12 +2,12 @@
 
 The forgeries are rendered, so that their pixels are known. It tests the maps, and proves nothing
 about real deepfakes. The detectors are those of `benchmark transfer` in the same folder; what is
-missing there is trained. It must run in the folder that contains `configs/`.
+missing there is trained. The settings are those of `configs/offline.py` in the current folder, or
+else in the package.
 """
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,9 +15,8 @@ from etils import epath
 from jaxtyping import Bool, Float
 
 from configs import offline
-from fsvfm_jax.benchmark import transfer
+from fsvfm_jax.benchmark import study, transfer
 from fsvfm_jax.benchmark.rendered_pairs import Faces, forged_faces, pairs, real_faces
-from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.host.pictures import below_each_other
 from fsvfm_jax.host.storage import write_bytes, write_text
 from fsvfm_jax.predict.networks import Detector, load
@@ -63,14 +62,8 @@ def benchmark_localization(args: argparse.Namespace) -> None:
 
     Args:
         args: The arguments of `benchmark localization`.
-
-    Raises:
-        ConfigError: An argument has a value that is not allowed.
     """
-    for name in ("seeds", "faces"):
-        if getattr(args, name) < 1:
-            raise ConfigError(f"--{name} is {getattr(args, name)}; it must be at least 1")
-    folder = Path(args.output)
+    folder = study.open_folder(args.output)
     runs = transfer.train_detectors(folder, METHOD, seeds=args.seeds)
     networks = [load(run) for run in runs]
     model = networks[0].model

@@ -20,7 +20,7 @@ from fsvfm_jax import evaluate, train
 from fsvfm_jax.config.resolve import resolve, to_json
 from fsvfm_jax.data.labelled.detection_sets import fingerprints_of, open_sets
 from fsvfm_jax.errors import ConfigError
-from fsvfm_jax.host.storage import read_json, write_text
+from fsvfm_jax.host.storage import check_folder, read_json, write_text
 from fsvfm_jax.report.metrics import VideoScores, video_means
 from fsvfm_jax.report.resampling import Resampled, difference, over_seeds_and_sets
 from fsvfm_jax.report.rows import Row, of_single_sets
@@ -43,9 +43,25 @@ these sets would show too; it is not corrected for the number of rows."""
 logger = logging.getLogger(__name__)
 
 
-def use_cache(folder: Path) -> None:
-    """Keeps compiled programs in the folder of a study, since many runs compile the same ones."""
+def open_folder(output: str) -> Path:
+    """Checks the folder of a study, and keeps compiled programs in it for all runs.
+
+    Args:
+        output: The folder, which may be missing.
+
+    Raises:
+        ConfigError: There are several processes.
+        StorageError: The folder cannot be created, or takes no file.
+    """
+    if jax.process_count() > 1:
+        raise ConfigError(
+            f"this benchmark runs in one process, and not in {jax.process_count()}: start it on one"
+            " machine"
+        )
+    folder = Path(output)
+    check_folder(folder, flag=f"--output={output}")
     jax.config.update("jax_compilation_cache_dir", str((folder / "compiled").absolute()))
+    return folder
 
 
 def train_run(config: ConfigDict, workdir: Path) -> None:

@@ -1,7 +1,8 @@
 """Pretrains, fine-tunes and evaluates on rendered faces, with a table: `benchmark transfer`.
 
 It tests the code, and proves nothing about real deepfakes. Every run has a folder of its own; the
-same command continues a stopped run. It must run in the folder that contains `configs/`.
+same command continues a stopped run. The settings are those of `configs/offline.py` in the current
+folder, or else in the package.
 """
 
 import argparse
@@ -19,7 +20,6 @@ from fsvfm_jax.benchmark import artefacts, rate_search, study
 from fsvfm_jax.benchmark.rendered_folders import faces_folder, open_split, render_sets
 from fsvfm_jax.data.labelled.detection_sets import DetectionSet, labels_of
 from fsvfm_jax.data.labelled.faces import FAKE
-from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.host.storage import write_text
 from fsvfm_jax.report import metrics
 from fsvfm_jax.report.rows import SPOOF_CAPTION, mean_rows, over_seeds
@@ -40,13 +40,8 @@ def benchmark_transfer(args: argparse.Namespace) -> None:
 
     Args:
         args: The arguments of `benchmark transfer`.
-
-    Raises:
-        ConfigError: An argument has a value that is not allowed.
     """
-    if args.seeds < 1:
-        raise ConfigError(f"--seeds is {args.seeds}; it must be at least 1")
-    folder = Path(args.output)
+    folder = study.open_folder(args.output)
     pretrained = pretrain(folder)
     render_sets(folder, offline.RENDERED)
     if args.tune:
@@ -61,7 +56,6 @@ def benchmark_transfer(args: argparse.Namespace) -> None:
 
 def pretrain(folder: Path) -> Path:
     """Pretrains the encoder of all methods, unless it is done, and returns its workdir."""
-    study.use_cache(folder)
     pretrained = folder / "pretrained"
     study.train_run(offline.pretraining(), pretrained)
     return pretrained

@@ -31,7 +31,8 @@ config files:
 
 An argument follows a colon, and a comma separates two: --config=configs/finetune/dfd.py:l,smoke
 Every file of this package takes `smoke`: a tiny run on synthetic faces, under 3 minutes on two CPU
-cores. Those of configs/eval/ need a detector: --config.init.params=WEIGHTS.
+cores. Those of configs/eval/ need a detector: --config.init.params=WEIGHTS. Those of
+configs/compare/ are for `python -m fsvfm_jax.benchmark compare`.
 The docstring of a file contains its command and explains its arguments.
 """
 _MAX_BYTES = 2**20

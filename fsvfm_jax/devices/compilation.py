@@ -16,15 +16,10 @@ from ml_collections import ConfigDict
 
 from fsvfm_jax.devices import distributed, sharding
 from fsvfm_jax.devices.backends import has_cudnn_attention, settings_for
-from fsvfm_jax.devices.memory import Memory, fits_with
+from fsvfm_jax.devices.memory import SMALLER_STEP, Memory, fits_with
 from fsvfm_jax.devices.sharding import AUTO
 from fsvfm_jax.errors import ConfigError, OutOfMemory
 from fsvfm_jax.train_state import Learner, StepValues, TrainState
-
-SMALLER_STEP = (
-    "raise config.mesh.fsdp, set config.model.remat='full' or config.accum_steps='auto', or lower"
-    " config.batch_size"
-)
 
 logger = logging.getLogger(__name__)
 

@@ -8,6 +8,11 @@ import jax
 
 from fsvfm_jax.errors import OutOfMemory
 
+# What a user can do if the training step does not fit.
+SMALLER_STEP = (
+    "raise config.mesh.fsdp, set config.model.remat='full' or config.accum_steps='auto', or lower"
+    " config.batch_size"
+)
 # A low estimate of the gradients as a share of the state, so that only what cannot fit is skipped.
 GRADIENT_SHARE = 0.2
 

@@ -27,7 +27,9 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = cli.Parser(prog=COMMAND, description="Tables of several reports.", allow_abbrev=False)
+    parser = cli.Parser(
+        prog=COMMAND, description="Makes, joins and compares reports.", allow_abbrev=False
+    )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     def command(
