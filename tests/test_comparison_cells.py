@@ -18,7 +18,7 @@ from fsvfm_jax.convert.source_files import file_sha256
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.models import build_encoder
-from fsvfm_jax.models.vit import SIZES
+from fsvfm_jax.models.vit import SIZE_FIELDS, SIZES
 from fsvfm_jax.tuning import MODES
 
 OTHER = {"image_size": 24, "patch_size": 8, "width": 48, "depth": 1, "num_heads": 4}
@@ -62,7 +62,7 @@ def test_the_rows_are_every_encoder_that_has_weights_in_every_mode(exported):
     resolved = resolve(cells[1].run_config(rate=0.01, seed=7))
     assert (resolved.mode, resolved.seed, resolved.optimizer.lr) == ("linear", 7, 0.01)
     assert resolved.init.params == str(exported)
-    sizes = {name: resolved.model[name] for name in comparison_cells.SIZES}
+    sizes = {name: resolved.model[name] for name in SIZE_FIELDS}
     assert cells[0].sha256 == file_sha256(exported / "config.json") and not cells[2].sha256
     assert sizes == OTHER and resolved.data.mean == (0.1, 0.2, 0.3)
     assert cells[3].config.model.image_size == tiny.ENCODER["image_size"]

@@ -129,7 +129,7 @@ def test_each_is_short_names_its_command_and_resolves_to_json(name):
 
 WITHOUT_FIGURES = (
     *OWN,
-    *(f"eval/{name}" for name in ("df40", "folder", "leave_one_out", "rendered")),
+    *(f"eval/{name}" for name in ("df40", "folder", "gend", "leave_one_out", "rendered")),
 )
 
 
@@ -479,6 +479,23 @@ def test_celeb_df_counts_only_celeb_real_as_real(tmp_path):
         of_split[f"{folder}-v"] = {"label": label, "frames": frames}
     write_json(root / "Celeb-DF-v2.json", {"Celeb-DF-v2": content})
     assert counts("eval/dfd", "test", tmp_path, "CDFv2") == {"CDFv2": (32, 32)}
+
+
+def test_gends_lists_name_the_faces_in_its_repository(tmp_path):
+    lists = {
+        "CDFv2": ("Celeb-real", "YouTube-real", "Celeb-synthesis"),
+        "FF": ("real", "DF", "F2F", "FS", "NT"),
+    }
+    for name, classes in lists.items():
+        folder = tmp_path / "GenD" / "config" / "datasets" / name / "test"
+        folder.mkdir(parents=True)
+        for label in classes:
+            faces = [f"datasets/{name}/{label}/000/{i}.png" for i in range(2)]
+            write_pictures(tmp_path / "GenD", faces)
+            (folder / f"{label}.txt").write_text("\n".join(faces))
+    assert counts("eval/gend", "test", tmp_path) == {"CDFv2": (2, 4), "FF": (8, 2)}
+    opened = open_sets(resolved("eval/gend").data.test, [str(tmp_path)], image_size=8)
+    assert len({opened["FF"].video(i) for i in range(10)}) == 5
 
 
 def test_other_test_sets_are_found_in_folders_and_lists(tmp_path):

@@ -3,10 +3,10 @@
     python -m fsvfm_jax.main --config=configs/eval/released_vit_l.py:CDFv2 \\
         --config.init.params=FILE.pth --config.data.paths="('DIR',)"
 
-Without names all sets of configs/eval/dfd.py are tested; `:smoke` tests rendered ones. A list has
-lines of `path label`, fake or real, relative to it: DIR/Celeb-DF-v2/test.txt. 32 frames of a video
-count. Where the list of CDFv2 or CDFpp names nothing in YouTube-real, give
---config.data.test.CDFv2.exclude="()".
+Without names all sets of configs/eval/dfd.py are tested; `:smoke` tests rendered ones. A list, such
+as DIR/Celeb-DF-v2/test.txt, has lines of `path label`, with fake or real as the label and paths
+relative to the set's folder. 32 frames of a video count. Where the list of CDFv2 or CDFpp names
+nothing in YouTube-real, give --config.data.test.CDFv2.exclude="()".
 
     network       hardware  published video AUC of the same file ("given")
     FS-VFM ViT-L  one GPU   CDFv2 95.17, DFD 97.17, DFDC 87.75, DFDCP 93.35

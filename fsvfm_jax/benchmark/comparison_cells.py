@@ -13,8 +13,7 @@ from fsvfm_jax.convert.weights import read_source
 from fsvfm_jax.data.labelled.detection_sets import open_sets
 from fsvfm_jax.data.stats import make_stats
 from fsvfm_jax.errors import ConfigError, DataError, brief
-
-SIZES = ("image_size", "patch_size", "width", "depth", "num_heads")
+from fsvfm_jax.models.vit import SIZE_FIELDS
 
 
 class Cell(NamedTuple):
@@ -141,7 +140,7 @@ def _of_weights(name: str, encoder: ConfigDict) -> tuple[dict[str, Any], str]:
             f"{path} does not contain the mean and std of its pretraining: give {field}.mean and"
             f" {field}.std"
         )
-    model = {f"model.{size}": source.model[size] for size in SIZES}
+    model = {f"model.{size}": source.model[size] for size in SIZE_FIELDS}
     if encoder.activation is not None:
         model["model.activation"] = encoder.activation
     changes = model | {"data.mean": stats.mean, "data.std": stats.std}

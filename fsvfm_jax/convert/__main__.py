@@ -41,7 +41,7 @@ from fsvfm_jax.errors import ConfigError, StorageError, nearest
 from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.models.activations import ACTIVATIONS
 from fsvfm_jax.models.fsvfm import encoder_subset
-from fsvfm_jax.models.vit import OPTIONS, SIZES
+from fsvfm_jax.models.vit import OPTIONS, SIZE_FIELDS, SIZES
 from fsvfm_jax.run.checkpoint import Checkpoints
 from fsvfm_jax.run.origin import ORIGIN, save_origin
 from fsvfm_jax.train_state import TrainState
@@ -73,7 +73,7 @@ def to_folder(args: argparse.Namespace) -> None:
         model["image_size"] = size
     if reference.kind(params) != "detector":
         params = encoder_subset(params)
-        names = ("image_size", "patch_size", "width", "depth", "num_heads", *OPTIONS)
+        names = (*SIZE_FIELDS, *OPTIONS)
         family = FAMILIES.get(source.file.get("family"))
         pool = args.pool or model.get("pool") or (family.pool if family else "mean")
         model = {name: model[name] for name in names if name in model} | {"pool": pool}

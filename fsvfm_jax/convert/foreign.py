@@ -129,27 +129,10 @@ def to_encoder(
             source = "config.json" if config else "the file"
             what = "attention heads" if name == "num_heads" else name
             raise ConfigError(f"{source} says {value} {what}, not {given[name]} as given")
-    facts: dict[str, Any] = {}
-    if found.family is not None:
-        family = FAMILIES[found.family]
-        facts = {"stats": family.stats}
-        width = found.params["patch_embed"]["kernel"].shape[-1]
-        if (heads := heads_of(found.family, width)) is not None:
-            given.setdefault("num_heads", heads)
-        if given.get("positions") == "rope":
-            given.setdefault("image_size", known.image_size or family.image_size)
-    if found.family == "CLIP" and known.architecture:
-        given.setdefault(
-            "activation", "gelu"
-        )  # timm's names of other networks contain "quickgelu".
+    given = _of_family(found, known) | given
     if found.family == "CLIP" and "activation" not in given:
-        given["activation"] = "quick_gelu" if names_of(state_dict) is OPENAI else "gelu"
-        LOG.warning(
-            "no config beside the weights contains CLIP's activation: %s is used; OpenAI's and"
-            " FaRL's networks have quick_gelu, most of open_clip's gelu (--activation,"
-            " config.model.activation)",
-            given["activation"],
-        )
+        given["activation"] = _activation_of_clip(state_dict, known)
+    facts = {} if found.family is None else {"stats": FAMILIES[found.family].stats}
     facts |= {name: value for name, value in known.facts.items() if value is not None}
     if found.left_out:
         count, shown = len(found.left_out), quoted(found.left_out)
@@ -157,6 +140,33 @@ def to_encoder(
     network(found.params, **given)
     model = measures(found.params, **given)
     return Encoder(found.params, model, found.family, facts, found.left_out)
+
+
+def _of_family(found: "_Found", known: configs.Known) -> dict[str, Any]:
+    """Returns the heads and the image size that the networks of a family have."""
+    if found.family is None:
+        return {}
+    of_family: dict[str, Any] = {}
+    width = found.params["patch_embed"]["kernel"].shape[-1]
+    if (heads := heads_of(found.family, width)) is not None:
+        of_family["num_heads"] = heads
+    if found.options.get("positions") == "rope":
+        of_family["image_size"] = known.image_size or FAMILIES[found.family].image_size
+    return of_family
+
+
+def _activation_of_clip(state_dict: Mapping[str, np.ndarray], known: configs.Known) -> str:
+    """Returns the activation that a network of CLIP probably has, and warns if that is a guess."""
+    if known.architecture:
+        return "gelu"  # timm's names of networks with the other one contain "quickgelu".
+    activation = "quick_gelu" if names_of(state_dict) is OPENAI else "gelu"
+    LOG.warning(
+        "no config beside the weights contains CLIP's activation: %s is used; OpenAI's and"
+        " FaRL's networks have quick_gelu, most of open_clip's gelu (--activation,"
+        " config.model.activation)",
+        activation,
+    )
+    return activation
 
 
 class _Found(NamedTuple):

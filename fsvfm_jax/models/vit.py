@@ -22,6 +22,8 @@ SIZES = {
 }
 
 
+# The attributes of `ViT` that its weights must share with a config.
+SIZE_FIELDS = ("image_size", "patch_size", "width", "depth", "num_heads")
 # The attributes of `ViT` in which the encoders of other projects differ from the papers'.
 OPTIONS = (
     *("class_token", "registers", "positions", "prefix_positions", "pre_norm", "layer_scale"),

@@ -8,6 +8,7 @@ from fsvfm_jax.convert.folder_config import read_description
 from fsvfm_jax.convert.weights import is_exported
 from fsvfm_jax.data.rand_augment import CROP_PCT
 from fsvfm_jax.host.markdown import markdown_text
+from fsvfm_jax.models.vit import SIZE_FIELDS
 from fsvfm_jax.predict import arguments, opening
 from fsvfm_jax.predict.calibrate import describe
 from fsvfm_jax.predict.calibration import Calibration
@@ -17,7 +18,7 @@ from fsvfm_jax.predict.thresholds import check_calibration
 NOT_CALIBRATED = """\
 Not calibrated: it is not known how often this detector is wrong at any threshold. `predict
 calibrate` measures that on labelled faces."""
-_MEASURES = ("image_size", "patch_size", "width", "depth", "num_heads", "pool")
+_MEASURES = (*SIZE_FIELDS, "pool")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
