@@ -195,8 +195,12 @@ READERS = {
     "fingerprint and rewinds": Reader(
         fuzz_sources.write_state,
         lambda folder: (
-            storage.read_json(epath.Path(folder) / "fingerprint.json", StoredFingerprint, mend="x"),
-            storage.read_json(epath.Path(folder) / "rewinds.json", list[rewind.Rewind], mend="x"),
+            storage.read_stored_json(
+                epath.Path(folder) / "fingerprint.json", StoredFingerprint, mend="x"
+            ),
+            storage.read_stored_json(
+                epath.Path(folder) / "rewinds.json", list[rewind.Rewind], mend="x"
+            ),
         ),
         ("fingerprint.json", "rewinds.json"),
     ),

@@ -14,7 +14,7 @@ def test_what_is_written_is_read_and_nothing_else_is_left(tmp_path):
     file = epath.Path(tmp_path / "a.json")
     for content in ({"a": [1, 2.5]}, [{"b": None}]):
         storage.write_json(file, content)
-        assert storage.read_json(file, type(content), mend="") == content
+        assert storage.read_stored_json(file, type(content), mend="") == content
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
@@ -24,7 +24,7 @@ def test_who_is_killed_while_writing_leaves_what_was_there(tmp_path, monkeypatch
     monkeypatch.setattr(type(file), "replace", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         storage.write_json(file, 2)
-    assert storage.read_json(file, int, mend="") == 1
+    assert storage.read_stored_json(file, int, mend="") == 1
 
 
 def test_an_error_while_writing_leaves_what_was_there_and_nothing_else(tmp_path):
@@ -102,13 +102,13 @@ def test_a_damaged_file_is_named_with_the_way_out(tmp_path, content):
     file = epath.Path(tmp_path / "a.json")
     file.write_bytes(content)
     with pytest.raises(StorageError, match=r"a\.json is damaged \(.*\): put back a copy"):
-        storage.read_json(file, dict[str, int], mend="put back a copy")
+        storage.read_stored_json(file, dict[str, int], mend="put back a copy")
 
 
 def test_a_pipe_in_place_of_a_file_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "a.json")
     with pytest.raises(StorageError, match=r"a\.json cannot be read \(it is a named pipe"):
-        storage.read_json(epath.Path(tmp_path / "a.json"), dict, mend="remove it")
+        storage.read_stored_json(epath.Path(tmp_path / "a.json"), dict, mend="remove it")
 
 
 def test_what_is_in_a_bucket():

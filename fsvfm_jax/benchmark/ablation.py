@@ -21,8 +21,7 @@ from fsvfm_jax.benchmark.frozen_probes import Probes, measure_frozen
 from fsvfm_jax.benchmark.rendered_folders import faces_folder, open_split, render_sets
 from fsvfm_jax.config.resolve import resolve
 from fsvfm_jax.data.rendered.rendered_sets import VERSION
-from fsvfm_jax.host.json_files import read_json
-from fsvfm_jax.host.storage import write_json
+from fsvfm_jax.host.storage import read_stored_json, write_json
 from fsvfm_jax.learners import make_learner
 from fsvfm_jax.models.fsvfm import encoder_subset
 from fsvfm_jax.predict.networks import Encoder, load
@@ -150,7 +149,7 @@ def _probes(folder: Path, variant: str, *, seed: int) -> Probes:
             pairs=PAIRS,
         )
         write_json(epath.Path(file), found)
-    return read_json(file, Probes)
+    return read_stored_json(epath.Path(file), Probes, mend="delete it")
 
 
 def _encoder(folder: Path, variant: str, *, seed: int) -> Encoder:

@@ -8,7 +8,7 @@ from etils import epath
 from msgspec import Meta
 
 from fsvfm_jax.errors import StorageError, shortened
-from fsvfm_jax.host.storage import read_json
+from fsvfm_jax.host.storage import read_stored_json
 
 MEND = "choose another --output"
 
@@ -94,7 +94,9 @@ def read_rows(file: Path) -> list[Row]:
     """
     if not file.exists():
         return []
-    rows = read_json(epath.Path(file), Annotated[list[Row], Meta(max_length=1000)], mend=MEND)
+    rows = read_stored_json(
+        epath.Path(file), Annotated[list[Row], Meta(max_length=1000)], mend=MEND
+    )
     for number, row in enumerate(rows, start=1):
         schema = AttentionRecord if row["kind"] == "attention" else StepRecord
         try:

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from fsvfm_jax.benchmark import rate_search, study
 from fsvfm_jax.benchmark.comparison_cells import Cell, cells_of, evaluation
 from fsvfm_jax.errors import ConfigError, NotFiniteError, OutOfMemory, short_list
-from fsvfm_jax.host.storage import read_json
+from fsvfm_jax.host.storage import read_stored_json
 from fsvfm_jax.report import published
 from fsvfm_jax.report.figure import encode_picture
 from fsvfm_jax.report.intervals_figure import intervals_figure
@@ -184,7 +184,9 @@ def _check_weights(cell: Cell, run: Path) -> None:
     """Raises ConfigError if a run started from other weights than the encoder has now."""
     if not cell.sha256:
         return
-    origin = read_json(epath.Path(run / ORIGIN_FILE), dict[str, Any], mend="delete its folder")
+    origin = read_stored_json(
+        epath.Path(run / ORIGIN_FILE), dict[str, Any], mend="delete its folder"
+    )
     if origin["source_sha256"] != cell.sha256:
         raise ConfigError(
             f"config.encoders.{cell.encoder}.params = {cell.config.init.params!r} has changed since"

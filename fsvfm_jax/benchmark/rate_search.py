@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from fsvfm_jax.benchmark import study
 from fsvfm_jax.config.resolve import resolve
 from fsvfm_jax.errors import NotFiniteError
-from fsvfm_jax.host.storage import delete, read_json, replace_bytes, write_text
+from fsvfm_jax.host.storage import delete, read_stored_json, replace_bytes, write_text
 from fsvfm_jax.report.figure import COLOURS, encode_picture, shown_name
 from fsvfm_jax.run.failed_start import CHECKPOINTS
 
@@ -124,7 +124,7 @@ def _val_loss(config: ConfigDict, run: Path) -> float:
     stored = run / LOSS_FILE
     study.claim(run, resolve(config))
     if stored.exists():
-        losses = read_json(epath.Path(stored), dict[str, float | None], mend=study.MEND)
+        losses = read_stored_json(epath.Path(stored), dict[str, float | None], mend=study.MEND)
         found = losses["val_loss"]
         return math.inf if found is None else found
     try:

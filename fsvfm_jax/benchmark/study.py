@@ -20,7 +20,7 @@ from fsvfm_jax import evaluate, train
 from fsvfm_jax.config.resolve import resolve, to_json
 from fsvfm_jax.data.labelled.detection_sets import fingerprints_of, open_sets
 from fsvfm_jax.errors import ConfigError
-from fsvfm_jax.host.storage import check_folder, read_json, write_text
+from fsvfm_jax.host.storage import check_folder, read_stored_json, write_text
 from fsvfm_jax.report.metrics import VideoScores, video_means
 from fsvfm_jax.report.resampling import Resampled, difference, over_seeds_and_sets
 from fsvfm_jax.report.rows import Row, of_single_sets
@@ -175,7 +175,7 @@ def step_size(run: Path) -> dict[str, int | float]:
     Args:
         run: The workdir of a run.
     """
-    stored = read_json(epath.Path(run / STEP_FILE), dict[str, int], mend=MEND)
+    stored = read_stored_json(epath.Path(run / STEP_FILE), dict[str, int], mend=MEND)
     return {
         "trainable": stored["trained_parameters"],
         "memory": stored["bytes_per_device"] / 1e9,
@@ -218,7 +218,7 @@ def _changed_field(stored: Path, content: str) -> str | None:
 
     Fields that change no result are left out.
     """
-    configs = (read_json(epath.Path(stored), dict[str, Any], mend=MEND), json.loads(content))
+    configs = (read_stored_json(epath.Path(stored), dict[str, Any], mend=MEND), json.loads(content))
     old, new = (traverse_util.flatten_dict(x, sep=".") for x in configs)
     names = (x for x in sorted(old | new) if not x.startswith(WITHOUT_INFLUENCE))
     return next((name for name in names if old.get(name) != new.get(name)), None)

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from fsvfm_jax.convert.architectures import StoredOptions
 from fsvfm_jax.convert.card import Description, Interpolation, Text, preprocess
-from fsvfm_jax.convert.source_files import read_json
+from fsvfm_jax.convert.source_files import read_source_json
 from fsvfm_jax.data.stats import StoredStats
 from fsvfm_jax.errors import DataError, brief
 
@@ -97,7 +97,7 @@ def read_config(folder: Path) -> FolderConfig:
         DataError: As for `read_description`.
     """
     what = "that of a folder written by fsvfm_jax"
-    return read_json(folder / CONFIG_FILE, FolderConfig, what=what)
+    return read_source_json(folder / CONFIG_FILE, FolderConfig, what=what)
 
 
 def check_timm(folder: Path, stored: FolderConfig, ours: Mapping[str, Any]) -> None:
@@ -132,7 +132,7 @@ def check_steps(folder: Path, description: Description) -> None:
     file = folder / STEPS_FILE
     if not os.path.lexists(file):
         return
-    stored = read_json(file, StoredSteps, what="the steps to a network's input")
+    stored = read_source_json(file, StoredSteps, what="the steps to a network's input")
     for name, ours in preprocess(description).items():
         if name in stored and stored[name] != (tuple(ours) if isinstance(ours, list) else ours):
             raise DataError(

@@ -18,7 +18,7 @@ from fsvfm_jax.convert.names import OPENAI, TIMM, names_of, rename
 from fsvfm_jax.convert.npz import load_npz
 from fsvfm_jax.convert.safetensors import load_safetensors, read_header
 from fsvfm_jax.convert.sharded import INDEX_FILE, load_sharded, read_headers, sharded_sha256
-from fsvfm_jax.convert.source_files import file_sha256, read_json
+from fsvfm_jax.convert.source_files import file_sha256, read_source_json
 from fsvfm_jax.errors import ConfigError, DataError, quoted
 
 LOG = logging.getLogger(__name__)
@@ -208,9 +208,9 @@ def _configs(file: Path, *, needed: bool) -> dict[str, Any] | None:
     """
     beside, config = file.with_name("config.json"), {}
     if needed or beside.exists():
-        config = read_json(beside, dict[str, Any], what="that of timm or Hugging Face")
+        config = read_source_json(beside, dict[str, Any], what="that of timm or Hugging Face")
     others = {
-        name: read_json(file.with_name(name_of_file), dict[str, Any], what="a JSON object")
+        name: read_source_json(file.with_name(name_of_file), dict[str, Any], what="a JSON object")
         for name, name_of_file in BESIDE.items()
         if file.with_name(name_of_file).exists()
     }

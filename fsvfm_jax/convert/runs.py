@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from fsvfm_jax.config.resolve import ODD_CONFIG, resolve_stored
 from fsvfm_jax.convert.card import Text
-from fsvfm_jax.convert.source_files import file_sha256, read_json
+from fsvfm_jax.convert.source_files import file_sha256, read_source_json
 from fsvfm_jax.data.stats import STATS_FILE, Stats, known_stats
 from fsvfm_jax.devices import compilation, sharding
 from fsvfm_jax.errors import ConfigError, DataError, in_one_line
@@ -81,7 +81,7 @@ def origin_license(workdir: Path) -> str | None:
     file = workdir / ORIGIN_FILE
     if not file.exists():
         return None
-    return read_json(file, Origin, what="the origin of a run")["license"]
+    return read_source_json(file, Origin, what="the origin of a run")["license"]
 
 
 def run_config(workdir: Path) -> ConfigDict:
@@ -95,7 +95,7 @@ def run_config(workdir: Path) -> ConfigDict:
         raise DataError(f"in {workdir} no run has started yet: start it, or use what it is made of")
     what = "that of a training run"
     try:
-        content = read_json(file, dict[str, Any], what=what)
+        content = read_source_json(file, dict[str, Any], what=what)
         if content.get("task") not in LEARNERS:
             raise DataError(f"{file} is not {what}")
         return resolve_stored(content)
@@ -111,7 +111,7 @@ def run_data(workdir: Path) -> RunData:
         DataError: The workdir has no fingerprint.
     """
     file = workdir / FINGERPRINT_FILE
-    return read_json(file, RunFingerprint, what="a run's fingerprint")["fingerprint"]
+    return read_source_json(file, RunFingerprint, what="a run's fingerprint")["fingerprint"]
 
 
 def read_run(workdir: Path, *, step: int | None = None) -> Run:

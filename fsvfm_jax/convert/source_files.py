@@ -12,7 +12,7 @@ from fsvfm_jax.host.plain_files import open_plain
 MAX_WEIGHTS_BYTES = 2**34
 
 
-def read_json(path: Path, schema: Any, *, what: str) -> Any:
+def read_source_json(path: Path, schema: Any, *, what: str) -> Any:
     """Returns the value in a JSON file.
 
     Args:

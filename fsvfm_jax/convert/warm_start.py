@@ -20,7 +20,7 @@ from fsvfm_jax.convert.weights import LoadedWeights, read_source
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.devices.distributed import check_same_arrays
 from fsvfm_jax.errors import ConfigError, DataError, brief
-from fsvfm_jax.host.storage import read_json
+from fsvfm_jax.host.storage import read_stored_json
 from fsvfm_jax.models.fsvfm import encoder_subset, teacher_subset
 from fsvfm_jax.models.vit import OPTIONS, ViT
 from fsvfm_jax.run.failed_start import CHECKPOINTS, CONFIG_FILE
@@ -141,7 +141,9 @@ def with_options(config: ConfigDict, workdir: epath.Path | None) -> ConfigDict:
 
 def _options_of_run(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
     """Returns the options of the run in a workdir; raises ConfigError if the config's differ."""
-    known = read_json(workdir / CONFIG_FILE, _StoredConfig, mend="restore it from a copy")["model"]
+    known = read_stored_json(workdir / CONFIG_FILE, _StoredConfig, mend="restore it from a copy")[
+        "model"
+    ]
     for name in OPTIONS:
         given, stored = config.model[name], known.get(name, getattr(ViT, name))
         if given is not None and given != stored:

@@ -19,7 +19,7 @@ from fsvfm_jax.convert.licenses import AUTHORS_LICENSE
 from fsvfm_jax.convert.measures import UnknownHeads, measures, network, unseen
 from fsvfm_jax.convert.names import TIMM, names_of
 from fsvfm_jax.convert.runs import is_run, read_run
-from fsvfm_jax.convert.source_files import file_sha256, read_json
+from fsvfm_jax.convert.source_files import file_sha256, read_source_json
 from fsvfm_jax.convert.training import number_of_updates
 from fsvfm_jax.convert.tuned import Tuned
 from fsvfm_jax.data.labelled.faces import LABELS
@@ -112,7 +112,9 @@ def read_source(
 def is_exported(path: Path) -> bool:
     """Returns whether `convert.folder` wrote a folder."""
     file = path / "config.json"
-    return file.is_file() and "fsvfm_jax" in read_json(file, dict[str, Any], what="a JSON object")
+    return file.is_file() and "fsvfm_jax" in read_source_json(
+        file, dict[str, Any], what="a JSON object"
+    )
 
 
 def check_sha256(path: Path, sha256: str | None) -> None:

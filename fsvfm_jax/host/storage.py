@@ -163,7 +163,7 @@ def check_folder(folder: Path, *, flag: str) -> None:
         raise StorageError(f"{flag} cannot be written ({reason}): choose another folder")
 
 
-def read_json(file: epath.Path, schema: Any, *, mend: str) -> Any:
+def read_stored_json(file: epath.Path, schema: Any, *, mend: str) -> Any:
     """Returns the value in a JSON file of a run.
 
     Args:

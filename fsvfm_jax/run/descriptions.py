@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from fsvfm_jax.config.resolve import to_json
 from fsvfm_jax.devices import distributed
 from fsvfm_jax.devices.compilation import CompiledStep
-from fsvfm_jax.host.storage import read_json, write_text
+from fsvfm_jax.host.storage import read_stored_json, write_text
 from fsvfm_jax.run.failed_start import CONFIG_FILE, PARAMETERS_FILE, STEP_FILE
 from fsvfm_jax.train_state import Learner, TrainState
 from fsvfm_jax.tuning import count
@@ -74,7 +74,7 @@ def warn_of_other_weights(workdir: epath.Path, params: str) -> None:
     file = workdir / CONFIG_FILE
     if not file.exists():
         return
-    stored = read_json(file, dict[str, Any], mend="restore it from a copy")
+    stored = read_stored_json(file, dict[str, Any], mend="restore it from a copy")
     started_from = stored.get("init", {}).get("params", "")
     if params != started_from:
         logger.warning(

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.devices import distributed
 from fsvfm_jax.errors import ConfigError, shortened
-from fsvfm_jax.host.storage import read_json, write_json
+from fsvfm_jax.host.storage import read_stored_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def check_fingerprint(
             _write(file, fingerprint, accepted=[])
 
     distributed.on_first_process(store, refusal=f"{file} cannot be written")
-    stored = read_json(
+    stored = read_stored_json(
         file,
         StoredFingerprint,
         mend="put back a copy of it, or remove it: the data of this command then count as those"

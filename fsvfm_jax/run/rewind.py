@@ -8,7 +8,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from fsvfm_jax.devices import distributed
-from fsvfm_jax.host.storage import read_json, write_json
+from fsvfm_jax.host.storage import read_stored_json, write_json
 from fsvfm_jax.run.checkpoint import Checkpoints
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def rewind(
         return
     file = workdir / REWINDS_FILE
     mend = "put back a copy of it, or remove it: the run then goes back once more"
-    done = read_json(file, list[Rewind], mend=mend) if file.exists() else []
+    done = read_stored_json(file, list[Rewind], mend=mend) if file.exists() else []
     wanted = Rewind(step=step, skip_ranges=[list(ends) for ends in skip_ranges])
     # Only the last rewind counts: a user may go back and forth between two checkpoints.
     if wanted in done[-1:]:

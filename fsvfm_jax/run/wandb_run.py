@@ -21,7 +21,7 @@ from msgspec import Meta
 
 from fsvfm_jax.devices import distributed
 from fsvfm_jax.errors import ConfigError, UserError, in_one_line
-from fsvfm_jax.host.storage import in_bucket, read_json, write_json
+from fsvfm_jax.host.storage import in_bucket, read_stored_json, write_json
 from fsvfm_jax.prepare.extras import check_installed
 
 logger = logging.getLogger(__name__)
@@ -132,4 +132,4 @@ def _run_id(workdir: epath.Path) -> str:
     if not file.exists():
         write_json(file, StoredRun(id=secrets.token_hex(8)))
     mend = "put back a copy of it, or remove it: the run then appears as a new one"
-    return read_json(file, StoredRun, mend=mend)["id"]
+    return read_stored_json(file, StoredRun, mend=mend)["id"]
