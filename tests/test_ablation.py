@@ -51,7 +51,7 @@ def test_the_whole_chain_and_its_table(tmp_path, monkeypatch, capsys):
     variants = {"crfr_p": {}, "random": {"mask.strategy": "random"}}
     monkeypatch.setattr(offline, "VARIANTS", variants)
     monkeypatch.setattr(ablation, "KINDS", {"seen": ("swap-a",), "unseen": ("swap-b",)})
-    monkeypatch.setattr(ablation, "PAIRS", 8)
+    monkeypatch.setattr(ablation, "PAIRS", {"train": 8, "test": 8})
     args = argparse.Namespace(output=str(tmp_path), seeds=2)
     ablation.benchmark_ablation(args)
     rows = json.loads((tmp_path / "ablation.json").read_text())["rows"]

@@ -9,13 +9,14 @@ from fsvfm_jax.models.vit import ViT
 from fsvfm_jax.predict.networks import Encoder
 
 
-def patches(faces, *, gap=0.0, of_image=0.0, seed):
+def patches(faces, *, gap=0.0, of_image=0.0, moved=0.0, seed):
     """Returns pairs of faces of 8 patches, of which the forged ones differ along one feature.
 
     Args:
         faces: Number of pairs.
         gap: Difference of forged patches.
         of_image: Difference of all patches of a forgery.
+        moved: How far forged patches look like those of another place.
         seed: Seed of everything else.
     """
     rng = np.random.default_rng(seed)
@@ -26,12 +27,20 @@ def patches(faces, *, gap=0.0, of_image=0.0, seed):
     fake = real + 0.1 * rng.normal(size=real.shape)
     fake[..., 0] += gap * forged
     fake[..., 3] += of_image
+    fake[..., 2] += moved * forged
     return frozen_probes.PairPatches(fake, real, forged)
 
 
 def test_patches_that_differ_are_found_in_every_face():
     aucs = frozen_probes.patch_aucs(patches(40, gap=2.0, seed=0), patches(10, gap=2.0, seed=1))
     np.testing.assert_array_equal(aucs, np.ones(10))
+
+
+@pytest.mark.parametrize("moved", [-1.0, 1.0])
+def test_forged_patches_that_look_like_those_of_another_place_are_found(moved):
+    """A classifier of the place, where forgeries are, would find the others in one of the cases."""
+    pair = (patches(40, moved=moved, seed=seed) for seed in (0, 1))
+    assert frozen_probes.patch_aucs(*pair).mean() > 0.95
 
 
 @pytest.mark.parametrize("of_image", [0.0, 5.0])

@@ -44,7 +44,7 @@ TITLES = {
     "patches": "Linear classifier of frozen patches, by kind of forgery",
 }
 MEASURES = tuple(TITLES)
-PAIRS = 200  # forgeries with their real faces, of each set
+PAIRS = {"train": 400, "test": 200}  # forgeries with their real faces, of each set
 KINDS = {"seen": offline.SEEN_FORGERIES, "unseen": offline.UNSEEN_FORGERIES}
 CAPTION = """\
 Rendered faces and forgeries (fsvfm_jax/data/rendered/rendered_sets.py); this proves nothing about
@@ -55,7 +55,8 @@ brackets the 95 % interval over seeds and videos, in percent.
 "linear" and "k-NN" are the video AUC of classifiers of frozen features. "full" is the video AUC
 after full fine-tuning. All pretrained rows have the learning rate that `benchmark transfer --tune`
 found for "{reference}", which may favour that row. "patches" says how well a linear classifier of
-frozen patches finds the forged patches of a face. It is an AUC, the mean over faces; chance is 50.
+frozen patches finds the forged patches of a face. It is fitted to forged patches and the same
+patches of the real faces. It is an AUC, the mean over faces; chance is 50.
 "{untrained}" is not pretrained. "full" trains it for {scratch} epochs instead of {epochs}, with a
 learning rate of its own, which is the same in all layers."""
 REFERENCE = "crfr_p"
@@ -138,7 +139,8 @@ def _measured(folder: Path, variant: str, *, seed: int) -> Measured:
 
 def _probes(folder: Path, variant: str, *, seed: int) -> Probes:
     """Measures the frozen encoder of a variant, unless it is done."""
-    file = folder / variant / f"probes-{VERSION}-{PAIRS}-{seed}.json"
+    numbers = "-".join(map(str, (VERSION, *PAIRS.values(), seed)))
+    file = folder / variant / f"probes-{numbers}.json"
     if not file.exists():
         train = open_split(folder, [offline.TRAINED], "train")[offline.TRAINED]
         found = measure_frozen(

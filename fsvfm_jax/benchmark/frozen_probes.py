@@ -54,7 +54,7 @@ def measure_frozen(
     tested: Mapping[str, DetectionSet],
     *,
     trained_on: str,
-    pairs: int,
+    pairs: Mapping[str, int],
 ) -> Probes:
     """Measures an encoder.
 
@@ -63,11 +63,11 @@ def measure_frozen(
         train: The faces to fit to.
         tested: The sets to test on, rendered sets by name.
         trained_on: Name of the rendered set of `train`.
-        pairs: Number of forgeries with their real faces, of each set.
+        pairs: Number of forgeries with their real faces, for "train" and for "test" of each set.
     """
     of_train = labelled_features(encoder, train)
     found: Probes = {"linear": {}, "knn": {}, "patches": {}}
-    patches = pair_patches(encoder, trained_on, split="train", pairs=pairs)
+    patches = pair_patches(encoder, trained_on, split="train", pairs=pairs["train"])
     for name, faces in tested.items():
         rows = labelled_features(encoder, faces)
         scores = {
@@ -77,7 +77,7 @@ def measure_frozen(
         for probe, of_faces in scores.items():
             videos = metrics.video_means(of_faces, rows.fake, rows.videos)
             found[probe][name] = videos.scores.tolist()
-        of_set = pair_patches(encoder, name, split="test", pairs=pairs)
+        of_set = pair_patches(encoder, name, split="test", pairs=pairs["test"])
         found["patches"][name] = patch_aucs(patches, of_set).tolist()
     return found
 
@@ -113,24 +113,25 @@ def pair_patches(encoder: Encoder, name: str, *, split: str, pairs: int) -> Pair
 def patch_aucs(train: PairPatches, tested: PairPatches) -> Float64[np.ndarray, " F"]:
     """Returns for each forgery how well a linear classifier finds its forged patches.
 
-    The classifier learns to separate forged patches from all others. The score of the same patch of
-    the real face is subtracted from the score of each patch, so that place and person do not change
-    the result. The AUC compares the forged patches of a face with the other patches of that face,
-    so that what all patches share does not change the result. Chance is 0.5.
+    The classifier learns to separate forged patches from the same patches of the real faces. If it
+    learned to separate them from all other patches, it would find the inner face, where most
+    forgeries are, in real faces too. The score of the same patch of the real face is subtracted
+    from the score of each patch, so that place and person do not change the result. The AUC
+    compares the forged patches of a face with the other patches of that face, so that what all
+    patches share does not change the result. Chance is 0.5.
 
     Args:
         train: The patches to fit to.
         tested: The patches to test on.
     """
-    width = train.fake.shape[-1]
-    forged = np.concatenate([train.forged, np.zeros_like(train.forged)])
     faces = np.broadcast_to(np.arange(len(train.forged))[:, None], train.forged.shape)
+    forged = train.forged
     labelled = Labelled(
-        np.concatenate([train.fake, train.real]).reshape(-1, width),
-        forged.ravel(),
-        np.tile(faces.ravel(), 2),
+        np.concatenate([train.fake[forged], train.real[forged]]),
+        np.repeat([True, False], forged.sum()),
+        np.tile(faces[forged], 2),
     )
-    rows = np.concatenate([tested.fake, tested.real]).reshape(-1, width)
+    rows = np.concatenate([tested.fake, tested.real]).reshape(-1, tested.fake.shape[-1])
     of_fake, of_real = np.split(linear_scores(labelled, rows).scores, 2)
     found = (of_fake - of_real).reshape(tested.forged.shape)
     pairs = zip(found, tested.forged, strict=True)
