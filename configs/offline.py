@@ -40,7 +40,7 @@ METHODS = {
 TRAINED = "swap-a"
 # TRAINED itself has new faces, the others unseen cameras too.
 TESTED = sets.RENDERED_DEEPFAKES
-SEEN_FORGERIES, UNSEEN_FORGERIES = TESTED[:3], TESTED[3:]
+SEEN_FORGERIES, UNSEEN_FORGERIES = sets.RENDERED_SEEN, sets.RENDERED_UNSEEN
 SPOOFS = ("cam-m", "cam-c", "cam-i", "cam-o")
 # Videos and frames of each, by set and split; half of the videos are fake.
 RENDERED = {

@@ -56,9 +56,11 @@ PUBLIC: dict[str, dict[str, Any]] = {
         "fake": ("target",),
     },
 }
-# Rendered sets. The forgeries of "swap-b" and of "warp-c" are among those of "swap-a"; those of
-# "texture-d" and "upsample-e" are others. Each set has a camera of its own.
-RENDERED_DEEPFAKES = ("swap-a", "swap-b", "warp-c", "texture-d", "upsample-e")
+# Rendered sets, each with a camera of its own. The forgeries of the first three are among those of
+# "swap-a"; those of the others are not.
+RENDERED_SEEN = ("swap-a", "swap-b", "warp-c")
+RENDERED_UNSEEN = ("texture-d", "upsample-e")
+RENDERED_DEEPFAKES = (*RENDERED_SEEN, *RENDERED_UNSEEN)
 # The methods of DF40 by kind, as its lists call them: face swaps, reenactment, synthesis of whole
 # faces. Those of "unknown" are tested on only, and have real faces of their own.
 DF40 = {

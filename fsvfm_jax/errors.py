@@ -58,8 +58,12 @@ class ConfigError(UserError):
     exit_code = 78
 
 
-class OutOfMemory(ConfigError):
-    """The devices have too little memory for a step."""
+class StepTooLarge(ConfigError):
+    """The compiler refuses the training step because of its memory."""
+
+
+class OutOfMemory(UserError):
+    """A device's memory ran out, also if another program took it; a new start may succeed."""
 
 
 def in_one_line(error: Exception) -> str:

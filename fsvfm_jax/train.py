@@ -41,7 +41,7 @@ from fsvfm_jax.tuning import count
 logger = logging.getLogger(__name__)
 
 
-@enough_memory(f"the training step does not fit in memory: {SMALLER_STEP}")
+@enough_memory(f"the devices' memory ran out: {SMALLER_STEP}")
 def train(config: ConfigDict, workdir: epath.Path, *, task: Task, check_only: bool = False) -> None:
     """Trains from the newest checkpoint of `workdir`, or from the start, to the last step.
 

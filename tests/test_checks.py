@@ -98,12 +98,12 @@ def test_ranges_to_skip_are_ascending_and_apart_and_int64(ranges):
 
 @settings(max_examples=50)
 @given(st.recursive(st.none() | st.floats() | st.text() | st.binary(), st.lists, max_leaves=9))
-def test_any_value_is_told_in_one_short_line(value):
+def test_any_value_is_shown_in_one_short_line(value):
     text = checks.brief(value)
     assert len(text.splitlines()) <= 1 and len(text) < 300
 
 
-def test_values_that_python_cannot_print_are_told_by_their_type():
+def test_values_that_python_cannot_print_are_shown_by_their_type():
     deep: list = []
     for _ in range(100_000):
         deep = [deep]

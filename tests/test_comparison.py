@@ -17,7 +17,7 @@ from configs import evaluation, sets
 from configs.compare import dfd
 from fsvfm_jax.benchmark import comparison
 from fsvfm_jax.config.resolve import resolve
-from fsvfm_jax.errors import ConfigError, NotFiniteError, OutOfMemory
+from fsvfm_jax.errors import ConfigError, NotFiniteError, OutOfMemory, StepTooLarge
 from fsvfm_jax.report import published
 from fsvfm_jax.report.metrics import VideoScores
 from fsvfm_jax.report.write import write_table
@@ -32,14 +32,15 @@ def test_a_comparison_is_no_run():
 
 
 def test_the_caption_says_what_was_done():
-    c = ConfigDict({"seeds": (0, 1), "tuning_seed": 9})
+    c = ConfigDict({"seeds": (0, 1), "tuning_seed": 9, "modes": ("full",)})
+    c.rates = ConfigDict({"full": (1e-3, 1e-2)})
     at_edge = comparison.rate_search.Search({1e-3: 0.1, 1e-2: 0.2})
     inside = comparison.rate_search.Search({1e-3: 0.3, 1e-2: 0.2, 1e-1: 0.4})
     text = comparison._caption(c, {"a-full": at_edge, "b-full": inside}, ["clip"], has_papers=True)
     assert "2 seeds" in text and "interval over seeds and videos" in text
     assert "the smallest or the largest for a-full.\n" in text and "with seed\n9 (rates.md)" in text
     assert "Not compared, since no weights are given: clip." in text
-    c.seeds = (0,)
+    c.seeds, c.rates.full = (0,), (1e-3,)
     assert 'in "paper" contains' in text
     text = comparison._caption(c, {}, [], has_papers=False)
     assert '"paper"' not in text
@@ -106,7 +107,7 @@ def test_a_row_that_does_not_fit_or_diverges_gets_a_note_and_the_others_are_made
 ):
     config = tiny.comparison()
     config.rates.linear, config.seeds = ((1e-3, 1e-2) if searched else (1e-3,)), (0,)
-    names = ("large", "wild", "good")
+    names = ("large", "greedy", "wild", "good")
     cells = [comparison.Cell(name, "linear", config.train.linear, "", "") for name in names]
     monkeypatch.setattr(comparison, "cells_of", lambda config: (cells, []))
     monkeypatch.setattr(comparison.study, "tested_faces", lambda config: "")
@@ -116,7 +117,9 @@ def test_a_row_that_does_not_fit_or_diverges_gets_a_note_and_the_others_are_made
 
     def trained(config, workdir):
         if "large" in str(workdir):
-            raise OutOfMemory("the step does not fit in memory")
+            raise StepTooLarge("the step does not fit in memory")
+        if "greedy" in str(workdir):
+            raise OutOfMemory("the devices' memory ran out")
         (workdir / "checkpoints").mkdir(parents=True)
         if "wild" in str(workdir):
             raise NotFiniteError("the loss is not finite")
@@ -131,10 +134,12 @@ def test_a_row_that_does_not_fit_or_diverges_gets_a_note_and_the_others_are_made
     rows = json.loads((tmp_path / "compare.json").read_text())["rows"]
     assert [row.get("note") for row in rows] == [
         "a step does not fit in memory",
+        "memory ran out",
         "a run was not finite",
         None,
     ]
-    assert rows[2]["video_auc@mean"]["mean"] == 1.0
+    assert rows[3]["video_auc@mean"]["mean"] == 1.0
+    assert ("rate" in rows[0]) != searched  # No rate was chosen.
 
 
 @pytest.mark.e2e

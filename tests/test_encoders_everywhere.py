@@ -116,6 +116,6 @@ def test_all_are_compared_and_an_ended_comparison_goes_on(tmp_path, monkeypatch)
     assert [file.stat().st_mtime_ns for file in reports] == before
     rows = json.loads((tmp_path / "out" / "compare.json").read_text())["rows"]
     assert [row["encoder"] for row in rows] == list(config.encoders)
-    # The head is what is trained: two classes, and the norm of the pooled features has no weights.
+    # Only the head of two classes is trained; the norm of the pooled features is frozen.
     assert {row["trainable"] for row in rows} == {2 * TINY["width"] + 2}
     assert all(0 <= row["video_auc@mean"]["mean"] <= 1 for row in rows)

@@ -63,7 +63,7 @@ def test_no_number_of_micro_batches_that_fits_is_passed_over(
         ("INTERNAL: a fault", jax.errors.JaxRuntimeError),
     ],
 )
-def test_a_device_without_memory_is_a_mistake_of_the_user(message, error):
+def test_only_a_lack_of_device_memory_is_one_sentence(message, error):
     shown = "lower it" if error is OutOfMemory else "vmem|a fault"
     with pytest.raises(error, match=shown), enough_memory("lower it"):
         raise jax.errors.JaxRuntimeError(message)

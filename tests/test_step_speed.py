@@ -11,7 +11,7 @@ import pytest
 
 from configs import vit_s
 from fsvfm_jax.benchmark import step_speed, step_times
-from fsvfm_jax.errors import ConfigError, StorageError
+from fsvfm_jax.errors import ConfigError, OutOfMemory, StorageError
 from fsvfm_jax.models import build
 from fsvfm_jax.plan.flops import training_flops_per_image
 from fsvfm_jax.prepare import extras
@@ -132,7 +132,7 @@ def test_a_batch_that_does_not_fit_is_named(monkeypatch):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
     monkeypatch.setattr(step_speed, "measure_step", measure_step)
-    with pytest.raises(ConfigError, match="batches of 4096 images do not fit"):
+    with pytest.raises(OutOfMemory, match="batches of 4096 images do not fit"):
         step_speed.benchmark_step(arguments(batch_size=4096), tiny_config(), command="")
 
 

@@ -1,5 +1,7 @@
 """Tests that the runs of a study belong to one config, and that reports follow their faces."""
 
+import os
+
 import numpy as np
 import pytest
 import tiny
@@ -82,6 +84,30 @@ def test_a_run_of_one_step_has_no_time(tmp_path):
 def test_a_file_of_a_run_that_is_missing_or_damaged_is_one_sentence(tmp_path):
     with pytest.raises(StorageError, match=r"step\.json cannot be read .*: delete the folder"):
         study.step_size(tmp_path)
-    (tmp_path / "step.json").write_text("{")
-    with pytest.raises(StorageError, match=r"step\.json is damaged"):
-        study.step_size(tmp_path)
+    for content in ("{", "{}", '{"trained_parameters": "x"}'):
+        (tmp_path / "step.json").write_text(content)
+        with pytest.raises(StorageError, match=r"step\.json is damaged"):
+            study.step_size(tmp_path)
+
+
+def test_a_damaged_config_beside_a_run_is_named_with_the_way_out(tmp_path):
+    (tmp_path / "run.config.json").write_text("{")
+    with pytest.raises(StorageError, match=r"run\.config\.json is damaged .*: delete it and .*run"):
+        study.claim(tmp_path / "run", tiny.detection_config("linear"))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "bytes"])
+def test_an_odd_file_of_faces_is_refused_or_replaced(tmp_path, evaluated, kind):
+    config = evaluation.get_config()
+    config.data.test.update(sets.rendered(("swap-a",), "test", videos=8))
+    study.evaluate_run(config, tmp_path, seed=0, faces="x")
+    file = tmp_path / "report" / "faces.txt"
+    file.unlink()
+    if kind == "bytes":
+        file.write_bytes(b"\xff")
+        study.evaluate_run(config, tmp_path, seed=0, faces="x")
+        assert len(evaluated) == 2 and file.read_text() == "x"
+        return
+    os.mkfifo(file) if kind == "pipe" else file.mkdir()
+    with pytest.raises(StorageError, match=r"faces\.txt cannot be read .*: delete it"):
+        study.evaluate_run(config, tmp_path, seed=0, faces="x")

@@ -4,8 +4,8 @@
         --config.compare="FS-VFM ViT-B" --config.data.paths="('DIR',)"
 
 `:CDFv2,DFDC` tests these alone, of CDFv2, DFD, DFDC, DFDCP, WDF, CDFpp, FFIW; `:smoke` tests
-rendered sets. DeepfakeBench's JSON lists the faces of the first four, such as
-DIR/DeepfakeBench/Celeb-DF-v2.json beside its frames. The faces of the others lie in
+rendered sets. The faces of the first four are listed in DeepfakeBench's JSON files, such as
+DIR/DeepfakeBench/Celeb-DF-v2.json, which lie beside its frames. The faces of the others lie in
 DIR/{WildDeepfake,Celeb-DF++,FFIW}/test/{real,fake}. `:folder` reads such folders for all sets,
 `:list` reads lists such as DIR/DFDC/test.txt, and `:public` reads the folders that the authors of
 each set publish (configs/sets.py). Of Celeb-DF only Celeb-real counts as real: where CDFv2 or CDFpp

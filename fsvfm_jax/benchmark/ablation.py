@@ -76,8 +76,11 @@ def benchmark_ablation(args: argparse.Namespace) -> None:
     others = [name for name in offline.VARIANTS if name != REFERENCE]
     variants = (REFERENCE, UNTRAINED, *others)
     found: dict[str, list[Measured]] = {}
+    tested = study.tested_faces(offline.detection(faces=str(faces_folder(folder))))
     for variant in variants:
-        found[variant] = [_measured(folder, variant, seed=seed) for seed in range(args.seeds)]
+        found[variant] = [
+            _measured(folder, variant, seed=seed, tested=tested) for seed in range(args.seeds)
+        ]
         _write(folder, found, seeds=args.seeds)
     print((folder / "ablation.md").read_text())
 
@@ -118,7 +121,7 @@ def _pretrained(folder: Path, variant: str, *, seed: int) -> Path | None:
     return run
 
 
-def _measured(folder: Path, variant: str, *, seed: int) -> Measured:
+def _measured(folder: Path, variant: str, *, seed: int, tested: str) -> Measured:
     """Returns the measures of one pretraining by name and set; makes what is missing."""
     pretrained = _pretrained(folder, variant, seed=seed)
     run, faces = folder / variant / f"full-{seed}", str(faces_folder(folder))
@@ -127,7 +130,6 @@ def _measured(folder: Path, variant: str, *, seed: int) -> Measured:
     detection = offline.detection(faces=faces)
     found: Measured = {measure: {} for measure in MEASURES}
     probes = _probes(folder, variant, seed=seed)
-    tested = study.tested_faces(detection)
     for name, videos in study.video_scores(detection, run, seed=seed, faces=tested).items():
         found["full"][name] = resampled_auc(videos, of=name)
         for probe in ("linear", "knn"):

@@ -9,14 +9,14 @@ import logging
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from etils import epath
 from ml_collections import ConfigDict
 
 from fsvfm_jax.benchmark import rate_search, study
 from fsvfm_jax.benchmark.comparison_cells import Cell, cells_of, evaluation
-from fsvfm_jax.errors import ConfigError, NotFiniteError, OutOfMemory, short_list
+from fsvfm_jax.errors import ConfigError, NotFiniteError, OutOfMemory, StepTooLarge, short_list
 from fsvfm_jax.host.storage import read_stored_json
 from fsvfm_jax.report import published
 from fsvfm_jax.report.figure import encode_picture
@@ -49,9 +49,16 @@ The learning rate is the one of config.rates with the lowest validation loss in 
 # Why a row has no results; the other rows are made.
 NOTES = {
     NotFiniteError: "a run was not finite",
-    OutOfMemory: "a step does not fit in memory",
+    StepTooLarge: "a step does not fit in memory",
+    OutOfMemory: "memory ran out",
 }
 logger = logging.getLogger(__name__)
+
+
+class StoredOrigin(TypedDict):
+    """The field of a run's origin.json that is compared."""
+
+    source_sha256: str | None
 
 
 def benchmark_compare(args: argparse.Namespace, config: ConfigDict) -> None:
@@ -77,15 +84,15 @@ def benchmark_compare(args: argparse.Namespace, config: ConfigDict) -> None:
     for number, cell in enumerate(cells, 1):
         logger.info("row %d of %d: %s", number, len(cells), cell.name)
         rates = config.rates[cell.mode]
-        row: Row = {"encoder": cell.encoder, "mode": cell.mode, "rate": rates[0]}
+        row: Row = {"encoder": cell.encoder, "mode": cell.mode}
         try:
             if len(rates) > 1:
                 searches[cell.name] = _search(folder, cell, rates, seed=config.tuning_seed)
-                row["rate"] = searches[cell.name].best
+            row["rate"] = searches[cell.name].best if len(rates) > 1 else rates[0]
             found = _train_and_test(folder, cell, config, rate=row["rate"], faces=faces)
             aucs[f"{cell.encoder}, {cell.mode}"] = found
             row |= _auc_fields(found) | _costs(folder, cell, config, rate=row["rate"])
-        except (NotFiniteError, OutOfMemory) as error:
+        except tuple(NOTES) as error:
             logger.warning("%s: %s", cell.name, error)
             row["note"] = NOTES[type(error)]
         rows.append(row)
@@ -168,7 +175,8 @@ def _train_and_test(
 
     Raises:
         NotFiniteError: The loss or the gradient of a run is not finite.
-        OutOfMemory: The devices have too little memory for a step.
+        StepTooLarge: The devices have too little memory for a step.
+        OutOfMemory: The memory of the devices ran out.
     """
     of_seeds = []
     for seed in config.seeds:
@@ -184,9 +192,7 @@ def _check_weights(cell: Cell, run: Path) -> None:
     """Raises ConfigError if a run started from other weights than the encoder has now."""
     if not cell.sha256:
         return
-    origin = read_stored_json(
-        epath.Path(run / ORIGIN_FILE), dict[str, Any], mend="delete its folder"
-    )
+    origin = read_stored_json(epath.Path(run / ORIGIN_FILE), StoredOrigin, mend=study.MEND)
     if origin["source_sha256"] != cell.sha256:
         raise ConfigError(
             f"config.encoders.{cell.encoder}.params = {cell.config.init.params!r} has changed since"
@@ -223,7 +229,7 @@ def _caption(
     has_papers: bool,
 ) -> str:
     edges = [name for name, search in searches.items() if search.is_at_edge]
-    if searches:
+    if any(len(config.rates[mode]) > 1 for mode in config.modes):
         rates = SEARCHED.format(seed=config.tuning_seed)
     else:
         rates = "The learning rates are given (config.rates)"

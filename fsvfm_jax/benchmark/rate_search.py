@@ -5,7 +5,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 from etils import epath
 from matplotlib.figure import Figure
@@ -22,6 +22,12 @@ LOSS_FILE = "val_loss.json"
 RATES = "rates"
 
 logger = logging.getLogger(__name__)
+
+
+class StoredLoss(TypedDict):
+    """The file of a run of the search; None if its loss was not finite."""
+
+    val_loss: float | None
 
 
 class Search(NamedTuple):
@@ -124,8 +130,7 @@ def _val_loss(config: ConfigDict, run: Path) -> float:
     stored = run / LOSS_FILE
     study.claim(run, resolve(config))
     if stored.exists():
-        losses = read_stored_json(epath.Path(stored), dict[str, float | None], mend=study.MEND)
-        found = losses["val_loss"]
+        found = read_stored_json(epath.Path(stored), StoredLoss, mend=study.MEND)["val_loss"]
         return math.inf if found is None else found
     try:
         study.train_run(config, run)

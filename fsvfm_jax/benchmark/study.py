@@ -9,7 +9,7 @@ import logging
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 from etils import epath
@@ -19,8 +19,9 @@ from ml_collections import ConfigDict
 from fsvfm_jax import evaluate, train
 from fsvfm_jax.config.resolve import resolve, to_json
 from fsvfm_jax.data.labelled.detection_sets import fingerprints_of, open_sets
-from fsvfm_jax.errors import ConfigError
-from fsvfm_jax.host.storage import check_folder, read_stored_json, write_text
+from fsvfm_jax.devices.memory import enough_memory
+from fsvfm_jax.errors import ConfigError, StorageError, reason_of
+from fsvfm_jax.host.storage import check_folder, read_bytes, read_stored_json, write_text
 from fsvfm_jax.report.metrics import VideoScores, video_means
 from fsvfm_jax.report.resampling import Resampled, difference, over_seeds_and_sets
 from fsvfm_jax.report.rows import Row, of_single_sets
@@ -32,15 +33,24 @@ from fsvfm_jax.tasks import TASKS
 TABLE_FILE = "table.json"
 FACES_FILE = "faces.txt"
 MEND = "delete the folder of this run"
+MAX_FACES_BYTES = 2**20
 # Fields that change no result: how a run is watched, and on what it runs.
 WITHOUT_INFLUENCE = ("tracking.", "watchdog.", "resume.", "mesh.", "compiler_options")
-WITHOUT_INFLUENCE += ("data.num_workers", "max_skipped_steps")
+WITHOUT_INFLUENCE += ("data.num_workers", "max_skipped_steps", "model.remat")
 DIFFERENCES = """\
 {measure}: difference from the first row, in points of percent, with its 95 % interval. Seeds and
 videos are paired. An interval without 0 shows a difference that other seeds and other videos of
 these sets would show too; it is not corrected for the number of rows."""
 
 logger = logging.getLogger(__name__)
+
+
+class StoredStep(TypedDict):
+    """The fields of a run's step.json that a table contains."""
+
+    trained_parameters: int
+    bytes_per_device: int
+    micro_batches: int
 
 
 def open_folder(output: str) -> Path:
@@ -91,7 +101,8 @@ def claim(workdir: Path, config: ConfigDict) -> None:
         ConfigError: The stored config differs in a field that changes results.
     """
     stored, content = workdir.with_name(f"{workdir.name}.config.json"), to_json(config)
-    if stored.exists() and (changed := _changed_field(stored, content)):
+    mend = f"delete it and {workdir}"
+    if stored.exists() and (changed := _changed_field(stored, content, mend=mend)):
         raise ConfigError(
             f"{workdir} belongs to another config.{changed}: give another --output, or delete"
             f" {stored} and this folder"
@@ -101,7 +112,7 @@ def claim(workdir: Path, config: ConfigDict) -> None:
 
 
 def tested_faces(config: ConfigDict) -> str:
-    """Returns the fingerprints of all sets of an evaluation.
+    """Returns the fingerprints of all sets of an evaluation: of names, videos and labels.
 
     Args:
         config: The config of the evaluation, not resolved.
@@ -114,24 +125,29 @@ def tested_faces(config: ConfigDict) -> str:
 def evaluate_run(config: ConfigDict, run: Path, *, seed: int, faces: str) -> list[Row]:
     """Returns the rows of the run's report, one for each set.
 
-    A report is made once for a config and the faces of its test sets.
+    A report is made once for a config and the names, videos and labels of its faces.
 
     Args:
         config: The config of the evaluation, not resolved and without a detector.
         run: The workdir of the detector.
         seed: The seed of the run, for the table.
         faces: The result of `tested_faces` for this config.
+
+    Raises:
+        OutOfMemory: A batch of the evaluation does not fit.
     """
     config = config.copy_and_resolve_references()
     config.init.params = str(run)
     config.init.seed = seed
     config = resolve(config)
     report = run / "report"
-    stored, tested = report / "evaluation.json", report / FACES_FILE
-    is_made = stored.exists() and tested.exists() and tested.read_text() == faces
-    if not is_made or _changed_field(stored, to_json(config)):
-        evaluate.evaluate(config, epath.Path(report))
-        write_text(epath.Path(tested), faces)
+    stored, tested = report / "evaluation.json", epath.Path(report / FACES_FILE)
+    is_made = stored.exists() and tested.exists() and _text(tested) == faces
+    if not is_made or _changed_field(stored, to_json(config), mend=f"delete {report}"):
+        tested.unlink(missing_ok=True)
+        with enough_memory("a batch of the evaluation does not fit: lower its batch_size"):
+            evaluate.evaluate(config, epath.Path(report))
+        write_text(tested, faces)
     return of_single_sets(read_rows(report / TABLE_FILE))
 
 
@@ -175,7 +191,7 @@ def step_size(run: Path) -> dict[str, int | float]:
     Args:
         run: The workdir of a run.
     """
-    stored = read_stored_json(epath.Path(run / STEP_FILE), dict[str, int], mend=MEND)
+    stored = read_stored_json(epath.Path(run / STEP_FILE), StoredStep, mend=MEND)
     return {
         "trainable": stored["trained_parameters"],
         "memory": stored["bytes_per_device"] / 1e9,
@@ -213,12 +229,29 @@ def differences_caption(measure: str) -> str:
     return DIFFERENCES.format(measure=measure)
 
 
-def _changed_field(stored: Path, content: str) -> str | None:
+def _text(file: epath.Path) -> str:
+    """Returns the text of a small file of a run.
+
+    Raises:
+        StorageError: It is not a plain file, or too large.
+    """
+    try:
+        return read_bytes(file, max_bytes=MAX_FACES_BYTES).decode(errors="replace")
+    except OSError as error:
+        raise StorageError(f"{file} cannot be read ({reason_of(error)}): delete it") from error
+
+
+def _changed_field(stored: Path, content: str, *, mend: str) -> str | None:
     """Returns the first field in which a stored config differs from a resolved one, or None.
 
     Fields that change no result are left out.
+
+    Args:
+        stored: The file of the stored config.
+        content: The resolved config, as JSON.
+        mend: What the user can do if the file is damaged.
     """
-    configs = (read_stored_json(epath.Path(stored), dict[str, Any], mend=MEND), json.loads(content))
+    configs = (read_stored_json(epath.Path(stored), dict[str, Any], mend=mend), json.loads(content))
     old, new = (traverse_util.flatten_dict(x, sep=".") for x in configs)
     names = (x for x in sorted(old | new) if not x.startswith(WITHOUT_INFLUENCE))
     return next((name for name in names if old.get(name) != new.get(name)), None)

@@ -18,7 +18,7 @@ from fsvfm_jax.devices import distributed, sharding
 from fsvfm_jax.devices.backends import has_cudnn_attention, settings_for
 from fsvfm_jax.devices.memory import SMALLER_STEP, Memory, fits_with
 from fsvfm_jax.devices.sharding import AUTO
-from fsvfm_jax.errors import ConfigError, OutOfMemory
+from fsvfm_jax.errors import ConfigError, StepTooLarge
 from fsvfm_jax.train_state import Learner, StepValues, TrainState
 
 logger = logging.getLogger(__name__)
@@ -177,7 +177,7 @@ def compile_for_devices(learner: Learner, mesh: Mesh, config: ConfigDict) -> Com
         config: The resolved config.
 
     Raises:
-        OutOfMemory: The compiler refuses the step because of its memory.
+        StepTooLarge: The compiler refuses the step because of its memory.
     """
     started = time.monotonic()
     step = compile_step(
@@ -199,7 +199,7 @@ def compile_for_devices(learner: Learner, mesh: Mesh, config: ConfigDict) -> Com
         )
     if distributed.number_of_processes(step.program is None):
         needed = f"{memory.total / 1e9:.1f} GB per device are needed"
-        raise OutOfMemory(f"the training step does not fit, {needed}: {SMALLER_STEP}")
+        raise StepTooLarge(f"the training step does not fit, {needed}: {SMALLER_STEP}")
     if memory.fits is False:
         needed = f"{memory.total / 1e9:.1f} GB of {memory.available / 1e9:.1f} GB per device"
         logger.warning("this will probably not fit, %s: %s", needed, SMALLER_STEP)

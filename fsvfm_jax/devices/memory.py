@@ -69,7 +69,7 @@ def enough_memory(message: str) -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        # A kernel that exceeds a TPU core's own memory (vmem) is no matter of the batch.
+        # A smaller batch does not help if a kernel exceeds a TPU core's own memory (vmem).
         if "RESOURCE_EXHAUSTED" not in str(error) or "vmem" in str(error):
             raise
         raise OutOfMemory(message) from error

@@ -22,7 +22,7 @@ SIZES = {
 }
 
 
-# The attributes of `ViT` that its weights must share with a config.
+# The attributes of `ViT` that must be the same in the weights and in the config.
 SIZE_FIELDS = ("image_size", "patch_size", "width", "depth", "num_heads")
 # The attributes of `ViT` in which the encoders of other projects differ from the papers'.
 OPTIONS = (

@@ -278,11 +278,11 @@ def load(
     """
     path = Path(path)
     _check(batch_size=batch_size, branch=branch, dtype=dtype)
-    measures = {"num_heads": num_heads, "activation": activation}
+    given = {"num_heads": num_heads, "activation": activation}
     source = read_source(
         path,
         branch=branch,
-        given={name: value for name, value in measures.items() if value is not None},
+        given={name: value for name, value in given.items() if value is not None},
         step=step,
         encoder=None if encoder is None else Path(encoder),
         entry=entry,

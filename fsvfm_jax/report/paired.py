@@ -35,7 +35,7 @@ class Measure(NamedTuple):
     is_error: bool
 
 
-# With fewer videos of a class the draws hardly differ, and the interval says little.
+# With fewer videos of a class the interval is not reliable.
 MIN_VIDEOS = 20
 # The metrics of a table of detection, computed as in it.
 MEASURES = (
