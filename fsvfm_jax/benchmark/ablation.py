@@ -16,7 +16,7 @@ import numpy as np
 from etils import epath
 
 from configs import offline
-from fsvfm_jax.benchmark import study
+from fsvfm_jax.benchmark import study, transfer
 from fsvfm_jax.benchmark.frozen_probes import Probes, measure_frozen
 from fsvfm_jax.benchmark.rendered_folders import faces_folder, open_split, render_sets
 from fsvfm_jax.config.resolve import resolve
@@ -121,13 +121,23 @@ def _pretrained(folder: Path, variant: str, *, seed: int) -> Path | None:
     return run
 
 
+def _detector(folder: Path, variant: str, *, seed: int) -> Path:
+    """Fine-tunes the encoder of a variant, unless it is done, and returns the workdir.
+
+    Random weights have the detectors "scratch" of `benchmark transfer`.
+    """
+    pretrained = _pretrained(folder, variant, seed=seed)
+    if pretrained is None:
+        return transfer.train_detector(folder, None, "scratch", seed=seed)
+    run, faces = folder / variant / f"full-{seed}", str(faces_folder(folder))
+    study.train_run(offline.finetuning("full", seed=seed, params=str(pretrained), faces=faces), run)
+    return run
+
+
 def _measured(folder: Path, variant: str, *, seed: int, tested: str) -> Measured:
     """Returns the measures of one pretraining by name and set; makes what is missing."""
-    pretrained = _pretrained(folder, variant, seed=seed)
-    run, faces = folder / variant / f"full-{seed}", str(faces_folder(folder))
-    method, params = ("full", str(pretrained)) if pretrained else ("scratch", "")
-    study.train_run(offline.finetuning(method, seed=seed, params=params, faces=faces), run)
-    detection = offline.detection(faces=faces)
+    run = _detector(folder, variant, seed=seed)
+    detection = offline.detection(faces=str(faces_folder(folder)))
     found: Measured = {measure: {} for measure in MEASURES}
     probes = _probes(folder, variant, seed=seed)
     for name, videos in study.video_scores(detection, run, seed=seed, faces=tested).items():

@@ -74,12 +74,13 @@ def train_detectors(folder: Path, method: str, *, seeds: int) -> list[Path]:
     return [train_detector(folder, pretrained, method, seed=seed) for seed in range(seeds)]
 
 
-def train_detector(folder: Path, pretrained: Path, method: str, *, seed: int) -> Path:
+def train_detector(folder: Path, pretrained: Path | None, method: str, *, seed: int) -> Path:
     """Trains one detector, unless it is trained, and returns its workdir.
 
     Args:
         folder: The folder of the benchmark.
-        pretrained: The workdir of the pretrained encoder.
+        pretrained: The workdir of the pretrained encoder; None if the method starts from random
+            weights.
         method: One of `offline.METHODS`.
         seed: The seed of the run.
     """
@@ -166,9 +167,9 @@ def _tune(folder: Path, pretrained: Path) -> None:
     print(rate_search.write_searches(folder, searches))
 
 
-def _finetuning(folder: Path, pretrained: Path, method: str, *, seed: int) -> ConfigDict:
+def _finetuning(folder: Path, pretrained: Path | None, method: str, *, seed: int) -> ConfigDict:
     faces = str(faces_folder(folder))
-    return offline.finetuning(method, seed=seed, params=str(pretrained), faces=faces)
+    return offline.finetuning(method, seed=seed, params=str(pretrained or ""), faces=faces)
 
 
 def _statistics_aucs(
