@@ -162,6 +162,7 @@ def _probes(folder: Path, variant: str, *, seed: int) -> Probes:
             trained_on=offline.TRAINED,
             pairs=PAIRS,
         )
+        file.parent.mkdir(parents=True, exist_ok=True)
         write_json(epath.Path(file), found)
     return read_stored_json(epath.Path(file), Probes, mend="delete it")
 
