@@ -336,9 +336,9 @@ def test_the_jobset_gives_each_pod_its_address_and_knows_the_exit_codes():
     assert pod["restartPolicy"] == "Never" and spec["completionMode"] == "Indexed"
     ignore, fail = spec["podFailurePolicy"]["rules"]
     assert ignore["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
-    # 75 is to be started again, and training never ends with 66.
+    # 70 and 75 are to be started again, and training never ends with 66.
     kinds = errors.UserError.__subclasses__()
-    final = {kind.exit_code for kind in kinds if kind.__module__ == errors.__name__} - {66, 75}
+    final = {kind.exit_code for kind in kinds if kind.__module__ == errors.__name__} - {66, 70, 75}
     assert set(fail["onExitCodes"]["values"]) == final
     assert fail["onExitCodes"]["containerName"] == container["name"]
     assert {one["name"] for one in container["volumeMounts"]} == {
