@@ -80,6 +80,9 @@ def test_pretraining_continues_from_it(exported, tmp_path):
 def test_all_are_compared_and_an_ended_comparison_goes_on(tmp_path, monkeypatch):
     config = tiny.comparison()
     template = config.encoders.mine
+    test = evaluation.get_config()
+    test.data.test.update(sets.rendered(("swap-a",), "test", videos=8))
+    test.data.num_workers = 0
     with config.unlocked():
         config.encoders = {}
         for number, case in enumerate(CASES.values()):
@@ -87,9 +90,7 @@ def test_all_are_compared_and_an_ended_comparison_goes_on(tmp_path, monkeypatch)
             save(case, build(case, TINY), TINY, folder)
             config.encoders[f"e{number}"] = template.copy_and_resolve_references()
             config.encoders[f"e{number}"].params = str(folder)
-        config.test = evaluation.get_config()
-    config.test.data.test.update(sets.rendered(("swap-a",), "test", videos=8))
-    config.test.data.num_workers = 0
+        config.test = test
     config.test.select = ("validation",)
     config.modes, config.rates.linear, config.seeds = ("linear",), (1e-3,), (0,)
     config.train.linear.update(epochs=1, batch_size=16)
