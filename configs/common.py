@@ -130,6 +130,7 @@ def encoder(size: str) -> ConfigDict:
     model.layer_norm_epsilon = placeholder(float)
     model.patch_bias = placeholder(bool)
     model.key_bias = placeholder(bool)
+    model.pool_heads = placeholder(int)
     return model
 
 

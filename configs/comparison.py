@@ -62,6 +62,7 @@ def encoder(params: str | None = None) -> ConfigDict:
     c.params = params
     c.entry = ""
     c.branch = "student"
+    c.pool = placeholder(str)
     c.num_heads = placeholder(int)
     c.activation = placeholder(str)
     c.mean = placeholder(tuple)

@@ -7,7 +7,7 @@
 | linear | the head |
 | norms | all LayerNorms and the head |
 | lora | two factors beside some kernels of the blocks, and the head |
-| partial | the last blocks, the norm after them and the head |
+| partial | the last blocks, the norm and the attention pool after them, and the head |
 """
 
 import math
@@ -26,8 +26,8 @@ HEAD = ("head",)
 # An anti-spoofing network with an adapter also has the adapter's head, which it does not use.
 FAS_HEAD = ("embedder", "classifier")
 ADAPTER = ("adapter", "projector")
-# The pooled feature has one of these norms.
-LAST_NORM = ("norm", "fc_norm")
+# The layers between the blocks and the head.
+POOLING = ("norm", "fc_norm", "attn_pool")
 BLOCKS = "blocks"
 # The part of the tree with the factors; like that of the blocks, it has the blocks on axis 0.
 FACTORS = "lora_blocks"
@@ -137,7 +137,7 @@ def _is_trained(path: tuple[str, ...], tuning: Tuning) -> bool:
         "linear": False,
         "norms": any("norm" in name for name in path),
         "lora": top == FACTORS,
-        "partial": top in LAST_NORM,
+        "partial": top in POOLING,
     }[tuning.mode]
 
 

@@ -38,9 +38,9 @@ DINOV3 = {
     **{"layer_norm_epsilon": 1e-5, "key_bias": False},
 }
 QUICK, TANH = {"activation": "quick_gelu"}, {"activation": "gelu_tanh"}
-SIGLIP = {"class_token": False, "prefix_positions": 0}
+SIGLIP = {"class_token": False, "prefix_positions": 0, "pool_heads": 2}
 DINOV2 = {"layer_scale": True}
-PERCEPTION = CLIP | {"positions": "table_and_rope"}
+PERCEPTION = CLIP | {"positions": "table_and_rope", "pool_heads": 2}
 AT_HUB = {"Dinov2Model": {"mlp_ratio": 4}, "Dinov2WithRegistersModel": {"mlp_ratio": 4}}
 CASES = {
     "dinov2 hf": Case("Dinov2Model", "Dinov2Config", "DINOv2", DINOV2, {}, 1),
@@ -67,13 +67,16 @@ CASES = {
     "clip quickgelu timm": Case(
         "timm", "vit_base_patch16_clip_quickgelu_224", "CLIP", CLIP | QUICK
     ),
-    "siglip hf": Case("SiglipVisionModel", "SiglipVisionConfig", "SigLIP", SIGLIP | TANH, {}, 11),
-    "siglip timm": Case("timm", "vit_base_patch16_siglip_224", "SigLIP", SIGLIP, {}, 13),
+    "siglip hf": Case("SiglipVisionModel", "SiglipVisionConfig", "SigLIP", SIGLIP | TANH),
+    "siglip timm": Case("timm", "vit_base_patch16_siglip_224", "SigLIP", SIGLIP),
     "perception timm": Case(
-        "timm", "vit_pe_core_base_patch16_224", "Perception Encoder", PERCEPTION, {}, 13
+        "timm", "vit_pe_core_base_patch16_224", "Perception Encoder", PERCEPTION
     ),
     "supervised timm": Case("timm", "vit_base_patch16_224.augreg_in21k", "AugReg", {}),
 }
+
+# The cases with an attention pool.
+POOLED = [name for name, case in CASES.items() if "pool_heads" in case.options]
 
 
 def build(case: Case, measures: dict[str, int]) -> Any:
@@ -159,3 +162,18 @@ def tokens_of(case: Case) -> Callable[[Any, np.ndarray], np.ndarray]:
             return tokens.numpy()
 
     return tokens
+
+
+def pooled_of(case: Case) -> Callable[[Any, np.ndarray], np.ndarray]:
+    """Returns the function from a network and images [B, H, W, 3] to its pooled features."""
+
+    def pooled(network: Any, images: np.ndarray) -> np.ndarray:
+        torch = need("torch")
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
+        with torch.inference_mode():
+            if case.library == "timm":
+                tokens = network.forward_features(pixels)
+                return network.forward_head(tokens, pre_logits=True).numpy()
+            return network(pixel_values=pixels).pooler_output.numpy()
+
+    return pooled

@@ -12,7 +12,6 @@ from fsvfm_jax.convert.foreign import Encoder, read_weights, to_encoder
 from fsvfm_jax.convert.measures import shapes_of
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.models import build_detector, build_encoder
-from fsvfm_jax.models.fsvfm import encoder_subset
 from fsvfm_jax.train_state import Params
 from fsvfm_jax.tuning import FACTORS, Tuning, init_factors
 
@@ -43,9 +42,7 @@ def _random(shapes: dict[str, Any], seed: int) -> Params:
 
 def encoder_params(measures: dict[str, Any], *, seed: int = 0) -> Params:
     """Returns the parameters of an encoder, drawn like those of `detector_params`."""
-    if not measures.get("class_token", True):
-        return _random(shapes_of(build_encoder(measures)), seed)
-    return encoder_subset(detector_params({**measures, "pool": "token"}, seed=seed))
+    return _random(shapes_of(build_encoder(measures)), seed)
 
 
 def tuned_params(way: Tuning, **attributes: Any) -> Params:

@@ -1,5 +1,7 @@
 """Tests which rows a comparison has, and what it refuses before anything is trained."""
 
+import dataclasses
+
 import jax
 import pytest
 import tiny
@@ -12,7 +14,7 @@ from fsvfm_jax.benchmark import comparison_cells
 from fsvfm_jax.config.resolve import resolve
 from fsvfm_jax.convert import pth
 from fsvfm_jax.convert.card import Description
-from fsvfm_jax.convert.folder import write_folder
+from fsvfm_jax.convert.folder import read_folder, write_folder
 from fsvfm_jax.convert.reference import to_state_dict
 from fsvfm_jax.convert.source_files import file_sha256
 from fsvfm_jax.data.stats import Stats
@@ -47,6 +49,28 @@ def test_heads_that_nothing_shows_are_asked_for_by_the_encoders_field(tmp_path):
     config.encoders.mine.params = str(file)
     with pytest.raises(ConfigError, match=r"small\.pth .*give config\.encoders\.mine\.num_heads"):
         comparison_cells.cells_of(config)
+
+
+@pytest.mark.parametrize("params", ["", "exported"])
+def test_an_attention_pool_that_the_weights_do_not_have_is_refused(params, exported):
+    config = tiny.comparison()
+    config.encoders.mine.params = params and str(exported)
+    config.encoders.mine.pool = "attention"
+    with pytest.raises(ConfigError, match=r"config\.encoders\.mine\.pool = 'attention'"):
+        comparison_cells.cells_of(config)
+
+
+def test_each_encoder_may_have_a_pool_of_its_own(exported, tmp_path):
+    measures = OTHER | {"pool_heads": 4, "class_token": False, "prefix_positions": 0}
+    params = jax.device_get(build_encoder(measures).init_params(jax.random.key(0)))
+    description = read_folder(exported).description
+    description = dataclasses.replace(description, model=measures | {"pool": "attention"})
+    write_folder(tmp_path / "pooled", params, description)
+    config = tiny.comparison()
+    config.encoders.mine.update(params=str(tmp_path / "pooled"), pool="attention")
+    cells, _ = comparison_cells.cells_of(config)
+    assert [cell.config.model.pool for cell in cells] == ["attention"] * 2 + ["mean"] * 2
+    assert [cell.config.model.pool_heads for cell in cells] == [4, 4, 0, 0]
 
 
 def test_the_rows_are_every_encoder_that_has_weights_in_every_mode(exported):

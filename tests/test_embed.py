@@ -177,7 +177,7 @@ def test_wrong_flags_and_inputs_give_one_sentence(model, faces, tmp_path, capsys
         (78, [faces], "give --output FILE"),
         (78, [faces, "--output=x.csv"], "does not end in .npz or .parquet"),
         (78, [faces, "--output", out, "--sheet", tmp_path / "x.png"], "give --query"),
-        (78, [faces, "--query", faces / "z.png", "--pool=patches"], "--pool mean or token"),
+        (78, [faces, "--query", faces / "z.png", "--pool=patches"], "give another --pool"),
         (78, [faces, "--query", faces / "z.png", "--top=0"], "argument --top: '0' is no number"),
         (78, [faces, "--output", out, "--block=3"], "give 1 to 2"),
         (78, [faces, "--output", out, "--pool=max"], "--pool"),

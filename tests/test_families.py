@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from foreign_vits import CASES, TINY, build, save, tokens_of
+from foreign_vits import CASES, POOLED, TINY, build, pooled_of, save, tokens_of
 from golden_files import need
 from random_weights import describe, encoder_in, images
 
@@ -48,6 +48,13 @@ def encode(model, params, size=32, ids_keep=None):
     return np.asarray(jax.jit(compute)(params, images(size)))
 
 
+def pool(model, params, size=32):
+    def compute(params, x):
+        return ViT(**model).apply({"params": params}, x, method="encode_and_pool")
+
+    return np.asarray(jax.jit(compute)(params, images(size)))
+
+
 @pytest.mark.e2e
 @pytest.mark.parametrize("name", CASES)
 def test_features_are_those_of_the_library(name, networks):
@@ -62,11 +69,23 @@ def test_features_are_those_of_the_library(name, networks):
 
 
 @pytest.mark.e2e
+@pytest.mark.parametrize("name", POOLED)
+def test_the_attention_pool_is_that_of_the_library(name, networks):
+    network, _, encoder, _ = networks(name)
+    ours, theirs = pool(encoder.model, encoder.params), pooled_of(CASES[name])(network, images(32))
+    assert np.std(ours) > 0.5
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+    # Their number of heads is in no array.
+    others = pool(encoder.model | {"pool_heads": 4}, encoder.params)
+    assert np.abs(others - theirs).max() > 1e-3
+
+
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", ["dinov2 registers hf", "dinov3 hf", "clip hf", "perception timm"])
 def test_every_option_matters(name, networks):
     _, _, encoder, whole = networks(name)
     params = encoder.params | {"pos_embed": encoder.params.get("pos_embed", np.zeros((1, 17, 48)))}
-    for option in encoder.model.keys() & {*OPTIONS} - {"patch_bias", "key_bias"}:
+    for option in encoder.model.keys() & {*OPTIONS} - {"patch_bias", "key_bias", "pool_heads"}:
         model = {name: value for name, value in encoder.model.items() if name != option}
         found = encode(model, params)
         assert np.abs(found[:, -16:] - whole[:, -16:]).max() > 1e-3, option
@@ -100,16 +119,19 @@ def test_a_bias_that_the_family_does_not_have_has_no_effect_and_no_gradient(netw
 def test_timm_loads_what_is_exported_and_the_way_back_changes_nothing(name, networks, tmp_path):
     torch, timm = need("torch"), need("timm")
     _, _, encoder, ours = networks(name)
-    pool = "mean" if not encoder.model.get("class_token", True) else "token"
-    write_folder(tmp_path / "x", encoder.params, describe(encoder.model | {"pool": pool}))
+    kind = "attention" if "pool_heads" in encoder.model else "token"
+    write_folder(tmp_path / "x", encoder.params, describe(encoder.model | {"pool": kind}))
     back = read_folder(tmp_path / "x")
-    assert back.description.model == encoder.model | {"pool": pool}
+    assert back.description.model == encoder.model | {"pool": kind}
     assert jax.tree.structure(back.params) == jax.tree.structure(encoder.params)
     jax.tree.map(np.testing.assert_array_equal, back.params, encoder.params)
     network = timm.create_model(f"local-dir:{tmp_path / 'x'}", pretrained=True).eval()
     with torch.inference_mode():
         tokens = network.forward_features(torch.from_numpy(images(32)).permute(0, 3, 1, 2))
+        pooled = network.forward_head(tokens, pre_logits=True).numpy()
     np.testing.assert_allclose(ours, tokens.numpy(), rtol=0, atol=1e-5)
+    expected = pool(encoder.model, encoder.params) if kind == "attention" else ours[:, 0]
+    np.testing.assert_allclose(expected, pooled, rtol=0, atol=1e-5)
 
 
 @pytest.mark.e2e
@@ -201,11 +223,13 @@ def test_features_of_every_size(name, image_size, patch_size, size, tmp_path):
     network = build(case, measures)
     save(case, network, measures, tmp_path)
     encoder = encoder_in(tmp_path)
-    assert encoder.model == measures | case.options
-    theirs = tokens_of(case)(network, images(image_size))
-    ours = encode(encoder.model, encoder.params, image_size)
-    logging.info("%s %s %d: %g", name, size, image_size, np.abs(ours - theirs).max())
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+    heads = {"pool_heads": size["num_heads"]} if case.family == "SigLIP" else {}
+    assert encoder.model == measures | case.options | heads
+    for compute, their_compute in ((encode, tokens_of), (pool, pooled_of))[: 1 + (name in POOLED)]:
+        theirs = their_compute(case)(network, images(image_size))
+        ours = compute(encoder.model, encoder.params, image_size)
+        logging.info("%s %s %d: %g", name, size, image_size, np.abs(ours - theirs).max())
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
 
 
 @pytest.mark.e2e

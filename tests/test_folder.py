@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from functools import partial
 
 import golden_numbers
 import jax
@@ -20,9 +21,12 @@ from fsvfm_jax.models import build_detector
 from fsvfm_jax.models.vit import ViT
 
 LABELS = ("fake", "real")
+# timm has such a pool in networks without a class token.
+WITH_POOL = {"class_token": False, "prefix_positions": 0, "pool_heads": TINY["num_heads"]}
 KINDS = {
     "mean": {},
     "token": {"pool": "token"},
+    "attention": {"pool": "attention"} | WITH_POOL,
     "adapter": {"adapter_reduction": 4},
     "fas": {"fas": True},
     "fas_adapter": {"fas": True, "adapter_reduction": 4},
@@ -128,13 +132,17 @@ def test_hugging_face_loads_it(detector, face):
     np.testing.assert_allclose([scores["fake"], scores["real"]], expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("pool", ["mean", "token"])
+@pytest.mark.parametrize("pool", ["mean", "token", "attention"])
 def test_an_encoder_loads_in_timm_and_hugging_face(tmp_path, pool):
     torch, timm, transformers = need("torch"), need("timm"), need("transformers")
-    params = encoder_params(TINY)
-    write_folder(tmp_path / "x", params, describe({**TINY, "pool": pool}))
-    ours = ViT(**TINY).apply({"params": params}, jnp.asarray(images(64)), method="encode")
+    measures = TINY | (WITH_POOL if pool == "attention" else {})
+    params = jax.tree.map(jnp.asarray, encoder_params(measures))
+    write_folder(tmp_path / "x", params, describe({**measures, "pool": pool}))
+    apply = partial(ViT(**measures).apply, {"params": params}, jnp.asarray(images(64)))
+    ours = apply(method="encode")
     pooled = ours[:, 0] if pool == "token" else ours[:, 1:].mean(axis=1)
+    if pool == "attention":
+        pooled = apply(method="encode_and_pool")
     pixels = torch.from_numpy(images(64)).permute(0, 3, 1, 2)
     in_timm = timm.create_model(f"local-dir:{tmp_path / 'x'}", pretrained=True).eval()
     in_transformers = transformers.AutoModel.from_pretrained(tmp_path / "x").eval()
@@ -146,6 +154,36 @@ def test_an_encoder_loads_in_timm_and_hugging_face(tmp_path, pool):
         ):
             np.testing.assert_allclose(tokens.numpy(), ours, rtol=0, atol=1e-5)
             np.testing.assert_allclose(features.numpy(), pooled, rtol=0, atol=1e-5)
+
+
+def test_the_attention_pool_is_written_if_it_is_the_pool(tmp_path, capsys):
+    measures = TINY | WITH_POOL | {"pool_heads": 2}
+    params = encoder_params(measures)
+    for model, has in ((measures | {"pool": "attention"}, "has no"), (measures, "has an")):
+        kept = params if has == "has an" else {x: y for x, y in params.items() if x != "attn_pool"}
+        with pytest.raises(ConfigError, match=f"{has} attention pool"):
+            write_folder(tmp_path / "no", kept, describe(model))
+    # timm's plain network has as many heads in its pool as in its blocks, and no class token.
+    with pytest.raises(ConfigError, match="as many heads as the blocks, 4, and not 2"):
+        write_folder(tmp_path / "no", params, describe(measures | {"pool": "attention"}))
+    with_token = TINY | {"pool_heads": TINY["num_heads"]}
+    with pytest.raises(ConfigError, match="does not attend to class token and registers"):
+        write_folder(
+            tmp_path / "no",
+            encoder_params(with_token),
+            describe(with_token | {"pool": "attention"}),
+        )
+    measures["pool_heads"] = TINY["num_heads"]
+    write_folder(tmp_path / "x", params, describe(measures | {"pool": "attention"}))
+    main(["to", "folder", str(tmp_path / "x"), str(tmp_path / "mean"), "--pool=mean"])
+    assert "the attention pool is left out; --pool=attention keeps it" in capsys.readouterr().out
+    without = read_folder(tmp_path / "mean")
+    assert "attn_pool" not in without.params and "pool_heads" not in without.description.model
+    main(["to", "folder", str(tmp_path / "x"), str(tmp_path / "same")])
+    assert read_folder(tmp_path / "same").description.model["pool"] == "attention"
+    with pytest.raises(SystemExit):
+        main(["to", "folder", str(tmp_path / "mean"), str(tmp_path / "no"), "--pool=attention"])
+    assert "has no attention pool" in capsys.readouterr().err
 
 
 def test_an_adapters_encoder_is_found_and_checked(tmp_path):

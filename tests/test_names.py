@@ -9,7 +9,7 @@ import pytest
 from golden_files import need
 from random_weights import TINY, encoder_params, images
 
-from fsvfm_jax.convert import names, reference
+from fsvfm_jax.convert import architectures, names, reference
 from fsvfm_jax.convert.entries import find_network
 from fsvfm_jax.convert.families import FAMILIES
 from fsvfm_jax.convert.foreign import to_encoder
@@ -19,10 +19,10 @@ from fsvfm_jax.models.vit import ViT
 
 MEASURES = TINY | {"image_size": 56, "patch_size": 14}
 CLIP = {"pre_norm": True, "patch_bias": False, "layer_norm_epsilon": 1e-5}
-QUICK, PERCEPTION = {"activation": "quick_gelu"}, {"positions": "table_and_rope"}
+QUICK, PERCEPTION = {"activation": "quick_gelu"}, {"positions": "table_and_rope", "pool_heads": 8}
 REGISTERS = {"registers": 4, "layer_scale": True}
 ROPE = {"positions": "rope", "key_bias": False, "layer_norm_epsilon": 1e-5}
-SIGLIP = {"class_token": False, "prefix_positions": 0}
+SIGLIP = {"class_token": False, "prefix_positions": 0, "pool_heads": 4}
 
 
 class Original(NamedTuple):
@@ -51,13 +51,11 @@ ORIGINALS = (
         names.OPENAI,
         CLIP | PERCEPTION,
         "visual.",
-        ("attn_pool.probe", "attn_pool.attn.in_proj_weight", "proj"),
+        ("proj",),
     ),
     Original("CLIP", names.TIMM, CLIP, "visual.trunk.", ()),
     Original("MoCo v3", names.TIMM, {}, "module.base_encoder.", ("head.0.weight",)),
-    Original(
-        "SigLIP", names.TIMM, SIGLIP, "visual.trunk.", ("attn_pool.latent", "attn_pool.q.bias")
-    ),
+    Original("SigLIP", names.TIMM, SIGLIP, "visual.trunk.", ()),
 )
 
 
@@ -79,7 +77,9 @@ def file_of(original, params):
         if start + ours not in arrays or absent:
             continue
         array = arrays[start + ours][(0,) * lacks]
-        parts = np.split(array, len(theirs)) if len(theirs) > 1 else [array]
+        # The queries of an attention pool are apart from its keys and values.
+        count = len(theirs) if len(theirs) != 2 else [len(array) // 3]
+        parts = np.split(array, count) if len(theirs) > 1 else [array]
         found |= dict(zip(theirs, parts, strict=True))
     found |= {key: np.ones((4, 4), np.float32) for key in original.others}
     if "rope_embed.periods" in found:  # rounded to bfloat16
@@ -133,10 +133,10 @@ def test_timm_reads_the_original_file_as_the_same_network(index, architecture):
     arrays = file_of(original, params)
     arrays = {key: torch.from_numpy(x) for key, x in arrays.items() if key[-4:] != "proj"}
     sizes = {"img_size": 56, "patch_size": 14, "embed_dim": 48, "depth": 2, "num_heads": 4}
-    others = {"ref_feat_shape": (4, 4)} if original.family == "Perception Encoder" else {}
-    network = timm.create_model(
-        architecture, **sizes, **others, num_classes=0, global_pool="token"
-    ).eval()
+    others = {"global_pool": "token"}
+    if original.family == "Perception Encoder":
+        others = {"ref_feat_shape": (4, 4), "global_pool": "map"}
+    network = timm.create_model(architecture, **sizes, **others, num_classes=0).eval()
     module = timm.models.eva if "dinov3" in architecture or "_pe_" in architecture else None
     module = module or timm.models.vision_transformer
     read = module.checkpoint_filter_fn(arrays, network)
@@ -144,10 +144,37 @@ def test_timm_reads_the_original_file_as_the_same_network(index, architecture):
     assert not missing
     with torch.inference_mode():
         theirs = network.forward_features(torch.from_numpy(images(56)).permute(0, 3, 1, 2))
-    encode = jax.jit(
-        lambda p, x: ViT(**MEASURES | original.options).apply({"params": p}, x, method="encode")
-    )
+        if others["global_pool"] == "map":
+            theirs = network.forward_head(theirs, pre_logits=True)
+    model = ViT(**MEASURES | original.options)
+    encode = jax.jit(lambda p, x: model.apply({"params": p}, x, method="encode_and_pool"))
     np.testing.assert_allclose(encode(params, images(56)), theirs.numpy(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "added", "message"),
+    [
+        ({}, {"latent": (1, 1, 48)}, "pool that does not attend to its class token"),
+        (SIGLIP, {"latent": (1, 48)}, r"of another shape: attn_pool\.latent"),
+        (SIGLIP, {"norm.weight": (24,)}, r"of another shape: attn_pool\.norm\.weight"),
+        (SIGLIP, {"kv.weight": (96, 24)}, "do not fit each other"),
+        (SIGLIP, {"kv.weight": (48, 48)}, r"of another shape: attn_pool\.q\.weight"),
+    ],
+)
+def test_an_odd_attention_pool_is_refused(options, added, message):
+    arrays = dict(architectures.to_timm(reference.to_state_dict(params_of(options)), options))
+    arrays |= {f"attn_pool.{key}": np.ones(shape, np.float32) for key, shape in added.items()}
+    with pytest.raises(DataError, match=message):
+        to_encoder(arrays, num_heads=4)
+
+
+def test_an_attention_pool_of_another_kind_is_left_out():
+    original = ORIGINALS[3]
+    arrays = find_network(file_of(original, params_of(original.options)), path=Path("x")).state_dict
+    others = {"attn_pool.query": (256, 48), "attn_pool.attn.in_proj_weight": (144, 48)}
+    arrays |= {key: np.ones(shape, np.float32) for key, shape in others.items()}
+    encoder = to_encoder(arrays, num_heads=4)
+    assert set(encoder.left_out) == {"proj", *others} and "attn_pool" not in encoder.params
 
 
 def test_every_array_has_one_name_in_every_table():

@@ -21,21 +21,24 @@ from fsvfm_jax import scoring
 from fsvfm_jax.convert import pth, reference
 from fsvfm_jax.convert.__main__ import main as convert
 from fsvfm_jax.convert.folder import write_folder
-from fsvfm_jax.convert.measures import network
+from fsvfm_jax.convert.measures import network, unseen
 from fsvfm_jax.data.labelled.detection_sets import open_sets
 from fsvfm_jax.data.labelled.faces import LABELS
 from fsvfm_jax.data.rand_augment import CROP_PCT, evaluation_view
 from fsvfm_jax.data.stats import save_stats
 from fsvfm_jax.devices import sharding
 from fsvfm_jax.errors import ConfigError, DataError
+from fsvfm_jax.models.attention_pool import AttentionPool
 from fsvfm_jax.models.fsvfm import encoder_subset
 from fsvfm_jax.predict import networks, programs
 from fsvfm_jax.predict.networks import load
 from fsvfm_jax.report.metrics import probability
 
+WITH_POOL = {"class_token": False, "prefix_positions": 0, "pool_heads": TINY["num_heads"]}
 KINDS = {
     "mean": {},
     "token": {"pool": "token"},
+    "attention": {"pool": "attention"} | WITH_POOL,
     "adapter": {"adapter_reduction": 4},
     "fas": {"fas": True},
 }
@@ -82,7 +85,7 @@ def some(faces, count=5):
 def test_features_and_margins_are_those_of_the_network(exported, faces, kind):
     files, detector = some(faces), load(exported / kind)
     params = jax.device_put(detector_params(TINY | KINDS[kind]))
-    model = network(params, num_heads=TINY["num_heads"])
+    model = network(params, **unseen(TINY | KINDS[kind]))
     output = model.apply({"params": params}, normalized(files))
     pooled = detector.features(files, pool=model.pool)
     assert pooled.dtype == np.float32
@@ -217,9 +220,23 @@ def test_the_block_and_the_pool_are_chosen(exported, faces):
     assert detector.features(files, block=1, pool="patches").shape == (5, 16, 48)
     last, first = (detector.features(files, block=block) for block in (2, 1))
     assert np.abs(last - first).max() > 0.1
-    for options in ({"block": 0}, {"block": 3}, {"pool": "max"}):
-        with pytest.raises(ConfigError, match=r"0|3|max"):
+    for options in ({"block": 0}, {"block": 3}, {"pool": "max"}, {"pool": "attention"}):
+        with pytest.raises(ConfigError, match=r"0|3|max|no attention pool"):
             detector.features(files, **options)
+
+
+def test_the_attention_pools_output_is_a_feature(tmp_path, faces):
+    measures = TINY | WITH_POOL
+    params = encoder_params(measures)
+    write_folder(tmp_path / "x", params, describe(measures | {"pool": "attention"}))
+    network, files = load(tmp_path / "x"), some(faces)
+    found = network.features(files, pool="attention")
+    tokens = jnp.asarray(network.features(files, pool="patches"))
+    pool = AttentionPool(TINY["width"], TINY["num_heads"], "float32")
+    expected = pool.apply({"params": jax.tree.map(jnp.asarray, params["attn_pool"])}, tokens)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    with pytest.raises(ConfigError, match="pools the last block only"):
+        network.features(files, pool="attention", block=1)
 
 
 def test_what_the_weights_do_not_contain_must_be_given(tmp_path, faces):

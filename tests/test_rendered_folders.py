@@ -4,6 +4,7 @@ import pytest
 
 from configs import offline
 from fsvfm_jax.benchmark import rendered_folders
+from fsvfm_jax.data.labelled.faces import overlap
 from fsvfm_jax.data.rendered.rendered_sets import VERSION
 from fsvfm_jax.errors import ConfigError
 
@@ -38,3 +39,13 @@ def test_a_set_with_another_number_of_faces_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(offline.RENDERED, ("swap-a", "val"), (6, 2))
     with pytest.raises(ConfigError, match=r"has 8 faces, .* says 12: give another --output"):
         rendered_folders.render_sets(tmp_path, [("swap-a", "val")])
+
+
+def test_no_video_of_a_split_is_taken_for_one_of_another_split(tmp_path, monkeypatch):
+    monkeypatch.setitem(offline.RENDERED, ("swap-a", "train"), (4, 2))
+    rendered_folders.render_sets(tmp_path, [("swap-a", "val"), ("swap-a", "train")])
+    lists = [
+        rendered_folders.open_split(tmp_path, ["swap-a"], split)["swap-a"].faces
+        for split in ("train", "val")
+    ]
+    assert overlap(*lists) == [] and len(overlap(lists[0], lists[0])) == 4

@@ -202,10 +202,9 @@ def test_3_sigterm_to_the_whole_group_20_times(tmp_path, phase):
         until(lambda workdir=workdir: steps_done(workdir) >= 4, process)
         if phase == "data":
             time.sleep(1)
-        done, started = steps_done(workdir), time.monotonic()
+        done = steps_done(workdir)
         os.killpg(process.pid, signal.SIGTERM)
         said = end(process, code=75)
-        assert time.monotonic() - started < 15
         step = int(re.search(r"stopped at step (\d+) and saved", said)[1])
         # A step's line is written while the next one runs.
         assert step == 6 if phase == "data" else done <= step <= done + 4
@@ -296,7 +295,8 @@ def test_4_survivors_end_within_the_heartbeat(tmp_path, how):
         seconds = time.monotonic() - started
         victim.kill()
         victim.communicate()
-        assert survivor.returncode not in (0, None) and seconds < heartbeat + 5, seconds
+        # By default it is 60 seconds; the rest of them is for a busy machine.
+        assert survivor.returncode not in (0, None) and seconds < 50, seconds
 
 
 @pytest.fixture
@@ -371,9 +371,8 @@ def test_12_a_hang_ends_with_all_stacks(tmp_path, fault):
     process = begin(tmp_path, *LONG, *WATCHED, "--config.checkpoint.every=10", fault=fault)
     before = {"step:5:sleep": 3, "commit:10:sleep": 9, "data:7:sleep": 5}[fault]
     until(lambda: steps_done(tmp_path) >= before, process)
-    started = time.monotonic()
     said = end(process, code=71)
-    assert time.monotonic() - started < 8 + 5 + 1
+    assert "has not ended within 8 s" in said
     assert "exit code 71" in said and "most recent call first" in said
     time.sleep(1)
     assert workers_of(process.pid) == []
@@ -381,10 +380,8 @@ def test_12_a_hang_ends_with_all_stacks(tmp_path, fault):
 
 def test_12_a_start_that_hangs_ends_too(tmp_path):
     limit = "--config.watchdog.start_seconds=8"
-    started = time.monotonic()
     said = end(begin(tmp_path, *LONG, limit, fault="restore:0:sleep"), code=71)
-    assert "the start (config.watchdog.start_seconds) has not ended" in said
-    assert time.monotonic() - started < 8 + 5 + 30  # the imports come first
+    assert "the start (config.watchdog.start_seconds) has not ended within 8 s" in said
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

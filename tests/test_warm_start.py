@@ -206,6 +206,34 @@ def test_the_weights_decide_the_options_of_the_encoder(task, dinov3, tmp_path, c
     assert with_options(again, epath.Path(tmp_path)).model.positions == "rope"
 
 
+@pytest.fixture(scope="module")
+def with_pool(tmp_path_factory):
+    """Returns the folder of an exported encoder with an attention pool."""
+    measures = {**TINY, "image_size": 32, "patch_size": 8, "pool_heads": 4, "pool": "attention"}
+    measures |= {"class_token": False, "prefix_positions": 0}
+    folder = tmp_path_factory.mktemp("pool") / "x"
+    params = encoder_params({name: x for name, x in measures.items() if name != "pool"})
+    write_folder(folder, params, describe(measures))
+    return folder
+
+
+@pytest.mark.parametrize("pool", ["attention", "mean"])
+def test_the_attention_pool_of_the_weights_is_used_or_named(pool, with_pool, tmp_path, caplog):
+    changes = {"model.width": 48, "init.params": str(with_pool), "model.pool": pool}
+    config = with_options(detection_config("full", changes), epath.Path(tmp_path))
+    assert config.model.pool_heads == 4
+    state = jax.jit(make_learner(config, stats=STATS).init)(jax.random.key(0))
+    with caplog.at_level("INFO", "fsvfm_jax"):
+        state, _ = TASKS["finetune"].load_weights(state, config)
+    if pool == "mean":
+        assert "attn_pool" not in state.params
+        assert "random weights for fc_norm, head; not used: attn_pool, norm" in caplog.text
+        return
+    assert "random weights for head" in caplog.text and "not used" not in caplog.text
+    expected = read_folder(with_pool).params["attn_pool"]
+    jax.tree.map(np.testing.assert_array_equal, dict(state.params["attn_pool"]), expected)
+
+
 def test_without_weights_the_options_are_those_of_the_papers(tmp_path, caplog):
     with caplog.at_level("INFO", "fsvfm_jax"):
         config = with_options(tiny_config(), epath.Path(tmp_path))

@@ -84,7 +84,7 @@ def benchmark_compare(args: argparse.Namespace, config: ConfigDict) -> None:
     for number, cell in enumerate(cells, 1):
         logger.info("row %d of %d: %s", number, len(cells), cell.name)
         rates = config.rates[cell.mode]
-        row: Row = {"encoder": cell.encoder, "mode": cell.mode}
+        row: Row = {"encoder": cell.encoder, "mode": cell.mode, "pool": cell.config.model.pool}
         try:
             if len(rates) > 1:
                 searches[cell.name] = _search(folder, cell, rates, seed=config.tuning_seed)

@@ -13,7 +13,7 @@ from fsvfm_jax.convert.weights import read_source
 from fsvfm_jax.data.labelled.detection_sets import open_sets
 from fsvfm_jax.data.stats import make_stats
 from fsvfm_jax.errors import ConfigError, DataError, brief
-from fsvfm_jax.models.vit import SIZE_FIELDS
+from fsvfm_jax.models.vit import SIZE_FIELDS, ViT
 
 
 class Cell(NamedTuple):
@@ -83,7 +83,16 @@ def cells_of(config: ConfigDict) -> tuple[list[Cell], list[str]]:
         if encoder.params is None:
             left_out.append(name)
             continue
-        changes, sha256 = _of_weights(name, encoder) if encoder.params else ({}, "")
+        changes, sha256 = {"model.pool_heads": ViT.pool_heads}, ""
+        if encoder.params:
+            changes, sha256 = _of_weights(name, encoder)
+        if encoder.pool is not None:
+            changes["model.pool"] = encoder.pool
+        if encoder.pool == "attention" and not changes["model.pool_heads"]:
+            raise ConfigError(
+                f"config.encoders.{name}.pool = 'attention', and its weights have no such pool:"
+                " leave it out"
+            )
         for mode in config.modes:
             c = config.train[mode].copy_and_resolve_references()
             c.update_from_flattened_dict(changes)
@@ -141,6 +150,7 @@ def _of_weights(name: str, encoder: ConfigDict) -> tuple[dict[str, Any], str]:
             f" {field}.std"
         )
     model = {f"model.{size}": source.model[size] for size in SIZE_FIELDS}
+    model["model.pool_heads"] = source.model.get("pool_heads", ViT.pool_heads)
     if encoder.activation is not None:
         model["model.activation"] = encoder.activation
     changes = model | {"data.mean": stats.mean, "data.std": stats.std}

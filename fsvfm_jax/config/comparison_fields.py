@@ -44,6 +44,7 @@ ENCODER: Fields = {
     "params": optional(text("weights; '' for random ones; None leaves the encoder out")),
     "entry": text("entry to read from a file with several networks; '': the raw weights"),
     "branch": choice("network to start from, if a workdir or file contains both", BRANCHES),
+    "pool": optional(choice("tokens that make the feature; None: by the recipe", CHOICES["pool"])),
     # The fields below are for weights that do not contain these values.
     "num_heads": optional(whole("number of attention heads", 1, MAX_WIDTH)),
     "activation": optional(choice("activation of the MLPs", CHOICES["activation"])),

@@ -85,7 +85,9 @@ def resolve_finetuning(config: ConfigDict) -> None:
             ".train, which are all rendered: leave it out, or :smoke"
         )
     _resolve_weights(config)
-    build_detector(config.model)
+    # Whether there is an attention pool depends on the starting weights.
+    pool_heads = 1 if config.model.pool_heads is None else config.model.pool_heads
+    build_detector(dict(config.model) | {"pool_heads": pool_heads})
     _check_mode(config)
 
 

@@ -35,7 +35,8 @@ FINETUNING: Fields = {
     **under(
         "model",
         {
-            # "mean" averages the patch tokens and applies a new norm; "token" is the class token.
+            # "mean" averages the patch tokens and applies a new norm; "token" is the class token;
+            # "attention" is the output of the attention pool of the starting weights.
             "pool": choice("tokens that make the feature of a face", CHOICES["pool"]),
             "adapter_reduction": optional(
                 whole("width / width of the adapter; 0: no adapter; None: set by config.mode")

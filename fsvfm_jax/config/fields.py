@@ -108,6 +108,9 @@ ENCODER: Fields = under(
             flag("whether the patch embedding has a bias; None: by the weights")
         ),
         "key_bias": optional(flag("whether the keys have a bias; None: by the weights")),
+        "pool_heads": optional(
+            whole("heads of the attention pool, 0 for none; None: by the weights", 0, MAX_WIDTH)
+        ),
     },
 )
 

@@ -40,6 +40,7 @@ from fsvfm_jax.data.stats import REFERENCE_STATS_FILE, STATS_FILE, load_stats, s
 from fsvfm_jax.errors import ConfigError, StorageError, nearest
 from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.models.activations import ACTIVATIONS
+from fsvfm_jax.models.adapter import POOLS
 from fsvfm_jax.models.fsvfm import encoder_subset
 from fsvfm_jax.models.vit import OPTIONS, SIZE_FIELDS, SIZES
 from fsvfm_jax.run.checkpoint import Checkpoints
@@ -73,9 +74,11 @@ def to_folder(args: argparse.Namespace) -> None:
         model["image_size"] = size
     if reference.kind(params) != "detector":
         params = encoder_subset(params)
+        pool = args.pool or model.get("pool") or _pool_of_family(source)
+        if pool != "attention" and "attn_pool" in params:
+            _say("the attention pool is left out; --pool=attention keeps it")
+            del params["attn_pool"], model["pool_heads"]
         names = (*SIZE_FIELDS, *OPTIONS)
-        family = FAMILIES.get(source.file.get("family"))
-        pool = args.pool or model.get("pool") or (family.pool if family else "mean")
         model = {name: model[name] for name in names if name in model} | {"pool": pool}
     facts = dict(source.facts)
     if args.stats is not None:
@@ -102,6 +105,14 @@ def to_folder(args: argparse.Namespace) -> None:
         allow_not_finite=args.allow_not_finite,
     )
     _say(f"{args.dst}: {reference.kind(params)}, {_measures(model)}; see its README.md")
+
+
+def _pool_of_family(source: LoadedWeights) -> str:
+    """Returns the pooling of an encoder's family, or "mean" if it has none."""
+    family = FAMILIES.get(source.file.get("family"))
+    if family is None or (family.pool == "attention" and "attn_pool" not in source.params):
+        return "mean"
+    return family.pool
 
 
 def to_reference(args: argparse.Namespace) -> None:
@@ -232,7 +243,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     folder.add_argument(
         "--pool",
-        choices=("mean", "token"),
+        choices=POOLS,
         help="pooling of an encoder; default: its family's, or mean",
     )
     folder.add_argument("--labels", metavar="NAME,NAME", help="names of the logits, in their order")

@@ -31,6 +31,7 @@ BY_WIDTH = {
 WITH_EPSILON_5 = "vit_base_patch16_clip_224"
 EVA = {"rope": "vit_base_patch16_dinov3", "table_and_rope": "vit_pe_core_base_patch16_224"}
 EPSILON, EPSILON_5 = 1e-6, 1e-5
+POOL_QKV, POOL_Q, POOL_KV = "attn_pool.qkv", "attn_pool.q", "attn_pool.kv"
 PATCH_BIAS, QKV_BIAS = "patch_embed.proj.bias", "attn.qkv.bias"
 
 
@@ -47,6 +48,7 @@ class StoredOptions(TypedDict):
     layer_norm_epsilon: NotRequired[Annotated[float, Meta(ge=0, le=1)]]
     patch_bias: NotRequired[bool]
     key_bias: NotRequired[bool]
+    pool_heads: NotRequired[Annotated[int, Meta(ge=0, le=2**16)]]
 
 
 class Architecture(NamedTuple):
@@ -80,6 +82,17 @@ def architecture(model: Mapping[str, Any]) -> Architecture:
             " slightly if tokens vary little",
             epsilon,
         )
+    if options["pool_heads"] and not rotates:
+        if options["pool_heads"] != model["num_heads"]:
+            raise ConfigError(
+                f"timm's attention pool has as many heads as the blocks, {model['num_heads']}, and"
+                f" not {options['pool_heads']}, in a network without rotations"
+            )
+        if _prefix(options):
+            raise ConfigError(
+                "timm's attention pool does not attend to class token and registers in a network"
+                " without rotations, and the pool here does"
+            )
     if rotates:
         return Architecture(EVA[options["positions"]], _eva_arguments(model, options))
     close = epsilon != EPSILON_5
@@ -113,6 +126,10 @@ def to_timm(arrays: StateDict, model: Mapping[str, Any]) -> dict[str, np.ndarray
         table = found["pos_embed"]
         zeros = np.zeros((1, prefix - rows, table.shape[2]), table.dtype)
         found["pos_embed"] = np.concatenate([table[:, :rows], zeros, table[:, rows:]], axis=1)
+    for kind in ("weight", "bias"):
+        if (joined := found.pop(f"{POOL_QKV}.{kind}", None)) is not None:
+            query, *others = np.split(joined, 3)
+            found |= {f"{POOL_Q}.{kind}": query, f"{POOL_KV}.{kind}": np.concatenate(others)}
     if options["positions"] == "table":
         return found
     renamed = {_gamma(name): array for name, array in found.items()}
@@ -138,7 +155,7 @@ def from_timm(arrays: StateDict, model: Mapping[str, Any]) -> dict[str, np.ndarr
     options = _options(model)
     if options["positions"] == "table_and_rope":
         arrays = {_gamma(name, back=True): array for name, array in arrays.items()}
-    if options["positions"] == "rope" or options["pre_norm"]:
+    if options["positions"] == "rope" or options["pre_norm"] or names.LATENT in arrays:
         of = names.EVA if options["positions"] == "rope" else names.TIMM
         arrays = names.rename(arrays, of._replace(others="")).state_dict
     rows, prefix = options["prefix_positions"], _prefix(options)
@@ -162,6 +179,8 @@ def _eva_arguments(model: Mapping[str, Any], options: Mapping[str, Any]) -> dict
         "use_pre_transformer_norm": options["pre_norm"],
         "init_values": 1.0 if options["layer_scale"] else None,
     }
+    if options["pool_heads"]:
+        arguments["attn_pool_num_heads"] = options["pool_heads"]
     if options["positions"] == "rope":
         return arguments | {"qkv_bias": True}
     no_rows = bool(_prefix(options)) and not options["prefix_positions"]

@@ -94,7 +94,7 @@ class Description:
 
     Attributes:
         model: Measures: the arguments of `models.build_detector`, or of an encoder's `ViT` with the
-            `pool` ("token" or "mean") that others shall use for its features.
+            `pool` (one of `adapter.POOLS`) that others shall use for its features.
         stats: Mean and standard deviation that normalise pixels in 0 to 1.
         label_names: The classes in the order of the logits; empty for an encoder.
         license: An identifier of SPDX or the Hub, such as "cc-by-nc-4.0", which all conversions of
@@ -164,7 +164,7 @@ def timm_config(
             head.
     """
     model, stats = description.model, description.stats
-    global_pool = {"mean": "avg", "token": "token"}[model["pool"]]
+    global_pool = {"mean": "avg", "token": "token", "attention": "map"}[model["pool"]]
     width, image_size = model["width"], model["image_size"]
     of_timm = architecture(model)
     norm = "fc_norm" if of_timm.name not in EVA.values() else "use_fc_norm"

@@ -43,6 +43,7 @@ Three = tuple[float, float, float]
 
 class _ModelArgs(TypedDict, total=False):
     num_heads: Heads | None
+    attn_pool_num_heads: Heads | None
     act_layer: str | None
     img_size: int | list[int] | None
 
@@ -101,6 +102,7 @@ class Known(NamedTuple):
     Attributes:
         architecture: timm's name of the architecture, with its tag; "" for others.
         num_heads: Number of attention heads.
+        pool_heads: Number of heads of the attention pool.
         image_size: Side of the images in pixels.
         options: Options of `ViT`.
         facts: "stats" and "license", if they are known.
@@ -108,6 +110,7 @@ class Known(NamedTuple):
 
     architecture: str = ""
     num_heads: int | None = None
+    pool_heads: int | None = None
     image_size: int | None = None
     options: Mapping[str, Any] = MappingProxyType({})
     facts: Mapping[str, Any] = MappingProxyType({})
@@ -151,6 +154,7 @@ def known(config: Mapping[str, Any] | None) -> Known:
     return Known(
         name,
         vision.get("num_attention_heads") or heads,
+        args.get("attn_pool_num_heads"),
         side,
         options,
         {"stats": _stats(preprocess), "license": license if is_license(license) else None},

@@ -17,6 +17,7 @@ from fsvfm_jax.models.vit import OPTIONS
 POOLING = {
     "mean": "mean of the patch tokens, without the class token",
     "token": "class token",
+    "attention": "attention pool",
 }
 LABELS = """\
 {names}: this is the order of the logits. Other tools for the same task use the other order; go by

@@ -23,9 +23,11 @@ class Family(NamedTuple):
     Attributes:
         stats: Mean and standard deviation that normalise the images.
         image_size: Side of the images in pixels, if no array shows it.
-        pool: What others take as the feature: the class "token", or the "mean" of the patches.
+        pool: What others take as the feature: the class "token", the "mean" of the patches, or the
+            output of the "attention" pool.
         options: Attributes of `ViT` that no array shows.
         small_heads: Heads of a network of 384 channels.
+        pool_heads: Heads of the attention pool; None for as many as in the blocks.
     """
 
     stats: Stats
@@ -33,6 +35,7 @@ class Family(NamedTuple):
     pool: str
     options: Mapping[str, Any]
     small_heads: int = 6
+    pool_heads: int | None = None
 
 
 FAMILIES = {
@@ -45,12 +48,13 @@ FAMILIES = {
     ),
     # OpenAI's, open_clip's and FaRL's files do not differ in their names.
     "CLIP": Family(CLIP_STATS, 224, "token", {"layer_norm_epsilon": 1e-5}),
-    "SigLIP": Family(HALF, 224, "mean", {}),
+    "SigLIP": Family(HALF, 224, "attention", {}),
     "Perception Encoder": Family(
         HALF,
         224,
-        "mean",
+        "attention",
         {"positions": "table_and_rope", "layer_norm_epsilon": 1e-5},
+        pool_heads=8,
     ),
     "MoCo v3": Family(IMAGENET, 224, "token", {}, small_heads=12),
     "DINO": Family(IMAGENET, 224, "token", {}),
@@ -90,9 +94,16 @@ def family_of(
         prefix: What preceded the keys in the file.
 
     Raises:
-        DataError: The network has names of a network with rotations and is of no family.
+        DataError: The network has names of a network with rotations and is of no family, or its
+            attention pool does not attend to all tokens.
     """
-    keys, left_out = renamed.state_dict, renamed.left_out
+    keys = renamed.state_dict
+    has_prefix = bool({"cls_token", "reg_token"} & keys.keys())
+    if names.LATENT in keys and has_prefix and "norm_pre.weight" not in keys:
+        raise DataError(
+            "the network has an attention pool that does not attend to its class token and"
+            f" registers, which is not supported ({names.LATENT})"
+        )
     if of in (names.DINOV3, names.HF_DINOV3):
         return "DINOv3"
     if of in (names.DINOV2, names.HF_DINOV2):
@@ -109,7 +120,7 @@ def family_of(
             "the network may have rotations of any kind: only DINOv3's and Perception Encoder's"
             " are supported"
         )
-    if any(key in left_out for key in ("attn_pool.probe", "attn_pool.latent")):
+    if names.LATENT in keys:
         return "Perception Encoder" if "norm_pre.weight" in keys else "SigLIP"
     if "norm_pre.weight" in keys or of is names.OPENAI:
         return "CLIP"

@@ -223,6 +223,11 @@ def _check_description(params: Mapping[str, Any], description: Description) -> i
     is_detector = kind == "detector"
     if measures["pool"] == "token" and not measures.get("class_token", True):
         raise ConfigError("the network has no class token: its pool is 'mean', not 'token'")
+    if (measures["pool"] == "attention") != ("attn_pool" in params):
+        has = "has an" if "attn_pool" in params else "has no"
+        raise ConfigError(
+            f"the network {has} attention pool: its pool cannot be {measures['pool']!r}"
+        )
     if not is_detector:
         del measures["pool"]  # The pooling is a recommendation and not a part of the network.
     network(params, **measures)

@@ -130,6 +130,8 @@ def to_encoder(
             what = "attention heads" if name == "num_heads" else name
             raise ConfigError(f"{source} says {value} {what}, not {given[name]} as given")
     given = _of_family(found, known) | given
+    if pool_heads := _pool_heads(found, known, num_heads=given.get("num_heads")):
+        given.setdefault("pool_heads", pool_heads)
     if found.family == "CLIP" and "activation" not in given:
         given["activation"] = _activation_of_clip(state_dict, known)
     facts = {} if found.family is None else {"stats": FAMILIES[found.family].stats}
@@ -153,6 +155,14 @@ def _of_family(found: "_Found", known: configs.Known) -> dict[str, Any]:
     if found.options.get("positions") == "rope":
         of_family["image_size"] = known.image_size or FAMILIES[found.family].image_size
     return of_family
+
+
+def _pool_heads(found: "_Found", known: configs.Known, *, num_heads: int | None) -> int | None:
+    """Returns the heads of an encoder's attention pool; None without a pool or if unknown."""
+    if "attn_pool" not in found.params:
+        return None
+    of_family = FAMILIES[found.family].pool_heads if found.family else None
+    return known.pool_heads or of_family or num_heads
 
 
 def _activation_of_clip(state_dict: Mapping[str, np.ndarray], known: configs.Known) -> str:

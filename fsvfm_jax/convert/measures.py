@@ -34,7 +34,7 @@ HEADS_OF = {
 # Measures and options that no array's shape shows, or not always.
 UNSEEN = (
     *(*HEADS, "image_size", "positions", "prefix_positions"),
-    *("activation", "layer_norm_epsilon", "patch_bias", "key_bias"),
+    *("activation", "layer_norm_epsilon", "patch_bias", "key_bias", "pool_heads"),
 )
 # Heads of timm's plain vision transformers, whose shapes and names are those of our encoders.
 TIMM_HEADS = {"vit_tiny": 3, "vit_small": 6, "vit_base": 12, "vit_large": 16, "vit_huge": 16}
@@ -85,13 +85,23 @@ def measures(params: Mapping[str, Any], **given: Any) -> dict[str, Any]:
     if name == "student":
         found |= _student_measures(arrays)
     others = set(HEADS) - set(HEADS_OF[name])
+    has_pool = "attn_pool/latent" in arrays
+    if not has_pool:
+        others.add("pool_heads")
     for attribute, value in given.items():
         if attribute not in others and found.setdefault(attribute, value) != value:
             raise ConfigError(
                 f"{attribute} is {found[attribute]} by the arrays' shapes, not {value} as given"
             )
     found = {x: value for x, value in found.items() if x not in OPTIONS or value != getattr(ViT, x)}
-    return _known_heads(found, name) | found
+    found = _known_heads(found, name) | found
+    if has_pool and "pool_heads" not in found:
+        raise UnknownHeads(
+            "pool_heads must be given: the heads of the attention pool are in no shape",
+            kind=name,
+            measures=found | {"pool_heads": None},
+        )
+    return found
 
 
 def unseen(model: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
@@ -200,9 +210,10 @@ def _detector_measures(arrays: Mapping[str, Any]) -> dict[str, Any]:
         width, narrow = arrays["adapter/linear1/kernel"].shape
         reduction = width // narrow
     fas = "embedder/kernel" in arrays
+    pool = "attention" if "attn_pool/latent" in arrays else "token"
     return {
         "num_classes": arrays["classifier/bias" if fas else "head/bias"].shape[0],
-        "pool": "mean" if "fc_norm/scale" in arrays else "token",
+        "pool": "mean" if "fc_norm/scale" in arrays else pool,
         "adapter_reduction": reduction,
         "fas": fas,
     }

@@ -52,7 +52,7 @@ class Names(NamedTuple):
 
 
 # Parts of any network that are not of the encoder.
-HEADS = r"(head|fc_norm|mask_token|attn_pool)(\..+)?"
+HEADS = r"(head|fc_norm|mask_token)(\..+)?"
 TIMM_ROWS = (
     *_row("cls_token", "cls_token"),
     *_row("reg_token", "reg_token"),
@@ -60,6 +60,12 @@ TIMM_ROWS = (
     *_layer("patch_embed.proj", "patch_embed.proj"),
     *_layer("norm_pre", "norm_pre"),
     *_layer("norm", "norm"),
+    *_row("attn_pool.latent", "attn_pool.latent"),
+    *_layer("attn_pool.qkv", "attn_pool.q", "attn_pool.kv"),
+    *_layer("attn_pool.proj", "attn_pool.proj"),
+    *_layer("attn_pool.norm", "attn_pool.norm"),
+    *_layer("attn_pool.mlp.fc1", "attn_pool.mlp.fc1"),
+    *_layer("attn_pool.mlp.fc2", "attn_pool.mlp.fc2"),
 )
 TIMM_BLOCK_ROWS = (
     *_layer("norm1", "norm1"),
@@ -161,6 +167,13 @@ HF_CLIP = Names(
         *_layer("patch_embed.proj", "embeddings.patch_embedding"),
         *_layer("norm_pre", "pre_layrnorm"),
         *_layer("norm", "post_layernorm"),
+        *_row("attn_pool.latent", "head.probe"),
+        *_row("attn_pool.qkv.weight", "head.attention.in_proj_weight"),
+        *_row("attn_pool.qkv.bias", "head.attention.in_proj_bias"),
+        *_layer("attn_pool.proj", "head.attention.out_proj"),
+        *_layer("attn_pool.norm", "head.layernorm"),
+        *_layer("attn_pool.mlp.fc1", "head.mlp.fc1"),
+        *_layer("attn_pool.mlp.fc2", "head.mlp.fc2"),
     ),
     "encoder.layers.",
     (
@@ -171,7 +184,7 @@ HF_CLIP = Names(
         *_layer("mlp.fc1", "mlp.fc1"),
         *_layer("mlp.fc2", "mlp.fc2"),
     ),
-    r"(classifier|head)\..+|embeddings\.position_ids",
+    r"classifier\..+|embeddings\.position_ids",
 )
 # The original files of CLIP, FaRL, open_clip and Perception Encoder.
 OPENAI = Names(
@@ -183,6 +196,13 @@ OPENAI = Names(
         *_layer("patch_embed.proj", "conv1"),
         *_layer("norm_pre", "ln_pre"),
         *_layer("norm", "ln_post"),
+        *_row("attn_pool.latent", "attn_pool.probe"),
+        *_row("attn_pool.qkv.weight", "attn_pool.attn.in_proj_weight"),
+        *_row("attn_pool.qkv.bias", "attn_pool.attn.in_proj_bias"),
+        *_layer("attn_pool.proj", "attn_pool.attn.out_proj"),
+        *_layer("attn_pool.norm", "attn_pool.layernorm"),
+        *_layer("attn_pool.mlp.fc1", "attn_pool.mlp.c_fc"),
+        *_layer("attn_pool.mlp.fc2", "attn_pool.mlp.c_proj"),
     ),
     "transformer.resblocks.",
     (
@@ -196,7 +216,7 @@ OPENAI = Names(
         *_layer("mlp.fc2", "mlp.c_proj"),
         *_row("ls2.gamma", "ls_2.gamma"),
     ),
-    r"proj|attn_pool\..+",
+    r"proj",
 )
 ALL = (HF_DINOV2, HF_DINOV3, HF_CLIP, OPENAI, DINOV2, DINOV3, EVA, TIMM)
 
@@ -218,6 +238,8 @@ class Renamed(NamedTuple):
     called: dict[str, str]
 
 
+# Every attention pool of the kind of `AttentionPool` has this array.
+LATENT = "attn_pool.latent"
 # Layers that have no bias in some families.
 MAY_LACK_BIAS = ("patch_embed.proj", "attn.qkv")
 
@@ -238,7 +260,7 @@ def rename(state_dict: StateDict, names: Names) -> Renamed:
         DataError: There are more blocks than in any network, or the parts of an array do not fit
             each other.
     """
-    others = re.compile(names.others)
+    others = _parts_left_out(state_dict, names)
     left_out = tuple(key for key in state_dict if others.fullmatch(key))
     left = {key: array for key, array in state_dict.items() if not others.fullmatch(key)}
     blocks = re.compile(re.escape(names.blocks) + r"(\d+)\.")
@@ -268,10 +290,17 @@ def rename(state_dict: StateDict, names: Names) -> Renamed:
     return Renamed(found | left, frozenset(no_bias), left_out, called)
 
 
+def _parts_left_out(state_dict: StateDict, names: Names) -> re.Pattern[str]:
+    """Returns the pattern of keys that are left out, also those of another attention pool."""
+    latent = {theirs[0] for ours, theirs, _ in names.rows if ours == LATENT}
+    is_ours = bool(latent & state_dict.keys())
+    return re.compile(names.others if is_ours else names.others + r"|attn_pool\..+")
+
+
 def _joined(parts: list[np.ndarray | None], lacks: int, *, name: str) -> np.ndarray:
     """Joins the parts of an array; a part that is None is zero."""
     shapes = {x.shape for x in parts if x is not None}
-    if len(shapes) != 1 or shapes == {()}:
+    if len({shape[1:] for shape in shapes}) != 1 or () in shapes:
         raise DataError(f"{name!r} and the arrays beside it have shapes that do not fit each other")
     arrays = [np.zeros(min(shapes), np.float32) if x is None else x for x in parts]
     return np.concatenate(arrays)[(None,) * lacks]

@@ -70,6 +70,17 @@ TABLE = (
     ("encoder", "blocks", "blocks", STACK),
     ("norm", "norm/scale", "norm.weight", VECTOR),
     ("norm", "norm/bias", "norm.bias", VECTOR),
+    ("encoder", "attn_pool/latent", "attn_pool.latent", TOKENS),
+    ("encoder", "attn_pool/qkv/kernel", "attn_pool.qkv.weight", LINEAR),
+    ("encoder", "attn_pool/qkv/bias", "attn_pool.qkv.bias", VECTOR),
+    ("encoder", "attn_pool/proj/kernel", "attn_pool.proj.weight", LINEAR),
+    ("encoder", "attn_pool/proj/bias", "attn_pool.proj.bias", VECTOR),
+    ("encoder", "attn_pool/norm/scale", "attn_pool.norm.weight", VECTOR),
+    ("encoder", "attn_pool/norm/bias", "attn_pool.norm.bias", VECTOR),
+    ("encoder", "attn_pool/mlp/fc1/kernel", "attn_pool.mlp.fc1.weight", LINEAR),
+    ("encoder", "attn_pool/mlp/fc1/bias", "attn_pool.mlp.fc1.bias", VECTOR),
+    ("encoder", "attn_pool/mlp/fc2/kernel", "attn_pool.mlp.fc2.weight", LINEAR),
+    ("encoder", "attn_pool/mlp/fc2/bias", "attn_pool.mlp.fc2.bias", VECTOR),
     ("teacher", "projector/fc1/kernel", "projector.projection_head.0.weight", LINEAR),
     ("teacher", "projector/fc1/bias", "projector.projection_head.0.bias", VECTOR),
     ("teacher", "projector/norm/scale", "projector.projection_head.1.weight", VECTOR),
@@ -129,6 +140,7 @@ BLOCK_TABLE = (
 # encoders, under timm's names.
 OPTIONAL = {"cls_token", "reg_token", "norm_pre/scale", "norm_pre/bias"}
 OPTIONAL |= {f"blocks/{name}/scale" for name in ("ls1", "ls2")}
+OPTIONAL |= {ours for _, ours, _, _ in TABLE if ours.startswith("attn_pool/")}
 # Limit of the blocks in a stack; the largest network has 32.
 MAX_DEPTH = 1000
 # The kinds of networks, with the sets of parts that they have; each part must be complete.

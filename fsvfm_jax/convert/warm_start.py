@@ -248,9 +248,15 @@ def _replace(params: Params, weights: dict[str, Any], path: Path) -> Params:
                 " python -m fsvfm_jax.convert to folder --image-size"
             )
     check_same_arrays(used, what="weights (config.init.params)")
-    fresh = sorted({name.split("/")[0] for name in flat.keys() - used.keys()})
+    fresh, left_out = (
+        ", ".join(sorted({name.split("/")[0] for name in names}))
+        for names in (flat.keys() - used.keys(), theirs.keys() - used.keys())
+    )
     logger.info(
-        "weights from %s%s", path, f"; random weights for {', '.join(fresh)}" if fresh else ""
+        "weights from %s%s%s",
+        path,
+        f"; random weights for {fresh}" if fresh else "",
+        f"; not used: {left_out}" if left_out else "",
     )
     return traverse_util.unflatten_dict(flat | used, sep="/")
 

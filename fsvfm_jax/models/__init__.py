@@ -77,6 +77,11 @@ def build_detector(size_or_dict: str | Mapping[str, Any] | ConfigDict) -> Detect
             "model.pool = 'token' has no token to pool, since model.class_token = False: use"
             " model.pool='mean'"
         )
+    if model.pool == "attention" and not model.pool_heads:
+        raise ConfigError(
+            "model.pool = 'attention' needs an encoder with an attention pool, and model.pool_heads"
+            " = 0: use model.pool='mean'"
+        )
     if model.adapter_reduction and model.width % model.adapter_reduction:
         raise ConfigError(
             f"model.width = {model.width} is not divisible by model.adapter_reduction ="
@@ -150,6 +155,10 @@ def _check_measures(model: ViT) -> None:
                 f"model.{width} = {getattr(model, width)} is not divisible by 4, as sine and cosine"
                 " of rows and columns need"
             )
+    if model.pool_heads and model.width % model.pool_heads:
+        raise ConfigError(
+            f"model.width = {model.width} is not divisible by model.pool_heads = {model.pool_heads}"
+        )
     for name, choices in CHOICES.items():
         value = getattr(model, name, choices[0])
         if value not in choices and (name, value) != ("attention", None):

@@ -19,7 +19,7 @@ from fsvfm_jax.models import layers
 from fsvfm_jax.models.vit import ViT
 from fsvfm_jax.train_state import Params
 
-POOLS = ("mean", "token")
+POOLS = ("mean", "token", "attention")
 EMBEDDING = 512
 FAS_DROPOUT = 0.5
 
@@ -45,12 +45,13 @@ class Detector(ViT):
     """The encoder with the layers that turn its tokens into logits.
 
     The position table is a parameter here, and full fine-tuning trains it like the other
-    parameters. With the pool "mean", the pre-trained final norm is not used.
+    parameters. With the pool "mean", the pre-trained final norm is not used. The attention pool of
+    an encoder is used with the pool "attention" only.
 
     Attributes:
         num_classes: Number of logits.
         pool: "mean" averages the patch tokens and applies a new norm; "token" takes the class token
-            after the final norm.
+            after the final norm; "attention" takes the output of the encoder's attention pool.
         adapter_reduction: Width of the encoder divided by the width of the adapter; 0 for no
             adapter.
         fas: Whether the anti-spoofing head replaces the linear head.
@@ -116,7 +117,11 @@ class Detector(ViT):
     def detect(self, x: Float[Array, "B L D"], *, deterministic: bool) -> DetectorOutput:
         """Returns the outputs for the tokens after the last block; see `__call__`."""
         patches = x[:, self.num_prefix :]
-        f = self.norm(x)[:, 0] if self.pool == "token" else self.fc_norm(patches.mean(axis=1))
+        if self.pool == "mean":
+            f = self.fc_norm(patches.mean(axis=1))
+        else:
+            tokens = self.norm(x)
+            f = tokens[:, 0] if self.pool == "token" else self.attn_pool(tokens)
 
         joined, projection = f, None
         if self.adapter_reduction:

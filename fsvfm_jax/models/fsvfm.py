@@ -34,7 +34,10 @@ STUDENT_ONLY = (
 )
 
 # Parameters of the encoder, which are those of a `ViT`.
-ENCODER = ("cls_token", "reg_token", "pos_embed", "patch_embed", "norm_pre", "blocks", "norm")
+ENCODER = (
+    *("cls_token", "reg_token", "pos_embed", "patch_embed", "norm_pre", "blocks", "norm"),
+    "attn_pool",
+)
 
 
 class StudentOutput(NamedTuple):

@@ -63,21 +63,22 @@ def dense(width: int, dtype: str, **options: Any) -> Dense:
 
 
 def attend(
-    q: Float[Array, "B L H D"],
+    q: Float[Array, "B Q H D"],
     k: Float[Array, "B L H D"],
     v: Float[Array, "B L H D"],
     *,
     lengths: Int[Array, " B"] | None,
     implementation: str | None,
-) -> Float[Array, "B L H D"]:
-    """Returns scaled dot-product attention of every token to every token.
+) -> Float[Array, "B Q H D"]:
+    """Returns scaled dot-product attention of every query to every token.
 
     Args:
         q: Queries of H heads.
         k: Keys.
         v: Values.
         lengths: Number of tokens that are not padding, which comes last; None for all.
-        implementation: One of `ATTENTIONS`; None for "xla". cuDNN has gradients for even L only.
+        implementation: One of `ATTENTIONS`; None for "xla". cuDNN has gradients for even Q and L
+            only.
     """
     if implementation == "cudnn" or lengths is not None:
         with jax.default_matmul_precision(precision(q.dtype.name)):
@@ -96,11 +97,11 @@ def attend(
 
 @jax.custom_vjp
 def attend_by_heads(
-    q: Float[Array, "B H L D"], k: Float[Array, "B H L D"], v: Float[Array, "B H L D"]
-) -> Float[Array, "B H L D"]:
-    """Returns the attention of every token to every token, with the softmax in float32.
+    q: Float[Array, "B H Q D"], k: Float[Array, "B H L D"], v: Float[Array, "B H L D"]
+) -> Float[Array, "B H Q D"]:
+    """Returns the attention of every query to every token, with the softmax in float32.
 
-    The backward pass keeps one number per token and head and computes the weights again. Derived
+    The backward pass keeps one number per query and head and computes the weights again. Derived
     automatically, it would keep all weights. The sum of the weights divides the result, which is
     smaller than the weights.
     """

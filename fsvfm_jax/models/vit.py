@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from fsvfm_jax.models import layers, positions
+from fsvfm_jax.models.attention_pool import AttentionPool
 from fsvfm_jax.models.linear import LAYER_NORM_EPSILON
 from fsvfm_jax.models.positions import Rotation
 from fsvfm_jax.train_state import Params
@@ -27,7 +28,7 @@ SIZE_FIELDS = ("image_size", "patch_size", "width", "depth", "num_heads")
 # The attributes of `ViT` in which the encoders of other projects differ from the papers'.
 OPTIONS = (
     *("class_token", "registers", "positions", "prefix_positions", "pre_norm", "layer_scale"),
-    *("activation", "layer_norm_epsilon", "patch_bias", "key_bias"),
+    *("activation", "layer_norm_epsilon", "patch_bias", "key_bias", "pool_heads"),
 )
 
 
@@ -60,6 +61,7 @@ class ViT(nn.Module):
         patch_bias: Whether the patch embedding has a bias. Otherwise the tree has one that has no
             effect, so that all trees are alike.
         key_bias: Whether the keys have a bias; otherwise as for `patch_bias`.
+        pool_heads: Attention heads of the attention pool; 0 for an encoder without one.
     """
 
     image_size: int = 224
@@ -81,6 +83,7 @@ class ViT(nn.Module):
     layer_norm_epsilon: float = LAYER_NORM_EPSILON
     patch_bias: bool = True
     key_bias: bool = True
+    pool_heads: int = 0
 
     @property
     def num_patches(self) -> int:
@@ -115,6 +118,12 @@ class ViT(nn.Module):
         options = self.block_options
         self.blocks = self.stack(self.depth, self.width, self.num_heads, options=options)
         self.norm = layers.layer_norm(self.dtype, epsilon=self.layer_norm_epsilon)
+        if self.pool_heads:
+            self.attn_pool = AttentionPool(
+                *(self.width, self.pool_heads, self.dtype),
+                activation=self.activation,
+                epsilon=self.layer_norm_epsilon,
+            )
 
     def stack(
         self,
@@ -138,7 +147,7 @@ class ViT(nn.Module):
 
     def init_params(self, key: PRNGKeyArray) -> Params:
         """Returns new parameters, float32, with sines and cosines in the position table."""
-        return self.new_params(key, method="encode")
+        return self.new_params(key, method="encode_and_pool")
 
     def new_params(self, key: PRNGKeyArray, *, method: str) -> Params:
         """Returns new parameters of all layers that a method uses, which takes images."""
@@ -216,6 +225,11 @@ class ViT(nn.Module):
     ) -> Float[Array, "B L D"]:
         """Encodes the kept patches, or all of them, and applies the final norm; see `tokens`."""
         return self.norm(self.tokens(images, ids_keep, has_gradient=has_gradient))
+
+    def encode_and_pool(self, images: Float[Array, "B H W 3"]) -> Float[Array, "..."]:
+        """Returns the output of the attention pool, or the tokens of an encoder without one."""
+        x = self.encode(images)
+        return self.attn_pool(x) if self.pool_heads else x
 
     def tokens(
         self,

@@ -82,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pool",
         choices=POOLS,
         default="mean",
-        help="mean of the patches, class token, or all patches; default: mean",
+        help="mean of the patches, class token, attention pool, or all patches; default: mean",
     )
     parser.add_argument(
         "--block",
@@ -255,7 +255,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.sheet is not None and args.query is None:
         raise ConfigError("--sheet shows the neighbours of a face: give --query IMAGE, too")
     if args.query is not None and args.pool == "patches":
-        raise ConfigError("--query compares one feature of each face: give --pool mean or token")
+        raise ConfigError("--query compares one feature of each face: give another --pool")
 
 
 def _read(

@@ -26,7 +26,7 @@ from fsvfm_jax.data.rand_augment import CROP_PCT
 from fsvfm_jax.data.stats import Stats, load_stats, make_stats
 from fsvfm_jax.detectors import NO_DETECTOR, stats_of, to_detector
 from fsvfm_jax.errors import ConfigError, DataError, brief
-from fsvfm_jax.models import CHOICES
+from fsvfm_jax.models import CHOICES, adapter
 from fsvfm_jax.models.fsvfm import encoder_subset
 from fsvfm_jax.models.vit import ViT, options_of
 from fsvfm_jax.predict import programs
@@ -38,7 +38,7 @@ from fsvfm_jax.train_state import Params
 # A program takes parameters and a batch of images, and returns an array with a row per image.
 Program = Callable[[Params, UInt8[np.ndarray, "B S S 3"]], jax.Array]
 
-POOLS = ("mean", "token", "patches")
+POOLS = (*adapter.POOLS, "patches")
 # What gives the values that the weights may not contain: arguments of `load`, and flags.
 FIELDS = {
     "stats": "stats (--stats JSON), a file with mean and std",
@@ -116,7 +116,8 @@ class Encoder:
             images: One face or several: uint8 RGB pixels [H, W, 3] or [N, H, W, 3], a picture of
                 Pillow, a path, or an iterable of these.
             block: Number of a block, from 1; None for the last block with the final norm.
-            pool: "mean" of the patches, class "token", or all "patches", row by row.
+            pool: "mean" of the patches, class "token", output of the "attention" pool, or all
+                "patches", row by row.
 
         Returns:
             An array [N, D], or [N, patches, D] for "patches". N is 1 for a single face.
@@ -157,6 +158,9 @@ class Encoder:
             raise ConfigError(f"pool = {brief(pool)} is unknown; choose {', '.join(POOLS)}")
         if pool == "token" and not self.model.class_token:
             raise ConfigError(f"{self.path} has no class token: use pool = 'mean' (--pool)")
+        if pool == "attention" and ("attn_pool" not in self.params or block is not None):
+            has = "has no attention pool" if block is None else "pools the last block only"
+            raise ConfigError(f"{self.path} {has}: use pool = 'mean' (--pool)")
         if block is not None and block not in range(1, self.model.depth + 1):
             raise ConfigError(f"block {brief(block)} does not exist: give 1 to {self.model.depth}")
         program = functools.partial(

@@ -31,6 +31,8 @@ def features(
             x = model.norm(x)
         if pool == "token":
             return x[:, 0]
+        if pool == "attention":
+            return model.attn_pool(x)
         if pool == "patches":
             return x[:, model.num_prefix :]
         mean = x[:, model.num_prefix :].mean(axis=1)
