@@ -35,7 +35,7 @@ def test_a_gradient_is_all_reduced_once_and_whole(mesh):
     text = compiled_text(
         mesh, gradient, ((16, 32), ()), ((8, 16), (("data", "fsdp"),)), out_spec=()
     )
-    [found] = collectives(text)
+    [found] = collectives(parse(text))
     assert (found.kind, len(found.group), found.executions) == ("all-reduce", 8, 1)
     assert not found.in_loop
     # The CPU's compiler may sum the transposed array.
@@ -61,13 +61,13 @@ def test_gathers_of_a_loop_over_layers_count_once_a_layer(mesh):
         ((8, 16), batch),
         out_spec=batch,
     )
-    [found] = collectives(text)
+    [found] = collectives(parse(text))
     assert (found.kind, len(found.group)) == ("all-gather", 4)
     assert found.in_loop and found.executions == LAYERS
     # One complete layer is gathered, never the stack.
     assert found.bytes == 16 * 16 * 4
     assert found.sent_bytes == LAYERS * found.bytes * 3 / 4
-    [row] = collective_table(text)
+    [row] = collective_table(collectives(parse(text)))
     assert row == {
         "kind": "all-gather",
         "in_loop": True,
@@ -81,7 +81,7 @@ def test_gathers_of_a_loop_over_layers_count_once_a_layer(mesh):
 
 def test_a_program_of_one_device_exchanges_nothing():
     text = jax.jit(lambda x: x @ x).lower(jnp.ones((4, 4))).compile().as_text()
-    assert collectives(text) == []
+    assert collectives(parse(text)) == []
     assert parse(text).num_devices == 1
 
 
@@ -149,8 +149,8 @@ ENTRY %main.303_spmd (p.0: bf16[1,256,1024], p.1: f32[32,17,1024]) -> f32[32,17,
 
 
 def test_a_tpus_program():
-    found = {c.kind + str(c.in_loop): c for c in collectives(TPU)}
-    assert len(found) == len(collectives(TPU)) == 5
+    found = {c.kind + str(c.in_loop): c for c in collectives(parse(TPU))}
+    assert len(found) == len(collectives(parse(TPU))) == 5
     # There are 24 layers, two per iteration; the pieces of one chain are one collective.
     gather = found["all-gatherTrue"]
     assert (gather.executions, len(gather.group), gather.bytes) == (12, 4, 2 * 1024 * 1024)
@@ -182,7 +182,7 @@ ENTRY %main (x: f32[8,16]) -> f32[2,16] {
   ROOT %done = f32[2,16]{1,0} async-done(%update), calls=%wrapped
 }
 """  # noqa: E501
-    [found] = collectives(text)
+    [found] = collectives(parse(text))
     assert found.kind == "reduce-scatter"
     assert [a.shape for a in found.arrays] == [(8, 16)]
     assert found.sent_bytes == 8 * 16 * 4 * 3 / 4
@@ -218,7 +218,7 @@ ENTRY %main (x: f32[4]) -> f32[4] {{
   ROOT %c = f32[] add(%a, %b)
 }}
 """
-    [found] = collectives(text)
+    [found] = collectives(parse(text))
     assert found.group == members
     size = len(members)
     assert found.sent_bytes == 2 * 16 * (size - 1) / size

@@ -20,6 +20,7 @@ from fsvfm_jax.devices.memory import Memory
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.optim import accumulate_gradients
 from fsvfm_jax.plan.collectives import collective_table, collectives
+from fsvfm_jax.plan.hlo import parse
 from fsvfm_jax.plan.topology import topology_devices
 from fsvfm_jax.train_state import Learner, Picture, TrainState
 
@@ -60,7 +61,7 @@ def check_data_parallel(lowered, task, *, gradient_bytes: int) -> None:
 
     A gradient that is computed in bfloat16 is also summed in bfloat16 if the compiler allows it.
     """
-    found = collectives(lowered.compile().as_text())
+    found = collectives(parse(lowered.compile().as_text()))
     assert {collective.kind for collective in found} == {"all-reduce"}
     gradient = sum(x.size for x in trained_arrays(task)) * gradient_bytes
     reduced = sum(collective.bytes * collective.executions for collective in found)
@@ -72,7 +73,7 @@ def check_data_parallel(lowered, task, *, gradient_bytes: int) -> None:
 def check_fsdp(lowered, task, mesh) -> list[dict]:
     """Checks that only parameters are gathered, layer by layer, and the gradient is summed once."""
     text = lowered.compile().as_text()
-    found = collectives(text)
+    found = collectives(parse(text))
     layers, others = _shapes(task)
     for gather in (collective for collective in found if collective.kind == "all-gather"):
         for array in gather.arrays:
@@ -142,7 +143,7 @@ def test_what_a_tpu_exchanges(topology):
         {"batch_size": 256, "mesh.data": 1, "mesh.fsdp": 16}, devices, **options
     )
     text = lowered.compile().as_text()
-    found = collectives(text)
+    found = collectives(parse(text))
     print(json.dumps(collective_table(text), indent=1))
     # A TPU gathers a layer and scatters its gradient as pieces that go round a ring of chips, and
     # multiplies by the pieces it has meanwhile. The rest is biases and other unstacked parameters.

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from fsvfm_jax.plan.chips import CHIPS, find_chip
 from fsvfm_jax.plan.collectives import collectives
 from fsvfm_jax.plan.gpus import COMPILERS, GPUS, gpu_devices, target_config
+from fsvfm_jax.plan.hlo import parse
 
 needs_compiler = pytest.mark.skipif(
     not any(map(importlib.util.find_spec, COMPILERS)),
@@ -39,6 +40,6 @@ def test_gpus_of_two_nodes_sum_over_both(name):
     rows = NamedSharding(mesh, PartitionSpec("data"))
     x = jax.ShapeDtypeStruct((64, 256), jnp.float32, sharding=rows)
     total = jax.jit(lambda x: x.sum(axis=0), out_shardings=NamedSharding(mesh, PartitionSpec()))
-    [found] = collectives(total.lower(x).compile().as_text())
+    [found] = collectives(parse(total.lower(x).compile().as_text()))
     assert (found.kind, found.group, found.bytes) == ("all-reduce", tuple(range(8)), 1024)
     assert found.sent_between([device.process_index for device in devices]) == 1024 / 4

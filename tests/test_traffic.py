@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fsvfm_jax.plan.hlo import parse
 from fsvfm_jax.plan.traffic import Kernel, kernels, traffic
 
 KIB = 1024
@@ -17,7 +18,7 @@ def program(body: str, *, computations: str = "") -> str:
 def test_on_the_cpu_an_elementwise_function_reads_and_writes_once():
     x = jax.ShapeDtypeStruct((KIB,), np.float32)
     text = jax.jit(lambda x: jnp.tanh(x) * 2 + x).lower(x).compile().as_text()
-    assert traffic(kernels(text)).bytes == 2 * 4 * KIB
+    assert traffic(kernels(parse(text))).bytes == 2 * 4 * KIB
 
 
 def test_a_loop_over_a_stack_reads_a_layer_at_a_time():
@@ -31,7 +32,7 @@ def test_a_loop_over_a_stack_reads_a_layer_at_a_time():
     text = jax.jit(forward).lower(*arguments).compile().as_text()
     stack_bytes = layers * width * width * 4
     # It is read once from the stack. The CPU copies each layer first, and may copy the stack.
-    assert stack_bytes < traffic(kernels(text)).bytes < 6 * stack_bytes
+    assert stack_bytes < traffic(kernels(parse(text))).bytes < 6 * stack_bytes
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,7 @@ def test_single_instructions(body, bytes_moved):
         "  %part = f32[8]{0} parameter(1)\n"
         "  %i = s32[] parameter(2)\n"
     )
-    assert traffic(kernels(program(arguments + body))).bytes == bytes_moved
+    assert traffic(kernels(parse(program(arguments + body)))).bytes == bytes_moved
 
 
 FUSED = """\
@@ -95,7 +96,7 @@ def test_a_fusion_that_slices_and_updates_a_stack_moves_only_the_slices():
   ROOT %f = (f32[24,1024]{1,0}, f32[1,1024]{1,0}) fusion(%a, %b, %c), kind=kLoop, calls=%fused
 """
     # Reads: a layer of the stack, x and the index. Writes: a layer of the stack, and the sum.
-    assert traffic(kernels(program(body, computations=FUSED))).bytes == 4 * 4096 + 4
+    assert traffic(kernels(parse(program(body, computations=FUSED)))).bytes == 4 * 4096 + 4
 
 
 def test_a_fusion_that_needs_all_of_its_operand_reads_all():
@@ -106,7 +107,9 @@ def test_a_fusion_that_needs_all_of_its_operand_reads_all():
   %c = s32[] parameter(2)
   ROOT %f = (f32[24,1024]{1,0}, f32[1,1024]{1,0}) fusion(%a, %b, %c), kind=kLoop, calls=%fused
 """
-    assert traffic(kernels(program(body, computations=whole))).bytes == 24 * 4096 + 3 * 4096 + 4
+    assert (
+        traffic(kernels(parse(program(body, computations=whole)))).bytes == 24 * 4096 + 3 * 4096 + 4
+    )
 
 
 def test_a_loop_counts_as_often_as_it_runs():
@@ -129,7 +132,7 @@ def test_a_loop_counts_as_often_as_it_runs():
   %x = (s32[], f32[1024]{0}) parameter(0)
   ROOT %w = (s32[], f32[1024]{0}) while(%x), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"7"}}
 """  # noqa: E501
-    assert traffic(kernels(program(body, computations=loop))).bytes == 7 * 2 * 4096
+    assert traffic(kernels(parse(program(body, computations=loop)))).bytes == 7 * 2 * 4096
 
 
 # An extract of a program for a GPU, which slices the parameters of a block while it computes.
@@ -153,8 +156,8 @@ def test_an_asynchronous_fusion_is_one_kernel_and_moves_what_its_fusion_moves():
 """  # noqa: E501
     text = program(body, computations=ASYNCHRONOUS)
     moved = 2 * 4096 + 4
-    assert traffic(kernels(text)) == (moved, 1)
-    assert kernels(text) == [Kernel("fusion-start.1", moved, 1, "jit(f)/dynamic_slice")]
+    assert traffic(kernels(parse(text))) == (moved, 1)
+    assert kernels(parse(text)) == [Kernel("fusion-start.1", moved, 1, "jit(f)/dynamic_slice")]
 
 
 def test_a_sum_over_devices_in_two_halves_is_one_kernel():
@@ -164,11 +167,11 @@ def test_a_sum_over_devices_in_two_halves_is_one_kernel():
   %y = f32[1024]{0} all-reduce-done(%s)
   ROOT %z = f32[1024]{0} negate(%y)
 """
-    assert traffic(kernels(program(body))) == (4 * 4096, 2)
+    assert traffic(kernels(parse(program(body)))) == (4 * 4096, 2)
 
 
 def test_a_kernel_in_a_loop_counts_as_often_as_it_runs():
     shape = jax.ShapeDtypeStruct((KIB,), np.float32)
     text = jax.jit(lambda x: jax.lax.fori_loop(0, 7, lambda i, x: jnp.tanh(x) * 2, x))
-    found = kernels(text.lower(shape).compile().as_text())
+    found = kernels(parse(text.lower(shape).compile().as_text()))
     assert any((kernel.bytes, kernel.executions) == (2 * 4096, 7) for kernel in found)

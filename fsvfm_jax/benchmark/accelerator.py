@@ -26,6 +26,7 @@ from fsvfm_jax.benchmark.against import CACHE
 from fsvfm_jax.benchmark.measurements import MeasurementFailed, measure
 from fsvfm_jax.benchmark.variants import SIZES, Measurement, Size, measurements
 from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.host.locks import alone_in
 from fsvfm_jax.host.processes import available_cores
 from fsvfm_jax.host.signals import released_at_once
 from fsvfm_jax.host.storage import check_folder, write_json, write_text
@@ -70,7 +71,8 @@ def benchmark_accelerator(
         command: The command line, for the rows.
 
     Raises:
-        ConfigError: `args.minutes` is not above 0, or above a day.
+        ConfigError: `args.minutes` is not above 0, or above a day; or another process measures in
+            the folder.
         StorageError: The folder cannot be written, or contains other results.
         MeasurementFailed: No measurement has a result.
     """
@@ -81,7 +83,24 @@ def benchmark_accelerator(
     deadline = time.monotonic() + 60 * args.minutes
     folder = Path(args.output).absolute()
     check_folder(folder, flag="--output")
-    folder.mkdir(parents=True, exist_ok=True)
+    with alone_in(folder, doing="measures in"):
+        rows = _measure_all(folder, args, config, fields, deadline=deadline, command=command)
+    print(markdown(rows))
+    cli.check_output()
+    if not any(row["record"] for row in rows):
+        raise MeasurementFailed(f"no measurement has a result; the reasons are in {folder / TABLE}")
+
+
+def _measure_all(
+    folder: Path,
+    args: argparse.Namespace,
+    config: str | None,
+    fields: Sequence[str],
+    *,
+    deadline: float,
+    command: str,
+) -> list[Row]:
+    """Makes the measurements until the deadline, and returns those that the folder contains."""
     environment = {} if CACHE in os.environ else {CACHE: str(folder / "programs")}
     if config is None:
         faces = f"--config.data.paths=('{folder / FACES}',)"
@@ -105,10 +124,7 @@ def benchmark_accelerator(
         write_json(epath.Path(folder / RESULTS), rows)
         write_text(epath.Path(folder / TABLE), markdown(rows))
         logger.info("%s, %s: %s", row["size"], row["name"], row["message"] or "measured")
-    print(markdown(rows))
-    cli.check_output()
-    if not any(row["record"] for row in rows):
-        raise MeasurementFailed(f"no measurement has a result; the reasons are in {folder / TABLE}")
+    return rows
 
 
 def _make_faces(target: Path) -> None:

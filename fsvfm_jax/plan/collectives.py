@@ -3,12 +3,12 @@
 import math
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fsvfm_jax.plan.hlo import Call, HloArray, Instruction, Program, calls, parse
+from fsvfm_jax.plan.hlo import Call, HloArray, Instruction, Program, calls
 
 COLLECTIVES = (
     "all-reduce",
@@ -69,7 +69,7 @@ class Collective(NamedTuple):
         return self.bytes * self.executions * _share(self.kind, number) / senders
 
 
-def collectives(hlo_text: str) -> list[Collective]:
+def collectives(program: Program) -> list[Collective]:
     """Lists every exchange between devices in a compiled program once.
 
     An asynchronous pair of start and done is one collective, and so are the pieces of one that a
@@ -77,9 +77,8 @@ def collectives(hlo_text: str) -> list[Collective]:
     is a reduce-scatter; an all-reduce followed by a slice, as on CPUs, remains an all-reduce.
 
     Args:
-        hlo_text: `compiled.as_text()`.
+        program: The result of `hlo.parse`.
     """
-    program = parse(hlo_text)
     found, chains = [], set()
     for call in calls(program, program.entry):
         for instruction in call.computation.instructions.values():
@@ -93,10 +92,10 @@ def collectives(hlo_text: str) -> list[Collective]:
     return found
 
 
-def collective_table(hlo_text: str) -> list[dict[str, Any]]:
-    """Returns the collectives by kind and place: their number, and bytes per step and device."""
+def collective_table(found: Iterable[Collective]) -> list[dict[str, Any]]:
+    """Returns collectives by kind and place: their number, and bytes per step and device."""
     groups = defaultdict(list)
-    for collective in collectives(hlo_text):
+    for collective in found:
         groups[collective.kind, collective.in_loop].append(collective)
     return [
         {

@@ -29,6 +29,7 @@ from fsvfm_jax.devices.compilation import available_bytes, compile_step, place, 
 from fsvfm_jax.devices.memory import Memory
 from fsvfm_jax.models import build
 from fsvfm_jax.optim import make_schedule
+from fsvfm_jax.plan import hlo
 from fsvfm_jax.plan.changes import possible_changes
 from fsvfm_jax.plan.chips import GIB, Chip
 from fsvfm_jax.plan.collectives import Collective, collective_table, collectives
@@ -139,7 +140,6 @@ def describe(config: ConfigDict, target: Target) -> tuple[dict[str, Any], Memory
     compile_seconds = time.monotonic() - started
 
     flops = training_flops_per_image(build(config.model), config.mask.mask_ratio).total
-    hlo_text = compiled and compiled.as_text()
     plan = {
         "chip": target.chip and target.chip.name,
         "devices": mesh.size,
@@ -163,27 +163,26 @@ def describe(config: ConfigDict, target: Target) -> tuple[dict[str, Any], Memory
         "bound": None,
         "estimate": None,
     }
-    if hlo_text is not None:
-        plan |= _count(hlo_text)
+    if compiled is not None:
+        program = hlo.parse(compiled.as_text())
+        exchanged = collectives(program)
+        plan |= _count(program) | {"collectives": collective_table(exchanged)}
         if target.chip is not None:
             nodes = [device.process_index for device in mesh.devices.flat]
-            plan |= _predict(
-                config, target, plan=plan, exchanged=collectives(hlo_text), nodes=nodes
-            )
+            plan |= _predict(config, target, plan=plan, exchanged=exchanged, nodes=nodes)
             plan["mfu_bound"] = plan["bound"]["mfu"]
     return plan, memory
 
 
-def _count(hlo_text: str) -> dict[str, Any]:
-    """Returns what a compiled program moves and exchanges, ready for JSON."""
-    found = kernels(hlo_text)
+def _count(program: hlo.Program) -> dict[str, Any]:
+    """Returns what a compiled program moves, ready for JSON."""
+    found = kernels(program)
     moved = traffic(found)
     return {
         "moved_bytes": moved.bytes,
         "kernels": moved.kernels,
         "modules": module_totals(found),
         "top_kernels": top_kernels(found),
-        "collectives": collective_table(hlo_text),
     }
 
 

@@ -11,7 +11,6 @@ from fsvfm_jax.plan.hlo import (
     Program,
     called,
     calls,
-    parse,
 )
 from fsvfm_jax.plan.op_names import source_of, users_of
 
@@ -64,7 +63,7 @@ def traffic(found: Sequence[Kernel]) -> Traffic:
     )
 
 
-def kernels(hlo_text: str) -> list[Kernel]:
+def kernels(program: Program) -> list[Kernel]:
     """Lists the instructions with which a device reads from and writes to its memory, each once.
 
     Every instruction outside of fusions reads its operands and writes its results. If a fusion only
@@ -73,9 +72,8 @@ def kernels(hlo_text: str) -> list[Kernel]:
     kernel.
 
     Args:
-        hlo_text: `compiled.as_text()`.
+        program: The result of `hlo.parse`.
     """
-    program = parse(hlo_text)
     found = []
     for call in calls(program, program.entry, fusions=False):
         instructions = call.computation.instructions.values()

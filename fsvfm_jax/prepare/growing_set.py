@@ -29,10 +29,11 @@ from fsvfm_jax.data.set_manifest import (
 )
 from fsvfm_jax.errors import ConfigError, DataError, reason_of
 from fsvfm_jax.host.json_files import read_json
+from fsvfm_jax.host.locks import alone_in
 from fsvfm_jax.host.plain_files import read_plain
 from fsvfm_jax.host.storage import UNFINISHED, whole_file
 from fsvfm_jax.prepare.encode import LeftOut, Packed, read_or_stop
-from fsvfm_jax.prepare.manifest import alone_in, storage
+from fsvfm_jax.prepare.manifest import storage
 from fsvfm_jax.prepare.shards import shard_name, tfds_files, write_shard
 from fsvfm_jax.prepare.trees import Pair
 from fsvfm_jax.regions import NUM_CLASSES

@@ -9,7 +9,6 @@ A tree may come from anyone: nothing is written or removed through a link that l
 """
 
 import contextlib
-import fcntl
 import hashlib
 import itertools
 import json
@@ -23,6 +22,7 @@ from typing import Any
 
 from fsvfm_jax.errors import ConfigError, DataError, StorageError, reason_of
 from fsvfm_jax.host.json_files import parse_json, read_json
+from fsvfm_jax.host.locks import alone_in
 from fsvfm_jax.host.plain_files import append_plain, open_plain
 from fsvfm_jax.prepare.files import refuse_link
 
@@ -214,30 +214,6 @@ def _refuse_way_out(tree: Path, file: Path) -> None:
             f"{file.parent} is a link out of {tree}, or is in one, and nothing is written through"
             " it; put the folder itself in the link's place, or remove the link"
         )
-
-
-@contextlib.contextmanager
-def alone_in(folder: Path, *, doing: str) -> Iterator[None]:
-    """Holds a lock, so that no other process works in the folder, which is created if missing.
-
-    Args:
-        folder: The folder.
-        doing: The work as a verb, such as "packs", for the message.
-
-    Raises:
-        ConfigError: Another process works in the folder.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise ConfigError(
-            f"another process {doing} {folder}; wait for it, or name another folder"
-        ) from error
-    finally:
-        os.close(opened)
 
 
 @contextlib.contextmanager
