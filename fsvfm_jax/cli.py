@@ -6,6 +6,7 @@ Functions import JAX themselves: data workers import a command's module again an
 import argparse
 import contextlib
 import errno
+import io
 import json
 import logging
 import os
@@ -170,7 +171,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     if not isinstance(flag.parser, FindingParser):
         flag.parser = FindingParser(flag.parser)
     try:
-        remaining = flags.FLAGS(argv)
+        remaining = _parsed(argv)
         if CONFIG.value is None:
             raise flags.ValidationError(
                 "--config is missing; try --config=configs/vit_s.py:smoke;"
@@ -178,7 +179,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
             )
         CONFIG.value.lock()  # Raises the error of loading the file, if there was one.
         return remaining
-    except SystemExit:  # absl has printed its help and would exit with 1.
+    except SystemExit:  # absl prints its help and would exit with 1.
         print(f"\n{describe()}", end="")
         sys.exit(0)
     except Exception as error:  # A config file is a program: it can raise anything.
@@ -191,6 +192,16 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         # folders.
         print(f"error: {printable(text.strip().splitlines()[-1].strip())}", file=sys.stderr)
         sys.exit(ConfigError.exit_code)
+
+
+def _parsed(argv: Sequence[str]) -> list[str]:
+    """Returns the arguments that absl leaves; its help does not contain the path of the module."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said):
+            return flags.FLAGS(argv)
+    finally:
+        print(said.getvalue().replace(f"\n{sys.argv[0]}:\n", "\n"), end="")
 
 
 def _unknown_field(said: str, argv: Sequence[str]) -> str | None:

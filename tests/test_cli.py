@@ -98,6 +98,7 @@ def test_an_import_of_the_commands_changes_no_flag():
     ("arguments", "code", "said"),
     [
         (["--help"], 0, "--workdir"),
+        (["--help"], 0, "flags:\n\n  --[no]check: "),
         (["--help"], 0, "\nconfigs/finetune/dfd.py\n  Deepfake detection (DfD): "),
         ([], 78, "python -m fsvfm_jax.main --help lists the config files\n"),
         (
