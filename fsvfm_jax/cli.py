@@ -195,7 +195,9 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def _parsed(argv: Sequence[str]) -> list[str]:
-    """Returns the arguments that absl leaves; its help does not contain the path of the module."""
+    """Returns the arguments that absl leaves; absl's help is printed without a path of a file."""
+    if not any(argument.lstrip("-").startswith(("help", "?")) for argument in argv[1:]):
+        return flags.FLAGS(argv)
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said):

@@ -19,8 +19,8 @@ from fsvfm_jax.train_state import Metrics, Params, StepValues, TrainState
 NOT_DECAYED = ("bias", "scale")
 # The parameters below the first block.
 FIRST_LAYER = ("cls_token", "reg_token", "pos_embed", "patch_embed", "norm_pre")
-# Fine-tuning also trains the positions.
-NOT_DECAYED_IN_DETECTORS = (*NOT_DECAYED, "cls_token", "reg_token", "pos_embed")
+# Fine-tuning also trains the positions, and the query of an attention pool.
+NOT_DECAYED_IN_DETECTORS = (*NOT_DECAYED, "cls_token", "reg_token", "pos_embed", "latent")
 
 
 @dataclass(frozen=True)

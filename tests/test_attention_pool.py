@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from random_weights import TINY, detector_params, images
 
+from fsvfm_jax import optim
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.models import build_detector
 from fsvfm_jax.models.attention_pool import AttentionPool
@@ -103,3 +104,11 @@ def test_the_modes_train_it_as_a_layer_after_the_blocks(mode):
 def test_what_has_no_pool_is_refused(given, message):
     with pytest.raises(ConfigError, match=message):
         build_detector(TINY | given)
+
+
+def test_its_query_is_not_decayed_and_its_rate_is_that_of_the_head():
+    params = jax.tree.map(jnp.asarray, detector_params(POOLED))
+    pool = optim.decay_mask(params, not_decayed=optim.NOT_DECAYED_IN_DETECTORS)["attn_pool"]
+    assert not pool["latent"] and pool["qkv"] == {"kernel": True, "bias": False}
+    factors = optim.layer_factors(params, 0.5, depth=TINY["depth"])
+    assert {float(x) for x in jax.tree.leaves(factors["attn_pool"])} == {1.0}

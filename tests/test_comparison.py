@@ -188,6 +188,7 @@ def test_the_whole_chain_makes_a_table_and_goes_on_after_an_end_in_the_middle(
         assert rows[1]["video_auc@mean"] == row["video_auc@mean"]
         text = (tmp_path / "compare.md").read_text()
         assert "Not compared, since no weights are given: clip, dino," in text
+        assert "| encoder | mode   | pool |" in text
         differences = (tmp_path / "compare_differences.md").read_text()
         assert "random, linear - mine, linear" in differences
         assert "+0.00 [+0.00, +0.00]" in differences

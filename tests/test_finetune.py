@@ -252,11 +252,16 @@ def test_an_adapters_step_has_no_backward_pass_through_the_backbone():
 
 @pytest.mark.slow  # test_train.py has it for pretraining
 @pytest.mark.parametrize(
-    ("mode", "fsdp"), [("full", 4), ("adapter", 1), ("lora", 4), ("partial", 4)]
+    ("mode", "fsdp", "pool"),
+    [
+        *(("full", 4, "mean"), ("full", 4, "attention"), ("adapter", 1, "mean")),
+        *(("lora", 4, "mean"), ("partial", 4, "mean")),
+    ],
 )
-def test_one_device_or_eight_the_same_step(mode, fsdp):
+def test_one_device_or_eight_the_same_step(mode, fsdp, pool):
     weight = 0.1 if mode == "adapter" else 0.0
     changes = {"loss.weight_anchor": weight, "model.drop_path": 0.3, "partial.blocks": 1}
+    changes |= {"model.pool": pool, "model.pool_heads": 2 if pool == "attention" else 0}
     config = tiny_config(mode, changes)
     _, one, metrics = one_step(config)
     _, eight, of_eight = one_step(config, devices=8, fsdp=fsdp)

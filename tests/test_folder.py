@@ -156,6 +156,19 @@ def test_an_encoder_loads_in_timm_and_hugging_face(tmp_path, pool):
             np.testing.assert_allclose(features.numpy(), pooled, rtol=0, atol=1e-5)
 
 
+def test_a_small_file_finds_an_encoder_with_a_pool_that_its_detector_does_not_use(tmp_path):
+    measures = TINY | WITH_POOL
+    encoder = encoder_params(measures)
+    write_folder(tmp_path / "encoder", encoder, describe(measures | {"pool": "attention"}))
+    plain = {x: y for x, y in measures.items() if x != "pool_heads"}
+    params = detector_params(plain | {"adapter_reduction": 4})
+    params |= {x: y for x, y in encoder.items() if x in params}
+    described = describe(plain | {"adapter_reduction": 4}, labels=LABELS)
+    write_folder(tmp_path / "adapter", params, described, with_encoder=False)
+    read = read_folder(tmp_path / "adapter", encoder=tmp_path / "encoder")
+    jax.tree.map(np.testing.assert_array_equal, read.params, params)
+
+
 def test_the_attention_pool_is_written_if_it_is_the_pool(tmp_path, capsys):
     measures = TINY | WITH_POOL | {"pool_heads": 2}
     params = encoder_params(measures)
@@ -181,9 +194,43 @@ def test_the_attention_pool_is_written_if_it_is_the_pool(tmp_path, capsys):
     assert "attn_pool" not in without.params and "pool_heads" not in without.description.model
     main(["to", "folder", str(tmp_path / "x"), str(tmp_path / "same")])
     assert read_folder(tmp_path / "same").description.model["pool"] == "attention"
-    with pytest.raises(SystemExit):
-        main(["to", "folder", str(tmp_path / "mean"), str(tmp_path / "no"), "--pool=attention"])
-    assert "has no attention pool" in capsys.readouterr().err
+    for folder, flag, message in (
+        (
+            "mean",
+            "--pool=attention",
+            f"--pool=attention: {tmp_path / 'mean'} has no attention pool",
+        ),
+        ("detector", "--pool=token", "is a detector with the pool 'mean'; leave --pool out"),
+        ("x", "--image-size=1000000000", "image size 1000000000 is over 4096 pixels"),
+    ):
+        if folder == "detector":
+            write_folder(tmp_path / folder, detector_params(TINY), describe(TINY, labels=LABELS))
+        with pytest.raises(SystemExit):
+            main(["to", "folder", str(tmp_path / folder), str(tmp_path / "no"), flag])
+        assert message in capsys.readouterr().err
+
+
+def test_a_changed_description_of_the_attention_pool_is_refused(tmp_path):
+    rotating = {"positions": "rope", "layer_norm_epsilon": 1e-5, "key_bias": False}
+    measures = TINY | rotating | {"pool_heads": 2, "registers": 1}
+    params = encoder_params(measures)
+    params["blocks"]["attn"]["qkv"]["bias"][:, 48:96] = 0
+    write_folder(tmp_path / "x", params, describe(measures | {"pool": "attention"}))
+    assert read_folder(tmp_path / "x").description.model["pool_heads"] == 2
+    written = json.loads((tmp_path / "x" / "config.json").read_text())
+    for change, message in (
+        (lambda config: config["model_args"].pop("attn_pool_num_heads"), "attn_pool_num_heads"),
+        (lambda config: config["fsvfm_jax"]["model"].update(pool_heads=4), "attn_pool_num_heads"),
+        (lambda config: config["fsvfm_jax"]["model"].update(pool_heads=0), "pool_heads = 0"),
+        (lambda config: config["fsvfm_jax"]["model"].update(pool_heads=7), "not divisible"),
+        (lambda config: config["fsvfm_jax"]["model"].update(pool="mean"), "pool = 'mean'"),
+    ):
+        config = json.loads(json.dumps(written))
+        change(config)
+        (tmp_path / "x" / "config.json").write_text(json.dumps(config))
+        with pytest.raises(DataError, match=message) as error:
+            read_folder(tmp_path / "x")
+        assert "config.json" in str(error.value)
 
 
 def test_an_adapters_encoder_is_found_and_checked(tmp_path):

@@ -1,11 +1,12 @@
 """Tests that one process at a time works in a folder."""
 
+import errno
 import subprocess
 import sys
 
 import pytest
 
-from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.errors import ConfigError, StorageError
 from fsvfm_jax.host.locks import alone_in
 
 HOLD = """
@@ -29,3 +30,18 @@ def test_a_second_process_is_refused_until_the_first_one_ends(tmp_path):
     with alone_in(folder, doing="packs"):
         pass
     assert not any(folder.iterdir())
+
+
+def test_an_error_of_the_work_is_not_taken_for_another_process(tmp_path):
+    with pytest.raises(BlockingIOError, match="fork"), alone_in(tmp_path, doing="measures in"):
+        raise BlockingIOError(errno.EAGAIN, "fork: try again")
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    message = "cannot be locked .*choose another folder"
+    with pytest.raises(StorageError, match=message), alone_in(tmp_path, doing="packs"):
+        pass

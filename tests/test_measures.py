@@ -5,7 +5,7 @@ import golden_numbers
 import jax
 import numpy as np
 import pytest
-from random_weights import TINY, detector_params
+from random_weights import TINY, detector_params, encoder_params
 
 from fsvfm_jax.convert import reference
 from fsvfm_jax.convert.measures import measures, network
@@ -122,6 +122,12 @@ def changed(name, edit):
 def test_arrays_that_do_not_fit_are_named(name, edit, message):
     with pytest.raises((DataError, ConfigError), match=message):
         network(changed(name, edit), **TOLD)
+
+
+def test_an_array_that_the_network_does_not_have_is_refused():
+    params = encoder_params(TINY) | {"attn_pool": {"proj": {"bias": np.ones(48, np.float32)}}}
+    with pytest.raises(DataError, match="attn_pool/proj/bias is no array of the network"):
+        network(params, num_heads=4)
 
 
 def test_a_tree_of_gradients_has_no_image_size():

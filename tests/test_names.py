@@ -154,11 +154,14 @@ def test_timm_reads_the_original_file_as_the_same_network(index, architecture):
 @pytest.mark.parametrize(
     ("options", "added", "message"),
     [
-        ({}, {"latent": (1, 1, 48)}, "pool that does not attend to its class token"),
+        ({}, {"latent": (1, 1, 48)}, r"\(attn_pool\.latent\) beside a class token"),
+        (CLIP, {"latent": (1, 1, 48)}, r"\(attn_pool\.latent\) beside a class token"),
         (SIGLIP, {"latent": (1, 48)}, r"of another shape: attn_pool\.latent"),
         (SIGLIP, {"norm.weight": (24,)}, r"of another shape: attn_pool\.norm\.weight"),
         (SIGLIP, {"kv.weight": (96, 24)}, "do not fit each other"),
-        (SIGLIP, {"kv.weight": (48, 48)}, r"of another shape: attn_pool\.q\.weight"),
+        (SIGLIP, {"kv.weight": (48, 48)}, "do not fit each other"),
+        (SIGLIP, {"q.weight": (96, 48), "kv.weight": (48, 48)}, "do not fit each other"),
+        (SIGLIP, {"q.weight": ()}, "do not fit each other"),
     ],
 )
 def test_an_odd_attention_pool_is_refused(options, added, message):
@@ -166,6 +169,85 @@ def test_an_odd_attention_pool_is_refused(options, added, message):
     arrays |= {f"attn_pool.{key}": np.ones(shape, np.float32) for key, shape in added.items()}
     with pytest.raises(DataError, match=message):
         to_encoder(arrays, num_heads=4)
+
+
+def test_queries_keys_and_values_have_the_same_shape():
+    arrays = file_of(Original("SigLIP", names.HF_CLIP, SIGLIP, "", ()), params_of(SIGLIP))
+    for layer, rows in (("q", 96), ("k", 24), ("v", 24)):
+        arrays[f"encoder.layers.0.self_attn.{layer}_proj.weight"] = np.ones((rows, 48), np.float32)
+    with pytest.raises(DataError, match="do not fit each other"):
+        to_encoder(arrays, num_heads=4)
+
+
+def test_an_array_under_two_names_is_refused():
+    arrays = file_of(Original("SigLIP", names.HF_CLIP, SIGLIP, "", ()), params_of(SIGLIP))
+    arrays["attn_pool.latent"] = np.ones((1, 1, 48), np.float32)
+    with pytest.raises(
+        DataError, match=r"'head\.probe' and, under another name, 'attn_pool\.latent'"
+    ):
+        to_encoder(arrays, num_heads=4)
+
+
+@pytest.mark.parametrize(
+    ("original", "key"),
+    [
+        (ORIGINALS[4], "attn_pool.probe"),
+        (ORIGINALS[7], "attn_pool.latent"),
+        (Original("SigLIP", names.HF_CLIP, SIGLIP, "", ()), "head.probe"),
+    ],
+    ids=lambda x: getattr(x, "family", x),
+)
+def test_a_pool_without_its_query_is_refused(original, key):
+    arrays = file_of(original, params_of(original.options))
+    arrays = find_network(arrays, path=Path("x")).state_dict
+    del arrays[key]
+    with pytest.raises(DataError, match=f"1 missing: {key}"):
+        to_encoder(arrays, num_heads=4)
+
+
+def test_open_clips_config_names_the_network_of_timm():
+    original = Original("Perception Encoder", names.TIMM, CLIP | PERCEPTION, "visual.trunk.", ())
+    arrays = find_network(file_of(original, params_of(original.options)), path=Path("x")).state_dict
+    with pytest.raises(DataError, match="Perception Encoder only"):
+        to_encoder(arrays, num_heads=4)
+    vision = {"timm_model_name": "vit_pe_core_base_patch16_224"}
+    config = {"open_clip": {"model_cfg": {"vision_cfg": vision}}}
+    encoder = to_encoder(arrays, config=config, num_heads=4)
+    assert (encoder.family, encoder.model["pool_heads"]) == ("Perception Encoder", 8)
+
+
+@pytest.mark.parametrize(
+    ("given", "heads"),
+    [({}, 8), ({"attn_pool_num_heads": None}, 4), ({"attn_pool_num_heads": 3}, 3)],
+)
+def test_the_heads_of_a_pool_are_those_of_timms_config(given, heads):
+    original = Original("Perception Encoder", names.TIMM, CLIP | PERCEPTION, "", ())
+    arrays = file_of(original, params_of(original.options))
+    name = "vit_pe_core_base_patch16_224"
+    config = {"architecture": name, "model_args": {"num_heads": 4} | given}
+    assert to_encoder(arrays, config=config).model["pool_heads"] == heads
+    config["model_args"]["attn_pool_num_heads"] = 7
+    with pytest.raises(DataError, match="cannot be divided among 7 heads of the attention pool"):
+        to_encoder(arrays, config=config)
+
+
+def test_a_head_without_a_pool_is_named():
+    original = Original("SigLIP", names.HF_CLIP, SIGLIP | {"pool_heads": 0}, "", ())
+    arrays = file_of(original, params_of(original.options))
+    arrays["head.dense.weight"] = np.ones((4, 4), np.float32)
+    encoder = to_encoder(arrays, num_heads=4)
+    assert encoder.left_out == ("head.dense.weight",) and "pool_heads" not in encoder.model
+
+
+def test_an_attention_pool_beside_a_class_token_is_refused_in_a_pth(tmp_path):
+    torch = need("torch")
+    arrays = reference.to_state_dict(encoder_params(MEASURES))
+    arrays |= {"attn_pool.latent": np.ones((1, 1, 48), np.float32)}
+    torch.save(
+        {key: torch.from_numpy(np.array(x)) for key, x in arrays.items()}, tmp_path / "x.pth"
+    )
+    with pytest.raises(DataError, match="beside a class token"):
+        read_source(tmp_path / "x.pth", branch="student", given={"num_heads": 4})
 
 
 def test_an_attention_pool_of_another_kind_is_left_out():

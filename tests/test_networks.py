@@ -235,7 +235,7 @@ def test_the_attention_pools_output_is_a_feature(tmp_path, faces):
     pool = AttentionPool(TINY["width"], TINY["num_heads"], "float32")
     expected = pool.apply({"params": jax.tree.map(jnp.asarray, params["attn_pool"])}, tokens)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
-    with pytest.raises(ConfigError, match="pools the last block only"):
+    with pytest.raises(ConfigError, match="is for the last block: leave out the block"):
         network.features(files, pool="attention", block=1)
 
 

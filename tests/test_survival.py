@@ -295,7 +295,7 @@ def test_4_survivors_end_within_the_heartbeat(tmp_path, how):
         seconds = time.monotonic() - started
         victim.kill()
         victim.communicate()
-        # By default it is 60 seconds; the rest of them is for a busy machine.
+        # The default heartbeat is 60 seconds: an end within 50 shows that the flag has an effect.
         assert survivor.returncode not in (0, None) and seconds < 50, seconds
 
 
@@ -371,7 +371,7 @@ def test_12_a_hang_ends_with_all_stacks(tmp_path, fault):
     process = begin(tmp_path, *LONG, *WATCHED, "--config.checkpoint.every=10", fault=fault)
     before = {"step:5:sleep": 3, "commit:10:sleep": 9, "data:7:sleep": 5}[fault]
     until(lambda: steps_done(tmp_path) >= before, process)
-    said = end(process, code=71)
+    said = end(process, code=71, timeout=180)
     assert "has not ended within 8 s" in said
     assert "exit code 71" in said and "most recent call first" in said
     time.sleep(1)
@@ -380,7 +380,7 @@ def test_12_a_hang_ends_with_all_stacks(tmp_path, fault):
 
 def test_12_a_start_that_hangs_ends_too(tmp_path):
     limit = "--config.watchdog.start_seconds=8"
-    said = end(begin(tmp_path, *LONG, limit, fault="restore:0:sleep"), code=71)
+    said = end(begin(tmp_path, *LONG, limit, fault="restore:0:sleep"), code=71, timeout=300)
     assert "the start (config.watchdog.start_seconds) has not ended within 8 s" in said
 
 

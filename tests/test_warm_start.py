@@ -221,7 +221,7 @@ def with_pool(tmp_path_factory):
 def test_the_attention_pool_of_the_weights_is_used_or_named(pool, with_pool, tmp_path, caplog):
     changes = {"model.width": 48, "init.params": str(with_pool), "model.pool": pool}
     config = with_options(detection_config("full", changes), epath.Path(tmp_path))
-    assert config.model.pool_heads == 4
+    assert config.model.pool_heads == (4 if pool == "attention" else 0)
     state = jax.jit(make_learner(config, stats=STATS).init)(jax.random.key(0))
     with caplog.at_level("INFO", "fsvfm_jax"):
         state, _ = TASKS["finetune"].load_weights(state, config)
@@ -232,6 +232,34 @@ def test_the_attention_pool_of_the_weights_is_used_or_named(pool, with_pool, tmp
     assert "random weights for head" in caplog.text and "not used" not in caplog.text
     expected = read_folder(with_pool).params["attn_pool"]
     jax.tree.map(np.testing.assert_array_equal, dict(state.params["attn_pool"]), expected)
+
+
+@pytest.mark.parametrize(
+    ("task", "pool", "heads", "message"),
+    [
+        ("pretrain", None, 4, "since config.model.pool is not 'attention'"),
+        ("finetune", "mean", 4, "since config.model.pool is not 'attention'"),
+        ("finetune", "attention", 2, "has pool_heads = 4, config.model.pool_heads = 2"),
+    ],
+)
+def test_heads_of_a_pool_that_is_not_there_are_a_mistake(
+    task, pool, heads, message, with_pool, tmp_path
+):
+    changes = {"model.width": 48, "model.pool_heads": heads}
+    if task == "pretrain":
+        config = tiny_config(changes)
+    else:
+        changes |= {"model.pool": pool, "init.params": str(with_pool)}
+        config = detection_config("full", changes)
+    with pytest.raises(ConfigError, match=message):
+        with_options(config, epath.Path(tmp_path))
+
+
+def test_a_pool_that_the_weights_do_not_have_is_a_mistake(dinov3, tmp_path):
+    changes = {"model.width": 48, "init.params": str(dinov3), "model.pool": "attention"}
+    message = "the encoder of config.init.params = '.*x' has no attention pool"
+    with pytest.raises(ConfigError, match=message):
+        with_options(detection_config("full", changes), epath.Path(tmp_path))
 
 
 def test_without_weights_the_options_are_those_of_the_papers(tmp_path, caplog):

@@ -1,5 +1,6 @@
 """The rows of a comparison of encoders, checked before anything is trained."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,8 @@ from fsvfm_jax.convert.weights import read_source
 from fsvfm_jax.data.labelled.detection_sets import open_sets
 from fsvfm_jax.data.stats import make_stats
 from fsvfm_jax.errors import ConfigError, DataError, brief
-from fsvfm_jax.models.vit import SIZE_FIELDS, ViT
+from fsvfm_jax.models import build_detector
+from fsvfm_jax.models.vit import OPTIONS, SIZE_FIELDS
 
 
 class Cell(NamedTuple):
@@ -83,23 +85,16 @@ def cells_of(config: ConfigDict) -> tuple[list[Cell], list[str]]:
         if encoder.params is None:
             left_out.append(name)
             continue
-        changes, sha256 = {"model.pool_heads": ViT.pool_heads}, ""
-        if encoder.params:
-            changes, sha256 = _of_weights(name, encoder)
-        if encoder.pool is not None:
-            changes["model.pool"] = encoder.pool
-        if encoder.pool == "attention" and not changes["model.pool_heads"]:
-            raise ConfigError(
-                f"config.encoders.{name}.pool = 'attention', and its weights have no such pool:"
-                " leave it out"
-            )
+        of_weights = _of_weights(name, encoder) if encoder.params else OfWeights({}, {}, "")
         for mode in config.modes:
             c = config.train[mode].copy_and_resolve_references()
-            c.update_from_flattened_dict(changes)
+            c.update_from_flattened_dict(of_weights.fields)
+            c.model.pool = encoder.pool or c.model.pool
+            _check_pool(name, c.model.pool, of_weights.model)
             c.init.update(params=encoder.params, entry=encoder.entry, branch=encoder.branch)
             if config.paths:
                 c.data.paths = config.paths
-            cells.append(Cell(name, mode, c, encoder.published[mode], sha256))
+            cells.append(Cell(name, mode, c, encoder.published[mode], of_weights.sha256))
     if not cells:
         raise ConfigError(
             "config.encoders has no weights: give some, such as --config.encoders."
@@ -123,8 +118,22 @@ def evaluation(config: ConfigDict) -> ConfigDict:
     return test
 
 
-def _of_weights(name: str, encoder: ConfigDict) -> tuple[dict[str, Any], str]:
-    """Returns the fields of a run that the weights of an encoder decide, and their SHA-256.
+class OfWeights(NamedTuple):
+    """What the weights of an encoder decide.
+
+    Attributes:
+        fields: Fields of a run.
+        model: Sizes and options of the encoder; empty for random weights.
+        sha256: SHA-256 of the weights; "" for random weights.
+    """
+
+    fields: dict[str, Any]
+    model: Mapping[str, Any]
+    sha256: str
+
+
+def _of_weights(name: str, encoder: ConfigDict) -> OfWeights:
+    """Returns what the weights of an encoder decide.
 
     Raises:
         DataError: There are no such weights.
@@ -150,11 +159,19 @@ def _of_weights(name: str, encoder: ConfigDict) -> tuple[dict[str, Any], str]:
             f" {field}.std"
         )
     model = {f"model.{size}": source.model[size] for size in SIZE_FIELDS}
-    model["model.pool_heads"] = source.model.get("pool_heads", ViT.pool_heads)
     if encoder.activation is not None:
         model["model.activation"] = encoder.activation
-    changes = model | {"data.mean": stats.mean, "data.std": stats.std}
-    return changes, source.facts["source_sha256"]
+    fields = model | {"data.mean": stats.mean, "data.std": stats.std}
+    options = {x: source.model[x] for x in (*SIZE_FIELDS, *OPTIONS) if x in source.model}
+    return OfWeights(fields, options, source.facts["source_sha256"])
+
+
+def _check_pool(name: str, pool: str, model: Mapping[str, Any]) -> None:
+    """Raises ConfigError if an encoder with these sizes and options has no such pool."""
+    try:
+        build_detector(dict(model) | {"pool": pool})
+    except ConfigError as error:
+        raise ConfigError(f"config.encoders.{name} with the pool {pool!r}: {error}") from error
 
 
 def _check_test(config: ConfigDict) -> None:

@@ -65,8 +65,8 @@ def _render(name: str, split: str, target: Path) -> None:
     source = RenderedFaces(name, split, image_size=SIZE, seed=0, videos=videos, frames=frames)
     partly = target.with_name(f"{split}.part")
     for index in progress(range(len(source)), total=len(source), description=f"{name} {split}"):
-        # The name is <set>/<split>/<class>/<video>_frame_<i>. With the split in their names, the
-        # videos of two splits are not taken for the same ones.
+        # The name is <set>/<split>/<class>/<video>_frame_<i>. The split in the name of a video
+        # keeps the video apart from those of other splits.
         kind, frame = source.name(index).split("/")[2:]
         file = partly / kind / f"{split}-{frame}.png"
         file.parent.mkdir(parents=True, exist_ok=True)

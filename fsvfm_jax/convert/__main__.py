@@ -72,11 +72,20 @@ def to_folder(args: argparse.Namespace) -> None:
             tuned and tuned._replace(params=resize_positions(tuned.params, size, model)),
         )
         model["image_size"] = size
-    if reference.kind(params) != "detector":
+    left_out = None
+    if reference.kind(params) == "detector":
+        if args.pool not in (None, model["pool"]):
+            raise ConfigError(
+                f"--pool={args.pool}: {args.src} is a detector with the pool {model['pool']!r};"
+                " leave --pool out"
+            )
+    else:
         params = encoder_subset(params)
         pool = args.pool or model.get("pool") or _pool_of_family(source)
+        if pool == "attention" and "attn_pool" not in params:
+            raise ConfigError(f"--pool=attention: {args.src} has no attention pool")
         if pool != "attention" and "attn_pool" in params:
-            _say("the attention pool is left out; --pool=attention keeps it")
+            left_out = "the attention pool is left out; --pool=attention keeps it"
             del params["attn_pool"], model["pool_heads"]
         names = (*SIZE_FIELDS, *OPTIONS)
         model = {name: model[name] for name in names if name in model} | {"pool": pool}
@@ -104,6 +113,8 @@ def to_folder(args: argparse.Namespace) -> None:
         tuned=tuned,
         allow_not_finite=args.allow_not_finite,
     )
+    if left_out:
+        _say(left_out)
     _say(f"{args.dst}: {reference.kind(params)}, {_measures(model)}; see its README.md")
 
 

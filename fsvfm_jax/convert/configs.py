@@ -76,8 +76,13 @@ class _Preprocessor(TypedDict, total=False):
     std: Three | None
 
 
+class _OpenClipVision(TypedDict, total=False):
+    timm_model_name: str | None
+
+
 class _OpenClipModel(TypedDict, total=False):
     quick_gelu: bool | None
+    vision_cfg: _OpenClipVision | None
 
 
 class _OpenClip(TypedDict, total=False):
@@ -136,7 +141,9 @@ def known(config: Mapping[str, Any] | None) -> Known:
         raise DataError(
             f"the network has rope_theta = {brief(vision['rope_theta'])}, and only 100 is supported"
         )
-    name = ".".join(filter(None, (fields.get("architecture"), pretrained.get("tag"))))
+    of_open_clip = (open_clip.get("model_cfg") or {}).get("vision_cfg") or {}
+    architecture = fields.get("architecture") or of_open_clip.get("timm_model_name")
+    name = ".".join(filter(None, (architecture, pretrained.get("tag"))))
     options = dict(KINDS.get(vision.get("model_type") or "", {}))
     if activation := _activation(name, args, vision, open_clip):
         options["activation"] = activation
@@ -145,6 +152,9 @@ def known(config: Mapping[str, Any] | None) -> Known:
     size = re.match(r"vit_[a-z]+(?=_patch)", name)
     # config.json may contain only the name of the architecture.
     heads = args.get("num_heads") or TIMM_HEADS.get(size[0] if size else "")
+    pool_heads = args.get("attn_pool_num_heads")
+    if "attn_pool_num_heads" in args and pool_heads is None:  # timm: as many as in the blocks
+        pool_heads = heads
     sides = args.get("img_size") or pretrained.get("input_size") or vision.get("image_size")
     side = sides[-1] if isinstance(sides, list) and sides else sides
     if side is not None and not (isinstance(side, int) and 1 <= side <= MAX_SIDE):
@@ -154,7 +164,7 @@ def known(config: Mapping[str, Any] | None) -> Known:
     return Known(
         name,
         vision.get("num_attention_heads") or heads,
-        args.get("attn_pool_num_heads"),
+        pool_heads,
         side,
         options,
         {"stats": _stats(preprocess), "license": license if is_license(license) else None},

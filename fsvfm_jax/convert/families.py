@@ -94,16 +94,23 @@ def family_of(
         prefix: What preceded the keys in the file.
 
     Raises:
-        DataError: The network has names of a network with rotations and is of no family, or its
-            attention pool does not attend to all tokens.
+        DataError: The network has names of a network with rotations and is of no family, or it
+            has an attention pool beside a class token and is no Perception Encoder.
     """
+    family = _family_of(renamed, of, architecture=architecture, prefix=prefix)
     keys = renamed.state_dict
     has_prefix = bool({"cls_token", "reg_token"} & keys.keys())
-    if names.LATENT in keys and has_prefix and "norm_pre.weight" not in keys:
+    if names.has_pool(keys) and has_prefix and family != "Perception Encoder":
         raise DataError(
-            "the network has an attention pool that does not attend to its class token and"
-            f" registers, which is not supported ({names.LATENT})"
+            f"the network has an attention pool ({names.LATENT}) beside a class token or registers,"
+            " which is supported for Perception Encoder only; of its files, those of timm are read"
+            " as safetensors with their config.json beside them"
         )
+    return family
+
+
+def _family_of(renamed: Renamed, of: Names, *, architecture: str, prefix: str) -> str | None:
+    keys = renamed.state_dict
     if of in (names.DINOV3, names.HF_DINOV3):
         return "DINOv3"
     if of in (names.DINOV2, names.HF_DINOV2):
@@ -120,10 +127,12 @@ def family_of(
             "the network may have rotations of any kind: only DINOv3's and Perception Encoder's"
             " are supported"
         )
-    if names.LATENT in keys:
-        return "Perception Encoder" if "norm_pre.weight" in keys else "SigLIP"
-    if "norm_pre.weight" in keys or of is names.OPENAI:
+    if of is names.OPENAI:
+        return "Perception Encoder" if names.has_pool(keys) else "CLIP"
+    if "norm_pre.weight" in keys:
         return "CLIP"
+    if names.has_pool(keys):
+        return "SigLIP"
     if of is names.HF_CLIP:
         return "SigLIP"
     layer_scale = "blocks.0.ls1.gamma" in keys
@@ -141,7 +150,7 @@ def check_supported(keys: Mapping[str, Any]) -> None:
         if found:
             raise DataError(f"the network has {what}, which is not supported ({found})")
     for key, array in keys.items():
-        if getattr(array, "ndim", 0) == 5:
+        if getattr(array, "ndim", 0) == 5 and re.search(r"patch|conv", key):
             raise DataError(
                 f"the network is one for videos: its patches are {array.shape[2]} frames deep"
                 f" ({key} {array.shape}), and an encoder here takes single images"

@@ -156,17 +156,19 @@ def read_folder(folder: Path, *, encoder: Path | None = None) -> Exported:
             raise DataError(f"{folder / CONFIG_FILE} names {name!r}, which is no file of ours")
         state_dict |= load_safetensors(folder / name, sha256=sha256)
     if MODEL_FILE not in hashes:
-        state_dict |= _encoder_for(folder, encoder, state_dict, encoder_hash)
+        pool = stored["model"]["pool"]
+        state_dict |= _encoder_for(folder, encoder, state_dict, encoder_hash, pool=pool)
     if TUNED_FILE in hashes:
         state_dict = add_factors(state_dict)
     params = reference.to_params(from_timm(state_dict, stored["model"]))
     try:
         _check_description(params, description)
+        of_timm = timm_config(params, description, num_classes=0)
     except (ConfigError, TypeError, ValueError, ArithmeticError) as error:
         raise DataError(
             f"{folder / CONFIG_FILE} and the weights beside it differ: {error}"
         ) from error
-    check_timm(folder, config, timm_config(params, description, num_classes=0))
+    check_timm(folder, config, of_timm)
     check_steps(folder, description)
     return Exported(params, description)
 
@@ -223,11 +225,11 @@ def _check_description(params: Mapping[str, Any], description: Description) -> i
     is_detector = kind == "detector"
     if measures["pool"] == "token" and not measures.get("class_token", True):
         raise ConfigError("the network has no class token: its pool is 'mean', not 'token'")
-    if (measures["pool"] == "attention") != ("attn_pool" in params):
-        has = "has an" if "attn_pool" in params else "has no"
-        raise ConfigError(
-            f"the network {has} attention pool: its pool cannot be {measures['pool']!r}"
-        )
+    has_pool = "attn_pool" in params
+    if {has_pool} != {measures["pool"] == "attention", bool(measures.get("pool_heads"))}:
+        described = f"pool = {measures['pool']!r}, pool_heads = {measures.get('pool_heads', 0)}"
+        has = "an" if has_pool else "no"
+        raise ConfigError(f"the network has {has} attention pool, and its description {described}")
     if not is_detector:
         del measures["pool"]  # The pooling is a recommendation and not a part of the network.
     network(params, **measures)
@@ -240,9 +242,9 @@ def _check_description(params: Mapping[str, Any], description: Description) -> i
 
 
 def _encoder_for(
-    folder: Path, encoder: Path | None, detector: StateDict, sha256: str | None
+    folder: Path, encoder: Path | None, detector: StateDict, sha256: str | None, *, pool: str
 ) -> StateDict:
-    """Reads the arrays of the encoder that was fine-tuned and that are not in `detector`."""
+    """Reads the arrays of the encoder that the detector uses and that are not in `detector`."""
     if encoder is None:
         raise DataError(
             f"{folder} does not contain its encoder: name the encoder's folder too (--encoder,"
@@ -251,6 +253,8 @@ def _encoder_for(
     dropped = ("fc_norm.", "head.")
     if "fc_norm.weight" in detector:
         dropped += ("norm.",)
+    if pool != "attention":
+        dropped += ("attn_pool.",)
     arrays = {
         name: array
         for name, array in load_safetensors(encoder / MODEL_FILE).items()

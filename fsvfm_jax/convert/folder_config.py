@@ -113,6 +113,9 @@ def check_timm(folder: Path, stored: FolderConfig, ours: Mapping[str, Any]) -> N
     for part, names in (("model_args", ours["model_args"]), ("pretrained_cfg", READ_BY_TIMM)):
         theirs = ours[part] | stored.get(part, {})
         pairs |= {f"{part}.{name}": (theirs[name], ours[part][name]) for name in names}
+    heads, stored_args = "attn_pool_num_heads", stored.get("model_args", {})
+    # timm has a number of its own if this field is missing.
+    pairs[f"model_args.{heads}"] = (stored_args.get(heads), ours["model_args"].get(heads))
     for name, (theirs, expected) in pairs.items():
         if theirs != expected:
             raise DataError(

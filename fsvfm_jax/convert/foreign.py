@@ -162,7 +162,14 @@ def _pool_heads(found: "_Found", known: configs.Known, *, num_heads: int | None)
     if "attn_pool" not in found.params:
         return None
     of_family = FAMILIES[found.family].pool_heads if found.family else None
-    return known.pool_heads or of_family or num_heads
+    heads = known.pool_heads or of_family or num_heads
+    width = found.params["patch_embed"]["kernel"].shape[-1]
+    if heads and width % heads:
+        raise DataError(
+            f"{width} channels cannot be divided among {heads} heads of the attention pool, the"
+            " number in config.json or that of the family"
+        )
+    return heads
 
 
 def _activation_of_clip(state_dict: Mapping[str, np.ndarray], known: configs.Known) -> str:

@@ -302,5 +302,6 @@ def _check_shapes(params: Mapping[str, Any], expected: Mapping[str, Any]) -> Non
         for name in wanted
         if name not in arrays or arrays[name].shape != wanted[name].shape
     ]
+    problems += [f"{name} is no array of the network" for name in arrays if name not in wanted]
     if problems:
         raise DataError(f"arrays do not fit the network: {'; '.join(problems[:3])}")

@@ -4,7 +4,7 @@ Each `Names` is a table against this project's names of files, which are timm's 
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -238,8 +238,8 @@ class Renamed(NamedTuple):
     called: dict[str, str]
 
 
-# Every attention pool of the kind of `AttentionPool` has this array.
-LATENT = "attn_pool.latent"
+# The query of an attention pool, and an array that pools of other kinds do not have.
+LATENT, OF_POOL = "attn_pool.latent", "attn_pool.mlp.fc1.weight"
 # Layers that have no bias in some families.
 MAY_LACK_BIAS = ("patch_embed.proj", "attn.qkv")
 
@@ -247,6 +247,11 @@ MAY_LACK_BIAS = ("patch_embed.proj", "attn.qkv")
 def names_of(keys: Mapping[str, object]) -> Names | None:
     """Returns the names that these keys follow, or None."""
     return next((x for x in ALL if x.key.format(0) in keys), None)
+
+
+def has_pool(keys: Collection[str]) -> bool:
+    """Returns whether there are arrays of an attention pool under our names."""
+    return LATENT in keys or OF_POOL in keys
 
 
 def rename(state_dict: StateDict, names: Names) -> Renamed:
@@ -257,8 +262,8 @@ def rename(state_dict: StateDict, names: Names) -> Renamed:
         names: The names of the library, from `names_of`.
 
     Raises:
-        DataError: There are more blocks than in any network, or the parts of an array do not fit
-            each other.
+        DataError: There are more blocks than in any network, the parts of an array do not fit each
+            other, or an array is there under two names.
     """
     others = _parts_left_out(state_dict, names)
     left_out = tuple(key for key in state_dict if others.fullmatch(key))
@@ -287,22 +292,31 @@ def rename(state_dict: StateDict, names: Names) -> Renamed:
         if len(zeros) == expected and (not of_patches or "norm_pre.weight" in found):
             found |= zeros
             no_bias.add(f"{ours}.bias")
+    if twice := sorted(found.keys() & left.keys()):
+        raise DataError(
+            f"the weights have {called[twice[0]]!r} and, under another name, {twice[0]!r}"
+        )
     return Renamed(found | left, frozenset(no_bias), left_out, called)
 
 
 def _parts_left_out(state_dict: StateDict, names: Names) -> re.Pattern[str]:
     """Returns the pattern of keys that are left out, also those of another attention pool."""
-    latent = {theirs[0] for ours, theirs, _ in names.rows if ours == LATENT}
-    is_ours = bool(latent & state_dict.keys())
-    return re.compile(names.others if is_ours else names.others + r"|attn_pool\..+")
+    theirs = [theirs[0] for ours, theirs, _ in names.rows if ours in (LATENT, OF_POOL)]
+    if not theirs or not names.others or set(theirs) & state_dict.keys():
+        return re.compile(names.others)
+    pool = re.escape(theirs[0].partition(".")[0])
+    return re.compile(rf"{names.others}|{pool}\..+")
 
 
 def _joined(parts: list[np.ndarray | None], lacks: int, *, name: str) -> np.ndarray:
     """Joins the parts of an array; a part that is None is zero."""
-    shapes = {x.shape for x in parts if x is not None}
-    if len({shape[1:] for shape in shapes}) != 1 or () in shapes:
+    shapes = [x.shape for x in parts if x is not None]
+    # Two parts are the queries of an attention pool, and its keys and values together.
+    rows = (1, 2) if len(parts) == 2 else (1,) * len(shapes)
+    one = shapes[0]
+    if one == () or shapes != [(count * one[0], *one[1:]) for count in rows]:
         raise DataError(f"{name!r} and the arrays beside it have shapes that do not fit each other")
-    arrays = [np.zeros(min(shapes), np.float32) if x is None else x for x in parts]
+    arrays = [np.zeros(one, np.float32) if x is None else x for x in parts]
     return np.concatenate(arrays)[(None,) * lacks]
 
 

@@ -13,6 +13,8 @@ from fsvfm_jax.models.fsvfm import POSITION_TABLES
 from fsvfm_jax.models.positions import sincos_positions
 from fsvfm_jax.models.vit import ViT
 
+MAX_IMAGE_SIZE = 4096  # pixels
+
 
 def resize_positions(
     params: Mapping[str, Any], image_size: int, model: Mapping[str, Any] = MappingProxyType({})
@@ -29,8 +31,8 @@ def resize_positions(
         model: Measures and options of the network.
 
     Raises:
-        ConfigError: `image_size` is not divisible by the patch size, or the network has a table and
-            rotations.
+        ConfigError: `image_size` is not divisible by the patch size, or is over MAX_IMAGE_SIZE, or
+            the network has a table and rotations.
         DataError: A table is not that of a square of patches.
     """
     if model.get("positions") == "table_and_rope":
@@ -43,6 +45,8 @@ def resize_positions(
         raise ConfigError(
             f"image size {image_size} is not divisible by the checkpoint's patch size {patch_size}"
         )
+    if image_size > MAX_IMAGE_SIZE:
+        raise ConfigError(f"image size {image_size} is over {MAX_IMAGE_SIZE} pixels")
     side = image_size // patch_size
     resized = {
         name: resize_table(np.asarray(params[name]), side, prefix=1)

@@ -16,7 +16,7 @@ import numpy as np
 from fsvfm_jax.convert import reference
 from fsvfm_jax.convert.families import check_supported
 from fsvfm_jax.convert.measures import prefix_rows, shapes_of, side_of_table
-from fsvfm_jax.convert.names import LATENT
+from fsvfm_jax.convert.names import has_pool
 from fsvfm_jax.errors import DataError
 from fsvfm_jax.models import build_encoder
 from fsvfm_jax.train_state import Params
@@ -54,7 +54,7 @@ def to_encoder(
         depth=count_blocks(kept, "blocks."),
         pre_norm="norm_pre.weight" in kept,
         layer_scale=any(key.endswith(".ls1.gamma") for key in kept),
-        pool_heads=int(LATENT in kept),  # Their number is in no shape.
+        pool_heads=int(has_pool(kept)),  # Their number is in no shape.
         **options,
     )
     check_keys(kept, reference.to_state_dict(blank), called=called)
@@ -150,8 +150,9 @@ def count_blocks(state_dict: StateDict, prefix: str) -> int:
 
 
 def as_float32(params: Params) -> Params:
-    """Returns the parameters as float32."""
-    return jax.tree.map(lambda x: np.asarray(x, np.float32), params)
+    """Returns the parameters as float32; larger values become infinite."""
+    with np.errstate(over="ignore"):
+        return jax.tree.map(lambda x: np.asarray(x, np.float32), params)
 
 
 def check_keys(

@@ -80,7 +80,7 @@ def load_weights(state: TrainState, *, init: ConfigDict, model: ConfigDict) -> W
 def load_encoder(state: TrainState, config: ConfigDict) -> WarmStart:
     """Puts a loaded encoder into a detector's new state; the heads stay random.
 
-    The final norm of the encoder is used only if the class token is pooled.
+    The final norm of the encoder is not used with the pool "mean".
 
     Args:
         state: The state at step 0.
@@ -116,6 +116,12 @@ def with_options(config: ConfigDict, workdir: epath.Path | None) -> ConfigDict:
         StorageError: The config.json of the run in the workdir is damaged.
         ConfigError: A given value is not that of the weights or of the run.
     """
+    pools = _pools_by_attention(config.model)
+    if config.model.pool_heads and not pools:
+        raise ConfigError(
+            f"config.model.pool_heads = {brief(config.model.pool_heads)}: this network has no"
+            " attention pool, since config.model.pool is not 'attention'; leave it out"
+        )
     missing = [name for name in OPTIONS if config.model[name] is None]
     known: Mapping[str, Any] = {}
     if workdir and (workdir / CHECKPOINTS).exists() and (workdir / CONFIG_FILE).exists():
@@ -130,13 +136,25 @@ def with_options(config: ConfigDict, workdir: epath.Path | None) -> ConfigDict:
         )
     found = {name: known.get(name) for name in missing}
     found = {name: getattr(ViT, name) if x is None else x for name, x in found.items()}
+    if not pools:
+        found |= {"pool_heads": ViT.pool_heads}
     config = config.copy_and_resolve_references()
     config.model.update(found)
+    if pools and not config.model.pool_heads:
+        raise ConfigError(
+            f"config.model.pool = 'attention', and the encoder of config.init.params ="
+            f" {brief(config.init.params)} has no attention pool: use config.model.pool='mean'"
+        )
     others = {name: x for name, x in found.items() if x != getattr(ViT, name)}
     if others:
         shown = ", ".join(f"config.model.{name} = {value}" for name, value in others.items())
         logger.info("options of the encoder by its weights: %s", shown)
     return config
+
+
+def _pools_by_attention(model: ConfigDict) -> bool:
+    """Returns whether a network uses the attention pool of its encoder."""
+    return model.get("pool") == "attention"
 
 
 def _options_of_run(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
@@ -177,6 +195,8 @@ def _read_for(model: ConfigDict, init: ConfigDict) -> LoadedWeights:
     given = {name: model[name] for name in OPTIONS if model[name] is not None}
     known = {name: given[name] for name in ("activation",) if name in given}
     source = _read(path, branch=init.branch, entry=init.entry, heads=heads, known=known)
+    if not _pools_by_attention(model):
+        given.pop("pool_heads", None)
     for name, value in given.items():
         if (theirs := source.model.get(name, getattr(ViT, name))) != value:
             raise ConfigError(

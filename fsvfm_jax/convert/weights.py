@@ -17,7 +17,7 @@ from fsvfm_jax.convert.folder import read_folder
 from fsvfm_jax.convert.huggingface import is_huggingface
 from fsvfm_jax.convert.licenses import AUTHORS_LICENSE
 from fsvfm_jax.convert.measures import UnknownHeads, measures, network, unseen
-from fsvfm_jax.convert.names import TIMM, names_of
+from fsvfm_jax.convert.names import TIMM, has_pool, names_of
 from fsvfm_jax.convert.runs import is_run, read_run
 from fsvfm_jax.convert.source_files import file_sha256, read_source_json
 from fsvfm_jax.convert.training import number_of_updates
@@ -248,7 +248,7 @@ def _is_foreign(network: Network) -> bool:
     keys = network.state_dict
     is_mae = "decoder_embed.weight" in keys and "rep_decoder_embed.weight" not in keys
     others = ("norm_pre.weight", "reg_token", "blocks.0.ls1.gamma")
-    has_options = "cls_token" not in keys or any(key in keys for key in others)
+    has_options = "cls_token" not in keys or has_pool(keys) or any(key in keys for key in others)
     is_timm = names_of(keys) is TIMM and (has_options or "base_encoder" in network.prefix)
     return is_mae or is_timm or is_huggingface(keys) or names_of(keys) not in (None, TIMM)
 

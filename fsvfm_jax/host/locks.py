@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.errors import ConfigError, StorageError, reason_of
+from fsvfm_jax.host.storage import written
 
 
 @contextlib.contextmanager
@@ -19,15 +20,27 @@ def alone_in(folder: Path, *, doing: str) -> Iterator[None]:
 
     Raises:
         ConfigError: Another process works in the folder.
+        StorageError: The folder cannot be created, or its file system has no locks.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    opened = os.open(folder, os.O_RDONLY)
+    with written(folder, mend="choose another folder"):
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = os.open(folder, os.O_RDONLY)
+    try:
+        _lock(opened, folder, doing=doing)
+        yield
+    finally:
+        os.close(opened)
+
+
+def _lock(opened: int, folder: Path, *, doing: str) -> None:
     try:
         fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
     except BlockingIOError as error:
         raise ConfigError(
             f"another process {doing} {folder}; wait for it, or name another folder"
         ) from error
-    finally:
-        os.close(opened)
+    except OSError as error:
+        raise StorageError(
+            f"{folder} cannot be locked ({reason_of(error)}): its file system may have no locks;"
+            " choose another folder"
+        ) from error

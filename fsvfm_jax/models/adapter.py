@@ -31,7 +31,7 @@ class DetectorOutput(NamedTuple):
 
     Attributes:
         logits: One value per class, float32.
-        features: The pooled feature f after its norm, in the compute dtype.
+        features: The pooled feature f, in the compute dtype.
         projection: The projection z for the real-anchor loss, float32, with rows of unit length and
             A = D / reduction; None without an adapter.
     """

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from fsvfm_jax.devices.sharding import constrain_batch
 from fsvfm_jax.models import layers
 from fsvfm_jax.models.linear import LAYER_NORM_EPSILON, PreNorm
 
@@ -33,19 +34,19 @@ class AttentionPool(nn.Module):
         self.mlp = layers.Mlp(self.width, self.dtype, self.activation)
 
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B D"]:
-        """Returns the feature of each image.
+        """Returns the feature of each image, in the compute dtype.
 
         Args:
             x: The tokens after the final norm: prefix and patches.
         """
-        # The compiler removes the products that nothing uses.
+        # The compiler removes the products of the forward pass that nothing uses.
         (query, _, _), (_, keys, values) = (self._heads(tokens) for tokens in (self.latent, x))
         query = jnp.broadcast_to(query, (len(x), *query.shape[1:]))
         attended = layers.attend(query, keys, values, lengths=None, implementation=None)
-        x = self.proj(attended.reshape(len(x), 1, self.width))
-        return (x + self.mlp(self.norm(x)))[:, 0]
+        x = self.proj(constrain_batch(attended).reshape(len(x), 1, self.width))
+        return constrain_batch(x + self.mlp(self.norm(x)))[:, 0]
 
     def _heads(self, tokens: Float[Array, "B L D"]) -> list[Float[Array, "B L H E"]]:
         """Returns queries, keys and values of the tokens by heads."""
         shape = (*tokens.shape[:2], self.num_heads, self.width // self.num_heads)
-        return [y.reshape(shape) for y in self.qkv.split(tokens, 3)]
+        return [constrain_batch(y).reshape(shape) for y in self.qkv.split(tokens, 3)]

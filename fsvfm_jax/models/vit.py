@@ -227,7 +227,10 @@ class ViT(nn.Module):
         return self.norm(self.tokens(images, ids_keep, has_gradient=has_gradient))
 
     def encode_and_pool(self, images: Float[Array, "B H W 3"]) -> Float[Array, "..."]:
-        """Returns the output of the attention pool, or the tokens of an encoder without one."""
+        """Returns the output of the attention pool [B, D], or without a pool the tokens [B, L, D].
+
+        Both are in the compute dtype, and the tokens are after the final norm.
+        """
         x = self.encode(images)
         return self.attn_pool(x) if self.pool_heads else x
 

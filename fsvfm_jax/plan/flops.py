@@ -83,8 +83,8 @@ def detection_flops_per_image(model: Detector, tuning: Tuning) -> int:
 
     A trained layer costs three times its forward pass, and a frozen layer without a trained layer
     below it costs its forward pass. Between them, in the modes "norms" and "lora", the gradient
-    passes through the blocks, and they cost twice their forward pass. Heads, adapters, norms and
-    LoRA's factors, a few hundredths of the total, are not counted.
+    passes through the blocks, and they cost twice their forward pass. Heads, adapters, norms,
+    attention pools and LoRA's factors, a few hundredths of the total, are not counted.
 
     Args:
         model: The network.

@@ -158,9 +158,13 @@ class Encoder:
             raise ConfigError(f"pool = {brief(pool)} is unknown; choose {', '.join(POOLS)}")
         if pool == "token" and not self.model.class_token:
             raise ConfigError(f"{self.path} has no class token: use pool = 'mean' (--pool)")
-        if pool == "attention" and ("attn_pool" not in self.params or block is not None):
-            has = "has no attention pool" if block is None else "pools the last block only"
-            raise ConfigError(f"{self.path} {has}: use pool = 'mean' (--pool)")
+        if pool == "attention" and not self.model.pool_heads:
+            raise ConfigError(f"{self.path} has no attention pool: use pool = 'mean' (--pool)")
+        if pool == "attention" and block is not None:
+            raise ConfigError(
+                "the attention pool is for the last block: leave out the block (--block), or use"
+                " pool = 'mean' (--pool)"
+            )
         if block is not None and block not in range(1, self.model.depth + 1):
             raise ConfigError(f"block {brief(block)} does not exist: give 1 to {self.model.depth}")
         program = functools.partial(

@@ -52,6 +52,7 @@ COLUMNS = {
     "method": Column("method", _text),
     "encoder": Column("encoder", _text),
     "mode": Column("mode", _text),
+    "pool": Column("pool", _text),
     "dataset": Column("set", _text),
     "selection": Column("checkpoint", _text),
     "candidates": Column("of", _count),
