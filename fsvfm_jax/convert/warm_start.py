@@ -143,7 +143,8 @@ def with_options(config: ConfigDict, workdir: epath.Path | None) -> ConfigDict:
     if pools and not config.model.pool_heads:
         raise ConfigError(
             f"config.model.pool = 'attention', and the encoder of config.init.params ="
-            f" {brief(config.init.params)} has no attention pool: use config.model.pool='mean'"
+            f" {brief(config.init.params)} has no attention pool: use config.model.pool='mean', or,"
+            " for a plan without the weights, give config.model.pool_heads"
         )
     others = {name: x for name, x in found.items() if x != getattr(ViT, name)}
     if others:
