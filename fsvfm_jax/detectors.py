@@ -1,5 +1,6 @@
 """Makes detectors of weights: checks the classes and their order, and finds mean and deviation."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,11 +11,14 @@ from ml_collections import ConfigDict
 from fsvfm_jax.convert.measures import network, unseen
 from fsvfm_jax.convert.weights import LoadedWeights, read_source
 from fsvfm_jax.data.labelled.faces import LABELS
+from fsvfm_jax.data.rand_augment import CROP_PCT
 from fsvfm_jax.data.stats import Stats, known_stats
 from fsvfm_jax.devices import distributed
 from fsvfm_jax.errors import ConfigError, DataError
 from fsvfm_jax.models.adapter import Detector
 from fsvfm_jax.train_state import Params
+
+logger = logging.getLogger(__name__)
 
 NO_DETECTOR = "is no detector: fine-tune it first (config.task = 'finetune')"
 CONFIG_FIELDS = {
@@ -61,6 +65,13 @@ def load_detector(path: Path, config: ConfigDict, *, step: int | None) -> Loaded
         dtype=config.dtype,
         fields=CONFIG_FIELDS,
     )
+    crop_pct, view = source.facts.get("crop_pct"), config.data.view
+    if crop_pct is not None and crop_pct != CROP_PCT[view]:
+        logger.info(
+            "config.data.view = %r resizes images in another way than the detector's validation and"
+            " `predict`: their scores differ",
+            view,
+        )
     heads = {"num_heads": detector.model.num_heads}
     distributed.check_same_arrays(
         (detector.params, heads, detector.stats),

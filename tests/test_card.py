@@ -85,8 +85,8 @@ def test_an_encoders_card_has_no_labels():
     card = card_of(encoder_params(TINY), describe(TINY, license="apache-2.0"), num_classes=0)
     assert front_matter(card)[0]["pipeline_tag"] == "image-feature-extraction"
     assert "## Labels" not in card and "forward_features" in card
-    assert "embed --model=. --output=features.npz face.png\n" in card
-    assert 'fsvfm_jax.load(".")\n' in card and 'network.features("face.png")' in card
+    assert "embed --model=. --pool=mean --output=features.npz face.png\n" in card
+    assert 'fsvfm_jax.load(".")\n' in card and 'network.features("face.png", pool="mean")' in card
     assert "stays under their licence" not in card
 
 

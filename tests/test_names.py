@@ -212,6 +212,7 @@ def test_open_clips_config_names_the_network_of_timm():
         to_encoder(arrays, num_heads=4)
     vision = {"timm_model_name": "vit_pe_core_base_patch16_224"}
     config = {"open_clip": {"model_cfg": {"vision_cfg": vision}}}
+    config["model_args"] = {"ref_feat_shape": [4, 4]}
     encoder = to_encoder(arrays, config=config, num_heads=4)
     assert (encoder.family, encoder.model["pool_heads"]) == ("Perception Encoder", 8)
 
@@ -224,11 +225,41 @@ def test_the_heads_of_a_pool_are_those_of_timms_config(given, heads):
     original = Original("Perception Encoder", names.TIMM, CLIP | PERCEPTION, "", ())
     arrays = file_of(original, params_of(original.options))
     name = "vit_pe_core_base_patch16_224"
-    config = {"architecture": name, "model_args": {"num_heads": 4} | given}
+    config = {
+        "architecture": name,
+        "model_args": {"num_heads": 4, "ref_feat_shape": [4, 4]} | given,
+    }
     assert to_encoder(arrays, config=config).model["pool_heads"] == heads
     config["model_args"]["attn_pool_num_heads"] = 7
     with pytest.raises(DataError, match="cannot be divided among 7 heads of the attention pool"):
         to_encoder(arrays, config=config)
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "message"),
+    [
+        ("vit_pe_core_base_patch16_224", {}, "those of 14 patches along a side"),
+        ("vit_pe_core_large_patch14_336", {}, "those of 24 patches along a side"),
+        ("vit_pe_core_base_patch16_224", {"ref_feat_shape": [2, 2]}, "those of 2 patches"),
+        ("vit_pe_core_base_patch16_224", {"ref_feat_shape": [4, 4]}, None),
+    ],
+)
+def test_rotations_of_another_grid_are_refused(name, args, message):
+    original = Original("Perception Encoder", names.TIMM, CLIP | PERCEPTION, "", ())
+    arrays = file_of(original, params_of(original.options))
+    config = {"architecture": name, "model_args": {"num_heads": 4} | args}
+    if message is None:
+        assert to_encoder(arrays, config=config).model["image_size"] == 56
+        return
+    with pytest.raises(DataError, match=message):
+        to_encoder(arrays, config=config)
+
+
+def test_siglip_of_hugging_face_has_the_tanh_form_without_its_config():
+    arrays = file_of(Original("SigLIP", names.HF_CLIP, SIGLIP, "", ()), params_of(SIGLIP))
+    assert to_encoder(arrays, num_heads=4).model["activation"] == "gelu_tanh"
+    arrays = file_of(Original("SigLIP", names.TIMM, SIGLIP, "", ()), params_of(SIGLIP))
+    assert "activation" not in to_encoder(arrays, num_heads=4).model
 
 
 def test_a_head_without_a_pool_is_named():

@@ -242,3 +242,26 @@ def test_a_test_or_notebook_that_has_no_listener_is_left_alone():
     with signals.released_at_once(held):
         assert held.locked()
     assert not held.locked()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_came_too_late_to_be_noticed_ends_the_next_work(number):
+    """Tests the time between two runs of one command, such as a comparison."""
+    body = """
+signals.save_first()
+with cli.exit_codes():
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    print("ready", flush=True)
+    while not signals._listener._asked:
+        time.sleep(0.01)
+    print("the run is done", flush=True)
+    signals.end_again()
+    print("the next run", flush=True)
+"""
+    process = begin(body)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    out, said = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, said) == (75, STOPPED)
+    assert "the run is done" in out and "the next run" not in out

@@ -9,7 +9,7 @@ import tiny
 from configs import evaluation, sets
 from fsvfm_jax.benchmark import study
 from fsvfm_jax.config.resolve import to_json
-from fsvfm_jax.errors import ConfigError, StorageError
+from fsvfm_jax.errors import ConfigError, Preempted, StorageError
 from fsvfm_jax.report.resampling import Resampled
 from fsvfm_jax.report.write import write_table
 
@@ -29,6 +29,15 @@ def test_a_run_with_another_config_is_refused(tmp_path, monkeypatch):
     unlike = config.copy_and_resolve_references()
     unlike.data.num_workers = 3
     study.train_run(unlike, tmp_path / "run")
+
+
+def test_a_stopped_training_names_no_flag_that_the_command_does_not_have(tmp_path, monkeypatch):
+    def stopped(*args, **options):
+        raise Preempted("stopped at step 2 and saved; the same command with --workdir=X goes on")
+
+    monkeypatch.setattr(study.train, "train", stopped)
+    with pytest.raises(Preempted, match=r"stopped in the training of .*; the same command goes on"):
+        study.train_run(tiny.detection_config("linear"), tmp_path / "run")
 
 
 def test_differences_are_from_the_first_row_by_group():

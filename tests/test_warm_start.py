@@ -257,9 +257,21 @@ def test_heads_of_a_pool_that_is_not_there_are_a_mistake(
 
 def test_a_pool_that_the_weights_do_not_have_is_a_mistake(dinov3, tmp_path):
     changes = {"model.width": 48, "init.params": str(dinov3), "model.pool": "attention"}
-    message = "the encoder of config.init.params = '.*x' has no attention pool"
+    for params, message in (
+        (str(dinov3), "the encoder in '.*x' has no attention pool"),
+        ("", "an encoder with random weights has no attention pool"),
+        ("nowhere", "config.init.params = 'nowhere' does not exist"),
+    ):
+        config = detection_config("full", changes | {"init.params": params})
+        with pytest.raises(ConfigError, match=message):
+            with_options(config, epath.Path(tmp_path))
+
+
+def test_all_sizes_that_differ_are_named_at_once(dinov3, tmp_path):
+    changes = {"model.width": 32, "model.depth": 1, "init.params": str(dinov3)}
+    message = "give --config.model.width=48 --config.model.depth=2"
     with pytest.raises(ConfigError, match=message):
-        with_options(detection_config("full", changes), epath.Path(tmp_path))
+        with_options(tiny_config(changes), epath.Path(tmp_path))
 
 
 def test_without_weights_the_options_are_those_of_the_papers(tmp_path, caplog):

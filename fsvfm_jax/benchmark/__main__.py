@@ -17,9 +17,13 @@ from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.host.processes import share_heaps
 
 COMMAND = "python -m fsvfm_jax.benchmark"
-# The verbs that start measurements in processes of their own, and end these with themselves.
-ENDED_AT_ONCE = (["accelerator"], ["step"])
-STOPPED = "stopped: the results that were written are kept"
+# What the verbs say that a signal ends at once, with the processes that they started.
+KEPT = "stopped: the results that were written are kept"
+CONTINUES = f"{KEPT}; the same command continues"
+STOPPED = {
+    **dict.fromkeys(("step", "accelerator"), KEPT),
+    **dict.fromkeys(("compare", "transfer", "localization", "ablation"), CONTINUES),
+}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -291,5 +295,5 @@ def _add_studies(verbs: Any) -> None:
 
 
 if __name__ == "__main__":
-    cli.begin(stopped=STOPPED if sys.argv[1:2] in ENDED_AT_ONCE else None)
+    cli.begin(stopped=STOPPED.get("".join(sys.argv[1:2])))
     main(sys.argv[1:])

@@ -20,7 +20,8 @@ from fsvfm_jax import evaluate, train
 from fsvfm_jax.config.resolve import resolve, to_json
 from fsvfm_jax.data.labelled.detection_sets import fingerprints_of, open_sets
 from fsvfm_jax.devices.memory import enough_memory
-from fsvfm_jax.errors import ConfigError, StorageError, reason_of
+from fsvfm_jax.errors import ConfigError, Preempted, StorageError, reason_of
+from fsvfm_jax.host import signals
 from fsvfm_jax.host.storage import check_folder, read_bytes, read_stored_json, write_text
 from fsvfm_jax.report.metrics import VideoScores, video_means
 from fsvfm_jax.report.resampling import Resampled, difference, over_seeds_and_sets
@@ -83,11 +84,18 @@ def train_run(config: ConfigDict, workdir: Path) -> None:
 
     Raises:
         ConfigError: The workdir contains a run with another config.
+        Preempted: A signal stopped the training, which is saved.
     """
     logger.info("training %s", workdir)
     config = resolve(config)
     claim(workdir, config)
-    train.train(config, epath.Path(workdir), task=TASKS[config.task])
+    try:
+        train.train(config, epath.Path(workdir), task=TASKS[config.task])
+    except Preempted as error:
+        raise Preempted(
+            f"stopped in the training of {workdir}; the same command goes on"
+        ) from error
+    signals.end_again()
 
 
 def claim(workdir: Path, config: ConfigDict) -> None:

@@ -83,7 +83,7 @@ or, in Python:
 import fsvfm_jax
 
 network = fsvfm_jax.load({arguments})
-print(network.{method}("face.png"))  # the picture of a cropped face
+print(network.{method}("face.png"{pool}))  # the picture of a cropped face
 ```"""
 ENCODER_FOLDER = "ENCODER_FOLDER"  # a name that the reader replaces
 
@@ -275,10 +275,11 @@ def _use(ours: Mapping[str, Any]) -> list[str]:
     """Returns how this project uses the folder; nothing for classes that it has no score for."""
     needs_encoder = _without_encoder(ours)
     flag, argument = (f" --encoder={ENCODER_FOLDER}", f', encoder="{ENCODER_FOLDER}"')
-    options = {"arguments": f'"."{argument if needs_encoder else ""}'}
+    options = {"arguments": f'"."{argument if needs_encoder else ""}', "pool": ""}
     if not ours["label_names"]:
-        command = "embed --model=. --output=features.npz face.png"
-        options |= {"command": command, "method": "features"}
+        pool = ours["model"]["pool"]
+        command = f"embed --model=. --pool={pool} --output=features.npz face.png"
+        options |= {"command": command, "method": "features", "pool": f', pool="{pool}"'}
     elif sorted(ours["label_names"]) == sorted(LABELS):
         # `predict score` finds faces as these detectors do; for others they are cropped already.
         detector, margin = ours["face_detector"], ours["crop_margin"]

@@ -44,6 +44,7 @@ Three = tuple[float, float, float]
 class _ModelArgs(TypedDict, total=False):
     num_heads: Heads | None
     attn_pool_num_heads: Heads | None
+    ref_feat_shape: list[int] | None
     act_layer: str | None
     img_size: int | list[int] | None
 
@@ -109,6 +110,7 @@ class Known(NamedTuple):
         num_heads: Number of attention heads.
         pool_heads: Number of heads of the attention pool.
         image_size: Side of the images in pixels.
+        rotated_side: Patches along a side for which timm's rotations are made.
         options: Options of `ViT`.
         facts: "stats" and "license", if they are known.
     """
@@ -117,6 +119,7 @@ class Known(NamedTuple):
     num_heads: int | None = None
     pool_heads: int | None = None
     image_size: int | None = None
+    rotated_side: int | None = None
     options: Mapping[str, Any] = MappingProxyType({})
     facts: Mapping[str, Any] = MappingProxyType({})
 
@@ -166,9 +169,19 @@ def known(config: Mapping[str, Any] | None) -> Known:
         vision.get("num_attention_heads") or heads,
         pool_heads,
         side,
+        _rotated_side(name, args),
         options,
         {"stats": _stats(preprocess), "license": license if is_license(license) else None},
     )
+
+
+def _rotated_side(name: str, args: _ModelArgs) -> int | None:
+    """Returns the patches along a side for which timm's Perception Encoder makes its rotations."""
+    if (shape := args.get("ref_feat_shape")) is not None:
+        return shape[0] if len(set(shape)) == 1 else 0
+    # By default it is the grid of the architecture's own size.
+    sizes = re.match(r"vit_pe_\w+_patch(\d+)_(\d+)", name)
+    return int(sizes[2]) // max(int(sizes[1]), 1) if sizes else None
 
 
 def _activation(name: str, args: _ModelArgs, vision: _Vision, open_clip: _OpenClip) -> str | None:

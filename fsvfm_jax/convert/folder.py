@@ -224,7 +224,7 @@ def _check_description(params: Mapping[str, Any], description: Description) -> i
         raise ConfigError(f"a {kind} has no place in a folder: give its encoder_subset")
     is_detector = kind == "detector"
     if measures["pool"] == "token" and not measures.get("class_token", True):
-        raise ConfigError("the network has no class token: its pool is 'mean', not 'token'")
+        raise ConfigError("the network has no class token: its pool cannot be 'token'")
     has_pool = "attn_pool" in params
     if {has_pool} != {measures["pool"] == "attention", bool(measures.get("pool_heads"))}:
         described = f"pool = {measures['pool']!r}, pool_heads = {measures.get('pool_heads', 0)}"
@@ -261,7 +261,10 @@ def _encoder_for(
         if not name.startswith(dropped) and name not in detector
     }
     if encoder_sha256(arrays) != sha256:
-        raise DataError(f"{encoder} holds another encoder than the one that {folder} belongs to")
+        raise DataError(
+            f"{encoder} holds another encoder than the one that {folder} belongs to; an encoder of"
+            " another library must be exported first: python -m fsvfm_jax.convert to folder"
+        )
     return arrays
 
 

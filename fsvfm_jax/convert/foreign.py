@@ -14,7 +14,7 @@ from fsvfm_jax.convert.entries import Network, find_network
 from fsvfm_jax.convert.families import FAMILIES, family_of, heads_of
 from fsvfm_jax.convert.folder import MODEL_FILE
 from fsvfm_jax.convert.measures import measures, network
-from fsvfm_jax.convert.names import OPENAI, TIMM, names_of, rename
+from fsvfm_jax.convert.names import HF_CLIP, OPENAI, TIMM, names_of, rename
 from fsvfm_jax.convert.npz import load_npz
 from fsvfm_jax.convert.safetensors import load_safetensors, read_header
 from fsvfm_jax.convert.sharded import INDEX_FILE, load_sharded, read_headers, sharded_sha256
@@ -132,6 +132,8 @@ def to_encoder(
     given = _of_family(found, known) | given
     if pool_heads := _pool_heads(found, known, num_heads=given.get("num_heads")):
         given.setdefault("pool_heads", pool_heads)
+    if found.family == "SigLIP" and names_of(state_dict) is HF_CLIP:
+        given.setdefault("activation", "gelu_tanh")  # as in all of Hugging Face's
     if found.family == "CLIP" and "activation" not in given:
         given["activation"] = _activation_of_clip(state_dict, known)
     facts = {} if found.family is None else {"stats": FAMILIES[found.family].stats}
@@ -141,6 +143,12 @@ def to_encoder(
         LOG.info("%d arrays are no part of the encoder: %s", count, shown)
     network(found.params, **given)
     model = measures(found.params, **given)
+    side = model["image_size"] // model["patch_size"]
+    if model.get("positions") == "table_and_rope" and known.rotated_side not in (None, side):
+        raise DataError(
+            f"the rotations of the network are those of {known.rotated_side} patches along a side"
+            f" (ref_feat_shape), and it has {side}, which is not supported"
+        )
     return Encoder(found.params, model, found.family, facts, found.left_out)
 
 

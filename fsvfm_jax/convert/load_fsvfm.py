@@ -62,7 +62,12 @@ def load(folder: str, backbone: str | None = None) -> Detector:
     weights = load_file(Path(folder) / ours["head_file"])
     factors = {key: weights.pop(key) for key in list(weights) if ".lora_" in key}
     tuned = {key: weights.pop(key) for key in model.state_dict() if key in weights}
-    encoder = load_file(Path(backbone or folder) / "model.safetensors")
+    encoder = Path(backbone or folder) / "model.safetensors"
+    if not encoder.exists():
+        raise ValueError(f"{encoder} does not exist: name the encoder's folder, backbone=FOLDER")
+    encoder = load_file(encoder)
+    if missing := sorted(model.state_dict().keys() - tuned.keys() - encoder.keys()):
+        raise ValueError(f"{backbone or folder} is not this detector's encoder: no {missing[0]}")
     encoder = {key: encoder[key] for key in sorted(model.state_dict()) if key not in tuned}
     arrays = b"".join(x.numpy().tobytes() for x in encoder.values())
     if hashlib.sha256(arrays).hexdigest() != ours["encoder_sha256"]:

@@ -263,7 +263,8 @@ def _known_heads(found: dict[str, Any], name: str) -> dict[str, int]:
     ]
     if unknown:
         raise UnknownHeads(
-            f"{', '.join(unknown)} must be given: heads are in no shape, and width"
+            f"{', '.join(unknown)} must be given (--num-heads for the encoder's): heads are in no"
+            f" shape, and width"
             f" {found['width']}, depth {found['depth']}, patch {found['patch_size']} and its"
             f" decoders are of no size known here ({', '.join(SIZES)})",
             kind=name,

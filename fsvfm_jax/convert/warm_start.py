@@ -22,7 +22,7 @@ from fsvfm_jax.devices.distributed import check_same_arrays
 from fsvfm_jax.errors import ConfigError, DataError, brief
 from fsvfm_jax.host.storage import read_stored_json
 from fsvfm_jax.models.fsvfm import encoder_subset, teacher_subset
-from fsvfm_jax.models.vit import OPTIONS, ViT
+from fsvfm_jax.models.vit import OPTIONS, SIZE_FIELDS, ViT
 from fsvfm_jax.run.failed_start import CHECKPOINTS, CONFIG_FILE
 from fsvfm_jax.run.origin import ORIGIN
 from fsvfm_jax.train_state import Params, TrainState
@@ -141,16 +141,26 @@ def with_options(config: ConfigDict, workdir: epath.Path | None) -> ConfigDict:
     config = config.copy_and_resolve_references()
     config.model.update(found)
     if pools and not config.model.pool_heads:
-        raise ConfigError(
-            f"config.model.pool = 'attention', and the encoder of config.init.params ="
-            f" {brief(config.init.params)} has no attention pool: use config.model.pool='mean', or,"
-            " for a plan without the weights, give config.model.pool_heads"
-        )
+        raise ConfigError(_no_pool(config.init.params))
     others = {name: x for name, x in found.items() if x != getattr(ViT, name)}
     if others:
         shown = ", ".join(f"config.model.{name} = {value}" for name, value in others.items())
         logger.info("options of the encoder by its weights: %s", shown)
     return config
+
+
+def _no_pool(params: str) -> str:
+    """Returns why there is no attention pool, and the way out, for the path of starting weights."""
+    if params and not Path(params).exists():
+        return (
+            f"config.init.params = {brief(params)} does not exist: without the weights give"
+            " config.model.pool_heads, as config.model.pool = 'attention' needs"
+        )
+    encoder = f"the encoder in {brief(params)}" if params else "an encoder with random weights"
+    return (
+        f"config.model.pool = 'attention', and {encoder} has no attention pool: use"
+        " config.model.pool='mean'"
+    )
 
 
 def _pools_by_attention(model: ConfigDict) -> bool:
@@ -204,11 +214,15 @@ def _read_for(model: ConfigDict, init: ConfigDict) -> LoadedWeights:
                 f"{path} has {name} = {theirs}, config.model.{name} = {value}: leave it out, and"
                 " the weights decide"
             )
+    others = {x: source.model[x] for x in SIZE_FIELDS if source.model[x] != model[x]}
+    if others.keys() - {"image_size", "num_heads"}:
+        shown = " ".join(f"--config.model.{name}={value}" for name, value in others.items())
+        raise ConfigError(f"{path} is a network of other sizes than config.model: give {shown}")
     for name, number in source.model.items():
         if name in heads and number != model[name]:
             raise ConfigError(
                 f"{path} has {name} = {number}, config.model.{name} = {model[name]}: the arrays"
-                " would fit, and compute something else"
+                f" would fit, and compute something else; give --config.model.{name}={number}"
             )
     return source
 

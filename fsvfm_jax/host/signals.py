@@ -62,6 +62,8 @@ class _Listener:
     def set_mode(self, mode: _Mode) -> None:
         with self._mutex:
             self._mode = mode
+            if mode is _Mode.END and self._asked:
+                self._end(Preempted.exit_code, self._sentence)
 
     @contextlib.contextmanager
     def releasing(self, release: Callable[..., object]) -> Iterator[None]:
@@ -149,6 +151,15 @@ def save_first() -> None:
     """
     if _listener is not None:
         _listener.set_mode(_Mode.SAVE_FIRST)
+
+
+def end_again() -> None:
+    """Lets a signal end this process at once again, after the work that had to be saved.
+
+    A signal that came too late to be noticed by that work ends the process now.
+    """
+    if _listener is not None:
+        _listener.set_mode(_Mode.END)
 
 
 def save_together() -> None:
