@@ -68,9 +68,9 @@ def load_detector(path: Path, config: ConfigDict, *, step: int | None) -> Loaded
     crop_pct, view = source.facts.get("crop_pct"), config.data.view
     if crop_pct is not None and crop_pct != CROP_PCT[view]:
         logger.info(
-            "config.data.view = %r resizes images in another way than the detector's validation and"
-            " `predict`: their scores differ",
-            view,
+            "config.data.view = %r is not that of the detector's validation (crop_pct %g): the"
+            " scores differ from those of the validation and of `predict`",
+            *(view, crop_pct),
         )
     heads = {"num_heads": detector.model.num_heads}
     distributed.check_same_arrays(

@@ -249,6 +249,15 @@ def test_a_bias_that_is_missing_in_one_place_is_not_taken_for_zero(name, missing
 
 
 @pytest.mark.e2e
+def test_a_bias_under_our_name_is_not_named_by_one_that_is_not_there():
+    arrays = {key: x.numpy() for key, x in build(CASES["dinov3 timm"], TINY).state_dict().items()}
+    arrays = {key: x for key, x in arrays.items() if "reg_token" not in key}
+    arrays["blocks.0.attn.qkv.bias"] = np.zeros(144, np.float32)
+    with pytest.raises(DataError, match="rotations of any kind"):
+        to_encoder(arrays, num_heads=2)
+
+
+@pytest.mark.e2e
 def test_rotations_of_no_family_are_refused():
     arrays = {key: x.numpy() for key, x in build(CASES["dinov3 timm"], TINY).state_dict().items()}
     arrays = {key: x for key, x in arrays.items() if "reg_token" not in key}

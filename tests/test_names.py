@@ -10,6 +10,7 @@ from golden_files import need
 from random_weights import TINY, encoder_params, images
 
 from fsvfm_jax.convert import architectures, names, reference
+from fsvfm_jax.convert.configs import known
 from fsvfm_jax.convert.entries import find_network
 from fsvfm_jax.convert.families import FAMILIES
 from fsvfm_jax.convert.foreign import to_encoder
@@ -212,7 +213,7 @@ def test_open_clips_config_names_the_network_of_timm():
         to_encoder(arrays, num_heads=4)
     vision = {"timm_model_name": "vit_pe_core_base_patch16_224"}
     config = {"open_clip": {"model_cfg": {"vision_cfg": vision}}}
-    config["model_args"] = {"ref_feat_shape": [4, 4]}
+    config["model_args"] = {"ref_feat_shape": [4, 4], "num_heads": 4}
     encoder = to_encoder(arrays, config=config, num_heads=4)
     assert (encoder.family, encoder.model["pool_heads"]) == ("Perception Encoder", 8)
 
@@ -235,13 +236,21 @@ def test_the_heads_of_a_pool_are_those_of_timms_config(given, heads):
         to_encoder(arrays, config=config)
 
 
+def test_the_heads_of_a_pool_may_be_those_of_the_blocks_by_the_name_alone():
+    args = {"attn_pool_num_heads": None, "ref_feat_shape": [4, 4]}
+    config = {"architecture": "vit_pe_core_tiny_patch16_384", "model_args": args}
+    assert (known(config).num_heads, known(config).pool_heads) == (3, 3)
+
+
 @pytest.mark.parametrize(
     ("name", "args", "message"),
     [
         ("vit_pe_core_base_patch16_224", {}, "those of 14 patches along a side"),
         ("vit_pe_core_large_patch14_336", {}, "those of 24 patches along a side"),
         ("vit_pe_core_base_patch16_224", {"ref_feat_shape": [2, 2]}, "those of 2 patches"),
+        ("vit_pe_core_base_patch16_224", {"ref_feat_shape": [4, 2]}, r"\[4, 2\], and it must be a"),
         ("vit_pe_core_base_patch16_224", {"ref_feat_shape": [4, 4]}, None),
+        ("vit_pe_core_base_patch16_224", {"ref_feat_shape": 4}, None),
     ],
 )
 def test_rotations_of_another_grid_are_refused(name, args, message):

@@ -1,5 +1,6 @@
 """Tests that the runs of a study belong to one config, and that reports follow their faces."""
 
+import contextlib
 import os
 
 import numpy as np
@@ -9,7 +10,7 @@ import tiny
 from configs import evaluation, sets
 from fsvfm_jax.benchmark import study
 from fsvfm_jax.config.resolve import to_json
-from fsvfm_jax.errors import ConfigError, Preempted, StorageError
+from fsvfm_jax.errors import ConfigError, NotFiniteError, Preempted, StorageError
 from fsvfm_jax.report.resampling import Resampled
 from fsvfm_jax.report.write import write_table
 
@@ -36,8 +37,25 @@ def test_a_stopped_training_names_no_flag_that_the_command_does_not_have(tmp_pat
         raise Preempted("stopped at step 2 and saved; the same command with --workdir=X goes on")
 
     monkeypatch.setattr(study.train, "train", stopped)
-    with pytest.raises(Preempted, match=r"stopped in the training of .*; the same command goes on"):
+    with pytest.raises(
+        Preempted, match=r"stopped in the training of .*start the same command again"
+    ):
         study.train_run(tiny.detection_config("linear"), tmp_path / "run")
+
+
+@pytest.mark.parametrize("error", [None, NotFiniteError("the loss is not finite")])
+def test_a_signal_ends_the_command_again_after_a_run_whatever_its_end(tmp_path, monkeypatch, error):
+    ended = []
+
+    def trained(*args, **options):
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(study.train, "train", trained)
+    monkeypatch.setattr(study.signals, "end_again", lambda: ended.append(True))
+    with contextlib.suppress(NotFiniteError):
+        study.train_run(tiny.detection_config("linear"), tmp_path / "run")
+    assert ended == [True]
 
 
 def test_differences_are_from_the_first_row_by_group():

@@ -260,7 +260,7 @@ def test_a_pool_that_the_weights_do_not_have_is_a_mistake(dinov3, tmp_path):
     for params, message in (
         (str(dinov3), "the encoder in '.*x' has no attention pool"),
         ("", "an encoder with random weights has no attention pool"),
-        ("nowhere", "config.init.params = 'nowhere' does not exist"),
+        ("nowhere", "config.init.params = 'nowhere' does not exist: give another path"),
     ):
         config = detection_config("full", changes | {"init.params": params})
         with pytest.raises(ConfigError, match=message):

@@ -19,7 +19,7 @@ from fsvfm_jax.host.processes import share_heaps
 COMMAND = "python -m fsvfm_jax.benchmark"
 # What the verbs say that a signal ends at once, with the processes that they started.
 KEPT = "stopped: the results that were written are kept"
-CONTINUES = f"{KEPT}; the same command continues"
+CONTINUES = f"{KEPT}; start the same command again to continue"
 STOPPED = {
     **dict.fromkeys(("step", "accelerator"), KEPT),
     **dict.fromkeys(("compare", "transfer", "localization", "ablation"), CONTINUES),

@@ -90,7 +90,9 @@ def cells_of(config: ConfigDict) -> tuple[list[Cell], list[str]]:
             c = config.train[mode].copy_and_resolve_references()
             c.update_from_flattened_dict(of_weights.fields)
             c.model.pool = encoder.pool or c.model.pool
-            _check_pool(name, c.model.pool, of_weights.model)
+            # Without weights the encoder has the options of the run.
+            model = of_weights.model or {"pool_heads": c.model.pool_heads}
+            _check_pool(name, dict(model) | {"pool": c.model.pool, "fas": c.model.fas})
             c.init.update(params=encoder.params, entry=encoder.entry, branch=encoder.branch)
             if config.paths:
                 c.data.paths = config.paths
@@ -166,12 +168,14 @@ def _of_weights(name: str, encoder: ConfigDict) -> OfWeights:
     return OfWeights(fields, options, source.facts["source_sha256"])
 
 
-def _check_pool(name: str, pool: str, model: Mapping[str, Any]) -> None:
-    """Raises ConfigError if an encoder with these sizes and options has no such pool."""
+def _check_pool(name: str, model: Mapping[str, Any]) -> None:
+    """Raises ConfigError if a detector with these attributes has no such pool."""
     try:
-        build_detector(dict(model) | {"pool": pool})
+        build_detector(model)
     except ConfigError as error:
-        raise ConfigError(f"config.encoders.{name} with the pool {pool!r}: {error}") from error
+        raise ConfigError(
+            f"config.encoders.{name} with the pool {model['pool']!r}: {error}"
+        ) from error
 
 
 def _check_test(config: ConfigDict) -> None:

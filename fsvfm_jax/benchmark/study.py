@@ -20,7 +20,7 @@ from fsvfm_jax import evaluate, train
 from fsvfm_jax.config.resolve import resolve, to_json
 from fsvfm_jax.data.labelled.detection_sets import fingerprints_of, open_sets
 from fsvfm_jax.devices.memory import enough_memory
-from fsvfm_jax.errors import ConfigError, Preempted, StorageError, reason_of
+from fsvfm_jax.errors import ConfigError, Preempted, StorageError, UserError, reason_of
 from fsvfm_jax.host import signals
 from fsvfm_jax.host.storage import check_folder, read_bytes, read_stored_json, write_text
 from fsvfm_jax.report.metrics import VideoScores, video_means
@@ -93,8 +93,12 @@ def train_run(config: ConfigDict, workdir: Path) -> None:
         train.train(config, epath.Path(workdir), task=TASKS[config.task])
     except Preempted as error:
         raise Preempted(
-            f"stopped in the training of {workdir}; the same command goes on"
+            f"stopped in the training of {workdir}, which is saved; start the same command again to"
+            " continue"
         ) from error
+    except UserError:  # The caller may go on with another run.
+        signals.end_again()
+        raise
     signals.end_again()
 
 

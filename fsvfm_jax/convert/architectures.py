@@ -86,13 +86,14 @@ def architecture(model: Mapping[str, Any]) -> Architecture:
         if options["pool_heads"] != model["num_heads"]:
             raise ConfigError(
                 f"timm's attention pool has as many heads as the blocks, {model['num_heads']}, and"
-                f" not {options['pool_heads']}, in a network without rotations: use the pool 'mean'"
-                " (--pool=mean)"
+                f" not {options['pool_heads']}, in a network without rotations; for"
+                " an encoder, --pool=mean leaves the pool out"
             )
         if _prefix(options):
             raise ConfigError(
                 "timm's attention pool does not attend to class token and registers in a network"
-                " without rotations, and the pool here does: use the pool 'mean' (--pool=mean)"
+                " without rotations, and the pool here does; for an encoder, --pool=mean leaves the"
+                " pool out"
             )
     if rotates:
         return Architecture(EVA[options["positions"]], _eva_arguments(model, options))

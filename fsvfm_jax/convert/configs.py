@@ -44,7 +44,7 @@ Three = tuple[float, float, float]
 class _ModelArgs(TypedDict, total=False):
     num_heads: Heads | None
     attn_pool_num_heads: Heads | None
-    ref_feat_shape: list[int] | None
+    ref_feat_shape: int | list[int] | None
     act_layer: str | None
     img_size: int | list[int] | None
 
@@ -152,9 +152,9 @@ def known(config: Mapping[str, Any] | None) -> Known:
         options["activation"] = activation
     if vision.get("layer_norm_eps") is not None:
         options["layer_norm_epsilon"] = vision["layer_norm_eps"]
-    size = re.match(r"vit_[a-z]+(?=_patch)", name)
+    size = re.match(r"vit_(?:pe_core_)?([a-z]+)_patch", name)
     # config.json may contain only the name of the architecture.
-    heads = args.get("num_heads") or TIMM_HEADS.get(size[0] if size else "")
+    heads = args.get("num_heads") or TIMM_HEADS.get(f"vit_{size[1]}" if size else "")
     pool_heads = args.get("attn_pool_num_heads")
     if "attn_pool_num_heads" in args and pool_heads is None:  # timm: as many as in the blocks
         pool_heads = heads
@@ -177,11 +177,17 @@ def known(config: Mapping[str, Any] | None) -> Known:
 
 def _rotated_side(name: str, args: _ModelArgs) -> int | None:
     """Returns the patches along a side for which timm's Perception Encoder makes its rotations."""
-    if (shape := args.get("ref_feat_shape")) is not None:
-        return shape[0] if len(set(shape)) == 1 else 0
     # By default it is the grid of the architecture's own size.
     sizes = re.match(r"vit_pe_\w+_patch(\d+)_(\d+)", name)
-    return int(sizes[2]) // max(int(sizes[1]), 1) if sizes else None
+    if sizes is None:
+        return None
+    shape = args.get("ref_feat_shape")
+    if shape is None:
+        return int(sizes[2]) // max(int(sizes[1]), 1)
+    sides = {shape} if isinstance(shape, int) else {*shape}
+    if len(sides) != 1:
+        raise DataError(f"the network has ref_feat_shape = {brief(shape)}, and it must be a square")
+    return sides.pop()
 
 
 def _activation(name: str, args: _ModelArgs, vision: _Vision, open_clip: _OpenClip) -> str | None:

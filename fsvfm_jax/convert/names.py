@@ -281,7 +281,8 @@ def rename(state_dict: StateDict, names: Names) -> Renamed:
                 no_bias.add(ours)
         elif ours.removesuffix(".bias") in MAY_LACK_BIAS and len(absent) == len(theirs):
             weight = found.get(start + ours.replace(".bias", ".weight"))
-            if ours.endswith(".bias") and weight is not None and weight.ndim:
+            is_there = start + ours in left  # under our name
+            if ours.endswith(".bias") and weight is not None and weight.ndim and not is_there:
                 filled[start + ours] = np.zeros(len(weight), np.float32)
     # A network has such a bias in all blocks or in none; the bias of the patches is missing only
     # beside a norm before the blocks. Everything else is a damaged file.

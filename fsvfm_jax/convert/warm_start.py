@@ -141,7 +141,7 @@ def with_options(config: ConfigDict, workdir: epath.Path | None) -> ConfigDict:
     config = config.copy_and_resolve_references()
     config.model.update(found)
     if pools and not config.model.pool_heads:
-        raise ConfigError(_no_pool(config.init.params))
+        raise ConfigError(_no_pool(config.init.params, is_run=workdir is not None))
     others = {name: x for name, x in found.items() if x != getattr(ViT, name)}
     if others:
         shown = ", ".join(f"config.model.{name} = {value}" for name, value in others.items())
@@ -149,12 +149,15 @@ def with_options(config: ConfigDict, workdir: epath.Path | None) -> ConfigDict:
     return config
 
 
-def _no_pool(params: str) -> str:
+def _no_pool(params: str, *, is_run: bool) -> str:
     """Returns why there is no attention pool, and the way out, for the path of starting weights."""
     if params and not Path(params).exists():
+        missing = f"config.init.params = {brief(params)} does not exist"
+        if is_run:
+            return f"{missing}: give another path"
         return (
-            f"config.init.params = {brief(params)} does not exist: without the weights give"
-            " config.model.pool_heads, as config.model.pool = 'attention' needs"
+            f"{missing}: without the weights, config.model.pool = 'attention' needs"
+            " config.model.pool_heads"
         )
     encoder = f"the encoder in {brief(params)}" if params else "an encoder with random weights"
     return (
