@@ -64,8 +64,7 @@ def load(folder: str, backbone: str | None = None) -> Detector:
     tuned = {key: weights.pop(key) for key in model.state_dict() if key in weights}
     encoder = Path(backbone or folder) / "model.safetensors"
     if not encoder.exists():
-        text = f"{encoder} does not exist: name the encoder's folder, backbone=FOLDER"
-        raise FileNotFoundError(text)
+        raise FileNotFoundError(f"{encoder}: name the encoder's folder, backbone=FOLDER")
     encoder = load_file(encoder)
     if missing := sorted(model.state_dict().keys() - tuned.keys() - encoder.keys()):
         raise ValueError(f"{backbone or folder} is not this detector's encoder: no {missing[0]}")
