@@ -88,7 +88,7 @@ def test_an_adapter_alone_runs_on_its_encoders_folder(tmp_path, kind):
     write_folder(tmp_path / "other", encoder_params(TINY, seed=1), describe(TINY))
     with pytest.raises(ValueError, match="another encoder"):
         load(str(tmp_path / "x"), backbone=str(tmp_path / "other"))
-    with pytest.raises(FileNotFoundError, match=r"model\.safetensors .*backbone=FOLDER"):
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors: .*backbone=FOLDER"):
         load(str(tmp_path / "x"))
     smaller = TINY | {"depth": 1}
     write_folder(tmp_path / "smaller", encoder_params(smaller), describe(smaller))
