@@ -301,15 +301,16 @@ def start_devices() -> None:
         logging.getLogger("fsvfm_jax").setLevel(logging.WARNING)
 
 
-def check_accelerator(backend: str, *, devices: Path = Path("/dev")) -> None:
-    """Checks that JAX does not use the CPU of a machine that has an accelerator.
+def check_accelerator(backend: str, *, library: str = "JAX", devices: Path = Path("/dev")) -> None:
+    """Checks that a library does not use the CPU of a machine that has an accelerator.
 
     Args:
-        backend: The backend that JAX uses, such as "cpu".
+        backend: The backend that the library uses, such as "cpu".
+        library: "JAX" or "PyTorch".
         devices: The folder of device files.
 
     Raises:
-        ConfigError: The machine has an accelerator and JAX would use the CPU.
+        ConfigError: The machine has an accelerator and the library would use the CPU.
     """
     if backend != "cpu" or os.environ.get("JAX_PLATFORMS") == "cpu":
         return
@@ -319,7 +320,10 @@ def check_accelerator(backend: str, *, devices: Path = Path("/dev")) -> None:
         ("a TPU", "tpu", "vfio/[0-9]*"),
     ):
         if any(devices.glob(pattern)):
+            mend = f"pip install '.[{extra}]'"
+            if library != "JAX":
+                mend = f"install a {library} that supports it"
             raise ConfigError(
-                f"this machine has {kind} but JAX sees only the CPU: pip install '.[{extra}]', or"
-                " set JAX_PLATFORMS=cpu to use the CPU"
+                f"this machine has {kind} but {library} sees only the CPU: {mend}, or set"
+                " JAX_PLATFORMS=cpu to use the CPU"
             )

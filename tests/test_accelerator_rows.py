@@ -3,22 +3,25 @@
 import json
 
 import pytest
-from test_accelerator import ERRORS, RECORD
-from test_accelerator_table import row
+from test_accelerator_table import CONDITIONS, ERRORS, RECORD, row
 
-from fsvfm_jax.benchmark.accelerator_rows import read_rows
+from fsvfm_jax.benchmark.accelerator_rows import read_results
 from fsvfm_jax.errors import StorageError
 
 
-def test_rows_are_read_as_they_were_written(tmp_path):
+def stored(rows: list[dict], **changes) -> str:
+    return json.dumps({"conditions": CONDITIONS | changes, "rows": rows})
+
+
+def test_results_are_read_as_they_were_written(tmp_path):
     rows = [
         row("this project", record=RECORD | {"mfu": None, "more": [1]}),
         row("attention", record=ERRORS) | {"kind": "attention"},
-        row("real input", message="not started") | {"kind": "real"},
+        row("real input", message="the reason") | {"kind": "real"},
     ]
-    (tmp_path / "rows.json").write_text(json.dumps(rows))
-    assert read_rows(tmp_path / "rows.json") == rows
-    assert read_rows(tmp_path / "missing.json") == []
+    (tmp_path / "rows.json").write_text(stored(rows))
+    assert read_results(tmp_path / "rows.json") == {"conditions": CONDITIONS, "rows": rows}
+    assert read_results(tmp_path / "missing.json") is None
 
 
 @pytest.mark.parametrize(
@@ -33,7 +36,7 @@ def test_rows_are_read_as_they_were_written(tmp_path):
         {"record": RECORD | {"peak_memory_bytes": 10**400}},
         {"record": RECORD | {"step_time_ms": {"median": 1.0}}},
         {"record": RECORD | {"mfu": "x"}},
-        {"record": RECORD | {"jax": ["x"]}},
+        {"record": RECORD | {"peak_memory_source": ["x"]}},
         {"record": RECORD, "kind": "attention"},
         {"record": ERRORS | {"errors": []}, "kind": "attention"},
         {"record": ERRORS},
@@ -44,6 +47,16 @@ def test_rows_are_read_as_they_were_written(tmp_path):
     ],
 )
 def test_other_rows_are_refused(tmp_path, changes):
-    (tmp_path / "rows.json").write_text(json.dumps([row("this project") | changes]))
+    (tmp_path / "rows.json").write_text(stored([row("this project") | changes]))
     with pytest.raises(StorageError, match=r"is damaged.*: choose another --output$"):
-        read_rows(tmp_path / "rows.json")
+        read_results(tmp_path / "rows.json")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"platform": "rocm"}, {"device_count": 0}, {"fields": "x"}, {"peak_tflops": 0.0}],
+)
+def test_other_conditions_are_refused(tmp_path, changes):
+    (tmp_path / "rows.json").write_text(stored([], **changes))
+    with pytest.raises(StorageError, match=r"is damaged.*: choose another --output$"):
+        read_results(tmp_path / "rows.json")

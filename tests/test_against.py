@@ -7,6 +7,7 @@ import pytest
 
 from fsvfm_jax import cli
 from fsvfm_jax.benchmark import against
+from fsvfm_jax.benchmark.child import CACHE
 from fsvfm_jax.errors import ConfigError
 
 FIELDS = ["--config=configs/vit_s.py:smoke", "--config.seed=1"]
@@ -29,7 +30,7 @@ def measured(monkeypatch):
     times = {"jax": iter([200.0, 100.0, 250.0]), "torch": iter([100.0, 80.0, 150.0])}
 
     def measure(line, *, environment):
-        assert list(environment) in ([], [against.CACHE])
+        assert list(environment) in ([], [CACHE])
         lines.append(line)
         return record(next(times[line[-3].partition("=")[2]]))
 
@@ -68,10 +69,11 @@ def test_several_devices_are_refused(monkeypatch):
         against.benchmark_against(arguments(), FIELDS, command="")
 
 
-def test_programs_are_compiled_once(monkeypatch, tmp_path):
-    monkeypatch.setenv(against.CACHE, str(tmp_path))
-    with against.compilation_cache() as environment:
-        assert environment == {}
-    monkeypatch.delenv(against.CACHE)
-    with against.compilation_cache() as environment:
-        assert list(environment) == [against.CACHE]
+def test_different_devices_are_refused(monkeypatch):
+    def measure(line, environment):
+        kind = "NVIDIA H200" if "--framework=jax" in line else "cpu"
+        return record(1.0) | {"device_kind": kind}
+
+    monkeypatch.setattr(against, "measure", measure)
+    with pytest.raises(ConfigError, match="JAX uses NVIDIA H200 and PyTorch cpu: install"):
+        against.benchmark_against(arguments(), FIELDS, command="")

@@ -1,6 +1,7 @@
 """Tests the comparison of attention kernels with a stand-in for cuDNN's, but no GPU."""
 
 import json
+import math
 from argparse import Namespace
 
 import jax
@@ -11,7 +12,7 @@ from configs import vit_b
 from fsvfm_jax import cli
 from fsvfm_jax.benchmark import attention_errors
 from fsvfm_jax.config.resolve import resolve
-from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.errors import ConfigError, NotFiniteError
 
 
 def test_the_shapes_are_those_of_the_network():
@@ -38,6 +39,9 @@ def test_errors_are_small_and_a_wrong_kernel_shows(monkeypatch):
         assert all(0 < error < 0.05 for error in found[name]["gradients"])
     wrong[0] = 1.0
     assert attention_errors.errors(5, 2, 8)["cudnn"]["output"] > 0.5
+    wrong[0] = math.nan
+    with pytest.raises(NotFiniteError, match="attention by cudnn with 5 tokens and 2 heads of 8"):
+        attention_errors.errors(5, 2, 8)
 
 
 def test_one_line_is_printed(monkeypatch, capsys):

@@ -81,6 +81,8 @@ def test_an_accelerator_that_jax_does_not_see_is_an_error(tmp_path, monkeypatch,
     extra = "cuda" if device == "nvidia0" else "tpu"
     with pytest.raises(ConfigError, match=rf"\[{extra}\]"):
         cli.check_accelerator("cpu", devices=tmp_path)
+    with pytest.raises(ConfigError, match="but PyTorch sees only the CPU: install a PyTorch that"):
+        cli.check_accelerator("cpu", library="PyTorch", devices=tmp_path)
     cli.check_accelerator("gpu", devices=tmp_path)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     cli.check_accelerator("cpu", devices=tmp_path)

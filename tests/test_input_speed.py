@@ -67,6 +67,8 @@ def test_a_stand_in_for_the_network_takes_its_time_and_no_more(monkeypatch):
     ("arguments", "code", "message"),
     [
         (["--seconds", "0"], 78, "--seconds is 0.0; give above 0"),
+        (["--step-rate", "0"], 78, "--step-rate is 0; it must be above 0"),
+        (["--workers", "2", "-1"], 78, "--workers is -1; it must be at least 0"),
         (["--patch-size", "9"], 78, "--patch-size 9 does not divide 224"),
         (["--encodings", "gif"], 78, "invalid choice: 'gif'"),
         (["--tree", "nowhere"], 65, "nowhere"),

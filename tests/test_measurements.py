@@ -1,118 +1,90 @@
-"""Tests measurements in processes of their own: results, failures, crashes and time limits."""
+"""Tests which measurements are made, and in which order."""
 
-import os
-import select
-import signal
-import subprocess
-import sys
+import argparse
 
 import pytest
 
-from fsvfm_jax.benchmark import measurements
-from fsvfm_jax.benchmark.measurements import MeasurementFailed, measure
+from fsvfm_jax.benchmark import step_speed
+from fsvfm_jax.benchmark.measurements import SETTINGS, SIZES, Size, measurements
+from fsvfm_jax.config.checks import find_field
+from fsvfm_jax.devices.backends import compiler_options
+
+GPU = {
+    "platform": "gpu",
+    "device_kind": "NVIDIA H200",
+    "device_count": 1,
+    "has_cudnn_attention": True,
+    "jax": "0.10.2",
+    "jaxlib": "0.10.2",
+}
+TPU = GPU | {"platform": "tpu", "device_kind": "TPU v6e", "has_cudnn_attention": False}
+CPU = GPU | {"platform": "cpu", "device_kind": "cpu", "has_cudnn_attention": False}
 
 
-def stand_in(monkeypatch, script: str) -> None:
-    """Lets a script take the place of the command."""
-    run = measurements.run
-    monkeypatch.setattr(
-        measurements,
-        "run",
-        lambda command, **options: run([sys.executable, "-S", "-c", script], **options),
-    )
+def plan(sizes=SIZES, fields=(), *, devices=GPU, data=(), **options):
+    return list(measurements(sizes, fields, devices=devices, data=data, steps=3, **options))
 
 
-def test_the_record_is_the_last_line(monkeypatch):
-    stand_in(
-        monkeypatch,
-        "import json, os; print('earlier');"
-        "print(json.dumps({name: os.environ[name] for name in ('OMP_NUM_THREADS', 'GIVEN')}))",
-    )
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    threads = str(measurements.available_cores())
-    assert measure(["step"], environment={"GIVEN": "1"}) == {
-        "OMP_NUM_THREADS": threads,
-        "GIVEN": "1",
-    }
-    monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    assert measure(["step"], environment={"GIVEN": "1"})["OMP_NUM_THREADS"] == "7"
+def batch(measurement) -> int | None:
+    flags = [x for x in measurement.arguments if x.startswith("--batch-size=")]
+    return int(flags[0].partition("=")[2]) if flags else None
 
 
-@pytest.mark.parametrize(
-    ("script", "sentence", "code"),
-    [
-        ("import sys; sys.exit('12:00:00 a message\\nerror: the reason')", "the reason", 1),
-        (
-            "import sys; print('ValueError: 2\\ninternal error', file=sys.stderr); sys.exit(70)",
-            "ValueError: 2",
-            70,
-        ),
-        ("import os; os.kill(os.getpid(), 9)", "the process was ended by SIGKILL", 70),
-        ("import sys; sys.exit(3)", "the process ended with exit code 3", 3),
-        ("print('no record')", "it printed no record", 70),
-        ("pass", "it printed no record", 70),
-    ],
-)
-def test_a_failure_is_one_sentence(monkeypatch, script, sentence, code):
-    stand_in(monkeypatch, script)
-    with pytest.raises(MeasurementFailed, match=sentence) as failed:
-        measure(["step"])
-    assert failed.value.exit_code == code and "error:" not in str(failed.value)
+def test_the_most_valuable_measurements_come_first():
+    data = ["--config.data.split=train"]
+    found = plan(fields=["--config.seed=1"], data=data)
+    first = [(x.size, x.kind) for x in found[:8]]
+    steps = [(size, "step") for size in "SBL"] + [(size, "torch") for size in "SBL"]
+    assert first == [*steps, ("B", "attention"), ("S", "real")]
+    assert [x.name for x in found[8:13]] == [name for name, _ in SETTINGS["gpu"]]
+    others = [(x.size, batch(x)) for x in found[13:]]
+    assert others == [(x.name, n) for x in SIZES for n in x.batches[1:]]
+    assert all("--config.seed=1" in x.arguments for x in found)
+    assert [x.kind for x in found if data[0] in x.arguments] == ["real"]
+    assert len({(x.size, x.name) for x in found}) == len(found)
 
 
-# Both processes hold the pipe open until they end.
-WITH_A_CHILD = """
-import os, time
-pipe = open(os.environ["PIPE"], "w")
-os.fork()
-print("ready", file=pipe, flush=True)
-time.sleep(1000)
-"""
+def test_what_a_platform_does_not_have_is_left_out():
+    assert not any(x.kind in ("torch", "attention") for x in plan(devices=TPU))
+    assert [x.name for x in plan(devices=TPU) if x.kind == "setting"] == [
+        name for name, _ in SETTINGS["tpu"]
+    ]
+    kinds = {x.kind for x in plan(devices=CPU)}
+    assert kinds == {"step", "torch", "real"}
 
 
-@pytest.fixture
-def pipe(monkeypatch, tmp_path):
-    """Yields a file whose end is reached when no process with the pipe is left."""
-    os.mkfifo(tmp_path / "pipe")
-    monkeypatch.setenv("PIPE", str(tmp_path / "pipe"))
-    with open(os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)) as opened:
-        os.set_blocking(opened.fileno(), True)
-        yield opened
+def test_a_batch_has_the_images_of_all_devices():
+    one, eight = plan(), plan(devices=GPU | {"device_count": 8})
+    for first, second in zip(one, eight, strict=True):
+        if first.kind != "attention":
+            assert batch(second) == batch(first) * (1 if first.kind == "torch" else 8)
 
 
-def test_a_measurement_and_its_processes_end_at_the_limit(monkeypatch, pipe):
-    stand_in(monkeypatch, WITH_A_CHILD)
-    with pytest.raises(MeasurementFailed, match="stopped after 1 s"):
-        measure(["step"], seconds=1.0)
-    pipe.read()  # Returns when both have ended.
+def test_command_lines_are_those_of_the_benchmark():
+    parser = argparse.ArgumentParser()
+    step_speed.add_arguments(parser.add_subparsers().add_parser("step"))
+    for found in plan(peak_tflops=789.5):
+        if found.kind != "attention":
+            args, rest = parser.parse_known_args([*found.arguments])
+            assert args.batch_size in dict((x.name, x.batches) for x in SIZES)[found.size]
+            assert all(x.startswith("--config") for x in rest)
+            assert (args.steps, args.peak_tflops) == (3, 789.5)
+            step_speed.check_arguments(argparse.Namespace(**vars(args) | {"framework": "jax"}))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_processes_too(pipe, number):
-    command = [sys.executable, "-S", "-c", WITH_A_CHILD]
-    # A shell starts background commands with SIGINT ignored.
-    script = (
-        "import os, signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
-        "from fsvfm_jax import cli; from fsvfm_jax.benchmark import measurements;"
-        f"cli.begin(stopped='stopped'); measurements.run({command}, env=os.environ, timeout=None)"
-    )
-    with subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import signal; signal.signal(2, signal.default_int_handler)\n" + script,
-        ],
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        select.select([pipe], [], [])
-        process.send_signal(number)
-        assert (process.stderr.read(), process.wait()) == ("stopped\n", 75)
-    pipe.read()
+def test_one_config_keeps_its_batch():
+    found = plan([Size("mine", "mine.py", ())])
+    assert {x.size for x in found} == {"mine"}
+    assert all(batch(x) is None for x in found)
 
 
-@pytest.mark.e2e
-def test_a_mistake_of_the_user_keeps_its_sentence_and_exit_code(tmp_path):
-    with pytest.raises(MeasurementFailed, match="nothing") as failed:
-        measure(["read", str(tmp_path / "nothing")])
-    assert failed.value.exit_code == 65
+@pytest.mark.parametrize(("name", "field"), SETTINGS["gpu"] + SETTINGS["tpu"])
+def test_a_setting_changes_a_field_of_every_config(name, field):
+    from configs import vit_b
+
+    path, _, value = field.removeprefix("--config.").partition("=")
+    section, key = find_field(vit_b.get_config(), path)
+    assert key in section and value
+    if value.startswith("{'"):
+        changed = dict(eval(value))
+        assert changed.keys() >= compiler_options("gpu").keys()

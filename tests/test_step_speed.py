@@ -11,7 +11,7 @@ import pytest
 
 from configs import vit_s
 from fsvfm_jax.benchmark import step_speed, step_times
-from fsvfm_jax.errors import ConfigError, OutOfMemory, StorageError
+from fsvfm_jax.errors import ConfigError, NotFiniteError, OutOfMemory, StorageError
 from fsvfm_jax.models import build
 from fsvfm_jax.plan.flops import training_flops_per_image
 from fsvfm_jax.prepare import extras
@@ -134,6 +134,18 @@ def test_a_batch_that_does_not_fit_is_named(monkeypatch):
     monkeypatch.setattr(step_speed, "measure_step", measure_step)
     with pytest.raises(OutOfMemory, match="batches of 4096 images do not fit"):
         step_speed.benchmark_step(arguments(batch_size=4096), tiny_config(), command="")
+
+
+@pytest.mark.parametrize(("input_", "expected"), [("synthetic", 5), ("real", 7)])
+def test_without_a_flag_the_warmup_exceeds_what_is_made_ahead(monkeypatch, input_, expected):
+    def measure_step(*args, warmup, **options):
+        raise NotFiniteError(f"warmup {warmup}")
+
+    monkeypatch.setattr(step_speed, "measure_step", measure_step)
+    config = tiny_config()
+    config.data.num_workers = 3
+    with pytest.raises(NotFiniteError, match=f"warmup {expected}"):
+        step_speed.benchmark_step(arguments(input=input_, warmup=None), config, command="")
 
 
 @pytest.mark.e2e

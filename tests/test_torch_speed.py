@@ -47,6 +47,11 @@ def test_the_record_is_like_ours():
         ({"accum_steps": 2}, "accum_steps is 2, and the PyTorch step has 1 only"),
         ({"mesh.fsdp": 2}, "set --config.mesh.fsdp=1"),
         ({"model.remat": "full"}, "'full', and the PyTorch step has 'none' only"),
+        (
+            {"model.activation": "quick_gelu"},
+            "'quick_gelu', and the PyTorch step has 'gelu' only",
+        ),
+        ({"model.layer_norm_epsilon": 1e-5}, "1e-05, and the PyTorch step has 1e-06 only: leave"),
         ({"loss.similarity": "byol"}, "set --config.loss.similarity=simsiam"),
     ],
 )

@@ -1,8 +1,9 @@
-"""Measures steps, input and transfer: `python -m fsvfm_jax.benchmark --help`."""
+"""Measures speed, and compares networks: `python -m fsvfm_jax.benchmark --help`."""
 
 # Large modules are imported inside functions, because data workers import this module again.
 
 import argparse
+import hashlib
 import shlex
 import sys
 from collections.abc import Sequence
@@ -14,15 +15,15 @@ from absl import flags
 from fsvfm_jax import cli
 from fsvfm_jax.config import lookup as config_files
 from fsvfm_jax.errors import ConfigError
-from fsvfm_jax.host.processes import share_heaps
 
 COMMAND = "python -m fsvfm_jax.benchmark"
-# What the verbs say that a signal ends at once, with the processes that they started.
-KEPT = "stopped: the results that were written are kept"
-CONTINUES = f"{KEPT}; start the same command again to continue"
+# The last sentence of each verb that a signal ends at once, with the processes that it started.
+CONTINUES = (
+    "stopped: the results that were written are kept; start the same command again to continue"
+)
 STOPPED = {
-    **dict.fromkeys(("step", "accelerator"), KEPT),
-    **dict.fromkeys(("compare", "transfer", "localization", "ablation"), CONTINUES),
+    "step": "stopped: nothing was measured to the end",
+    **dict.fromkeys(("accelerator", "compare", "transfer", "localization", "ablation"), CONTINUES),
 }
 
 
@@ -40,6 +41,8 @@ def main(argv: Sequence[str]) -> None:
                 _input(argv, command)
             case ["read"]:
                 _read(argv, command)
+            case ["devices"]:
+                _devices(argv)
             case ["attention"]:
                 _attention(argv, command)
             case ["accelerator"]:
@@ -76,7 +79,7 @@ def _input(argv: Sequence[str], command: str) -> None:
 
     args = _parser().parse_args(argv)
     flags.FLAGS.mark_as_parsed()  # Grain's flags, which keep their defaults.
-    share_heaps()  # Training does so too.
+    cli.start_devices()
     benchmark_input(args, command=command)
 
 
@@ -84,6 +87,16 @@ def _read(argv: Sequence[str], command: str) -> None:
     from fsvfm_jax.benchmark.read_speed import benchmark_read
 
     benchmark_read(_parser().parse_args(argv), command=command)
+
+
+def _devices(argv: Sequence[str]) -> None:
+    from fsvfm_jax.benchmark.found_devices import find_devices
+
+    _parser().parse_args(argv)
+    flags.FLAGS.mark_as_parsed()
+    cli.start_devices()
+    with cli.json_lines(None) as tell:
+        tell(find_devices())
 
 
 def _train(argv: Sequence[str]) -> None:
@@ -120,7 +133,8 @@ def _attention(argv: Sequence[str], command: str) -> None:
 
 
 def _accelerator(argv: Sequence[str], command: str) -> None:
-    from fsvfm_jax.benchmark.accelerator import benchmark_accelerator
+    from fsvfm_jax.benchmark.accelerator import Config, benchmark_accelerator
+    from fsvfm_jax.config.resolve import to_json
 
     args, fields = _parser().parse_known_args(argv)
     for field in fields:
@@ -132,20 +146,30 @@ def _accelerator(argv: Sequence[str], command: str) -> None:
     config = None
     if any(field.startswith("--config=") for field in fields):
         cli.parse_command(_parser(), argv)
-        config = cli.config_filename()
+        values = hashlib.sha256(to_json(cli.CONFIG.value).encode()).hexdigest()[:12]
+        config = Config(cli.config_filename(), values)
     fields = [field for field in fields if field.startswith("--config.")]
     benchmark_accelerator(args, config, fields, command=command)
 
 
 def _parser() -> argparse.ArgumentParser:
-    from fsvfm_jax.benchmark import input_speed, read_speed, step_speed
-
     parser = cli.Parser(
         prog=COMMAND,
         description="Measures speed, and trains and compares small networks.",
         allow_abbrev=False,
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
+    _add_speeds(verbs)
+    _add_accelerators(verbs)
+    _add_trainings(verbs)
+    _add_studies(verbs)
+    return parser
+
+
+def _add_speeds(verbs: Any) -> None:
+    """Adds `step`, `input` and `read`."""
+    from fsvfm_jax.benchmark import input_speed, read_speed, step_speed
+
     step = verbs.add_parser(
         "step",
         help="images per second, step time, MFU, memory and compile time of the training step",
@@ -178,17 +202,24 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     read_speed.add_arguments(read)
-    _add_sessions(verbs)
-    return parser
 
 
-def _add_sessions(verbs: Any) -> None:
-    """Adds the verbs that measure more than one speed, or none."""
+def _add_accelerators(verbs: Any) -> None:
+    """Adds `devices`, `attention` and `accelerator`."""
     from fsvfm_jax.benchmark import accelerator, attention_errors
 
+    verbs.add_parser(
+        "devices",
+        help="the devices that JAX finds",
+        description="Prints one JSON line: platform, kind and number of the devices that JAX finds,"
+        " and its versions.",
+        allow_abbrev=False,
+    )
     attention = verbs.add_parser(
         "attention",
         help="errors of cuDNN's attention and its gradients, and of XLA's, in bfloat16",
+        usage=f"{COMMAND} attention --config=FILE.py [--config.path.to.field=value ...]"
+        " [--output JSONL]",
         description="Compares attention and its gradients in bfloat16, by cuDNN and by XLA, with"
         " those of XLA in float32, for the shapes of the config's network. It needs NVIDIA GPUs.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -198,22 +229,21 @@ def _add_sessions(verbs: Any) -> None:
     accelerator_ = verbs.add_parser(
         "accelerator",
         help="the steps, kernels and input of an accelerator, within --minutes",
-        usage=f"{COMMAND} accelerator --output DIR [--minutes M] [--config=FILE.py]"
-        " [--config.path.to.field=value ...]",
+        usage=f"{COMMAND} accelerator --output DIR [--minutes M] [--steps N] [--peak-tflops P]"
+        " [--config=FILE.py] [--config.path.to.field=value ...]",
         description="Measures the step of ViT-S, B and L, the same step in PyTorch, cuDNN's"
         " gradients, real input, other settings and other batches, in this order, each in a process"
         " of its own. It writes a table after each measurement. The same command continues: it"
-        " makes the measurements that have no result yet. With --config it measures that config"
-        " alone, with its batch size and data.",
+        " makes the measurements that have no result yet, those that failed last. With --config it"
+        " measures that config alone, with its batch size and data.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
     accelerator.add_arguments(accelerator_)
-    _add_trainings(verbs)
 
 
 def _add_trainings(verbs: Any) -> None:
-    """Adds the verbs that train on rendered faces."""
+    """Adds `transfer` and `localization`."""
     transfer = verbs.add_parser(
         "transfer",
         help="pretrain, fine-tune in several ways and test on rendered deepfakes and spoofs",
@@ -254,11 +284,10 @@ def _add_trainings(verbs: Any) -> None:
     localization.add_argument(
         "--faces", type=cli.count, default=60, metavar="N", help="number of forged faces"
     )
-    _add_studies(verbs)
 
 
 def _add_studies(verbs: Any) -> None:
-    """Adds the verbs that train many networks and compare them."""
+    """Adds `ablation` and `compare`."""
     ablation = verbs.add_parser(
         "ablation",
         help="which parts of the pretraining matter, on rendered faces",

@@ -1,45 +1,81 @@
 """Measures in a few minutes what matters on an accelerator: `benchmark accelerator`.
 
 Every measurement is a command of `fsvfm_jax.benchmark` in a process of its own. The results are
-written after each of them, so a call that is cut off leaves what it has. The first measurement of
-a call starts at once. Another one starts if the remaining time is likely enough for it: the time of
-the longest earlier measurement of its kind, or that of EXPECTED_SECONDS if there was none. It is
-stopped when the time is over.
+written after each of them, so a call that is cut off leaves what it has. The same command
+continues: first it makes the measurements that were never started, and then those that failed.
+
+The first measurement of a call always starts. Another one starts if the remaining time is at least
+the expected time. That is the time of the longest earlier measurement of its kind that has a
+result, or else that of EXPECTED_SECONDS. A measurement is stopped when the time of the call is
+over, or after LONGEST times the expected time (that of EXPECTED_SECONDS, if it is longer).
 """
 
 import argparse
+import importlib.metadata
+import importlib.util
 import logging
-import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import msgspec
 from etils import epath
 
 from fsvfm_jax import cli
 from fsvfm_jax.benchmark import input_speed
-from fsvfm_jax.benchmark.accelerator_rows import Row, read_rows
+from fsvfm_jax.benchmark.accelerator_rows import (
+    MEND,
+    Conditions,
+    Kind,
+    Results,
+    Row,
+    check_record,
+    read_results,
+)
 from fsvfm_jax.benchmark.accelerator_table import markdown
-from fsvfm_jax.benchmark.against import CACHE
-from fsvfm_jax.benchmark.measurements import MeasurementFailed, measure
-from fsvfm_jax.benchmark.variants import SIZES, Measurement, Size, measurements
-from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.benchmark.child import MeasurementFailed, compilation_cache, measure
+from fsvfm_jax.benchmark.measurements import SIZES, Measurement, Size, measurements
+from fsvfm_jax.benchmark.step_times import program
+from fsvfm_jax.errors import ConfigError, UserError
 from fsvfm_jax.host.locks import alone_in
 from fsvfm_jax.host.processes import available_cores
 from fsvfm_jax.host.signals import released_at_once
-from fsvfm_jax.host.storage import check_folder, write_json, write_text
+from fsvfm_jax.host.storage import check_folder, in_bucket, write_json, write_text
 from fsvfm_jax.prepare.pack import pack
 
-# Seconds that a measurement is expected to take if none of its kind has been made: the compilation
+# Seconds that a measurement is expected to take if none of its kind has a result: the compilation
 # takes most of a step's, and finds the programs of "real" in the cache.
-EXPECTED_SECONDS = {"step": 120.0, "torch": 45.0, "attention": 45.0, "real": 60.0}
+EXPECTED_SECONDS = {
+    "step": 120.0,
+    "torch": 45.0,
+    "attention": 45.0,
+    "real": 60.0,
+    "setting": 120.0,
+}
+LONGEST = 3
 MAX_MINUTES = 24 * 60
-RESULTS, TABLE = "accelerator.json", "accelerator.md"
+RESULTS, TABLE, PROGRAMS = "accelerator.json", "accelerator.md", "programs"
 FACES, FACE_SIZE = "faces", 224
+# The set is named many times, because the order of a few faces takes longer to draw than to read.
+NAMED = 32
 
 logger = logging.getLogger(__name__)
+
+
+class Config(NamedTuple):
+    """A config to measure.
+
+    Attributes:
+        name: The value of `--config`.
+        values: Hash of its values.
+    """
+
+    name: str
+    values: str
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,19 +84,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         required=True,
         metavar="DIR",
-        help=f"folder for {RESULTS}, {TABLE} and compiled programs; measurements that it already"
-        " contains are not made again",
+        help=f"folder for {RESULTS}, {TABLE} and compiled programs; measurements that have a result"
+        " there are not made again",
     )
-    parser.add_argument(
-        "--minutes", type=float, default=8, metavar="M", help="time for all measurements"
-    )
+    parser.add_argument("--minutes", type=float, default=8, metavar="M", help="time of this call")
     parser.add_argument(
         "--steps", type=cli.count, default=30, metavar="N", help="timed steps of each measurement"
+    )
+    parser.add_argument(
+        "--peak-tflops",
+        type=float,
+        metavar="P",
+        help="peak of one device; the default is the datasheet's for dense bf16, if known",
     )
 
 
 def benchmark_accelerator(
-    args: argparse.Namespace, config: str | None, fields: Sequence[str], *, command: str
+    args: argparse.Namespace, config: Config | None, fields: Sequence[str], *, command: str
 ) -> None:
     """Makes the measurements for which there is time, and prints the table.
 
@@ -71,103 +111,186 @@ def benchmark_accelerator(
         command: The command line, for the rows.
 
     Raises:
-        ConfigError: `args.minutes` is not above 0, or above a day; or another process measures in
-            the folder.
-        StorageError: The folder cannot be written, or contains other results.
-        MeasurementFailed: No measurement has a result.
+        ConfigError: A flag has a value that is not allowed, the folder contains measurements of
+            something else, or another process measures in it.
+        StorageError: The folder cannot be written, or contains something else.
+        MeasurementFailed: JAX finds no devices, or no measurement has a result.
     """
+    check_arguments(args, config, fields)
+    deadline = time.monotonic() + 60 * args.minutes
+    folder = Path(args.output).absolute()
+    check_folder(folder, flag="--output")
+    with alone_in(folder, doing="measures in"), compilation_cache(folder / PROGRAMS) as environment:
+        conditions = _conditions(args, config, fields, environment=environment)
+        results = _open(folder, conditions)
+        call = _Call(folder, results, deadline, environment, command)
+        missing = call.measure_all(_plan(folder, conditions))
+    print(markdown(results, missing))
+    cli.check_output()
+    if not any(row["record"] for row in results["rows"]):
+        raise MeasurementFailed(f"no measurement has a result; the reasons are in {folder / TABLE}")
+
+
+def check_arguments(args: argparse.Namespace, config: Config | None, fields: Sequence[str]) -> None:
+    """Raises ConfigError if a flag or a field has a value that is not allowed."""
     if not 0 < args.minutes <= MAX_MINUTES:
         raise ConfigError(
             f"--minutes is {args.minutes:g}; it must be above 0 and at most {MAX_MINUTES}"
         )
-    deadline = time.monotonic() + 60 * args.minutes
-    folder = Path(args.output).absolute()
-    check_folder(folder, flag="--output")
-    with alone_in(folder, doing="measures in"):
-        rows = _measure_all(folder, args, config, fields, deadline=deadline, command=command)
-    print(markdown(rows))
-    cli.check_output()
-    if not any(row["record"] for row in rows):
-        raise MeasurementFailed(f"no measurement has a result; the reasons are in {folder / TABLE}")
+    if args.peak_tflops is not None and not 0 < args.peak_tflops < float("inf"):
+        raise ConfigError(f"--peak-tflops is {args.peak_tflops:g}; it must be above 0")
+    if in_bucket(args.output):
+        raise ConfigError(f"--output={args.output} is in an object store: name a local folder")
+    if config is None and any(field.startswith("--config.batch_size=") for field in fields):
+        raise ConfigError(
+            "--config.batch_size has no effect on S, B and L, which are measured with several"
+            " batches: add --config=FILE.py to measure one config with its batch"
+        )
 
 
-def _measure_all(
-    folder: Path,
+def _conditions(
     args: argparse.Namespace,
-    config: str | None,
+    config: Config | None,
     fields: Sequence[str],
     *,
-    deadline: float,
-    command: str,
-) -> list[Row]:
-    """Makes the measurements until the deadline, and returns those that the folder contains."""
-    environment = {} if CACHE in os.environ else {CACHE: str(folder / "programs")}
+    environment: Mapping[str, str],
+) -> Conditions:
+    """Returns the conditions of this call. A process of its own finds the devices."""
+    found = {
+        **measure(["devices"], environment=environment),
+        "torch": importlib.metadata.version("torch") if importlib.util.find_spec("torch") else None,
+        "program": program(),
+        "config": config and config.name,
+        "values": config and config.values,
+        "fields": [*fields],
+        "steps": args.steps,
+        "peak_tflops": args.peak_tflops,
+    }
+    return msgspec.convert(found, Conditions)
+
+
+def _open(folder: Path, conditions: Conditions) -> Results:
+    """Returns the results in a folder, after a check that they have the same conditions."""
+    results = read_results(folder / RESULTS)
+    if results is None:
+        return {"conditions": conditions, "rows": []}
+    for name, value in conditions.items():
+        if results["conditions"][name] != value:
+            raise ConfigError(
+                f"{folder} contains measurements with {name} = {results['conditions'][name]!r}, and"
+                f" this call has {value!r}: {MEND}"
+            )
+    return results
+
+
+def _plan(folder: Path, conditions: Conditions) -> list[Measurement]:
+    """Returns all measurements, in the order of their value."""
+    config = conditions["config"]
     if config is None:
-        faces = f"--config.data.paths=('{folder / FACES}',)"
+        faces = f"--config.data.paths={(str(folder / FACES),) * NAMED}"
         sizes, data = SIZES, ["--config.data.source=tfds", faces]
     else:
-        sizes, data = [Size(Path(config).stem, config, (None,))], []
+        sizes, data = [Size(Path(config).stem, config, ())], []
+    return [
+        *measurements(
+            sizes,
+            conditions["fields"],
+            devices=conditions,
+            data=data,
+            steps=conditions["steps"],
+            peak_tflops=conditions["peak_tflops"],
+        )
+    ]
 
-    rows, started = read_rows(folder / RESULTS), False
-    planned = list(measurements(sizes, fields, data=data, steps=args.steps))
-    order = {measurement.arguments: number for number, measurement in enumerate(planned)}
-    for measurement in planned:
-        if any(row["arguments"] == [*measurement.arguments] and row["record"] for row in rows):
-            continue
-        if measurement.kind == "real" and config is None:
-            _make_faces(folder / FACES)
-        row = _measured(measurement, rows, deadline, environment=environment, at_once=not started)
-        started = True
-        rows = [x for x in rows if x["arguments"] != row["arguments"]]
-        rows.append(row | {"command": command})
-        rows.sort(key=lambda x: order.get(tuple(x["arguments"]), len(order)))
-        write_json(epath.Path(folder / RESULTS), rows)
-        write_text(epath.Path(folder / TABLE), markdown(rows))
-        logger.info("%s, %s: %s", row["size"], row["name"], row["message"] or "measured")
-    return rows
+
+@dataclass(frozen=True)
+class _Call:
+    """One call of the command.
+
+    Attributes:
+        folder: The folder of the results.
+        results: The results, to which rows are added.
+        deadline: When the time is over, by `time.monotonic`.
+        environment: Environment variables of all measurements.
+        command: The command line.
+    """
+
+    folder: Path
+    results: Results
+    deadline: float
+    environment: Mapping[str, str]
+    command: str
+
+    def measure_all(self, planned: Sequence[Measurement]) -> list[Measurement]:
+        """Makes what there is time for, and returns what was never started."""
+        rows = {(row["size"], row["name"]): row for row in self.results["rows"]}
+        missing = {(x.size, x.name): x for x in planned if (x.size, x.name) not in rows}
+        failed = [x for x in planned if (row := rows.get((x.size, x.name))) and not row["record"]]
+        for number, measurement in enumerate([*missing.values(), *failed]):
+            expected, left = self._expected_seconds(measurement.kind), self._seconds_left()
+            if left < expected and number > 0:
+                continue
+            logger.info("%s, %s: about %.0f s; %.0f s are left", *measurement[:2], expected, left)
+            longest = LONGEST * max(expected, EXPECTED_SECONDS[measurement.kind])
+            row = self._row(measurement, longest=longest)
+            logger.info("%s, %s: %s", *measurement[:2], row["message"] or "measured")
+            rows[row["size"], row["name"]] = row
+            missing.pop((row["size"], row["name"]), None)
+            self.results["rows"] = [rows[x.size, x.name] for x in planned if x[:2] in rows]
+            write_json(epath.Path(self.folder / RESULTS), self.results)
+            text = markdown(self.results, list(missing.values()))
+            write_text(epath.Path(self.folder / TABLE), text)
+        return list(missing.values())
+
+    def _seconds_left(self) -> float:
+        return max(self.deadline - time.monotonic(), 0)
+
+    def _expected_seconds(self, kind: Kind) -> float:
+        rows = self.results["rows"]
+        earlier = [row["seconds"] for row in rows if row["kind"] == kind and row["record"]]
+        return max(earlier, default=EXPECTED_SECONDS[kind])
+
+    def _row(self, measurement: Measurement, *, longest: float) -> Row:
+        """Makes a measurement; a failure is a row with its message."""
+        started = time.monotonic()
+        record = message = None
+        log = ""
+        try:
+            record = self._record(measurement, longest=longest)
+        except UserError as error:
+            message, log = str(error), getattr(error, "log", "")
+        return {
+            **measurement._asdict(),
+            "arguments": [*measurement.arguments],
+            "command": self.command,
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": time.monotonic() - started,
+            "message": message,
+            "log": log,
+            "record": record,
+        }
+
+    def _record(self, measurement: Measurement, *, longest: float) -> dict[str, Any]:
+        if measurement.kind == "real" and self.results["conditions"]["config"] is None:
+            _make_faces(self.folder / FACES)
+        record = measure(
+            measurement.arguments,
+            environment=self.environment,
+            seconds=min(self._seconds_left(), longest),
+        )
+        try:
+            check_record(measurement.kind, record)
+        except msgspec.ValidationError as error:
+            raise MeasurementFailed(f"its record is wrong: {error}") from error
+        return record
 
 
 def _make_faces(target: Path) -> None:
     """Packs rendered faces, unless that is already done."""
-    with released_at_once(tempfile.TemporaryDirectory(prefix="fsvfm-")) as folder:
+    if target.exists():
+        return
+    unfinished = tempfile.TemporaryDirectory(prefix=".faces-", dir=target.parent)
+    with released_at_once(unfinished) as folder:
         tree = input_speed.render_tree(Path(folder) / "tree", FACE_SIZE)
-        pack(tree, str(target), workers=available_cores())
-
-
-def expected_seconds(kind: str, rows: Sequence[Row]) -> float:
-    """Returns the seconds that a measurement of a kind probably takes."""
-    earlier = [row["seconds"] for row in rows if row["kind"] == kind and row["record"]]
-    return max(earlier, default=EXPECTED_SECONDS[kind])
-
-
-def _measured(
-    measurement: Measurement,
-    rows: Sequence[Row],
-    deadline: float,
-    *,
-    environment: Mapping[str, str],
-    at_once: bool,
-) -> Row:
-    """Makes a measurement at once or if there is time; a failure is a row with its message."""
-    started = time.monotonic()
-    left, needed = max(deadline - started, 0), expected_seconds(measurement.kind, rows)
-    record = message = None
-    log = ""
-    if left < needed and not at_once:
-        message = f"not started: {needed:.0f} s are expected and {left:.0f} s were left"
-    else:
-        try:
-            record = measure(measurement.arguments, environment=environment, seconds=left)
-        except MeasurementFailed as error:
-            message, log = str(error), error.log
-    return {
-        "name": measurement.name,
-        "size": measurement.size,
-        "kind": measurement.kind,
-        "arguments": [*measurement.arguments],
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": time.monotonic() - started,
-        "message": message,
-        "log": log,
-        "record": record,
-    }
+        pack(tree, str(Path(folder) / "set"), workers=available_cores())
+        (Path(folder) / "set").rename(target)

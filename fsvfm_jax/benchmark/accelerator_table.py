@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from fsvfm_jax.benchmark.accelerator_rows import Row
-from fsvfm_jax.benchmark.variants import OURS
+from fsvfm_jax.benchmark.accelerator_rows import Conditions, Results, Row
+from fsvfm_jax.benchmark.measurements import Measurement
 from fsvfm_jax.host.markdown import markdown_text
 
 HEADINGS = (
@@ -14,40 +14,69 @@ HEADINGS = (
     "images/s",
     "step, ms (10 to 90 %)",
     "MFU",
-    "memory, GB",
+    "memory, GB per device",
     "compiled, s",
     "result",
 )
 MAX_MESSAGE = 200  # characters
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def markdown(results: Results, missing: Sequence[Measurement] = ()) -> str:
     """Returns the conditions and a table of all rows.
 
     The result of a row compares it with this project's step of the same network and batch.
+
+    Args:
+        results: The results.
+        missing: The measurements that were not started.
     """
-    records = [row["record"] for row in rows if row["record"]]
-    cards = sorted({record["device_kind"] for record in records})
-    versions = sorted(
-        {
-            f"{name} {record[name]}"
-            for record in records
-            for name in ("jax", "torch")
-            if name in record
-        }
-    )
-    dates = sorted(row["date"] for row in rows)
-    lines = [
-        f"Measured from {dates[0]} to {dates[-1]} on {', '.join(cards) or 'no device'};"
-        f" {', '.join(versions) or 'no versions'}.",
-        *(f"Command: {command}" for command in dict.fromkeys(row["command"] for row in rows)),
-    ]
+    conditions, rows = results["conditions"], results["rows"]
+    lines = [_measured(conditions, rows)]
+    lines += (f"Command: {command}" for command in dict.fromkeys(row["command"] for row in rows))
+    lines += _notes(rows)
+    if missing:
+        names = "; ".join(f"{x.size}, {x.name}" for x in missing)
+        lines.append(f"Not started, because the time was over: {names}.")
     lines = [markdown_text(line) for line in lines]
-    if cards == ["cpu"]:
+    if conditions["platform"] == "cpu":
         lines.append("Not measured on a device: this is the speed of a CPU.")
     table = [HEADINGS, ["---"] * len(HEADINGS), *(_cells(row, rows) for row in rows)]
     text = "\n\n".join(lines) + "\n\n"
     return text + "".join(f"| {' | '.join(cells)} |\n" for cells in table)
+
+
+def _measured(conditions: Conditions, rows: Sequence[Row]) -> str:
+    """Returns a line with the dates, the devices and the versions."""
+    dates = sorted(row["date"] for row in rows)
+    when = f" from {dates[0]} to {dates[-1]}" if dates else ""
+    versions = {name: conditions[name] for name in ("jax", "jaxlib", "torch", "program")}
+    return (
+        f"Measured{when} on {conditions['device_count']} x {conditions['device_kind']};"
+        f" {', '.join(f'{name} {version}' for name, version in versions.items() if version)}."
+    )
+
+
+def _notes(rows: Sequence[Row]) -> list[str]:
+    """Returns what the figures of the rows mean: the peak of MFU, and the real input."""
+    steps = [row for row in rows if row["record"] and row["kind"] != "attention"]
+    notes = []
+    peaks = dict.fromkeys(
+        (row["record"]["peak_tflops"], row["record"]["peak_source"]) for row in steps
+    )
+    for peak, source in peaks:
+        if peak is None:
+            notes.append("MFU is unknown without --peak-tflops: the device is not in the list.")
+        else:
+            notes.append(f"MFU is the share of {peak:g} TFLOP/s per device ({source}).")
+    for row in steps:
+        if row["kind"] == "real":
+            record = row["record"]
+            workers = record["data"]["num_workers"]
+            notes.append(
+                f"Real input is read by {f'{workers} workers' if workers else 'threads'} on"
+                f" {record['host_cores']} cores, and its rates are means."
+            )
+    return notes
 
 
 def _cells(row: Row, rows: Sequence[Row]) -> list[str]:
@@ -57,39 +86,52 @@ def _cells(row: Row, rows: Sequence[Row]) -> list[str]:
         return cells + [""] * 6 + [markdown_text(row["message"] or "", max_chars=MAX_MESSAGE)]
     if row["kind"] == "attention":
         return cells + [""] * 6 + [_errors(record)]
-    times, mfu, compiled = record["step_time_ms"], record["mfu"], record["compile_seconds"]
+    times, mfu = record["step_time_ms"], record["mfu"]
     return [
         *cells,
         f"{record['batch_size']:,}",
         f"{record['images_per_second']:,.4g}",
         f"{times['median']:.1f} ({times['p10']:.1f} to {times['p90']:.1f})",
         "" if mfu is None else f"{mfu:.1%}",
-        f"{record['peak_memory_bytes'] / 1e9:.1f}",
-        "" if compiled is None else f"{compiled:.0f}",
+        _memory(record),
+        _compiled(record),
         _compared(row, rows),
     ]
+
+
+def _memory(record: dict[str, Any]) -> str:
+    """Returns the peak memory, with its source unless the device measured it."""
+    source = record["peak_memory_source"]
+    by = "" if source == "device" else f" (by the {source})"
+    return markdown_text(f"{record['peak_memory_bytes'] / 1e9:.1f}{by}")
+
+
+def _compiled(record: dict[str, Any]) -> str:
+    """Returns the seconds of the compilation; of a program that was compiled earlier, none."""
+    seconds = record["compile_seconds"]
+    if seconds is None:
+        return ""
+    return "earlier" if record.get("compiled_earlier") else f"{seconds:.0f}"
 
 
 def _compared(row: Row, rows: Sequence[Row]) -> str:
     """Returns the images per second and device as a share of this project's.
 
-    This project's step has the same network and batch. The result is empty for that step itself,
-    and if it has no record.
+    This project's step has the same network and the same images per device. The result is empty for
+    that step itself, and if it has no record.
     """
-    record = row["record"]
-    ours = (
-        x["record"]
-        for x in rows
-        if x["record"] and x["name"] in OURS and x["kind"] == "step" and x["size"] == row["size"]
-    )
-    same_batch = (x for x in ours if x["batch_size"] == record["batch_size"])
-    if row["name"] in OURS or (of := next(same_batch, None)) is None:
+    ours = (x for x in rows if x["record"] and x["kind"] == "step" and x["size"] == row["size"])
+    alike = (x for x in ours if _images(x["record"]) == _images(row["record"]))
+    if row["kind"] == "step" or (of := next(alike, None)) is None:
         return ""
-    return f"{_speed(record) / _speed(of):.3f} of this project's speed per device"
+    # Waits for data come in bursts, which a median does not show.
+    average = "mean" if row["kind"] == "real" else "median"
+    share = of["record"]["step_time_ms"][average] / row["record"]["step_time_ms"][average]
+    return f"{share:.3f} of this project's speed per device"
 
 
-def _speed(record: dict[str, Any]) -> float:
-    return record["images_per_second"] / record["device_count"]
+def _images(record: dict[str, Any]) -> float:
+    return record["batch_size"] / record["device_count"]
 
 
 def _errors(record: dict[str, Any]) -> str:

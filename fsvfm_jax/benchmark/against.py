@@ -1,22 +1,16 @@
 """Measures this project's step and PyTorch's in turn: `benchmark step --against=torch`."""
 
 import argparse
-import contextlib
 import logging
-import os
 import statistics
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from fsvfm_jax import cli
-from fsvfm_jax.benchmark.measurements import measure
+from fsvfm_jax.benchmark.child import compilation_cache, measure
 from fsvfm_jax.benchmark.step_speed import FRAMEWORKS
 from fsvfm_jax.errors import ConfigError
-from fsvfm_jax.host.signals import released_at_once
-
-CACHE = "JAX_COMPILATION_CACHE_DIR"
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +28,7 @@ def benchmark_against(args: argparse.Namespace, fields: Sequence[str], *, comman
 
     Raises:
         MeasurementFailed: A measurement has no result.
-        ConfigError: JAX has more than one device.
+        ConfigError: JAX has more than one device, or another one than PyTorch.
         StorageError: `args.output` cannot be written.
     """
     records: dict[str, list[dict[str, Any]]] = {framework: [] for framework in FRAMEWORKS}
@@ -44,12 +38,8 @@ def benchmark_against(args: argparse.Namespace, fields: Sequence[str], *, comman
             for framework in order:
                 line = [*step_flags(args), f"--framework={framework}", *fields]
                 record = measure(line, environment=environment)
-                if record["device_count"] != 1:
-                    raise ConfigError(
-                        f"PyTorch's step uses one device and JAX has {record['device_count']}:"
-                        " show JAX one, for example with CUDA_VISIBLE_DEVICES=0"
-                    )
                 records[framework].append(record)
+                _check_devices(records)
                 logger.info(
                     "round %d of %d: %s, %.1f ms",
                     number + 1,
@@ -62,6 +52,21 @@ def benchmark_against(args: argparse.Namespace, fields: Sequence[str], *, comman
         tell({"command": command, "config": cli.config_filename()} | compared)
 
 
+def _check_devices(records: dict[str, list[dict[str, Any]]]) -> None:
+    """Raises ConfigError unless both frameworks use the same single device."""
+    if any((count := record["device_count"]) != 1 for record in records["jax"]):
+        raise ConfigError(
+            f"PyTorch's step uses one device and JAX has {count}: show JAX one, for example with"
+            " CUDA_VISIBLE_DEVICES=0"
+        )
+    kinds = {name: of[0]["device_kind"] for name, of in records.items() if of}
+    if len(set(kinds.values())) > 1:
+        raise ConfigError(
+            f"JAX uses {kinds['jax']} and PyTorch {kinds['torch']}: install a PyTorch for the same"
+            " device, or set JAX_PLATFORMS=cpu to measure both on the CPU"
+        )
+
+
 def step_flags(args: argparse.Namespace) -> list[str]:
     """Returns the verb `step` and those of its flags that a single measurement takes too."""
     values = {
@@ -71,16 +76,6 @@ def step_flags(args: argparse.Namespace) -> list[str]:
         "peak-tflops": args.peak_tflops,
     }
     return ["step", *(f"--{name}={x}" for name, x in values.items() if x is not None)]
-
-
-@contextlib.contextmanager
-def compilation_cache() -> Iterator[dict[str, str]]:
-    """Yields the environment in which JAX compiles a step once for all processes."""
-    if CACHE in os.environ:
-        yield {}
-    else:
-        with released_at_once(tempfile.TemporaryDirectory(prefix="fsvfm-")) as folder:
-            yield {CACHE: folder}
 
 
 def compare(records: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:

@@ -9,12 +9,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from fsvfm_jax import cli
 from fsvfm_jax.devices.backends import has_cudnn_attention
-from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.errors import ConfigError, NotFiniteError
 from fsvfm_jax.masking import num_removed
 from fsvfm_jax.models import build
 from fsvfm_jax.models.layers import attend
@@ -82,6 +83,9 @@ def errors(tokens: int, heads: int, width: int) -> dict[str, Any]:
         tokens: Number of tokens.
         heads: Number of heads.
         width: Channels of a head.
+
+    Raises:
+        NotFiniteError: The result or a gradient of a kernel is not finite.
     """
     keys = jax.random.split(jax.random.key(0), 4)
     even = tokens + tokens % 2
@@ -104,21 +108,18 @@ def errors(tokens: int, heads: int, width: int) -> dict[str, Any]:
         expected = run(partial(jax.nn.dot_product_attention, implementation="xla"), in_float32)
     cudnn = partial(attend, lengths=lengths, implementation="cudnn")
     xla = partial(attend, lengths=None, implementation="xla")
-    found = {"cudnn": run(cudnn, padded), "xla": run(xla, unpadded)}
-    return {
-        "tokens": tokens,
-        "heads": heads,
-        "width": width,
-        **{
-            name: {
-                "output": relative_error(out, expected[0]),
-                "gradients": [
-                    relative_error(*pair) for pair in zip(grads, expected[1], strict=True)
-                ],
-            }
-            for name, (out, grads) in found.items()
-        },
-    }
+    results = {"cudnn": run(cudnn, padded), "xla": run(xla, unpadded)}
+    found: dict[str, Any] = {"tokens": tokens, "heads": heads, "width": width}
+    for name, (out, grads) in results.items():
+        of_grads = [relative_error(*pair) for pair in zip(grads, expected[1], strict=True)]
+        found[name] = {"output": relative_error(out, expected[0]), "gradients": of_grads}
+        if not np.isfinite([found[name]["output"], *of_grads]).all():
+            raise NotFiniteError(
+                f"attention by {name} with {tokens} tokens and {heads} heads of {width} is not"
+                f" finite (errors of output and gradients: {found[name]['output']:.3g},"
+                f" {', '.join(f'{x:.3g}' for x in of_grads)}): set another config.model.attention"
+            )
+    return found
 
 
 def relative_error(found: Float[Array, "..."], expected: Float[Array, "..."]) -> float:

@@ -18,8 +18,9 @@ import numpy as np
 from PIL import Image
 
 from fsvfm_jax import cli
+from fsvfm_jax.benchmark.step_times import program
 from fsvfm_jax.data.elements import BatchElement, pretraining_element, to_batch_element
-from fsvfm_jax.data.pipeline import CHUNK, Element, make_iterator
+from fsvfm_jax.data.pipeline import CHUNK, Element, batches_ahead, make_iterator
 from fsvfm_jax.data.records import FaceRecords
 from fsvfm_jax.data.rendered.synthetic import render_face
 from fsvfm_jax.errors import ConfigError
@@ -129,6 +130,10 @@ def benchmark_input(args: argparse.Namespace, *, command: str) -> None:
     for flag in ("image_size", "patch_size", "batch_size", "seconds"):
         if not getattr(args, flag) > 0:
             raise ConfigError(f"--{flag.replace('_', '-')} is {getattr(args, flag)}; give above 0")
+    if args.step_rate is not None and not args.step_rate > 0:
+        raise ConfigError(f"--step-rate is {args.step_rate:g}; it must be above 0")
+    if min(args.workers) < 0:
+        raise ConfigError(f"--workers is {min(args.workers)}; it must be at least 0")
     if args.image_size % args.patch_size:
         raise ConfigError(f"--patch-size {args.patch_size} does not divide {args.image_size}")
     with (
@@ -258,10 +263,10 @@ def _rate(
     )
     with contextlib.closing(batches):
         steps = _steps(batches, to_device=args.to == "device", step_rate=args.step_rate)
-        for _ in range(4 + workers):  # These may be prefetched before the timing.
+        for _ in range(batches_ahead(workers)):
             next(steps)
         began, own, of_workers, images = time.monotonic(), time.process_time(), _workers_cpu(), 0
-        while time.monotonic() - began < args.seconds:
+        while not images or time.monotonic() - began < args.seconds:
             next(steps)
             images += args.batch_size
         elapsed = time.monotonic() - began
@@ -321,12 +326,19 @@ def render_tree(root: Path, image_size: int) -> str:
 
 
 def _conditions(args: argparse.Namespace) -> dict[str, Any]:
+    import jax
+
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "program": program(),
         "python": platform.python_version(),
+        "jax": jax.__version__,
+        "device_kind": jax.devices()[0].device_kind,
         "cores": available_cores(),
         "to": args.to,
         "image_size": args.image_size,
+        "patch_size": args.patch_size,
+        "seconds": args.seconds,
         "batch_size": args.batch_size,
         "augment": args.augment,
         "step_rate": args.step_rate,

@@ -1,133 +1,124 @@
-"""Runs `benchmark step` in a process of its own, which holds no thread or memory afterwards."""
+"""The measurements of `benchmark accelerator`, in the order of their value."""
 
-import contextlib
-import os
-import signal
-import subprocess
-import sys
-import threading
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-from fsvfm_jax.errors import UserError
-from fsvfm_jax.host.json_files import parse_json
-from fsvfm_jax.host.processes import available_cores
-from fsvfm_jax.host.signals import released_at_once
-
-MAX_LOG = 4000  # characters
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+from fsvfm_jax.benchmark.accelerator_rows import Devices, Kind
+from fsvfm_jax.devices.backends import compiler_options
 
 
-class MeasurementFailed(UserError):
-    """A measurement has no result; the message is the last sentence of its process.
+class Size(NamedTuple):
+    """A network to measure.
 
     Attributes:
-        exit_code: Exit code of the process.
-        log: The end of what the process has printed on stderr.
+        name: Name in the table.
+        config: Its config file.
+        batches: Images per device in a batch, the number that is expected to be best first. Empty
+            for the batch size of the config.
     """
 
-    def __init__(self, sentence: str, *, exit_code: int = UserError.exit_code, log: str = ""):
-        super().__init__(sentence)
-        self.exit_code, self.log = exit_code, log
+    name: str
+    config: str
+    batches: tuple[int, ...]
 
 
-def measure(
-    arguments: Sequence[str],
+# With 64 images the temporaries of S, B and L take 2.3, 2.9 and 4.8 GiB by the compiler
+# (docs/pods.md). They grow with the batch, so each first batch should fit on an H200. It is large
+# enough that the optimizer, whose time does not depend on the batch, takes a small part of a step.
+SIZES = (
+    Size("S", "configs/vit_s.py", (512, 256, 1024)),
+    Size("B", "configs/vit_b.py", (256, 512, 128)),
+    Size("L", "configs/vit_l.py", (256, 128, 64)),
+)
+
+
+def _options(name: str, value: int) -> str:
+    """Returns the flag that changes one of XLA's options for GPUs."""
+    return f"--config.compiler_options={compiler_options('gpu') | {name: value}}"
+
+
+# By platform, the settings that differ from those of devices/backends.py, with their fields.
+SETTINGS = {
+    "gpu": (
+        ("attention by XLA", "--config.model.attention=xla"),
+        ("blocks in a loop", "--config.model.unroll=1"),
+        ("no matrix product by Triton", _options("xla_gpu_enable_triton_gemm", False)),
+        ("XLA's default scheduler", _options("xla_gpu_enable_latency_hiding_scheduler", False)),
+        ("XLA merges products", _options("xla_gpu_dot_merger_threshold_mb", 32)),
+    ),
+    "tpu": (
+        ("four blocks in an iteration of the loop", "--config.model.unroll=4"),
+        ("outputs of linear layers kept only", "--config.model.remat=dots"),
+    ),
+    "cpu": (),
+}
+# Name of the rows with this project's step as it is.
+OURS = "this project"
+
+
+class Measurement(NamedTuple):
+    """One row of the table.
+
+    Attributes:
+        size: Name of the network.
+        name: What is measured, such as "PyTorch"; unique for a network.
+        kind: Measurements of one kind take similarly long.
+        arguments: The command line of `fsvfm_jax.benchmark`.
+    """
+
+    size: str
+    name: str
+    kind: Kind
+    arguments: tuple[str, ...]
+
+
+def measurements(
+    sizes: Sequence[Size],
+    fields: Sequence[str],
     *,
-    environment: Mapping[str, str] | None = None,
-    seconds: float | None = None,
-) -> dict[str, Any]:
-    """Returns the record that a command of `fsvfm_jax.benchmark` prints.
+    devices: Devices,
+    data: Sequence[str],
+    steps: int,
+    peak_tflops: float | None = None,
+) -> Iterator[Measurement]:
+    """Yields all measurements, the most valuable first.
+
+    Other settings are measured on the network in the middle, and real input on the first, which
+    needs the most images per second. PyTorch's step uses one device and has the images of one.
 
     Args:
-        arguments: The command line, without the program's name.
-        environment: Environment variables to set.
-        seconds: Longest time; None for no limit.
-
-    Raises:
-        MeasurementFailed: The command failed, crashed, or took longer than `seconds`.
+        sizes: The networks, from small to large.
+        fields: Fields for every measurement, as flags.
+        devices: The devices to measure.
+        data: Fields that name the data of the real input, as flags.
+        steps: Timed steps of each measurement.
+        peak_tflops: Peak of one device; None for the datasheet's value.
     """
-    threads = {name: str(available_cores()) for name in THREADS}
-    command = [sys.executable, "-m", "fsvfm_jax.benchmark", *arguments]
-    try:
-        ended = run(command, env=threads | os.environ | (environment or {}), timeout=seconds)
-    except subprocess.TimeoutExpired as error:
-        raise MeasurementFailed(f"stopped after {seconds:.0f} s") from error
-    log = ended.stderr[-MAX_LOG:]
-    if ended.returncode:
-        code = max(ended.returncode, 0) or UserError.exit_code
-        raise MeasurementFailed(_sentence(ended), exit_code=code, log=log)
-    try:
-        return parse_json(ended.stdout.splitlines()[-1], dict[str, Any])
-    except (IndexError, ValueError) as error:
-        raise MeasurementFailed("it printed no record", log=log) from error
+    middle = sizes[len(sizes) // 2]
 
+    def step(
+        size: Size, name: str, *more: str, kind: Kind = "step", batch: int | None = None
+    ) -> Measurement:
+        flags = [f"--steps={steps}"]
+        if batch := batch or next(iter(size.batches), None):
+            count = 1 if kind == "torch" else devices["device_count"]
+            flags.append(f"--batch-size={batch * count}")
+        if peak_tflops is not None:
+            flags.append(f"--peak-tflops={peak_tflops:g}")
+        line = ("step", *flags, f"--config={size.config}", *fields, *more)
+        return Measurement(size.name, name, kind, line)
 
-def run(
-    command: Sequence[str], *, env: Mapping[str, str], timeout: float | None
-) -> subprocess.CompletedProcess[str]:
-    """Runs a command, and ends all its processes with it, with this process, or after a time.
-
-    Args:
-        command: The program and its arguments.
-        env: All environment variables.
-        timeout: Longest time in seconds; None for no limit.
-
-    Raises:
-        subprocess.TimeoutExpired: The command took longer.
-    """
-    with contextlib.ExitStack() as stack:
-        stack.callback((group := _Group()).reap)
-        stack.enter_context(released_at_once(group))
-        process = group.start(command, env)
-        stdout, stderr = process.communicate(timeout=timeout)
-        return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
-
-
-class _Group:
-    """A process and all that it starts; they end when the `with` statement does."""
-
-    def __init__(self) -> None:
-        # A signal that arrives while the process starts waits for the start, and then ends it.
-        self._mutex = threading.Lock()
-        self._process: subprocess.Popen[str] | None = None
-
-    def __enter__(self) -> "_Group":
-        return self
-
-    def start(self, command: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[str]:
-        with self._mutex:
-            self._process = subprocess.Popen(
-                command,
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                encoding="utf-8",
-                errors="replace",
-                start_new_session=True,
-            )
-            return self._process
-
-    def __exit__(self, *exception: object) -> None:
-        with self._mutex:
-            if self._process is not None:
-                with contextlib.suppress(ProcessLookupError):  # All have ended.
-                    os.killpg(self._process.pid, signal.SIGKILL)
-
-    def reap(self) -> None:
-        """Waits for the end of the process, and closes its pipes."""
-        if self._process is not None:
-            with self._process:
-                pass
-
-
-def _sentence(ended: subprocess.CompletedProcess[str]) -> str:
-    """Returns the last sentence on stderr, or the signal that ended the process."""
-    if ended.returncode < 0:
-        return f"the process was ended by {signal.Signals(-ended.returncode).name}"
-    lines = [line for line in ended.stderr.splitlines() if line.strip()]
-    if lines[-1:] == ["internal error"]:
-        lines.pop()  # The line before it names the exception.
-    last = lines[-1] if lines else f"the process ended with exit code {ended.returncode}"
-    return last.removeprefix("error: ")
+    for size in sizes:
+        yield step(size, OURS)
+    if devices["platform"] != "tpu":
+        for size in sizes:
+            yield step(size, "PyTorch", "--framework=torch", kind="torch")
+    if devices["has_cudnn_attention"]:
+        line = ("attention", f"--config={middle.config}", *fields)
+        yield Measurement(middle.name, "gradients of cuDNN's attention", "attention", line)
+    yield step(sizes[0], "real input", "--input=real", *data, kind="real")
+    for name, field in SETTINGS[devices["platform"]]:
+        yield step(middle, name, field, kind="setting")
+    for size in sizes:
+        for batch in size.batches[1:]:
+            yield step(size, f"{batch:,} images per device", batch=batch)

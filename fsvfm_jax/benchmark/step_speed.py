@@ -25,20 +25,29 @@ from fsvfm_jax.train_state import Batch, Learner, Metrics, StepValues
 
 # Steps that --profile traces, after the timed steps, because tracing takes time.
 PROFILED_STEPS = 3
+WARMUP = 5
 FRAMEWORKS = ("jax", "torch")
+# JAX's event for a program that it reads from its cache of compiled programs.
+CACHE_HIT = "/jax/compilation_cache/cache_hits"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `step`."""
     parser.add_argument("--batch-size", type=int, metavar="N", help="instead of config.batch_size")
     parser.add_argument("--steps", type=int, default=30, metavar="N", help="timed steps")
-    parser.add_argument("--warmup", type=int, default=5, metavar="N", help="untimed first steps")
+    parser.add_argument(
+        "--warmup",
+        type=int,
+        metavar="N",
+        help=f"untimed first steps; by default {WARMUP}, or with --input=real the number of batches"
+        " that may be made ahead",
+    )
     parser.add_argument(
         "--input",
         choices=("synthetic", "real"),
         default="synthetic",
         help="batches that are already on the devices, or batches of the config's data as in"
-        " training; --warmup must then exceed the 2 x config.data.num_workers prefetched batches",
+        " training",
     )
     parser.add_argument(
         "--framework",
@@ -95,13 +104,18 @@ def benchmark_step(args: argparse.Namespace, config: ConfigDict, *, command: str
         OutOfMemory: The batch does not fit.
         StorageError: `args.output` cannot be written.
     """
+    from fsvfm_jax.data.pipeline import batches_ahead
+
     if args.batch_size is not None:
         config.batch_size = args.batch_size
-    options = {"steps": args.steps, "warmup": args.warmup, "peak_tflops": args.peak_tflops}
+    real_input, warmup = args.input == "real", args.warmup
+    if warmup is None:
+        warmup = batches_ahead(config.data.num_workers) if real_input else WARMUP
+    options = {"steps": args.steps, "warmup": warmup, "peak_tflops": args.peak_tflops}
     if args.framework == "torch":
         from fsvfm_jax.benchmark.torch_speed import measure_torch_step as measure
     else:
-        measure = partial(measure_step, real_input=args.input == "real", profile=args.profile)
+        measure = partial(measure_step, real_input=real_input, profile=args.profile)
     with cli.json_lines(args.output if jax.process_index() == 0 else None) as tell:
         with enough_memory(step_times.too_large(config.batch_size)):
             record = measure(config, **options)
@@ -143,10 +157,7 @@ def measure_step(
 
     mesh, config = compilation.place(with_options(resolve(config), None))
     learner = make_learner(config, stats=STATS)
-    started = time.perf_counter()
-    step = compilation.compile_for_devices(learner, mesh, config)
-    compile_seconds = time.perf_counter() - started
-
+    step, compiled = _compile(learner, mesh, config)
     make_batches = _real_batches if real_input else _synthetic_batches
     batches = make_batches(config, learner, mesh)
     template = compilation.state_template(learner, mesh)
@@ -164,12 +175,33 @@ def measure_step(
         "accum_steps": step.accum_steps,
         "input": "real" if real_input else "synthetic",
         "loss": loss,
-        "compile_seconds": compile_seconds,
+        **compiled,
         **_peak_memory(step.memory, mesh),
         **step_times.speed(
             config, seconds, **device, real_input=real_input, peak_tflops=peak_tflops
         ),
     }
+
+
+def _compile(
+    learner: Learner, mesh: Mesh, config: ConfigDict
+) -> tuple[compilation.CompiledStep, dict[str, Any]]:
+    """Returns the step, the seconds, and whether JAX read a program from its cache."""
+    hits = []
+
+    def listen(event: str, **details: Any) -> None:
+        del details
+        if event == CACHE_HIT:
+            hits.append(event)
+
+    jax.monitoring.register_event_listener(listen)
+    started = time.perf_counter()
+    try:
+        step = compilation.compile_for_devices(learner, mesh, config)
+    finally:
+        jax.monitoring.unregister_event_listener(listen)
+    seconds = time.perf_counter() - started
+    return step, {"compile_seconds": seconds, "compiled_earlier": bool(hits)}
 
 
 def _place_and_step(

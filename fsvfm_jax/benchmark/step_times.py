@@ -14,7 +14,10 @@ import jaxlib
 import numpy as np
 from ml_collections import ConfigDict
 
+from fsvfm_jax.config.lookup import BUNDLED
+from fsvfm_jax.devices.distributed import PACKAGE
 from fsvfm_jax.errors import NotFiniteError
+from fsvfm_jax.host.hashing import sha256_of_code
 from fsvfm_jax.plan.chips import find_chip
 from fsvfm_jax.train_state import StepValues
 
@@ -52,8 +55,8 @@ def run_steps(
 ) -> Iterator[Mapping[str, Any]]:
     """Yields the metrics of each step when it has ended.
 
-    As in the training loop, the next step is dispatched before, and its batch is read while the
-    devices work.
+    As in the training loop, the next step is dispatched before the wait for this one, and its batch
+    is read while the devices work.
 
     Args:
         train_step: Takes state, batch and values; returns the next state and the metrics.
@@ -83,7 +86,7 @@ def time_steps(running: Iterator[Any], *, steps: int, warmup: int) -> list[float
 
 
 def steps_in_all(steps: int, warmup: int) -> int:
-    """Returns the batches that `time_steps`, the check after it, and one step ahead need."""
+    """Returns how many batches `time_steps`, the check after it, and one step ahead need."""
     return warmup + 1 + steps + 1 + 1
 
 
@@ -144,12 +147,18 @@ def summary(record: dict[str, Any]) -> str:
     )
 
 
+def program() -> str:
+    """Returns a hash of this package's code and config files."""
+    return f"{sha256_of_code(PACKAGE)[:8]}-{sha256_of_code(BUNDLED / 'configs')[:8]}"
+
+
 def conditions(
     config: ConfigDict, *, device_kind: str, device_count: int, steps: int, warmup: int
 ) -> dict[str, Any]:
     """Returns everything that affects the time and can be read."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "program": program(),
         "python": platform.python_version(),
         "jax": jax.__version__,
         "jaxlib": jaxlib.__version__,

@@ -12,6 +12,7 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor
 
+from fsvfm_jax import cli
 from fsvfm_jax.benchmark import step_times
 from fsvfm_jax.benchmark.torch_step import TorchBatch, TorchStep
 from fsvfm_jax.config.resolve import resolve
@@ -20,6 +21,7 @@ from fsvfm_jax.errors import ConfigError, OutOfMemory
 from fsvfm_jax.host.processes import available_cores
 from fsvfm_jax.learners import make_learner
 from fsvfm_jax.masking import Masks
+from fsvfm_jax.models.vit import OPTIONS, ViT
 from fsvfm_jax.plan.estimate import STATS
 from fsvfm_jax.train_state import StepValues
 
@@ -56,7 +58,7 @@ def measure_torch_step(
     check_config(config)
     threads = os.environ.get("OMP_NUM_THREADS", "")
     torch.set_num_threads(int(threads) if threads.isdecimal() else available_cores())
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = _find_device()
     weights, batches = start(config, device, steps=step_times.steps_in_all(steps, warmup))
     step = TorchStep(config, weights, stats=STATS, device=device)
 
@@ -77,7 +79,7 @@ def measure_torch_step(
     if device.type == "cuda":
         on["device_kind"] = torch.cuda.get_device_name()
         memory = {
-            "peak_memory_bytes": torch.cuda.max_memory_reserved(),
+            "peak_memory_bytes": torch.cuda.max_memory_allocated(),
             "peak_memory_source": "device",
         }
     return {
@@ -92,6 +94,14 @@ def measure_torch_step(
     }
 
 
+def _find_device() -> torch.device:
+    """Returns the GPU; the CPU if there is none, or if JAX_PLATFORMS asks for it."""
+    if torch.cuda.is_available() and os.environ.get("JAX_PLATFORMS") != "cpu":
+        return torch.device("cuda")
+    cli.check_accelerator("cpu", library="PyTorch")
+    return torch.device("cpu")
+
+
 def _wait(dispatched: tuple[dict[str, Tensor], Any]) -> dict[str, Tensor]:
     metrics, done = dispatched
     if done is not None:
@@ -101,6 +111,13 @@ def _wait(dispatched: tuple[dict[str, Tensor], Any]) -> dict[str, Tensor]:
 
 def check_config(config: ConfigDict) -> None:
     """Raises ConfigError unless the yardstick can make the step of a resolved config."""
+    for name in OPTIONS:
+        value = config.model[name]
+        if value is not None and value != (plain := getattr(ViT, name)):
+            raise ConfigError(
+                f"config.model.{name} is {value!r}, and the PyTorch step has {plain!r} only: leave"
+                " it out"
+            )
     for name, value in ONLY.items():
         section, _, field = name.rpartition(".")
         found = (config[section] if section else config)[field]

@@ -248,6 +248,15 @@ class _ChunkReader:
         return stacked | {"replaced": np.array(replaced)}
 
 
+def batches_ahead(num_workers: int, *, prefetch: int = 2) -> int:
+    """Returns the greatest number of batches that an iterator of `make_iterator` makes ahead.
+
+    These are the prefetched batches, what each worker is making, the batch that is being joined,
+    and the joined one.
+    """
+    return prefetch + num_workers + 2
+
+
 def _read_ahead(reader: _ChunkReader, *, num_workers: int, prefetch: int) -> grain.IterDataset:
     """Returns batches of chunks that worker processes make, or threads if there are no workers."""
     ahead = prefetch * reader.chunks_per_batch
