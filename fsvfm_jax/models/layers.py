@@ -109,12 +109,13 @@ def attend_by_heads(
 
 
 def _attend_forward(q, k, v):
-    scores = _product("bhqd,bhkd->bhqk", q, k) / math.sqrt(q.shape[-1])
+    scale = 1 / math.sqrt(q.shape[-1])
+    scores = _product("bhqd,bhkd->bhqk", q, k)
     largest = scores.max(axis=-1, keepdims=True)
-    weights = jnp.exp(scores - largest)
+    weights = jnp.exp(scale * (scores - largest))
     total = weights.sum(axis=-1, keepdims=True)
     out = (_product("bhqk,bhkd->bhqd", weights.astype(v.dtype), v) / total).astype(v.dtype)
-    return out, (q, k, v, out, largest + jnp.log(total))
+    return out, (q, k, v, out, scale * largest + jnp.log(total))
 
 
 def _attend_backward(kept, gradient):

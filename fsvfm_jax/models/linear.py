@@ -163,14 +163,40 @@ def _linear_backward(parts, kept, gradients):
         for k, part in enumerate(gradients)
     )
     batch = tuple(range(x.ndim - 1))
-    product = partial(jax.lax.dot_general, precision=precision(x.dtype.name))
-    to_kernel = product(x, gradient, ((batch, batch), ((), ()))).astype(jnp.float32)
+    to_kernel = jax.lax.platform_dependent(
+        x, gradient, cpu=_sum_over_joined_tokens, default=_sum_over_tokens
+    ).astype(jnp.float32)
     # The tokens of an image are added by the pass that makes the gradient, in its dtype. A sum over
     # the batch in bfloat16 would lose several per cent.
     to_bias = jax.lax.reduce_sum(gradient, batch[1:]).astype(jnp.float32).sum(axis=batch[:1])
     (kernel, _), to_weights = jax.vjp(apply_norm, *weights)
-    to_x = product(gradient, kernel.astype(x.dtype), (((x.ndim - 1,), (1,)), ((), ())))
+    to_x = jax.lax.dot_general(
+        gradient,
+        kernel.astype(x.dtype),
+        (((x.ndim - 1,), (1,)), ((), ())),
+        precision=precision(x.dtype.name),
+    )
     return to_x, to_weights((to_kernel, to_bias))
+
+
+def _sum_over_tokens(
+    x: Float[Array, "*B D"], gradient: Float[Array, "*B E"]
+) -> Float[Array, "D E"]:
+    """Returns the sum over all tokens of the outer products of x and the gradient."""
+    tokens = tuple(range(x.ndim - 1))
+    return jax.lax.dot_general(
+        x, gradient, ((tokens, tokens), ((), ())), precision=precision(x.dtype.name)
+    )
+
+
+def _sum_over_joined_tokens(
+    x: Float[Array, "*B D"], gradient: Float[Array, "*B E"]
+) -> Float[Array, "D E"]:
+    """Returns the same for CPUs, where XLA transposes x by a copy if the tokens have two axes.
+
+    That copy takes longer than the product. On TPUs, to join the axes takes a copy.
+    """
+    return _sum_over_tokens(x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1]))
 
 
 linear.defvjp(_linear_forward, _linear_backward)
