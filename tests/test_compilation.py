@@ -91,7 +91,7 @@ def check_fsdp(lowered, task, mesh) -> list[dict]:
     state = jax.eval_shape(task.init, jax.random.key(0))
     whole = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
     assert held < 1.2 * whole / mesh.shape["fsdp"]
-    return collective_table(text)
+    return collective_table(found)
 
 
 def _shapes(task) -> tuple[set[tuple[int, ...]], set[tuple[int, ...]]]:
@@ -144,7 +144,7 @@ def test_what_a_tpu_exchanges(topology):
     )
     text = lowered.compile().as_text()
     found = collectives(parse(text))
-    print(json.dumps(collective_table(text), indent=1))
+    print(json.dumps(collective_table(found), indent=1))
     # A TPU gathers a layer and scatters its gradient as pieces that go round a ring of chips, and
     # multiplies by the pieces it has meanwhile. The rest is biases and other unstacked parameters.
     at_once = max(math.prod(shape) for shapes in _shapes(task) for shape in shapes)
