@@ -1,5 +1,6 @@
 """Tests the settings for each kind of device, and where they are in the config."""
 
+import re
 from unittest import mock
 
 import jax
@@ -96,3 +97,21 @@ def test_what_the_devices_cannot_do_is_refused(platform, message):
     config.model.attention = "cudnn"
     with pytest.raises(ConfigError, match=message):
         settings_for(resolve(config), platform)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"model.num_heads": 4},
+            "a multiple of 8 up to 128, and this network has heads of width",
+        ),
+        ({"model.decoder_num_heads": 128}, "heads of width 4: use 'xla'"),
+        ({"model.rep_decoder_num_heads": 4}, "heads of width 192: use 'xla'"),
+    ],
+)
+def test_what_cudnn_cannot_do_is_refused(changes, message):
+    config = vit_b.get_config()
+    config.update_from_flattened_dict({"model.attention": "cudnn"} | changes)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        settings_for(resolve(config), "gpu", has_cudnn=True)

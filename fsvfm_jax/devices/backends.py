@@ -65,10 +65,17 @@ def settings_for(config: ConfigDict, platform: str, *, has_cudnn: bool = False) 
             f"config.model.attention = 'cudnn' needs NVIDIA GPUs, A100 or newer, and these devices"
             f" of kind {platform!r} are not: use 'xla'"
         )
+    unfit = _unfit_heads(config.model)
+    if config.model.attention == "cudnn" and unfit:
+        raise ConfigError(
+            f"config.model.attention = 'cudnn' needs heads whose width is a multiple of 8 up to"
+            f" {WIDEST_CUDNN_HEAD}, and this network has heads of width {unfit[0]}: use 'xla'"
+        )
     config = config.copy_and_resolve_references()
     model = config.model
     if model.attention is None:
-        model.attention = "cudnn" if has_cudnn and _fits_cudnn(model) else "xla"
+        fits = model.dtype == "bfloat16" and not unfit
+        model.attention = "cudnn" if has_cudnn and fits else "xla"
     if model.unroll is None:
         # With FSDP the loop remains, because it gathers the parameters of one block at a time.
         unrolled = platform == "gpu" and config.mesh.fsdp == 1
@@ -79,8 +86,8 @@ def settings_for(config: ConfigDict, platform: str, *, has_cudnn: bool = False) 
     return config
 
 
-def _fits_cudnn(model: ConfigDict) -> bool:
-    """Returns whether cuDNN's attention accepts dtype and head widths of a network."""
+def _unfit_heads(model: ConfigDict) -> list[int]:
+    """Returns the head widths of a network that cuDNN's attention does not accept."""
     heads = [(model.width, model.num_heads)]
     if "decoder_width" in model:
         heads += [
@@ -88,6 +95,4 @@ def _fits_cudnn(model: ConfigDict) -> bool:
             (model.width, model.rep_decoder_num_heads),
         ]
     widths = [width // number for width, number in heads]
-    return model.dtype == "bfloat16" and all(
-        width % 8 == 0 and width <= WIDEST_CUDNN_HEAD for width in widths
-    )
+    return [width for width in widths if width % 8 != 0 or width > WIDEST_CUDNN_HEAD]
