@@ -138,8 +138,10 @@ def test_an_uneven_batch_is_refused():
         make_plan(tiny_config({"batch_size": 12}), Target(jax.devices(), H200))
 
 
-def run(server: ForkServer, *arguments: str) -> subprocess.CompletedProcess:
-    return server.run("fsvfm_jax.plan", "--config=configs/vit_s.py:smoke", *arguments)
+def run(
+    server: ForkServer, *arguments: str, config: str = "configs/vit_s.py:smoke"
+) -> subprocess.CompletedProcess:
+    return server.run("fsvfm_jax.plan", f"--config={config}", *arguments)
 
 
 @pytest.mark.e2e
@@ -176,6 +178,20 @@ def test_a_mistake_ends_in_one_sentence(fork_server, arguments, code, message):
     assert result.returncode == code
     assert result.stderr.strip().splitlines()[-1].startswith(message)
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("compared", [[], ["--compare", "seed=1"]])
+@pytest.mark.parametrize(
+    ("config", "task"),
+    [("configs/finetune/dfd.py", "finetune"), ("configs/eval/dfd.py:smoke", "evaluate")],
+)
+def test_another_task_is_refused(fork_server, config, task, compared):
+    result = run(fork_server, "--topology=cpu:1", *compared, config=config)
+    assert result.returncode == 78
+    assert result.stderr.strip().splitlines() == [
+        f"error: plan compiles pretraining only, and config.task is '{task}': give a pretraining"
+        " config, such as configs/vit_b.py"
+    ]
 
 
 @pytest.mark.e2e

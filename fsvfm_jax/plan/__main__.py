@@ -16,7 +16,7 @@ import jax
 from ml_collections import ConfigDict
 
 from fsvfm_jax import cli
-from fsvfm_jax.errors import ConfigError, DataError, StorageError, reason_of, shortened
+from fsvfm_jax.errors import ConfigError, DataError, StorageError, brief, reason_of, shortened
 from fsvfm_jax.host.plain_files import open_plain
 from fsvfm_jax.host.storage import ELSEWHERE, replace_bytes, written
 from fsvfm_jax.plan.candidates import make_candidates, read_choices
@@ -53,6 +53,11 @@ def main(argv: Sequence[str]) -> None:
 
 def _run(args: argparse.Namespace, config: ConfigDict, *, command: str) -> None:
     """Plans the run, or compares candidates; prints a summary, and writes JSON if asked to."""
+    if config.get("task") != "pretrain":
+        raise ConfigError(
+            f"plan compiles pretraining only, and config.task is {brief(config.get('task'))}: give"
+            " a pretraining config, such as configs/vit_b.py"
+        )
     benchmark = read_benchmark(args.calibrate) if args.calibrate else None
     choices = read_choices(args.compare, config) if args.compare else None
     _check_flags(args)
