@@ -314,3 +314,11 @@ def test_an_unknown_option_is_a_mistake_in_the_config():
     for options in ({"xla_no_such": True}, {"xla_gpu_enable_triton_gemm": "maybe"}):
         with pytest.raises(ConfigError, match=r"config\.compiler_options: .*xla_"):
             compilation._compile(lowered, available=None, options=options)
+
+
+@pytest.mark.parametrize("value", ["O1", 10**30, 1.5])
+def test_an_option_of_another_type_is_a_mistake_in_the_config(value):
+    lowered = jax.jit(lambda x: x + 1).lower(np.float32(1))
+    options = {"optimization_level": value}
+    with pytest.raises(ConfigError, match=r"config\.compiler_options = \{'optimization_level'.*O1"):
+        compilation._compile(lowered, available=None, options=options)

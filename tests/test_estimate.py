@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 from commands import ForkServer
+from jax.errors import JaxRuntimeError
 from random_weights import describe, encoder_params
 
 from configs import vit_l, vit_s
@@ -17,10 +18,10 @@ from fsvfm_jax.config.resolve import resolve
 from fsvfm_jax.convert.folder import write_folder
 from fsvfm_jax.convert.warm_start import with_options
 from fsvfm_jax.devices.memory import Memory
-from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.errors import ConfigError, UserError
 from fsvfm_jax.models import build
 from fsvfm_jax.plan import estimate
-from fsvfm_jax.plan.chips import CHIPS
+from fsvfm_jax.plan.chips import CHIPS, GIB
 from fsvfm_jax.plan.estimate import Target, make_plan, summary
 from fsvfm_jax.plan.flops import training_flops_per_image
 from fsvfm_jax.plan.results import BEGINNING
@@ -112,7 +113,7 @@ def test_the_plan_is_that_of_the_starting_weights_network(tmp_path, monkeypatch,
 
     def described(config, target):
         found.append(config.model.registers)
-        return {}, Memory(*[0] * 7)
+        return {"fits": True}
 
     monkeypatch.setattr(estimate, "describe", described)
     for weights in ("x", "gone"):
@@ -131,6 +132,35 @@ def test_a_measurement_of_the_same_network_is_recognised(plan):
     found = estimate._predict(planned, target, plan=plan, exchanged=[], nodes=[0] * 8)
     source = found["estimate"]["efficiency_source"]
     assert source.startswith("measured") and "another" not in source
+
+
+def test_a_compiler_that_fails_ends_a_plan_in_one_sentence(monkeypatch):
+    def fail(config, target):
+        raise JaxRuntimeError("INTERNAL: a\nb" + "c" * 1000)
+
+    monkeypatch.setattr(estimate, "describe", fail)
+    with pytest.raises(UserError, match=r"the compiler fails .*INTERNAL: a bccc") as raised:
+        make_plan(tiny_config(), Target(jax.devices(), H200))
+    assert len(str(raised.value)) < 500
+
+
+@pytest.mark.parametrize("error", [JaxRuntimeError("INTERNAL: no"), ConfigError("no")])
+def test_a_change_that_cannot_be_compiled_keeps_the_plan(monkeypatch, caplog, error):
+    too_large = Memory(0, 0, 0, 0, 0, 20 * GIB, 16 * GIB)
+    refused = {
+        **{"fits": False, "memory": too_large._asdict(), "state_bytes": 2 * GIB},
+        **{"images_per_device": 2, "accum_steps": 1, "mesh": {"data": 8, "fsdp": 1}},
+    }
+
+    def described(config, target):
+        if config.model.remat == "dots":
+            raise error
+        return refused | {"fits": config.model.remat == "full"}
+
+    monkeypatch.setattr(estimate, "describe", described)
+    plan = make_plan(tiny_config(), Target(jax.devices(), H200))
+    assert plan["fits"] is False and plan["change"]["fields"] == {"model.remat": "full"}
+    assert "--config.model.remat=dots cannot be compiled" in caplog.text
 
 
 def test_an_uneven_batch_is_refused():

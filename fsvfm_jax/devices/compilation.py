@@ -18,7 +18,7 @@ from fsvfm_jax.devices import distributed, sharding
 from fsvfm_jax.devices.backends import has_cudnn_attention, settings_for
 from fsvfm_jax.devices.memory import SMALLER_STEP, Memory, fits_with
 from fsvfm_jax.devices.sharding import AUTO
-from fsvfm_jax.errors import ConfigError, StepTooLarge
+from fsvfm_jax.errors import ConfigError, StepTooLarge, brief
 from fsvfm_jax.train_state import Learner, StepValues, TrainState
 
 logger = logging.getLogger(__name__)
@@ -229,6 +229,12 @@ def _compile(
         if "compile option" in str(error) or "setting option" in str(error):
             raise ConfigError(f"config.compiler_options: {str(error).splitlines()[0]}") from error
         raise
+    except TypeError as error:  # JAX reads four options itself, and passes the others on to XLA.
+        raise ConfigError(
+            f"config.compiler_options = {brief(dict(options))} has a value whose type JAX does not"
+            " accept: optimization_level and memory_fitting_level take a whole number, such as 1"
+            " for O1; exec_time_optimization_effort and memory_fitting_effort take a number"
+        ) from error
     return compiled, Memory.of(compiled, available=available)
 
 

@@ -167,7 +167,7 @@ def _compile(
 ) -> tuple[Line, bool]:
     """Returns the result of a candidate, and whether it follows from the program alone."""
     try:
-        plan, _ = describe(candidate.config, target)
+        plan = describe(candidate.config, target)
     except (UserError, JaxRuntimeError) as error:
         line = _result(candidate, identity=identity, header=header, error=_reason(error))
         return line, _is_of_the_program(error)

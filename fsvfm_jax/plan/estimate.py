@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
+from jax.errors import JaxRuntimeError
 from ml_collections import ConfigDict
 
 from fsvfm_jax import pretrain
@@ -27,6 +28,7 @@ from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.devices import sharding
 from fsvfm_jax.devices.compilation import available_bytes, compile_step, place, state_template
 from fsvfm_jax.devices.memory import Memory
+from fsvfm_jax.errors import UserError, in_one_line, shortened
 from fsvfm_jax.models import build
 from fsvfm_jax.optim import make_schedule
 from fsvfm_jax.plan import hlo
@@ -99,12 +101,19 @@ def make_plan(config: ConfigDict, target: Target) -> dict[str, Any]:
     Raises:
         ConfigError: The config does not suit the devices or its starting weights.
         DataError: The starting weights exist and cannot be read.
+        UserError: The compiler fails.
     """
     config = with_options(resolve(config), None)
-    plan, memory = describe(config, target)
-    plan["change"] = None
-    if memory.fits is not False:
+    try:
+        plan = describe(config, target) | {"change": None}
+    except JaxRuntimeError as error:
+        raise UserError(
+            f"the compiler fails for the training step ({shortened(in_one_line(error))}): try other"
+            " values of config.compiler_options, config.model.attention or config.batch_size"
+        ) from error
+    if plan["fits"] is not False:
         return plan
+    memory = Memory(**plan["memory"])
     changes = possible_changes(
         memory,
         state_bytes=plan["state_bytes"],
@@ -118,14 +127,24 @@ def make_plan(config: ConfigDict, target: Target) -> dict[str, Any]:
         logger.info("%.2f GiB do not fit; trying %s", memory.total / GIB, as_flags(change))
         changed = config.copy_and_resolve_references()
         changed.update_from_flattened_dict(change)
-        plan_then, memory = describe(resolve(changed), target)
-        if memory.fits:
+        try:
+            plan_then = describe(resolve(changed), target)
+        except (UserError, JaxRuntimeError) as error:
+            reason = shortened(in_one_line(error))
+            logger.warning("%s cannot be compiled (%s)", as_flags(change), reason)
+            continue
+        if plan_then["fits"]:
             return plan | {"change": {"fields": change} | plan_then}
     return plan
 
 
-def describe(config: ConfigDict, target: Target) -> tuple[dict[str, Any], Memory]:
-    """Compiles the step that training would run; returns the plan, and the memory of the step."""
+def describe(config: ConfigDict, target: Target) -> dict[str, Any]:
+    """Compiles the step that training would run, and returns its plan.
+
+    Raises:
+        ConfigError: The config does not suit the devices.
+        JaxRuntimeError: The compiler fails.
+    """
     mesh, config = place(config, target.devices)
     learner = pretrain.make_learner(config, stats=STATS)
     started = time.monotonic()
@@ -171,7 +190,7 @@ def describe(config: ConfigDict, target: Target) -> tuple[dict[str, Any], Memory
             nodes = [device.process_index for device in mesh.devices.flat]
             plan |= _predict(config, target, plan=plan, exchanged=exchanged, nodes=nodes)
             plan["mfu_bound"] = plan["bound"]["mfu"]
-    return plan, memory
+    return plan
 
 
 def _count(program: hlo.Program) -> dict[str, Any]:
