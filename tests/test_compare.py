@@ -313,7 +313,7 @@ def test_the_command_compares_and_continues(fork_server, tmp_path):
         (["--compare", "seed=-1"], 78, "error: 1 of 1 candidates are refused"),
         (["--compare", "seed=1", "--output=/nowhere/x"], 73, "error: /nowhere/x cannot be written"),
         (["--compare", "seed=1", "--output=README.md"], 65, "error: --output=README.md is"),
-        (["--top=101"], 78, "error: argument --top: 101 is more than 100"),
+        (["--top=101"], 78, "error: argument --top: 101 is no whole number"),
     ],
 )
 def test_a_mistake_ends_in_one_sentence(fork_server, arguments, code, message):

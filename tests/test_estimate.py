@@ -199,7 +199,14 @@ def test_the_command_prints_and_writes(fork_server, tmp_path):
     ("arguments", "code", "message"),
     [
         (["--topology=v5e:5x5"], 78, "error: --topology=v5e:5x5 is no slice"),
-        (["--topology=cpu:8", "--price=-1"], 78, "error: argument --price: -1"),
+        (["--topology=cpu:8", "--price=-1"], 78, "error: argument --price: -1 is no number above"),
+        (["--topology=cpu:8", "--price=abc"], 78, "error: argument --price: abc is no number"),
+        (["--topology=cpu:8", "--price=inf"], 78, "error: argument --price: inf is no number"),
+        (
+            ["--topology=cpu:8", f"--num-samples=1{'0' * 400}"],
+            *(78, f"error: argument --num-samples: 1{'0' * 199}... is no whole number from 1 to"),
+        ),
+        (["--topology=cpu:²"], 78, "error: --topology=cpu:² gives no number of devices"),
         (["--topology=cpu:8", "--output=/nowhere/plan.json"], 73, "error: /nowhere/plan.json"),
     ],
 )

@@ -10,11 +10,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fsvfm_jax.plan.chips import CHIPS, find_chip
 from fsvfm_jax.plan.collectives import collectives
-from fsvfm_jax.plan.gpus import COMPILERS, GPUS, gpu_devices, target_config
+from fsvfm_jax.plan.gpus import GPUS, PLUGINS, gpu_devices, target_config
 from fsvfm_jax.plan.hlo import parse
 
 needs_compiler = pytest.mark.skipif(
-    not any(map(importlib.util.find_spec, COMPILERS)),
+    not any(map(importlib.util.find_spec, PLUGINS)),
     reason="XLA's compiler for GPUs is missing: pip install '.[plan-gpu]'",
 )
 

@@ -7,7 +7,7 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,21 @@ from fsvfm_jax.host.plain_files import open_plain
 from fsvfm_jax.host.storage import ELSEWHERE, replace_bytes, written
 from fsvfm_jax.plan.candidates import make_candidates, read_choices
 from fsvfm_jax.plan.compare import compare, comparison
+from fsvfm_jax.plan.counts import read_count
 from fsvfm_jax.plan.estimate import VGGFACE2, Target, make_plan, summary
 from fsvfm_jax.plan.modules import MOST_KERNELS
 from fsvfm_jax.plan.results import BEGINNING
 from fsvfm_jax.plan.roofline import read_benchmark
-from fsvfm_jax.plan.topology import EXAMPLES, topology_devices
+from fsvfm_jax.plan.topology import EXAMPLES, MOST_CPU_DEVICES, topology_devices
 
 COMMAND = "python -m fsvfm_jax.plan"
 # The packages that contain JAX and XLA's compilers.
-COMPILERS = (
+PACKAGES = (
     *("jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "jax-cuda12-pjrt"),
     *("jax-cuda13-plugin", "jax-cuda13-pjrt"),
 )
+MOST_PRICE = 10**9
+MOST_SAMPLES = 10**12
 STOPPED = (
     "stopped: a plan is not saved; with --compare and --output, the same command continues after"
     " the last finished candidate"
@@ -132,16 +135,16 @@ def _check_flags(args: argparse.Namespace) -> None:
 
 def _set_up_jax(topology: str) -> None:
     """Configures JAX before it starts: as many CPU devices as needed, and no search for TPUs."""
-    number = topology.partition(":")[2]
     if topology != "gpu":
         jax.config.update("jax_platforms", "cpu")
-    if number.isdigit() and int(number) > 0:
-        jax.config.update("jax_num_cpu_devices", int(number))
+    kind, _, shape = topology.partition(":")
+    if kind == "cpu" and (number := read_count(shape, most=MOST_CPU_DEVICES)):
+        jax.config.update("jax_num_cpu_devices", number)
 
 
 def _versions() -> dict[str, str]:
     installed = {d.name.replace("_", "-"): d.version for d in importlib.metadata.distributions()}
-    return {name: installed[name] for name in COMPILERS if name in installed}
+    return {name: installed[name] for name in PACKAGES if name in installed}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -164,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--num-samples",
-        type=cli.count,
+        type=_count_to(MOST_SAMPLES),
         metavar="N",
         help=f"number of images in the data set (default: {VGGFACE2})",
     )
@@ -180,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--top",
-        type=_top,
+        type=_count_to(MOST_KERNELS),
         metavar="N",
         help=f"also print what each module of the network moves, and the N (up to {MOST_KERNELS})"
         " kernels that move the most; with --compare, of the best candidate",
@@ -195,15 +198,28 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _price(text: str) -> float:
-    if not 0 < (value := float(text)) < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} must be greater than 0")
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= MOST_PRICE:
+        raise argparse.ArgumentTypeError(
+            f"{shortened(text)} is no number above 0 and up to {MOST_PRICE:,}"
+        )
     return value
 
 
-def _top(text: str) -> int:
-    if (number := cli.count(text)) > MOST_KERNELS:
-        raise argparse.ArgumentTypeError(f"{text} is more than {MOST_KERNELS}")
-    return number
+def _count_to(most: int) -> Callable[[str], int]:
+    """Returns what reads a whole number from 1 to `most`, as the `type` of an argument."""
+
+    def read(text: str) -> int:
+        if (number := read_count(text, most=most)) is None:
+            raise argparse.ArgumentTypeError(
+                f"{shortened(text)} is no whole number from 1 to {most:,}"
+            )
+        return number
+
+    return read
 
 
 if __name__ == "__main__":

@@ -146,6 +146,7 @@ def describe(config: ConfigDict, target: Target) -> dict[str, Any]:
         JaxRuntimeError: The compiler fails.
     """
     mesh, config = place(config, target.devices)
+    total_steps = make_schedule(config, target.num_samples).total_steps
     learner = pretrain.make_learner(config, stats=STATS)
     started = time.monotonic()
     compiled, memory, accum_steps = compile_step(
@@ -170,7 +171,7 @@ def describe(config: ConfigDict, target: Target) -> dict[str, Any]:
         "attention": config.model.attention,
         "compiler_options": config.compiler_options.to_dict(),
         "num_samples": target.num_samples,
-        "total_steps": make_schedule(config, target.num_samples).total_steps,
+        "total_steps": total_steps,
         "flops_per_image": flops,
         "fits": memory.fits,
         "memory": memory._asdict(),
