@@ -28,7 +28,7 @@ from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.devices import sharding
 from fsvfm_jax.devices.compilation import available_bytes, compile_step, place, state_template
 from fsvfm_jax.devices.memory import Memory
-from fsvfm_jax.errors import UserError, in_one_line, shortened
+from fsvfm_jax.errors import UserError, in_one_line, short_list, shortened
 from fsvfm_jax.models import build
 from fsvfm_jax.optim import make_schedule
 from fsvfm_jax.plan import hlo
@@ -185,6 +185,12 @@ def describe(config: ConfigDict, target: Target) -> dict[str, Any]:
     }
     if compiled is not None:
         program = hlo.parse(compiled.as_text())
+        if loops := hlo.unknown_loops(program):
+            logger.warning(
+                "the compiled program does not show how often these loops run, so they are counted"
+                " once: %s",
+                short_list(loops),
+            )
         exchanged = collectives(program)
         plan |= _count(program) | {"collectives": collective_table(exchanged)}
         if target.chip is not None:
