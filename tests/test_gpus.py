@@ -41,5 +41,5 @@ def test_gpus_of_two_nodes_sum_over_both(name):
     x = jax.ShapeDtypeStruct((64, 256), jnp.float32, sharding=rows)
     total = jax.jit(lambda x: x.sum(axis=0), out_shardings=NamedSharding(mesh, PartitionSpec()))
     [found] = collectives(parse(total.lower(x).compile().as_text()))
-    assert (found.kind, found.group, found.bytes) == ("all-reduce", tuple(range(8)), 1024)
+    assert (found.kind, found.groups, found.bytes) == ("all-reduce", (tuple(range(8)),), 1024)
     assert found.sent_between([device.process_index for device in devices]) == 1024 / 4

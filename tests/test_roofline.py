@@ -42,6 +42,8 @@ def test_the_network_between_nodes_may_be_the_limit():
     chip = CHIP._replace(network_bandwidth=5e9)
     roof = roofline(chip, flops=10**12, traffic=10**10, sent=1e9, sent_between_nodes=5e8)
     assert (roof.limit, roof.bound) == ("network", pytest.approx(0.1))
+    # The links within a node carry the other half.
+    assert roof.interconnect == pytest.approx(5e8 / 50e9)
     # The chips of a TPU slice have no other network.
     assert roofline(CHIP, flops=1, traffic=1, sent=1.0, sent_between_nodes=5e8).network == 0
 

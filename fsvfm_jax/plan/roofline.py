@@ -2,7 +2,7 @@
 
     compute      = FLOPs per image x images per device / peak
     memory       = bytes that a device reads and writes / bandwidth of its memory
-    interconnect = bytes that a device sends / bandwidth of its links
+    interconnect = bytes that a device sends within its node / bandwidth of its links
     network      = bytes that a device sends to other nodes / its bandwidth to them
     bound        = the longest of the four, which hides the others
     estimate     = bound / efficiency
@@ -81,7 +81,7 @@ def roofline(
     return Roofline(
         compute=flops / chip.bf16_flops,
         memory=traffic / chip.hbm_bandwidth,
-        interconnect=sent / chip.ici_bandwidth,
+        interconnect=(sent - sent_between_nodes) / chip.ici_bandwidth,
         network=sent_between_nodes / chip.network_bandwidth,
     )
 
