@@ -12,7 +12,7 @@ import jax
 from jax.experimental import topologies
 
 from fsvfm_jax.errors import ConfigError, shortened
-from fsvfm_jax.plan.chips import GPU_SHARE, Chip
+from fsvfm_jax.plan.chips import GPU_SHARE, MIB, Chip
 from fsvfm_jax.plan.counts import read_count
 
 MOST_IN_A_NODE = 8
@@ -40,7 +40,7 @@ class Gpu(NamedTuple):
     shared_bytes: int
 
 
-KIB, MIB = 2**10, 2**20
+KIB = 2**10
 GPUS = {
     "a100": Gpu(8, 108, 64, 1.41, 40 * MIB, 164 * KIB),
     "h100": Gpu(9, 132, 128, 1.98, 50 * MIB, 228 * KIB),

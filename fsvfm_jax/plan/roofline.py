@@ -8,8 +8,9 @@
     estimate     = bound / efficiency
 
 FLOPs are those of the method (`flops.py`), so the bound does not include recomputation. The bytes
-are those of the compiled program. Links have their advertised speed; the bound includes no latency,
-and no network between slices.
+are those of the compiled program, if no kernel finds in a cache what an earlier kernel left there.
+A step that reuses what is in a large cache may be faster than the bound. Links have their
+advertised speed; the bound includes no latency, and no network between slices.
 """
 
 from collections.abc import Mapping
