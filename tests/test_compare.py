@@ -229,6 +229,7 @@ def refused_by_the_compiler(message: str) -> ConfigError:
         (JaxRuntimeError("INTERNAL: a mistake of the compiler"), True),
         (refused_by_the_compiler("INVALID_ARGUMENT: No such compile option"), True),
         (JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"), False),
+        (JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem."), True),
         (JaxRuntimeError("UNAVAILABLE: try again"), False),
         (ConfigError("config.schedule does not suit config.epochs"), False),
     ],
@@ -262,11 +263,17 @@ def test_a_result_depends_on_all_that_the_compiler_reads(compiler, monkeypatch):
         identity("batch_size=32", versions={"jax": "0.13"}),
         identity("batch_size=32", target=TARGET._replace(chip=None)),
     ]
-    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_x=1")
-    others.append(identity("batch_size=32"))
-    monkeypatch.setattr(comparing, "sha256_of_code", lambda folder: "other code")
-    others.append(identity("batch_size=32"))
-    assert len({first, *others}) == 11
+    for name, value in (("LIBTPU_INIT_ARGS", "--xla_x=1"), ("JAX_OPTIMIZATION_LEVEL", "O1")):
+        monkeypatch.setenv(name, value)
+        others.append(identity("batch_size=32"))
+    for changed in ("devices", "plan"):
+        monkeypatch.setattr(comparing, "sha256_of_code", lambda of, x=changed: of.name == x)
+        others.append(identity("batch_size=32"))
+    place = comparing.place
+    monkeypatch.setattr(comparing, "place", lambda config, _: place(config, TARGET.devices))
+    other_kind = TARGET._replace(devices=[SimpleNamespace(device_kind="NVIDIA X")])
+    others.append(identity("batch_size=32", target=other_kind))
+    assert len({first, *others}) == 14
 
 
 def run(server: ForkServer, *arguments: str) -> subprocess.CompletedProcess:

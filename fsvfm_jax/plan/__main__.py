@@ -29,10 +29,10 @@ from fsvfm_jax.plan.roofline import read_benchmark
 from fsvfm_jax.plan.topology import EXAMPLES, MOST_CPU_DEVICES, topology_devices
 
 COMMAND = "python -m fsvfm_jax.plan"
-# The packages that contain JAX and XLA's compilers.
+# The packages that contain JAX, XLA's compilers and cuDNN, which they ask for its kernels.
 PACKAGES = (
-    *("jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "jax-cuda12-pjrt"),
-    *("jax-cuda13-plugin", "jax-cuda13-pjrt"),
+    *("jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "jax-cuda12-pjrt", "nvidia-cudnn-cu12"),
+    *("jax-cuda13-plugin", "jax-cuda13-pjrt", "nvidia-cudnn-cu13"),
 )
 MOST_PRICE = 10**9
 MOST_SAMPLES = 10**12
