@@ -76,6 +76,16 @@ def test_cudnn_attention_needs_an_a100_or_newer(capability, expected):
     assert not has_cudnn_attention(jax.devices("cpu")[0])
 
 
+def test_an_option_in_xla_flags_wins(monkeypatch):
+    options = compiler_options("gpu")
+    flags = "--xla_x=1 --xla_gpu_dot_merger_threshold_mb=32 --xla_gpu_enable_latency_hiding"
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    del options["xla_gpu_dot_merger_threshold_mb"]
+    assert compiler_options("gpu") == options
+    settled = settings_for(resolve(vit_b.get_config()), "gpu")
+    assert settled.compiler_options.to_dict() == options
+
+
 def test_this_version_of_xla_knows_the_options_of_gpus():
     # Every build of XLA knows the options of GPUs; test_compilation.py compiles with those of TPUs.
     step = jax.jit(lambda x: x + 1).lower(1.0)

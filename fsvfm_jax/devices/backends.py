@@ -2,13 +2,16 @@
 
 `config.model.attention`, `config.model.unroll` and `config.compiler_options` override them. The
 options apply only to the compilation of the training step, so `plan` compiles with them too;
-XLA_FLAGS and LIBTPU_INIT_ARGS still apply to the whole process.
+XLA_FLAGS and LIBTPU_INIT_ARGS still apply to the whole process. An option in XLA_FLAGS takes the
+place of the one here.
 
 docs/pods.md contains the figures that decided the settings of GPUs. cuDNN's attention keeps no
 scores for the backward pass. In a loop over the blocks, a GPU writes every saved activation twice:
 a kernel makes it, and a copy puts it into the array of all blocks.
 """
 
+import os
+import re
 from typing import Any
 
 import jax
@@ -18,24 +21,28 @@ from fsvfm_jax.errors import ConfigError, nearest
 
 PLATFORMS = ("cpu", "gpu", "tpu")
 WIDEST_CUDNN_HEAD = 128
-
-
-def compiler_options(platform: str) -> dict[str, Any]:
-    """Returns XLA's options for a kind of device, such as "gpu", by name."""
-    if platform == "cpu":
-        # YNNPACK, XLA's default for dense products, is up to 1.4 times slower at those of float32
-        # than Eigen, but faster at sums.
-        return {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
-    if platform != "gpu":
-        return {}
-    return {
+OPTIONS: dict[str, dict[str, Any]] = {
+    # YNNPACK, XLA's default for dense products, is up to 1.4 times slower at those of float32 than
+    # Eigen, but faster at sums.
+    "cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"},
+    "gpu": {
         # The scheduler that lets collectives overlap with computing, as NVIDIA's images of JAX set
         # it; on TPUs it is XLA's default.
         "xla_gpu_enable_latency_hiding_scheduler": True,
         # Queries, keys and values are made by three products. XLA would merge them, and then copy
         # each part of the result.
         "xla_gpu_dot_merger_threshold_mb": 0,
-    }
+    },
+}
+
+
+def compiler_options(platform: str) -> dict[str, Any]:
+    """Returns XLA's options for a kind of device, such as "gpu", by name.
+
+    Options that XLA_FLAGS sets are left out, since options of a compilation override XLA_FLAGS.
+    """
+    given = re.findall(r"--(\w+)", os.environ.get("XLA_FLAGS", ""))
+    return {name: x for name, x in OPTIONS.get(platform, {}).items() if name not in given}
 
 
 def has_cudnn_attention(device: jax.Device) -> bool:
