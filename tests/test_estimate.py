@@ -90,6 +90,12 @@ def test_the_estimate_is_the_bound_over_the_efficiency(plan):
     assert estimate["cost_range"] == pytest.approx([8 * 2 * hours * 0.75, 8 * 2 * hours * 1.25])
 
 
+@pytest.mark.e2e
+def test_the_summary_says_for_how_many_images_hours_and_cost_are(plan):
+    text = summary({"config": "configs/vit_s.py:smoke", "topology": "h200:8"} | plan)
+    assert f"recipe: {plan['total_steps']:,} steps over 1,600 images (--num-samples) in" in text
+
+
 @pytest.mark.slow  # test_changes.py has the choice of the change
 def test_what_does_not_fit_gets_a_change_that_does(plan):
     available = plan["memory"]["total"] - 1
@@ -191,7 +197,10 @@ def test_the_command_prints_and_writes(fork_server, tmp_path):
     assert plan["fits"] is plan["bound"] is plan["estimate"] is None
     gathers = [row for row in plan["collectives"] if row["kind"] == "all-gather"]
     assert any(row["in_loop"] for row in gathers)
-    for text in ("16 = 4 devices x 4 images x 1, mesh 2 x 2", "all-gather in the loops", "GFLOP"):
+    for text in (
+        *("16 = 4 devices x 4 images x 1, mesh 2 x 2", "all-gather in loops: ", "GFLOP"),
+        "\nthe available memory is unknown; GiB per device: ",
+    ):
         assert text in result.stdout, text
 
 
@@ -205,6 +214,10 @@ def test_the_command_prints_and_writes(fork_server, tmp_path):
         (
             ["--topology=cpu:8", f"--num-samples=1{'0' * 400}"],
             *(78, f"error: argument --num-samples: 1{'0' * 199}... is no whole number from 1 to"),
+        ),
+        (
+            ["--topology=cpu:8", "--price=2"],
+            *(78, "error: --price has no effect, because the speed of --topology=cpu:8"),
         ),
         (["--topology=cpu:²"], 78, "error: --topology=cpu:² gives no number of devices"),
         (["--topology=cpu:8", "--output=/nowhere/plan.json"], 73, "error: /nowhere/plan.json"),

@@ -98,8 +98,11 @@ def test_hours_and_cost():
 
 def test_the_last_line_of_a_benchmark_counts(tmp_path):
     path = tmp_path / "benchmark.json"
-    path.write_text("\n".join(json.dumps(BENCHMARK | {"mfu": mfu}) for mfu in (0.1, 0.3)))
-    assert read_benchmark(str(path))["mfu"] == 0.3
+    named = {"framework": "jax", "task": "pretrain"}
+    for names in ({}, named):
+        lines = [json.dumps(BENCHMARK | names | {"mfu": mfu}) for mfu in (0.1, 0.3)]
+        path.write_text("\n".join(lines))
+        assert read_benchmark(str(path))["mfu"] == 0.3
 
 
 @pytest.mark.parametrize(
@@ -112,6 +115,15 @@ def test_the_last_line_of_a_benchmark_counts(tmp_path):
         ('{"mfu": null, "device_kind": "cpu"}', ConfigError, "--peak-tflops"),
         ('{"mfu": 7, "device_kind": "cpu"}', ConfigError, "is 7"),
         ('{"mfu": NaN, "device_kind": "cpu"}', ConfigError, "is nan"),
+        (
+            '{"mfu": 0.3, "device_kind": "cpu", "framework": "torch"}',
+            *(ConfigError, "framework = 'torch', and a plan needs 'jax'"),
+        ),
+        (
+            '{"mfu": 0.3, "device_kind": "cpu", "framework": "jax", "task": "finetune"}',
+            *(ConfigError, "task = 'finetune', and a plan needs 'pretrain'"),
+        ),
+        ('{"mfu": 0.3, "device_kind": "cpu", "task": 3}', DataError, "benchmark step"),
         ('{"mfu": "0.3", "device_kind": "cpu"}', DataError, "benchmark step"),
         ('{"mfu": 0.3, "device_kind": ["cpu"]}', DataError, "benchmark step"),
         ('{"mfu": 0.3, "device_kind": "cpu", "model": 3}', DataError, "benchmark step"),

@@ -20,6 +20,7 @@ from fsvfm_jax.errors import ConfigError, DataError, StorageError, brief, reason
 from fsvfm_jax.host.plain_files import open_plain
 from fsvfm_jax.host.storage import ELSEWHERE, replace_bytes, written
 from fsvfm_jax.plan.candidates import make_candidates, read_choices
+from fsvfm_jax.plan.chips import Chip
 from fsvfm_jax.plan.compare import compare, comparison
 from fsvfm_jax.plan.counts import read_count
 from fsvfm_jax.plan.estimate import VGGFACE2, Target, make_plan, summary
@@ -63,9 +64,9 @@ def _run(args: argparse.Namespace, config: ConfigDict, *, command: str) -> None:
         )
     benchmark = read_benchmark(args.calibrate) if args.calibrate else None
     choices = read_choices(args.compare, config) if args.compare else None
-    _check_flags(args)
     _set_up_jax(args.topology)
     devices, chip = topology_devices(args.topology)
+    _check_flags(args, chip)
     target = Target(devices, chip, args.num_samples or VGGFACE2, args.price, benchmark)
     header = {
         "command": command,
@@ -123,13 +124,21 @@ def _check_output(path: str) -> None:
         raise StorageError(f"{path} cannot be written ({reason_of(error)}): {ELSEWHERE}") from error
 
 
-def _check_flags(args: argparse.Namespace) -> None:
+def _check_flags(args: argparse.Namespace, chip: Chip | None) -> None:
     """Raises ConfigError for a flag that would have no effect."""
     for name in ("price", "calibrate", "num_samples"):
-        if args.compare and getattr(args, name) is not None:
+        if getattr(args, name) is None:
+            continue
+        flag = f"--{name.replace('_', '-')}"
+        if args.compare:
             raise ConfigError(
-                f"--compare needs no --{name.replace('_', '-')}, because it compares bounds and no"
-                " estimates: leave it out"
+                f"--compare needs no {flag}, because it compares bounds and no estimates: leave it"
+                " out"
+            )
+        if chip is None and name != "num_samples":
+            raise ConfigError(
+                f"{flag} has no effect, because the speed of --topology={args.topology} is not"
+                " known: leave it out"
             )
 
 

@@ -276,8 +276,8 @@ def summary(plan: dict[str, Any], *, top: int | None = None) -> str:
 def _summary(plan: dict[str, Any]) -> Iterator[str]:
     memory = plan["memory"]
     parts = [f"{memory[name] / GIB:.2f} {name}" for name in memory if memory[name] is not None]
-    verdict = {True: "fits", False: "DOES NOT FIT", None: "fits if the CPU has the memory"}
-    yield f"{verdict[plan['fits']]}: GiB per device: {', '.join(parts)}"
+    verdict = {True: "fits", False: "DOES NOT FIT", None: "the available memory is unknown"}
+    yield f"{verdict[plan['fits']]}; GiB per device: {', '.join(parts)}"
     if not plan["autotuned"]:
         yield NOT_AUTOTUNED
     if plan["moved_bytes"] is not None:
@@ -286,7 +286,7 @@ def _summary(plan: dict[str, Any]) -> Iterator[str]:
             f" in {plan['kernels']:,} kernels"
         )
     for row in plan["collectives"] or ():
-        where = "in the loops over layers" if row["in_loop"] else "outside of loops"
+        where = "in loops" if row["in_loop"] else "outside of loops"
         yield (
             f"  {row['count']} x {row['kind']} {where}: {row['bytes'] / 1e6:.1f} MB per step, each"
             f" device sends {row['sent_bytes'] / 1e6:.1f} MB"
@@ -309,7 +309,10 @@ def _summary(plan: dict[str, Any]) -> Iterator[str]:
     cost = "no cost without --price"
     if estimate["cost_range"]:
         cost = "cost {:,.0f} to {:,.0f}".format(*estimate["cost_range"])
-    yield f"recipe: {plan['total_steps']:,} steps in {low:,.0f} to {high:,.0f} hours, {cost}"
+    yield (
+        f"recipe: {plan['total_steps']:,} steps over {plan['num_samples']:,} images (--num-samples)"
+        f" in {low:,.0f} to {high:,.0f} hours, {cost}"
+    )
 
 
 def _speed(speed: dict[str, float]) -> str:
