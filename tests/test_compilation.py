@@ -289,7 +289,8 @@ def test_what_was_compiled_is_said(monkeypatch, caplog):
         step = for_devices(monkeypatch, available=None)
         assert "effective batch: 96 = 8 devices x 12 x 1" in caplog.text
         for_devices(monkeypatch, available=step.memory.total - 1)
-        assert "this will probably not fit" in caplog.text
+        size = step.memory.total / 2**30
+        assert f"this will probably not fit, {size:.1f} of {size:.1f} GiB per device" in caplog.text
         for_devices(monkeypatch, available=step.memory.total - 1, accum_steps="auto")
     assert "96 = 8 devices x 6 x 2 micro-batches, the fewest that fit" in caplog.text
 
@@ -300,7 +301,7 @@ def test_what_the_compiler_refuses_is_a_mistake_in_the_config(monkeypatch):
 
     monkeypatch.setattr(jax.stages.Lowered, "compile", refuse)
     monkeypatch.setattr(compilation, "lower_step", lower_a_sum)
-    with pytest.raises(ConfigError, match=r"does not fit, 43.5 GB per device are needed: raise"):
+    with pytest.raises(ConfigError, match=r"does not fit, 40.5 GiB per device are needed: raise"):
         for_devices(monkeypatch, available=int(15.75 * 2**30))
 
 

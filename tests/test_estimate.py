@@ -17,11 +17,11 @@ from fsvfm_jax.benchmark.step_times import conditions
 from fsvfm_jax.config.resolve import resolve
 from fsvfm_jax.convert.folder import write_folder
 from fsvfm_jax.convert.warm_start import with_options
-from fsvfm_jax.devices.memory import Memory
+from fsvfm_jax.devices.memory import GIB, Memory
 from fsvfm_jax.errors import ConfigError, UserError
 from fsvfm_jax.models import build
 from fsvfm_jax.plan import estimate
-from fsvfm_jax.plan.chips import CHIPS, GIB
+from fsvfm_jax.plan.chips import CHIPS
 from fsvfm_jax.plan.estimate import Target, make_plan, summary
 from fsvfm_jax.plan.flops import training_flops_per_image
 from fsvfm_jax.plan.results import BEGINNING
@@ -92,8 +92,11 @@ def test_the_estimate_is_the_bound_over_the_efficiency(plan):
 
 @pytest.mark.e2e
 def test_the_summary_says_for_how_many_images_hours_and_cost_are(plan):
-    text = summary({"config": "configs/vit_s.py:smoke", "topology": "h200:8"} | plan)
+    header = {"config": "configs/vit_s.py:smoke", "topology": "h200:8"}
+    text = summary(header | plan)
     assert f"recipe: {plan['total_steps']:,} steps over 1,600 images (--num-samples) in" in text
+    refused = summary(header | plan | {"fits": False})
+    assert "none of the changes that were tried (of model.remat, mesh.fsdp and" in refused
 
 
 @pytest.mark.slow  # test_changes.py has the choice of the change
@@ -148,6 +151,12 @@ def test_a_compiler_that_fails_ends_a_plan_in_one_sentence(monkeypatch):
     with pytest.raises(UserError, match=r"the compiler fails .*INTERNAL: a bccc") as raised:
         make_plan(tiny_config(), Target(jax.devices(), H200))
     assert len(str(raised.value)) < 500
+
+
+def test_a_loop_of_unknown_length_is_named(caplog):
+    step = jax.jit(lambda x: jax.lax.while_loop(lambda x: x < 10, lambda x: x * 2, x))
+    estimate._parse(step.lower(1.0).compile())
+    assert "these loops run, so each is counted once: while" in caplog.text
 
 
 @pytest.mark.parametrize("error", [JaxRuntimeError("INTERNAL: no"), ConfigError("no")])

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from fsvfm_jax.devices.memory import GIB
 from fsvfm_jax.errors import ConfigError
-from fsvfm_jax.plan.chips import GIB, find_chip
+from fsvfm_jax.plan.chips import find_chip
 from fsvfm_jax.plan.topology import topology_devices
 
 

@@ -8,6 +8,7 @@ import jax
 
 from fsvfm_jax.errors import OutOfMemory
 
+GIB = 2**30
 # What a user can do if the training step does not fit.
 SMALLER_STEP = (
     "raise config.mesh.fsdp, set config.model.remat='full' or config.accum_steps='auto', or lower"

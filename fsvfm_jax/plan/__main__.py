@@ -99,7 +99,9 @@ def _plan(
 
 
 def _check_output(path: str) -> None:
-    """Checks before the work that a plan can be written, and replaces no file of `--compare`.
+    """Checks before the work that a plan can be written.
+
+    A file with results of `--compare` is not replaced.
 
     Raises:
         DataError: The file has results of `--compare`.

@@ -14,7 +14,9 @@ memory of a GPU is what JAX reserves by default, three quarters of the memory th
 import math
 from typing import NamedTuple
 
-MIB, GIB = 2**20, 2**30
+from fsvfm_jax.devices.memory import GIB
+
+MIB = 2**20
 # The part of a GPU's memory that JAX reserves by default.
 GPU_SHARE = 0.75
 

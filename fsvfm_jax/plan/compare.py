@@ -17,14 +17,13 @@ from jax.errors import JaxRuntimeError
 from fsvfm_jax import pretrain
 from fsvfm_jax.config.resolve import to_json
 from fsvfm_jax.devices.compilation import lower_step, place
-from fsvfm_jax.devices.memory import memory_ran_out
+from fsvfm_jax.devices.memory import GIB, memory_ran_out
 from fsvfm_jax.devices.sharding import AUTO
 from fsvfm_jax.errors import UserError, in_one_line, shortened
 from fsvfm_jax.host.hashing import sha256_of_code
 from fsvfm_jax.host.progress import meter, print_above
 from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.plan.candidates import Candidate
-from fsvfm_jax.plan.chips import GIB
 from fsvfm_jax.plan.estimate import NOT_AUTOTUNED, STATS, Target, describe
 from fsvfm_jax.plan.modules import aligned, by_module
 from fsvfm_jax.plan.results import Figures, Line, Result, append_result, open_results

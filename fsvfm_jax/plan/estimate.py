@@ -27,13 +27,13 @@ from fsvfm_jax.convert.warm_start import with_options
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.devices import sharding
 from fsvfm_jax.devices.compilation import available_bytes, compile_step, place, state_template
-from fsvfm_jax.devices.memory import Memory
+from fsvfm_jax.devices.memory import GIB, Memory
 from fsvfm_jax.errors import UserError, in_one_line, short_list, shortened
 from fsvfm_jax.models import build
 from fsvfm_jax.optim import make_schedule
 from fsvfm_jax.plan import hlo
 from fsvfm_jax.plan.changes import possible_changes
-from fsvfm_jax.plan.chips import GIB, Chip
+from fsvfm_jax.plan.chips import Chip
 from fsvfm_jax.plan.collectives import Collective, collective_table, collectives
 from fsvfm_jax.plan.flops import training_flops_per_image
 from fsvfm_jax.plan.modules import by_module, module_totals, top_kernels
@@ -141,6 +141,9 @@ def make_plan(config: ConfigDict, target: Target) -> dict[str, Any]:
 def describe(config: ConfigDict, target: Target) -> dict[str, Any]:
     """Compiles the step that training would run, and returns its plan.
 
+    `compile_seconds` includes the tracing of the step and, with `accum_steps = "auto"`, all numbers
+    of micro-batches that are compiled.
+
     Raises:
         ConfigError: The config does not suit the devices.
         JaxRuntimeError: The compiler fails.
@@ -184,13 +187,7 @@ def describe(config: ConfigDict, target: Target) -> dict[str, Any]:
         "estimate": None,
     }
     if compiled is not None:
-        program = hlo.parse(compiled.as_text())
-        if loops := hlo.unknown_loops(program):
-            logger.warning(
-                "the compiled program does not show how often these loops run, so they are counted"
-                " once: %s",
-                short_list(loops),
-            )
+        program = _parse(compiled)
         exchanged = collectives(program)
         plan |= _count(program) | {"collectives": collective_table(exchanged)}
         if target.chip is not None:
@@ -198,6 +195,18 @@ def describe(config: ConfigDict, target: Target) -> dict[str, Any]:
             plan |= _predict(config, target, plan=plan, exchanged=exchanged, nodes=nodes)
             plan["mfu_bound"] = plan["bound"]["mfu"]
     return plan
+
+
+def _parse(compiled: jax.stages.Compiled) -> hlo.Program:
+    """Returns a compiled program, and warns of loops whose iterations it does not show."""
+    program = hlo.parse(compiled.as_text())
+    if loops := hlo.unknown_loops(program):
+        logger.warning(
+            "the compiled program does not show how often these loops run, so each is counted"
+            " once: %s",
+            short_list(loops),
+        )
+    return program
 
 
 def _count(program: hlo.Program) -> dict[str, Any]:
@@ -265,7 +274,8 @@ def summary(plan: dict[str, Any], *, top: int | None = None) -> str:
         lines += [f"it fits with {as_flags(plan['change']['fields'])}", *_summary(plan["change"])]
     elif plan["fits"] is False:
         lines.append(
-            "no change of model.remat, mesh.fsdp and accum_steps makes it fit: use more devices"
+            "none of the changes that were tried (of model.remat, mesh.fsdp and accum_steps) makes"
+            " it fit: use more devices"
         )
     compiled = next((one for one in (plan, plan["change"]) if one and one["modules"]), None)
     if top is not None and compiled:

@@ -115,12 +115,11 @@ def origin(source: str) -> Origin:
     return Origin(module, stage, "/".join(operation) or names[-1])
 
 
-def top_kernels(kernels: Sequence[Kernel], *, most: int = MOST_KERNELS) -> list[TopKernel]:
-    """Returns the kernels that move the most bytes in a step, the largest first.
+def top_kernels(kernels: Sequence[Kernel]) -> list[TopKernel]:
+    """Returns the `MOST_KERNELS` rows of kernels that move the most in a step, the largest first.
 
     Args:
         kernels: The result of `traffic.kernels`.
-        most: The greatest number of rows.
     """
     executions: dict[tuple[str, Origin, int], int] = defaultdict(int)
     for kernel in kernels:
@@ -138,7 +137,7 @@ def top_kernels(kernels: Sequence[Kernel], *, most: int = MOST_KERNELS) -> list[
         for (name, where, size), times in executions.items()
         if size
     ]
-    return sorted(rows, key=lambda row: -row["bytes"] * row["executions"])[:most]
+    return sorted(rows, key=lambda row: -row["bytes"] * row["executions"])[:MOST_KERNELS]
 
 
 def module_totals(kernels: Sequence[Kernel]) -> list[ModuleTotal]:
