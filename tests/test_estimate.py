@@ -21,6 +21,7 @@ from fsvfm_jax.devices.memory import GIB, Memory
 from fsvfm_jax.errors import ConfigError, UserError
 from fsvfm_jax.models import build
 from fsvfm_jax.plan import estimate
+from fsvfm_jax.plan.__main__ import _set_up_jax
 from fsvfm_jax.plan.chips import CHIPS
 from fsvfm_jax.plan.estimate import Target, make_plan, summary
 from fsvfm_jax.plan.flops import training_flops_per_image
@@ -237,6 +238,22 @@ def test_a_mistake_ends_in_one_sentence(fork_server, arguments, code, message):
     assert result.returncode == code
     assert result.stderr.strip().splitlines()[-1].startswith(message)
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("topology", "updates"),
+    [
+        ("cpu:4", {"jax_platforms": "cpu", "jax_num_cpu_devices": 4}),
+        ("cpu:1025", {"jax_platforms": "cpu"}),
+        ("h200:8", {"jax_platforms": "cpu"}),
+        ("gpu", {}),
+    ],
+)
+def test_only_a_topology_of_cpus_creates_devices(monkeypatch, topology, updates):
+    found = {}
+    monkeypatch.setattr(jax.config, "update", found.__setitem__)
+    _set_up_jax(topology)
+    assert found == updates
 
 
 @pytest.mark.parametrize("compared", [[], ["--compare", "seed=1"]])

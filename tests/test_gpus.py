@@ -1,6 +1,7 @@
 """Tests the descriptions of GPUs, and the compiler for GPUs where it is installed."""
 
 import importlib.util
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from fsvfm_jax.plan import gpus
 from fsvfm_jax.plan.chips import CHIPS, find_chip
 from fsvfm_jax.plan.collectives import collectives
 from fsvfm_jax.plan.gpus import GPUS, PLUGINS, gpu_devices, target_config
@@ -28,6 +30,20 @@ def test_a_description_has_the_facts_of_its_chip(name):
     assert text.count("{") == text.count("}")
     # A program gets three quarters of the memory.
     assert f"device_memory_size: {chip.hbm_bytes * 4 // 3}" in text
+
+
+@pytest.mark.parametrize(("shape", "expected"), [("8", "1x1x8"), ("4x2", "1x2x4")])
+def test_the_compiler_is_given_nodes_and_gpus(monkeypatch, shape, expected):
+    asked = {}
+
+    def describe(**options):
+        asked.update(options)
+        return SimpleNamespace(devices=[])
+
+    monkeypatch.setattr(gpus.topologies, "get_topology_desc", describe)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    assert gpu_devices(CHIPS["h200"], shape) == []
+    assert asked["topology"] == expected
 
 
 @needs_compiler
