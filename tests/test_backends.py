@@ -1,5 +1,6 @@
 """Tests the settings for each kind of device, and where they are in the config."""
 
+import re
 from unittest import mock
 
 import jax
@@ -75,6 +76,16 @@ def test_cudnn_attention_needs_an_a100_or_newer(capability, expected):
     assert not has_cudnn_attention(jax.devices("cpu")[0])
 
 
+def test_an_option_in_xla_flags_wins(monkeypatch):
+    options = compiler_options("gpu")
+    flags = "--xla_x=1 --xla_gpu_dot_merger_threshold_mb=32 --xla_gpu_enable_latency_hiding"
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    del options["xla_gpu_dot_merger_threshold_mb"]
+    assert compiler_options("gpu") == options
+    settled = settings_for(resolve(vit_b.get_config()), "gpu")
+    assert settled.compiler_options.to_dict() == options
+
+
 def test_this_version_of_xla_knows_the_options_of_gpus():
     # Every build of XLA knows the options of GPUs; test_compilation.py compiles with those of TPUs.
     step = jax.jit(lambda x: x + 1).lower(1.0)
@@ -96,3 +107,21 @@ def test_what_the_devices_cannot_do_is_refused(platform, message):
     config.model.attention = "cudnn"
     with pytest.raises(ConfigError, match=message):
         settings_for(resolve(config), platform)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"model.num_heads": 4},
+            "a multiple of 8 up to 128, and this network has heads of width",
+        ),
+        ({"model.decoder_num_heads": 128}, "heads of width 4: use 'xla'"),
+        ({"model.rep_decoder_num_heads": 4}, "heads of width 192: use 'xla'"),
+    ],
+)
+def test_what_cudnn_cannot_do_is_refused(changes, message):
+    config = vit_b.get_config()
+    config.update_from_flattened_dict({"model.attention": "cudnn"} | changes)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        settings_for(resolve(config), "gpu", has_cudnn=True)

@@ -31,6 +31,22 @@ def test_the_least_intrusive_change_comes_first():
     assert changes(40, 20)[0] == dots | fsdp | {"mesh.fsdp": 4}
 
 
+def test_more_splits_are_tried_last():
+    found = changes(30, 6, images_per_device=2)
+    split = [change for change in found if "mesh.fsdp" in change]
+    assert split and found[-len(split) :] == split
+    assert all(change["mesh.fsdp"] == 2 for change in split)
+    assert {"model.remat": "full", "mesh.data": -1, "mesh.fsdp": 2, "accum_steps": 2} in split
+    # No split leaves half of the memory, and the largest one may fit.
+    assert changes(110, 100)[0] == {"mesh.data": -1, "mesh.fsdp": 8}
+
+
+def test_micro_batches_of_every_size_are_tried():
+    found = changes(20, 2, images_per_device=12, remat="full")
+    assert [change["accum_steps"] for change in found[:5]] == [2, 3, 4, 6, 12]
+    assert found[0] == {"accum_steps": 2}
+
+
 def test_there_is_not_always_a_change():
     assert changes(40, 20, num_devices=1) == []
     assert changes(40, 20, num_devices=7) == []

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fsvfm_jax.plan.chips import find_chip
+from fsvfm_jax.plan.chips import CHIPS, find_chip
 
 
 @pytest.mark.parametrize(
@@ -18,3 +18,11 @@ def test_an_unknown_chip_is_none():
     assert find_chip("cpu") is None
     # This H100 is slower than the one in the table.
     assert find_chip("NVIDIA H100 PCIe") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "mebibytes"),
+    [("a100", 81_920), ("h100", 81_559), ("h200", 143_771), ("b200", 183_359)],
+)
+def test_a_program_may_use_three_quarters_of_a_gpus_memory(name, mebibytes):
+    assert CHIPS[name].hbm_bytes == mebibytes * 2**20 * 3 // 4

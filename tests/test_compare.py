@@ -75,7 +75,7 @@ class Compiler:
         fits = total < target.available_bytes
         memory = {"temporary": total // 2, "total": total, "available": target.available_bytes}
         if model.remat == "dots":  # A TPU's compiler refuses it, and names the bytes only.
-            return refused(target.available_bytes), None
+            return refused(target.available_bytes)
         seconds = moved / 4.8e12
         bound = {"step_seconds": seconds, "images_per_second": 1 / seconds, "mfu": 0.25, "hours": 9}
         return {
@@ -85,7 +85,7 @@ class Compiler:
             "autotuned": False,
             "modules": [ModuleTotal(**PART)],
             "top_kernels": [TopKernel(**PART, kernel="copy", operation="blocks/\x1bmul")],
-        }, None
+        }
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_what_a_compiler_refuses_for_its_memory_has_few_figures(compiler, tmp_pa
     found = candidates("model.unroll=1", "model.remat=dots,full")
     output = str(tmp_path / "results.jsonl")
     results = compare(found, TARGET, header=HEADER, output=output)
-    expected = "model.unroll=1 model.remat=dots: DOES NOT FIT: 300.00 of 98.49 GiB"
+    expected = "model.unroll=1 model.remat=dots: DOES NOT FIT: 300.00 of 105.30 GiB"
     assert capsys.readouterr().out.splitlines()[0] == expected
     table = comparison(found, results, top=None)
     assert table.splitlines()[2].split()[:3] == ["300.00", "5", "model.unroll=1"]
@@ -229,6 +229,7 @@ def refused_by_the_compiler(message: str) -> ConfigError:
         (JaxRuntimeError("INTERNAL: a mistake of the compiler"), True),
         (refused_by_the_compiler("INVALID_ARGUMENT: No such compile option"), True),
         (JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"), False),
+        (JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem."), True),
         (JaxRuntimeError("UNAVAILABLE: try again"), False),
         (ConfigError("config.schedule does not suit config.epochs"), False),
     ],
@@ -262,11 +263,17 @@ def test_a_result_depends_on_all_that_the_compiler_reads(compiler, monkeypatch):
         identity("batch_size=32", versions={"jax": "0.13"}),
         identity("batch_size=32", target=TARGET._replace(chip=None)),
     ]
-    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_x=1")
-    others.append(identity("batch_size=32"))
-    monkeypatch.setattr(comparing, "sha256_of_code", lambda folder: "other code")
-    others.append(identity("batch_size=32"))
-    assert len({first, *others}) == 11
+    for name, value in (("LIBTPU_INIT_ARGS", "--xla_x=1"), ("JAX_OPTIMIZATION_LEVEL", "O1")):
+        monkeypatch.setenv(name, value)
+        others.append(identity("batch_size=32"))
+    for changed in ("devices", "plan"):
+        monkeypatch.setattr(comparing, "sha256_of_code", lambda of, x=changed: of.name == x)
+        others.append(identity("batch_size=32"))
+    place = comparing.place
+    monkeypatch.setattr(comparing, "place", lambda config, _: place(config, TARGET.devices))
+    other_kind = TARGET._replace(devices=[SimpleNamespace(device_kind="NVIDIA X")])
+    others.append(identity("batch_size=32", target=other_kind))
+    assert len({first, *others}) == 14
 
 
 def run(server: ForkServer, *arguments: str) -> subprocess.CompletedProcess:
@@ -313,7 +320,7 @@ def test_the_command_compares_and_continues(fork_server, tmp_path):
         (["--compare", "seed=-1"], 78, "error: 1 of 1 candidates are refused"),
         (["--compare", "seed=1", "--output=/nowhere/x"], 73, "error: /nowhere/x cannot be written"),
         (["--compare", "seed=1", "--output=README.md"], 65, "error: --output=README.md is"),
-        (["--top=101"], 78, "error: argument --top: 101 is more than 100"),
+        (["--top=101"], 78, "error: argument --top: 101 is no whole number"),
     ],
 )
 def test_a_mistake_ends_in_one_sentence(fork_server, arguments, code, message):

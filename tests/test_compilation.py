@@ -91,7 +91,7 @@ def check_fsdp(lowered, task, mesh) -> list[dict]:
     state = jax.eval_shape(task.init, jax.random.key(0))
     whole = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
     assert held < 1.2 * whole / mesh.shape["fsdp"]
-    return collective_table(text)
+    return collective_table(found)
 
 
 def _shapes(task) -> tuple[set[tuple[int, ...]], set[tuple[int, ...]]]:
@@ -144,7 +144,7 @@ def test_what_a_tpu_exchanges(topology):
     )
     text = lowered.compile().as_text()
     found = collectives(parse(text))
-    print(json.dumps(collective_table(text), indent=1))
+    print(json.dumps(collective_table(found), indent=1))
     # A TPU gathers a layer and scatters its gradient as pieces that go round a ring of chips, and
     # multiplies by the pieces it has meanwhile. The rest is biases and other unstacked parameters.
     at_once = max(math.prod(shape) for shapes in _shapes(task) for shape in shapes)
@@ -289,7 +289,8 @@ def test_what_was_compiled_is_said(monkeypatch, caplog):
         step = for_devices(monkeypatch, available=None)
         assert "effective batch: 96 = 8 devices x 12 x 1" in caplog.text
         for_devices(monkeypatch, available=step.memory.total - 1)
-        assert "this will probably not fit" in caplog.text
+        size = step.memory.total / 2**30
+        assert f"this will probably not fit, {size:.1f} of {size:.1f} GiB per device" in caplog.text
         for_devices(monkeypatch, available=step.memory.total - 1, accum_steps="auto")
     assert "96 = 8 devices x 6 x 2 micro-batches, the fewest that fit" in caplog.text
 
@@ -300,7 +301,7 @@ def test_what_the_compiler_refuses_is_a_mistake_in_the_config(monkeypatch):
 
     monkeypatch.setattr(jax.stages.Lowered, "compile", refuse)
     monkeypatch.setattr(compilation, "lower_step", lower_a_sum)
-    with pytest.raises(ConfigError, match=r"does not fit, 43.5 GB per device are needed: raise"):
+    with pytest.raises(ConfigError, match=r"does not fit, 40.5 GiB per device are needed: raise"):
         for_devices(monkeypatch, available=int(15.75 * 2**30))
 
 
@@ -314,3 +315,11 @@ def test_an_unknown_option_is_a_mistake_in_the_config():
     for options in ({"xla_no_such": True}, {"xla_gpu_enable_triton_gemm": "maybe"}):
         with pytest.raises(ConfigError, match=r"config\.compiler_options: .*xla_"):
             compilation._compile(lowered, available=None, options=options)
+
+
+@pytest.mark.parametrize("value", ["O1", 10**30, 1.5])
+def test_an_option_of_another_type_is_a_mistake_in_the_config(value):
+    lowered = jax.jit(lambda x: x + 1).lower(np.float32(1))
+    options = {"optimization_level": value}
+    with pytest.raises(ConfigError, match=r"config\.compiler_options = \{'optimization_level'.*O1"):
+        compilation._compile(lowered, available=None, options=options)

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 from commands import ForkServer
+from jax.errors import JaxRuntimeError
 from random_weights import describe, encoder_params
 
 from configs import vit_l, vit_s
@@ -16,10 +17,11 @@ from fsvfm_jax.benchmark.step_times import conditions
 from fsvfm_jax.config.resolve import resolve
 from fsvfm_jax.convert.folder import write_folder
 from fsvfm_jax.convert.warm_start import with_options
-from fsvfm_jax.devices.memory import Memory
-from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.devices.memory import GIB, Memory
+from fsvfm_jax.errors import ConfigError, UserError
 from fsvfm_jax.models import build
 from fsvfm_jax.plan import estimate
+from fsvfm_jax.plan.__main__ import _set_up_jax
 from fsvfm_jax.plan.chips import CHIPS
 from fsvfm_jax.plan.estimate import Target, make_plan, summary
 from fsvfm_jax.plan.flops import training_flops_per_image
@@ -89,6 +91,15 @@ def test_the_estimate_is_the_bound_over_the_efficiency(plan):
     assert estimate["cost_range"] == pytest.approx([8 * 2 * hours * 0.75, 8 * 2 * hours * 1.25])
 
 
+@pytest.mark.e2e
+def test_the_summary_says_for_how_many_images_hours_and_cost_are(plan):
+    header = {"config": "configs/vit_s.py:smoke", "topology": "h200:8"}
+    text = summary(header | plan)
+    assert f"recipe: {plan['total_steps']:,} steps over 1,600 images (--num-samples) in" in text
+    refused = summary(header | plan | {"fits": False})
+    assert "none of the changes that were tried (of model.remat, mesh.fsdp and" in refused
+
+
 @pytest.mark.slow  # test_changes.py has the choice of the change
 def test_what_does_not_fit_gets_a_change_that_does(plan):
     available = plan["memory"]["total"] - 1
@@ -112,7 +123,7 @@ def test_the_plan_is_that_of_the_starting_weights_network(tmp_path, monkeypatch,
 
     def described(config, target):
         found.append(config.model.registers)
-        return {}, Memory(*[0] * 7)
+        return {"fits": True}
 
     monkeypatch.setattr(estimate, "describe", described)
     for weights in ("x", "gone"):
@@ -133,13 +144,50 @@ def test_a_measurement_of_the_same_network_is_recognised(plan):
     assert source.startswith("measured") and "another" not in source
 
 
+def test_a_compiler_that_fails_ends_a_plan_in_one_sentence(monkeypatch):
+    def fail(config, target):
+        raise JaxRuntimeError("INTERNAL: a\nb" + "c" * 1000)
+
+    monkeypatch.setattr(estimate, "describe", fail)
+    with pytest.raises(UserError, match=r"the compiler fails .*INTERNAL: a bccc") as raised:
+        make_plan(tiny_config(), Target(jax.devices(), H200))
+    assert len(str(raised.value)) < 500
+
+
+def test_a_loop_of_unknown_length_is_named(caplog):
+    step = jax.jit(lambda x: jax.lax.while_loop(lambda x: x < 10, lambda x: x * 2, x))
+    estimate._parse(step.lower(1.0).compile())
+    assert "these loops run, so each is counted once: while" in caplog.text
+
+
+@pytest.mark.parametrize("error", [JaxRuntimeError("INTERNAL: no"), ConfigError("no")])
+def test_a_change_that_cannot_be_compiled_keeps_the_plan(monkeypatch, caplog, error):
+    too_large = Memory(0, 0, 0, 0, 0, 20 * GIB, 16 * GIB)
+    refused = {
+        **{"fits": False, "memory": too_large._asdict(), "state_bytes": 2 * GIB},
+        **{"images_per_device": 2, "accum_steps": 1, "mesh": {"data": 8, "fsdp": 1}},
+    }
+
+    def described(config, target):
+        if config.model.remat == "dots":
+            raise error
+        return refused | {"fits": config.model.remat == "full"}
+
+    monkeypatch.setattr(estimate, "describe", described)
+    plan = make_plan(tiny_config(), Target(jax.devices(), H200))
+    assert plan["fits"] is False and plan["change"]["fields"] == {"model.remat": "full"}
+    assert "--config.model.remat=dots cannot be compiled" in caplog.text
+
+
 def test_an_uneven_batch_is_refused():
     with pytest.raises(ConfigError, match="multiple of 8"):
         make_plan(tiny_config({"batch_size": 12}), Target(jax.devices(), H200))
 
 
-def run(server: ForkServer, *arguments: str) -> subprocess.CompletedProcess:
-    return server.run("fsvfm_jax.plan", "--config=configs/vit_s.py:smoke", *arguments)
+def run(
+    server: ForkServer, *arguments: str, config: str = "configs/vit_s.py:smoke"
+) -> subprocess.CompletedProcess:
+    return server.run("fsvfm_jax.plan", f"--config={config}", *arguments)
 
 
 @pytest.mark.e2e
@@ -159,7 +207,10 @@ def test_the_command_prints_and_writes(fork_server, tmp_path):
     assert plan["fits"] is plan["bound"] is plan["estimate"] is None
     gathers = [row for row in plan["collectives"] if row["kind"] == "all-gather"]
     assert any(row["in_loop"] for row in gathers)
-    for text in ("16 = 4 devices x 4 images x 1, mesh 2 x 2", "all-gather in the loops", "GFLOP"):
+    for text in (
+        *("16 = 4 devices x 4 images x 1, mesh 2 x 2", "all-gather in loops: ", "GFLOP"),
+        "\nthe available memory is unknown; GiB per device: ",
+    ):
         assert text in result.stdout, text
 
 
@@ -167,7 +218,18 @@ def test_the_command_prints_and_writes(fork_server, tmp_path):
     ("arguments", "code", "message"),
     [
         (["--topology=v5e:5x5"], 78, "error: --topology=v5e:5x5 is no slice"),
-        (["--topology=cpu:8", "--price=-1"], 78, "error: argument --price: -1"),
+        (["--topology=cpu:8", "--price=-1"], 78, "error: argument --price: -1 is no number above"),
+        (["--topology=cpu:8", "--price=abc"], 78, "error: argument --price: abc is no number"),
+        (["--topology=cpu:8", "--price=inf"], 78, "error: argument --price: inf is no number"),
+        (
+            ["--topology=cpu:8", f"--num-samples=1{'0' * 400}"],
+            *(78, f"error: argument --num-samples: 1{'0' * 199}... is no whole number from 1 to"),
+        ),
+        (
+            ["--topology=cpu:8", "--price=2"],
+            *(78, "error: --price has no effect, because the speed of --topology=cpu:8"),
+        ),
+        (["--topology=cpu:²"], 78, "error: --topology=cpu:² gives no number of devices"),
         (["--topology=cpu:8", "--output=/nowhere/plan.json"], 73, "error: /nowhere/plan.json"),
     ],
 )
@@ -176,6 +238,36 @@ def test_a_mistake_ends_in_one_sentence(fork_server, arguments, code, message):
     assert result.returncode == code
     assert result.stderr.strip().splitlines()[-1].startswith(message)
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("topology", "updates"),
+    [
+        ("cpu:4", {"jax_platforms": "cpu", "jax_num_cpu_devices": 4}),
+        ("cpu:1025", {"jax_platforms": "cpu"}),
+        ("h200:8", {"jax_platforms": "cpu"}),
+        ("gpu", {}),
+    ],
+)
+def test_only_a_topology_of_cpus_creates_devices(monkeypatch, topology, updates):
+    found = {}
+    monkeypatch.setattr(jax.config, "update", found.__setitem__)
+    _set_up_jax(topology)
+    assert found == updates
+
+
+@pytest.mark.parametrize("compared", [[], ["--compare", "seed=1"]])
+@pytest.mark.parametrize(
+    ("config", "task"),
+    [("configs/finetune/dfd.py", "finetune"), ("configs/eval/dfd.py:smoke", "evaluate")],
+)
+def test_another_task_is_refused(fork_server, config, task, compared):
+    result = run(fork_server, "--topology=cpu:1", *compared, config=config)
+    assert result.returncode == 78
+    assert result.stderr.strip().splitlines() == [
+        f"error: plan compiles pretraining only, and config.task is '{task}': give a pretraining"
+        " config, such as configs/vit_b.py"
+    ]
 
 
 @pytest.mark.e2e

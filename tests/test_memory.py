@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 from fsvfm_jax.devices.memory import GRADIENT_SHARE, Memory, enough_memory, fits_with
 from fsvfm_jax.errors import OutOfMemory
 
-GIB = 2**30
-
 
 @pytest.fixture
 def compiled() -> jax.stages.Compiled:

@@ -33,6 +33,8 @@ ENTRY %main () -> f32[] {{
   %zero = s32[] constant(0)
   %own = f32[8]{{0}} add(%x, %x), metadata={{op_name="jit(step)/a/add;jit(step)/b/add"}}
   %fusion = f32[8]{{0}} fusion(%x), kind=kLoop, calls=%inner
+  %started = ((f32[8]{{0}}), f32[8]{{0}}, u32[]) fusion-start(%x), kind=kLoop, calls=%inner
+  %finished = f32[8]{{0}} fusion-done(%started)
   %after = f32[8]{{0}} copy(%own)
   %fetch = (f32[8]{{0:S(1)}}, f32[8]{{0}}, u32[]) copy-start(%x)
   %fetched = f32[8]{{0:S(1)}} copy-done(%fetch)
@@ -50,6 +52,7 @@ ENTRY %main () -> f32[] {{
     [
         ("own", "jit(step)/a/add"),
         ("fusion", STEP),
+        ("started", STEP),
         ("after", "jit(step)/a/add"),
         ("fetch", "jit(step)/c/neg"),
         ("alone", "jit(step)/while"),

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import os
 import resource
 import threading
@@ -126,6 +127,19 @@ FIGURES = {
 }
 
 
+BOUND = {"step_seconds": 0.01, "images_per_second": 1600.0, "mfu": 0.3}
+MODULE = {"module": "loss", "stage": "", "bytes": 10, "executions": 1, "share": 1.0}
+REFUSED = dict.fromkeys(("moved_bytes", "kernels", "modules", "top_kernels"))
+
+
+@pytest.mark.parametrize(
+    "plan", [FIGURES, FIGURES | {"bound": BOUND, "modules": [MODULE]}, FIGURES | REFUSED]
+)
+def test_the_figures_of_a_program_are_read_back(file, plan):
+    file.write_bytes(with_line(plan=plan))
+    assert open_results(str(file))["c"]["plan"] == plan
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -149,6 +163,15 @@ FIGURES = {
         with_line(plan=FIGURES | {"moved_bytes": 10**400}),
         with_line(plan=FIGURES | {"memory": None}),
         with_line(plan=FIGURES | {"modules": [1]}),
+        with_line(plan=FIGURES | {"modules": [MODULE | {"bytes": 10**400}]}),
+        with_line(plan=FIGURES | {"modules": [MODULE | {"share": math.nan}]}),
+        with_line(plan=FIGURES | {"top_kernels": None}),
+        with_line(plan=FIGURES | {"modules": None}),
+        with_line(plan=FIGURES | {"kernels": None}),
+        with_line(plan=FIGURES | {"compile_seconds": math.inf}),
+        with_line(plan=FIGURES | {"bound": BOUND | {"step_seconds": math.nan}}),
+        with_line(plan=FIGURES | {"bound": BOUND | {"step_seconds": 0.0}}),
+        with_line(plan=FIGURES | {"bound": BOUND | {"mfu": -0.1}}),
     ],
 )
 def test_another_file_is_refused_and_not_changed(file, content):

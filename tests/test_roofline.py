@@ -42,6 +42,8 @@ def test_the_network_between_nodes_may_be_the_limit():
     chip = CHIP._replace(network_bandwidth=5e9)
     roof = roofline(chip, flops=10**12, traffic=10**10, sent=1e9, sent_between_nodes=5e8)
     assert (roof.limit, roof.bound) == ("network", pytest.approx(0.1))
+    # The links within a node carry the other half.
+    assert roof.interconnect == pytest.approx(5e8 / 50e9)
     # The chips of a TPU slice have no other network.
     assert roofline(CHIP, flops=1, traffic=1, sent=1.0, sent_between_nodes=5e8).network == 0
 
@@ -96,8 +98,11 @@ def test_hours_and_cost():
 
 def test_the_last_line_of_a_benchmark_counts(tmp_path):
     path = tmp_path / "benchmark.json"
-    path.write_text("\n".join(json.dumps(BENCHMARK | {"mfu": mfu}) for mfu in (0.1, 0.3)))
-    assert read_benchmark(str(path))["mfu"] == 0.3
+    named = {"framework": "jax", "task": "pretrain"}
+    for names in ({}, named):
+        lines = [json.dumps(BENCHMARK | names | {"mfu": mfu}) for mfu in (0.1, 0.3)]
+        path.write_text("\n".join(lines))
+        assert read_benchmark(str(path))["mfu"] == 0.3
 
 
 @pytest.mark.parametrize(
@@ -110,6 +115,15 @@ def test_the_last_line_of_a_benchmark_counts(tmp_path):
         ('{"mfu": null, "device_kind": "cpu"}', ConfigError, "--peak-tflops"),
         ('{"mfu": 7, "device_kind": "cpu"}', ConfigError, "is 7"),
         ('{"mfu": NaN, "device_kind": "cpu"}', ConfigError, "is nan"),
+        (
+            '{"mfu": 0.3, "device_kind": "cpu", "framework": "torch"}',
+            *(ConfigError, "framework = 'torch', and a plan needs 'jax'"),
+        ),
+        (
+            '{"mfu": 0.3, "device_kind": "cpu", "framework": "jax", "task": "finetune"}',
+            *(ConfigError, "task = 'finetune', and a plan needs 'pretrain'"),
+        ),
+        ('{"mfu": 0.3, "device_kind": "cpu", "task": 3}', DataError, "benchmark step"),
         ('{"mfu": "0.3", "device_kind": "cpu"}', DataError, "benchmark step"),
         ('{"mfu": 0.3, "device_kind": ["cpu"]}', DataError, "benchmark step"),
         ('{"mfu": 0.3, "device_kind": "cpu", "model": 3}', DataError, "benchmark step"),

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from fsvfm_jax.devices.memory import GIB
 from fsvfm_jax.errors import ConfigError
-from fsvfm_jax.plan.chips import GIB, find_chip
+from fsvfm_jax.plan.chips import find_chip
 from fsvfm_jax.plan.topology import topology_devices
 
 
@@ -34,12 +35,27 @@ def test_the_cpu_stands_for_itself():
         ("h100:16", "at most 8 GPUs; two nodes are h100:8x2"),
         ("cpu:0", "cpu:8"),
         ("cpu:100", "has 8 devices"),
+        ("cpu:²", "from 1 to 1,024: use cpu:8"),
+        ("cpu:1025", "from 1 to 1,024: use cpu:8"),
+        ("cpu", "from 1 to 1,024: use cpu:8"),
+        ("h200:²", "use h200:8, or h200:8x2"),
+        ("h200:8x1025", "at most 1,024 nodes"),
+        ("v5p:²x4x4", "multiples of 4"),
+        ("v5p:04x4x4", "multiples of 4"),
+        ("v5p:4x4x4x4", "multiples of 4"),
         ("gpu", "sees no GPU"),
     ],
 )
 def test_an_unknown_topology_is_told_what_there_is(topology, message):
     with pytest.raises(ConfigError, match=message):
         topology_devices(topology)
+
+
+@pytest.mark.parametrize("kind", ["cpu", "h200", "v5p", "v5e", "x"])
+def test_a_long_number_is_refused_in_a_short_sentence(kind):
+    with pytest.raises(ConfigError) as raised:
+        topology_devices(f"{kind}:{'9' * 5000}")
+    assert len(str(raised.value)) < 600
 
 
 @pytest.mark.parametrize(

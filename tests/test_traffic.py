@@ -56,6 +56,23 @@ def test_a_loop_over_a_stack_reads_a_layer_at_a_time():
         ),
         ('  ROOT %y = f32[1024]{0} custom-call(), custom_call_target="AllocateBuffer"\n', 0),
         ('  ROOT %y = f32[1024]{0} custom-call(%x), custom_call_target="TopK"\n', 2 * 4096),
+        # The last result of cuBLAS is its workspace, and not that of cuDNN.
+        (
+            "  ROOT %y = (f32[1024]{0}, s8[33554432]{0}) custom-call(%x, %part),"
+            ' custom_call_target="__cublas$gemm"\n',
+            2 * 4096 + 32,
+        ),
+        (
+            "  ROOT %y = (f32[1024]{0}, f32[8]{0}, u8[64]{0}) custom-call(%x),"
+            ' custom_call_target="__cublas$lt$matmul"\n',
+            2 * 4096 + 32,
+        ),
+        ('  ROOT %y = s8[64]{0} custom-call(%x), custom_call_target="__cublas$gemm"\n', 4096 + 64),
+        (
+            "  ROOT %y = (f32[1024]{0}, u8[64]{0}) custom-call(%x),"
+            ' custom_call_target="__cudnn$fmhaSoftmaxBackward"\n',
+            2 * 4096 + 64,
+        ),
     ],
 )
 def test_single_instructions(body, bytes_moved):
@@ -110,6 +127,91 @@ def test_a_fusion_that_needs_all_of_its_operand_reads_all():
     assert (
         traffic(kernels(parse(program(body, computations=whole)))).bytes == 24 * 4096 + 3 * 4096 + 4
     )
+
+
+def test_every_result_of_a_variadic_reduction_is_written():
+    fused = """\
+%larger (a: f32[], i: s32[], b: f32[], j: s32[]) -> (f32[], s32[]) {
+  %a = f32[] parameter(0)
+  %i = s32[] parameter(1)
+  ROOT %t = (f32[], s32[]) tuple(%a, %i)
+}
+
+%fused (x: f32[8,1024], i: s32[8,1024]) -> (f32[1024], s32[1024]) {
+  %x = f32[8,1024]{1,0} parameter(0)
+  %k = s32[8,1024]{1,0} parameter(1)
+  %zero = f32[] constant(0)
+  %none = s32[] constant(0)
+  ROOT %r = (f32[1024]{0}, s32[1024]{0}) reduce(%x, %k, %zero, %none), dimensions={0}, to_apply=%larger
+}
+
+"""  # noqa: E501
+    body = """\
+  %a = f32[8,1024]{1,0} parameter(0)
+  %b = s32[8,1024]{1,0} parameter(1)
+  ROOT %f = (f32[1024]{0}, s32[1024]{0}) fusion(%a, %b), kind=kInput, calls=%fused
+"""
+    found = kernels(parse(program(body, computations=fused)))
+    assert traffic(found).bytes == 2 * 8 * 4096 + 2 * 4096
+
+
+NESTED_UPDATE = """\
+%inner (q: f32[24,1024], v: f32[1,1024], k: s32[]) -> (f32[24,1024], f32[1,1024]) {
+  %q = f32[24,1024]{1,0} parameter(0)
+  %v = f32[1,1024]{1,0} parameter(1)
+  %k = s32[] parameter(2)
+  %updated = f32[24,1024]{1,0} dynamic-update-slice(%q, %v, %k, %k)
+  %negative = f32[1,1024]{1,0} negate(%v)
+  ROOT %two = (f32[24,1024]{1,0}, f32[1,1024]{1,0}) tuple(%updated, %negative)
+}
+
+"""
+
+
+@pytest.mark.parametrize(
+    "root",
+    [
+        "  ROOT %n = (f32[24,1024]{1,0}, f32[1,1024]{1,0}) fusion(%stack, %x, %i), kind=kLoop,"
+        " calls=%inner\n",
+        "  %n = (f32[24,1024]{1,0}, f32[1,1024]{1,0}) fusion(%stack, %x, %i), kind=kLoop,"
+        " calls=%inner\n"
+        "  %n0 = f32[24,1024]{1,0} get-tuple-element(%n), index=0\n"
+        "  %n1 = f32[1,1024]{1,0} get-tuple-element(%n), index=1\n"
+        "  ROOT %both = (f32[24,1024]{1,0}, f32[1,1024]{1,0}) tuple(%n0, %n1)\n",
+    ],
+)
+def test_an_update_in_a_nested_fusion_writes_only_the_slice(root):
+    outer = (
+        "%fused (stack: f32[24,1024], x: f32[1,1024], i: s32[]) -> (f32[24,1024], f32[1,1024]) {\n"
+        "  %stack = f32[24,1024]{1,0} parameter(0)\n"
+        "  %x = f32[1,1024]{1,0} parameter(1)\n"
+        f"  %i = s32[] parameter(2)\n{root}}}\n\n"
+    )
+    body = """\
+  %a = f32[24,1024]{1,0} parameter(0)
+  %b = f32[1,1024]{1,0} parameter(1)
+  %c = s32[] parameter(2)
+  ROOT %f = (f32[24,1024]{1,0}, f32[1,1024]{1,0}) fusion(%a, %b, %c), kind=kLoop, calls=%fused
+"""
+    found = kernels(parse(program(body, computations=NESTED_UPDATE + outer)))
+    # Reads: x and the index. Writes: a layer of the stack, and the negative.
+    assert traffic(found).bytes == 3 * 4096 + 4
+
+
+def test_a_conversion_at_the_end_of_a_fusion_writes_its_own_type():
+    fused = """\
+%fused (x: bf16[1024]) -> f32[1024] {
+  %x = bf16[1024]{0} parameter(0)
+  %n = bf16[1024]{0} negate(%x)
+  ROOT %c = f32[1024]{0} convert(%n)
+}
+
+"""
+    body = """\
+  %a = bf16[1024]{0} parameter(0)
+  ROOT %f = f32[1024]{0} fusion(%a), kind=kLoop, calls=%fused
+"""
+    assert traffic(kernels(parse(program(body, computations=fused)))).bytes == 2048 + 4096
 
 
 def test_a_loop_counts_as_often_as_it_runs():

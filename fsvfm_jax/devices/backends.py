@@ -2,13 +2,16 @@
 
 `config.model.attention`, `config.model.unroll` and `config.compiler_options` override them. The
 options apply only to the compilation of the training step, so `plan` compiles with them too;
-XLA_FLAGS and LIBTPU_INIT_ARGS still apply to the whole process.
+XLA_FLAGS and LIBTPU_INIT_ARGS still apply to the whole process. An option in XLA_FLAGS takes the
+place of the one here.
 
 docs/pods.md contains the figures that decided the settings of GPUs. cuDNN's attention keeps no
 scores for the backward pass. In a loop over the blocks, a GPU writes every saved activation twice:
 a kernel makes it, and a copy puts it into the array of all blocks.
 """
 
+import os
+import re
 from typing import Any
 
 import jax
@@ -18,24 +21,28 @@ from fsvfm_jax.errors import ConfigError, nearest
 
 PLATFORMS = ("cpu", "gpu", "tpu")
 WIDEST_CUDNN_HEAD = 128
-
-
-def compiler_options(platform: str) -> dict[str, Any]:
-    """Returns XLA's options for a kind of device, such as "gpu", by name."""
-    if platform == "cpu":
-        # YNNPACK, XLA's default for dense products, is up to 1.4 times slower at those of float32
-        # than Eigen, but faster at sums.
-        return {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
-    if platform != "gpu":
-        return {}
-    return {
+OPTIONS: dict[str, dict[str, Any]] = {
+    # YNNPACK, XLA's default for dense products, is up to 1.4 times slower at those of float32 than
+    # Eigen, but faster at sums.
+    "cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"},
+    "gpu": {
         # The scheduler that lets collectives overlap with computing, as NVIDIA's images of JAX set
         # it; on TPUs it is XLA's default.
         "xla_gpu_enable_latency_hiding_scheduler": True,
         # Queries, keys and values are made by three products. XLA would merge them, and then copy
         # each part of the result.
         "xla_gpu_dot_merger_threshold_mb": 0,
-    }
+    },
+}
+
+
+def compiler_options(platform: str) -> dict[str, Any]:
+    """Returns XLA's options for a kind of device, such as "gpu", by name.
+
+    Options that XLA_FLAGS sets are left out, since options of a compilation override XLA_FLAGS.
+    """
+    given = re.findall(r"--(\w+)", os.environ.get("XLA_FLAGS", ""))
+    return {name: x for name, x in OPTIONS.get(platform, {}).items() if name not in given}
 
 
 def has_cudnn_attention(device: jax.Device) -> bool:
@@ -65,10 +72,17 @@ def settings_for(config: ConfigDict, platform: str, *, has_cudnn: bool = False) 
             f"config.model.attention = 'cudnn' needs NVIDIA GPUs, A100 or newer, and these devices"
             f" of kind {platform!r} are not: use 'xla'"
         )
+    unfit = _unfit_heads(config.model)
+    if config.model.attention == "cudnn" and unfit:
+        raise ConfigError(
+            f"config.model.attention = 'cudnn' needs heads whose width is a multiple of 8 up to"
+            f" {WIDEST_CUDNN_HEAD}, and this network has heads of width {unfit[0]}: use 'xla'"
+        )
     config = config.copy_and_resolve_references()
     model = config.model
     if model.attention is None:
-        model.attention = "cudnn" if has_cudnn and _fits_cudnn(model) else "xla"
+        fits = model.dtype == "bfloat16" and not unfit
+        model.attention = "cudnn" if has_cudnn and fits else "xla"
     if model.unroll is None:
         # With FSDP the loop remains, because it gathers the parameters of one block at a time.
         unrolled = platform == "gpu" and config.mesh.fsdp == 1
@@ -79,8 +93,8 @@ def settings_for(config: ConfigDict, platform: str, *, has_cudnn: bool = False) 
     return config
 
 
-def _fits_cudnn(model: ConfigDict) -> bool:
-    """Returns whether cuDNN's attention accepts dtype and head widths of a network."""
+def _unfit_heads(model: ConfigDict) -> list[int]:
+    """Returns the head widths of a network that cuDNN's attention does not accept."""
     heads = [(model.width, model.num_heads)]
     if "decoder_width" in model:
         heads += [
@@ -88,6 +102,4 @@ def _fits_cudnn(model: ConfigDict) -> bool:
             (model.width, model.rep_decoder_num_heads),
         ]
     widths = [width // number for width, number in heads]
-    return model.dtype == "bfloat16" and all(
-        width % 8 == 0 and width <= WIDEST_CUDNN_HEAD for width in widths
-    )
+    return [width for width in widths if width % 8 != 0 or width > WIDEST_CUDNN_HEAD]

@@ -16,9 +16,9 @@ from ml_collections import ConfigDict
 
 from fsvfm_jax.devices import distributed, sharding
 from fsvfm_jax.devices.backends import has_cudnn_attention, settings_for
-from fsvfm_jax.devices.memory import SMALLER_STEP, Memory, fits_with
+from fsvfm_jax.devices.memory import GIB, SMALLER_STEP, Memory, fits_with
 from fsvfm_jax.devices.sharding import AUTO
-from fsvfm_jax.errors import ConfigError, StepTooLarge
+from fsvfm_jax.errors import ConfigError, StepTooLarge, brief
 from fsvfm_jax.train_state import Learner, StepValues, TrainState
 
 logger = logging.getLogger(__name__)
@@ -129,8 +129,8 @@ def compile_step(
 ) -> CompiledStep:
     """Compiles the training step; with "auto", in the fewest micro-batches that fit into memory.
 
-    With "auto", a number of micro-batches is not compiled if it cannot fit by proportion to a
-    number that was compiled.
+    With "auto", a number of micro-batches is skipped if a low estimate from the last compilation
+    already exceeds the memory.
 
     Args:
         learner: The network in training.
@@ -191,17 +191,17 @@ def compile_for_devices(learner: Learner, mesh: Mesh, config: ConfigDict) -> Com
     memory = step.memory
     if memory.argument is not None:
         logger.info(
-            "compiled the training step in %.1f s; memory per device: arguments %.2f GB,"
-            " temporaries %.2f GB",
+            "compiled the training step in %.1f s; memory per device: arguments %.2f GiB,"
+            " temporaries %.2f GiB",
             time.monotonic() - started,
-            memory.argument / 1e9,
-            memory.temporary / 1e9,
+            memory.argument / GIB,
+            memory.temporary / GIB,
         )
     if distributed.number_of_processes(step.program is None):
-        needed = f"{memory.total / 1e9:.1f} GB per device are needed"
+        needed = f"{memory.total / GIB:.1f} GiB per device are needed"
         raise StepTooLarge(f"the training step does not fit, {needed}: {SMALLER_STEP}")
     if memory.fits is False:
-        needed = f"{memory.total / 1e9:.1f} GB of {memory.available / 1e9:.1f} GB per device"
+        needed = f"{memory.total / GIB:.1f} of {memory.available / GIB:.1f} GiB per device"
         logger.warning("this will probably not fit, %s: %s", needed, SMALLER_STEP)
     logger.info(
         "effective batch: %d = %d devices x %d x %d%s",
@@ -229,6 +229,12 @@ def _compile(
         if "compile option" in str(error) or "setting option" in str(error):
             raise ConfigError(f"config.compiler_options: {str(error).splitlines()[0]}") from error
         raise
+    except TypeError as error:  # JAX reads four options itself, and passes the others on to XLA.
+        raise ConfigError(
+            f"config.compiler_options = {brief(dict(options))} has a value whose type JAX does not"
+            " accept: optimization_level and memory_fitting_level take a whole number, such as 1"
+            " for O1; exec_time_optimization_effort and memory_fitting_effort take a number"
+        ) from error
     return compiled, Memory.of(compiled, available=available)
 
 

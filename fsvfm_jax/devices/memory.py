@@ -8,6 +8,7 @@ import jax
 
 from fsvfm_jax.errors import OutOfMemory
 
+GIB = 2**30
 # What a user can do if the training step does not fit.
 SMALLER_STEP = (
     "raise config.mesh.fsdp, set config.model.remat='full' or config.accum_steps='auto', or lower"
@@ -69,10 +70,18 @@ def enough_memory(message: str) -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        # A smaller batch does not help if a kernel exceeds a TPU core's own memory (vmem).
-        if "RESOURCE_EXHAUSTED" not in str(error) or "vmem" in str(error):
+        if not memory_ran_out(error):
             raise
         raise OutOfMemory(message) from error
+
+
+def memory_ran_out(error: jax.errors.JaxRuntimeError) -> bool:
+    """Returns whether the memory of a device or of this machine ran out.
+
+    It did not if a kernel exceeds a TPU core's own memory (vmem): that follows from the program,
+    and a smaller batch does not help.
+    """
+    return "RESOURCE_EXHAUSTED" in str(error) and "vmem" not in str(error)
 
 
 def fits_with(memory: Memory, *, state_bytes: int, micro_batches: float) -> bool:

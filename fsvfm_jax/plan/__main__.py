@@ -7,7 +7,7 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,23 +16,27 @@ import jax
 from ml_collections import ConfigDict
 
 from fsvfm_jax import cli
-from fsvfm_jax.errors import ConfigError, DataError, StorageError, reason_of, shortened
+from fsvfm_jax.errors import ConfigError, DataError, StorageError, brief, reason_of, shortened
 from fsvfm_jax.host.plain_files import open_plain
 from fsvfm_jax.host.storage import ELSEWHERE, replace_bytes, written
 from fsvfm_jax.plan.candidates import make_candidates, read_choices
+from fsvfm_jax.plan.chips import Chip
 from fsvfm_jax.plan.compare import compare, comparison
+from fsvfm_jax.plan.counts import read_count
 from fsvfm_jax.plan.estimate import VGGFACE2, Target, make_plan, summary
 from fsvfm_jax.plan.modules import MOST_KERNELS
 from fsvfm_jax.plan.results import BEGINNING
 from fsvfm_jax.plan.roofline import read_benchmark
-from fsvfm_jax.plan.topology import EXAMPLES, topology_devices
+from fsvfm_jax.plan.topology import EXAMPLES, MOST_CPU_DEVICES, topology_devices
 
 COMMAND = "python -m fsvfm_jax.plan"
-# The packages that contain JAX and XLA's compilers.
-COMPILERS = (
-    *("jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "jax-cuda12-pjrt"),
-    *("jax-cuda13-plugin", "jax-cuda13-pjrt"),
+# The packages that contain JAX, XLA's compilers and cuDNN, which they ask for its kernels.
+PACKAGES = (
+    *("jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "jax-cuda12-pjrt", "nvidia-cudnn-cu12"),
+    *("jax-cuda13-plugin", "jax-cuda13-pjrt", "nvidia-cudnn-cu13"),
 )
+MOST_PRICE = 10**9
+MOST_SAMPLES = 10**12
 STOPPED = (
     "stopped: a plan is not saved; with --compare and --output, the same command continues after"
     " the last finished candidate"
@@ -53,11 +57,16 @@ def main(argv: Sequence[str]) -> None:
 
 def _run(args: argparse.Namespace, config: ConfigDict, *, command: str) -> None:
     """Plans the run, or compares candidates; prints a summary, and writes JSON if asked to."""
+    if config.get("task") != "pretrain":
+        raise ConfigError(
+            f"plan compiles pretraining only, and config.task is {brief(config.get('task'))}: give"
+            " a pretraining config, such as configs/vit_b.py"
+        )
     benchmark = read_benchmark(args.calibrate) if args.calibrate else None
     choices = read_choices(args.compare, config) if args.compare else None
-    _check_flags(args)
     _set_up_jax(args.topology)
     devices, chip = topology_devices(args.topology)
+    _check_flags(args, chip)
     target = Target(devices, chip, args.num_samples or VGGFACE2, args.price, benchmark)
     header = {
         "command": command,
@@ -90,7 +99,9 @@ def _plan(
 
 
 def _check_output(path: str) -> None:
-    """Checks before the work that a plan can be written, and replaces no file of `--compare`.
+    """Checks before the work that a plan can be written.
+
+    A file with results of `--compare` is not replaced.
 
     Raises:
         DataError: The file has results of `--compare`.
@@ -115,28 +126,36 @@ def _check_output(path: str) -> None:
         raise StorageError(f"{path} cannot be written ({reason_of(error)}): {ELSEWHERE}") from error
 
 
-def _check_flags(args: argparse.Namespace) -> None:
+def _check_flags(args: argparse.Namespace, chip: Chip | None) -> None:
     """Raises ConfigError for a flag that would have no effect."""
     for name in ("price", "calibrate", "num_samples"):
-        if args.compare and getattr(args, name) is not None:
+        if getattr(args, name) is None:
+            continue
+        flag = f"--{name.replace('_', '-')}"
+        if args.compare:
             raise ConfigError(
-                f"--compare needs no --{name.replace('_', '-')}, because it compares bounds and no"
-                " estimates: leave it out"
+                f"--compare needs no {flag}, because it compares bounds and no estimates: leave it"
+                " out"
+            )
+        if chip is None and name != "num_samples":
+            raise ConfigError(
+                f"{flag} has no effect, because the speed of --topology={args.topology} is not"
+                " known: leave it out"
             )
 
 
 def _set_up_jax(topology: str) -> None:
     """Configures JAX before it starts: as many CPU devices as needed, and no search for TPUs."""
-    number = topology.partition(":")[2]
     if topology != "gpu":
         jax.config.update("jax_platforms", "cpu")
-    if number.isdigit() and int(number) > 0:
-        jax.config.update("jax_num_cpu_devices", int(number))
+    kind, _, shape = topology.partition(":")
+    if kind == "cpu" and (number := read_count(shape, most=MOST_CPU_DEVICES)):
+        jax.config.update("jax_num_cpu_devices", number)
 
 
 def _versions() -> dict[str, str]:
     installed = {d.name.replace("_", "-"): d.version for d in importlib.metadata.distributions()}
-    return {name: installed[name] for name in COMPILERS if name in installed}
+    return {name: installed[name] for name in PACKAGES if name in installed}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -159,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--num-samples",
-        type=cli.count,
+        type=_count_to(MOST_SAMPLES),
         metavar="N",
         help=f"number of images in the data set (default: {VGGFACE2})",
     )
@@ -175,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--top",
-        type=_top,
+        type=_count_to(MOST_KERNELS),
         metavar="N",
         help=f"also print what each module of the network moves, and the N (up to {MOST_KERNELS})"
         " kernels that move the most; with --compare, of the best candidate",
@@ -190,15 +209,28 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _price(text: str) -> float:
-    if not 0 < (value := float(text)) < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} must be greater than 0")
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= MOST_PRICE:
+        raise argparse.ArgumentTypeError(
+            f"{shortened(text)} is no number above 0 and up to {MOST_PRICE:,}"
+        )
     return value
 
 
-def _top(text: str) -> int:
-    if (number := cli.count(text)) > MOST_KERNELS:
-        raise argparse.ArgumentTypeError(f"{text} is more than {MOST_KERNELS}")
-    return number
+def _count_to(most: int) -> Callable[[str], int]:
+    """Returns what reads a whole number from 1 to `most`, as the `type` of an argument."""
+
+    def read(text: str) -> int:
+        if (number := read_count(text, most=most)) is None:
+            raise argparse.ArgumentTypeError(
+                f"{shortened(text)} is no whole number from 1 to {most:,}"
+            )
+        return number
+
+    return read
 
 
 if __name__ == "__main__":

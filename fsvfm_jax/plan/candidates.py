@@ -170,10 +170,10 @@ def _changed(config: ConfigDict, fields: Mapping[str, Any], *, platform: str) ->
     if not options:
         return config
     # The other options stay those of the config, or else of the devices.
-    others = config.compiler_options
-    others = compiler_options(platform) if others is None else others.to_dict()
+    given = config.compiler_options
+    base = compiler_options(platform) if given is None else given.to_dict()
     with config.unlocked(), config.ignore_type():
-        config.compiler_options = ConfigDict(others | options)
+        config.compiler_options = ConfigDict(base | options)
     return resolve(config)
 
 

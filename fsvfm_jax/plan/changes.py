@@ -23,8 +23,9 @@ def possible_changes(
 ) -> Iterator[dict[str, Any]]:
     """Yields changes of config fields that may let a step fit, the least intrusive first.
 
-    The order is: remat, a state split over more devices, both; then the same with ever smaller
-    micro-batches. Changes that certainly do not fit are skipped.
+    The order is: remat, a state split over so many devices that it leaves half of the memory, both;
+    then the same with ever smaller micro-batches; then all of these with a state split over twice
+    as many devices. Changes that certainly do not fit are skipped.
 
     Args:
         memory: Memory of the step that does not fit.
@@ -38,10 +39,12 @@ def possible_changes(
     assert memory.available is not None
     fixed = state_bytes * (1 + GRADIENT_SHARE)
     activations = memory.total - fixed
-    splits = [n for n in _doublings(num_devices // fsdp) if fixed / n <= memory.available / 2]
-    splits = dict.fromkeys([1, *splits[:1]])
+    doublings = [n for n in _divisors(num_devices // fsdp) if n.bit_count() == 1]
+    splits = [n for n in doublings if fixed / n <= memory.available / 2] or doublings[-1:]
     remats = list(REMAT_KEEPS)[list(REMAT_KEEPS).index(remat) :]
-    for micro, split, name in itertools.product(_doublings(images_per_device), splits, remats):
+    micros = _divisors(images_per_device)
+    first = itertools.product(micros, dict.fromkeys([1, splits[0]]), remats)
+    for micro, split, name in (*first, *itertools.product(micros, splits[1:2], remats)):
         kept = activations / micro * REMAT_KEEPS[name] / REMAT_KEEPS[remat]
         if fixed / split + kept > memory.available:
             continue
@@ -54,6 +57,5 @@ def possible_changes(
             yield change
 
 
-def _doublings(number: int) -> list[int]:
-    """Returns the powers of 2 that divide a number."""
-    return [2**k for k in range(number.bit_length()) if number % 2**k == 0]
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]

@@ -7,14 +7,16 @@ dense peak is half of it. `ici_bandwidth` is one direction, half of the advertis
 bandwidth; per chip it is also the all-reduce bandwidth of a pod on Google's pages.
 
 The memory of a TPU is what its compiler lets a program use ("available HBM" in its errors). The
-memory of a GPU is what JAX reserves by default, three quarters of the datasheet's figure;
-XLA_PYTHON_CLIENT_MEM_FRACTION changes that.
+memory of a GPU is what JAX reserves by default, three quarters of the memory that nvidia-smi shows
+(CUDA keeps up to 1 % of it); XLA_PYTHON_CLIENT_MEM_FRACTION changes that.
 """
 
 import math
 from typing import NamedTuple
 
-GIB = 2**30
+from fsvfm_jax.devices.memory import GIB
+
+MIB = 2**20
 # The part of a GPU's memory that JAX reserves by default.
 GPU_SHARE = 0.75
 
@@ -42,9 +44,9 @@ class Chip(NamedTuple):
     network_bandwidth: float = math.inf
 
 
-def _reserved(gpu_memory: float) -> int:
+def _reserved(mebibytes: int) -> int:
     """Returns the bytes that a program may use of a GPU's memory."""
-    return int(GPU_SHARE * gpu_memory)
+    return int(GPU_SHARE * mebibytes * MIB)
 
 
 CHIPS = {
@@ -58,13 +60,13 @@ CHIPS = {
         Chip("v5p", ("TPU v5", "TPU v5p"), 459e12, int(95.74 * GIB), 2.765e12, 600e9),
         # 800 GB/s both ways, on four links.
         Chip("v6e", ("TPU v6 lite", "TPU v6e"), 918e12, int(31.25 * GIB), 1.638e12, 400e9),
-        # 80 GB; NVLink, 600 GB/s both ways; 200 Gbit/s of InfiniBand per GPU.
-        Chip("a100", ("NVIDIA A100-SXM4-80GB",), 312e12, _reserved(80e9), 2.039e12, 300e9, 25e9),
-        # 80 and 141 GB; NVLink, 900 GB/s both ways; 400 Gbit/s of InfiniBand per GPU.
-        Chip("h100", ("NVIDIA H100 80GB HBM3",), 989e12, _reserved(80e9), 3.35e12, 450e9, 50e9),
-        Chip("h200", ("NVIDIA H200",), 989e12, _reserved(141e9), 4.8e12, 450e9, 50e9),
-        # 180 GB; NVLink, 1,800 GB/s both ways; 400 Gbit/s of InfiniBand per GPU.
-        Chip("b200", ("NVIDIA B200",), 2250e12, _reserved(180e9), 8e12, 900e9, 50e9),
+        # NVLink, 600 GB/s both ways; 200 Gbit/s of InfiniBand per GPU.
+        Chip("a100", ("NVIDIA A100-SXM4-80GB",), 312e12, _reserved(81_920), 2.039e12, 300e9, 25e9),
+        # NVLink, 900 GB/s both ways; 400 Gbit/s of InfiniBand per GPU.
+        Chip("h100", ("NVIDIA H100 80GB HBM3",), 989e12, _reserved(81_559), 3.35e12, 450e9, 50e9),
+        Chip("h200", ("NVIDIA H200",), 989e12, _reserved(143_771), 4.8e12, 450e9, 50e9),
+        # NVLink, 1,800 GB/s both ways; 400 Gbit/s of InfiniBand per GPU.
+        Chip("b200", ("NVIDIA B200",), 2250e12, _reserved(183_359), 8e12, 900e9, 50e9),
     )
 }
 

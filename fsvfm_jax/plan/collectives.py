@@ -30,18 +30,17 @@ class Collective(NamedTuple):
     Attributes:
         kind: One of `COLLECTIVES`.
         arrays: The full arrays: gathered, summed, or before they are scattered.
-        group: The first group of devices that exchange with each other, as indices of the mesh.
+        groups: The groups of devices that exchange with each other, as indices of the mesh; of a
+            permutation, the pairs of sender and receiver.
         executions: How often it runs in a step.
         in_loop: Whether it is inside a loop's body, such as the loop over the layers.
-        source: Its origin in JAX's name stack; may be empty.
     """
 
     kind: str
     arrays: tuple[HloArray, ...]
-    group: tuple[int, ...]
+    groups: tuple[tuple[int, ...], ...]
     executions: int
     in_loop: bool
-    source: str
 
     @property
     def bytes(self) -> int:
@@ -50,22 +49,27 @@ class Collective(NamedTuple):
 
     @property
     def sent_bytes(self) -> float:
-        """Returns the bytes that one device sends in a step, at least."""
-        return self.bytes * self.executions * _share(self.kind, len(self.group))
+        """Returns the least number of bytes that a device of the largest group sends in a step."""
+        largest = max(map(len, self.groups))
+        return self.bytes * self.executions * _share(self.kind, largest)
 
     def sent_between(self, nodes: Sequence[int]) -> float:
-        """Returns the bytes that one device sends to other nodes in a step, at least.
+        """Returns the least number of bytes that a device sends to other nodes in a step.
 
         The devices of a node exchange what they can among themselves, and share the rest equally.
+        The result is that of the group whose devices send the most.
 
         Args:
             nodes: The node of every device of the mesh.
         """
-        number = len({nodes[device] for device in self.group})
+        return max(self._sent_between(group, nodes) for group in self.groups)
+
+    def _sent_between(self, group: tuple[int, ...], nodes: Sequence[int]) -> float:
+        number = len({nodes[device] for device in group})
         if number == 1:
             return 0.0
-        # In a ring of permutations, one device of a node sends all.
-        senders = 1 if self.kind == "collective-permute" else len(self.group) / number
+        # Of a pair of a permutation, one device sends all.
+        senders = 1 if self.kind == "collective-permute" else len(group) / number
         return self.bytes * self.executions * _share(self.kind, number) / senders
 
 
@@ -94,20 +98,19 @@ def collectives(program: Program) -> list[Collective]:
 
 def collective_table(found: Iterable[Collective]) -> list[dict[str, Any]]:
     """Returns collectives by kind and place: their number, and bytes per step and device."""
-    groups = defaultdict(list)
+    rows = defaultdict(list)
     for collective in found:
-        groups[collective.kind, collective.in_loop].append(collective)
+        rows[collective.kind, collective.in_loop].append(collective)
     return [
         {
             "kind": kind,
             "in_loop": in_loop,
-            "count": len(group),
-            "executions": sum(c.executions for c in group),
-            "bytes": sum(c.bytes * c.executions for c in group),
-            "largest_bytes": max(array.bytes for c in group for array in c.arrays),
-            "sent_bytes": int(sum(c.sent_bytes for c in group)),
+            "count": len(row),
+            "executions": sum(c.executions for c in row),
+            "bytes": sum(c.bytes * c.executions for c in row),
+            "sent_bytes": int(sum(c.sent_bytes for c in row)),
         }
-        for (kind, in_loop), group in sorted(groups.items())
+        for (kind, in_loop), row in sorted(rows.items())
     ]
 
 
@@ -121,18 +124,12 @@ def _collective(program: Program, call: Call, instruction: Instruction) -> Colle
         arrays = tuple(array for operand in operands for array in operand.result)
     if kind == "all-reduce" and call.computation.name.startswith("all-reduce-scatter"):
         kind = "reduce-scatter"
-    sources = [
-        re.search(r'op_name="([^"]*)"', place.attributes)
-        for place in (instruction, call.caller)
-        if place is not None
-    ]
     return Collective(
         kind=kind,
         arrays=arrays,
-        group=_group(instruction.attributes) or tuple(range(program.num_devices)),
+        groups=_groups(instruction.attributes) or (tuple(range(program.num_devices)),),
         executions=call.executions,
         in_loop=call.in_loop,
-        source=next((source[1] for source in sources if source), ""),
     )
 
 
@@ -140,29 +137,37 @@ def _share(kind: str, number: int) -> float:
     return SENT.get(kind, lambda n: (n - 1) / n)(number)
 
 
-def _group(attributes: str) -> tuple[int, ...]:
-    """Returns the first group of devices, in any of XLA's notations; () for all devices."""
-    if lists := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
-        return tuple(map(int, lists[1].split(",")))
+def _groups(attributes: str) -> tuple[tuple[int, ...], ...]:
+    """Returns the groups of devices, in any of XLA's notations; () for one group of all devices."""
+    if lists := re.search(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]+\})\}", attributes):
+        return tuple(
+            tuple(map(int, members.split(","))) for members in re.findall(r"\{([\d,]+)\}", lists[1])
+        )
     if iota := re.search(r"replica_groups=\[\d+,(\d+)\]<=(\S+?),? ", attributes + " "):
-        return tuple(_iota(iota[2])[: int(iota[1])].tolist())
+        return _rows(_iota(iota[2]), int(iota[1]))
     if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\](.*?)\{([^}]*)\}", attributes):
         sizes = {name: int(size) for name, size in re.findall(r"('\w+')=(\d+)", mesh[1])}
         order = re.search(r"device_ids=\(([^)]*\)?)\)", mesh[2])
         devices = _iota(order[1]) if order else np.arange(math.prod(sizes.values()))
-        devices = devices.reshape(tuple(sizes.values()))
-        # The group has every device along some axes, and the first one along the others. An axis
-        # may be split: 'x':(2)4 is its part of size 4 after a part of size 2.
+        # A group has every device along some axes, and one device along the others. An axis may be
+        # split: 'x':(2)4 is its part of size 4 after a part of size 2.
         axes = {
             name: (int(before or 1), int(part or sizes[name]))
             for name, before, part in re.findall(r"('\w+')(?::\((\d+)\)(\d+))?", mesh[3])
         }
-        for axis, name in enumerate(sizes):
+        shape = []
+        for name, size in sizes.items():
             before, part = axes.get(name, (1, 1))
-            stride = sizes[name] // (before * part)
-            devices = devices.take(np.arange(part) * stride, axis=axis)
-        return tuple(devices.ravel().tolist())
+            shape += [before, part, size // (before * part)]
+        parts = range(1, len(shape), 3)
+        devices = np.moveaxis(devices.reshape(shape), parts, range(-len(parts), 0))
+        return _rows(devices, math.prod(shape[k] for k in parts))
     return ()
+
+
+def _rows(devices: np.ndarray, size: int) -> tuple[tuple[int, ...], ...]:
+    """Returns devices in groups of a size, in their order."""
+    return tuple(map(tuple, devices.reshape(-1, size).tolist()))
 
 
 def _iota(text: str) -> np.ndarray:

@@ -17,23 +17,29 @@ from jax.errors import JaxRuntimeError
 from fsvfm_jax import pretrain
 from fsvfm_jax.config.resolve import to_json
 from fsvfm_jax.devices.compilation import lower_step, place
+from fsvfm_jax.devices.memory import GIB, memory_ran_out
 from fsvfm_jax.devices.sharding import AUTO
 from fsvfm_jax.errors import UserError, in_one_line, shortened
 from fsvfm_jax.host.hashing import sha256_of_code
 from fsvfm_jax.host.progress import meter, print_above
 from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.plan.candidates import Candidate
-from fsvfm_jax.plan.chips import GIB
 from fsvfm_jax.plan.estimate import NOT_AUTOTUNED, STATS, Target, describe
 from fsvfm_jax.plan.modules import aligned, by_module
 from fsvfm_jax.plan.results import Figures, Line, Result, append_result, open_results
 
 # Environment variables that change what the compilers do.
-VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+VARIABLES = (
+    *("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_OPTIMIZATION_LEVEL"),
+    *("JAX_EXEC_TIME_OPTIMIZATION_EFFORT", "JAX_MEMORY_FITTING_LEVEL"),
+    "JAX_MEMORY_FITTING_EFFORT",
+)
+# The folders with the code that compiles the step and counts.
+CODE = ("devices", "plan")
 MAX_MESSAGE = 4000  # characters of a compiler's message in the file
-# Beginnings of a compiler's message that are about this machine and this moment, such as a machine
-# without enough memory to compile. The same command then compiles the program again.
-PASSING = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "CANCELLED", "ABORTED", "DEADLINE_EXCEEDED")
+# Beginnings of a compiler's message that are about this machine and this moment. The same command
+# then compiles the program again, as it does if the machine has too little memory to compile.
+PASSING = ("UNAVAILABLE", "CANCELLED", "ABORTED", "DEADLINE_EXCEEDED")
 # The parts of a plan that depend on more than the program.
 NOT_OF_THE_PROGRAM = ("num_samples", "total_steps", "estimate")
 HEADINGS = (
@@ -54,8 +60,8 @@ def compare(
     Args:
         candidates: The candidates.
         target: The devices to compile for.
-        header: What each line of the file also says: `topology` and `versions`, on which a result
-            depends, and anything else.
+        header: Fields that each line of the file also contains: `topology` and `versions`, on which
+            a result depends, and anything else.
         output: The file; None for none.
 
     Returns:
@@ -90,7 +96,8 @@ def identity_of(candidate: Candidate, target: Target, header: Mapping[str, Any])
     """Returns a hash of everything on which the result of a candidate depends.
 
     This is the program as the compiler gets it, which follows from the config, the devices and the
-    code of the step; the compiler's options, the topology, the versions, and the code that counts.
+    code of the step; the compiler's options, the kind of the devices, the topology, the versions,
+    `VARIABLES`, and the code in the folders of `CODE`.
 
     Raises:
         UserError, ValueError: The step cannot be traced with this config.
@@ -106,10 +113,11 @@ def identity_of(candidate: Candidate, target: Target, header: Mapping[str, Any])
         "accum_steps": config.accum_steps,
         "compiler_options": config.compiler_options.to_dict(),
         "topology": header["topology"],
+        "device_kind": target.devices[0].device_kind,
         "available_bytes": target.available_bytes,
         "versions": header["versions"],
         "environment": {name: os.environ.get(name) for name in VARIABLES},
-        "code": sha256_of_code(Path(__file__).parent),
+        "code": [sha256_of_code(Path(__file__).parent.parent / folder) for folder in CODE],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -167,7 +175,7 @@ def _compile(
 ) -> tuple[Line, bool]:
     """Returns the result of a candidate, and whether it follows from the program alone."""
     try:
-        plan, _ = describe(candidate.config, target)
+        plan = describe(candidate.config, target)
     except (UserError, JaxRuntimeError) as error:
         line = _result(candidate, identity=identity, header=header, error=_reason(error))
         return line, _is_of_the_program(error)
@@ -178,9 +186,11 @@ def _compile(
 
 
 def _is_of_the_program(error: Exception) -> bool:
-    """Returns whether an error is what the compiler says of the program, at any time."""
+    """Returns whether the compiler would raise this error for the program again."""
     said = error.__cause__ if isinstance(error, UserError) else error
-    return isinstance(said, JaxRuntimeError) and not str(said).startswith(PASSING)
+    if not isinstance(said, JaxRuntimeError):
+        return False
+    return not memory_ran_out(said) and not str(said).startswith(PASSING)
 
 
 def _result(

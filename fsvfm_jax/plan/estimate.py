@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
+from jax.errors import JaxRuntimeError
 from ml_collections import ConfigDict
 
 from fsvfm_jax import pretrain
@@ -26,12 +27,13 @@ from fsvfm_jax.convert.warm_start import with_options
 from fsvfm_jax.data.stats import Stats
 from fsvfm_jax.devices import sharding
 from fsvfm_jax.devices.compilation import available_bytes, compile_step, place, state_template
-from fsvfm_jax.devices.memory import Memory
+from fsvfm_jax.devices.memory import GIB, Memory
+from fsvfm_jax.errors import UserError, in_one_line, short_list, shortened
 from fsvfm_jax.models import build
 from fsvfm_jax.optim import make_schedule
 from fsvfm_jax.plan import hlo
 from fsvfm_jax.plan.changes import possible_changes
-from fsvfm_jax.plan.chips import GIB, Chip
+from fsvfm_jax.plan.chips import Chip
 from fsvfm_jax.plan.collectives import Collective, collective_table, collectives
 from fsvfm_jax.plan.flops import training_flops_per_image
 from fsvfm_jax.plan.modules import by_module, module_totals, top_kernels
@@ -99,12 +101,19 @@ def make_plan(config: ConfigDict, target: Target) -> dict[str, Any]:
     Raises:
         ConfigError: The config does not suit the devices or its starting weights.
         DataError: The starting weights exist and cannot be read.
+        UserError: The compiler fails.
     """
     config = with_options(resolve(config), None)
-    plan, memory = describe(config, target)
-    plan["change"] = None
-    if memory.fits is not False:
+    try:
+        plan = describe(config, target) | {"change": None}
+    except JaxRuntimeError as error:
+        raise UserError(
+            f"the compiler fails for the training step ({shortened(in_one_line(error))}): try other"
+            " values of config.compiler_options, config.model.attention or config.batch_size"
+        ) from error
+    if plan["fits"] is not False:
         return plan
+    memory = Memory(**plan["memory"])
     changes = possible_changes(
         memory,
         state_bytes=plan["state_bytes"],
@@ -118,15 +127,29 @@ def make_plan(config: ConfigDict, target: Target) -> dict[str, Any]:
         logger.info("%.2f GiB do not fit; trying %s", memory.total / GIB, as_flags(change))
         changed = config.copy_and_resolve_references()
         changed.update_from_flattened_dict(change)
-        plan_then, memory = describe(resolve(changed), target)
-        if memory.fits:
+        try:
+            plan_then = describe(resolve(changed), target)
+        except (UserError, JaxRuntimeError) as error:
+            reason = shortened(in_one_line(error))
+            logger.warning("%s cannot be compiled (%s)", as_flags(change), reason)
+            continue
+        if plan_then["fits"]:
             return plan | {"change": {"fields": change} | plan_then}
     return plan
 
 
-def describe(config: ConfigDict, target: Target) -> tuple[dict[str, Any], Memory]:
-    """Compiles the step that training would run; returns the plan, and the memory of the step."""
+def describe(config: ConfigDict, target: Target) -> dict[str, Any]:
+    """Compiles the step that training would run, and returns its plan.
+
+    `compile_seconds` includes the tracing of the step and, with `accum_steps = "auto"`, all numbers
+    of micro-batches that are compiled.
+
+    Raises:
+        ConfigError: The config does not suit the devices.
+        JaxRuntimeError: The compiler fails.
+    """
     mesh, config = place(config, target.devices)
+    total_steps = make_schedule(config, target.num_samples).total_steps
     learner = pretrain.make_learner(config, stats=STATS)
     started = time.monotonic()
     compiled, memory, accum_steps = compile_step(
@@ -151,7 +174,7 @@ def describe(config: ConfigDict, target: Target) -> tuple[dict[str, Any], Memory
         "attention": config.model.attention,
         "compiler_options": config.compiler_options.to_dict(),
         "num_samples": target.num_samples,
-        "total_steps": make_schedule(config, target.num_samples).total_steps,
+        "total_steps": total_steps,
         "flops_per_image": flops,
         "fits": memory.fits,
         "memory": memory._asdict(),
@@ -164,14 +187,26 @@ def describe(config: ConfigDict, target: Target) -> tuple[dict[str, Any], Memory
         "estimate": None,
     }
     if compiled is not None:
-        program = hlo.parse(compiled.as_text())
+        program = _parse(compiled)
         exchanged = collectives(program)
         plan |= _count(program) | {"collectives": collective_table(exchanged)}
         if target.chip is not None:
             nodes = [device.process_index for device in mesh.devices.flat]
             plan |= _predict(config, target, plan=plan, exchanged=exchanged, nodes=nodes)
             plan["mfu_bound"] = plan["bound"]["mfu"]
-    return plan, memory
+    return plan
+
+
+def _parse(compiled: jax.stages.Compiled) -> hlo.Program:
+    """Returns a compiled program, and warns of loops whose iterations it does not show."""
+    program = hlo.parse(compiled.as_text())
+    if loops := hlo.unknown_loops(program):
+        logger.warning(
+            "the compiled program does not show how often these loops run, so each is counted"
+            " once: %s",
+            short_list(loops),
+        )
+    return program
 
 
 def _count(program: hlo.Program) -> dict[str, Any]:
@@ -239,7 +274,8 @@ def summary(plan: dict[str, Any], *, top: int | None = None) -> str:
         lines += [f"it fits with {as_flags(plan['change']['fields'])}", *_summary(plan["change"])]
     elif plan["fits"] is False:
         lines.append(
-            "no change of model.remat, mesh.fsdp and accum_steps makes it fit: use more devices"
+            "none of the changes that were tried (of model.remat, mesh.fsdp and accum_steps) makes"
+            " it fit: use more devices"
         )
     compiled = next((one for one in (plan, plan["change"]) if one and one["modules"]), None)
     if top is not None and compiled:
@@ -250,8 +286,8 @@ def summary(plan: dict[str, Any], *, top: int | None = None) -> str:
 def _summary(plan: dict[str, Any]) -> Iterator[str]:
     memory = plan["memory"]
     parts = [f"{memory[name] / GIB:.2f} {name}" for name in memory if memory[name] is not None]
-    verdict = {True: "fits", False: "DOES NOT FIT", None: "fits if the CPU has the memory"}
-    yield f"{verdict[plan['fits']]}: GiB per device: {', '.join(parts)}"
+    verdict = {True: "fits", False: "DOES NOT FIT", None: "the available memory is unknown"}
+    yield f"{verdict[plan['fits']]}; GiB per device: {', '.join(parts)}"
     if not plan["autotuned"]:
         yield NOT_AUTOTUNED
     if plan["moved_bytes"] is not None:
@@ -260,7 +296,7 @@ def _summary(plan: dict[str, Any]) -> Iterator[str]:
             f" in {plan['kernels']:,} kernels"
         )
     for row in plan["collectives"] or ():
-        where = "in the loops over layers" if row["in_loop"] else "outside of loops"
+        where = "in loops" if row["in_loop"] else "outside of loops"
         yield (
             f"  {row['count']} x {row['kind']} {where}: {row['bytes'] / 1e6:.1f} MB per step, each"
             f" device sends {row['sent_bytes'] / 1e6:.1f} MB"
@@ -283,7 +319,10 @@ def _summary(plan: dict[str, Any]) -> Iterator[str]:
     cost = "no cost without --price"
     if estimate["cost_range"]:
         cost = "cost {:,.0f} to {:,.0f}".format(*estimate["cost_range"])
-    yield f"recipe: {plan['total_steps']:,} steps in {low:,.0f} to {high:,.0f} hours, {cost}"
+    yield (
+        f"recipe: {plan['total_steps']:,} steps over {plan['num_samples']:,} images (--num-samples)"
+        f" in {low:,.0f} to {high:,.0f} hours, {cost}"
+    )
 
 
 def _speed(speed: dict[str, float]) -> str:

@@ -11,11 +11,13 @@ from typing import NamedTuple
 import jax
 from jax.experimental import topologies
 
-from fsvfm_jax.errors import ConfigError
-from fsvfm_jax.plan.chips import GPU_SHARE, Chip
+from fsvfm_jax.errors import ConfigError, shortened
+from fsvfm_jax.plan.chips import GPU_SHARE, MIB, Chip
+from fsvfm_jax.plan.counts import read_count
 
 MOST_IN_A_NODE = 8
-COMPILERS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
+MOST_NODES = 1024
+PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
 
 
 class Gpu(NamedTuple):
@@ -38,7 +40,7 @@ class Gpu(NamedTuple):
     shared_bytes: int
 
 
-KIB, MIB = 2**10, 2**20
+KIB = 2**10
 GPUS = {
     "a100": Gpu(8, 108, 64, 1.41, 40 * MIB, 164 * KIB),
     "h100": Gpu(9, 132, 128, 1.98, 50 * MIB, 228 * KIB),
@@ -57,20 +59,20 @@ def gpu_devices(chip: Chip, shape: str) -> list[jax.Device]:
     Raises:
         ConfigError: No group of nodes has the shape, or the compiler is not installed.
     """
-    topology = f"--topology={chip.name}:{shape}"
-    sizes = shape.split("x")
-    if len(sizes) > 2 or not all(size.isdecimal() and int(size) > 0 for size in sizes):
+    topology = f"--topology={chip.name}:{shortened(shape)}"
+    sizes = [read_count(size, most=MOST_NODES) for size in shape.split("x")]
+    if len(sizes) > 2 or None in sizes:
         raise ConfigError(
             f"{topology} gives no number of GPUs: use {chip.name}:8, or {chip.name}:8x2 for two"
-            " nodes of eight"
+            f" nodes of eight; there are at most {MOST_NODES:,} nodes"
         )
-    in_a_node, nodes = int(sizes[0]), int(sizes[1]) if len(sizes) == 2 else 1
+    in_a_node, nodes = (*sizes, 1)[:2]
     if in_a_node > MOST_IN_A_NODE:
         raise ConfigError(
             f"{topology}: a node has at most {MOST_IN_A_NODE} GPUs; two nodes are"
             f" {chip.name}:{MOST_IN_A_NODE}x2"
         )
-    if not any(map(importlib.util.find_spec, COMPILERS)):
+    if not any(map(importlib.util.find_spec, PLUGINS)):
         raise ConfigError(f"{topology} needs XLA's compiler for GPUs: pip install '.[plan-gpu]'")
     return topologies.get_topology_desc(
         platform="cuda",

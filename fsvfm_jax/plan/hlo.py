@@ -1,7 +1,8 @@
 """Parses the text of a compiled program.
 
 `compiled.as_text()` is the optimized program of one device. XLA's own cost analysis counts the body
-of a loop once; this module counts it as often as it runs.
+of a loop once; this module counts it as often as it runs. Every branch of a conditional counts,
+although a step runs one of them.
 """
 
 import math
@@ -14,7 +15,10 @@ INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = ")
 COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
 NAME = re.compile(r"%([\w.\-]+)")
 CALLED = re.compile(r"(\w+)=(?:%?([\w.\-]+)|\{(%[^}]*)\})")
-CALLING = ("body", "condition", "calls", "to_apply", "branch_computations", "called_computations")
+CALLING = (
+    *("body", "condition", "calls", "to_apply", "called_computations"),
+    *("branch_computations", "true_computation", "false_computation"),
+)
 
 
 class HloArray(NamedTuple):
@@ -114,9 +118,10 @@ def parse(hlo_text: str) -> Program:
 
 
 def calls(program: Program, name: str, *, fusions: bool = True) -> Iterator[Call]:
-    """Every computation that a step runs, from the one of this name inwards.
+    """Yields the computation with this name and all computations that it runs.
 
-    A computation that is called from several places is yielded several times.
+    A computation that is called from several places is yielded several times. A loop whose
+    iterations the program does not show counts once (`unknown_loops`).
 
     Args:
         program: The program.
@@ -135,10 +140,20 @@ def _calls(program: Program, call: Call, *, fusions: bool) -> Iterator[Call]:
         if not fusions and instruction.opcode not in ("while", "conditional", "call"):
             continue
         loop = instruction.opcode == "while"
-        executions = call.executions * (_trip_count(program, instruction) if loop else 1)
+        executions = call.executions * ((_trip_count(program, instruction) or 1) if loop else 1)
         for name in called(instruction).values():
             inner = Call(program.computations[name], executions, call.in_loop or loop, instruction)
             yield from _calls(program, inner, fusions=fusions)
+
+
+def unknown_loops(program: Program) -> list[str]:
+    """Returns the names of the loops whose number of iterations the program does not show."""
+    return [
+        instruction.name
+        for computation in program.computations.values()
+        for instruction in computation.instructions.values()
+        if instruction.opcode == "while" and _trip_count(program, instruction) is None
+    ]
 
 
 def called(instruction: Instruction) -> dict[str, str]:
@@ -188,22 +203,37 @@ def _bits(dtype: str) -> int:
     return 8 if dtype == "pred" else int(width[0]) if width else 0
 
 
-def _trip_count(program: Program, loop: Instruction) -> int:
-    """Returns the iterations of a loop that counts from 0; 1 if the text does not show them."""
+def _trip_count(program: Program, loop: Instruction) -> int | None:
+    """Returns the iterations of a loop that counts from 0; None if the text does not show them."""
     if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
         return int(known[1])
     names = called(loop)
     condition, body = program.computations[names["condition"]], program.computations[names["body"]]
-    test = condition.instructions[condition.root]
+    test, compared = _operation(program, condition, condition.root)
+    carried = body.instructions[body.root]
     if test.opcode != "compare" or "direction=LT" not in test.attributes:
-        return 1
-    counter, limit = (_behind_copies(condition, name) for name in test.operands)
+        return None
+    counter, limit = compared
     index = re.search(r"index=(\d+)", counter.attributes)
-    if index is None or _literal(limit) is None:
-        return 1
-    step = _behind_copies(body, body.instructions[body.root].operands[int(index[1])])
-    sizes = [_literal(_behind_copies(body, name)) for name in step.operands]
+    if index is None or _literal(limit) is None or carried.opcode != "tuple":
+        return None
+    _, added = _operation(program, body, carried.operands[int(index[1])])
+    sizes = [_literal(number) for number in added]
     return math.ceil(_literal(limit) / next((size for size in sizes if size), 1))
+
+
+def _operation(
+    program: Program, computation: Computation, name: str
+) -> tuple[Instruction, list[Instruction]]:
+    """Returns an operation and its operands; a fusion stands for the operation of its result."""
+    outer = _behind_copies(computation, name)
+    operands = [_behind_copies(computation, operand) for operand in outer.operands]
+    if outer.opcode != "fusion":
+        return outer, operands
+    fused = program.computations[called(outer)["calls"]]
+    inner = _behind_copies(fused, fused.root)
+    found = [_behind_copies(fused, operand) for operand in inner.operands]
+    return inner, [operands[int(x.arguments)] if x.opcode == "parameter" else x for x in found]
 
 
 def _behind_copies(computation: Computation, name: str) -> Instruction:

@@ -7,7 +7,9 @@ from operations of several modules counts for the module of its result.
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple, TypedDict
+from typing import Annotated, NamedTuple, TypedDict
+
+from msgspec import Meta
 
 from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.plan.traffic import Kernel, traffic
@@ -30,6 +32,9 @@ _WRAPPERS = re.compile(
 # Numbers and remarks that the compiler appends to the name of a kernel.
 _NUMBER = re.compile(r"(\.(\d+|clone|remat\d*))+$")
 MOST_KERNELS = 100
+
+Count = Annotated[int, Meta(ge=0, le=2**62)]
+Share = Annotated[float, Meta(ge=0, le=1)]
 
 
 class Origin(NamedTuple):
@@ -63,9 +68,9 @@ class TopKernel(TypedDict):
     module: str
     stage: str
     operation: str
-    bytes: int
-    executions: int
-    share: float
+    bytes: Count
+    executions: Count
+    share: Share
 
 
 class ModuleTotal(TypedDict):
@@ -73,9 +78,9 @@ class ModuleTotal(TypedDict):
 
     module: str
     stage: str
-    bytes: int
-    executions: int
-    share: float
+    bytes: Count
+    executions: Count
+    share: Share
 
 
 def origin(source: str) -> Origin:
@@ -110,12 +115,11 @@ def origin(source: str) -> Origin:
     return Origin(module, stage, "/".join(operation) or names[-1])
 
 
-def top_kernels(kernels: Sequence[Kernel], *, most: int = MOST_KERNELS) -> list[TopKernel]:
-    """Returns the kernels that move the most bytes in a step, the largest first.
+def top_kernels(kernels: Sequence[Kernel]) -> list[TopKernel]:
+    """Returns the `MOST_KERNELS` rows of kernels that move the most in a step, the largest first.
 
     Args:
         kernels: The result of `traffic.kernels`.
-        most: The greatest number of rows.
     """
     executions: dict[tuple[str, Origin, int], int] = defaultdict(int)
     for kernel in kernels:
@@ -133,7 +137,7 @@ def top_kernels(kernels: Sequence[Kernel], *, most: int = MOST_KERNELS) -> list[
         for (name, where, size), times in executions.items()
         if size
     ]
-    return sorted(rows, key=lambda row: -row["bytes"] * row["executions"])[:most]
+    return sorted(rows, key=lambda row: -row["bytes"] * row["executions"])[:MOST_KERNELS]
 
 
 def module_totals(kernels: Sequence[Kernel]) -> list[ModuleTotal]:

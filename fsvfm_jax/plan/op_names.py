@@ -70,7 +70,7 @@ def _name(program: Program, instruction: Instruction) -> str:
     """Returns the name of an instruction, or of the last named one in its fusion, or ""."""
     if own := _OP_NAME.search(instruction.attributes):
         return own[1]
-    if instruction.opcode != "fusion":
+    if instruction.opcode.removesuffix("-start") != "fusion":
         return ""
     inside = program.computations[called(instruction)["calls"]].instructions.values()
     return next((name for one in reversed(inside) if (name := _name(program, one))), "")

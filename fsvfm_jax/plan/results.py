@@ -17,7 +17,7 @@ from fsvfm_jax.errors import DataError, StorageError, reason_of
 from fsvfm_jax.host.json_files import parse_json
 from fsvfm_jax.host.plain_files import append_plain, read_plain
 from fsvfm_jax.host.storage import ELSEWHERE, written
-from fsvfm_jax.plan.modules import ModuleTotal, TopKernel
+from fsvfm_jax.plan.modules import Count, ModuleTotal, TopKernel
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ MAX_LINE = 2**20  # bytes
 BEGINNING = b'{"identity": "'
 MEND = "free space; the same command then compiles only what is missing"
 
-Count = Annotated[int, Meta(ge=0, le=2**62)]
+Above0 = Annotated[float, Meta(gt=0, lt=1e30)]
 Positive = Annotated[int, Meta(ge=1, le=2**62)]
 
 
@@ -43,25 +43,31 @@ class StoredMemory(TypedDict):
 class Bound(TypedDict):
     """The fields of the bound that the table shows."""
 
-    step_seconds: float
-    images_per_second: float
-    mfu: float
+    step_seconds: Above0
+    images_per_second: Above0
+    mfu: Above0
 
 
 class Figures(TypedDict):
-    """The fields of a plan that the table shows; a line has all others too."""
+    """The fields of a plan that the table shows; a line has all others too.
+
+    The fields in `COUNTED` are all None if the compiler refused the program for its memory.
+    """
 
     batch_size: Positive
     images_per_device: Positive
     fits: bool | None
     memory: StoredMemory
-    compile_seconds: float
+    compile_seconds: Above0
     autotuned: bool
     moved_bytes: Count | None
     kernels: Count | None
     modules: list[ModuleTotal] | None
     top_kernels: list[TopKernel] | None
     bound: Bound | None
+
+
+COUNTED = ("moved_bytes", "kernels", "modules", "top_kernels")
 
 
 class Result(TypedDict):
@@ -173,7 +179,10 @@ def _parse(line: bytes) -> Result:
     if len(line) > MAX_LINE:
         raise ValueError(f"it has more than {MAX_LINE:,} bytes")
     parsed = parse_json(line, Line)
-    return Result(identity=parsed["identity"], error=parsed["error"], plan=parsed["plan"])
+    plan = parsed["plan"]
+    if plan is not None and len({plan[name] is None for name in COUNTED}) > 1:
+        raise ValueError(f"some of {', '.join(COUNTED)} are null, and others are not")
+    return Result(identity=parsed["identity"], error=parsed["error"], plan=plan)
 
 
 def _is_unfinished(line: bytes, error: ValueError, *, after_results: bool) -> bool:

@@ -2,20 +2,21 @@
 
     compute      = FLOPs per image x images per device / peak
     memory       = bytes that a device reads and writes / bandwidth of its memory
-    interconnect = bytes that a device sends / bandwidth of its links
+    interconnect = bytes that a device sends within its node / bandwidth of its links
     network      = bytes that a device sends to other nodes / its bandwidth to them
     bound        = the longest of the four, which hides the others
     estimate     = bound / efficiency
 
 FLOPs are those of the method (`flops.py`), so the bound does not include recomputation. The bytes
-are those of the compiled program. Links have their advertised speed; the bound includes no latency,
-and no network between slices.
+are those of the compiled program, if no kernel finds in a cache what an earlier kernel left there.
+A step that reuses what is in a large cache may be faster than the bound. Links have their
+advertised speed; the bound includes no latency, and no network between slices.
 """
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
-from fsvfm_jax.errors import ConfigError, DataError, reason_of
+from fsvfm_jax.errors import ConfigError, DataError, brief, reason_of
 from fsvfm_jax.host.json_files import MAX_JSON_BYTES, parse_json
 from fsvfm_jax.host.plain_files import read_plain
 from fsvfm_jax.models.vit import OPTIONS, ViT
@@ -45,11 +46,16 @@ class Roofline(NamedTuple):
 
 
 class Benchmark(TypedDict):
-    """The fields that are read from a benchmark's record; `mfu` is None for an unknown chip."""
+    """The fields that are read from a benchmark's record; `mfu` is None for an unknown chip.
+
+    Early records have no task and no framework; these are of pretraining and of JAX.
+    """
 
     device_kind: str
     mfu: float | None
     model: NotRequired[dict[str, Any] | None]
+    task: NotRequired[str]
+    framework: NotRequired[str]
 
 
 class Efficiency(NamedTuple):
@@ -81,7 +87,7 @@ def roofline(
     return Roofline(
         compute=flops / chip.bf16_flops,
         memory=traffic / chip.hbm_bandwidth,
-        interconnect=sent / chip.ici_bandwidth,
+        interconnect=(sent - sent_between_nodes) / chip.ici_bandwidth,
         network=sent_between_nodes / chip.network_bandwidth,
     )
 
@@ -123,7 +129,7 @@ def read_benchmark(path: str) -> Benchmark:
 
     Raises:
         DataError: The file cannot be read, or was not written by the benchmark.
-        ConfigError: The MFU was not measured.
+        ConfigError: The record is of another step, or its MFU was not measured.
     """
     try:
         lines = read_plain(path, max_bytes=MAX_JSON_BYTES).splitlines()
@@ -133,6 +139,12 @@ def read_benchmark(path: str) -> Benchmark:
         raise DataError(
             f"{path} holds no line of `python -m fsvfm_jax.benchmark step` ({reason})"
         ) from error
+    for name, value in (("framework", "jax"), ("task", "pretrain")):
+        if (found := record.get(name, value)) != value:
+            raise ConfigError(
+                f"{path}: the last line has {name} = {brief(found)}, and a plan needs {value!r}:"
+                " give a file of `python -m fsvfm_jax.benchmark step` with a pretraining config"
+            )
     kind, mfu = record["device_kind"], record["mfu"]
     if mfu is None or not 0 < mfu <= 1:
         raise ConfigError(

@@ -7,8 +7,9 @@ import os
 import jax
 from jax.experimental import topologies
 
-from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.errors import ConfigError, brief, shortened
 from fsvfm_jax.plan.chips import CHIPS, Chip, find_chip
+from fsvfm_jax.plan.counts import read_count
 from fsvfm_jax.plan.gpus import GPUS, gpu_devices
 
 # Slices that Google Cloud offers. v5e and v6e slices are parts of a pod of 16 x 16; v4 and v5p
@@ -16,6 +17,7 @@ from fsvfm_jax.plan.gpus import GPUS, gpu_devices
 FLAT_SHAPES = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 SMALL_CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
 MOST_CHIPS = {"v4": 4096, "v5p": 6144}
+MOST_CPU_DEVICES = 1024
 # Without these variables libtpu looks up this machine's type on the network, warns if it is not a
 # TPU VM, and allows only one process at a time, although no TPU is used here.
 LIBTPU = {
@@ -47,29 +49,41 @@ def topology_devices(topology: str) -> tuple[list[jax.Device], Chip | None]:
         return gpu_devices(CHIPS[kind], shape), CHIPS[kind]
     if topology == "gpu":
         if jax.default_backend() != "gpu":
-            raise ConfigError("--topology=gpu, but JAX sees no GPU here; name one, such as h200:8")
+            raise ConfigError(
+                "--topology=gpu, but JAX sees no GPU here: name a GPU, such as h200:8"
+            )
         devices = jax.devices()
         return devices, find_chip(devices[0].device_kind)
-    if kind == "cpu" and shape.isdigit() and int(shape) > 0:
-        devices = jax.devices("cpu")
-        if len(devices) < int(shape):
-            raise ConfigError(f"--topology={topology}, but this process has {len(devices)} devices")
-        return devices[: int(shape)], None
-    raise ConfigError(f"--topology={topology!r} is unknown; there are, for example, {EXAMPLES}")
+    if kind == "cpu":
+        return _cpu_devices(shape), None
+    raise ConfigError(
+        f"--topology={brief(topology)} is unknown; there are, for example, {EXAMPLES}"
+    )
+
+
+def _cpu_devices(shape: str) -> list[jax.Device]:
+    number, devices = read_count(shape, most=MOST_CPU_DEVICES), jax.devices("cpu")
+    if number is None:
+        raise ConfigError(
+            f"--topology=cpu:{shortened(shape)} gives no number of devices from 1 to"
+            f" {MOST_CPU_DEVICES:,}: use cpu:8"
+        )
+    if len(devices) < number:
+        raise ConfigError(f"--topology=cpu:{number}, but this process has {len(devices)} devices")
+    return devices[:number]
 
 
 def _tpu_devices(kind: str, shape: str) -> list[jax.Device]:
     if kind in MOST_CHIPS:
-        sides = [int(side) for side in shape.split("x") if side.isdigit()]
-        whole_cubes = len(sides) == shape.count("x") + 1 == 3 and sides == sorted(sides)
-        whole_cubes = whole_cubes and all(side > 0 and side % 4 == 0 for side in sides)
-        known = shape in SMALL_CUBES or (whole_cubes and math.prod(sides) <= MOST_CHIPS[kind])
+        known = shape in SMALL_CUBES or _has_whole_cubes(shape, most=MOST_CHIPS[kind])
         allowed = f"{', '.join(SMALL_CUBES)}, or AxBxC of multiples of 4 with A <= B <= C, at most"
         allowed += f" {MOST_CHIPS[kind]} chips"
     else:
         known, allowed = shape in FLAT_SHAPES, ", ".join(FLAT_SHAPES)
     if not known:
-        raise ConfigError(f"--topology={kind}:{shape} is no slice; {kind} comes as {allowed}")
+        raise ConfigError(
+            f"--topology={kind}:{shortened(shape)} is no slice; {kind} comes as {allowed}"
+        )
     if importlib.util.find_spec("libtpu") is None:
         raise ConfigError(f"--topology={kind}:{shape} needs libtpu: pip install '.[plan]'")
     options = {"chip_config_name": "megacore"} if kind == "v4" else {}
@@ -84,3 +98,12 @@ def _tpu_devices(kind: str, shape: str) -> list[jax.Device]:
     finally:  # Programs started later must not mistake this machine for a TPU VM.
         for name in LIBTPU.keys() - before.keys():
             del os.environ[name]
+
+
+def _has_whole_cubes(shape: str, *, most: int) -> bool:
+    """Returns whether a slice consists of cubes of 4 x 4 x 4, and of at most that many chips."""
+    sides = [read_count(side, most=most) for side in shape.split("x")]
+    if len(sides) != 3 or None in sides:
+        return False
+    in_order = sides == sorted(sides)
+    return in_order and all(side % 4 == 0 for side in sides) and math.prod(sides) <= most

@@ -1,4 +1,8 @@
-"""Counts the bytes that a compiled program moves between a device and its memory."""
+"""Counts the bytes that a compiled program moves between a device and its memory.
+
+The count is that of the arrays' elements. The padding of a TPU's tiles, with which an array may
+take more memory, is not in it.
+"""
 
 import re
 from collections.abc import Sequence
@@ -68,7 +72,8 @@ def kernels(program: Program) -> list[Kernel]:
 
     Every instruction outside of fusions reads its operands and writes its results. If a fusion only
     slices an array or updates it in place, only the slice is counted. Arrays that the program's
-    layouts place in a faster memory are not counted. An asynchronous pair of start and done is one
+    layouts place in a faster memory are not counted, and neither is the workspace of cuBLAS, whose
+    size is a limit and not what a product uses. An asynchronous pair of start and done is one
     kernel.
 
     Args:
@@ -98,12 +103,16 @@ def kernels(program: Program) -> list[Kernel]:
 
 
 def _is_free(instruction: Instruction) -> bool:
-    target = re.search(r'custom_call_target="([^"]+)"', instruction.attributes)
     return (
         instruction.opcode in FREE
         or instruction.opcode.endswith(WAITS)
-        or (target is not None and target[1] in FREE_CUSTOM_CALLS)
+        or _custom_call_target(instruction) in FREE_CUSTOM_CALLS
     )
+
+
+def _custom_call_target(instruction: Instruction) -> str:
+    target = re.search(r'custom_call_target="([^"]+)"', instruction.attributes)
+    return target[1] if target is not None else ""
 
 
 def _moved(
@@ -112,24 +121,43 @@ def _moved(
     instruction: Instruction,
     waits: dict[str, Instruction],
 ) -> int:
-    """Returns the bytes of one execution; `waits` has what waits for each asynchronous start."""
+    """Returns the bytes of one execution.
+
+    Args:
+        program: The program.
+        computation: The computation that contains the instruction.
+        instruction: The instruction.
+        waits: Maps each asynchronous start to its update or done instruction.
+    """
     opcode = instruction.opcode.removesuffix("-start")
     end = instruction
     while end.name in waits:
         end = waits[end.name]
     inputs = [_bytes(computation.instructions[name].result) for name in instruction.operands]
-    outputs = [_bytes((array,)) for array in end.result]
+    outputs = [_bytes((array,)) for array in _results(end)]
     if opcode == "fusion":
         fused = program.computations[called(instruction)["calls"]]
-        read = [_read(program, fused, k) for k in range(len(inputs))]
-        inputs = map(min, inputs, read)
-        outputs = map(min, outputs, _written(fused))
+        inputs = [min(size, _read(program, fused, k)) for k, size in enumerate(inputs)]
+        updates = _updates(program, fused, fused.instructions[fused.root])
+        outputs = [
+            size if update is None else min(size, update)
+            for size, update in zip(outputs, updates, strict=True)
+        ]
     elif opcode in READS_A_PART:
         part = sum(array.bytes for array in end.result)
         inputs = [min(sum(inputs), part)]
     elif opcode == "dynamic-update-slice":
         inputs = outputs = inputs[1:2]
     return sum(inputs) + sum(outputs)
+
+
+def _results(instruction: Instruction) -> tuple[HloArray, ...]:
+    """Returns the results of an instruction without the workspace, the last result of cuBLAS."""
+    results = instruction.result
+    is_cublas = _custom_call_target(instruction).startswith("__cublas")
+    if is_cublas and len(results) > 1 and results[-1].dtype in ("s8", "u8"):
+        return results[:-1]
+    return results
 
 
 def _bytes(arrays: tuple[HloArray, ...]) -> int:
@@ -161,15 +189,24 @@ def _read_of(program: Program, fused: Computation, value: Instruction) -> int:
     return total
 
 
-def _written(fused: Computation) -> list[int]:
-    """Returns the bytes that a fusion writes of each of its results."""
-    root = fused.instructions[fused.root]
-    written = []
-    for name in root.operands if root.opcode == "tuple" else [root.name]:
-        result = fused.instructions[name]
-        while result.opcode in PASSES_ON:
-            result = fused.instructions[result.operands[0]]
-        if result.opcode == "dynamic-update-slice":
-            result = fused.instructions[result.operands[1]]
-        written.append(sum(array.bytes for array in result.result))
-    return written
+def _updates(program: Program, fused: Computation, value: Instruction) -> list[int | None]:
+    """Returns, for each array of a value in a fusion, the bytes of the slice updated in it.
+
+    None stands for an array that is written as a whole.
+    """
+    behind = value
+    while behind.opcode in PASSES_ON:
+        behind = fused.instructions[behind.operands[0]]
+    operands = [fused.instructions[name] for name in behind.operands]
+    match behind.opcode:
+        case "tuple":
+            return [update for part in operands for update in _updates(program, fused, part)]
+        case "fusion":
+            inner = program.computations[called(behind)["calls"]]
+            return _updates(program, inner, inner.instructions[inner.root])
+        case "get-tuple-element":
+            index = int(re.search(r"index=(\d+)", behind.attributes)[1])
+            return [_updates(program, fused, operands[0])[index]]
+        case "dynamic-update-slice":
+            return [sum(array.bytes for array in operands[1].result)]
+    return [None] * len(value.result)
