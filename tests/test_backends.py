@@ -20,9 +20,15 @@ def test_a_backend_fills_what_is_none(platform):
     assert config.model.attention is config.model.unroll is config.compiler_options is None
     settled = settings_for(config, platform)
     assert settled.model.attention == "xla"
-    assert settled.model.unroll == (12 if platform == "gpu" else 1)
+    assert settled.model.unroll == (1 if platform == "tpu" else 12)
     assert settled.compiler_options.to_dict() == compiler_options(platform)
     assert config.model.attention is None  # the original is unchanged
+
+
+def test_with_fsdp_the_loop_remains_on_cpus():
+    config = vit_b.get_config()
+    config.mesh.fsdp = 8
+    assert settings_for(resolve(config), "cpu").model.unroll == 1
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ options apply only to the compilation of the training step, so `plan` compiles w
 XLA_FLAGS and LIBTPU_INIT_ARGS still apply to the whole process. An option in XLA_FLAGS takes the
 place of the one here.
 
-docs/pods.md contains the figures that decided the settings of GPUs. cuDNN's attention keeps no
-scores for the backward pass. In a loop over the blocks, a GPU writes every saved activation twice:
-a kernel makes it, and a copy puts it into the array of all blocks.
+docs/pods.md contains the figures that decided the settings of GPUs and CPUs. cuDNN's attention
+keeps no scores for the backward pass. In a loop over the blocks, GPUs and CPUs write every saved
+activation twice: a kernel makes it, and a copy puts it into the array of all blocks.
 """
 
 import os
@@ -85,7 +85,7 @@ def settings_for(config: ConfigDict, platform: str, *, has_cudnn: bool = False) 
         model.attention = "cudnn" if has_cudnn and fits else "xla"
     if model.unroll is None:
         # With FSDP the loop remains, because it gathers the parameters of one block at a time.
-        unrolled = platform == "gpu" and config.mesh.fsdp == 1
+        unrolled = platform in ("cpu", "gpu") and config.mesh.fsdp == 1
         depths = [value for name, value in model.items() if name.endswith("depth")]
         model.unroll = max(depths) if unrolled else 1
     if config.compiler_options is None:
