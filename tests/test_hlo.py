@@ -66,7 +66,7 @@ HloModule jit_f
 
 ENTRY %main (x: (s32[], f32[8])) -> (s32[], f32[8]) {{
   %x = (s32[], f32[8]) parameter(0)
-  ROOT %loop.5 = (s32[], f32[8]) while(%x), condition=%condition, body=%body
+  ROOT %loop.5 = (s32[], f32[8]) while(%x), condition=%condition, body=%body{known}
 }}
 """
 
@@ -78,6 +78,8 @@ ENTRY %main (x: (s32[], f32[8])) -> (s32[], f32[8]) {{
         ({"test": "fusion(%j, %limit), kind=kLoop, calls=%wrapped_compare"}, 12),
         ({"test": "fusion(%j), kind=kLoop, calls=%compare_with_24"}, 12),
         ({"step": "fusion(%i), kind=kLoop, calls=%wrapped_add"}, 12),
+        ({"known": ', backend_config={"known_trip_count":{"n":"7"}}'}, 7),
+        ({"known": ', backend_config={"known_trip_count":{"n":"0"}}'}, 0),
         ({"test": "compare(%j, %limit), direction=NE"}, None),
         ({"test": "compare(%j, %j), direction=LT"}, None),
         ({"test": "constant(true)"}, None),
@@ -87,12 +89,14 @@ ENTRY %main (x: (s32[], f32[8])) -> (s32[], f32[8]) {{
 def test_a_loop_runs_as_often_as_its_condition_says(changes, executions):
     parts = {
         **{"fusions": FUSIONS, "step": "add(%i, %two)", "carried": "tuple(%next, %x)"},
-        "test": "compare(%j, %limit), direction=LT",
+        **{"test": "compare(%j, %limit), direction=LT", "known": ""},
     }
     program = hlo.parse(LOOP.format(**(parts | changes)))
     found = {call.computation.name: call for call in hlo.calls(program, program.entry)}
-    assert found["body"].executions == (executions or 1) and found["body"].in_loop
-    assert hlo.unknown_loops(program) == ([] if executions else ["loop.5"])
+    is_unknown = executions is None
+    assert found["body"].executions == (1 if is_unknown else executions)
+    assert found["body"].in_loop
+    assert hlo.unknown_loops(program) == (["loop.5"] if is_unknown else [])
 
 
 @pytest.mark.parametrize(

@@ -230,10 +230,11 @@ def _compile(
             raise ConfigError(f"config.compiler_options: {str(error).splitlines()[0]}") from error
         raise
     except TypeError as error:  # JAX reads four options itself, and passes the others on to XLA.
+        given = {name: x for name, x in options.items() if not name.startswith("xla_")}
         raise ConfigError(
-            f"config.compiler_options = {brief(dict(options))} has a value whose type JAX does not"
-            " accept: optimization_level and memory_fitting_level take a whole number, such as 1"
-            " for O1; exec_time_optimization_effort and memory_fitting_effort take a number"
+            f"config.compiler_options has {brief(given)}: optimization_level and"
+            " memory_fitting_level take a whole number, such as 1 for O1;"
+            " exec_time_optimization_effort and memory_fitting_effort take a number"
         ) from error
     return compiled, Memory.of(compiled, available=available)
 

@@ -30,7 +30,7 @@ from fsvfm_jax.plan.roofline import read_benchmark
 from fsvfm_jax.plan.topology import EXAMPLES, MOST_CPU_DEVICES, topology_devices
 
 COMMAND = "python -m fsvfm_jax.plan"
-# The packages that contain JAX, XLA's compilers and cuDNN, which they ask for its kernels.
+# The packages on which a compiled program depends: JAX, XLA's compilers and cuDNN.
 PACKAGES = (
     *("jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "jax-cuda12-pjrt", "nvidia-cudnn-cu12"),
     *("jax-cuda13-plugin", "jax-cuda13-pjrt", "nvidia-cudnn-cu13"),
@@ -221,7 +221,7 @@ def _price(text: str) -> float:
 
 
 def _count_to(most: int) -> Callable[[str], int]:
-    """Returns what reads a whole number from 1 to `most`, as the `type` of an argument."""
+    """Returns a function that reads a number from 1 to `most`, as the `type` of an argument."""
 
     def read(text: str) -> int:
         if (number := read_count(text, most=most)) is None:

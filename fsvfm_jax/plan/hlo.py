@@ -140,7 +140,8 @@ def _calls(program: Program, call: Call, *, fusions: bool) -> Iterator[Call]:
         if not fusions and instruction.opcode not in ("while", "conditional", "call"):
             continue
         loop = instruction.opcode == "while"
-        executions = call.executions * ((_trip_count(program, instruction) or 1) if loop else 1)
+        iterations = _trip_count(program, instruction) if loop else 1
+        executions = call.executions * (1 if iterations is None else iterations)
         for name in called(instruction).values():
             inner = Call(program.computations[name], executions, call.in_loop or loop, instruction)
             yield from _calls(program, inner, fusions=fusions)
