@@ -143,15 +143,19 @@ def test_a_folder_has_measurements_of_one_device_and_program(monkeypatch, tmp_pa
     with pytest.raises(ConfigError, match=r"with fields = \[\], and this call has \['--config.x"):
         call(tmp_path, fields=["--config.x=1"])
     with pytest.raises(ConfigError, match="with config = None, and this call has 'configs/vit_s"):
-        call(tmp_path, config=Config(CONFIG, "a"))
-    call(tmp_path / "mine", config=Config(CONFIG, "a"))
+        call(tmp_path, config=Config(CONFIG, "a", 8))
+    call(tmp_path / "mine", config=Config(CONFIG, "a", 8))
     with pytest.raises(ConfigError, match="with values = 'a', and this call has 'b'"):
-        call(tmp_path / "mine", config=Config(CONFIG, "b"))
+        call(tmp_path / "mine", config=Config(CONFIG, "b", 8))
     device.lines.clear()
     device.devices = GPU | {"device_kind": "NVIDIA H100"}
     with pytest.raises(ConfigError, match="= 'NVIDIA H200', and this call has 'NVIDIA H100'"):
         call(tmp_path)
     device.devices = GPU
+    with monkeypatch.context() as changed:
+        changed.setenv("XLA_FLAGS", "--xla_other=1")
+        with pytest.raises(ConfigError, match="with environment = "):
+            call(tmp_path)
     monkeypatch.setattr(accelerator, "program", lambda: "of tomorrow")
     with pytest.raises(ConfigError, match="and this call has 'of tomorrow'"):
         call(tmp_path)
@@ -187,6 +191,9 @@ def test_the_faces_of_the_real_input_are_made_once(monkeypatch, tmp_path):
     monkeypatch.setattr(accelerator, "pack", None)
     accelerator._make_faces(tmp_path / FACES)
     assert [x.name for x in tmp_path.iterdir()] == [FACES]
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(StorageError, match="link is no packed set of faces: remove it"):
+        accelerator._make_faces(tmp_path / "link")
 
 
 def test_faces_that_cannot_be_made_are_a_failure(monkeypatch, tmp_path):
@@ -239,14 +246,20 @@ def test_wrong_arguments_are_named(monkeypatch, tmp_path):
     for minutes in (0.0, float("inf"), float("nan"), 1e9):
         with pytest.raises(ConfigError, match=f"--minutes is {minutes:g}".replace("+", r"\+")):
             call(tmp_path, minutes=minutes)
-    with pytest.raises(ConfigError, match=r"--config\.batch_size has no effect on S"):
-        call(tmp_path, fields=["--config.batch_size=64"])
+    for field in ("--config.batch_size", "--config.data.paths"):
+        with pytest.raises(ConfigError, match=rf"{field} has no effect on S"):
+            call(tmp_path, fields=[f"{field}=64"])
+    with pytest.raises(ConfigError, match="--steps is 1000001; it must be at most"):
+        call(tmp_path, steps=10**6 + 1)
     args = Namespace(output="gs://bucket/x", minutes=1.0, steps=2, peak_tflops=None)
-    with pytest.raises(ConfigError, match="--output=gs://bucket/x is in an object store"):
+    with pytest.raises(ConfigError, match="--output=gs://bucket/x is no local folder"):
         benchmark_accelerator(args, None, [], command="")
     args = Namespace(output=str(tmp_path), minutes=1.0, steps=2, peak_tflops=float("nan"))
-    with pytest.raises(ConfigError, match="--peak-tflops is nan; it must be above 0"):
+    with pytest.raises(ConfigError, match="--peak-tflops is nan; it must be from 0"):
         benchmark_accelerator(args, None, [], command="")
+    (tmp_path / "new" / TABLE).mkdir(parents=True)
+    with pytest.raises(StorageError, match=r"accelerator.md is a folder: remove it, or choose"):
+        call(tmp_path / "new")
     (tmp_path / RESULTS).write_text("[]")
     with pytest.raises(StorageError, match="choose another --output"):
         call(tmp_path)
@@ -265,8 +278,7 @@ def test_the_short_form_on_a_cpu(monkeypatch, tmp_path, fork_server):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # On a busy machine, threads wait for each other.
     network = tiny.NETWORK | {"depth": 1}
     fields = [f"--config.model.{name}={value}" for name, value in network.items()]
-    fields.append("--config.batch_size=8")
-    rows = call(tmp_path, config=Config(CONFIG, "the values"), fields=fields)
+    rows = call(tmp_path, config=Config(CONFIG, "the values", 8), fields=fields)
     found = [(row["kind"], row["message"]) for row in rows]
     assert found == [("step", None), ("torch", None), ("real", None)]
     table = (tmp_path / TABLE).read_text()

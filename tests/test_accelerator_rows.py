@@ -40,6 +40,8 @@ def test_results_are_read_as_they_were_written(tmp_path):
         {"record": RECORD, "kind": "attention"},
         {"record": ERRORS | {"errors": []}, "kind": "attention"},
         {"record": ERRORS},
+        {"record": {k: x for k, x in RECORD.items() if k != "data"}, "kind": "real"},
+        {"record": RECORD | {"step_time_ms": RECORD["step_time_ms"] | {"median": 0.0}}},
         {"kind": "unknown"},
         {"seconds": float("nan")},
         {"seconds": -1.0},

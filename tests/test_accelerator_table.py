@@ -10,6 +10,9 @@ CONDITIONS = GPU | {
     "program": "0123-4567",
     "config": None,
     "values": None,
+    "batch_size": None,
+    "environment": {"XLA_FLAGS": None},
+    "cores": 16,
     "fields": [],
     "steps": 2,
     "peak_tflops": None,
@@ -27,7 +30,6 @@ RECORD = {
     "peak_memory_bytes": 3e10,
     "peak_memory_source": "device",
     "batch_size": 256,
-    "host_cores": 16,
     "data": {"source": "tfds", "num_workers": 8},
 }
 ERRORS = {

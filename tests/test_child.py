@@ -47,6 +47,7 @@ def test_the_record_is_the_last_line(monkeypatch):
             "ValueError: 2",
             70,
         ),
+        ("import sys; sys.exit('error: the reason\\nresource_tracker: leaked')", "the reason", 1),
         ("import os; os.kill(os.getpid(), 9)", "the process was ended by SIGKILL", 70),
         ("import sys; sys.exit(3)", "the process ended with exit code 3", 3),
         ("import sys; sys.exit('error: ' + 'x' * 200_000)", "^x{4000}$", 1),
@@ -108,6 +109,22 @@ def test_programs_are_compiled_once(monkeypatch, tmp_path):
     with child.compilation_cache() as environment:
         assert list(environment) == [child.CACHE] and os.path.isdir(environment[child.CACHE])
     assert not os.path.exists(environment[child.CACHE])
+
+
+ALONE = WITH_A_CHILD.replace("os.fork()\n", "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+def test_a_measurement_ends_with_a_killed_parent(pipe):
+    script = (
+        "import os; from fsvfm_jax.benchmark import child;"
+        f"child.run({[sys.executable, '-S', '-c', ALONE]}, env=os.environ, timeout=None)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script]) as process:
+        select.select([pipe], [], [])
+        assert pipe.readline() == "ready\n"
+        process.kill()
+    assert pipe.read() == ""  # Returns when the measurement has ended.
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

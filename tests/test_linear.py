@@ -1,5 +1,6 @@
 """Tests of the linear layers against those of Flax."""
 
+import re
 from functools import partial
 
 import flax.linen as nn
@@ -127,3 +128,36 @@ def test_remat_of_dots_keeps_the_outputs_in_the_compute_dtype():
     # Only the two products of the attention are computed again.
     assert products("dots") == products("none") + 2
     assert products("full") > products("dots")
+
+
+@pytest.mark.parametrize("shape", [(6,), (2, 5), (2, 3, 4)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_gradient_of_a_kernel_is_the_same_in_both_forms(shape, dtype):
+    keys = jax.random.split(jax.random.key(0))
+    x, gradient = (
+        jax.random.normal(key, (*shape, width), dtype)
+        for key, width in zip(keys, (3, 4), strict=True)
+    )
+    expected = np.einsum(
+        "td,te->de", *(np.float64(y).reshape(-1, y.shape[-1]) for y in (x, gradient))
+    )
+    for form in (linear._sum_over_tokens, linear._sum_over_joined_tokens):
+        found = np.float64(form(x, gradient))
+        np.testing.assert_allclose(
+            found,
+            expected,
+            rtol=1e-5 if dtype == "float32" else 0.02,
+            atol=0.05 if dtype == "bfloat16" else 1e-5,
+        )
+
+
+@pytest.mark.parametrize(("platform", "axes"), [("cpu", 1), ("tpu", 2), ("cuda", 2)])
+def test_each_platform_gets_its_form_of_the_gradient(platform, axes):
+    def loss(weights, x):
+        return linear.linear(x, weights, 1)[0].sum()
+
+    weights, x = (jnp.ones((3, 4)), jnp.ones(4)), jnp.ones((2, 5, 3))
+    traced = jax.jit(jax.grad(loss)).trace(weights, x)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    contracted = re.findall(r"contracting_dims = \[([\d, ]+)\] x", text)
+    assert max(len(dims.split(",")) for dims in contracted) == axes

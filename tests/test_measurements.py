@@ -73,9 +73,19 @@ def test_command_lines_are_those_of_the_benchmark():
 
 
 def test_one_config_keeps_its_batch():
-    found = plan([Size("mine", "mine.py", ())])
+    eight = GPU | {"device_count": 8}
+    found = plan([Size("mine", "mine.py", (4,))], devices=eight)
     assert {x.size for x in found} == {"mine"}
-    assert all(batch(x) is None for x in found)
+    assert {x.kind: batch(x) for x in found if batch(x)} == {
+        **dict.fromkeys(("step", "real", "setting"), 32),
+        "torch": 4,
+    }
+
+
+def test_a_setting_that_is_given_is_not_changed():
+    given = "--config.compiler_options={'xla_gpu_autotune_level': 0}"
+    names = [x.name for x in plan(fields=[given]) if x.kind == "setting"]
+    assert names == ["attention by XLA", "blocks in a loop"]
 
 
 @pytest.mark.parametrize(("name", "field"), SETTINGS["gpu"] + SETTINGS["tpu"])

@@ -136,14 +136,14 @@ def test_a_batch_that_does_not_fit_is_named(monkeypatch):
         step_speed.benchmark_step(arguments(batch_size=4096), tiny_config(), command="")
 
 
-@pytest.mark.parametrize(("input_", "expected"), [("synthetic", 5), ("real", 7)])
+@pytest.mark.parametrize(("input_", "expected"), [("synthetic", 5), ("real", 11)])
 def test_without_a_flag_the_warmup_exceeds_what_is_made_ahead(monkeypatch, input_, expected):
     def measure_step(*args, warmup, **options):
         raise NotFiniteError(f"warmup {warmup}")
 
     monkeypatch.setattr(step_speed, "measure_step", measure_step)
     config = tiny_config()
-    config.data.num_workers = 3
+    config.data.num_workers, config.batch_size = 3, 8  # 6 buffered chunks, 3 in work, 2
     with pytest.raises(NotFiniteError, match=f"warmup {expected}"):
         step_speed.benchmark_step(arguments(input=input_, warmup=None), config, command="")
 

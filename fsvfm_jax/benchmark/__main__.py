@@ -22,7 +22,10 @@ CONTINUES = (
     "stopped: the results that were written are kept; start the same command again to continue"
 )
 STOPPED = {
-    "step": "stopped: nothing was measured to the end",
+    **dict.fromkeys(
+        ("step", "input", "read", "devices", "attention"),
+        "stopped: nothing was measured to the end",
+    ),
     **dict.fromkeys(("accelerator", "compare", "transfer", "localization", "ablation"), CONTINUES),
 }
 
@@ -147,7 +150,7 @@ def _accelerator(argv: Sequence[str], command: str) -> None:
     if any(field.startswith("--config=") for field in fields):
         cli.parse_command(_parser(), argv)
         values = hashlib.sha256(to_json(cli.CONFIG.value).encode()).hexdigest()[:12]
-        config = Config(cli.config_filename(), values)
+        config = Config(cli.config_filename(), values, cli.CONFIG.value.batch_size)
     fields = [field for field in fields if field.startswith("--config.")]
     benchmark_accelerator(args, config, fields, command=command)
 

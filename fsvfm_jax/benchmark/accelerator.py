@@ -14,6 +14,7 @@ import argparse
 import importlib.metadata
 import importlib.util
 import logging
+import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -40,11 +41,20 @@ from fsvfm_jax.benchmark.accelerator_table import markdown
 from fsvfm_jax.benchmark.child import MeasurementFailed, compilation_cache, measure
 from fsvfm_jax.benchmark.measurements import SIZES, Measurement, Size, measurements
 from fsvfm_jax.benchmark.step_times import program
-from fsvfm_jax.errors import ConfigError, UserError
+from fsvfm_jax.data.set_manifest import SET_MANIFEST
+from fsvfm_jax.errors import ConfigError, StorageError, UserError
 from fsvfm_jax.host.locks import alone_in
 from fsvfm_jax.host.processes import available_cores
 from fsvfm_jax.host.signals import released_at_once
-from fsvfm_jax.host.storage import check_folder, in_bucket, write_json, write_text
+from fsvfm_jax.host.storage import (
+    ELSEWHERE,
+    check_folder,
+    in_bucket,
+    write_json,
+    write_text,
+    written,
+)
+from fsvfm_jax.plan.compare import VARIABLES
 from fsvfm_jax.prepare.pack import pack
 
 # Seconds that a measurement is expected to take if none of its kind has a result: the compilation
@@ -58,6 +68,9 @@ EXPECTED_SECONDS = {
 }
 LONGEST = 3
 MAX_MINUTES = 24 * 60
+MAX_STEPS = 10**6
+# Sections of which the fields have no effect without --config: measurements choose them.
+CHOSEN = ("--config.batch_size", "--config.data.")
 RESULTS, TABLE, PROGRAMS = "accelerator.json", "accelerator.md", "programs"
 FACES, FACE_SIZE = "faces", 224
 # The set is named many times, because the order of a few faces takes longer to draw than to read.
@@ -72,10 +85,12 @@ class Config(NamedTuple):
     Attributes:
         name: The value of `--config`.
         values: Hash of its values.
+        batch_size: Its batch size.
     """
 
     name: str
     values: str
+    batch_size: int
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -120,8 +135,13 @@ def benchmark_accelerator(
     deadline = time.monotonic() + 60 * args.minutes
     folder = Path(args.output).absolute()
     check_folder(folder, flag="--output")
+    for name in (RESULTS, TABLE):
+        if (folder / name).is_dir():
+            raise StorageError(f"{folder / name} is a folder: remove it, or {MEND}")
     with alone_in(folder, doing="measures in"), compilation_cache(folder / PROGRAMS) as environment:
-        conditions = _conditions(args, config, fields, environment=environment)
+        logger.info("finding the devices")
+        found = measure(["devices"], environment=environment, seconds=60 * args.minutes)
+        conditions = _conditions(found, args, config, fields)
         results = _open(folder, conditions)
         call = _Call(folder, results, deadline, environment, command)
         missing = call.measure_all(_plan(folder, conditions))
@@ -137,36 +157,48 @@ def check_arguments(args: argparse.Namespace, config: Config | None, fields: Seq
         raise ConfigError(
             f"--minutes is {args.minutes:g}; it must be above 0 and at most {MAX_MINUTES}"
         )
-    if args.peak_tflops is not None and not 0 < args.peak_tflops < float("inf"):
-        raise ConfigError(f"--peak-tflops is {args.peak_tflops:g}; it must be above 0")
-    if in_bucket(args.output):
-        raise ConfigError(f"--output={args.output} is in an object store: name a local folder")
-    if config is None and any(field.startswith("--config.batch_size=") for field in fields):
-        raise ConfigError(
-            "--config.batch_size has no effect on S, B and L, which are measured with several"
-            " batches: add --config=FILE.py to measure one config with its batch"
-        )
+    if args.steps > MAX_STEPS:
+        raise ConfigError(f"--steps is {args.steps}; it must be at most {MAX_STEPS}")
+    if args.peak_tflops is not None and not 1e-3 <= args.peak_tflops <= 1e6:
+        raise ConfigError(f"--peak-tflops is {args.peak_tflops:g}; it must be from 0.001 to 1e6")
+    if not args.output or in_bucket(args.output):
+        raise ConfigError(f"--output={args.output} is no local folder: name one")
+    for field in fields:
+        if config is None and field.startswith(CHOSEN):
+            raise ConfigError(
+                f"{field.partition('=')[0]} has no effect on S, B and L, which have several batches"
+                " and rendered faces: add --config=FILE.py to measure one config with its own"
+            )
 
 
 def _conditions(
+    devices: dict[str, Any],
     args: argparse.Namespace,
     config: Config | None,
     fields: Sequence[str],
-    *,
-    environment: Mapping[str, str],
 ) -> Conditions:
-    """Returns the conditions of this call. A process of its own finds the devices."""
+    """Returns the conditions of this call.
+
+    Raises:
+        ConfigError: The devices are of an unknown kind, or a field is too long.
+    """
     found = {
-        **measure(["devices"], environment=environment),
+        **devices,
+        "environment": {name: os.environ.get(name) for name in VARIABLES},
+        "cores": available_cores(),
         "torch": importlib.metadata.version("torch") if importlib.util.find_spec("torch") else None,
         "program": program(),
         "config": config and config.name,
         "values": config and config.values,
+        "batch_size": config and config.batch_size,
         "fields": [*fields],
         "steps": args.steps,
         "peak_tflops": args.peak_tflops,
     }
-    return msgspec.convert(found, Conditions)
+    try:
+        return msgspec.convert(found, Conditions)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"this cannot be measured: {error}") from error
 
 
 def _open(folder: Path, conditions: Conditions) -> Results:
@@ -190,7 +222,8 @@ def _plan(folder: Path, conditions: Conditions) -> list[Measurement]:
         faces = f"--config.data.paths={(str(folder / FACES),) * NAMED}"
         sizes, data = SIZES, ["--config.data.source=tfds", faces]
     else:
-        sizes, data = [Size(Path(config).stem, config, ())], []
+        batch = conditions["batch_size"] // conditions["device_count"]
+        sizes, data = [Size(Path(config).stem, config, (batch,))], []
     return [
         *measurements(
             sizes,
@@ -246,8 +279,10 @@ class _Call:
         return max(self.deadline - time.monotonic(), 0)
 
     def _expected_seconds(self, kind: Kind) -> float:
-        rows = self.results["rows"]
-        earlier = [row["seconds"] for row in rows if row["kind"] == kind and row["record"]]
+        # A setting compiles the step of the network in the middle again.
+        kinds = ("step", "setting") if kind == "setting" else (kind,)
+        rows = (row for row in self.results["rows"] if row["kind"] in kinds and row["record"])
+        earlier = [row["seconds"] for row in rows]
         return max(earlier, default=EXPECTED_SECONDS[kind])
 
     def _row(self, measurement: Measurement, *, longest: float) -> Row:
@@ -286,11 +321,17 @@ class _Call:
 
 
 def _make_faces(target: Path) -> None:
-    """Packs rendered faces, unless that is already done."""
-    if target.exists():
+    """Packs rendered faces, unless that is already done.
+
+    Raises:
+        StorageError: They cannot be written, or something else has their name.
+    """
+    if (target / SET_MANIFEST).is_file():
         return
+    if os.path.lexists(target):
+        raise StorageError(f"{target} is no packed set of faces: remove it")
     unfinished = tempfile.TemporaryDirectory(prefix=".faces-", dir=target.parent)
-    with released_at_once(unfinished) as folder:
+    with written(target, mend=ELSEWHERE), released_at_once(unfinished) as folder:
         tree = input_speed.render_tree(Path(folder) / "tree", FACE_SIZE)
         pack(tree, str(Path(folder) / "set"), workers=available_cores())
         (Path(folder) / "set").rename(target)

@@ -18,6 +18,7 @@ Positive = Annotated[float, Meta(gt=0, le=1e18)]
 Count = Annotated[int, Meta(ge=1, le=2**40)]
 Name = Annotated[str, Meta(max_length=1000)]
 Text = Annotated[str, Meta(max_length=100_000)]
+Command = Annotated[str, Meta(max_length=10_000_000)]
 
 
 class Devices(TypedDict):
@@ -36,18 +37,24 @@ class Conditions(Devices):
 
     Attributes:
         torch: Version of PyTorch; None if it is not installed.
+        environment: The variables that change what the compilers do.
+        cores: CPU cores that this process may use.
         program: Hash of the code and of the config files.
         config: The only config to measure; None for S, B and L.
         values: Hash of that config's values.
+        batch_size: That config's batch size.
         fields: Fields of all configs, as flags.
         steps: Timed steps of each measurement.
         peak_tflops: Peak of one device; None for the datasheet's value.
     """
 
     torch: Name | None
+    environment: dict[Name, Text | None]
+    cores: Count
     program: Name
     config: Text | None
     values: Name | None
+    batch_size: Count | None
     fields: list[Text]
     steps: Count
     peak_tflops: Positive | None
@@ -64,7 +71,7 @@ class Row(TypedDict):
     name: Name
     kind: Kind
     arguments: list[Text]
-    command: Text
+    command: Command
     date: Name
     seconds: Number
     message: Text | None
@@ -82,7 +89,7 @@ class Results(TypedDict):
 class Times(TypedDict):
     """The times of a step in milliseconds that the table shows."""
 
-    median: Number
+    median: Positive
     mean: Positive
     p10: Number
     p90: Number
@@ -115,8 +122,12 @@ class StepRecord(Measured):
     peak_memory_source: Name
     compile_seconds: Number | None
     compiled_earlier: NotRequired[bool]
-    host_cores: Count
-    data: NotRequired[Input]
+
+
+class RealRecord(StepRecord):
+    """The fields that the table shows of a step with real input."""
+
+    data: Input
 
 
 class KernelErrors(TypedDict):
@@ -141,7 +152,8 @@ class AttentionRecord(Measured):
 
 def check_record(kind: Kind, record: dict[str, Any]) -> None:
     """Raises msgspec.ValidationError unless a record has the fields that the table shows."""
-    msgspec.convert(record, AttentionRecord if kind == "attention" else StepRecord)
+    schemas = {"attention": AttentionRecord, "real": RealRecord}
+    msgspec.convert(record, schemas.get(kind, StepRecord))
 
 
 def read_results(file: Path) -> Results | None:

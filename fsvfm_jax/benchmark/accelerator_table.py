@@ -33,7 +33,7 @@ def markdown(results: Results, missing: Sequence[Measurement] = ()) -> str:
     conditions, rows = results["conditions"], results["rows"]
     lines = [_measured(conditions, rows)]
     lines += (f"Command: {command}" for command in dict.fromkeys(row["command"] for row in rows))
-    lines += _notes(rows)
+    lines += _notes(rows, cores=conditions["cores"])
     if missing:
         names = "; ".join(f"{x.size}, {x.name}" for x in missing)
         lines.append(f"Not started, because the time was over: {names}.")
@@ -56,7 +56,7 @@ def _measured(conditions: Conditions, rows: Sequence[Row]) -> str:
     )
 
 
-def _notes(rows: Sequence[Row]) -> list[str]:
+def _notes(rows: Sequence[Row], *, cores: int) -> list[str]:
     """Returns what the figures of the rows mean: the peak of MFU, and the real input."""
     steps = [row for row in rows if row["record"] and row["kind"] != "attention"]
     notes = []
@@ -74,7 +74,7 @@ def _notes(rows: Sequence[Row]) -> list[str]:
             workers = record["data"]["num_workers"]
             notes.append(
                 f"Real input is read by {f'{workers} workers' if workers else 'threads'} on"
-                f" {record['host_cores']} cores, and its rates are means."
+                f" {cores} cores, and its rates are means."
             )
     return notes
 

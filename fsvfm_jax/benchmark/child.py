@@ -21,6 +21,15 @@ from fsvfm_jax.host.signals import released_at_once
 
 MAX_LOG = 4000  # characters
 CACHE = "JAX_COMPILATION_CACHE_DIR"
+# Replaces itself by a command that Linux ends when the process with the given number ends.
+END_WITH_PARENT = """
+import ctypes, os, signal, sys
+if hasattr(libc := ctypes.CDLL(None), "prctl"):
+    PR_SET_PDEATHSIG = 1
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -78,7 +87,7 @@ def compilation_cache(folder: Path | None = None) -> Iterator[dict[str, str]]:
         folder: Folder for the compiled programs, unless the environment already names one; None for
             a folder that is removed afterwards.
     """
-    if CACHE in os.environ:
+    if os.environ.get(CACHE):
         yield {}
     elif folder is not None:
         yield {CACHE: str(folder)}
@@ -122,7 +131,7 @@ class _Group:
     def start(self, command: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[str]:
         with self._mutex:
             self._process = subprocess.Popen(
-                command,
+                [sys.executable, "-S", "-c", END_WITH_PARENT, str(os.getpid()), *command],
                 env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -151,7 +160,8 @@ def _sentence(ended: subprocess.CompletedProcess[str]) -> str:
     if ended.returncode < 0:
         return f"the process was ended by {signal.Signals(-ended.returncode).name}"
     lines = [line for line in ended.stderr.splitlines() if line.strip()]
-    if lines[-1:] == ["internal error"]:
-        lines.pop()  # The line before it names the exception.
+    if "internal error" in lines:
+        lines = lines[: lines.index("internal error")]  # The line before it names the exception.
+    lines = [line for line in lines if line.startswith("error: ")] or lines
     last = lines[-1] if lines else f"the process ended with exit code {ended.returncode}"
     return last.removeprefix("error: ")[:MAX_LOG]

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import math
 import multiprocessing
 import os
 import platform
@@ -26,6 +27,7 @@ from fsvfm_jax.data.rendered.synthetic import render_face
 from fsvfm_jax.errors import ConfigError
 from fsvfm_jax.host.processes import available_cores
 from fsvfm_jax.host.progress import progress
+from fsvfm_jax.host.signals import released_at_once
 from fsvfm_jax.prepare.encode import ENCODINGS
 from fsvfm_jax.prepare.pack import pack
 
@@ -128,7 +130,7 @@ def benchmark_input(args: argparse.Namespace, *, command: str) -> None:
         StorageError: `args.output` cannot be written.
     """
     for flag in ("image_size", "patch_size", "batch_size", "seconds"):
-        if not getattr(args, flag) > 0:
+        if not 0 < getattr(args, flag) < math.inf:
             raise ConfigError(f"--{flag.replace('_', '-')} is {getattr(args, flag)}; give above 0")
     if args.step_rate is not None and not args.step_rate > 0:
         raise ConfigError(f"--step-rate is {args.step_rate:g}; it must be above 0")
@@ -138,7 +140,7 @@ def benchmark_input(args: argparse.Namespace, *, command: str) -> None:
         raise ConfigError(f"--patch-size {args.patch_size} does not divide {args.image_size}")
     with (
         cli.json_lines(args.output) as tell,
-        tempfile.TemporaryDirectory(prefix="fsvfm-") as folder,
+        released_at_once(tempfile.TemporaryDirectory(prefix="fsvfm-")) as folder,
     ):
         tree = args.tree or render_tree(Path(folder) / "tree", args.image_size)
         record: dict[str, Any] = {"command": command, **_conditions(args), "encodings": {}}
@@ -263,7 +265,7 @@ def _rate(
     )
     with contextlib.closing(batches):
         steps = _steps(batches, to_device=args.to == "device", step_rate=args.step_rate)
-        for _ in range(batches_ahead(workers)):
+        for _ in range(batches_ahead(args.batch_size, workers)):
             next(steps)
         began, own, of_workers, images = time.monotonic(), time.process_time(), _workers_cpu(), 0
         while not images or time.monotonic() - began < args.seconds:

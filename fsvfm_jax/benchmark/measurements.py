@@ -13,8 +13,7 @@ class Size(NamedTuple):
     Attributes:
         name: Name in the table.
         config: Its config file.
-        batches: Images per device in a batch, the number that is expected to be best first. Empty
-            for the batch size of the config.
+        batches: Images per device in a batch, the number that is expected to be best first.
     """
 
     name: str
@@ -83,8 +82,9 @@ def measurements(
 ) -> Iterator[Measurement]:
     """Yields all measurements, the most valuable first.
 
-    Other settings are measured on the network in the middle, and real input on the first, which
-    needs the most images per second. PyTorch's step uses one device and has the images of one.
+    Other settings are measured on the network in the middle, unless `fields` contain the same
+    field. Real input is measured on the first network, which needs the most images per second.
+    PyTorch's step uses one device and has the images of one.
 
     Args:
         sizes: The networks, from small to large.
@@ -99,12 +99,10 @@ def measurements(
     def step(
         size: Size, name: str, *more: str, kind: Kind = "step", batch: int | None = None
     ) -> Measurement:
-        flags = [f"--steps={steps}"]
-        if batch := batch or next(iter(size.batches), None):
-            count = 1 if kind == "torch" else devices["device_count"]
-            flags.append(f"--batch-size={batch * count}")
+        count = 1 if kind == "torch" else devices["device_count"]
+        flags = [f"--steps={steps}", f"--batch-size={(batch or size.batches[0]) * count}"]
         if peak_tflops is not None:
-            flags.append(f"--peak-tflops={peak_tflops:g}")
+            flags.append(f"--peak-tflops={peak_tflops}")
         line = ("step", *flags, f"--config={size.config}", *fields, *more)
         return Measurement(size.name, name, kind, line)
 
@@ -118,6 +116,8 @@ def measurements(
         yield Measurement(middle.name, "gradients of cuDNN's attention", "attention", line)
     yield step(sizes[0], "real input", "--input=real", *data, kind="real")
     for name, field in SETTINGS[devices["platform"]]:
+        if any(given.startswith(field.partition("=")[0]) for given in fields):
+            continue  # It would replace what all other measurements have.
         yield step(middle, name, field, kind="setting")
     for size in sizes:
         for batch in size.batches[1:]:

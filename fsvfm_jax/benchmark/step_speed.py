@@ -3,10 +3,12 @@
 import argparse
 import contextlib
 import itertools
+import math
 import sys
 import time
 from collections.abc import Generator, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,6 +21,7 @@ from fsvfm_jax.benchmark.step_times import run_steps, time_steps
 from fsvfm_jax.devices import compilation
 from fsvfm_jax.devices.memory import Memory, enough_memory
 from fsvfm_jax.errors import ConfigError
+from fsvfm_jax.host.storage import check_folder
 from fsvfm_jax.plan.estimate import STATS
 from fsvfm_jax.prepare.extras import check_installed
 from fsvfm_jax.train_state import Batch, Learner, Metrics, StepValues
@@ -83,9 +86,11 @@ def check_arguments(args: argparse.Namespace) -> None:
         ("peak_tflops", 1e-3),
     ):
         value = getattr(args, flag)
-        if value is not None and not value >= least:
+        if value is not None and not least <= value < math.inf:
             name = flag.replace("_", "-")
-            raise ConfigError(f"--{name} is {value}; it must be at least {least}")
+            raise ConfigError(f"--{name} is {value}; it must be at least {least}, and finite")
+    if args.profile is not None:
+        check_folder(Path(args.profile), flag=f"--profile={args.profile}")
     if args.against and args.framework == "torch":
         raise ConfigError("--against measures both frameworks: leave out --framework")
     if args.against or args.framework == "torch":
@@ -104,13 +109,11 @@ def benchmark_step(args: argparse.Namespace, config: ConfigDict, *, command: str
         OutOfMemory: The batch does not fit.
         StorageError: `args.output` cannot be written.
     """
-    from fsvfm_jax.data.pipeline import batches_ahead
-
     if args.batch_size is not None:
         config.batch_size = args.batch_size
     real_input, warmup = args.input == "real", args.warmup
     if warmup is None:
-        warmup = batches_ahead(config.data.num_workers) if real_input else WARMUP
+        warmup = _batches_ahead(config) if real_input else WARMUP
     options = {"steps": args.steps, "warmup": warmup, "peak_tflops": args.peak_tflops}
     if args.framework == "torch":
         from fsvfm_jax.benchmark.torch_speed import measure_torch_step as measure
@@ -122,6 +125,12 @@ def benchmark_step(args: argparse.Namespace, config: ConfigDict, *, command: str
         if jax.process_index() == 0:
             print(step_times.summary(record), file=sys.stderr)
             tell({"command": command, "config": cli.config_filename()} | record)
+
+
+def _batches_ahead(config: ConfigDict) -> int:
+    from fsvfm_jax.data.pipeline import batches_ahead
+
+    return batches_ahead(config.batch_size // jax.process_count(), config.data.num_workers)
 
 
 def measure_step(

@@ -248,13 +248,21 @@ class _ChunkReader:
         return stacked | {"replaced": np.array(replaced)}
 
 
-def batches_ahead(num_workers: int, *, prefetch: int = 2) -> int:
-    """Returns the greatest number of batches that an iterator of `make_iterator` makes ahead.
+def batches_ahead(rows: int, num_workers: int, *, prefetch: int = 2) -> int:
+    """Returns a number of batches above which none can have been made ahead.
 
-    These are the prefetched batches, what each worker is making, the batch that is being joined,
-    and the joined one.
+    These are the buffered chunks, the chunk that each thread or worker is making, the batch that is
+    being joined, and the joined one.
+
+    Args:
+        rows: Rows of a batch that this process has.
+        num_workers: See `make_iterator`.
+        prefetch: See `make_iterator`.
     """
-    return prefetch + num_workers + 2
+    chunks = -(-rows // CHUNK)
+    makers = num_workers or min(MAX_THREADS, available_cores())
+    buffered = max(prefetch * chunks, makers) + makers
+    return -(-(buffered + makers) // chunks) + 2
 
 
 def _read_ahead(reader: _ChunkReader, *, num_workers: int, prefetch: int) -> grain.IterDataset:

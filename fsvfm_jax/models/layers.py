@@ -282,7 +282,7 @@ def block_stack(
 ) -> nn.Module:
     """Returns `depth` blocks as one scan, with their parameters stacked on axis 0.
 
-    The size of the compiled program does not depend on the depth.
+    With one block in an iteration, the size of the compiled program does not depend on the depth.
 
     Args:
         depth: Number of blocks.

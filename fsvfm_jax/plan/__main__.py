@@ -19,6 +19,7 @@ from fsvfm_jax import cli
 from fsvfm_jax.errors import ConfigError, DataError, StorageError, brief, reason_of, shortened
 from fsvfm_jax.host.plain_files import open_plain
 from fsvfm_jax.host.storage import ELSEWHERE, replace_bytes, written
+from fsvfm_jax.host.terminal import printable
 from fsvfm_jax.plan.candidates import make_candidates, read_choices
 from fsvfm_jax.plan.chips import Chip
 from fsvfm_jax.plan.compare import compare, comparison
@@ -62,6 +63,9 @@ def _run(args: argparse.Namespace, config: ConfigDict, *, command: str) -> None:
             f"plan compiles pretraining only, and config.task is {brief(config.get('task'))}: give"
             " a pretraining config, such as configs/vit_b.py"
         )
+    for name in ("output", "calibrate"):
+        if getattr(args, name) == "":
+            raise ConfigError(f"--{name} is empty: name a file")
     benchmark = read_benchmark(args.calibrate) if args.calibrate else None
     choices = read_choices(args.compare, config) if args.compare else None
     _set_up_jax(args.topology)
@@ -92,7 +96,7 @@ def _plan(
         _check_output(args.output)
     date = datetime.now(UTC).isoformat(timespec="seconds")
     plan = header | {"date": date} | make_plan(config, target)
-    print(summary(plan, top=args.top))
+    print(printable(summary(plan, top=args.top), keep="\n"))
     if args.output:
         with written(args.output, mend=ELSEWHERE):
             replace_bytes(Path(args.output), json.dumps(plan, indent=2).encode())

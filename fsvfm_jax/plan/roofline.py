@@ -23,6 +23,7 @@ from fsvfm_jax.models.vit import OPTIONS, ViT
 from fsvfm_jax.plan.chips import Chip
 
 ASSUMED_EFFICIENCY = 0.35
+MIN_MFU = 1e-6  # Less than this is no measurement.
 ASSUMED_SPREAD, MEASURED_SPREAD = 0.25, 0.10
 
 
@@ -146,10 +147,10 @@ def read_benchmark(path: str) -> Benchmark:
                 " give a file of `python -m fsvfm_jax.benchmark step` with a pretraining config"
             )
     kind, mfu = record["device_kind"], record["mfu"]
-    if mfu is None or not 0 < mfu <= 1:
+    if mfu is None or not MIN_MFU <= mfu <= 1:
         raise ConfigError(
-            f"{path}: the MFU on {kind} is {mfu}; run the benchmark on a chip whose peak is known,"
-            " or with --peak-tflops"
+            f"{path}: the MFU on {brief(kind)} is {mfu}; run the benchmark on a chip whose peak is"
+            " known, or with --peak-tflops"
         )
     return record
 
