@@ -22,7 +22,15 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from fsvfm_jax.config.lookup import FindingParser, describe
-from fsvfm_jax.errors import ConfigError, Preempted, StorageError, UserError, in_one_line, reason_of
+from fsvfm_jax.errors import (
+    ConfigError,
+    Preempted,
+    StorageError,
+    UserError,
+    in_one_line,
+    reason_of,
+    shortened,
+)
 from fsvfm_jax.host import signals, streams
 from fsvfm_jax.host.plain_files import append_plain
 from fsvfm_jax.host.processes import share_heaps
@@ -282,8 +290,8 @@ def start_devices() -> None:
     """Joins the other processes, if there are any; from then on only process 0 logs messages.
 
     Raises:
-        ConfigError: The other processes are missing, or JAX does not find the machine's
-            accelerator.
+        ConfigError: The other processes are missing, JAX does not find the machine's accelerator, or
+            it cannot start the devices.
     """
     import jax
 
@@ -296,7 +304,14 @@ def start_devices() -> None:
         process_id=_PROCESS_ID.value,
         heartbeat_seconds=_HEARTBEAT.value,
     )
-    check_accelerator(jax.default_backend())
+    try:
+        backend = jax.default_backend()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"JAX cannot start its devices ({shortened(in_one_line(error))}): check JAX_PLATFORMS,"
+            " the driver, and whether another process uses them"
+        ) from error
+    check_accelerator(backend)
     if jax.process_index() > 0:
         logging.getLogger("fsvfm_jax").setLevel(logging.WARNING)
 

@@ -1,6 +1,9 @@
 """Tests the description of the devices."""
 
 import json
+import os
+import subprocess
+import sys
 
 import jax
 
@@ -20,3 +23,16 @@ def test_the_verb_prints_one_line(fork_server):
     done = fork_server.run("fsvfm_jax.benchmark", "devices")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["platform"] == "cpu"
+
+
+def test_devices_that_cannot_be_started_are_one_sentence():
+    done = subprocess.run(
+        [sys.executable, "-m", "fsvfm_jax.benchmark", "devices"],
+        env=os.environ | {"JAX_PLATFORMS": "abc"},
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    assert done.returncode == 78 and "Traceback" not in done.stderr
+    assert "error: JAX cannot start its devices (RuntimeError: " in done.stderr
+    assert "check JAX_PLATFORMS" in done.stderr
