@@ -290,8 +290,8 @@ def start_devices() -> None:
     """Joins the other processes, if there are any; from then on only process 0 logs messages.
 
     Raises:
-        ConfigError: The other processes are missing, JAX does not find the machine's accelerator, or
-            it cannot start the devices.
+        ConfigError: The other processes are missing, or JAX does not find the machine's accelerator
+            or cannot start the devices.
     """
     import jax
 
