@@ -25,9 +25,10 @@ def _gelu_forward(x: Float[Array, "*B D"]) -> tuple[Float[Array, "*B D"], Float[
 def _gelu_backward(
     x: Float[Array, "*B D"], gradient: Float[Array, "*B D"]
 ) -> tuple[Float[Array, "*B D"]]:
-    # Without the barrier XLA would keep the error function of the forward pass if the blocks are
-    # unrolled, and on CPUs make it in a pass of its own.
-    y = jax.lax.optimization_barrier(x).astype(jnp.float32)
+    # Without the barrier XLA would keep the error function of the forward pass for unrolled blocks,
+    # and make it in a pass of its own. On a v6e the barrier costs a pass over x.
+    kept = jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
+    y = kept.astype(jnp.float32)
     density = jnp.exp(-0.5 * jnp.square(y)) / math.sqrt(2 * math.pi)
     slope = _normal_cdf(y) + y * density
     return ((gradient.astype(jnp.float32) * slope).astype(x.dtype),)
