@@ -69,7 +69,7 @@ EXPECTED_SECONDS = {
 LONGEST = 3
 MAX_MINUTES = 24 * 60
 MAX_STEPS = 10**6
-# Sections of which the fields have no effect without --config: measurements choose them.
+# Fields that have no effect without --config, because each measurement sets them itself.
 CHOSEN = ("--config.batch_size", "--config.data.")
 RESULTS, TABLE, PROGRAMS = "accelerator.json", "accelerator.md", "programs"
 FACES, FACE_SIZE = "faces", 224
@@ -224,16 +224,15 @@ def _plan(folder: Path, conditions: Conditions) -> list[Measurement]:
     else:
         batch = conditions["batch_size"] // conditions["device_count"]
         sizes, data = [Size(Path(config).stem, config, (batch,))], []
-    return [
-        *measurements(
-            sizes,
-            conditions["fields"],
-            devices=conditions,
-            data=data,
-            steps=conditions["steps"],
-            peak_tflops=conditions["peak_tflops"],
-        )
-    ]
+    planned = measurements(
+        sizes,
+        conditions["fields"],
+        devices=conditions,
+        data=data,
+        steps=conditions["steps"],
+        peak_tflops=conditions["peak_tflops"],
+    )
+    return list(planned)
 
 
 @dataclass(frozen=True)
@@ -257,19 +256,19 @@ class _Call:
     def measure_all(self, planned: Sequence[Measurement]) -> list[Measurement]:
         """Makes what there is time for, and returns what was never started."""
         rows = {(row["size"], row["name"]): row for row in self.results["rows"]}
-        missing = {(x.size, x.name): x for x in planned if (x.size, x.name) not in rows}
-        failed = [x for x in planned if (row := rows.get((x.size, x.name))) and not row["record"]]
+        missing = {x.key: x for x in planned if x.key not in rows}
+        failed = [x for x in planned if x.key in rows and not rows[x.key]["record"]]
         for number, measurement in enumerate([*missing.values(), *failed]):
             expected, left = self._expected_seconds(measurement.kind), self._seconds_left()
             if left < expected and number > 0:
                 continue
-            logger.info("%s, %s: about %.0f s; %.0f s are left", *measurement[:2], expected, left)
+            logger.info("%s, %s: about %.0f s; %.0f s are left", *measurement.key, expected, left)
             longest = LONGEST * max(expected, EXPECTED_SECONDS[measurement.kind])
             row = self._row(measurement, longest=longest)
-            logger.info("%s, %s: %s", *measurement[:2], row["message"] or "measured")
-            rows[row["size"], row["name"]] = row
-            missing.pop((row["size"], row["name"]), None)
-            self.results["rows"] = [rows[x.size, x.name] for x in planned if x[:2] in rows]
+            logger.info("%s, %s: %s", *measurement.key, row["message"] or "measured")
+            rows[measurement.key] = row
+            missing.pop(measurement.key, None)
+            self.results["rows"] = [rows[x.key] for x in planned if x.key in rows]
             write_json(epath.Path(self.folder / RESULTS), self.results)
             text = markdown(self.results, list(missing.values()))
             write_text(epath.Path(self.folder / TABLE), text)

@@ -70,6 +70,11 @@ class Measurement(NamedTuple):
     kind: Kind
     arguments: tuple[str, ...]
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """Returns size and name, by which the row of an earlier call is found."""
+        return self.size, self.name
+
 
 def measurements(
     sizes: Sequence[Size],

@@ -95,7 +95,7 @@ def measure_torch_step(
 
 
 def _find_device() -> torch.device:
-    """Returns the GPU; the CPU if there is none, or if JAX_PLATFORMS asks for it."""
+    """Returns the GPU, or the CPU if there is no GPU or JAX_PLATFORMS is "cpu"."""
     if torch.cuda.is_available() and os.environ.get("JAX_PLATFORMS") != "cpu":
         return torch.device("cuda")
     cli.check_accelerator("cpu", library="PyTorch")

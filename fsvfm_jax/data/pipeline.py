@@ -232,7 +232,7 @@ class _ChunkReader:
 
     @property
     def chunks_per_batch(self) -> int:
-        return -(-self.rows // CHUNK)
+        return _chunks_in(self.rows)
 
     def __call__(self, chunk: int) -> HostBatch:
         batch, number = divmod(chunk, self.chunks_per_batch)
@@ -248,6 +248,14 @@ class _ChunkReader:
         return stacked | {"replaced": np.array(replaced)}
 
 
+def _chunks_in(rows: int) -> int:
+    return -(-rows // CHUNK)
+
+
+def _threads() -> int:
+    return min(MAX_THREADS, available_cores())
+
+
 def batches_ahead(rows: int, num_workers: int, *, prefetch: int = 2) -> int:
     """Returns a number of batches above which none can have been made ahead.
 
@@ -259,8 +267,8 @@ def batches_ahead(rows: int, num_workers: int, *, prefetch: int = 2) -> int:
         num_workers: See `make_iterator`.
         prefetch: See `make_iterator`.
     """
-    chunks = -(-rows // CHUNK)
-    makers = num_workers or min(MAX_THREADS, available_cores())
+    chunks = _chunks_in(rows)
+    makers = num_workers or _threads()
     buffered = max(prefetch * chunks, makers) + makers
     return -(-(buffered + makers) // chunks) + 2
 
@@ -268,7 +276,7 @@ def batches_ahead(rows: int, num_workers: int, *, prefetch: int = 2) -> int:
 def _read_ahead(reader: _ChunkReader, *, num_workers: int, prefetch: int) -> grain.IterDataset:
     """Returns batches of chunks that worker processes make, or threads if there are no workers."""
     ahead = prefetch * reader.chunks_per_batch
-    threads = 0 if num_workers else min(MAX_THREADS, available_cores())
+    threads = 0 if num_workers else _threads()
     chunks = (
         grain.MapDataset.range(sys.maxsize)
         .map(reader)
